@@ -1,0 +1,24 @@
+"""clipperf: which CLIP, in which runtime, at which cost, with which accuracy.
+
+`clipperf.load(folder)` opens an exported model for deployment; it needs numpy, pillow,
+tokenizers and the runtime, and never imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "load"]
+
+if TYPE_CHECKING:
+    from clipperf.engines.deploy import load
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":
+        from clipperf.engines.deploy import load
+
+        return load
+    raise AttributeError(f"module 'clipperf' has no attribute {name!r}")

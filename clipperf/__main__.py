@@ -1,0 +1,5 @@
+"""``python -m clipperf`` is ``clipperf``."""
+
+from clipperf.cli import main
+
+main()

@@ -1,0 +1,129 @@
+"""The clock: the only module that times an engine, and the rule that says when to stop.
+
+Times are seconds of `time.perf_counter`, a monotonic clock with sub-microsecond resolution.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from clipperf import stats
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how carefully to measure. Seconds.
+
+    A cell is stable once it has `min_blocks` blocks, `min_runs` timed calls, `min_s` seconds of
+    timed calls, and the 95 % interval of its median is at most `target_rel_width` of the median
+    wide. A cell that is not there after `max_s` (its share of the group's time) is reported as
+    unstable. A block is a sleep of `sleep_s` (lets the thread pool of the engine that ran before
+    fall asleep), `warmup` untimed calls, then timed calls: at least `block_calls` of them and
+    `block_s` seconds, cut short after `block_max_s`. `timeout_s` limits every single step of a
+    worker; `memory_runs` is the number of runs of the memory pass.
+    """
+
+    min_runs: int = 30
+    min_blocks: int = 8
+    min_s: float = 3.0
+    max_s: float = 60.0
+    target_rel_width: float = 0.05
+    warmup: int = 2
+    block_calls: int = 5
+    block_s: float = 0.3
+    block_max_s: float = 10.0
+    sleep_s: float = 0.3
+    timeout_s: float = 900.0
+    memory_runs: int = 3
+
+
+DEFAULT = Settings()
+QUICK = Settings(
+    min_runs=12,
+    min_blocks=6,
+    min_s=0.5,
+    max_s=10.0,
+    target_rel_width=0.10,
+    warmup=1,
+    block_calls=3,
+    block_s=0.1,
+    block_max_s=3.0,
+    sleep_s=0.1,
+    timeout_s=300.0,
+    memory_runs=2,
+)
+PRESETS = {"quick": QUICK, "default": DEFAULT}
+
+MAX_BLOCK_CALLS = 200
+"""Keeps the raw samples of a fast engine to a size that a result file can hold."""
+
+
+def timed(action: Callable[[], T]) -> tuple[T, float]:
+    """Do something once; returns its value and the seconds it took."""
+    start = time.perf_counter()
+    value = action()
+    return value, time.perf_counter() - start
+
+
+def time_block(
+    run: Callable[[np.ndarray], np.ndarray],
+    inputs: np.ndarray,
+    warmup: int,
+    calls: int,
+    min_s: float,
+    max_s: float = float("inf"),
+    sleep_s: float = 0.0,
+) -> list[float]:
+    """One block: sleep, warm-up, timed calls; returns the raw seconds of every timed call.
+
+    Timed calls go on until there are `calls` of them and they took `min_s` seconds together,
+    but end after `max_s` seconds or `MAX_BLOCK_CALLS` calls. There is always at least one.
+    The cyclic garbage collector rests during the calls, as in `timeit`: a collection would be
+    charged to whichever call it falls into.
+    """
+    if sleep_s > 0:
+        time.sleep(sleep_s)
+    for _ in range(warmup):
+        run(inputs)
+    samples: list[float] = []
+    total = 0.0
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        while not samples or (
+            (len(samples) < calls or total < min_s)
+            and total < max_s
+            and len(samples) < MAX_BLOCK_CALLS
+        ):
+            start = time.perf_counter()
+            run(inputs)
+            samples.append(time.perf_counter() - start)
+            total += samples[-1]
+    finally:
+        if collecting:
+            gc.enable()
+    return samples
+
+
+def is_stable(samples: Sequence[float], blocks: int, settings: Settings) -> bool:
+    """Whether a cell's raw samples, taken in so many blocks, settle its median."""
+    return (
+        blocks >= settings.min_blocks
+        and len(samples) >= settings.min_runs
+        and sum(samples) >= settings.min_s
+        and stats.relative_width(samples) <= settings.target_rel_width
+    )
+
+
+def deadline(seconds: float) -> Callable[[], bool]:
+    """A function that says whether so many seconds have passed since this call."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end

@@ -1,0 +1,136 @@
+"""`clipperf eval`: every runtime's accuracy beside the PyTorch baseline's on the same samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clipperf import env, store
+from clipperf.bench import accuracy, prepare
+from clipperf.bench.datasets import Dataset
+from clipperf.bench.plan import BASELINE, BASELINE_PRECISION
+from clipperf.bench.sources import ImageSource
+from clipperf.engines import _contract
+from clipperf.engines.deploy import ClipModel, read_pixels
+from clipperf.errors import ClipperfError
+from clipperf.tokenize import Tokenizer
+from clipperf.types import SIDES, Cell, ModelSpec, ResultFile, Score
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A model and runtime that could not be scored, and why."""
+
+    label: str
+    reason: str
+
+
+def evaluate(
+    specs: Sequence[ModelSpec],
+    runtimes: Sequence[str],
+    dataset: Dataset,
+    *,
+    precisions: Sequence[str] = ("fp32",),
+    device: str = "cpu",
+    threads: int = 1,
+    batch: int = 32,
+    command: str = "",
+    path: Path | None = None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+    progress: Progress | None = None,
+) -> tuple[ResultFile, list[Failure]]:
+    """Score every model in every runtime; the PyTorch baseline in fp32 always runs as well.
+
+    All runtimes share one preprocessing and tokenisation, so that differences come from the
+    runtime alone. One tower pair is in memory at a time. The file is written after every model.
+
+    Raises:
+        UsageError, MissingDependencyError: before anything runs.
+    """
+    prepare.check_runtimes(runtimes, device)
+    result = ResultFile(
+        schema_version=store.SCHEMA_VERSION,
+        kind="eval",
+        command=command,
+        created_utc=store.utc_now(),
+        environment=env.capture(),
+        specs=tuple(specs),
+        path=str(path or store.new_result_path("eval")),
+    )
+    store.write_result(Path(result.path), result)
+    failures: list[Failure] = []
+    for spec in specs:
+        baseline = _cell(spec, BASELINE, BASELINE_PRECISION, device, threads, batch)
+        wanted = [baseline] + [
+            _cell(spec, runtime, precision, device, threads, batch)
+            for runtime in runtimes
+            if runtime != BASELINE
+            for precision in precisions
+        ]
+        embedded = {}
+        for cell in wanted:
+            on_stage(f"{cell.model_id} {cell.runtime} {cell.precision}")
+            try:
+                with open_model(cell, spec, on_stage) as model:
+                    embedded[cell] = accuracy.embed(
+                        dataset, _Sources(model), batch, progress, cell.label
+                    )
+            except ClipperfError as exc:
+                failures.append(Failure(cell.label, str(exc)))
+        if embedded:
+            scores: list[Score] = accuracy.score(
+                dataset,
+                embedded,
+                baseline if baseline in embedded else None,
+                random_weights=spec.random_weights,
+                env_id=result.environment.id,
+            )
+            result = dataclasses.replace(result, scores=(*result.scores, *scores))
+            store.write_result(Path(result.path), result)
+    return result, failures
+
+
+class _Sources:
+    """A model that takes a dataset's image sources."""
+
+    def __init__(self, model: ClipModel) -> None:
+        self._model = model
+
+    def encode_images(self, images: Sequence[ImageSource]) -> np.ndarray:
+        return self._model.encode_images([i.open() for i in images], batch_size=len(images))
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return self._model.encode_texts(texts, batch_size=len(texts))
+
+
+def _cell(
+    spec: ModelSpec, runtime: str, precision: str, device: str, threads: int, batch: int
+) -> Cell:
+    return Cell(spec.id, "image", runtime, precision, device, batch, threads)
+
+
+def open_model(cell: Cell, spec: ModelSpec, on_stage: Callable[[str], None]) -> ClipModel:
+    """Both towers of a model in a cell's runtime, exported on the way where needed."""
+    runtime = _contract.get(cell.runtime)
+    # The ONNX artifact also brings the preprocessing and the tokenizer of the PyTorch baseline.
+    precision = cell.precision if runtime.ARTIFACT is not None else BASELINE_PRECISION
+    folder = prepare.artifact_folder(spec, precision, SIDES, on_stage)
+    manifest = store.read_manifest(folder)
+    engines = {}
+    for side in SIDES:
+        request, _ = prepare.engine_request(dataclasses.replace(cell, side=side), spec, on_stage)
+        engines[side] = runtime.open(request)
+    text = manifest.tower("text")
+    return ClipModel(
+        engines,
+        read_pixels(folder),
+        Tokenizer.from_folder(folder),
+        embed_dim=spec.embed_dim,
+        short_texts=text is not None and text.tokens is None,
+        random_weights=spec.random_weights,
+    )

@@ -1,0 +1,50 @@
+"""The arrays that are fed to the engines under measurement: seeded, valid, made in the worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Imported here because numpy puts it off until first use, and 6 MiB of RAM would then be charged
+# to whichever engine used it first.
+from numpy.random import default_rng
+
+from clipperf.types import EngineRequest
+
+
+@dataclass(frozen=True)
+class TextIds:
+    """Which token ids a synthetic text may use: `sot`, then ids in [low, high), then `eot`.
+
+    `sot` is None for tokenizers without a start token. The defaults of CLIP's own tokenizer are
+    `CLIP_IDS`; its `eot` is the largest id, which is how the towers find where to pool.
+    """
+
+    sot: int | None
+    eot: int
+    low: int
+    high: int
+
+
+CLIP_IDS = TextIds(sot=49406, eot=49407, low=1, high=49406)
+
+
+def make_inputs(request: EngineRequest, text_ids: TextIds = CLIP_IDS, seed: int = 0) -> np.ndarray:
+    """One batch for a cell: the same array for every runtime, since it is seeded.
+
+    Images: float32 [batch, 3, image_px, image_px], standard normal, which is what preprocessed
+    pixels look like. Texts: int64 [batch, tokens], every row full, with EOT in the last place,
+    so that a text of `tokens` tokens is what is paid for.
+    """
+    rng = default_rng(seed)
+    cell = request.cell
+    if cell.side == "image":
+        px = request.spec.image_px
+        return rng.standard_normal((cell.batch, 3, px, px), dtype=np.float32)
+    tokens = cell.tokens or request.spec.context_tokens
+    rows = rng.integers(text_ids.low, text_ids.high, (cell.batch, tokens), dtype=np.int64)
+    if text_ids.sot is not None:
+        rows[:, 0] = text_ids.sot
+    rows[:, -1] = text_ids.eot
+    return rows

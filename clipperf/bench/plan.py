@@ -1,0 +1,97 @@
+"""Which cells to measure, and which of them take turns. Pure: nothing is opened or timed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from clipperf.types import SIDES, Cell, ModelSpec, Side
+
+BASELINE = "torch"
+BASELINE_PRECISION = "fp32"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that differ in nothing but the runtime and are interleaved block by block.
+
+    `id` names what they have in common. The first cell is the one that the others are compared
+    with.
+    """
+
+    id: str
+    cells: tuple[Cell, ...]
+
+
+def plan(
+    specs: Iterable[ModelSpec],
+    runtimes: Sequence[str],
+    *,
+    sides: Sequence[Side] = SIDES,
+    batches: Sequence[int] = (1,),
+    precisions: Sequence[str] = (BASELINE_PRECISION,),
+    devices: Sequence[str] = ("cpu",),
+    threads: Sequence[int] = (1,),
+    tokens: Sequence[int] | None = None,
+) -> list[Group]:
+    """Every combination as a list of groups, models outermost, batches innermost.
+
+    - A group is one model, side, precision, device, thread count, text length and batch, across
+      all `runtimes`, so each group is one fair comparison.
+    - Where PyTorch is among the runtimes it is the baseline: first in every group, and always
+      in fp32, the precision in which the weights are published. The others run in the group's
+      precision. With several precisions the same baseline cell is thus part of several groups;
+      its memory is measured once (see `runner.measure_group`).
+    - `tokens` are lengths of text inputs, by default each model's full context. Lengths over
+      the context are cut to it. Images have none.
+    - Repeated values and the groups they would repeat are dropped.
+    """
+    ordered = sorted(dict.fromkeys(runtimes), key=lambda name: name != BASELINE)
+    if ordered == [BASELINE]:
+        precisions = (BASELINE_PRECISION,)
+    groups: dict[str, Group] = {}
+    for spec, side, precision, device, count in itertools.product(
+        specs, sides, precisions, devices, threads
+    ):
+        for length, batch in itertools.product(text_lengths(spec, side, tokens), batches):
+            cells = tuple(
+                Cell(
+                    model_id=spec.id,
+                    side=side,
+                    runtime=runtime,
+                    precision=BASELINE_PRECISION if runtime == BASELINE else precision,
+                    device=device,
+                    batch=batch,
+                    threads=count,
+                    tokens=length,
+                )
+                for runtime in ordered
+            )
+            name = group_id(spec.id, side, precision, device, count, length, batch)
+            groups.setdefault(name, Group(name, cells))
+    return list(groups.values())
+
+
+def text_lengths(spec: ModelSpec, side: Side, tokens: Sequence[int] | None) -> list[int | None]:
+    """The input lengths of one tower: [None] for images."""
+    if side == "image":
+        return [None]
+    wanted = tokens or (spec.context_tokens,)
+    return list(dict.fromkeys(min(length, spec.context_tokens) for length in wanted))
+
+
+def group_id(
+    model_id: str,
+    side: Side,
+    precision: str,
+    device: str,
+    threads: int,
+    tokens: int | None,
+    batch: int,
+) -> str:
+    """A readable name that is equal for exactly the cells that are compared."""
+    parts = [model_id, side, precision, device, f"threads{threads}"]
+    if tokens is not None:
+        parts.append(f"tokens{tokens}")
+    return "/".join([*parts, f"batch{batch}"])

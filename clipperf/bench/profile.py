@@ -1,0 +1,163 @@
+"""`clipperf profile`: prepare, measure every group, and keep each row as soon as it is there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from clipperf import env, store, units
+from clipperf.bench import prepare
+from clipperf.bench.cost import Settings
+from clipperf.bench.passes import blank
+from clipperf.bench.plan import Group, plan
+from clipperf.bench.runner import Event, harness_overhead_s, measure_group
+from clipperf.errors import ClipperfError
+from clipperf.types import Cell, EngineRequest, Measurement, ModelSpec, ResultFile, Side
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What to measure: every combination of these."""
+
+    specs: tuple[ModelSpec, ...]
+    runtimes: tuple[str, ...]
+    sides: tuple[Side, ...]
+    batches: tuple[int, ...]
+    precisions: tuple[str, ...] = ("fp32",)
+    device: str = "cpu"
+    threads: int = 1
+    tokens: tuple[int, ...] | None = None
+
+    def groups(self) -> list[Group]:
+        """The cells, grouped by what is compared with each other."""
+        return plan(
+            self.specs,
+            self.runtimes,
+            sides=self.sides,
+            batches=self.batches,
+            precisions=self.precisions,
+            devices=(self.device,),
+            threads=(self.threads,),
+            tokens=self.tokens,
+        )
+
+    @property
+    def rows(self) -> int:
+        """How many rows a sweep without failures gives: a memory row a cell, a time row a turn."""
+        groups = self.groups()
+        cells = {cell for group in groups for cell in group.cells}
+        return len(cells) + sum(len(group.cells) for group in groups)
+
+
+def profile(
+    sweep: Sweep,
+    settings: Settings,
+    *,
+    command: str = "",
+    path: Path | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> ResultFile:
+    """Measure a sweep and write its result file, again after every row.
+
+    Cells that fail are rows with a reason. Ctrl-C leaves the rows so far in the file.
+
+    Raises:
+        UsageError, MissingDependencyError: before anything is measured.
+        StorageError: the result file cannot be written; checked before measuring.
+    """
+    prepare.check_runtimes(sweep.runtimes, sweep.device)
+    groups = sweep.groups()
+    environment = env.capture()
+    result = ResultFile(
+        schema_version=store.SCHEMA_VERSION,
+        kind="profile",
+        command=command,
+        created_utc=store.utc_now(),
+        environment=environment,
+        specs=sweep.specs,
+        path=str(path or store.new_result_path("profile")),
+    )
+    target = Path(result.path)
+    store.write_result(target, result)
+    rows: list[Measurement] = []
+    specs = {spec.id: spec for spec in sweep.specs}
+    prepared = _prepare_all(groups, specs, on_event)
+    overhead = harness_overhead_s(environment)
+    result = dataclasses.replace(
+        result,
+        notes=(f"An engine that does nothing measures {units.seconds(overhead)} a call here.",),
+    )
+
+    def keep(row: Measurement, disk_bytes: int | None) -> None:
+        nonlocal result
+        row = dataclasses.replace(row, disk_bytes=disk_bytes)
+        if row.cell.runtime == "torch" and specs[row.cell.model_id].random_weights:
+            # Drawing noise is no measure of how long reading a checkpoint takes.
+            row = dataclasses.replace(row, load_s=None)
+        rows.append(row)
+        result = dataclasses.replace(result, measurements=tuple(rows))
+        store.write_result(target, result)
+
+    known: dict[Cell, Measurement] = {}
+    for group in groups:
+        ready = [prepared[c] for c in group.cells if isinstance(prepared[c], tuple)]
+        for cell in group.cells:
+            failure = prepared[cell]
+            if isinstance(failure, ClipperfError):
+                row = _failed(cell, specs[cell.model_id], environment, str(failure), group.id)
+                keep(row, None)
+                on_event(Event("measured", f"{cell.label}: {failure}", cell, row))
+        requests = [item[0] for item in ready if isinstance(item, tuple)]
+        sizes = {item[0].cell: item[1] for item in ready if isinstance(item, tuple)}
+
+        def forward(event: Event, sizes: dict[Cell, int] = sizes) -> None:
+            if event.measurement is not None:
+                keep(event.measurement, sizes.get(event.measurement.cell))
+            on_event(event)
+
+        if requests:
+            measured = measure_group(
+                requests,
+                settings,
+                environment,
+                forward,
+                group=group.id,
+                text_ids=prepare.text_ids(specs[group.cells[0].model_id]),
+                known_memory=known,
+            )
+            known.update({row.cell: row for row in measured if row.kind == "memory"})
+    return result
+
+
+Prepared = dict[Cell, tuple[EngineRequest, int] | ClipperfError]
+
+
+def _prepare_all(
+    groups: Sequence[Group], specs: dict[str, ModelSpec], on_event: Callable[[Event], None]
+) -> Prepared:
+    """Export what is missing; a cell that cannot be prepared keeps the reason."""
+    prepared: Prepared = {}
+    for cell in dict.fromkeys(cell for group in groups for cell in group.cells):
+
+        def stage(text: str, cell: Cell = cell) -> None:
+            on_event(Event("started", f"{cell.model_id}: {text}", cell))
+
+        try:
+            prepared[cell] = prepare.engine_request(cell, specs[cell.model_id], stage)
+        except ClipperfError as exc:
+            prepared[cell] = exc
+    return prepared
+
+
+def _failed(
+    cell: Cell, spec: ModelSpec, environment: env.Environment, reason: str, group: str
+) -> Measurement:
+    row = blank(EngineRequest(cell, spec, None), "time", environment)
+    return dataclasses.replace(row, status="failed", error=reason, group=group)
+
+
+def failures(result: ResultFile) -> list[Measurement]:
+    """The rows that did not work, one per cell."""
+    bad = {row.cell: row for row in result.measurements if row.status != "ok"}
+    return list(bad.values())

@@ -1,0 +1,222 @@
+"""The child of the harness: one engine in one fresh process, driven line by line.
+
+Run as ``python -m clipperf.bench.worker``. The protocol is one JSON object a line, on what were
+standard input and output when the process started. Both are moved to descriptors of their own
+first: a library that prints lands in standard error, one that reads finds nothing.
+
+The worker greets with its bare RSS, then answers each command with one line:
+
+=========  =====================================  ==========================================
+command    fields                                 answer
+=========  =====================================  ==========================================
+open       request, text_ids, seed                load_s, rss_load_peak_bytes, rss_source,
+                                                  provider
+memory     runs                                   rss_run_peak_bytes, rss_source
+first                                             first_run_s
+block      sleep_s, warmup, calls, min_s, max_s   samples
+stop                                              (none; the process ends)
+=========  =====================================  ==========================================
+
+Every answer holds ``status``: "ok", or "failed" or "unsupported" with ``error``, after which the
+worker ends. It also ends at the end of its input, so it never outlives its parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import numpy as np
+
+from clipperf.bench import cost, meters
+from clipperf.bench.inputs import CLIP_IDS, TextIds, make_inputs
+from clipperf.engines import _contract
+from clipperf.errors import ClipperfError, EngineError, UnsupportedError
+from clipperf.types import Cell, Engine, EngineRequest, ModelSpec
+
+
+class Session:
+    """What the worker holds between commands."""
+
+    def __init__(self) -> None:
+        self.request: EngineRequest | None = None
+        self.engine: Engine | None = None
+        self.inputs: np.ndarray | None = None
+        self.peak = meters.PhasePeak()
+
+    def open(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Load the engine; its seconds include importing the runtime, as a cold start does."""
+        request = request_from_json(command["request"])
+        self.request = request
+        self.peak.start()
+
+        def load() -> Engine:
+            return _contract.get(request.cell.runtime).open(request)
+
+        self.engine, load_s = cost.timed(load)
+        peak = self.peak.take()
+        forbid_torch(request.cell.runtime)
+        ids = command.get("text_ids")
+        self.inputs = make_inputs(
+            request, CLIP_IDS if ids is None else TextIds(**ids), command.get("seed", 0)
+        )
+        return {
+            "load_s": load_s,
+            "rss_load_peak_bytes": peak,
+            "rss_source": self.peak.source,
+            "provider": getattr(self.engine, "provider", None),
+        }
+
+    def memory(self, command: dict[str, Any]) -> dict[str, Any]:
+        """The RAM peak of some runs, apart from that of loading."""
+        engine, inputs = self._opened()
+        self.peak.start()
+        for _ in range(command["runs"]):
+            output = engine.run(inputs)
+        peak = self.peak.take()
+        self._check(output)
+        return {"rss_run_peak_bytes": peak, "rss_source": self.peak.source}
+
+    def first(self, command: dict[str, Any]) -> dict[str, Any]:
+        """The first run, which pays for what the runtime puts off until then."""
+        engine, inputs = self._opened()
+        output, first_run_s = cost.timed(lambda: engine.run(inputs))
+        self._check(output)
+        return {"first_run_s": first_run_s}
+
+    def block(self, command: dict[str, Any]) -> dict[str, Any]:
+        """One block of timed calls."""
+        engine, inputs = self._opened()
+        samples = cost.time_block(
+            engine.run,
+            inputs,
+            warmup=command["warmup"],
+            calls=command["calls"],
+            min_s=command["min_s"],
+            max_s=command["max_s"],
+            sleep_s=command["sleep_s"],
+        )
+        return {"samples": samples}
+
+    def _opened(self) -> tuple[Engine, np.ndarray]:
+        if self.engine is None or self.inputs is None:
+            raise EngineError("no engine is open")
+        return self.engine, self.inputs
+
+    def _check(self, output: np.ndarray) -> None:
+        """A wrong answer has no speed worth reporting."""
+        assert self.request is not None
+        cell = self.request.cell
+        expected = (cell.batch, self.request.spec.embed_dim)
+        if output.shape != expected or output.dtype != np.float32:
+            raise EngineError(
+                f"{cell.label}: returned {output.dtype} {list(output.shape)}, "
+                f"expected float32 {list(expected)}"
+            )
+        if not np.isfinite(output).all():
+            raise EngineError(f"{cell.label}: returned embeddings that are not finite")
+        forbid_torch(cell.runtime)
+
+
+def forbid_torch(runtime: str) -> None:
+    """Refuse to report the RAM of a deployment runtime that dragged torch in."""
+    if _contract.get(runtime).ARTIFACT is not None and "torch" in sys.modules:
+        raise EngineError(
+            f"the {runtime} worker imported torch, which costs several times the RAM of a tower; "
+            f"its figures would be wrong"
+        )
+
+
+def request_from_json(data: dict[str, Any]) -> EngineRequest:
+    """The parent's request. Not `types.from_json`: pydantic's RAM would be counted as ours."""
+    return EngineRequest(
+        cell=Cell(**data["cell"]),
+        spec=ModelSpec(**data["spec"]),
+        path=data["path"],
+        normalized=data["normalized"],
+    )
+
+
+def serve(commands: TextIO, answers: TextIO) -> int:
+    """Answer commands until "stop", the end of input, or the first failure."""
+    session = Session()
+    handlers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+        "open": session.open,
+        "memory": session.memory,
+        "first": session.first,
+        "block": session.block,
+    }
+
+    def answer(status: str, **fields: Any) -> None:
+        answers.write(json.dumps({"status": status, **fields}) + "\n")
+        answers.flush()
+
+    answer("ok", pid=os.getpid(), rss_bare_bytes=meters.rss_bytes())
+    for line in commands:
+        command = json.loads(line)
+        if command["op"] == "stop":
+            break
+        try:
+            answer("ok", **handlers[command["op"]](command))
+        except UnsupportedError as exc:
+            answer("unsupported", error=str(exc))
+            return 1
+        except ClipperfError as exc:
+            answer("failed", error=str(exc))
+            return 1
+        except Exception as exc:  # noqa: BLE001 - whatever a runtime raises becomes a row
+            traceback.print_exc()
+            answer("failed", error=f"{type(exc).__name__}: {exc}"[:2000])
+            return 1
+    if session.engine is not None:
+        session.engine.close()
+    return 0
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies, even in the middle of a run.
+
+    Elsewhere the end of standard input does it, once the step under way is over.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def prefer_as_victim() -> None:
+    """Tell Linux to end this process first when RAM runs out, and to leave no core file."""
+    if sys.platform == "linux":
+        import resource
+        from contextlib import suppress
+        from pathlib import Path
+
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> int:
+    """Move the protocol off the standard descriptors, then serve."""
+    # The parent is the one that Ctrl-C is for; it ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
+    prefer_as_victim()
+    commands = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return serve(commands, answers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,499 @@
+"""The command line: parse, call one function, print. Heavy imports live inside the commands."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from clipperf.errors import ClipperfError, UsageError
+
+EXIT_CODES = "Exit codes: 0 ok, 1 something failed (failed cells are rows), 2 usage."
+
+app = typer.Typer(
+    name="clipperf",
+    help="Export CLIP towers to ONNX, measure what they cost, check what accuracy they keep, "
+    f"and size the deployment. {EXIT_CODES}",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Pretrained = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads the annotation at run time
+    typer.Option(
+        "--pretrained",
+        metavar="TAG|FILE|random[:SEED]",
+        help="Weights: an open_clip tag, a .safetensors or .pt file, or seeded random ones.",
+    ),
+]
+Models = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(
+        metavar="[MODEL]...",
+        help="Architectures or ARCHITECTURE::TAG; none: every exported model, else the sample.",
+    ),
+]
+TowerChoice = Annotated[str, typer.Option("--tower", help="image, text or both.")]
+Precisions = Annotated[str, typer.Option("--precision", help="fp32, fp16, or several: fp32,fp16.")]
+Runtimes = Annotated[str, typer.Option("--runtime", help="Runtimes, with commas: torch,onnx.")]
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+Threads = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--threads", min=1, help="Threads of each engine; default: all cores."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+JsonFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--json", metavar="FILE", help="Also write the result file here; - prints it."),
+]
+
+
+def _examples(*lines: str) -> str:
+    # A form feed of its own paragraph: typer would fold the lines into one.
+    return "Examples:\n\n" + "\n\n".join(f"  $ {line}" for line in lines)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Which CLIP, in which runtime and precision, fits this machine and keeps its accuracy?"""
+    if version:
+        from clipperf import __version__
+
+        print(f"clipperf {__version__}")
+        raise typer.Exit
+    del context
+
+
+@app.command(epilog=_examples("clipperf models", "clipperf models --search ViT-H --json"))
+def models(
+    search: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--search", help="Only architectures or tags that contain this text."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the models: sizes and GFLOPs of each tower, weights, licences, published accuracy."""
+    from clipperf.models import catalog
+
+    found = catalog.search(search) if search else catalog.entries()
+    if not found:
+        raise UsageError(f"no architecture or tag contains {search!r}; clipperf models lists all")
+    if json:
+        _print_json(catalog.models_json(found))
+    else:
+        _print_reports(catalog.models_report(found))
+
+
+@app.command(
+    epilog=_examples(
+        "clipperf export clipperf-sample",
+        "clipperf export ViT-B-32 --pretrained laion2b_s34b_b79k --precision fp16",
+        "clipperf export ViT-H-14 --pretrained weights.safetensors --out ./vit-h-14",
+        "clipperf export ViT-L-14 --pretrained random --tower image",
+    )
+)
+def export(
+    model: Annotated[str, typer.Argument(help="Architecture, ARCHITECTURE::TAG or the sample.")],
+    pretrained: Pretrained = None,
+    tower: TowerChoice = "both",
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or fp16.")] = "fp32",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", help="Artifact folder; default: in the store."),
+    ] = None,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Make the graph give unit vectors.")
+    ] = False,
+    keep_failed: Annotated[
+        bool, typer.Option("--keep-failed", help="Keep a tower that fails the parity gate.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export a model's towers to ONNX, check them against PyTorch, leave a deployable folder."""
+    from clipperf.export.build import export_model
+    from clipperf.export.summary import failed, lines
+    from clipperf.models import zoo
+    from clipperf.progress import progress
+
+    spec = zoo.resolve(model, pretrained)
+    with progress(quiet) as bar:
+        exported = export_model(
+            spec,
+            _sides(tower),
+            precision,
+            normalized=normalize,
+            out=out,
+            keep_failed=keep_failed,
+            on_stage=bar.stage,
+        )
+    if json:
+        _print_json({"folder": exported.folder, "built": exported.built, **_plain(exported)})
+    else:
+        print("\n".join(lines(exported)))
+    raise typer.Exit(1 if failed(exported) else 0)
+
+
+@app.command(
+    epilog=_examples(
+        "clipperf profile",
+        "clipperf profile ViT-B-32 --pretrained random --runtime torch,onnx --batch 1,8,32",
+        "clipperf profile --tower text --tokens 8,77 --json profile.json",
+        "clipperf profile ViT-B-32 --pretrained random --compare-published",
+    )
+)
+def profile(
+    models: Models = None,
+    pretrained: Pretrained = None,
+    runtime: Runtimes = "torch,onnx",
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes: 8, or 1,8,32.")] = "8",
+    tower: TowerChoice = "both",
+    precision: Precisions = "fp32",
+    tokens: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--tokens", help="Lengths of texts; default: the model's context."),
+    ] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Shorter, wider intervals; fine for a first look.")
+    ] = False,
+    compare_published: Annotated[
+        bool, typer.Option("--compare-published", help="Beside the CLIP-as-service figures.")
+    ] = False,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure disk, peak RAM and VRAM, load time, latency and throughput of each tower."""
+    from clipperf.bench import cost, prepare
+    from clipperf.bench.profile import Sweep, failures
+    from clipperf.bench.profile import profile as run
+    from clipperf.env import available_cores
+    from clipperf.models.published import basic_statistics
+    from clipperf.progress import progress
+    from clipperf.report.accuracy import published_report
+    from clipperf.report.tables import cost_report
+
+    target = _open_target(json)
+    sweep = Sweep(
+        specs=tuple(prepare.choose_models(models or (), pretrained)),
+        runtimes=_names(runtime, "--runtime"),
+        sides=_sides(tower),
+        batches=_numbers(batch, "--batch"),
+        precisions=_names(precision, "--precision"),
+        device=device,
+        threads=threads or available_cores(),
+        tokens=_numbers(tokens, "--tokens") if tokens else None,
+    )
+    with progress(quiet, total=sweep.rows) as bar:
+
+        def on_event(event: Any) -> None:
+            (bar.done if event.kind == "measured" else bar.stage)(event.text)
+
+        settings = cost.PRESETS["quick" if quick else "default"]
+        result = run(sweep, settings, command=_command(), path=target, on_event=on_event)
+    _finish(result, json)
+    if not _prints_json(json):
+        published = published_report([result], basic_statistics()) if compare_published else None
+        _print_reports(cost_report([result]), *([published] if published else []))
+        print(f"\nresult file: {result.path}")
+    raise typer.Exit(1 if failures(result) else 0)
+
+
+@app.command(
+    "eval",
+    epilog=_examples(
+        "clipperf eval",
+        "clipperf eval clipperf-sample --precision fp32,fp16",
+        "clipperf eval ViT-B-32 --pretrained laion2b_s34b_b79k --dataset ./photos",
+    ),
+)
+def evaluate(
+    models: Models = None,
+    pretrained: Pretrained = None,
+    runtime: Runtimes = "onnx",
+    dataset: Annotated[
+        str,
+        typer.Option(
+            "--dataset",
+            help="sample, a folder of class folders, or a folder of images with captions.csv "
+            "or captions.jsonl.",
+        ),
+    ] = "sample",
+    precision: Precisions = "fp32",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images embedded at once.")] = 32,
+    device: Device = "cpu",
+    threads: Threads = None,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Check zero-shot and retrieval accuracy of each runtime against PyTorch fp32."""
+    from clipperf.bench import evaluate as bench
+    from clipperf.bench import prepare
+    from clipperf.bench.datasets import load_dataset
+    from clipperf.env import available_cores
+    from clipperf.progress import progress
+    from clipperf.report.accuracy import accuracy_report
+
+    target = _open_target(json)
+    specs = prepare.choose_models(models or (), pretrained)
+    with progress(quiet, total=1) as bar:
+        bar.stage(f"reading dataset {dataset}")
+        data = load_dataset(dataset)
+        result, failures = bench.evaluate(
+            specs,
+            _names(runtime, "--runtime"),
+            data,
+            precisions=_names(precision, "--precision"),
+            device=device,
+            threads=threads or available_cores(),
+            batch=batch,
+            command=_command(),
+            path=target,
+            on_stage=bar.stage,
+            progress=bar.at,
+        )
+    _finish(result, json)
+    for failure in failures:
+        print(f"failed: {failure.label}: {failure.reason}", file=sys.stderr)
+    if not _prints_json(json):
+        if result.scores:
+            _print_reports(accuracy_report([result]))
+        print(f"\nresult file: {result.path}")
+    raise typer.Exit(1 if failures else 0)
+
+
+@app.command(epilog=_examples("clipperf doctor", "clipperf doctor --json"))
+def doctor(json: Json = False) -> None:
+    """Say which runtimes and devices are usable here, and what would make the others usable."""
+    from clipperf.engines import doctor as checks
+
+    rows = checks.check()
+    if json:
+        _print_json(rows)
+    else:
+        _print_reports(checks.report(rows))
+
+
+Results = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Argument(metavar="[RESULTS]...", help="Result files; none: all of the store."),
+]
+ImagesPerS = Annotated[float, typer.Option("--images-per-s", help="Images to embed a second.")]
+TextsPerS = Annotated[float, typer.Option("--texts-per-s", help="Texts to embed a second.")]
+SloMs = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--slo-ms", help="Longest time that a batch may take."),
+]
+RamGb = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--ram-gb", help="RAM of one machine in GiB; default: the measured machine's."),
+]
+VramGb = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--vram-gb", help="GPU memory of one machine in GiB."),
+]
+Utilisation = Annotated[
+    float, typer.Option("--utilisation", help="Share of the measured rate to plan for.")
+]
+
+
+@app.command(
+    epilog=_examples(
+        "clipperf report",
+        "clipperf report --format html --out report.html",
+        "clipperf report profile.json eval.json --format md",
+    )
+)
+def report(
+    results: Results = None,
+    fmt: Annotated[str, typer.Option("--format", help="text, md, json, csv or html.")] = "text",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", help="Write here instead of printing."),
+    ] = None,
+    images_per_s: ImagesPerS = 0.0,
+    texts_per_s: TextsPerS = 0.0,
+    slo_ms: SloMs = None,
+    ram_gb: RamGb = None,
+    vram_gb: VramGb = None,
+    utilisation: Utilisation = 0.7,
+) -> None:
+    """Make a report from stored results alone; with targets it includes the sizing."""
+    from clipperf.models.published import basic_statistics
+    from clipperf.report.build import build_report, render
+    from clipperf.store import write_text
+
+    targets = None
+    if images_per_s or texts_per_s:
+        targets = _targets(images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, utilisation)
+    document = build_report(_read_results(results), basic_statistics(), targets)
+    text = render(document, fmt)
+    if out is None:
+        print(text, end="" if text.endswith("\n") else "\n")
+    else:
+        write_text(out.expanduser().absolute(), text)
+        print(f"report: {out}")
+
+
+@app.command(
+    epilog=_examples(
+        "clipperf size --images-per-s 500 --texts-per-s 2000",
+        "clipperf size --images-per-s 50 --slo-ms 100 --ram-gb 16 --json",
+    )
+)
+def size(
+    results: Results = None,
+    images_per_s: ImagesPerS = 0.0,
+    texts_per_s: TextsPerS = 0.0,
+    slo_ms: SloMs = None,
+    ram_gb: RamGb = None,
+    vram_gb: VramGb = None,
+    utilisation: Utilisation = 0.7,
+    json: Json = False,
+) -> None:
+    """Say which measured configurations meet the targets, and how many machines they need."""
+    from clipperf.report.build import sizing_json
+    from clipperf.report.records import environments
+    from clipperf.report.sizing import size as plan
+    from clipperf.report.sizing_tables import sizing_reports
+
+    targets = _targets(images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, utilisation)
+    found = _read_results(results)
+    sizing = plan(found, targets)
+    if json:
+        _print_json(sizing_json(sizing))
+    else:
+        _print_reports(*sizing_reports(sizing, environments(found)))
+
+
+# --- shared by the commands ----------------------------------------------------------------
+
+
+def _sides(tower: str) -> tuple[Any, ...]:
+    if tower == "both":
+        return ("image", "text")
+    if tower not in ("image", "text"):
+        raise UsageError(f"--tower {tower}: choose image, text or both")
+    return (tower,)
+
+
+def _names(text: str, option: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise UsageError(f"{option} needs at least one name")
+    return names
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as exc:
+        raise UsageError(f"{option} {text}: whole numbers with commas, such as 1,8,32") from exc
+    if min(numbers) < 1:
+        raise UsageError(f"{option} {text}: the numbers start at 1")
+    return numbers
+
+
+def _targets(
+    images_per_s: float,
+    texts_per_s: float,
+    slo_ms: float | None,
+    ram_gb: float | None,
+    vram_gb: float | None,
+    utilisation: float,
+) -> Any:
+    from clipperf.report.sizing import Targets
+    from clipperf.units import GIB
+
+    return Targets(
+        images_per_s=images_per_s,
+        texts_per_s=texts_per_s,
+        slo_s=None if slo_ms is None else slo_ms / 1e3,
+        ram_bytes=None if ram_gb is None else round(ram_gb * GIB),
+        vram_bytes=None if vram_gb is None else round(vram_gb * GIB),
+        utilisation=utilisation,
+    )
+
+
+def _read_results(paths: list[Path] | None) -> list[Any]:
+    from clipperf.store import find_results, home, read_result
+
+    found = [path.expanduser() for path in paths or ()] or find_results()
+    if not found:
+        raise UsageError(
+            f"no results in {home() / 'results'}: measure something first, for example "
+            f"clipperf profile, or name result files"
+        )
+    return [read_result(path) for path in found]
+
+
+def _prints_json(json: Path | None) -> bool:
+    return json is not None and str(json) == "-"
+
+
+def _open_target(json: Path | None) -> Path | None:
+    """Where the result goes; a folder that cannot be written is found out before measuring."""
+    return None if json is None or _prints_json(json) else json.expanduser().absolute()
+
+
+def _finish(result: Any, json: Path | None) -> None:
+    if _prints_json(json):
+        _print_json(result)
+
+
+def _print_json(value: Any) -> None:
+    from clipperf.types import to_json
+
+    print(jsonlib.dumps(to_json(value), indent=1, ensure_ascii=False, default=str))
+
+
+def _plain(exported: Any) -> dict[str, Any]:
+    return {"manifest": exported.manifest, "up_to_date": exported.up_to_date}
+
+
+def _print_reports(*reports: Any) -> None:
+    from rich.console import Console
+
+    from clipperf.report.formats import rich_report
+
+    console = Console()
+    for each in reports:
+        console.print(rich_report(each, console.width))
+
+
+def _command() -> str:
+    import shlex
+
+    return shlex.join(["clipperf", *sys.argv[1:]])
+
+
+def main() -> None:
+    """The console script: clipperf's own errors become one line and an exit code."""
+    try:
+        app()
+    except ClipperfError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; rows measured so far are in the result file", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone, as with `| head`; Python must not complain at exit.
+        import os
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""An exported model in use: images and strings in, embeddings out, without torch.
+
+Needs numpy, pillow, tokenizers and the artifact's runtime (and ftfy for texts beyond plain ASCII).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from clipperf.engines import _contract
+from clipperf.errors import ArtifactError, UsageError
+from clipperf.preprocess import ImageSource, PreprocessSpec, preprocess
+from clipperf.tokenize import Tokenizer, eot_lengths
+from clipperf.types import Cell, Engine, EngineRequest, ModelSpec, Side
+
+
+class ClipModel:
+    """A CLIP whose towers run in some runtime. Make one with `clipperf.load`.
+
+    `encode_images` and `encode_texts` return float32 [n, embed_dim]: the raw embeddings, or unit
+    vectors where the model was exported with ``--normalize`` or `normalize` is passed.
+    """
+
+    def __init__(
+        self,
+        engines: dict[Side, Engine],
+        pixels: PreprocessSpec | None,
+        tokenizer: Tokenizer | None,
+        *,
+        embed_dim: int,
+        short_texts: bool,
+        random_weights: bool = False,
+    ) -> None:
+        self._engines = engines
+        self._pixels = pixels
+        self._tokenizer = tokenizer
+        self._short_texts = short_texts
+        self.embed_dim = embed_dim
+        self.random_weights = random_weights
+
+    def encode_images(
+        self, images: Sequence[ImageSource], *, batch_size: int = 32, normalize: bool = False
+    ) -> np.ndarray:
+        """Decode, preprocess and embed images given as paths or PIL images.
+
+        Raises:
+            UsageError: an image cannot be read, or `images` is not a list.
+            ArtifactError: the artifact has no image tower.
+        """
+        if isinstance(images, str | Path):
+            raise UsageError("encode_images takes a list of images: put the path in brackets")
+        engine = self._engine("image")
+        assert self._pixels is not None
+        parts = [
+            engine.run(preprocess(images[i : i + batch_size], self._pixels))
+            for i in range(0, len(images), batch_size)
+        ]
+        return self._joined(parts, normalize)
+
+    def encode_texts(
+        self, texts: Sequence[str], *, batch_size: int = 32, normalize: bool = False
+    ) -> np.ndarray:
+        """Tokenise and embed strings; longer ones than the context are cut as open_clip does.
+
+        Batches are cut at their longest text where the tower allows it, which is exact.
+
+        Raises:
+            UsageError: `texts` is not a list of strings.
+            ArtifactError: the artifact has no text tower.
+        """
+        if isinstance(texts, str):
+            raise UsageError("encode_texts takes a list of strings: put the text in brackets")
+        engine = self._engine("text")
+        assert self._tokenizer is not None
+        parts = []
+        for i in range(0, len(texts), batch_size):
+            tokens = self._tokenizer(texts[i : i + batch_size])
+            if self._short_texts and self._tokenizer.eot_id is not None:
+                longest = int(eot_lengths(tokens, self._tokenizer.eot_id).max())
+                tokens = np.ascontiguousarray(tokens[:, : max(2, longest)])
+            parts.append(engine.run(tokens))
+        return self._joined(parts, normalize)
+
+    def _engine(self, side: Side) -> Engine:
+        if side not in self._engines:
+            raise ArtifactError(
+                f"this artifact has no {side} tower; export it too: "
+                f"clipperf export MODEL --tower {side}"
+            )
+        return self._engines[side]
+
+    def _joined(self, parts: list[np.ndarray], normalize: bool) -> np.ndarray:
+        if not parts:
+            return np.zeros((0, self.embed_dim), np.float32)
+        joined = np.concatenate(parts)
+        if normalize:
+            joined = joined / np.linalg.norm(joined, axis=1, keepdims=True)
+        return np.ascontiguousarray(joined, dtype=np.float32)
+
+    def close(self) -> None:
+        """Free both towers."""
+        for engine in self._engines.values():
+            engine.close()
+        self._engines = {}
+
+    def __enter__(self) -> ClipModel:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def load(folder: str | Path, *, threads: int | None = None, device: str = "cpu") -> ClipModel:
+    """Open an artifact folder that `clipperf export` wrote.
+
+    `threads` are those of one tower's engine, by default all cores of this process.
+
+    Raises:
+        ArtifactError: the folder is no artifact, or a file is missing or damaged.
+        EngineError: the runtime cannot load a tower.
+    """
+    from clipperf.env import available_cores
+
+    folder = Path(folder).expanduser().absolute()
+    manifest = _read_manifest(folder)
+    spec = ModelSpec(**manifest["spec"])
+    runtime = _contract.get(manifest["runtime"])
+    engines: dict[Side, Engine] = {}
+    short_texts = False
+    for tower in manifest["towers"]:
+        path = folder / tower["path"]
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing: export the model again")
+        cell = Cell(
+            spec.id, tower["side"], runtime.NAME, manifest["precision"], device, 1,
+            threads or available_cores(),
+        )  # fmt: skip
+        request = EngineRequest(cell, spec, str(path), tower["normalized"])
+        engines[cell.side] = runtime.open(request)
+        if cell.side == "text":
+            short_texts = tower["tokens"] is None
+    return ClipModel(
+        engines,
+        read_pixels(folder),
+        Tokenizer.from_folder(folder) if "text" in engines else None,
+        embed_dim=spec.embed_dim,
+        short_texts=short_texts,
+        random_weights=spec.random_weights,
+    )
+
+
+def read_pixels(folder: Path) -> PreprocessSpec:
+    """An artifact folder's `preprocess.json`."""
+    from clipperf.store import read_json
+
+    return PreprocessSpec.from_json(read_json(folder / "preprocess.json"))
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest as plain values: validating it fully would need pydantic in deployments."""
+    from clipperf.store import MANIFEST_NAME, SCHEMA_VERSION
+
+    path = folder / MANIFEST_NAME
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
+        needed = ("spec", "runtime", "precision", "towers")
+        missing = [name for name in needed if name not in manifest]
+    except FileNotFoundError as exc:
+        raise ArtifactError(
+            f"{folder} holds no {MANIFEST_NAME}: make an artifact folder with "
+            f"clipperf export MODEL --out {folder}"
+        ) from exc
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ArtifactError(f"{path} is damaged: export the model again") from exc
+    if version != SCHEMA_VERSION or missing:
+        raise ArtifactError(
+            f"{path} was written by another version of clipperf (schema {version}, this one "
+            f"reads {SCHEMA_VERSION}): export the model again"
+        )
+    return dict(manifest)

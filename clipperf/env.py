@@ -1,0 +1,134 @@
+"""What machine this is and which versions are installed. Nothing is timed here."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from clipperf.store import digest_of, utc_now
+from clipperf.types import Environment
+
+PACKAGES = (
+    "clipperf",
+    "numpy",
+    "torch",
+    "open_clip_torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx-cu13-bindings",
+    "pillow",
+    "tokenizers",
+)
+
+
+@functools.cache
+def version_of(package: str) -> str | None:
+    """The installed version of a distribution, or None; does not import it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that can change a figure, without importing any."""
+    return {name: v for name in PACKAGES if (v := version_of(name)) is not None}
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, cut by a cgroup quota if there is one."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, min(cores, quota)) if quota else cores
+
+
+def _cgroup_quota() -> int | None:
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else max(1, int(limit) // int(period))
+
+
+def gpu_state() -> tuple[str | None, int | None, str | None]:
+    """Name, memory in bytes and driver of the first NVIDIA GPU, or three Nones."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None, None, None
+    try:
+        if pynvml.nvmlDeviceGetCount() == 0:
+            return None, None, None
+        device = pynvml.nvmlDeviceGetHandleByIndex(0)
+        return (
+            _text(pynvml.nvmlDeviceGetName(device)),
+            int(pynvml.nvmlDeviceGetMemoryInfo(device).total),
+            _text(pynvml.nvmlSystemGetDriverVersion()),
+        )
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _git_sha() -> str | None:
+    """The commit of the source tree that clipperf runs from; None for an installed wheel."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def capture() -> Environment:
+    """Describe this machine now; `id` is a digest of everything but the time."""
+    import psutil
+
+    gpu, vram_bytes, driver = gpu_state()
+    facts = {
+        "cpu": _cpu_name(),
+        "cores": available_cores(),
+        "ram_bytes": int(psutil.virtual_memory().total),
+        "gpu": gpu,
+        "vram_bytes": vram_bytes,
+        "driver": driver,
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "versions": installed_versions(),
+        "git_sha": _git_sha(),
+    }
+    return Environment(id=digest_of(facts), created_utc=utc_now(), **facts)  # type: ignore[arg-type]

@@ -1,0 +1,68 @@
+"""The exception tree.
+
+ClipperfError                     everything clipperf raises on purpose
+├── UsageError                    bad input; the message names the fix            exit 2
+├── MissingDependencyError        an optional package or device is absent         exit 2
+├── WeightsError                  weights cannot be fetched, read or matched      exit 1
+├── ExportError                   a tower cannot be turned into an artifact       exit 1
+│   └── ParityError               exported, but its embeddings drifted too far    exit 1
+├── ArtifactError                 a stored artifact is missing, damaged or alien  exit 1
+├── StorageError                  disk full, unwritable folder, lock held         exit 1
+├── EngineError                   a runtime failed to load or to run              exit 1
+│   └── UnsupportedError          this runtime cannot do this cell                exit 1
+└── MeasurementError              the harness itself failed                       exit 1
+
+Errors of third-party libraries are translated where they are called, with ``from exc``.
+"""
+
+from __future__ import annotations
+
+
+class ClipperfError(Exception):
+    """Base of every error that clipperf raises on purpose; `exit_code` is the process's."""
+
+    exit_code = 1
+
+
+class UsageError(ClipperfError):
+    """The caller asked for something that cannot be; the message names the fix."""
+
+    exit_code = 2
+
+
+class MissingDependencyError(ClipperfError):
+    """An optional package, library or device is not there; the message names what to install."""
+
+    exit_code = 2
+
+
+class WeightsError(ClipperfError):
+    """Weights cannot be fetched, read, or do not fit the architecture."""
+
+
+class ExportError(ClipperfError):
+    """A tower cannot be turned into an artifact."""
+
+
+class ParityError(ExportError):
+    """The exported tower's embeddings differ too much from PyTorch fp32."""
+
+
+class ArtifactError(ClipperfError):
+    """A stored artifact is missing, damaged, or was written by an incompatible version."""
+
+
+class StorageError(ClipperfError):
+    """The disk is full, a folder cannot be written, or a lock is held too long."""
+
+
+class EngineError(ClipperfError):
+    """A runtime failed to load a tower or to run it."""
+
+
+class UnsupportedError(EngineError):
+    """This runtime cannot do what the cell asks, on this machine or at all."""
+
+
+class MeasurementError(ClipperfError):
+    """The harness itself failed: a worker died, or a meter could not be read."""

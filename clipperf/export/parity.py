@@ -1,0 +1,71 @@
+"""How close an artifact's embeddings are to PyTorch fp32: the gate every artifact passes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clipperf.types import Engine, Parity
+
+REQUIRED_MIN_COSINE = {"fp32": 0.99999, "fp16": 0.999}
+BATCHES = (1, 3, 8)
+"""One, a few, many: a batch axis that the exporter has fixed does not survive these."""
+
+
+def batches_of(array: np.ndarray) -> list[np.ndarray]:
+    """Cut inputs [12, ...] into consecutive batches of 1, 3 and 8."""
+    ends = np.cumsum(BATCHES)
+    return [array[end - size : end] for end, size in zip(ends, BATCHES, strict=True)]
+
+
+def measure(engine: Engine, inputs: np.ndarray, reference: np.ndarray, precision: str) -> Parity:
+    """Run `inputs` [12, ...] at every batch size and compare with `reference` [12, embed_dim]."""
+    produced = np.concatenate([engine.run(batch) for batch in batches_of(inputs)])
+    return compare(produced, reference, precision, "12 of the bundled sample's images or captions")
+
+
+def compare(produced: np.ndarray, reference: np.ndarray, precision: str, inputs: str) -> Parity:
+    """Judge embeddings [n, embed_dim] against PyTorch fp32's of the same inputs."""
+    required = REQUIRED_MIN_COSINE[precision]
+    finite = bool(np.isfinite(produced).all())
+    ours, theirs = produced.astype(np.float64), reference.astype(np.float64)
+    if not finite:
+        ours = np.nan_to_num(ours, nan=0.0, posinf=0.0, neginf=0.0)
+    ours_unit, theirs_unit = _unit(ours), _unit(theirs)
+    cosines = np.einsum("ij,ij->i", ours_unit, theirs_unit)
+    return Parity(
+        n=len(reference),
+        batches=BATCHES,
+        min_cosine=float(cosines.min()),
+        mean_cosine=float(cosines.mean()),
+        max_abs_diff=float(np.abs(ours - theirs).max()),
+        top1_agreement=float(np.mean(_nearest(ours_unit, theirs_unit) == _nearest(theirs_unit))),
+        finite=finite,
+        required_min_cosine=required,
+        passed=finite and bool(cosines.min() >= required),
+        inputs=inputs,
+    )
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: np.ndarray = rows / np.where(norms == 0, 1, norms)
+    return unit
+
+
+def _nearest(queries: np.ndarray, gallery: np.ndarray | None = None) -> np.ndarray:
+    """The nearest other row for each query, by cosine of unit rows."""
+    similarity = queries @ (queries if gallery is None else gallery).T
+    np.fill_diagonal(similarity, -np.inf)
+    nearest: np.ndarray = similarity.argmax(axis=1)
+    return nearest
+
+
+def explain(parity: Parity, label: str) -> str:
+    """One line on what a failed comparison found."""
+    if not parity.finite:
+        return f"{label}: the exported tower gives NaN or infinite embeddings"
+    return (
+        f"{label}: minimum cosine {parity.min_cosine:.6f} against PyTorch fp32, "
+        f"{parity.required_min_cosine} is required (mean {parity.mean_cosine:.6f}, largest "
+        f"difference {parity.max_abs_diff:.2e})"
+    )

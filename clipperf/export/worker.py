@@ -1,0 +1,140 @@
+"""The child process of an export: the only part that needs torch.
+
+``python -m clipperf.export.worker`` reads one JSON job from standard input, prints one JSON line
+per stage and a last one with the outcome. A process of its own gives back all of torch's memory
+before the exported tower is loaded for the parity check, and lets a kill hit it without harm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from clipperf.errors import ClipperfError
+from clipperf.store import storage_error, write_json
+from clipperf.types import ModelSpec, Side, from_json, to_json
+
+INPUTS_NAME = ".parity-inputs.npy"
+REFERENCE_NAME = ".parity-reference.npy"
+
+
+def fetch(job: dict[str, Any]) -> dict[str, Any]:
+    """Make sure that a tag's weights are on this machine."""
+    from clipperf.models import weights
+
+    path = weights.locate(job["spec"]["architecture"], job["spec"]["pretrained"])
+    return {"path": str(path)}
+
+
+def export(job: dict[str, Any]) -> dict[str, Any]:
+    """Export one tower into ``job["folder"]``, with what the parity check needs beside it."""
+    import numpy as np
+    import torch
+
+    from clipperf.export import onnx as onnx_export
+    from clipperf.models.open_clip import build_tower
+
+    spec = from_json(ModelSpec, job["spec"])
+    side: Side = job["side"]
+    folder = Path(job["folder"])
+    torch.set_num_threads(job["threads"])
+    start = time.perf_counter()
+
+    tell("preparing")
+    inputs = parity_inputs(spec, side, folder)
+    tell("building")
+    tower = build_tower(spec, side, normalize=job["normalized"])
+    tell("reference")
+    with torch.inference_mode():
+        reference = torch.cat([tower.module(batch) for batch in inputs.split([1, 3, 8])])
+    np.save(folder / INPUTS_NAME, inputs.numpy())
+    np.save(folder / REFERENCE_NAME, reference.numpy())
+    if job["precision"] == "fp16":
+        tower.module.half()
+    tell("exporting")
+    (folder / side).mkdir(exist_ok=True)
+    model_path = folder / side / "model.onnx"
+    onnx_export.export_onnx(tower, model_path)
+    given, produced = onnx_export.io_specs(tower)
+    return {
+        "inputs": [to_json(given)],
+        "outputs": [to_json(produced)],
+        "build_s": time.perf_counter() - start,
+        "peak_rss_bytes": _peak_rss_bytes(),
+    }
+
+
+def parity_inputs(spec: ModelSpec, side: Side, folder: Path) -> Any:
+    """Write the model's preprocessing and tokeniser files; return 12 real inputs as a tensor."""
+    import io
+    import zipfile
+
+    import torch
+    from PIL import Image
+
+    from clipperf import preprocess, tokenize
+    from clipperf.models import open_clip, sample
+
+    pixels = preprocess.PreprocessSpec.from_open_clip(open_clip.preprocess_config(spec))
+    write_json(folder / "preprocess.json", pixels.to_json())
+    with zipfile.ZipFile(sample.folder() / "eval.zip") as archive:
+        lines = archive.read("captions.jsonl").decode().splitlines()
+        # Spread over the set: neighbours in it are drawn alike.
+        entries = [json.loads(line) for line in lines[:: max(1, len(lines) // 12)][:12]]
+        if side == "image":
+            images = [Image.open(io.BytesIO(archive.read(e["image"]))) for e in entries]
+            return torch.from_numpy(preprocess.preprocess(images, pixels))
+    open_clip.write_tokenizer(spec, folder)
+    tokenizer = tokenize.Tokenizer.from_folder(folder)
+    return torch.from_numpy(tokenizer([f"a drawing of {e['caption']}" for e in entries]))
+
+
+def _peak_rss_bytes() -> int | None:
+    """The kernel's high-water mark of this process, VmHWM."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def tell(stage: str) -> None:
+    """Report a stage to the parent."""
+    _answer({"stage": stage})
+
+
+def _answer(line: dict[str, Any]) -> None:
+    os.write(_answers_fd, (json.dumps(line) + "\n").encode())
+
+
+_answers_fd = 1
+
+
+def main() -> int:
+    """Run the job on standard input; errors that clipperf knows become an answer."""
+    global _answers_fd
+    # Libraries print to standard output as they please: answers get a descriptor of their own.
+    _answers_fd = os.dup(1)
+    os.dup2(2, 1)
+    job = json.loads(sys.stdin.read())
+    try:
+        outcome = {"fetch": fetch, "export": export}[job["op"]](job)
+    except ClipperfError as exc:
+        _answer({"error": str(exc), "kind": type(exc).__name__})
+        return 1
+    except OSError as exc:
+        error = storage_error(Path(job.get("folder", ".")), exc)
+        _answer({"error": str(error), "kind": "StorageError"})
+        return 1
+    _answer({"done": outcome})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""Towers of open_clip models, built one at a time without ever holding both in RAM.
+
+The whole model is laid out on the meta device (no storage), the checkpoint is memory-mapped and
+adapted by open_clip's own conversions, and only the tensors of the wanted tower are assigned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipperf.errors import MissingDependencyError, UsageError, WeightsError
+from clipperf.models import sample, weights
+from clipperf.types import ModelSpec, Side, Tower
+
+if TYPE_CHECKING:
+    import torch
+
+
+def model_config(spec: ModelSpec) -> dict[str, Any]:
+    """open_clip's model configuration, with QuickGELU as the weights were trained.
+
+    open_clip itself only warns when ``ViT-B-32`` is loaded with weights trained with QuickGELU;
+    such a model loses accuracy. Here the tag decides.
+    """
+    if spec.family == "sample":
+        return dict(sample.config()["model_cfg"])
+    from open_clip import get_model_config
+    from open_clip.pretrained import get_pretrained_cfg
+
+    config = get_model_config(spec.architecture)
+    if config is None:
+        raise UsageError(f"the installed open_clip has no architecture {spec.architecture!r}")
+    tag = get_pretrained_cfg(spec.architecture, spec.pretrained)
+    if tag:
+        config["quick_gelu"] = bool(tag.get("quick_gelu", False)) or bool(
+            config.get("quick_gelu", False)
+        )
+    return dict(config)
+
+
+def preprocess_config(spec: ModelSpec) -> dict[str, Any]:
+    """open_clip's preprocessing configuration: the tag's, else what the tags agree on.
+
+    Weights from a file or random ones carry no such record. Where every tag of the architecture
+    has the same mean, std, interpolation and resize mode those are used, else open_clip's
+    defaults.
+    """
+    if spec.family == "sample":
+        return dict(sample.config()["preprocess_cfg"])
+    from dataclasses import asdict
+
+    from open_clip.pretrained import _PRETRAINED, get_pretrained_cfg
+    from open_clip.transform import PreprocessCfg
+
+    config = asdict(PreprocessCfg())
+    fields = ("mean", "std", "interpolation", "resize_mode", "fill_color")
+
+    def relevant(tag: dict[str, Any]) -> dict[str, Any]:
+        return {k: tag[k] for k in fields if k in tag}
+
+    known = get_pretrained_cfg(spec.architecture, spec.pretrained)
+    if known:
+        config.update(relevant(known))
+    else:
+        variants = [relevant(t) for t in _PRETRAINED.get(spec.architecture, {}).values()]
+        if variants and all(v == variants[0] for v in variants):
+            config.update(variants[0])
+    config["size"] = model_config(spec)["vision_cfg"]["image_size"]
+    return config
+
+
+@contextlib.contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Create modules whose parameters have no storage, while buffers are real.
+
+    Buffers that are computed (attention masks, position tables) and not stored in checkpoints
+    keep their values that way, which building under `torch.device("meta")` would lose.
+    """
+    import torch
+
+    register = torch.nn.Module.register_parameter
+
+    def register_on_meta(
+        module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None
+    ) -> None:
+        if parameter is not None and parameter.device.type != "meta":
+            parameter = torch.nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+        register(module, name, parameter)
+
+    torch.nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = register  # type: ignore[method-assign, assignment]
+
+
+def skeleton(config: dict[str, Any]) -> torch.nn.Module:
+    """The full open_clip model of a configuration with parameters on the meta device.
+
+    Raises:
+        MissingDependencyError: the text tower comes from `transformers`, which is absent.
+        WeightsError: its configuration cannot be fetched from the hub.
+    """
+    import warnings
+
+    from open_clip.coca_model import CoCa
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    config = copy.deepcopy(config)
+    hub_text = config["text_cfg"].get("hf_model_name")
+    custom = config.pop("custom_text", False) or bool(hub_text)
+    kind = (CoCa if "multimodal_cfg" in config else CustomTextCLIP) if custom else CLIP
+    config["vision_cfg"]["timm_model_pretrained"] = False
+    if hub_text:
+        config["text_cfg"]["hf_model_pretrained"] = False
+    try:
+        with warnings.catch_warnings(), parameters_on_meta():
+            warnings.simplefilter("ignore")
+            return kind(**config).eval()
+    except RuntimeError as exc:
+        if hub_text and "transformers" in str(exc):
+            raise MissingDependencyError(
+                f"its text tower {hub_text} needs the transformers package: "
+                f"pip install 'clipperf[eval]'"
+            ) from exc
+        raise
+    except OSError as exc:
+        raise WeightsError(
+            f"the configuration of its text tower {hub_text} cannot be fetched from the hub: "
+            f"{str(exc).splitlines()[0]}"
+        ) from exc
+
+
+def build_tower(spec: ModelSpec, side: Side, normalize: bool = False) -> Tower:
+    """Build one tower in fp32, ready to run on the CPU.
+
+    Raises:
+        WeightsError: the checkpoint cannot be fetched or read, or does not fit.
+        MissingDependencyError: an optional package is needed.
+    """
+    import torch
+
+    config = model_config(spec)
+    model = skeleton(config)
+    if spec.random_weights:
+        drop_other(model, side)
+        weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
+    else:
+        path = sample.weights_path() if spec.family == "sample" else None
+        assign(model, path or weights.locate(spec.architecture, spec.pretrained), side, spec.id)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    from clipperf.models.towers import ImageTower, TextTower, takes_short_texts
+
+    if side == "image":
+        px = config["vision_cfg"]["image_size"]
+        height, width = (px, px) if isinstance(px, int) else px
+        example = torch.zeros(2, 3, height, width)
+        return Tower(spec, side, ImageTower(model, normalize).eval(), example, False)
+    dynamic = takes_short_texts(model)
+    tokens = torch.zeros(2, spec.context_tokens, dtype=torch.int64)
+    tokens[:, 1:3] = 1
+    return Tower(spec, side, TextTower(model, dynamic, normalize).eval(), tokens, dynamic)
+
+
+TEXT_OF_PLAIN_CLIP = (
+    "transformer",
+    "token_embedding",
+    "positional_embedding",
+    "ln_final",
+    "text_projection",
+    "attn_mask",
+)
+"""Where `open_clip.CLIP`, whose text tower has no module of its own, keeps it."""
+
+
+def drop_other(model: torch.nn.Module, side: Side) -> None:
+    """Remove what only the other tower needs: its tensors are never materialised."""
+    dropped = ["logit_scale", "logit_bias", "text_decoder"]
+    if side == "text":
+        dropped.append("visual")
+    else:
+        dropped += ["text", *TEXT_OF_PLAIN_CLIP]
+    for name in dropped:
+        if hasattr(model, name):
+            delattr(model, name)
+
+
+def assign(model: torch.nn.Module, path: Path, side: Side, label: str) -> None:
+    """Give one tower of a skeleton the tensors of a checkpoint, without copying fp32 ones.
+
+    Raises:
+        WeightsError: tensors are missing or have other shapes; the message names the first.
+    """
+    import torch
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import (
+        convert_to_custom_text_state_dict,
+        resize_pos_embed,
+        resize_text_pos_embed,
+    )
+
+    state = weights.open_state_dict(path)
+    state = convert_state_dict(model, state)
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    resize_pos_embed(state, model)
+    try:
+        resize_text_pos_embed(state, model)
+    except AssertionError as exc:
+        raise WeightsError(f"{path} does not fit {label}: {exc}") from exc
+    drop_other(model, side)
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in state]
+    if missing:
+        raise WeightsError(
+            f"{path} does not fit {label}: {len(missing)} of {len(wanted)} tensors of its "
+            f"{side} tower are missing, for example {missing[0]}. Is it a checkpoint of "
+            f"another architecture? (clipperf models lists them)"
+        )
+    for name, tensor in wanted.items():
+        if state[name].shape != tensor.shape:
+            raise WeightsError(
+                f"{path} does not fit {label}: {name} is {tuple(state[name].shape)}, the "
+                f"architecture wants {tuple(tensor.shape)}"
+            )
+    chosen = {name: _as_fp32(state[name], torch) for name in wanted}
+    model.load_state_dict(chosen, strict=True, assign=True)
+
+
+def _as_fp32(tensor: torch.Tensor, torch: Any) -> torch.Tensor:
+    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+
+
+def write_tokenizer(spec: ModelSpec, folder: Path) -> dict[str, Any]:
+    """Write the model's tokenizer files into `folder`; returns its settings.
+
+    Raises:
+        WeightsError: the tokenizer lives on the hub and cannot be fetched.
+        MissingDependencyError: it needs the transformers package.
+    """
+    from clipperf import tokenize
+
+    text = model_config(spec)["text_cfg"]
+    named_siglip = spec.family == "open_clip" and "siglip" in spec.architecture.lower()
+    if not text.get("hf_tokenizer_name") and not named_siglip:
+        options = text.get("tokenizer_kwargs", {})
+        tokenize.write_clip_tokenizer(
+            folder, spec.context_tokens, clean=options.get("clean", "lower")
+        )
+    else:
+        tokenize.write_hf_tokenizer(folder, _hub_tokenizer(spec))
+    return dict(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")))
+
+
+def _hub_tokenizer(spec: ModelSpec) -> Any:
+    from open_clip import get_tokenizer
+
+    try:
+        return get_tokenizer(spec.architecture)
+    except ImportError as exc:
+        raise MissingDependencyError(
+            f"the tokenizer of {spec.architecture} needs the transformers package: "
+            f"pip install 'clipperf[eval]'"
+        ) from exc
+    except OSError as exc:
+        raise WeightsError(
+            f"the tokenizer of {spec.architecture} cannot be fetched from the hub "
+            f"({str(exc).splitlines()[0]}). Fetch it once on a machine with network and copy the "
+            f"hub cache, or export the image tower alone: --tower image"
+        ) from exc

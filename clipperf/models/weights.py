@@ -1,0 +1,194 @@
+"""Where a model's weights come from: an open_clip tag, a file, or seeded noise.
+
+Nothing here unpickles code: ``.pt`` files are read by torch with `weights_only`. Tensors of a
+file stay memory-mapped, so a tower costs RAM only for the pages that it touches.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipperf.errors import UsageError, WeightsError
+from clipperf.store import cached_sha256, home, read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+
+
+def parse(pretrained: str, tags: tuple[str, ...], architecture: str) -> tuple[str, str]:
+    """Split a ``--pretrained`` value into (label for the model id, canonical value).
+
+    Raises:
+        UsageError: neither a tag of this architecture, nor a file, nor ``random[:SEED]``.
+    """
+    if pretrained == "random" or pretrained.startswith("random:"):
+        seed = pretrained.partition(":")[2] or "0"
+        if not seed.isdigit():
+            raise UsageError(f"the seed of --pretrained {pretrained} must be a whole number")
+        return f"random:{int(seed)}", f"random:{int(seed)}"
+    if pretrained.endswith(SUFFIXES):
+        path = Path(pretrained).expanduser().absolute()
+        if not path.is_file():
+            raise UsageError(f"--pretrained {pretrained}: there is no such file")
+        return path.name, str(path)
+    wanted = pretrained.lower().replace("-", "_")
+    for tag in tags:
+        if tag.lower().replace("-", "_") == wanted:
+            return tag, tag
+    raise UsageError(
+        f"{architecture} has no pretrained tag {pretrained!r}; it has: "
+        f"{', '.join(tags) or 'none'}. Or pass a file (.safetensors, .pt) or random[:SEED]"
+    )
+
+
+def is_file(pretrained: str) -> bool:
+    """Whether a canonical `pretrained` value is a path."""
+    return pretrained.endswith(SUFFIXES) and Path(pretrained).is_absolute()
+
+
+def identity(architecture: str, pretrained: str) -> str | None:
+    """What tells these weights from all others: their sha256, or the seed.
+
+    None for a tag whose file has never been fetched: only fetching can tell. Imports no torch.
+    """
+    if pretrained.startswith("random:"):
+        return pretrained
+    path = Path(pretrained) if is_file(pretrained) else _fetched(architecture, pretrained)
+    return f"sha256:{cached_sha256(path)}" if path is not None and path.is_file() else None
+
+
+def _fetched(architecture: str, tag: str) -> Path | None:
+    try:
+        found = read_json(home() / "fetched.json").get(f"{architecture}::{tag}")
+    except Exception:  # noqa: BLE001 - a damaged note of past downloads means "not known"
+        return None
+    return Path(found) if found else None
+
+
+def locate(architecture: str, pretrained: str) -> Path:
+    """The local file of a tag (fetched through open_clip) or of a path.
+
+    Raises:
+        WeightsError: the hub cannot be reached; the message names the alternatives.
+    """
+    if is_file(pretrained):
+        return Path(pretrained)
+    known = _fetched(architecture, pretrained)
+    if known is not None and known.is_file():
+        return known
+    path = _fetch(architecture, pretrained)
+    note = home() / "fetched.json"
+    entries = read_json(note) if note.exists() else {}
+    write_json(note, {**entries, f"{architecture}::{pretrained}": str(path)})
+    return path
+
+
+def _fetch(architecture: str, tag: str) -> Path:
+    import http.client
+    import os
+
+    # The hub client retries for minutes by default; a machine without network should say so soon.
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "30")
+    from huggingface_hub.errors import HfHubHTTPError
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+
+    config = get_pretrained_cfg(architecture, tag)
+    if not config:
+        raise WeightsError(f"open_clip knows no weights {tag!r} for {architecture}")
+    try:
+        return Path(download_pretrained(config))
+    except (OSError, HfHubHTTPError, http.client.HTTPException, ValueError, RuntimeError) as exc:
+        # The hub client wraps connection errors in any of these, by version.
+        reason = str(exc).strip().splitlines()[0][:160] if str(exc).strip() else type(exc).__name__
+        raise WeightsError(
+            f"the weights {architecture}::{tag} cannot be fetched from "
+            f"{config.get('hf_hub') or config.get('url')} ({type(exc).__name__}: {reason}). "
+            f"Without network, either copy the checkpoint here and pass "
+            f"--pretrained FILE.safetensors (or .pt), or size the architecture with "
+            f"--pretrained random"
+        ) from exc
+
+
+def open_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, memory-mapped.
+
+    Raises:
+        WeightsError: not a checkpoint, damaged, or one that needs code to be unpickled.
+    """
+    import pickle
+
+    import torch
+
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt", device="cpu") as f:
+                return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as exc:
+            raise WeightsError(f"{path} is no readable safetensors file: {exc}") from exc
+    try:
+        loaded: Any = _torch_load(path, torch)
+    except pickle.UnpicklingError as exc:
+        raise WeightsError(
+            f"{path} holds more than weights, or is damaged; clipperf never unpickles code. "
+            f"Save its state_dict as .safetensors and pass that"
+        ) from exc
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as exc:
+        first = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+        raise WeightsError(f"{path} is no readable PyTorch checkpoint: {first}") from exc
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not loaded:
+        raise WeightsError(f"{path} holds no state_dict")
+    tensors = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+    if not tensors:
+        raise WeightsError(f"{path} holds no tensors")
+    if all(k.startswith("module.") for k in tensors):
+        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
+    return tensors
+
+
+def _torch_load(path: Path, torch: Any) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as exc:
+        if "mmap" not in str(exc):  # files of the old, non-zip format cannot be mapped
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def fill_random(module: torch.nn.Module, prefix: str, seed: int) -> None:
+    """Give every parameter on the meta device seeded values, in place.
+
+    Each tensor is drawn from its own generator, seeded by its name, so that a tower's weights do
+    not depend on the other tower. Matrices get a normal of variance 1 / fan-in, which keeps
+    activations of deep towers in fp16's range; norms start as the identity.
+    """
+    import torch
+
+    for name, parameter in list(module.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        value = _random_tensor(f"{prefix}{name}", leaf, parameter.shape, seed)
+        setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
+
+
+def _random_tensor(name: str, leaf: str, shape: torch.Size, seed: int) -> torch.Tensor:
+    import torch
+
+    if len(shape) < 2 and "embed" not in leaf and "token" not in leaf:
+        constant = 1.0 if leaf in ("weight", "gamma", "scale") else 0.0
+        return torch.full(tuple(shape), constant)
+    if "embed" in name or "token" in name or len(shape) < 2:
+        std = 0.02
+    elif leaf in ("proj", "text_projection"):  # applied as x @ W: fan-in is the first axis
+        std = shape[0] ** -0.5
+    else:
+        std = max(1, int(torch.tensor(shape[1:]).prod())) ** -0.5
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
+    return torch.empty(tuple(shape)).normal_(0.0, std, generator=generator)

@@ -1,0 +1,79 @@
+"""From what a user types to a `ModelSpec`. Imports neither torch nor open_clip."""
+
+from __future__ import annotations
+
+from clipperf.errors import UsageError
+from clipperf.models import catalog, sample, weights
+from clipperf.types import ModelSpec
+
+
+def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
+    """The model that `name` and ``--pretrained`` mean.
+
+    `name` is an architecture, ``clipperf-sample``, or ``ARCHITECTURE::WEIGHTS`` where WEIGHTS is
+    a tag (hyphens and underscores are the same), ``random:SEED`` or a file. An architecture
+    without weights takes its only tag, or else must be given one.
+
+    Raises:
+        UsageError: unknown architecture or weights; the message lists close names.
+    """
+    if name == sample.NAME:
+        if pretrained is not None:
+            raise UsageError(f"{sample.NAME} brings its own weights: leave --pretrained out")
+        return _sample_spec()
+    architecture, _, own = name.partition("::")
+    if own and pretrained and own != pretrained:
+        raise UsageError(f"{name} already names its weights: leave --pretrained {pretrained} out")
+    if own and not (own.startswith("random") or own.endswith(weights.SUFFIXES)):
+        architecture, own = catalog.split_alias(name)
+    entry = catalog.find(architecture)
+    wanted = own or pretrained
+    if not wanted:
+        wanted = _default_weights(entry)
+    label, canonical = weights.parse(wanted, entry.tags, entry.architecture)
+    return ModelSpec(
+        id=f"{entry.architecture}::{label}",
+        family="open_clip",
+        architecture=entry.architecture,
+        pretrained=canonical,
+        image_px=entry.image_px,
+        context_tokens=entry.context_tokens,
+        embed_dim=entry.embed_dim,
+        image_parameters=entry.image_parameters,
+        text_parameters=entry.text_parameters,
+        licence=entry.licence(canonical),
+    )
+
+
+def _default_weights(entry: catalog.CatalogEntry) -> str:
+    if len(entry.tags) == 1:
+        return entry.tags[0]
+    raise UsageError(
+        f"{entry.architecture} comes with {len(entry.tags)} sets of weights; choose one with "
+        f"--pretrained TAG ({', '.join(entry.tags) or 'no tags known'}), --pretrained FILE, or "
+        f"--pretrained random for sizing"
+    )
+
+
+def _sample_spec() -> ModelSpec:
+    config = sample.config()["model_cfg"]
+    entry = catalog.find(sample.NAME)
+    return ModelSpec(
+        id=sample.NAME,
+        family="sample",
+        architecture=sample.NAME,
+        pretrained="bundled",
+        image_px=config["vision_cfg"]["image_size"],
+        context_tokens=config["text_cfg"]["context_length"],
+        embed_dim=config["embed_dim"],
+        image_parameters=entry.image_parameters,
+        text_parameters=entry.text_parameters,
+        licence=sample.LICENCE,
+    )
+
+
+def weights_id(spec: ModelSpec) -> str | None:
+    """The identity of a model's weights, or None for a tag that was never fetched."""
+    if spec.family == "sample":
+        return weights.identity(spec.architecture, str(sample.weights_path()))
+    return weights.identity(spec.architecture, spec.pretrained)

@@ -1,0 +1,158 @@
+"""From result files to a Document, and from there to text in some format."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from clipperf.errors import UsageError
+from clipperf.report import findings
+from clipperf.report.accuracy import accuracy_report, published_report
+from clipperf.report.charts import speed_charts
+from clipperf.report.document import Document, Section, Source
+from clipperf.report.formats import FORMATS
+from clipperf.report.records import Row, environments, in_order, merge, merge_scores
+from clipperf.report.sizing import Sizing, Targets, size
+from clipperf.report.sizing_tables import sizing_reports, targets_text
+from clipperf.report.tables import cost_report, summary
+from clipperf.types import Report, ResultFile, Score, to_json
+
+
+def build_report(
+    results: Sequence[ResultFile],
+    published: Sequence[Any] = (),
+    targets: Targets | None = None,
+    title: str = "CLIP cost and accuracy",
+) -> Document:
+    """Assemble the report of some result files.
+
+    `published` are rows of the CLIP-as-service table (model, disk_mb, peak_ram_gb, peak_vram_gb),
+    `targets` ask for a sizing section.
+
+    Raises:
+        UsageError: nothing was measured, or the targets make no sense.
+    """
+    ordered = in_order(results)
+    known = environments(ordered)
+    labels = {env_id: label for env_id, (label, _) in known.items()}
+    rows, scores = merge(ordered), merge_scores(ordered)
+    sizing = size(ordered, targets) if targets is not None else None
+    sections: list[Section] = []
+    if rows:
+        sections.append(_section("summary", "Basic statistics", SUMMARY, [summary(ordered)]))
+        charts = speed_charts(rows, labels)
+        if charts:
+            sections.append(Section("speed", "Speed", SPEED, (), charts))
+    tables: list[Report] = []
+    if sizing is not None:
+        tables = list(sizing_reports(sizing, labels))
+        sections.insert(0, _section("sizing", "Sizing", f"For {targets_text(sizing)}.", tables))
+    if rows:
+        sections.append(_section("cost", "Cost per tower", COST, [cost_report(ordered)]))
+    if scores:
+        sections.append(_section("accuracy", "Accuracy", ACCURACY, [accuracy_report(ordered)]))
+    beside = published_report(ordered, published) if rows and published else None
+    if beside is not None:
+        sections.append(_section("published", "Published figures", PUBLISHED, [beside]))
+    shared = tuple(dict.fromkeys(findings.cost_caveats(ordered, rows))) if rows else ()
+    # A caveat of the whole report is told once, not again under every table.
+    sections = [_without(section, shared) for section in sections]
+    headline = [
+        *(tables[0].findings if tables else ()),
+        *findings.speed_findings(rows, labels),
+        *findings.memory_findings(rows, labels),
+        *findings.accuracy_findings(scores, labels),
+    ]
+    return Document(
+        title=title,
+        findings=tuple(headline),
+        caveats=shared,
+        sections=tuple(sections),
+        environment=tuple(known.values()),
+        provenance=tuple(_source(r, labels) for r in ordered),
+        records=tuple([*map(_cost_record, rows), *map(_score_record, scores)]),
+        sizing=_sizing_record(sizing) if sizing is not None else None,
+    )
+
+
+SUMMARY = "What each configuration takes and gives, both towers in one line."
+SPEED = (
+    "Whiskers are 95 % intervals of the median. Compare bars of one batch; gaps that the findings "
+    "do not call are not resolved."
+)
+COST = "Time and memory were measured in separate fresh processes, one pair for every row."
+ACCURACY = "Each runtime answers the same samples as PyTorch; differences are taken in pairs."
+PUBLISHED = "The same quantities from the CLIP-as-service benchmark, on its machine."
+
+
+def render(document: Document, fmt: str) -> str:
+    """The document in one of FORMATS.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    if fmt not in FORMATS:
+        raise UsageError(f"no report format {fmt!r}; choose from: {', '.join(FORMATS)}")
+    return FORMATS[fmt](document)
+
+
+def _section(key: str, title: str, intro: str, reports: Sequence[Report]) -> Section:
+    return Section(key, title, intro, tuple(dataclasses.replace(r, findings=()) for r in reports))
+
+
+def _without(section: Section, caveats: Sequence[str]) -> Section:
+    return dataclasses.replace(
+        section,
+        reports=tuple(
+            dataclasses.replace(r, caveats=tuple(c for c in r.caveats if c not in caveats))
+            for r in section.reports
+        ),
+    )
+
+
+def _source(result: ResultFile, labels: dict[str, str]) -> Source:
+    return Source(
+        path=result.path,
+        kind=result.kind,
+        command=result.command,
+        created_utc=result.created_utc,
+        environment=labels.get(result.environment.id, ""),
+        measurements=len(result.measurements),
+        scores=len(result.scores),
+        notes=result.notes,
+    )
+
+
+# --- records for machines ------------------------------------------------------------------
+
+
+def _cost_record(row: Row) -> dict[str, Any]:
+    """One cell in SI units, flat."""
+    skipped = {"cell", "time", "source", "problems"}
+    flat: dict[str, Any] = {"record": "cost", **to_json(row.cell)}
+    for f in dataclasses.fields(row):
+        if f.name not in skipped:
+            flat.update(_spread(f.name, getattr(row, f.name)))
+    return {**flat, "problems": "; ".join(row.problems) or None}
+
+
+def _score_record(score: Score) -> dict[str, Any]:
+    flat: dict[str, Any] = {"record": "score", **to_json(score.cell)}
+    for f in dataclasses.fields(score):
+        if f.name != "cell":
+            flat.update(_spread(f.name, getattr(score, f.name)))
+    return flat
+
+
+def _spread(name: str, value: Any) -> dict[str, Any]:
+    """An interval as two columns, NAME_low and NAME_high; everything else as it is."""
+    if "interval" not in name and "ci95" not in name:
+        return {name: value}
+    low, high = value if value is not None else (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _sizing_record(sizing: Sizing) -> dict[str, Any]:
+    record: dict[str, Any] = to_json(sizing)
+    return record

@@ -1,0 +1,141 @@
+"""Which charts a report shows: plain data with finished labels; `svg` draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clipperf import units
+from clipperf.report._columns import model_name
+from clipperf.report.findings import ITEMS
+from clipperf.report.records import Row, engine_order
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: its value with an interval for the whiskers; `series` picks the colour."""
+
+    label: str
+    value: float
+    interval: Interval | None
+    text: str
+    series: int
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Horizontal bars in named groups, on one scale from zero."""
+
+    title: str
+    description: str
+    groups: tuple[tuple[str, tuple[Bar, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series of points (x, y) on logarithmic axes."""
+
+    label: str
+    points: tuple[tuple[float, float], ...]
+    series: int
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Lines on logarithmic axes, with the ticks and their texts."""
+
+    title: str
+    description: str
+    x_label: str
+    y_label: str
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    lines: tuple[Line, ...]
+
+
+Chart = BarChart | LineChart
+
+
+def speed_charts(rows: Sequence[Row], labels: dict[str, str]) -> tuple[Chart, ...]:
+    """Throughput bars of each model and tower, and latency over batch where several were run."""
+    engines = sorted(
+        {(r.cell.runtime, r.cell.precision) for r in rows}, key=lambda e: engine_order(*e)
+    )
+    series = {f"{runtime} {precision}": i for i, (runtime, precision) in enumerate(engines)}
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        if row.items_per_s is not None and row.p50_s is not None:
+            c = row.cell
+            key = (row.env_id, c.model_id, c.device, c.threads, c.side, c.tokens)
+            groups.setdefault(key, []).append(row)
+    charts: list[Chart] = []
+    for (env_id, _, device, threads, side, tokens), group in groups.items():
+        parts = [model_name(group[0].cell.model_id, group[0].random_weights), f"{side} tower"]
+        parts += [f"{tokens} tokens"] if tokens else []
+        parts += [device, f"{threads} threads"] + ([labels[env_id]] if len(labels) > 1 else [])
+        where = " · ".join(parts)
+        charts.append(_throughput(where, ITEMS.get(side, "items/s"), group, series))
+        if len({r.cell.batch for r in group}) > 1:
+            charts.append(_latency(where, group, series))
+    return tuple(charts)
+
+
+def _throughput(where: str, unit: str, group: Sequence[Row], series: dict[str, int]) -> BarChart:
+    by_batch: dict[int, list[Bar]] = {}
+    for row in group:
+        bar = Bar(
+            label=row.engine,
+            value=row.items_per_s or 0.0,
+            interval=row.items_interval,
+            text=units.rate(row.items_per_s),
+            series=series[row.engine],
+        )
+        by_batch.setdefault(row.cell.batch, []).append(bar)
+    best = max(group, key=lambda r: r.items_per_s or 0.0)
+    return BarChart(
+        title=f"Throughput, {unit}: {where}",
+        description=(
+            f"Bars by batch and runtime; whiskers are 95 % intervals of the median. Highest: "
+            f"{best.engine} at batch {best.cell.batch}, {units.rate(best.items_per_s)} {unit}."
+        ),
+        groups=tuple((f"Batch {batch}", tuple(bars)) for batch, bars in sorted(by_batch.items())),
+    )
+
+
+def _latency(where: str, group: Sequence[Row], series: dict[str, int]) -> LineChart:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in sorted(group, key=lambda r: r.cell.batch):
+        lines.setdefault(row.engine, []).append((float(row.cell.batch), row.p50_s or 0.0))
+    latencies = [y for points in lines.values() for _, y in points]
+    batches = sorted({r.cell.batch for r in group})
+    return LineChart(
+        title=f"Median latency of a batch: {where}",
+        description=(
+            f"One line per runtime, batch {batches[0]} to {batches[-1]}, from "
+            f"{units.seconds(min(latencies))} to {units.seconds(max(latencies))}; both axes are "
+            f"logarithmic."
+        ),
+        x_label="batch",
+        y_label="latency",
+        x_ticks=tuple((float(b), str(b)) for b in batches),
+        y_ticks=tuple((t, _tick(t)) for t in _ticks(min(latencies), max(latencies))),
+        lines=tuple(Line(name, tuple(points), series[name]) for name, points in lines.items()),
+    )
+
+
+def _tick(value: float) -> str:
+    """A round tick's text: "20 ms", not "20.0 ms"."""
+    number, _, unit = units.seconds(value).partition(" ")
+    return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round values (1, 2, 5 times powers of ten) that enclose low to high."""
+    candidates = [float(f"{m}e{p}") for p in range(-9, 7) for m in (1, 2, 5)]
+    below = max((c for c in candidates if c <= low), default=candidates[0])
+    above = min((c for c in candidates if c >= high and c > below), default=candidates[-1])
+    inside = [c for c in candidates if below <= c <= above]
+    # More than about six lines of a grid are noise; powers of ten are the ones to keep.
+    return inside if len(inside) <= 7 else [inside[0], *inside[3:-1:3], inside[-1]]

@@ -1,0 +1,76 @@
+"""A whole report before it takes a format: sections of tables and charts, and its origins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from clipperf import units
+from clipperf.report.charts import Chart
+from clipperf.types import Environment, Report
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with its tables and charts; `key` is its anchor."""
+
+    key: str
+    title: str
+    intro: str
+    reports: tuple[Report, ...]
+    charts: tuple[Chart, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """One result file: what wrote it, when, where, and how much is in it."""
+
+    path: str
+    kind: str
+    command: str
+    created_utc: str
+    environment: str
+    measurements: int
+    scores: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """Everything that a format renders; the formats compute nothing.
+
+    `environment` pairs each label ("E1") with what is known of the machine. `records` are the
+    figures themselves in SI units (seconds, bytes, shares), one flat dict a row, for CSV and JSON.
+    """
+
+    title: str
+    findings: tuple[str, ...]
+    caveats: tuple[str, ...]
+    sections: tuple[Section, ...]
+    environment: tuple[tuple[str, Environment | None], ...]
+    provenance: tuple[Source, ...]
+    records: tuple[dict[str, Any], ...]
+    sizing: dict[str, Any] | None = None
+
+
+def clean(text: str) -> str:
+    """Text without control characters, which could drive a terminal or break a line."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def describe(environment: Environment | None) -> str:
+    """A machine in one line."""
+    if environment is None:
+        return "not described in these files"
+    parts = [
+        environment.cpu,
+        f"{environment.cores} cores",
+        f"{units.size(environment.ram_bytes)} RAM",
+    ]
+    if environment.gpu:
+        parts.append(f"{environment.gpu}, {units.size(environment.vram_bytes)} VRAM")
+    else:
+        parts.append("no GPU")
+    parts += [environment.os, f"Python {environment.python}"]
+    parts += [f"{name} {version}" for name, version in sorted(environment.versions.items())]
+    return ", ".join(parts)

@@ -1,0 +1,224 @@
+"""Plain sentences that the data back, and the warnings that belong beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clipperf import stats, units
+from clipperf.report.records import (
+    RESOLVABLE_GAP,
+    Row,
+    environments,
+    finite,
+    speed_ratio,
+)
+from clipperf.types import ResultFile, Score
+
+KEPT_WITHIN = 0.01
+"""Accuracy counts as kept where the whole paired interval lies above minus one point."""
+
+ITEMS = {"image": "images/s", "text": "texts/s"}
+
+
+def share_text(value: float | None, interval: tuple[float, float] | None = None) -> str:
+    """`units.share`, with "-" for what is not a finite number."""
+    return units.share(finite(value), interval)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as prose: "a", "a and b", "a, b and c"."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+# --- speed ---------------------------------------------------------------------------------
+
+
+def speed_findings(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
+    """Who is fastest on each tower at each batch, where the difference is resolved.
+
+    Batches with the same verdict share a sentence. A lead is called only where the paired
+    interval against every rival excludes 1 (or, without pairs, the intervals of the medians do
+    not meet) and it is at least RESOLVABLE_GAP.
+    """
+    races: dict[tuple, list[Row]] = {}
+    for row in rows:
+        if row.items_per_s is not None:
+            c = row.cell
+            key = (row.env_id, c.model_id, c.side, c.device, c.tokens, c.threads)
+            races.setdefault((*key, c.batch), []).append(row)
+    sentences: dict[tuple, list[tuple[int, float]]] = {}
+    for key, rivals in races.items():
+        if len(rivals) > 1:
+            winners = leaders(rivals)
+            engines = tuple(r.engine for r in winners)
+            told = sentences.setdefault((*key[:-1], engines), [])
+            told.append((key[-1], winners[0].items_per_s or 0.0))
+    found = []
+    for (env_id, model_id, side, device, tokens, _, engines), told in sentences.items():
+        where = f"{model_id}, {side} tower on {device}"
+        where += f", {tokens} tokens" if tokens and _several(rows, "tokens") else ""
+        where += f" ({labels[env_id]})" if len(labels) > 1 else ""
+        batches = listed([str(batch) for batch, _ in told])
+        rates = listed([units.rate(rate) for _, rate in told])
+        plural = "batch" if len(told) == 1 else "batches"
+        if len(engines) == 1:
+            found.append(
+                f"{where}: {engines[0]} is fastest at {plural} {batches} "
+                f"({rates} {ITEMS.get(side, 'items/s')})."
+            )
+        else:
+            found.append(
+                f"{where}: no resolved difference between {listed(engines)} at {plural} "
+                f"{batches} (the fastest median: {rates} {ITEMS.get(side, 'items/s')})."
+            )
+    return found
+
+
+def _several(rows: Sequence[Row], name: str) -> bool:
+    return len({getattr(r.cell, name) for r in rows} - {None}) > 1
+
+
+def leaders(rivals: Sequence[Row]) -> list[Row]:
+    """The fastest row and those that it does not beat with a resolved difference, fastest first."""
+    ranked = sorted(rivals, key=lambda r: -(r.items_per_s or 0.0))
+    best = ranked[0]
+    return [best, *(r for r in ranked[1:] if not clearly_faster(best, r))]
+
+
+def clearly_faster(ours: Row, theirs: Row) -> bool:
+    """Whether the lead of one row over another is resolved: paired where they took turns."""
+    pair = speed_ratio(ours, theirs)
+    if pair is not None:
+        ratio, interval = pair
+        return interval is not None and interval[0] > 1 and ratio >= 1 + RESOLVABLE_GAP
+    if ours.items_interval is None or theirs.items_interval is None:
+        return False
+    if ours.items_per_s is None or theirs.items_per_s is None:
+        return False
+    separate = ours.items_interval[0] > theirs.items_interval[1]
+    return separate and ours.items_per_s >= theirs.items_per_s * (1 + RESOLVABLE_GAP)
+
+
+# --- memory --------------------------------------------------------------------------------
+
+
+def memory_findings(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
+    """The configuration with the smallest peak RAM for each model, tower and device."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        if row.rss_peak_bytes is not None:
+            key = (row.env_id, row.cell.model_id, row.cell.side, row.cell.device)
+            groups.setdefault(key, []).append(row)
+    found = []
+    for (env_id, model_id, side, device), group in groups.items():
+        smallest = min(group, key=lambda r: (r.rss_peak_bytes or 0, r.cell.batch, r.engine))
+        largest = max(group, key=lambda r: (r.rss_peak_bytes or 0, r.cell.batch, r.engine))
+        if len(group) < 2 or smallest.engine == largest.engine:
+            continue
+        where = f"{model_id}, {side} tower on {device}"
+        where += f" ({labels[env_id]})" if len(labels) > 1 else ""
+        found.append(
+            f"{where}: {smallest.engine} at batch {smallest.cell.batch} needs the least RAM, "
+            f"{units.size(smallest.rss_peak_bytes)}; {largest.engine} at batch "
+            f"{largest.cell.batch} the most, {units.size(largest.rss_peak_bytes)}."
+        )
+    return found
+
+
+# --- accuracy ------------------------------------------------------------------------------
+
+
+def accuracy_verdict(score: Score) -> str:
+    """What the paired difference to the baseline says, in one word or two."""
+    if score.random_weights:
+        return "RANDOM WEIGHTS"
+    if finite(score.value) is None:
+        return "not a number"
+    if score.difference is None:
+        return "baseline" if score.baseline_value is None else "not compared"
+    interval = score.diff_ci95
+    if interval is None:
+        return "unresolved"
+    if interval[0] > -KEPT_WITHIN:
+        return "kept"
+    return "lost" if interval[1] < 0 else "unresolved"
+
+
+def accuracy_findings(scores: Sequence[Score], labels: dict[str, str]) -> list[str]:
+    """Whether each runtime keeps the baseline's accuracy; silent about random weights."""
+    told = {
+        "kept": f"keeps the accuracy within {units.points(KEPT_WITHIN).lstrip('+')} point",
+        "lost": "loses accuracy",
+        "unresolved": "may or may not keep the accuracy: too few samples to tell",
+    }
+    found = []
+    for s in scores:
+        verdict = accuracy_verdict(s)
+        if verdict not in told or s.difference is None:
+            continue
+        where = f" ({labels[s.env_id]})" if len(labels) > 1 else ""
+        found.append(
+            f"{s.cell.model_id}{where}: {s.cell.runtime} {s.cell.precision} {told[verdict]} on "
+            f"{s.dataset} ({s.metric} {units.points(s.difference, s.diff_ci95)} points over "
+            f"{s.n} samples)."
+        )
+    return found
+
+
+# --- caveats -------------------------------------------------------------------------------
+
+
+def cost_caveats(results: Sequence[ResultFile], rows: Sequence[Row]) -> list[str]:
+    """What a reader of the cost figures must know before acting on them."""
+    found = []
+    random_models = sorted({r.cell.model_id for r in rows if r.random_weights})
+    if random_models:
+        found.append(
+            f"Random weights: {listed(random_models)}. Cost and size are those of trained weights; "
+            f"accuracy would mean nothing."
+        )
+    unstable = [r for r in rows if r.stable is False]
+    if unstable:
+        found.append(
+            f"Unstable: the median's interval stayed wide in {len(unstable)} of {len(rows)} rows "
+            f"(marked). Repeat them on a quieter machine."
+        )
+    few = [r for r in rows if 0 < r.samples < 6]
+    if few:
+        found.append(f"{len(few)} rows have fewer than 6 calls: no interval can be given.")
+    if any(r.items_per_s is not None for r in rows):
+        gap = units.share(RESOLVABLE_GAP).replace(".0", "")
+        found.append(f"Speed differences under {gap} are not resolved and not called.")
+    known = environments(results)
+    if len({r.env_id for r in rows}) > 1:
+        found.append(
+            f"Mixed environments ({listed([label for label, _ in known.values()])}): rows of "
+            f"different environments are not comparable; no ratio crosses them."
+        )
+    unpaired = [
+        r
+        for r in rows
+        if r.items_per_s is not None and r.ratio is None and r.cell.runtime != "torch"
+    ]
+    if unpaired:
+        found.append(
+            f"{len(unpaired)} timed rows have no ratio: PyTorch did not take turns with them in "
+            f"the same run."
+        )
+    other = sorted({r.ratio_baseline for r in rows if r.ratio_baseline} - {"torch fp32"})
+    if other:
+        found.append(f"Some ratios are over {listed(other)}: torch fp32 was not in that run.")
+    several = len(known) > 1
+    for r in rows:
+        where = f"{known[r.env_id][0]} {r.cell.label}" if several else r.cell.label
+        found += [f"{where}: {problem}" for problem in r.problems]
+    return found
+
+
+def few_samples_note() -> str:
+    """How many calls back each quantile."""
+    needed = stats.MIN_SAMPLES_FOR_QUANTILE
+    return (
+        f"A latency quantile is printed only where enough calls back it: {needed[0.9]} for p90, "
+        f"{needed[0.95]} for p95, {needed[0.99]} for p99."
+    )

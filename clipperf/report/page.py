@@ -1,0 +1,289 @@
+"""The HTML page: one file, style inside, nothing loaded from anywhere, no script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from clipperf import __version__, units
+from clipperf.report._columns import RANDOM_MARK
+from clipperf.report.document import Document, Section, Source, clean, describe
+from clipperf.report.svg import draw
+from clipperf.types import Environment, Report
+
+MARKS = (
+    ("failed", "bad"),
+    ("lost", "bad"),
+    ("RANDOM WEIGHTS", "bad"),
+    ("unsupported", "warn"),
+    ("unstable", "warn"),
+    ("unresolved", "warn"),
+    ("kept", "good"),
+    ("baseline", "plain"),
+)
+"""Words of a note or verdict, and how they are set."""
+
+
+def render_html(document: Document) -> str:
+    """The document as a self-contained page for screen, phone and paper, light and dark."""
+    sections = [_section(s) for s in document.sections]
+    sections.append(_caveats(document.caveats))
+    sections.append(_environments(document.environment))
+    sections.append(_provenance(document.provenance))
+    links = [(s.key, s.title) for s in document.sections]
+    links += [("caveats", "Caveats")] if document.caveats else []
+    links += [("environments", "Environments"), ("provenance", "Provenance")]
+    menu = "".join(f'<a href="#{escape(key)}">{_text(title)}</a>' for key, title in links)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{_text(document.title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<header>
+<h1>{_text(document.title)}</h1>
+<p class="sub">{_subtitle(document)}</p>
+<nav aria-label="Sections">{menu}</nav>
+</header>
+<main>
+{_headline(document)}{"".join(sections)}</main>
+<footer>clipperf {escape(__version__)}</footer>
+</body>
+</html>
+"""
+
+
+def _text(text: str) -> str:
+    return escape(clean(text))
+
+
+def _subtitle(document: Document) -> str:
+    machines = [
+        _text(", ".join(filter(None, (env.cpu, f"{env.cores} cores", env.gpu or "no GPU"))))
+        for _, env in document.environment
+        if env is not None
+    ]
+    dates = sorted(s.created_utc[:10] for s in document.provenance)
+    when = dates[0] if len(set(dates)) == 1 else f"{dates[0]} to {dates[-1]}"
+    return " · ".join([*dict.fromkeys(machines), _text(when)])
+
+
+def _headline(document: Document) -> str:
+    random_models = _random_models(document)
+    banner = ""
+    if random_models:
+        names = ", ".join(f"<b>{_text(m)}</b>" for m in random_models)
+        banner = (
+            f'<p class="banner" role="note"><b>Random weights.</b> {names}: cost and size are '
+            f"those of trained weights, accuracy means nothing.</p>\n"
+        )
+    if not document.findings:
+        return f"{banner}<section><h2>Findings</h2><p>No difference could be called.</p></section>"
+    return (
+        f'{banner}<section class="findings" id="findings"><h2>Findings</h2>'
+        f"{_list(document.findings)}</section>\n"
+    )
+
+
+def _random_models(document: Document) -> list[str]:
+    return sorted({str(r["model_id"]) for r in document.records if r.get("random_weights")})
+
+
+def _list(lines: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>"
+
+
+def _section(section: Section) -> str:
+    key = escape(section.key)
+    charts = "".join(
+        f"<figure>{draw(chart, f'{section.key}-{i}')}"
+        f"<figcaption>{_text(chart.title)}</figcaption></figure>"
+        for i, chart in enumerate(section.charts)
+    )
+    return (
+        f'<section id="{key}"><h2>{_text(section.title)}</h2>'
+        f'<p class="intro">{_text(section.intro)}</p>'
+        + "".join(_report(r) for r in section.reports)
+        + (f'<div class="charts">{charts}</div>' if charts else "")
+        + "</section>\n"
+    )
+
+
+def _report(report: Report) -> str:
+    notes = [*report.findings, *report.caveats]
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(report.title)}">'
+        f"{_table(report)}</div>" + (f'<div class="notes">{_list(notes)}</div>' if notes else "")
+    )
+
+
+def _table(report: Report) -> str:
+    heads = "".join(
+        f'<th scope="col"{_kind(report, i)}>{_text(name)}</th>'
+        for i, name in enumerate(report.columns)
+    )
+    body = []
+    for number, row in enumerate(report.rows):
+        before = report.rows[number - 1] if number else row
+        cells = "".join(
+            f"<td{_kind(report, i)}>{_cell(report.columns[i], cell)}</td>"
+            for i, cell in enumerate(row)
+        )
+        body.append(f"<tr{_row_kind(report, row, before)}>{cells}</tr>")
+    return (
+        f"<table><caption>{_text(report.title)}</caption><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def _kind(report: Report, i: int) -> str:
+    return ' class="n"' if report.numeric and report.numeric[i] else ""
+
+
+def _row_kind(report: Report, row: Sequence[str], before: Sequence[str]) -> str:
+    """Mark rows that failed, and the first row of the next batch, model or tower."""
+    kinds = []
+    if any("failed" in row[i] for i, name in enumerate(report.columns) if name == "Note"):
+        kinds.append("failed")
+    group = ("Model", "Env", "Device", "Tower", "Batch", "Dataset", "Metric")
+    if any(row[i] != before[i] for i, name in enumerate(report.columns) if name in group):
+        kinds.append("next")
+    return f' class="{" ".join(kinds)}"' if kinds else ""
+
+
+def _cell(column: str, text: str) -> str:
+    if column in ("Note", "Verdict") and text:
+        kind = next((kind for word, kind in MARKS if word in text), "plain")
+        return f'<span class="mark {kind}">{_text(text)}</span>'
+    if text.endswith(RANDOM_MARK):
+        name = text.removesuffix(RANDOM_MARK).rstrip()
+        return f'{_text(name)} <span class="mark bad">random weights</span>'
+    value, bracket, rest = text.partition(" [")
+    if bracket and rest.endswith("]"):
+        return f'{_text(value)} <span class="ci">[{_text(rest)}</span>'
+    return f'<span class="none">{units.NOT_MEASURED}</span>' if text == "-" else _text(text)
+
+
+def _caveats(caveats: Sequence[str]) -> str:
+    if not caveats:
+        return ""
+    return f'<section id="caveats"><h2>Caveats</h2>{_list(caveats)}</section>\n'
+
+
+def _environments(environments: Sequence[tuple[str, Environment | None]]) -> str:
+    blocks = []
+    for label, env in environments:
+        facts = [("Machine", describe(None))] if env is None else _facts(env)
+        pairs = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts)
+        blocks.append(f'<div class="card"><h3>{_text(label)}</h3><dl>{pairs}</dl></div>')
+    return (
+        f'<section id="environments"><h2>Environments</h2>'
+        f'<div class="cards">{"".join(blocks)}</div></section>\n'
+    )
+
+
+def _facts(env: Environment) -> list[tuple[str, str]]:
+    gpu = f"{env.gpu}, {units.size(env.vram_bytes)}, driver {env.driver}" if env.gpu else "none"
+    return [
+        ("CPU", f"{env.cpu}, {env.cores} cores"),
+        ("RAM", units.size(env.ram_bytes)),
+        ("GPU", gpu),
+        ("System", f"{env.os}, Python {env.python}"),
+        ("Versions", ", ".join(f"{n} {v}" for n, v in sorted(env.versions.items()))),
+        ("Source", env.git_sha or "installed package"),
+        ("Id", env.id),
+    ]
+
+
+def _provenance(sources: Sequence[Source]) -> str:
+    rows = "".join(
+        f'<tr><td>{_text(s.environment)}</td><td>{_text(s.created_utc)}</td><td class="n">'
+        f'{s.measurements}</td><td class="n">{s.scores}</td><td><code>{_text(s.command)}</code>'
+        f'<br><span class="ci">{_text(s.path)}</span>{_list(s.notes) if s.notes else ""}</td></tr>'
+        for s in sources
+    )
+    return (
+        '<section id="provenance"><h2>Provenance</h2><div class="scroll" tabindex="0" '
+        'role="region" aria-label="Result files"><table class="prose"><thead><tr><th>Env</th>'
+        '<th>UTC</th><th class="n">Measurements</th><th class="n">Scores</th>'
+        f"<th>Command and file</th></tr></thead><tbody>{rows}</tbody></table></div></section>\n"
+    )
+
+
+STYLE = """
+:root{--bg:#fff;--fg:#1b2330;--soft:#5b6676;--line:#e2e6ec;--panel:#f6f8fa;--accent:#1f5fbf;
+--bad:#b3261e;--badbg:#fdeceb;--warn:#7a5200;--warnbg:#fff3d6;--good:#17663a;--goodbg:#e4f5ea;
+--c0:#7b8794;--c1:#1f77b4;--c2:#d9730d;--c3:#2a9d63;--c4:#8e5bc4;--c5:#c2418b}
+@media(prefers-color-scheme:dark){:root{--bg:#12161c;--fg:#e6eaf0;--soft:#9aa6b5;--line:#2b333f;
+--panel:#1a2029;--accent:#7db3ff;--bad:#ff9d95;--badbg:#3d1d1b;--warn:#f2c668;--warnbg:#38290a;
+--good:#7fd6a2;--goodbg:#123222;--c0:#8b98a8;--c1:#4ea3e0;--c2:#f0944d;--c3:#4cc38a;--c4:#b48be0;
+--c5:#e778b8}}
+*{box-sizing:border-box}
+html{scroll-behavior:smooth;-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--bg);color:var(--fg);
+font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
+header,main,footer{max-width:1240px;margin:0 auto;padding:0 24px}
+header{padding-top:36px}
+h1{font-size:28px;line-height:1.2;margin:0 0 6px;letter-spacing:-.01em}
+h2{font-size:19px;margin:0 0 6px;letter-spacing:-.005em}
+h3{font-size:14px;margin:0 0 8px}
+.sub,.intro,footer,caption,figcaption{color:var(--soft)}
+.sub{margin:0 0 16px}.intro{margin:0 0 12px}
+nav{display:flex;flex-wrap:wrap;gap:4px 18px;border-bottom:1px solid var(--line);padding-bottom:12px}
+a{color:var(--accent);text-decoration:none}a:hover{text-decoration:underline}
+section{margin:34px 0}
+.findings{background:var(--panel);border:1px solid var(--line);border-left:4px solid var(--accent);
+border-radius:8px;padding:18px 22px;margin-top:24px}
+ul{margin:0;padding-left:20px}li{margin:4px 0}
+.banner{background:var(--badbg);color:var(--bad);border-radius:8px;padding:12px 18px;
+margin:24px 0 -8px;border:1px solid currentColor}
+.scroll{overflow-x:auto;border:1px solid var(--line);border-radius:8px;margin:12px 0 8px}
+.scroll:focus-visible{outline:2px solid var(--accent)}
+table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
+caption{text-align:left;padding:10px 12px;font-size:13px}
+th,td{padding:6px 12px;text-align:left;vertical-align:top;white-space:nowrap}
+th{font-weight:600;font-size:12.5px;color:var(--soft);white-space:normal;vertical-align:bottom;
+border-bottom:1px solid var(--line);background:var(--panel)}
+th.n,td.n{text-align:right}
+tr.next td{border-top:1px solid var(--line)}
+tbody tr:hover td{background:var(--panel)}
+tr.failed td{color:var(--soft)}
+td:last-child:not(.n){white-space:normal;min-width:9em}
+.prose td{vertical-align:top}
+.ci,.none{color:var(--soft);font-size:.92em}
+.notes{color:var(--soft);font-size:13px;margin-bottom:22px}
+.mark{display:inline-block;border-radius:99px;padding:0 8px;font-size:12px;line-height:1.6}
+.mark.bad{background:var(--badbg);color:var(--bad)}
+.mark.warn{background:var(--warnbg);color:var(--warn)}
+.mark.good{background:var(--goodbg);color:var(--good)}
+.mark.plain{background:var(--panel);color:var(--soft)}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:18px}
+figure{margin:0;border:1px solid var(--line);border-radius:8px;padding:14px 18px;
+display:flex;flex-direction:column-reverse;justify-content:flex-end;break-inside:avoid}
+figcaption{font-size:13px;margin-bottom:10px;color:var(--fg);font-weight:600;overflow-wrap:anywhere}
+svg{width:100%;height:auto;display:block;font-size:12.5px;fill:var(--fg)}
+svg .group{font-weight:600}svg .value{font-variant-numeric:tabular-nums}
+svg .whisker{stroke:var(--fg);stroke-width:1.4;fill:none}
+svg .grid{stroke:var(--line);fill:none}svg .line{fill:none;stroke-width:2.2}
+.s0{fill:var(--c0);stroke:var(--c0)}.s1{fill:var(--c1);stroke:var(--c1)}
+.s2{fill:var(--c2);stroke:var(--c2)}.s3{fill:var(--c3);stroke:var(--c3)}
+.s4{fill:var(--c4);stroke:var(--c4)}.s5{fill:var(--c5);stroke:var(--c5)}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:18px}
+.card{border:1px solid var(--line);border-radius:8px;padding:14px 18px}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:3px 16px;margin:0;font-size:13.5px}
+dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
+code{font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere;
+white-space:normal}
+footer{padding-top:10px;padding-bottom:40px;font-size:13px}
+@media(max-width:640px){header,main,footer{padding-left:14px;padding-right:14px}
+h1{font-size:23px}.findings{padding:14px 16px}th,td{padding:5px 9px}}
+@media print{:root{--bg:#fff;--fg:#000;--soft:#444;--line:#bbb;--panel:#fff}
+body{font-size:10.5pt}nav{display:none}header,main,footer{max-width:none;padding:0}
+.scroll{overflow:visible;border:0}table{font-size:8pt}th,td{padding:2pt 4pt;white-space:normal}
+section,tr{break-inside:avoid}#cost,#summary{break-inside:auto}
+*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+"""

@@ -1,0 +1,309 @@
+"""From result files to one record per measured cell: merged, paired and free of NaN.
+
+Several files may hold the same cell. The newest one measured in the same environment wins, pass
+by pass (time and memory); environments are never mixed. A ratio is taken only between cells that
+took turns in one run: same file, same `group`, blocks of equal number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from clipperf import stats
+from clipperf.errors import UsageError
+from clipperf.types import Cell, Environment, Measurement, ResultFile, Score
+
+BASELINE_RUNTIME = "torch"
+"""The runtime that ratios are taken over; its fp32 where that was measured."""
+
+RESOLVABLE_GAP = 0.10
+"""Differences of speed below this share are not called: machines drift by as much."""
+
+PRECISION_ORDER = ("fp32", "fp16", "bf16", "int8")
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Everything known about one cell in one environment; None where not measured.
+
+    `*_interval` are 95 % intervals. `ratio` is the speed-up over `ratio_baseline` (2.0 means half
+    the time). `rss_delta_bytes` is the peak over the bare worker. `problems` are the reasons of
+    failed passes and of samples that were thrown away. `source` numbers the file of the time pass.
+    """
+
+    cell: Cell
+    env_id: str
+    random_weights: bool
+    time_status: str | None = None
+    memory_status: str | None = None
+    samples: int = 0
+    load_s: float | None = None
+    first_run_s: float | None = None
+    p50_s: float | None = None
+    p50_interval_s: Interval | None = None
+    p90_s: float | None = None
+    p95_s: float | None = None
+    p99_s: float | None = None
+    max_s: float | None = None
+    mean_s: float | None = None
+    items_per_s: float | None = None
+    items_interval: Interval | None = None
+    stable: bool | None = None
+    disk_bytes: int | None = None
+    rss_bare_bytes: int | None = None
+    rss_peak_bytes: int | None = None
+    rss_delta_bytes: int | None = None
+    vram_peak_bytes: int | None = None
+    vram_source: str | None = None
+    ratio: float | None = None
+    ratio_interval: Interval | None = None
+    ratio_baseline: str | None = None
+    problems: tuple[str, ...] = ()
+    source: int = 0
+    time: Measurement | None = field(default=None, repr=False)
+
+    @property
+    def engine(self) -> str:
+        """Runtime and precision as people say it: "onnx int8"."""
+        return f"{self.cell.runtime} {self.cell.precision}"
+
+    @property
+    def failed(self) -> bool:
+        """Whether a pass failed, or the runtime cannot do this cell."""
+        return {self.time_status, self.memory_status} & {"failed", "unsupported"} != set()
+
+
+def finite(value: float | None) -> float | None:
+    """`value`, or None where it is missing, NaN or infinite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def finite_interval(interval: Interval | None) -> Interval | None:
+    """`interval`, or None where it is missing or an end is not finite."""
+    if interval is None or not all(map(math.isfinite, interval)):
+        return None
+    return interval
+
+
+def in_order(results: Sequence[ResultFile]) -> list[ResultFile]:
+    """The files, oldest first.
+
+    Raises:
+        UsageError: there is nothing in them.
+    """
+    if not any(r.measurements or r.scores for r in results):
+        raise UsageError(
+            "no results to report: measure something with `clipperf profile MODEL`, "
+            "or name result files that hold rows"
+        )
+    return sorted(results, key=lambda r: (r.created_utc, r.path))
+
+
+def environments(results: Sequence[ResultFile]) -> dict[str, tuple[str, Environment | None]]:
+    """Label ("E1", "E2", ...) and description of every environment, oldest first, by id."""
+    found: dict[str, Environment | None] = {}
+    for result in sorted(results, key=lambda r: (r.created_utc, r.path)):
+        if result.measurements or result.scores:
+            found.setdefault(result.environment.id, result.environment)
+    for result in results:
+        for item in (*result.measurements, *result.scores):
+            found.setdefault(item.env_id or result.environment.id, None)
+    return {env_id: (f"E{i}", env) for i, (env_id, env) in enumerate(found.items(), start=1)}
+
+
+def merge(results: Sequence[ResultFile]) -> list[Row]:
+    """One row per cell and environment, in the order in which tables print them.
+
+    Raises:
+        UsageError: no file holds anything.
+    """
+    ordered = in_order(results)
+    random_models = {s.id for r in ordered for s in r.specs if s.random_weights}
+    newest: dict[tuple[str, Cell], dict[str, tuple[int, Measurement]]] = {}
+    for number, result in enumerate(ordered):
+        for m in result.measurements:
+            key = (m.env_id or result.environment.id, m.cell)
+            newest.setdefault(key, {})[m.kind] = (number, m)
+    rows = []
+    for (env_id, cell), passes in newest.items():
+        number, time = passes.get("time", (0, None))
+        _, memory = passes.get("memory", (0, None))
+        baseline = _baseline(time, ordered[number].measurements) if time else None
+        known_random = cell.model_id in random_models
+        rows.append(_row(env_id, cell, time, memory, baseline, known_random, number))
+    order = {env_id: i for i, env_id in enumerate(environments(results))}
+    return sorted(rows, key=lambda r: (order[r.env_id], cell_order(r.cell)))
+
+
+def cell_order(cell: Cell) -> tuple:
+    """Sort key that puts rivals of one comparison side by side, PyTorch fp32 first."""
+    return (
+        cell.model_id,
+        cell.side,
+        cell.device,
+        cell.tokens or 0,
+        cell.threads,
+        cell.batch,
+        *engine_order(cell.runtime, cell.precision),
+    )
+
+
+def engine_order(runtime: str, precision: str) -> tuple[bool, str, int, str]:
+    """Sort key of a runtime and precision: the baseline first, then by name."""
+    known = precision in PRECISION_ORDER
+    rank = PRECISION_ORDER.index(precision) if known else len(PRECISION_ORDER)
+    return (runtime != BASELINE_RUNTIME, runtime, rank, precision)
+
+
+def _row(
+    env_id: str,
+    cell: Cell,
+    time: Measurement | None,
+    memory: Measurement | None,
+    baseline: Measurement | None,
+    known_random: bool,
+    source: int,
+) -> Row:
+    passes = [m for m in (time, memory) if m is not None]
+    problems = []
+    for m in passes:
+        if m.status != "ok":
+            problems.append(f"{m.kind} pass {m.status}: {m.error or 'no reason was recorded'}")
+    samples = usable_samples(time)
+    if time is not None and time.status == "ok" and not samples:
+        problems.append("time pass: no usable samples (none, or not finite, or not positive)")
+    p50 = stats.median(samples) if samples else None
+    p50_interval = stats.median_interval(samples) if samples else None
+    pair = _ratio(time, baseline) if time is not None and baseline is not None else None
+    bare = memory.rss_bare_bytes if memory else None
+    peak = memory.rss_peak_bytes if memory else None
+    return Row(
+        cell=cell,
+        env_id=env_id,
+        random_weights=known_random or any(m.random_weights for m in passes),
+        time_status=time.status if time else None,
+        memory_status=memory.status if memory else None,
+        samples=len(samples),
+        load_s=finite(time.load_s) if time else None,
+        first_run_s=finite(time.first_run_s) if time else None,
+        p50_s=p50,
+        p50_interval_s=p50_interval,
+        p90_s=stats.quantile(samples, 0.90) if samples else None,
+        p95_s=stats.quantile(samples, 0.95) if samples else None,
+        p99_s=stats.quantile(samples, 0.99) if samples else None,
+        max_s=max(samples, default=None),
+        mean_s=math.fsum(samples) / len(samples) if samples else None,
+        items_per_s=cell.batch / p50 if p50 else None,
+        items_interval=(cell.batch / p50_interval[1], cell.batch / p50_interval[0])
+        if p50_interval
+        else None,
+        stable=time.stable if time else None,
+        disk_bytes=next((m.disk_bytes for m in passes if m.disk_bytes is not None), None),
+        rss_bare_bytes=bare,
+        rss_peak_bytes=peak,
+        rss_delta_bytes=peak - bare if peak is not None and bare is not None else None,
+        vram_peak_bytes=memory.vram_peak_bytes if memory else None,
+        vram_source=memory.vram_source if memory else None,
+        ratio=pair[0] if pair else None,
+        ratio_interval=pair[1] if pair else None,
+        ratio_baseline=f"{baseline.cell.runtime} {baseline.cell.precision}"
+        if pair and baseline
+        else None,
+        problems=tuple(problems),
+        source=source,
+        time=time,
+    )
+
+
+def usable_samples(time: Measurement | None) -> tuple[float, ...]:
+    """The run times of a pass that went well; none at all if one is not finite and positive.
+
+    One impossible sample means that the clock or the file cannot be trusted, so nothing is
+    picked out of such a list.
+    """
+    if time is None or time.status != "ok":
+        return ()
+    if not all(math.isfinite(s) and s > 0 for s in time.run_s):
+        return ()
+    return time.run_s
+
+
+def _baseline(time: Measurement, peers: Iterable[Measurement]) -> Measurement | None:
+    """PyTorch fp32 (else PyTorch at the same precision) that took turns with `time`."""
+    if (time.cell.runtime, time.cell.precision) == (BASELINE_RUNTIME, "fp32"):
+        return None
+    for precision in ("fp32", time.cell.precision):
+        wanted = dataclasses.replace(time.cell, runtime=BASELINE_RUNTIME, precision=precision)
+        if wanted == time.cell:
+            continue
+        turns = [m for m in peers if m.cell == wanted and _took_turns(time, m)]
+        if turns:
+            return turns[-1]
+    return None
+
+
+def _took_turns(a: Measurement, b: Measurement) -> bool:
+    return (
+        a.group is not None
+        and a.group == b.group
+        and a.kind == b.kind == "time"
+        and bool(usable_samples(a))
+        and bool(usable_samples(b))
+    )
+
+
+def _ratio(ours: Measurement, theirs: Measurement) -> tuple[float, Interval | None] | None:
+    """Speed of `ours` over `theirs`, from the medians of the blocks that both have."""
+    if len(ours.blocks) != len(ours.run_s) or len(theirs.blocks) != len(theirs.run_s):
+        return None
+    a = stats.block_medians(ours.run_s, ours.blocks)
+    b = stats.block_medians(theirs.run_s, theirs.blocks)
+    both = sorted(a.keys() & b.keys())
+    if not both:
+        return None
+    return stats.paired_ratio([a[i] for i in both], [b[i] for i in both])
+
+
+def speed_ratio(ours: Row, theirs: Row) -> tuple[float, Interval | None] | None:
+    """Speed of one row over another where they took turns in one run, else None."""
+    if ours.time is None or theirs.time is None or ours.env_id != theirs.env_id:
+        return None
+    if ours.source != theirs.source or not _took_turns(ours.time, theirs.time):
+        return None
+    return _ratio(ours.time, theirs.time)
+
+
+def merge_scores(results: Sequence[ResultFile]) -> list[Score]:
+    """The newest score of each cell, dataset (by content) and metric in each environment.
+
+    A score of a model whose spec says random weights is marked so.
+
+    Raises:
+        UsageError: no file holds anything.
+    """
+    ordered = in_order(results)
+    random_models = {s.id for r in ordered for s in r.specs if s.random_weights}
+    newest: dict[tuple, Score] = {}
+    for result in ordered:
+        for score in result.scores:
+            env_id = score.env_id or result.environment.id
+            marked = score.random_weights or score.cell.model_id in random_models
+            key = (env_id, score.cell, score.dataset, score.dataset_sha256, score.metric)
+            newest[key] = dataclasses.replace(score, env_id=env_id, random_weights=marked)
+    order = {env_id: i for i, env_id in enumerate(environments(results))}
+    return sorted(
+        newest.values(),
+        key=lambda s: (
+            order[s.env_id],
+            s.cell.model_id,
+            s.dataset,
+            s.dataset_sha256,
+            s.metric,
+            cell_order(s.cell),
+        ),
+    )

@@ -1,0 +1,294 @@
+"""The main tables: what each tower costs, and the summary with accuracy beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from clipperf import stats, units
+from clipperf.errors import UsageError
+from clipperf.report import findings
+from clipperf.report._columns import Column, model_name, tabulate
+from clipperf.report.records import Row, engine_order, environments, merge, merge_scores
+from clipperf.types import Cell, Report, ResultFile, Score
+
+SUMMARY_SCORES = 4
+"""Accuracy columns in the summary at most; the rest is in the accuracy table."""
+
+QUANTILES = (("p90", 0.90), ("p95", 0.95), ("p99", 0.99))
+
+NO_DIFFERENCE = "≈"
+
+
+# --- cost ----------------------------------------------------------------------------------
+
+
+def cost_report(results: Sequence[ResultFile]) -> Report:
+    """What each tower costs: one row per model, tower, runtime, precision, device and batch.
+
+    Raises:
+        UsageError: the files hold no measurements.
+    """
+    rows = merge(results)
+    if not rows:
+        raise UsageError("no measurements to report: run `clipperf profile MODEL` first")
+    labels = {env_id: label for env_id, (label, _) in environments(results).items()}
+    columns: list[Column[Row]] = [
+        Column(
+            "Model",
+            lambda r: model_name(r.cell.model_id, r.random_weights),
+            numeric=False,
+            fold="constant",
+        ),
+        *_environment_columns(labels),
+        Column("Tower", lambda r: r.cell.side, numeric=False),
+        Column(
+            "Tokens",
+            lambda r: units.NOT_MEASURED if r.cell.tokens is None else str(r.cell.tokens),
+            fold="constant",
+            phrase="{} tokens",
+        ),
+        Column("Batch", lambda r: str(r.cell.batch)),
+        Column("Runtime", lambda r: r.engine, numeric=False),
+        Column("Items/s", lambda r: units.rate(r.items_per_s)),
+        Column("vs PyTorch", ratio_text),
+        Column("p50 ms", lambda r: units.ms(r.p50_s)),
+        Column("p90 ms", lambda r: units.ms(r.p90_s), fold="empty"),
+        Column("p95 ms", lambda r: units.ms(r.p95_s), fold="empty"),
+        Column("p99 ms", lambda r: units.ms(r.p99_s), fold="empty"),
+        Column("Disk MiB", lambda r: units.mib(r.disk_bytes)),
+        Column("RAM +MiB", lambda r: units.mib(r.rss_delta_bytes)),
+        Column("RAM MiB", lambda r: units.mib(r.rss_peak_bytes)),
+        Column("VRAM MiB", lambda r: units.mib(r.vram_peak_bytes), fold="empty"),
+        Column("Load s", lambda r: _seconds(r.load_s)),
+        Column("First ms", lambda r: units.ms(r.first_run_s)),
+        Column("Note", _note, numeric=False, fold="empty"),
+    ]
+    legend = (
+        'Items/s is the batch over the median call. "vs PyTorch" is the speed-up over PyTorch '
+        "with its 95 % interval, block against block of one interleaved run.",
+        '"RAM +MiB" is the peak over the bare worker, "RAM MiB" the whole process.',
+    )
+    caveats = [*legend, *_quantile_caveats(rows), *findings.cost_caveats(results, rows)]
+    return tabulate("Cost per tower", columns, rows, findings.speed_findings(rows, labels), caveats)
+
+
+def _environment_columns(labels: dict[str, str]) -> list[Column[Row]]:
+    return [
+        Column("Env", lambda r: labels[r.env_id], numeric=False, fold="constant"),
+        Column("Device", lambda r: r.cell.device, numeric=False, fold="constant"),
+        Column("Threads", lambda r: str(r.cell.threads), fold="constant", phrase="{} threads"),
+    ]
+
+
+def _seconds(value: float | None) -> str:
+    return units.NOT_MEASURED if value is None else units.significant(value)
+
+
+def ratio_text(row: Row) -> str:
+    """The speed-up over PyTorch with its interval."""
+    if row.ratio is None:
+        return units.NOT_MEASURED
+    return units.ratio(row.ratio, row.ratio_interval)
+
+
+def _note(row: Row) -> str:
+    words = []
+    if "unsupported" in (row.time_status, row.memory_status):
+        words.append("unsupported")
+    elif "failed" in (row.time_status, row.memory_status) or row.problems:
+        words.append("failed")
+    if row.stable is False:
+        words.append("unstable")
+    return ", ".join(words)
+
+
+def _quantile_caveats(rows: Sequence[Row]) -> list[str]:
+    timed = [r for r in rows if r.samples]
+    hidden = []
+    for name, q in QUANTILES:
+        if timed and not any(getattr(r, f"{name}_s") is not None for r in timed):
+            hidden.append(f"{name} ({stats.MIN_SAMPLES_FOR_QUANTILE[q]})")
+    if not hidden:
+        return []
+    most = max(r.samples for r in timed)
+    return [
+        f"Not shown, because too few calls back it (calls needed): {', '.join(hidden)}; "
+        f"the longest row has {most}."
+    ]
+
+
+# --- summary -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One line of the summary: both towers of one configuration, either of them absent.
+
+    `any` is one of the two, for what they share.
+    """
+
+    image: Row | None
+    text: Row | None
+    any: Row
+
+
+def pair_towers(rows: Sequence[Row]) -> list[Pair]:
+    """Put the towers of each configuration side by side, one line per text length."""
+    lines: dict[tuple, dict[str, list[Row]]] = {}
+    order: dict[str, int] = {}
+    for row in rows:
+        order.setdefault(row.env_id, len(order))
+        c = row.cell
+        key = (row.env_id, c.model_id, c.device, c.threads, c.batch, c.runtime, c.precision)
+        lines.setdefault(key, {"image": [], "text": []})[c.side].append(row)
+    pairs = []
+    for towers in lines.values():
+        image = towers["image"][0] if towers["image"] else None
+        pairs += [Pair(image, text, text) for text in towers["text"]]
+        if image is not None and not towers["text"]:
+            pairs.append(Pair(image, None, image))
+    return sorted(pairs, key=lambda p: _line_order(p, order))
+
+
+def _line_order(pair: Pair, order: dict[str, int]) -> tuple:
+    c = pair.any.cell
+    tokens = (pair.text.cell.tokens if pair.text else None) or 0
+    engine = engine_order(c.runtime, c.precision)
+    return (order[pair.any.env_id], c.model_id, c.device, c.threads, c.batch, *engine, tokens)
+
+
+def summary(results: Sequence[ResultFile]) -> Report:
+    """The basic statistics of every configuration, both towers and the accuracy in one line.
+
+    Raises:
+        UsageError: the files hold no measurements.
+    """
+    rows = merge(results)
+    if not rows:
+        raise UsageError("no measurements to report: run `clipperf profile MODEL` first")
+    labels = {env_id: label for env_id, (label, _) in environments(results).items()}
+    pairs = pair_towers(rows)
+    columns: list[Column[Pair]] = [
+        Column(
+            "Model",
+            lambda p: model_name(p.any.cell.model_id, p.any.random_weights),
+            numeric=False,
+            fold="constant",
+        ),
+        Column("Env", lambda p: labels[p.any.env_id], numeric=False, fold="constant"),
+        Column("Device", lambda p: p.any.cell.device, numeric=False, fold="constant"),
+        Column("Threads", lambda p: str(p.any.cell.threads), fold="constant", phrase="{} threads"),
+        Column("Tokens", _tokens, fold="constant", phrase="{} tokens"),
+        Column("Batch", lambda p: str(p.any.cell.batch)),
+        Column("Runtime", lambda p: p.any.engine, numeric=False),
+        Column("Disk MiB", lambda p: units.mib(both_disk_bytes(p.image, p.text))),
+        *_sided("RAM MiB", lambda r: units.mib(r.rss_peak_bytes)),
+        *_sided("VRAM MiB", lambda r: units.mib(r.vram_peak_bytes), "empty"),
+        *_sided("p50 ms", lambda r: units.ms(r.p50_s)),
+        Column("Images/s", lambda p: units.rate(p.image.items_per_s if p.image else None)),
+        Column("Texts/s", lambda p: units.rate(p.text.items_per_s if p.text else None)),
+        *_sided("vs PyTorch", short_ratio),
+    ]
+    score_columns, caveats = _score_columns(results)
+    columns += score_columns
+    columns.append(Column("Note", _pair_note, numeric=False, fold="empty"))
+    return tabulate(
+        "Basic statistics",
+        columns,
+        pairs,
+        caveats=[
+            "Each tower runs in its own process: disk is the sum of both towers, RAM and VRAM are "
+            "the peak of each process.",
+            f"{NO_DIFFERENCE} marks a ratio whose 95 % interval includes 1.",
+            *caveats,
+            *findings.cost_caveats(results, rows),
+        ],
+    )
+
+
+def both_disk_bytes(image: Row | None, text: Row | None) -> int | None:
+    """Bytes of both towers on disk; None where one of them is unknown."""
+    if image is None or text is None or image.disk_bytes is None or text.disk_bytes is None:
+        return None
+    return image.disk_bytes + text.disk_bytes
+
+
+def short_ratio(row: Row) -> str:
+    """The speed-up alone, marked where its interval includes 1."""
+    if row.ratio is None:
+        return units.NOT_MEASURED
+    low_high = row.ratio_interval
+    unresolved = low_high is None or low_high[0] <= 1 <= low_high[1]
+    return units.ratio(row.ratio) + (f" {NO_DIFFERENCE}" if unresolved else "")
+
+
+def _sided(
+    name: str, text: Callable[[Row], str], fold: Literal["never", "empty"] = "never"
+) -> list[Column[Pair]]:
+    """The same column for each tower."""
+    absent = units.NOT_MEASURED
+    return [
+        Column(f"Image {name}", lambda p: text(p.image) if p.image else absent, fold=fold),
+        Column(f"Text {name}", lambda p: text(p.text) if p.text else absent, fold=fold),
+    ]
+
+
+def _tokens(pair: Pair) -> str:
+    tokens = pair.text.cell.tokens if pair.text else None
+    return units.NOT_MEASURED if tokens is None else str(tokens)
+
+
+def _pair_note(pair: Pair) -> str:
+    notes = []
+    for name, row in (("image", pair.image), ("text", pair.text)):
+        if row is not None and _note(row):
+            notes.append(f"{name} {_note(row)}")
+    return "; ".join(notes)
+
+
+def _score_columns(results: Sequence[ResultFile]) -> tuple[list[Column[Pair]], list[str]]:
+    """Accuracy beside the cost: the first metric of each dataset, and what the reader must know."""
+    scores = merge_scores(results)
+    first: dict[str, tuple[str, str]] = {}
+    for score in scores:
+        first.setdefault(score.dataset, (score.dataset_sha256, score.metric))
+    shown = list(first.items())[:SUMMARY_SCORES]
+    columns: list[Column[Pair]] = []
+    elsewhere = False
+    for dataset, (sha256, metric) in shown:
+        by_engine: dict[tuple, dict[str, Score]] = {}
+        for s in scores:
+            if (s.dataset, s.dataset_sha256, s.metric) == (dataset, sha256, metric):
+                by_engine.setdefault(_score_key(s.cell), {})[s.env_id] = s
+        columns.append(Column(f"{dataset} {metric}", _score_text(by_engine)))
+        measured = {(r.env_id, _score_key(r.cell)) for r in merge(results)}
+        elsewhere |= any(
+            key in by_engine and env_id not in by_engine[key] for env_id, key in measured
+        )
+    caveats = []
+    if len(first) > len(shown) or len({(s.dataset, s.metric) for s in scores}) > len(shown):
+        caveats.append("More datasets and metrics are in the accuracy table.")
+    if elsewhere:
+        caveats.append(
+            "Some accuracies were measured in another environment than the cost beside them."
+        )
+    if shown:
+        caveats.append("Accuracy belongs to model, runtime, precision and device, not to a batch.")
+    return columns, caveats
+
+
+def _score_key(cell: Cell) -> tuple[str, str, str, str]:
+    return (cell.model_id, cell.runtime, cell.precision, cell.device)
+
+
+def _score_text(by_engine: dict[tuple, dict[str, Score]]) -> Callable[[Pair], str]:
+    def text(pair: Pair) -> str:
+        scores = by_engine.get(_score_key(pair.any.cell))
+        if not scores:
+            return units.NOT_MEASURED
+        score = scores.get(pair.any.env_id) or list(scores.values())[-1]
+        return findings.share_text(score.value) + (" random" if score.random_weights else "")
+
+    return text

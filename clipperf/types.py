@@ -1,0 +1,333 @@
+"""The nouns of clipperf: frozen records without I/O.
+
+Everything that crosses a process or file boundary is one of these. `to_json` turns any of
+them into plain JSON values; `from_json` builds one back and checks every field's type.
+What was not measured is None, never 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+
+from clipperf.errors import ArtifactError
+
+Side = Literal["image", "text"]
+SIDES: tuple[Side, Side] = ("image", "text")
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+Status = Literal["ok", "failed", "unsupported"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One CLIP: an architecture and where its weights come from.
+
+    `id` is ``ARCHITECTURE::WEIGHTS``, for example ``ViT-B-32::laion2b_s34b_b79k``,
+    ``ViT-B-32::random:0`` or ``ViT-B-32::checkpoint.safetensors``.
+    `pretrained` is an open_clip tag, ``random:SEED``, or the absolute path of a file.
+    """
+
+    id: str
+    family: str
+    architecture: str
+    pretrained: str
+    image_px: int
+    context_tokens: int
+    embed_dim: int
+    image_parameters: int | None = None
+    text_parameters: int | None = None
+    licence: str | None = None
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the weights are seeded noise: right for sizing, meaningless for accuracy."""
+        return self.pretrained.split(":")[0] == "random"
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One half of a CLIP, ready to run in PyTorch. Holds live objects; never serialised.
+
+    `module` maps a float32 image batch [batch, 3, px, px] or an int64 token batch
+    [batch, tokens] to float32 embeddings [batch, embed_dim].
+    `example` is one valid input batch of 2. `dynamic_tokens` says whether a text batch cut at
+    its longest EOT gives the same embeddings as the padded one (causal, EOT-pooled towers).
+    """
+
+    spec: ModelSpec
+    side: Side
+    module: Any
+    example: Any
+    dynamic_tokens: bool
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of an engine; a dynamic axis is a name, such as "batch"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close an artifact's embeddings are to PyTorch fp32 on the same `n` inputs.
+
+    Cosines are per input, between the two runtimes' embeddings. `top1_agreement` is the share
+    of inputs whose nearest neighbour among the other side's reference embeddings is the same.
+    """
+
+    n: int
+    batches: tuple[int, ...]
+    min_cosine: float
+    mean_cosine: float
+    max_abs_diff: float
+    top1_agreement: float
+    finite: bool
+    required_min_cosine: float
+    passed: bool
+    inputs: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exported tower on disk.
+
+    `path` is relative to the artifact folder; `files` maps every file (external data included),
+    relative to the folder, to its sha256. `tokens` is the fixed text length, or None where the
+    token axis is dynamic (and for images). `key` holds everything that changes the bytes.
+    """
+
+    model_id: str
+    side: Side
+    runtime: str
+    precision: str
+    path: str
+    disk_bytes: int
+    files: dict[str, str]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    normalized: bool
+    tokens: int | None
+    key: str
+    weights_id: str
+    build_s: float
+    peak_rss_bytes: int | None
+    built_with: dict[str, str]
+    parity: Parity | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`manifest.json` of an artifact folder: one model at one precision, one or both towers."""
+
+    schema_version: int
+    spec: ModelSpec
+    runtime: str
+    precision: str
+    preprocess: dict[str, Any]
+    tokenizer: dict[str, Any]
+    files: dict[str, str]
+    towers: tuple[Artifact, ...]
+    created_utc: str
+    clipperf_version: str
+
+    def tower(self, side: Side) -> Artifact | None:
+        """The artifact of one side, or None where only the other was exported."""
+        return next((t for t in self.towers if t.side == side), None)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What exactly is measured: the key of every measurement and score.
+
+    `tokens` is the length of the text inputs (None for images).
+    """
+
+    model_id: str
+    side: Side
+    runtime: str
+    precision: str
+    device: str
+    batch: int
+    threads: int
+    tokens: int | None = None
+
+    @property
+    def label(self) -> str:
+        """A short name for progress lines and errors."""
+        return (
+            f"{self.model_id} {self.side} {self.runtime} {self.precision} "
+            f"{self.device} batch {self.batch}"
+        )
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What a runtime needs to open one tower; plain values, so that it crosses to a worker.
+
+    `path` is the absolute path of the artifact's model file (None for PyTorch, which builds the
+    tower from `spec`). `image_px` or `tokens` give the input's shape.
+    """
+
+    cell: Cell
+    spec: ModelSpec
+    path: str | None
+    normalized: bool = False
+
+
+class Engine(Protocol):
+    """A loaded tower in some runtime."""
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        """Embed a batch: returns float32 [batch, embed_dim] once it is on the host."""
+        ...
+
+    def close(self) -> None:
+        """Free what the runtime holds; safe to call twice."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One pass over one cell, made in one fresh process.
+
+    Memory: `rss_bare_bytes` is the worker before it imported anything of the runtime,
+    `rss_load_peak_bytes` and `rss_run_peak_bytes` are kernel high-water marks (VmHWM) of the two
+    phases, `rss_peak_bytes` the larger. Time: `run_s` are raw seconds of single calls, and
+    `blocks` says to which block of calls each belongs. Cells with the same `group` took turns
+    block by block, so their ratio is taken between blocks of equal number.
+    """
+
+    cell: Cell
+    kind: Literal["time", "memory"]
+    status: Status
+    env_id: str
+    load_s: float | None = None
+    first_run_s: float | None = None
+    run_s: tuple[float, ...] = ()
+    blocks: tuple[int, ...] = ()
+    group: str | None = None
+    stable: bool | None = None
+    rss_bare_bytes: int | None = None
+    rss_load_peak_bytes: int | None = None
+    rss_run_peak_bytes: int | None = None
+    rss_peak_bytes: int | None = None
+    rss_source: str | None = None
+    vram_peak_bytes: int | None = None
+    vram_source: str | None = None
+    disk_bytes: int | None = None
+    provider: str | None = None
+    random_weights: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One accuracy figure of one cell, beside the PyTorch baseline on the same samples.
+
+    `ci95` belongs to `value`; `difference` is value minus baseline with its paired `diff_ci95`.
+    `flips` counts samples whose prediction differs between the two, right or wrong.
+    """
+
+    cell: Cell
+    dataset: str
+    dataset_sha256: str
+    metric: str
+    value: float
+    n: int
+    ci95: tuple[float, float]
+    baseline_runtime: str | None = None
+    baseline_value: float | None = None
+    difference: float | None = None
+    diff_ci95: tuple[float, float] | None = None
+    flips: int | None = None
+    chance: float | None = None
+    random_weights: bool = False
+    env_id: str = ""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the versions under which something was measured."""
+
+    id: str
+    cpu: str
+    cores: int
+    ram_bytes: int
+    gpu: str | None
+    vram_bytes: int | None
+    driver: str | None
+    os: str
+    python: str
+    versions: dict[str, str]
+    git_sha: str | None
+    created_utc: str
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """What one `profile` or `eval` run leaves on disk; rewritten after every row."""
+
+    schema_version: int
+    kind: Literal["profile", "eval"]
+    command: str
+    created_utc: str
+    environment: Environment
+    measurements: tuple[Measurement, ...] = ()
+    scores: tuple[Score, ...] = ()
+    specs: tuple[ModelSpec, ...] = ()
+    notes: tuple[str, ...] = ()
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table with its words: what every reporter renders and none of them computes."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    findings: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+    numeric: tuple[bool, ...] = field(default=())
+
+
+def to_json(value: Any) -> Any:
+    """Turn a record (or a container of records) into plain JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [to_json(v) for v in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def from_json(cls: type[T], data: Any, where: str = "") -> T:
+    """Build a record of type `cls` from plain JSON values, validating every field.
+
+    Unknown fields are ignored (a newer minor version may add some).
+
+    Raises:
+        ArtifactError: a field is missing or has another type; the message names its path.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(cls).validate_python(data)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        at = ".".join([where or cls.__name__, *map(str, first["loc"])])
+        raise ArtifactError(f"{at}: {first['msg'].lower()}") from exc
