@@ -507,8 +507,7 @@ def _clean_lower(text: str) -> str:
 
 
 def _clean_canonicalize(text: str) -> str:
-    # Punctuation is ASCII only here, and lower-casing comes before the whitespace: both as in the
-    # reference.
+    # Only ASCII punctuation goes, as in the reference.
     text = _fixed(text).replace("_", " ").translate(_NO_PUNCTUATION)
     return " ".join(text.lower().split())
 

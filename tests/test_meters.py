@@ -160,3 +160,8 @@ def test_no_vram_without_a_gpu() -> None:
         pytest.skip("this machine has an NVIDIA GPU")
     with meters.vram_meter("cuda") as meter:
         assert meter is None
+
+
+def test_busy_share_is_a_share() -> None:
+    share = meters.busy_share(0.1)
+    assert share is not None and 0 <= share <= 1

@@ -133,7 +133,7 @@ def test_the_parent_does_not_poll(make: Make, env: Any) -> None:
 
 
 def test_stable_and_unstable_are_told_apart(make: Make, env: Any) -> None:
-    settings = replace(FAST, target_rel_width=0.05, max_s=1.5)
+    settings = replace(FAST, target_rel_width=0.15, max_s=1.5)
     wild = passes.time_pass([make("int8", run_s=0.001, jitter_s=0.02)], settings, env, "g")[0]
     assert wild.status == "ok"
     assert wild.stable is False
@@ -221,8 +221,9 @@ def test_a_hang_is_ended_after_the_timeout(make: Make, env: Any) -> None:
 
 
 def test_output_of_libraries_does_not_reach_the_protocol(make: Make, env: Any) -> None:
-    rows = runner.measure_group([make("fp32", prints='{"status": "failed"}')], FAST, env)
-    assert [row.status for row in rows] == ["ok", "ok"]
+    request = make("fp32", prints='{"status": "failed"}')
+    rows = runner.measure_group([request], FAST, env, disk_bytes={request.cell: 7})
+    assert [(row.status, row.disk_bytes) for row in rows] == [("ok", 7), ("ok", 7)]
 
 
 def test_a_missing_script_is_a_failed_row(make: Make, env: Any, tmp_path: Path) -> None:
@@ -282,6 +283,7 @@ def test_a_group_that_does_not_fit_takes_turns_in_pairs(
         for r, size in zip(requests, (40, 40, 40, 340), strict=True)
     }
     monkeypatch.setattr(meters, "available_ram_bytes", lambda: 105 * MIB)
+    monkeypatch.setattr(meters, "busy_share", lambda: 0.5)
     notes: list[str] = []
     rows = runner.measure_group(
         requests,
@@ -299,7 +301,8 @@ def test_a_group_that_does_not_fit_takes_turns_in_pairs(
         ("two", "g#2"),
         ("big", "g#3"),
     ]
-    assert "cannot hold 4 workers" in notes[0]
+    assert notes[0] == "other programs use 50.0 % of the cores: noisy times"
+    assert "cannot hold 4 workers" in notes[1]
     assert "alone" in notes[-1]
 
 

@@ -124,7 +124,7 @@ def gflops(function: Any, batch: Any) -> float:
     """1e9 floating-point operations of one call, rounded to a million."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    # Under no_grad the attention's inference path is one opaque operator, counted as nothing.
+    # Not under no_grad: there the counter fails on the attention's fused inference path.
     with FlopCounterMode(display=False) as counter:
         function(batch)
     return round(counter.get_total_flops() / 1e9, 3)

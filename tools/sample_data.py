@@ -16,6 +16,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -101,13 +102,13 @@ TRAINED_ON = (
         weight=0.3,
     ),
     Style(
-        "emojione", "@iconify-json/emojione@1.2.3", "CC-BY-4.0", "Emoji One (Colored)", weight=2.0
+        "emojione", "@iconify-json/emojione@1.2.3", "CC-BY-4.0", "Emoji One (Colored), Emoji One", weight=2.0
     ),
     Style(
         "emojione-mono",
         "@iconify-json/emojione-monotone@1.2.1",
         "CC-BY-4.0",
-        "Emoji One (Monotone)",
+        "Emoji One (Monotone), Emoji One",
         weight=0.3,
     ),
     Style(
@@ -218,7 +219,7 @@ def _fetch(package: str, cache: Path) -> Path:
     return target
 
 
-def _read_json(package: str, member: str, cache: Path) -> dict | list:
+def _read_json(package: str, member: str, cache: Path) -> Any:
     with tarfile.open(_fetch(package, cache)) as archive:
         handle = archive.extractfile(member)
         if handle is None:

@@ -6,9 +6,10 @@ fetches the drawings (needs npm, and `pip install resvg-py`), trains on every st
 held-out one, and writes into `clipperf/data/sample`: the open_clip configuration, the weights in
 fp16, the held-out style as an evaluation set, and the metrics of exactly those files.
 
-Method: a ViT image tower whose first attention layers start as convolutions, patch dropout
-(FLIP, arXiv:2212.00794), and a contrastive loss in which an image is compared with the names of
-all emoji, not only those of its batch; these come from a bank that is renewed every few steps.
+Method: the contrastive loss of CLIP, with two styles of each emoji in a batch, and each image
+compared with the names of all emoji, not only those of its batch; these come from a bank that is
+renewed every few steps. Captions that name the category teach zero-shot classification. The
+result is the moving average of the weights.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from typing import Any
 # Waiting threads sleep: spinning halves the speed when other processes share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import numpy as np  # noqa: E402
-import open_clip  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from sample_bundle import Run, write_bundle  # noqa: E402
-from sample_data import (  # noqa: E402
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from sample_bundle import Run, write_bundle
+from sample_data import (
     CLASS_NAMES,
     PIXELS,
     TEMPLATES,
@@ -41,25 +42,16 @@ from sample_data import (  # noqa: E402
     captions_for,
     load_data,
 )
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor, nn
 
 CAPTIONS_EACH = 12
 VIEWS = 2  # drawings of one emoji in a batch, of different styles
-BANK_STEPS = 8  # how often the embeddings of all names are renewed
-LOCAL_LAYERS = 4  # attention layers that start as convolutions
-LOCAL_DIMS = 32  # channels that carry the position of a patch at the start; one head's width
+BANK_STEPS = 12  # how often the embeddings of all names are renewed
 MODEL_CFG: dict[str, Any] = {
     "embed_dim": 192,
     "quick_gelu": False,
-    "vision_cfg": {
-        "image_size": PIXELS,
-        "patch_size": 8,
-        "width": 192,
-        "layers": 6,
-        "head_width": LOCAL_DIMS,
-        "pool_type": "avg",
-    },
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 192, "heads": 6, "layers": 3},
+    "vision_cfg": {"image_size": PIXELS, "layers": [2, 2, 2, 2], "width": 24, "head_width": 48},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
 }
 
 
@@ -117,50 +109,14 @@ def tokenize_all(data: Data, rng: np.random.Generator) -> Texts:
 
 
 def build_model(used_tokens: int) -> open_clip.CLIP:
-    """Build the towers over the compact vocabulary, with patch dropout, ready to train."""
+    """Build the towers over the compact vocabulary, ready to train."""
     model = open_clip.CLIP(
         MODEL_CFG["embed_dim"],
-        MODEL_CFG["vision_cfg"] | {"patch_dropout": 0.5},
+        MODEL_CFG["vision_cfg"],
         MODEL_CFG["text_cfg"] | {"vocab_size": used_tokens},
     )
-    start_local(model.visual)
+    model.visual.to(memory_format=torch.channels_last)  # faster convolutions on CPUs
     return model.train()
-
-
-@torch.no_grad()
-def start_local(visual: nn.Module) -> None:
-    """Let the heads of the first layers start by looking at one neighbouring patch each.
-
-    LOCAL_DIMS channels of the positional embedding hold sines and cosines of the patch's row and
-    column, which the patch content leaves alone. Turning those angles moves the position, so a
-    query that is a turned copy of its key scores highest at the wanted offset. A ViT then begins
-    with the bias of a convolution and needs far fewer images.
-    """
-    side = visual.grid_size[0]
-    spots = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
-    waves = math.pi / side * torch.logspace(0, 1, LOCAL_DIMS // 4, base=0.75 * side)
-    angles = (spots[:, :, None] * waves).flatten(1)  # [patches, LOCAL_DIMS / 2]
-    visual.positional_embedding.mul_(0.1)
-    visual.positional_embedding[1:, :LOCAL_DIMS] = torch.cat([angles.sin(), angles.cos()], 1)
-    visual.conv1.weight[:LOCAL_DIMS] *= 0.1
-    around = [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)]
-    for depth, block in enumerate(visual.transformer.resblocks):
-        block.attn.out_proj.weight.mul_(0.5)
-        block.mlp.c_proj.weight.mul_(0.5)
-        if depth >= LOCAL_LAYERS:
-            continue
-        query, key, _ = block.attn.in_proj_weight.chunk(3)
-        query.mul_(0.3)
-        key.mul_(0.3)
-        local_heads = block.attn.num_heads - 1  # the last one stays free to look everywhere
-        for head in range(local_heads):
-            offset = torch.tensor(around[(depth * local_heads + head) % len(around)])
-            turn = (offset[:, None] * waves).flatten()
-            cos, sin = turn.cos().diag(), turn.sin().diag()
-            rotation = torch.cat([torch.cat([cos, sin], 1), torch.cat([-sin, cos], 1)])
-            rows = slice(head * LOCAL_DIMS, (head + 1) * LOCAL_DIMS)
-            query[rows, :LOCAL_DIMS] += 1.6 * rotation
-            key[rows, :LOCAL_DIMS] += 1.6 * torch.eye(LOCAL_DIMS)
 
 
 def encode_text(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
@@ -170,6 +126,17 @@ def encode_text(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
     x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
     x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
     return F.normalize(model.ln_final(x[torch.arange(len(x)), last]) @ model.text_projection, dim=1)
+
+
+def encode_others(
+    model: open_clip.CLIP, texts: Texts, emoji: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Embed one random caption of each emoji, and each category in one random template."""
+    caption = torch.randint(CAPTIONS_EACH, (len(emoji),), generator=rng)
+    template = torch.randint(len(TEMPLATES), (len(CLASS_NAMES),), generator=rng)
+    classes = texts.classes[torch.arange(len(CLASS_NAMES)), template]
+    embedded = encode_text(model, torch.cat([texts.captions[emoji, caption], classes]))
+    return embedded[: len(emoji)], embedded[len(emoji) :]
 
 
 class Sampler:
@@ -205,70 +172,75 @@ def augment(pixels: Tensor, may_flip: Tensor, rng: torch.Generator) -> Tensor:
     image = pixels.permute(0, 3, 1, 2).float() / 255
     image = torch.cat([image[:, :3] * image[:, 3:], image[:, 3:]], 1)  # premultiplied alpha
 
-    turn = 0.2 * torch.randn(n, generator=rng)
-    size, aspect, shear = uniform(-0.15, 0.3), uniform(-0.15, 0.15), uniform(-0.15, 0.15)
+    turn = 0.12 * torch.randn(n, generator=rng)
+    size, aspect, shear = uniform(-0.1, 0.25), uniform(-0.12, 0.12), uniform(-0.1, 0.1)
     mirror = 1 - 2 * (may_flip & (torch.rand(n, generator=rng) < 0.3)).float()
     across, down = (size + aspect).exp() * mirror, (size - aspect).exp()
-    first = [turn.cos() * across, (shear - turn.sin()) * down, uniform(-0.12, 0.12)]
-    second = [turn.sin() * across, turn.cos() * down, uniform(-0.12, 0.12)]
+    first = [turn.cos() * across, (shear - turn.sin()) * down, uniform(-0.08, 0.08)]
+    second = [turn.sin() * across, turn.cos() * down, uniform(-0.08, 0.08)]
     theta = torch.stack([torch.stack(first, 1), torch.stack(second, 1)], 1)
     grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-    bend = uniform(0, 0.06, 1, 1, 1) * torch.randn(n, 2, 5, 5, generator=rng)
+    bend = uniform(0, 0.05, 1, 1, 1) * torch.randn(n, 2, 5, 5, generator=rng)
     grid = grid + F.interpolate(bend, image.shape[2:], mode="bicubic").permute(0, 2, 3, 1)
     image = F.grid_sample(image, grid, align_corners=False)
     colour, alpha = image[:, :3], image[:, 3:]
 
     # Hue turns in the YIQ plane of equal luma; contrast scales around grey.
     yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-    hue, contrast = 0.25 * torch.randn(n, generator=rng), uniform(0.7, 1.3)
-    chroma = contrast * uniform(0.5, 1.4) * (torch.rand(n, generator=rng) > 0.1)
+    hue, contrast = 0.15 * torch.randn(n, generator=rng), uniform(0.75, 1.25)
+    chroma = contrast * uniform(0.5, 1.4) * (torch.rand(n, generator=rng) > 0.05)
     matrix = torch.zeros(n, 3, 3)
     matrix[:, 0, 0] = contrast
     matrix[:, 1, 1] = matrix[:, 2, 2] = chroma * hue.cos()
     matrix[:, 2, 1] = chroma * hue.sin()
     matrix[:, 1, 2] = -matrix[:, 2, 1]
-    shift = uniform(-0.12, 0.12) + (1 - contrast) / 2
+    shift = uniform(-0.1, 0.1) + (1 - contrast) / 2
     colour = torch.einsum("nij,njhw->nihw", yiq.inverse() @ matrix @ yiq, colour)
     colour = (colour + shift[:, None, None, None] * alpha).clamp(min=0).minimum(alpha)
 
     slope = (grid * uniform(-1, 1, 1, 1, 2)).sum(-1)[:, None]
     page = uniform(0, 1, 3, 1, 1) + uniform(-0.4, 0.4, 3, 1, 1) * slope
-    white = torch.rand(n, 1, 1, 1, generator=rng) < 0.5
+    white = torch.rand(n, 1, 1, 1, generator=rng) < 0.65
     image = colour + (1 - alpha) * torch.where(white, torch.ones(()), page.clamp(0, 1))
     soft = F.interpolate(F.avg_pool2d(image, 2), scale_factor=2.0, mode="bilinear")
     image = image + uniform(-1.5, 1, 1, 1, 1).clamp(min=0) * (soft - image)
     mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN)[:, None, None]
+    image = image.contiguous(memory_format=torch.channels_last)
     return (image - mean) / torch.tensor(open_clip.OPENAI_DATASET_STD)[:, None, None]
 
 
 def contrastive_loss(
-    scale: Tensor, image: Tensor, emoji: Tensor, text: tuple[Tensor, Tensor, Tensor],
-    bank: Tensor, category: Tensor,
-) -> Tensor:  # fmt: skip
-    """Compare the images with all names, with the batch's other captions, and with categories.
+    scale: Tensor,
+    image: Tensor,
+    emoji: Tensor,
+    text: tuple[Tensor, Tensor, Tensor],
+    bank: Tensor,
+    category: Tensor,
+) -> Tensor:
+    """Compare the images with all names, with the batch's own texts, and with the categories.
 
-    image [n * VIEWS, d] belongs to emoji [n]; text holds the embeddings of the emoji's names and
-    of one more caption each [n, d], and of the categories [8, d]; category [n] is the index of
-    each emoji's category. bank [all emoji, d] has no gradient, for the batch's names neither:
-    fresh rows among stale ones would give the answer away.
+    image [n * VIEWS, d] belongs to emoji [n]; text holds the embeddings of their names [n, d], of
+    one more caption for the first m of them [m, d], and of the categories [8, d]; category [n]
+    is the index of each emoji's category. bank [all emoji, d] has no gradient, not even for the
+    batch's own names: fresh rows among stale ones would give the answer away.
     """
     names, captions, classes = text
-    here = torch.arange(len(emoji))
-    owner, spot = emoji.repeat_interleave(VIEWS), here.repeat_interleave(VIEWS)
     image = scale * image
+    every_view = torch.arange(len(emoji)).repeat_interleave(VIEWS)
 
     def to_image(embedded: Tensor) -> Tensor:
         """Cross entropy from texts to images, where every view of the emoji is right."""
-        chances = (embedded @ image.T).log_softmax(1).view(len(emoji), len(emoji), VIEWS)
-        return -chances[here, here].mean()
+        chances = (embedded @ image.T).log_softmax(1).view(len(embedded), len(emoji), VIEWS)
+        return -chances.diagonal().mean()
 
-    by_name = F.cross_entropy(image @ bank.T, owner, label_smoothing=0.1)
-    by_caption = F.cross_entropy(image @ captions.T, spot)
-    by_class = F.cross_entropy(
-        image @ classes.T, category.repeat_interleave(VIEWS), label_smoothing=0.1
+    captioned = len(captions) * VIEWS
+    return (
+        F.cross_entropy(image @ bank.T, emoji[every_view], label_smoothing=0.1)
+        + 0.25 * F.cross_entropy(image[:captioned] @ captions.T, every_view[:captioned])
+        + 0.5 * F.cross_entropy(image @ classes.T, category[every_view], label_smoothing=0.1)
+        + 0.5 * to_image(names)
+        + 0.25 * to_image(captions)
     )
-    to_images = to_image(names) + 0.5 * to_image(captions)
-    return by_name + 0.25 * by_caption + 0.5 * by_class + 0.5 * to_images
 
 
 def train(
@@ -301,12 +273,14 @@ def train(
             bank = _embed_names(model, texts.names, by_length)
         drawn = sampler.pick(chosen)
         views = augment(pixels[drawn], may_flip[chosen].repeat_interleave(VIEWS), rng)
-        tokens = _pick_texts(texts, chosen, rng)
 
         image = F.normalize(model.encode_image(views), dim=1)
-        text = encode_text(model, tokens).split([len(chosen), len(chosen), len(CLASS_NAMES)])
+        names = encode_text(model, texts.names[chosen])
+        captions, classes = encode_others(model, texts, chosen[: len(chosen) // 2], rng)
         scale = model.logit_scale.exp().clamp(max=100)
-        loss = contrastive_loss(scale, image, chosen, text, bank, category[chosen])
+        loss = contrastive_loss(
+            scale, image, chosen, (names, captions, classes), bank, category[chosen]
+        )
 
         done = max(passed, step / (epochs * each))
         for group in optimizer.param_groups:
@@ -323,7 +297,10 @@ def train(
 
 def full_state(model: open_clip.CLIP, texts: Texts) -> dict[str, Tensor]:
     """Return the fp16 state with the token table of the full vocabulary, unused rows zero."""
-    state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    state = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in model.state_dict().items()
+    }
     compact = state["token_embedding.weight"]
     table = compact.new_zeros(MODEL_CFG["text_cfg"]["vocab_size"], compact.shape[1])
     table[texts.rows] = compact
@@ -337,16 +314,9 @@ def _embed_names(model: open_clip.CLIP, names: Tensor, by_length: Tensor) -> Ten
     return torch.cat(embedded)[by_length.argsort()]
 
 
-def _pick_texts(texts: Texts, emoji: Tensor, rng: torch.Generator) -> Tensor:
-    """Tokens of each emoji's name, then one more caption of each, then one of each category."""
-    caption = torch.randint(CAPTIONS_EACH, (len(emoji),), generator=rng)
-    template = torch.randint(len(TEMPLATES), (len(CLASS_NAMES),), generator=rng)
-    classes = texts.classes[torch.arange(len(CLASS_NAMES)), template]
-    return torch.cat([texts.names[emoji], texts.captions[emoji, caption], classes])
-
-
 def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
         (decayed if weight.ndim > 1 and "embedding" not in name else free).append(weight)
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": free, "weight_decay": 0.0}]
@@ -356,7 +326,10 @@ def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
 @torch.no_grad()
 def _move_towards(average: nn.Module, model: nn.Module, share: float) -> None:
     for old, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        old.lerp_(new, share)
+        if old.is_floating_point():
+            old.lerp_(new, share)
+        else:
+            old.copy_(new)
 
 
 def _keep_freed_memory() -> None:

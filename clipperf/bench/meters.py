@@ -127,6 +127,21 @@ def _cgroup_room_bytes() -> int | None:
     return max(0, int(limit) - used + cache)
 
 
+# --- processor -----------------------------------------------------------------------------
+
+
+def busy_share(interval_s: float = 0.3) -> float | None:
+    """The share of all cores that is in use during the next `interval_s`, 0 to 1.
+
+    Read while no worker runs, it is what other programs take from the measurement.
+    """
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return float(psutil.cpu_percent(interval=interval_s)) / 100
+
+
 # --- VRAM ----------------------------------------------------------------------------------
 
 

@@ -26,6 +26,9 @@ from clipperf.types import Cell, EngineRequest, Environment, Measurement, ModelS
 RAM_SHARE = 0.9
 """How much of what is free a group may plan to use."""
 
+BUSY_SHARE = 0.15
+"""From here on other programs' use of the cores is worth a note."""
+
 
 @dataclass(frozen=True)
 class Event:
@@ -49,23 +52,27 @@ def measure_group(
     group: str = "",
     text_ids: TextIds = CLIP_IDS,
     known_memory: Mapping[Cell, Measurement] | None = None,
+    disk_bytes: Mapping[Cell, int] | None = None,
 ) -> list[Measurement]:
     """Measure cells that are compared with each other; the first one is the baseline.
 
     Every row is handed to `on_event` as soon as it is there, memory rows first, so that the
     caller can save it. `group` names the group in the time rows. `known_memory` holds memory
-    rows of an earlier group, which are used and not measured again.
+    rows of an earlier group, which are used and not measured again. `disk_bytes` is what each
+    cell's artifact takes on disk, copied into its rows.
 
     Returns one memory row (unless known) and one time row for every request. A cell that fails
     in the memory pass gets a time row with the same status and reason without being run again.
     Where RAM or VRAM cannot hold the whole group at once, the cells take turns with the baseline
-    in pairs, and the baseline has a time row for each pair, told apart by its `group`.
+    in pairs, and the baseline has a time row for each pair, told apart by its `group`. That, and
+    a machine that is busy with something else, are notes for the result file.
     Ctrl-C ends all workers and passes on.
     """
     tell: OnEvent = on_event or (lambda event: None)
     rows: list[Measurement] = []
 
     def keep(row: Measurement) -> None:
+        row = dataclasses.replace(row, disk_bytes=(disk_bytes or {}).get(row.cell))
         rows.append(row)
         tell(Event("measured", describe(row), row.cell, row))
 
@@ -83,6 +90,8 @@ def measure_group(
         else:
             failed = blank(request, "time", env)
             keep(dataclasses.replace(failed, status=row.status, error=row.error, group=group))
+    if ready and (busy := meters.busy_share()) is not None and busy > BUSY_SHARE:
+        tell(Event("note", f"other programs use {units.share(busy)} of the cores: noisy times"))
     for index, party in enumerate(parties(ready, memory, tell)):
         name = group if index == 0 else f"{group}#{index + 1}"
         tell(Event("started", f"{party[0].cell.label}: time, {len(party)} in turns"))

@@ -27,7 +27,7 @@ ARTIFACT = "simulated"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEVICES = ("cpu",)
 
-SPIN_S = 4e-3
+SPIN_S = 2e-3
 """How long before its deadline a wait stops sleeping and spins: more than a usual overshoot."""
 
 

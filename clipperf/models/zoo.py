@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clipperf.errors import UsageError
 from clipperf.models import catalog, sample, weights
+from clipperf.models.published import accuracy
 from clipperf.types import ModelSpec
 
 
@@ -12,7 +13,7 @@ def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
 
     `name` is an architecture, ``clipperf-sample``, or ``ARCHITECTURE::WEIGHTS`` where WEIGHTS is
     a tag (hyphens and underscores are the same), ``random:SEED`` or a file. An architecture
-    without weights takes its only tag, or else must be given one.
+    without weights gets the tag with the best published mean accuracy.
 
     Raises:
         UsageError: unknown architecture or weights; the message lists close names.
@@ -46,12 +47,24 @@ def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
 
 
 def _default_weights(entry: catalog.CatalogEntry) -> str:
+    """The tag with the best published mean over open_clip's 38 datasets, else the only tag.
+
+    Raises:
+        UsageError: nothing published tells several tags apart.
+    """
+    means = {
+        tag: mean.value
+        for tag in entry.tags
+        if (mean := accuracy(entry.architecture, tag, "38 datasets", "mean")) is not None
+    }
+    if means:
+        return max(means, key=lambda tag: means[tag])
     if len(entry.tags) == 1:
         return entry.tags[0]
     raise UsageError(
-        f"{entry.architecture} comes with {len(entry.tags)} sets of weights; choose one with "
-        f"--pretrained TAG ({', '.join(entry.tags) or 'no tags known'}), --pretrained FILE, or "
-        f"--pretrained random for sizing"
+        f"{entry.architecture} comes with {len(entry.tags)} sets of weights and no published "
+        f"ranking; choose one with --pretrained TAG ({', '.join(entry.tags) or 'no tags known'}), "
+        f"--pretrained FILE, or --pretrained random for sizing"
     )
 
 

@@ -47,9 +47,12 @@ def build_report(
     tables: list[Report] = []
     if sizing is not None:
         tables = list(sizing_reports(sizing, labels))
-        sections.insert(0, _section("sizing", "Sizing", f"For {targets_text(sizing)}.", tables))
+        intro = f"For {targets_text(sizing)}."
+        sections.insert(0, _section("sizing", "Sizing", intro, tables[:1]))
     if rows:
         sections.append(_section("cost", "Cost per tower", COST, [cost_report(ordered)]))
+    if tables[1:]:
+        sections.append(_section("options", "Sizing in detail", OPTIONS, tables[1:]))
     if scores:
         sections.append(_section("accuracy", "Accuracy", ACCURACY, [accuracy_report(ordered)]))
     beside = published_report(ordered, published) if rows and published else None
@@ -71,7 +74,7 @@ def build_report(
         sections=tuple(sections),
         environment=tuple(known.values()),
         provenance=tuple(_source(r, labels) for r in ordered),
-        records=tuple([*map(_cost_record, rows), *map(_score_record, scores)]),
+        records=(*map(_cost_record, rows), *map(_score_record, scores)),
         sizing=_sizing_record(sizing) if sizing is not None else None,
     )
 
@@ -81,6 +84,7 @@ SPEED = (
     "Whiskers are 95 % intervals of the median. Compare bars of one batch; gaps that the findings "
     "do not call are not resolved."
 )
+OPTIONS = "Every configuration against the targets, one tower at a time."
 COST = "Time and memory were measured in separate fresh processes, one pair for every row."
 ACCURACY = "Each runtime answers the same samples as PyTorch; differences are taken in pairs."
 PUBLISHED = "The same quantities from the CLIP-as-service benchmark, on its machine."

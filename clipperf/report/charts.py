@@ -44,13 +44,13 @@ class Line:
 
 @dataclass(frozen=True)
 class LineChart:
-    """Lines on logarithmic axes, with the ticks and their texts."""
+    """Lines on logarithmic axes, with the ticks and their texts; `y_range` is the axis."""
 
     title: str
     description: str
     x_label: str
-    y_label: str
     x_ticks: tuple[tuple[float, str], ...]
+    y_range: tuple[float, float]
     y_ticks: tuple[tuple[float, str], ...]
     lines: tuple[Line, ...]
 
@@ -110,6 +110,7 @@ def _latency(where: str, group: Sequence[Row], series: dict[str, int]) -> LineCh
         lines.setdefault(row.engine, []).append((float(row.cell.batch), row.p50_s or 0.0))
     latencies = [y for points in lines.values() for _, y in points]
     batches = sorted({r.cell.batch for r in group})
+    ticks = _ticks(min(latencies), max(latencies))
     return LineChart(
         title=f"Median latency of a batch: {where}",
         description=(
@@ -118,9 +119,9 @@ def _latency(where: str, group: Sequence[Row], series: dict[str, int]) -> LineCh
             f"logarithmic."
         ),
         x_label="batch",
-        y_label="latency",
         x_ticks=tuple((float(b), str(b)) for b in batches),
-        y_ticks=tuple((t, _tick(t)) for t in _ticks(min(latencies), max(latencies))),
+        y_range=(ticks[0], ticks[-1]),
+        y_ticks=tuple((t, _tick(t)) for t in _readable(ticks)),
         lines=tuple(Line(name, tuple(points), series[name]) for name, points in lines.items()),
     )
 
@@ -136,6 +137,9 @@ def _ticks(low: float, high: float) -> list[float]:
     candidates = [float(f"{m}e{p}") for p in range(-9, 7) for m in (1, 2, 5)]
     below = max((c for c in candidates if c <= low), default=candidates[0])
     above = min((c for c in candidates if c >= high and c > below), default=candidates[-1])
-    inside = [c for c in candidates if below <= c <= above]
-    # More than about six lines of a grid are noise; powers of ten are the ones to keep.
-    return inside if len(inside) <= 7 else [inside[0], *inside[3:-1:3], inside[-1]]
+    return [c for c in candidates if below <= c <= above]
+
+
+def _readable(ticks: list[float]) -> list[float]:
+    """Few enough ticks to read: past seven, only the powers of ten."""
+    return ticks if len(ticks) <= 7 else [t for t in ticks if f"{t:e}".startswith("1.0")]

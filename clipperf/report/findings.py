@@ -103,26 +103,33 @@ def clearly_faster(ours: Row, theirs: Row) -> bool:
 
 
 def memory_findings(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
-    """The configuration with the smallest peak RAM for each model, tower and device."""
-    groups: dict[tuple, list[Row]] = {}
+    """The smallest peak RAM of each model's towers on a device, beside PyTorch at that batch."""
+    groups: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
     for row in rows:
         if row.rss_peak_bytes is not None:
-            key = (row.env_id, row.cell.model_id, row.cell.side, row.cell.device)
-            groups.setdefault(key, []).append(row)
+            key = (row.env_id, row.cell.model_id, row.cell.device)
+            groups.setdefault(key, {}).setdefault(row.cell.side, []).append(row)
     found = []
-    for (env_id, model_id, side, device), group in groups.items():
-        smallest = min(group, key=lambda r: (r.rss_peak_bytes or 0, r.cell.batch, r.engine))
-        largest = max(group, key=lambda r: (r.rss_peak_bytes or 0, r.cell.batch, r.engine))
-        if len(group) < 2 or smallest.engine == largest.engine:
-            continue
-        where = f"{model_id}, {side} tower on {device}"
-        where += f" ({labels[env_id]})" if len(labels) > 1 else ""
-        found.append(
-            f"{where}: {smallest.engine} at batch {smallest.cell.batch} needs the least RAM, "
-            f"{units.size(smallest.rss_peak_bytes)}; {largest.engine} at batch "
-            f"{largest.cell.batch} the most, {units.size(largest.rss_peak_bytes)}."
-        )
+    for (env_id, model_id, device), sides in groups.items():
+        parts = [_least_memory(side, group) for side, group in sides.items() if _rivals(group)]
+        if parts:
+            where = f" ({labels[env_id]})" if len(labels) > 1 else ""
+            found.append(f"{model_id} on {device}{where}, least peak RAM: {'; '.join(parts)}.")
     return found
+
+
+def _rivals(group: Sequence[Row]) -> bool:
+    return len({r.engine for r in group}) > 1
+
+
+def _least_memory(side: str, group: Sequence[Row]) -> str:
+    least = min(group, key=lambda r: (r.rss_peak_bytes or 0, r.cell.batch, r.engine))
+    text = f"{side} tower {units.size(least.rss_peak_bytes)} ({least.engine}, batch "
+    text += str(least.cell.batch)
+    peers = [r for r in group if r.cell.batch == least.cell.batch and r.engine == "torch fp32"]
+    if peers and least.engine != "torch fp32":
+        text += f"; torch fp32 {units.size(peers[0].rss_peak_bytes)}"
+    return text + ")"
 
 
 # --- accuracy ------------------------------------------------------------------------------

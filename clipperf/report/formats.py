@@ -6,12 +6,13 @@ Adding one means a function and a row in `FORMATS`.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clipperf.report.document import Document, clean, describe
 from clipperf.report.page import render_html
@@ -20,9 +21,15 @@ from clipperf.types import Report, to_json
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-TEXT_WIDTH = 120
+T = TypeVar("T")
 
-KEY_COLUMNS = frozenset({"Model", "Env", "Tower", "Dataset", "Metric", "Batch", "Runtime", "Rank"})
+TEXT_WIDTH = 120
+GAP = 2
+PROSE_WIDTH = 30
+
+KEY_COLUMNS = frozenset(
+    {"Model", "Env", "Tower", "Dataset", "Metric", "Batch", "Runtime", "Rank", "Note"}
+)
 """Columns that say what a row is; a table too wide to print repeats them in every part."""
 
 
@@ -38,12 +45,12 @@ def rich_report(report: Report, width: int = TEXT_WIDTH) -> RenderableType:
     from rich.text import Text
 
     parts: list[RenderableType] = []
-    pieces = split_columns(report, width)
-    for number, columns in enumerate(pieces):
-        title = clean(report.title) + (
-            f" ({number + 1} of {len(pieces)})" if len(pieces) > 1 else ""
-        )
-        parts += [Text(title, style="bold"), _rich_table(report, columns), Text("")]
+    for table in by_model(report):
+        pieces = split_columns(table, width)
+        for number, columns in enumerate(pieces, start=1):
+            of = f" ({number} of {len(pieces)})" if len(pieces) > 1 else ""
+            title = Text(clean(table.title) + of, style="bold")
+            parts += [title, _rich_table(table, columns, width), Text("")]
     parts += [_bullet("+", line, "green") for line in report.findings]
     parts += [_bullet("!", line, "yellow") for line in report.caveats]
     return Group(*parts)
@@ -70,6 +77,30 @@ def rich_document(document: Document, width: int = TEXT_WIDTH) -> RenderableType
     return Group(*parts)
 
 
+def by_model(report: Report) -> list[Report]:
+    """One table a model where models have several rows each: their names are long."""
+    if "Model" not in report.columns:
+        return [report]
+    at = report.columns.index("Model")
+    models = list(dict.fromkeys(row[at] for row in report.rows))
+    if len(models) == len(report.rows):
+        return [report]
+    return [
+        dataclasses.replace(
+            report,
+            title=f"{report.title} · {model}",
+            columns=_cut(report.columns, at),
+            numeric=_cut(report.numeric, at),
+            rows=tuple(_cut(row, at) for row in report.rows if row[at] == model),
+        )
+        for model in models
+    ]
+
+
+def _cut(values: tuple[T, ...], at: int) -> tuple[T, ...]:
+    return values[:at] + values[at + 1 :]
+
+
 def _bullet(mark: str, line: str, style: str) -> RenderableType:
     from rich.padding import Padding
     from rich.table import Table
@@ -80,18 +111,24 @@ def _bullet(mark: str, line: str, style: str) -> RenderableType:
     return Padding(grid, (0, 0, 0, 1))
 
 
-def _rich_table(report: Report, columns: list[int]) -> RenderableType:
+def _rich_table(report: Report, columns: list[int], width: int) -> RenderableType:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, padding=(0, GAP - 1, 0, 0), header_style="bold"
+    )
+    spare = width - sum(_width(report, i) + GAP for i in columns)
     for i in columns:
         right = _numeric(report, i)
+        # Widths are set, not left to rich: it would cut numbers to keep a header on one line.
+        extra = 0 if right else max(0, min(spare, _longest(report, i) - _width(report, i)))
+        spare -= extra
         table.add_column(
             Text(clean(report.columns[i])),
             justify="right" if right else "left",
-            min_width=_width(report, i),
+            width=_width(report, i) + extra,
             overflow="fold",
         )
     for row in report.rows:
@@ -111,11 +148,11 @@ def split_columns(report: Report, width: int) -> list[list[int]]:
     numbers = range(len(report.columns))
     keys = [i for i in numbers if report.columns[i] in KEY_COLUMNS]
     others = [i for i in numbers if i not in keys]
-    room = width - sum(_width(report, i) + 2 for i in keys)
+    room = width - sum(_width(report, i) + GAP for i in keys)
     parts: list[list[int]] = [[]]
     used = 0
     for i in others:
-        needed = _width(report, i) + 2
+        needed = _width(report, i) + GAP
         if parts[-1] and used + needed > room:
             parts.append([])
             used = 0
@@ -125,10 +162,14 @@ def split_columns(report: Report, width: int) -> list[list[int]]:
 
 
 def _width(report: Report, i: int) -> int:
-    """The least width of a column: numbers whole, words of prose at 30 at most."""
+    """The least width of a column: numbers whole, words of prose at PROSE_WIDTH at most."""
     header = max((len(word) for word in report.columns[i].split()), default=1)
-    cells = max((len(clean(row[i])) for row in report.rows), default=1)
-    return max(header, cells if _numeric(report, i) else min(cells, 30))
+    longest = _longest(report, i)
+    return max(header, longest if _numeric(report, i) else min(longest, PROSE_WIDTH))
+
+
+def _longest(report: Report, i: int) -> int:
+    return max((len(clean(row[i])) for row in report.rows), default=1)
 
 
 def _numeric(report: Report, i: int) -> bool:

@@ -72,8 +72,8 @@ def pack(loads: Sequence[Load], machine: Machine, slo_s: float | None = None) ->
         return [(number, (count,)) for number, count in _dense(loads[0], machine)]
     first, second = loads
     straight = _filled(first, second, machine, slo_s)
-    turned = [(n, (b, a)) for n, (a, b) in _filled(second, first, machine, slo_s)]
-    return min((straight, turned), key=lambda filled: sum(n for n, _ in filled))
+    turned: Filled = [(n, (b, a)) for n, (a, b) in _filled(second, first, machine, slo_s)]
+    return min([straight, turned], key=lambda filled: sum(n for n, _ in filled))
 
 
 def _dense(load: Load, machine: Machine) -> list[tuple[int, int]]:

@@ -122,22 +122,30 @@ def _report(report: Report) -> str:
 
 
 def _table(report: Report) -> str:
+    """A table; where models have several rows each, a heading row stands for the column."""
+    models = [row[i] for row in report.rows for i, n in enumerate(report.columns) if n == "Model"]
+    grouped = len(set(models)) < len(models)
+    shown = [i for i, name in enumerate(report.columns) if not (grouped and name == "Model")]
     heads = "".join(
-        f'<th scope="col"{_kind(report, i)}>{_text(name)}</th>'
-        for i, name in enumerate(report.columns)
+        f'<th scope="col"{_kind(report, i)}>{_text(report.columns[i])}</th>' for i in shown
     )
     body = []
     for number, row in enumerate(report.rows):
         before = report.rows[number - 1] if number else row
+        if grouped and (number == 0 or models[number] != models[number - 1]):
+            body.append(
+                f'</tbody><tbody><tr class="model"><th scope="rowgroup" colspan="{len(shown)}">'
+                f"<span>{_cell('Model', models[number])}</span></th></tr>"
+            )
+            before = row
         cells = "".join(
-            f"<td{_kind(report, i)}>{_cell(report.columns[i], cell)}</td>"
-            for i, cell in enumerate(row)
+            f"<td{_kind(report, i)}>{_cell(report.columns[i], row[i])}</td>" for i in shown
         )
         body.append(f"<tr{_row_kind(report, row, before)}>{cells}</tr>")
     return (
         f"<table><caption>{_text(report.title)}</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table>"
-    )
+    ).replace("<tbody></tbody>", "")
 
 
 def _kind(report: Report, i: int) -> str:
@@ -162,6 +170,9 @@ def _cell(column: str, text: str) -> str:
     if text.endswith(RANDOM_MARK):
         name = text.removesuffix(RANDOM_MARK).rstrip()
         return f'{_text(name)} <span class="mark bad">random weights</span>'
+    if text.endswith(" random"):
+        shown = text.removesuffix(" random")
+        return f'<span class="none">{_text(shown)}</span> <span class="mark bad">random</span>'
     value, bracket, rest = text.partition(" [")
     if bracket and rest.endswith("]"):
         return f'{_text(value)} <span class="ci">[{_text(rest)}</span>'
@@ -233,7 +244,8 @@ h2{font-size:19px;margin:0 0 6px;letter-spacing:-.005em}
 h3{font-size:14px;margin:0 0 8px}
 .sub,.intro,footer,caption,figcaption{color:var(--soft)}
 .sub{margin:0 0 16px}.intro{margin:0 0 12px}
-nav{display:flex;flex-wrap:wrap;gap:4px 18px;border-bottom:1px solid var(--line);padding-bottom:12px}
+nav{display:flex;flex-wrap:wrap;gap:4px 18px;border-bottom:1px solid var(--line);
+padding-bottom:12px}
 a{color:var(--accent);text-decoration:none}a:hover{text-decoration:underline}
 section{margin:34px 0}
 .findings{background:var(--panel);border:1px solid var(--line);border-left:4px solid var(--accent);
@@ -251,6 +263,10 @@ border-bottom:1px solid var(--line);background:var(--panel)}
 th.n,td.n{text-align:right}
 tr.next td{border-top:1px solid var(--line)}
 tbody tr:hover td{background:var(--panel)}
+tr.model th{background:var(--bg);color:var(--fg);font-size:13.5px;padding-top:12px;
+border-top:1px solid var(--line)}
+tr.model span{position:sticky;left:12px}
+tr.model .mark{position:static}
 tr.failed td{color:var(--soft)}
 td:last-child:not(.n){white-space:normal;min-width:9em}
 .prose td{vertical-align:top}

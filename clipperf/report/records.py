@@ -111,8 +111,9 @@ def environments(results: Sequence[ResultFile]) -> dict[str, tuple[str, Environm
         if result.measurements or result.scores:
             found.setdefault(result.environment.id, result.environment)
     for result in results:
-        for item in (*result.measurements, *result.scores):
-            found.setdefault(item.env_id or result.environment.id, None)
+        ids = [m.env_id for m in result.measurements] + [s.env_id for s in result.scores]
+        for env_id in ids:
+            found.setdefault(env_id or result.environment.id, None)
     return {env_id: (f"E{i}", env) for i, (env_id, env) in enumerate(found.items(), start=1)}
 
 

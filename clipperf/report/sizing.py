@@ -11,98 +11,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from clipperf import units
 from clipperf.errors import UsageError
-from clipperf.report import findings
 from clipperf.report.packing import Load, Machine, pack
-from clipperf.report.records import Row, cell_order, environments, merge, merge_scores
-from clipperf.types import Cell, Environment, ResultFile
+from clipperf.report.records import Row, cell_order, environments, merge
+from clipperf.report.sizing_notes import assumptions, with_notes
+from clipperf.report.sizing_types import Option, Plan, Sizing, Targets, check
+from clipperf.types import Environment, ResultFile
 
-
-@dataclass(frozen=True)
-class Targets:
-    """What the deployment must do, and what one machine may use.
-
-    Rates are items per second over all machines; 0 leaves a tower out. `ram_bytes` and
-    `vram_bytes` are one machine's; None takes what the measured machine has. `utilisation` is the
-    share of a replica's measured rate that is planned for.
-    """
-
-    images_per_s: float
-    texts_per_s: float
-    slo_s: float | None = None
-    ram_bytes: int | None = None
-    vram_bytes: int | None = None
-    utilisation: float = 0.7
-
-    def of(self, side: str) -> float:
-        """The target rate of one tower."""
-        return self.images_per_s if side == "image" else self.texts_per_s
-
-
-@dataclass(frozen=True)
-class Option:
-    """One tower's configuration against the targets.
-
-    `latency_s` is a batch's at `latency_quantile` ("p99", or the highest that enough calls back,
-    or "max"). `load` is the number of replicas before rounding up. `broken` lists the limits that
-    it breaks and by how much; then `replicas` and `per_machine` are None. `per_machine` is also None
-    where nothing known limits it.
-    """
-
-    cell: Cell
-    env_id: str
-    random_weights: bool
-    unstable: bool
-    rate_per_s: float | None
-    latency_s: float | None
-    latency_quantile: str | None
-    rss_peak_bytes: int | None
-    vram_peak_bytes: int | None
-    load: float | None
-    replicas: int | None
-    per_machine: int | None
-    broken: tuple[str, ...] = ()
-
-    @property
-    def engine(self) -> str:
-        """Runtime and precision."""
-        return f"{self.cell.runtime} {self.cell.precision}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One model on one kind of machine, at the fewest machines its rows allow.
-
-    `memory_bytes` is the peak RAM of all replicas together, `fullest_bytes` that of the fullest
-    machine, `headroom_bytes` what this machine has left; None where RAM was not measured.
-    """
-
-    rank: int
-    env_id: str
-    model_id: str
-    random_weights: bool
-    image: Option | None
-    text: Option | None
-    machines: int
-    memory_bytes: int | None
-    fullest_bytes: int | None
-    headroom_bytes: int | None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Sizing:
-    """The plans, best first within each environment, and all that they were chosen from."""
-
-    targets: Targets
-    plans: tuple[Plan, ...]
-    options: tuple[Option, ...]
-    rejected: tuple[Option, ...]
-    unmet: tuple[str, ...]
-    assumptions: tuple[str, ...]
+__all__ = ["Option", "Plan", "Sizing", "Targets", "size"]
 
 
 def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
@@ -133,34 +51,12 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
     plans = _ranked(plans, list(known))
     return Sizing(
         targets=targets,
-        plans=tuple(_with_notes(p, targets, results) for p in plans),
+        plans=tuple(with_notes(p, targets, results) for p in plans),
         options=tuple(passing),
         rejected=tuple(o for o in options if o.broken),
         unmet=tuple(unmet),
-        assumptions=tuple(_assumptions(targets, options)),
+        assumptions=tuple(assumptions(targets, options)),
     )
-
-
-def check(targets: Targets) -> None:
-    """Reject targets that cannot be meant.
-
-    Raises:
-        UsageError: naming the value and what it should be.
-    """
-    rates = (targets.images_per_s, targets.texts_per_s)
-    if not all(math.isfinite(r) and r >= 0 for r in rates):
-        raise UsageError("target rates must be finite and not negative; 0 leaves a tower out")
-    if not any(rates):
-        raise UsageError("nothing to size: give a target of images/s, of texts/s, or both")
-    if not (math.isfinite(targets.utilisation) and 0 < targets.utilisation <= 1):
-        raise UsageError(f"utilisation must lie in (0, 1], not {targets.utilisation}")
-    for name, value in (
-        ("the SLO", targets.slo_s),
-        ("the RAM budget", targets.ram_bytes),
-        ("the VRAM budget", targets.vram_bytes),
-    ):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{name} must be positive, not {value}")
 
 
 def machine_of(environment: Environment | None, targets: Targets) -> Machine:
@@ -325,74 +221,3 @@ def _ranked(plans: Sequence[Plan], env_ids: Sequence[str]) -> list[Plan]:
         mine = sorted((p for p in plans if p.env_id == env_id), key=_plan_order)
         ranked += [dataclasses.replace(p, rank=i) for i, p in enumerate(mine, start=1)]
     return ranked
-
-
-# --- words ---------------------------------------------------------------------------------
-
-
-def _with_notes(plan: Plan, targets: Targets, results: Sequence[ResultFile]) -> Plan:
-    notes = []
-    chosen = [o for o in (plan.image, plan.text) if o is not None]
-    for o in chosen:
-        if o.unstable:
-            notes.append(f"the {o.cell.side} row is unstable")
-        if o.rss_peak_bytes is None:
-            notes.append(f"RAM of the {o.cell.side} tower was not measured")
-        fill_s = o.cell.batch / targets.of(o.cell.side)
-        if targets.slo_s is not None and o.cell.batch > 1 and fill_s > targets.slo_s:
-            notes.append(
-                f"at this rate one batch of {o.cell.batch} {o.cell.side}s takes "
-                f"{units.seconds(fill_s)} to arrive, longer than the SLO"
-            )
-    notes += _accuracy_notes(plan, chosen, results)
-    return dataclasses.replace(plan, notes=tuple(dict.fromkeys(notes)))
-
-
-def _accuracy_notes(
-    plan: Plan, chosen: Sequence[Option], results: Sequence[ResultFile]
-) -> list[str]:
-    if plan.random_weights:
-        return ["random weights: cost only, accuracy unknown"]
-    notes = []
-    for engine in dict.fromkeys(o.engine for o in chosen):
-        scores = [
-            s
-            for s in merge_scores(results)
-            if (s.cell.model_id, f"{s.cell.runtime} {s.cell.precision}") == (plan.model_id, engine)
-        ]
-        verdicts = {findings.accuracy_verdict(s) for s in scores}
-        lost = sorted({s.dataset for s in scores if findings.accuracy_verdict(s) == "lost"})
-        if lost:
-            notes.append(f"{engine} loses accuracy on {findings.listed(lost)}")
-        elif not verdicts & {"kept", "baseline"} and not engine.endswith("fp32"):
-            notes.append(f"accuracy of {engine} was not confirmed: run `clipperf eval`")
-    if len({o.engine for o in chosen}) > 1:
-        notes.append("the two towers run differently: evaluate them together before use")
-    return notes
-
-
-def _assumptions(targets: Targets, options: Sequence[Option]) -> list[str]:
-    quantiles = sorted({o.latency_quantile for o in options if o.latency_quantile} - {"p99"})
-    share = units.share(targets.utilisation)
-    told = [
-        f"Replicas = target / (measured rate x {share} utilisation), rounded up. The rate counts "
-        f"every timed call, slow ones too, so it may lie under the median-based one of the cost "
-        f"table.",
-        "Each replica was measured alone. That several on one machine do not slow each other is "
-        "assumed: confirm it with a load test.",
-        "The SLO is held against the latency of one batch: waiting in a queue, and for a batch to "
-        "fill, is not modelled.",
-        "A machine takes as many replicas as its cores, RAM and VRAM hold; one tower is placed "
-        "densely, the other fills the gaps. A GPU runs one replica of a tower, and both towers "
-        "only where their loads together fit it.",
-    ]
-    if quantiles:
-        told.append(
-            f"p99 is not backed by enough calls in every row; latency is then the highest backed "
-            f"quantile, or the slowest call (here: {', '.join(quantiles)})."
-        )
-    tokens = sorted({o.cell.tokens for o in options if o.cell.tokens is not None})
-    if tokens:
-        lengths = findings.listed([str(t) for t in tokens])
-        told.append(f"Texts are {lengths} tokens long, the longest that were measured.")
-    return told

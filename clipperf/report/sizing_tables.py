@@ -32,13 +32,14 @@ def targets_text(sizing: Sizing) -> str:
 
 
 def _plans(sizing: Sizing, labels: dict[str, str]) -> Report:
+    alike = len({(o.cell.device, o.cell.threads) for p in sizing.plans for o in chosen(p)}) == 1
     columns: list[Column[Plan]] = [
         Column("Rank", lambda p: str(p.rank)),
         Column("Model", lambda p: model_name(p.model_id, p.random_weights), numeric=False),
         Column("Env", lambda p: labels[p.env_id], numeric=False, fold="constant"),
         Column("Machines", lambda p: str(p.machines)),
-        Column("Image tower", lambda p: _tower(p.image), numeric=False, fold="empty"),
-        Column("Text tower", lambda p: _tower(p.text), numeric=False, fold="empty"),
+        Column("Image tower", lambda p: _tower(p.image, alike), numeric=False, fold="empty"),
+        Column("Text tower", lambda p: _tower(p.text, alike), numeric=False, fold="empty"),
         Column("RAM, all", lambda p: units.size(p.memory_bytes)),
         Column("RAM, fullest machine", lambda p: units.size(p.fullest_bytes)),
         Column("Headroom", lambda p: units.size(p.headroom_bytes)),
@@ -49,9 +50,11 @@ def _plans(sizing: Sizing, labels: dict[str, str]) -> Report:
         if plan.rank == 1:
             where = f" on {labels[plan.env_id]}" if several else ""
             plural = "machine" if plan.machines == 1 else "machines"
+            towers = "; ".join(f"{o.cell.side}: {_tower(o, alike)}" for o in chosen(plan))
             found.append(
                 f"{targets_text(sizing)}{where}: {plan.machines} {plural} with "
-                f"{model_name(plan.model_id, plan.random_weights)}."
+                f"{model_name(plan.model_id, plan.random_weights)} ({towers})"
+                f"{''.join(f'; {note}' for note in plan.notes)}."
             )
     if not sizing.plans:
         found.append(f"No configuration meets {targets_text(sizing)}.")
@@ -62,15 +65,24 @@ def _plans(sizing: Sizing, labels: dict[str, str]) -> Report:
         for note in p.notes
     ]
     if several:
-        notes.insert(0, "Ranks count within an environment: a machine of one is not one of another")
+        notes.insert(
+            0, "Ranks count within an environment: a machine of one is not one of another."
+        )
     return tabulate("Machines", columns, sizing.plans, found, [*notes, *sizing.assumptions])
 
 
-def _tower(option: Option | None) -> str:
+def chosen(plan: Plan) -> list[Option]:
+    """The options of a plan, image first."""
+    return [o for o in (plan.image, plan.text) if o is not None]
+
+
+def _tower(option: Option | None, alike: bool) -> str:
+    """Replicas of one tower in a few words; device and threads where they differ."""
     if option is None:
         return units.NOT_MEASURED
     c = option.cell
-    return f"{option.replicas} x {option.engine}, {c.device}, batch {c.batch}, {c.threads} threads"
+    text = f"{option.replicas} x {option.engine}, batch {c.batch}"
+    return text if alike else f"{text}, {c.device}, {c.threads} threads"
 
 
 def _shared_columns(labels: dict[str, str]) -> list[Column[Option]]:

@@ -7,10 +7,11 @@ every bar carries its label and value as text, so nothing hangs on colour alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 
 from clipperf.report.charts import BarChart, Chart, LineChart
+from clipperf.report.document import clean
 
 COLOURS = 6
 WIDTH = 560
@@ -28,14 +29,16 @@ def _frame(chart: Chart, identifier: str, height: float, parts: list[str]) -> st
     return (
         f'<svg role="img" viewBox="0 0 {WIDTH} {height:.0f}" '
         f'aria-labelledby="{identifier}-t {identifier}-d">'
-        f'<title id="{identifier}-t">{escape(chart.title)}</title>'
-        f'<desc id="{identifier}-d">{escape(chart.description)}</desc>{"".join(parts)}</svg>'
+        f'<title id="{identifier}-t">{escape(clean(chart.title))}</title>'
+        f'<desc id="{identifier}-d">{escape(clean(chart.description))}</desc>{"".join(parts)}</svg>'
     )
 
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
     style = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(text)}</text>'
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(clean(text))}</text>'
+    )
 
 
 def _bars(chart: BarChart, identifier: str) -> str:
@@ -73,7 +76,7 @@ def _bars(chart: BarChart, identifier: str) -> str:
 def _lines(chart: LineChart, identifier: str) -> str:
     left, top, right, bottom = 64.0, 30.0, WIDTH - 16.0, 262.0
     x_at = _log_scale([x for x, _ in chart.x_ticks], left + 14, right - 14)
-    y_at = _log_scale([y for y, _ in chart.y_ticks], bottom, top + 10)
+    y_at = _log_scale(chart.y_range, bottom, top + 10)
     parts = []
     for y, label in chart.y_ticks:
         at = y_at(y)
@@ -97,7 +100,7 @@ def _lines(chart: LineChart, identifier: str) -> str:
     return _frame(chart, identifier, bottom + 46, parts)
 
 
-def _log_scale(values: list[float], start: float, end: float) -> Callable[[float], float]:
+def _log_scale(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:
     low, high = math.log(min(values)), math.log(max(values))
 
     def at(value: float) -> float:
