@@ -167,6 +167,9 @@ def profile(
     quick: Annotated[
         bool, typer.Option("--quick", help="Shorter, wider intervals; fine for a first look.")
     ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds that one step of a worker may take.")
+    ] = 900.0,
     compare_published: Annotated[
         bool, typer.Option("--compare-published", help="Beside the CLIP-as-service figures.")
     ] = False,
@@ -174,6 +177,8 @@ def profile(
     quiet: Quiet = False,
 ) -> None:
     """Measure disk, peak RAM and VRAM, load time, latency and throughput of each tower."""
+    from dataclasses import replace
+
     from clipperf.bench import cost, prepare
     from clipperf.bench.profile import Sweep, failures
     from clipperf.bench.profile import profile as run
@@ -199,7 +204,8 @@ def profile(
         def on_event(event: Any) -> None:
             (bar.done if event.kind == "measured" else bar.stage)(event.text)
 
-        settings = cost.PRESETS["quick" if quick else "default"]
+        preset = cost.PRESETS["quick" if quick else "default"]
+        settings = replace(preset, timeout_s=timeout)
         result = run(sweep, settings, command=_command(), path=target, on_event=on_event)
     _finish(result, json)
     if not _prints_json(json):

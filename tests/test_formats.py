@@ -21,6 +21,7 @@ from clipperf.report.document import clean
 from clipperf.report.formats import FORMATS, rich_report, split_columns
 from clipperf.report.records import merge
 from clipperf.report.sizing import Targets
+from clipperf.report.svg import draw
 from clipperf.report.tables import cost_report
 
 EVIL = "<script>alert('x')</script>|[red]\x1b[31m\n::w"
@@ -172,6 +173,18 @@ def test_chart_data() -> None:
     assert lines.lines[0].points == ((1.0, 0.1), (8.0, 0.4))
     assert lines.y_range == (0.1, 0.5)
     assert lines.y_ticks[0][1] == "100 ms"
+
+
+def test_failed_rows_stay_in_the_chart() -> None:
+    rows = merge([result([timed(cell(), [0.1] * 6), broken(cell(runtime="onnx"), "boom")])])
+    (bars,) = speed_charts(rows, {"env-a": "E1"})
+    assert isinstance(bars, BarChart)
+    assert [(b.label, b.value, b.text) for b in bars.groups[0][1]] == [
+        ("torch fp32", 10.0, "10.0"),
+        ("onnx fp32", 0.0, "failed"),
+    ]
+    assert draw(bars, "c").count("<rect") == 1
+    assert speed_charts(rows[1:], {"env-a": "E1"}) == ()
 
 
 # --- Markdown and text ---------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_figures_of_one_row() -> None:
     assert column(report, "p50 ms") == ["200"]
     assert column(report, "RAM +MiB") == ["100"]
     assert column(report, "RAM MiB") == ["110"]
-    assert column(report, "Load s") == ["0.500"]
+    assert column(report, "Load s") == ["0.50"]
     assert column(report, "First ms") == ["20.0"]
     assert column(report, "Disk MiB") == ["100"]
     assert "p99 ms" not in report.columns
@@ -159,6 +159,28 @@ def test_ratio_falls_back_to_torch_at_the_same_precision() -> None:
     ]
     assert row_of(files).ratio_baseline == "torch fp16"
     assert any("torch fp16" in c for c in cost_report(files).caveats)
+
+
+def test_torch_may_take_turns_in_several_groups() -> None:
+    fast = cell(runtime="onnx", precision="int8")
+    files = [
+        result(
+            [
+                timed(cell(), [0.2] * 6, group="fp32"),
+                timed(cell(runtime="onnx"), [0.1] * 6, group="fp32"),
+                timed(cell(), [0.4] * 6, group="int8"),
+                timed(fast, [0.1] * 6, group="int8"),
+            ]
+        )
+    ]
+    torch, full, quantised = merge(files)
+    assert (full.ratio, quantised.ratio) == (pytest.approx(2.0), pytest.approx(4.0))
+    assert torch.p50_s == 0.4
+    ratio = speed_ratio(full, torch)
+    assert ratio is not None and ratio[0] == pytest.approx(2.0)
+    inverse = speed_ratio(torch, quantised)
+    assert inverse is not None and inverse == (pytest.approx(0.25), pytest.approx((0.25, 0.25)))
+    assert speed_ratio(full, quantised) is None
 
 
 def test_newest_measurement_wins_per_pass() -> None:
@@ -310,6 +332,22 @@ def test_verdicts(interval, verdict) -> None:
     assert len(report.findings) == 1
 
 
+def test_metrics_keep_their_order_and_findings_are_counted() -> None:
+    scores = []
+    for metric, difference in (("zeroshot top-1", -0.03), ("a recall@1", 0.0), ("recall@5", 0.0)):
+        ends = (difference - 0.005, difference + 0.005)
+        for own in (score(cell(), 0.6), against_baseline(0.6 + difference, difference, ends)):
+            scores.append(dataclasses.replace(own, metric=metric))
+    files = [result([timed(cell(), [0.1] * 6)], scores=scores)]
+    report = accuracy_report(files)
+    assert column(report, "Metric")[::2] == ["zeroshot top-1", "a recall@1", "recall@5"]
+    assert report.findings == (
+        "M::w on cpu: onnx fp32 loses accuracy in 1 of 3 scores (worst cifar10, zeroshot top-1: "
+        "-3.0 [-3.5, -2.5] points over 1000 samples).",
+    )
+    assert column(summary(files), "cifar10 zeroshot top-1") == ["60.0 %"]
+
+
 def test_random_weights_are_loud_and_found_nothing() -> None:
     marked = score(cell(), 0.1, random_weights=True)
     report = accuracy_report([result(scores=[marked])])
@@ -366,6 +404,16 @@ def test_random_weights_stand_beside_their_architecture() -> None:
     report = published_report(realistic(), PUBLISHED)
     assert report is not None
     assert set(column(report, "Published as")) == {"ViT-B-32::laion2b_e16"}
+    other_names = [
+        {
+            "alias": row["model"],
+            "disk_mib": row["disk_mb"],
+            "peak_ram_gb": row["peak_ram_gb"],
+            "peak_vram_gb": row["peak_vram_gb"],
+        }
+        for row in PUBLISHED
+    ]
+    assert published_report(realistic(), other_names) == report
     assert published_report([result([memory(cell(), 100)])], PUBLISHED) is None
     with pytest.raises(UsageError, match="names no model"):
         published_report(realistic(), [{"disk_mb": 1}])
@@ -398,6 +446,14 @@ def test_gaps_under_ten_percent_are_not_called() -> None:
     # Without pairs the intervals of the medians decide, under the same ten per cent.
     apart = [result([timed(cell(), [0.2] * 6, group=None), timed(cell(runtime="onnx"), [0.1] * 6)])]
     assert "onnx fp32 is fastest" in speed(apart)[0]
+
+
+def test_findings_of_unstable_rows_say_so() -> None:
+    slow = timed(cell(), [0.2] * 6, stable=False)
+    assert speed([result([slow, timed(cell(runtime="onnx"), [0.1] * 6)])]) == [
+        "M::w, image tower on cpu: onnx fp32 is fastest at batch 1 (10.0 images/s). "
+        "Some of these rows are unstable."
+    ]
 
 
 def test_least_memory() -> None:

@@ -74,7 +74,7 @@ def test_limits_say_by_how_much() -> None:
     )
     assert image.replicas is None
     assert sizing.unmet == ("M::w: no image configuration passes.",)
-    tables = sizing_reports(sizing, {"env-a": "E1"})
+    tables = sizing_reports(sizing, {"env-a": ("E1", ENVIRONMENT)})
     assert tables[0].rows == ()
     assert any("No configuration meets" in f for f in tables[0].findings)
     assert "SLO: max 100 ms" in tables[2].rows[0][-1]

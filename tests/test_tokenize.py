@@ -21,14 +21,17 @@ from clipperf.errors import (
     MissingDependencyError,
     UsageError,
 )
+from clipperf.models import tokenizer_files
+from clipperf.models.tokenizer_files import (
+    write_clip_tokenizer,
+    write_hf_tokenizer,
+    write_tokenizer,
+)
 from clipperf.tokenize import (
     CLEANERS,
     Tokenizer,
     TokenizerSpec,
     eot_lengths,
-    write_clip_tokenizer,
-    write_hf_tokenizer,
-    write_tokenizer,
 )
 
 open_clip = pytest.importorskip("open_clip")
@@ -148,7 +151,7 @@ def test_every_character_falls_in_the_word_class_of_the_reference(folders):
 def test_merges_need_no_order_among_equals(folders):
     # The library merges one pair at a time, the reference all equal pairs at once. Both give the
     # same tokens where every merged token is made in one way, after its parts.
-    merges = tokenize._read_merges()
+    merges = tokenizer_files._read_merges()
     made: dict[str, int] = {}
     for first, second in merges:
         for part in (first, second):
@@ -301,7 +304,8 @@ import sys
 import numpy as np
 from PIL import Image
 from clipperf.preprocess import PreprocessSpec, preprocess
-from clipperf.tokenize import Tokenizer, eot_lengths, write_clip_tokenizer
+from clipperf.models.tokenizer_files import write_clip_tokenizer
+from clipperf.tokenize import Tokenizer, eot_lengths
 tokenizer = Tokenizer.from_folder(sys.argv[1])
 assert eot_lengths(tokenizer(["a dog", "un café"]), tokenizer.eot_id).tolist() == [4, 4]
 assert preprocess([Image.new("RGB", (9, 7))], PreprocessSpec()).shape == (1, 3, 224, 224)
@@ -315,7 +319,10 @@ assert not {"torch", "open_clip", "transformers"} & set(sys.modules)
 
 # Hugging Face tokenizers, trained here on a few sentences and read by open_clip's own wrappers.
 
-CORPUS = [*tokenize._PROBES, *("a photo of a dog", "une photo de chat", "ein Foto vom Hund") * 20]
+CORPUS = [
+    *tokenizer_files._PROBES,
+    *("a photo of a dog", "une photo de chat", "ein Foto vom Hund") * 20,
+]
 
 
 @pytest.fixture(scope="module")

@@ -123,7 +123,8 @@ def measure(folder: Path) -> dict[str, Any]:
     used_rows = int((state["token_embedding.weight"] != 0).any(1).sum())
     model.load_state_dict({name: value.float() for name, value in state.items()})
     transform = image_transform_v2(PreprocessCfg(**config["preprocess_cfg"]), is_train=False)
-    tokenizer = open_clip.SimpleTokenizer(config["model_cfg"]["text_cfg"]["context_length"])
+    context = config["model_cfg"]["text_cfg"]["context_length"]
+    tokenizer = open_clip.SimpleTokenizer(context_length=context)
     with zipfile.ZipFile(folder / "eval.zip") as archive:
         rows = [json.loads(line) for line in archive.read("captions.jsonl").splitlines()]
         classes = json.loads(archive.read("classes.json"))

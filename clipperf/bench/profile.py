@@ -80,7 +80,6 @@ def profile(
     )
     target = Path(result.path)
     store.write_result(target, result)
-    rows: list[Measurement] = []
     specs = {spec.id: spec for spec in sweep.specs}
     prepared = _prepare_all(groups, specs, on_event)
     overhead = harness_overhead_s(environment)
@@ -89,42 +88,41 @@ def profile(
         notes=(f"An engine that does nothing measures {units.seconds(overhead)} a call here.",),
     )
 
-    def keep(row: Measurement, disk_bytes: int | None) -> None:
+    def keep(event: Event) -> None:
         nonlocal result
-        row = dataclasses.replace(row, disk_bytes=disk_bytes)
-        if row.cell.runtime == "torch" and specs[row.cell.model_id].random_weights:
-            # Drawing noise is no measure of how long reading a checkpoint takes.
-            row = dataclasses.replace(row, load_s=None)
-        rows.append(row)
-        result = dataclasses.replace(result, measurements=tuple(rows))
-        store.write_result(target, result)
+        if event.kind == "note":
+            result = dataclasses.replace(result, notes=(*result.notes, event.text))
+        row = event.measurement
+        if row is not None:
+            if row.cell.runtime == "torch" and specs[row.cell.model_id].random_weights:
+                # Drawing noise is no measure of how long reading a checkpoint takes.
+                row = dataclasses.replace(row, load_s=None)
+            result = dataclasses.replace(result, measurements=(*result.measurements, row))
+        if event.kind != "started":
+            store.write_result(target, result)
+        on_event(event)
 
     known: dict[Cell, Measurement] = {}
     for group in groups:
-        ready = [prepared[c] for c in group.cells if isinstance(prepared[c], tuple)]
+        requests, sizes = [], {}
         for cell in group.cells:
-            failure = prepared[cell]
-            if isinstance(failure, ClipperfError):
-                row = _failed(cell, specs[cell.model_id], environment, str(failure), group.id)
-                keep(row, None)
-                on_event(Event("measured", f"{cell.label}: {failure}", cell, row))
-        requests = [item[0] for item in ready if isinstance(item, tuple)]
-        sizes = {item[0].cell: item[1] for item in ready if isinstance(item, tuple)}
-
-        def forward(event: Event, sizes: dict[Cell, int] = sizes) -> None:
-            if event.measurement is not None:
-                keep(event.measurement, sizes.get(event.measurement.cell))
-            on_event(event)
-
+            ready = prepared[cell]
+            if isinstance(ready, ClipperfError):
+                row = _failed(cell, specs[cell.model_id], environment, str(ready), group.id)
+                keep(Event("measured", f"{cell.label}: {ready}", cell, row))
+            else:
+                requests.append(ready[0])
+                sizes[cell] = ready[1]
         if requests:
             measured = measure_group(
                 requests,
                 settings,
                 environment,
-                forward,
+                keep,
                 group=group.id,
                 text_ids=prepare.text_ids(specs[group.cells[0].model_id]),
                 known_memory=known,
+                disk_bytes=sizes,
             )
             known.update({row.cell: row for row in measured if row.kind == "memory"})
     return result

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,9 +142,18 @@ def build_tower(spec: ModelSpec, side: Side, normalize: bool = False) -> Tower:
         WeightsError: the checkpoint cannot be fetched or read, or does not fit.
         MissingDependencyError: an optional package is needed.
     """
+    return build_from_config(spec, model_config(spec), side, normalize)
+
+
+def build_from_config(
+    spec: ModelSpec, config: dict[str, Any], side: Side, normalize: bool = False
+) -> Tower:
+    """`build_tower` with the model configuration given, so that it may be another than the name's.
+
+    Raises: as `build_tower`.
+    """
     import torch
 
-    config = model_config(spec)
     model = skeleton(config)
     if spec.random_weights:
         drop_other(model, side)
@@ -237,28 +245,22 @@ def _as_fp32(tensor: torch.Tensor, torch: Any) -> torch.Tensor:
     return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
 
-def write_tokenizer(spec: ModelSpec, folder: Path) -> dict[str, Any]:
-    """Write the model's tokenizer files into `folder`; returns its settings.
+def write_tokenizer(spec: ModelSpec, folder: Path) -> None:
+    """Write the model's tokenizer files into `folder`.
 
     Raises:
         WeightsError: the tokenizer lives on the hub and cannot be fetched.
         MissingDependencyError: it needs the transformers package.
     """
-    from clipperf import tokenize
+    from clipperf.models import tokenizer_files
 
-    text = model_config(spec)["text_cfg"]
-    named_siglip = spec.family == "open_clip" and "siglip" in spec.architecture.lower()
-    if not text.get("hf_tokenizer_name") and not named_siglip:
-        options = text.get("tokenizer_kwargs", {})
-        tokenize.write_clip_tokenizer(
-            folder, spec.context_tokens, clean=options.get("clean", "lower")
-        )
+    if spec.family == "sample":
+        tokenizer_files.write_clip_tokenizer(folder, spec.context_tokens)
     else:
-        tokenize.write_hf_tokenizer(folder, _hub_tokenizer(spec))
-    return dict(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")))
+        tokenizer_files.write_tokenizer(folder, _open_clip_tokenizer(spec))
 
 
-def _hub_tokenizer(spec: ModelSpec) -> Any:
+def _open_clip_tokenizer(spec: ModelSpec) -> Any:
     from open_clip import get_tokenizer
 
     try:

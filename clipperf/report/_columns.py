@@ -61,3 +61,10 @@ def tabulate(
 def model_name(model_id: str, random_weights: bool) -> str:
     """The model's id, marked where its weights are noise."""
     return f"{model_id} {RANDOM_MARK}" if random_weights else model_id
+
+
+def environment_column(labels: dict[str, str], env_id: Callable[[R], str]) -> list[Column[R]]:
+    """The column that keeps environments apart; none where there is only one."""
+    if len(labels) < 2:
+        return []
+    return [Column("Env", lambda r: labels[env_id(r)], numeric=False, fold="constant")]

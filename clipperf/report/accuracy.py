@@ -9,10 +9,9 @@ from typing import Any
 from clipperf import units
 from clipperf.errors import UsageError
 from clipperf.report import findings
-from clipperf.report._columns import Column, model_name, tabulate
+from clipperf.report._columns import Column, environment_column, model_name, tabulate
 from clipperf.report.records import (
     Row,
-    engine_order,
     environments,
     finite,
     finite_interval,
@@ -35,7 +34,6 @@ def accuracy_report(results: Sequence[ResultFile]) -> Report:
     if not scores:
         raise UsageError("no scores to report: run `clipperf eval MODEL --dataset NAME` first")
     labels = {env_id: label for env_id, (label, _) in environments(results).items()}
-    scores.sort(key=lambda s: _score_order(s, labels))
     columns: list[Column[Score]] = [
         Column(
             "Model",
@@ -43,7 +41,7 @@ def accuracy_report(results: Sequence[ResultFile]) -> Report:
             numeric=False,
             fold="constant",
         ),
-        Column("Env", lambda s: labels[s.env_id], numeric=False, fold="constant"),
+        *environment_column(labels, lambda s: s.env_id),
         Column("Device", lambda s: s.cell.device, numeric=False, fold="constant"),
         Column("Dataset", lambda s: s.dataset, numeric=False),
         Column("Metric", lambda s: s.metric, numeric=False),
@@ -100,12 +98,6 @@ def _flips(score: Score) -> str:
     return f"{score.flips} ({units.share(score.flips / score.n)})" if score.n else "-"
 
 
-def _score_order(s: Score, labels: dict[str, str]) -> tuple:
-    engine = engine_order(s.cell.runtime, s.cell.precision)
-    order = list(labels).index(s.env_id)
-    return (order, s.cell.model_id, s.dataset, s.dataset_sha256, s.metric, s.cell.device, *engine)
-
-
 def _without_nan(score: Score) -> Score:
     return dataclasses.replace(
         score,
@@ -130,7 +122,7 @@ class Published:
 
 
 def published_rows(rows: Sequence[Any]) -> list[Published]:
-    """Take dicts or records with the published table's column names.
+    """Take dicts or records with the published table's names (or `alias` and `disk_mib`).
 
     Raises:
         UsageError: a row names no model.
@@ -138,10 +130,12 @@ def published_rows(rows: Sequence[Any]) -> list[Published]:
     taken = []
     for row in rows:
         get = row.get if isinstance(row, Mapping) else lambda name, r=row: getattr(r, name, None)
-        if not get("model"):
+        model, disk = get("model") or get("alias"), get("disk_mb")
+        if not model:
             raise UsageError(f"a published row names no model: {row!r}")
-        numbers = [_number(get(name)) for name in ("disk_mb", "peak_ram_gb", "peak_vram_gb")]
-        taken.append(Published(str(get("model")), *numbers))
+        disk = get("disk_mib") if disk is None else disk
+        numbers = [_number(value) for value in (disk, get("peak_ram_gb"), get("peak_vram_gb"))]
+        taken.append(Published(str(model), *numbers))
     return taken
 
 
@@ -180,7 +174,7 @@ def published_report(results: Sequence[ResultFile], published: Sequence[Any]) ->
             lambda x: model_name(x[0].any.cell.model_id, x[0].any.random_weights),
             numeric=False,
         ),
-        Column("Env", lambda x: labels[x[0].any.env_id], numeric=False, fold="constant"),
+        *environment_column(labels, lambda x: x[0].any.env_id),
         Column("Device", lambda x: x[0].any.cell.device, numeric=False, fold="constant"),
         Column("Runtime", lambda x: x[0].any.engine, numeric=False),
         Column("Batch", lambda x: str(x[0].any.cell.batch)),
@@ -201,10 +195,10 @@ def published_report(results: Sequence[ResultFile], published: Sequence[Any]) ->
         caveats=[
             "Published: the CLIP-as-service benchmark page; PyTorch on a TITAN RTX 24 GB, batch "
             "8, the whole model in one process, RAM and VRAM as the growth over the process "
-            "before.",
-            "Here each tower runs in its own process, and RAM is the growth over the bare worker; "
-            "a process that also drives a GPU holds its libraries in RAM. Equal figures are not "
-            "to be expected, the same order of magnitude is.",
+            "before. Its MB and GB are read as MiB and GiB.",
+            "Here each tower runs in its own process, and RAM is the growth over the bare worker, "
+            "where the published process also loads what drives its GPU: equal figures are not to "
+            "be expected.",
             "Some published files hold fp16 weights (OpenAI's): half the size on disk of the same "
             "model in fp32.",
             "Models measured under weights that are not in the published table stand beside the "

@@ -11,7 +11,7 @@ from clipperf.report import findings
 from clipperf.report.accuracy import accuracy_report, published_report
 from clipperf.report.charts import speed_charts
 from clipperf.report.document import Document, Section, Source
-from clipperf.report.formats import FORMATS
+from clipperf.report.formats import FORMATS, without_nan
 from clipperf.report.records import Row, environments, in_order, merge, merge_scores
 from clipperf.report.sizing import Sizing, Targets, size
 from clipperf.report.sizing_tables import sizing_reports, targets_text
@@ -46,7 +46,7 @@ def build_report(
             sections.append(Section("speed", "Speed", SPEED, (), charts))
     tables: list[Report] = []
     if sizing is not None:
-        tables = list(sizing_reports(sizing, labels))
+        tables = list(sizing_reports(sizing, known))
         intro = f"For {targets_text(sizing)}."
         sections.insert(0, _section("sizing", "Sizing", intro, tables[:1]))
     if rows:
@@ -75,7 +75,7 @@ def build_report(
         environment=tuple(known.values()),
         provenance=tuple(_source(r, labels) for r in ordered),
         records=(*map(_cost_record, rows), *map(_score_record, scores)),
-        sizing=_sizing_record(sizing) if sizing is not None else None,
+        sizing=sizing_json(sizing) if sizing is not None else None,
     )
 
 
@@ -157,6 +157,7 @@ def _spread(name: str, value: Any) -> dict[str, Any]:
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def _sizing_record(sizing: Sizing) -> dict[str, Any]:
-    record: dict[str, Any] = to_json(sizing)
+def sizing_json(sizing: Sizing) -> dict[str, Any]:
+    """A sizing as plain JSON values in SI units."""
+    record: dict[str, Any] = without_nan(to_json(sizing))
     return record

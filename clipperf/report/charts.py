@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from clipperf import units
 from clipperf.report._columns import model_name
 from clipperf.report.findings import ITEMS
+from clipperf.report.pairs import Interval
 from clipperf.report.records import Row, engine_order
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -66,30 +65,35 @@ def speed_charts(rows: Sequence[Row], labels: dict[str, str]) -> tuple[Chart, ..
     series = {f"{runtime} {precision}": i for i, (runtime, precision) in enumerate(engines)}
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
-        if row.items_per_s is not None and row.p50_s is not None:
-            c = row.cell
-            key = (row.env_id, c.model_id, c.device, c.threads, c.side, c.tokens)
-            groups.setdefault(key, []).append(row)
+        c = row.cell
+        key = (row.env_id, c.model_id, c.device, c.threads, c.side, c.tokens)
+        groups.setdefault(key, []).append(row)
     charts: list[Chart] = []
     for (env_id, _, device, threads, side, tokens), group in groups.items():
+        timed = [r for r in group if r.items_per_s is not None]
+        if not timed:
+            continue
         parts = [model_name(group[0].cell.model_id, group[0].random_weights), f"{side} tower"]
         parts += [f"{tokens} tokens"] if tokens else []
         parts += [device, f"{threads} threads"] + ([labels[env_id]] if len(labels) > 1 else [])
         where = " · ".join(parts)
         charts.append(_throughput(where, ITEMS.get(side, "items/s"), group, series))
-        if len({r.cell.batch for r in group}) > 1:
-            charts.append(_latency(where, group, series))
+        if len({r.cell.batch for r in timed}) > 1:
+            charts.append(_latency(where, timed, series))
     return tuple(charts)
 
 
 def _throughput(where: str, unit: str, group: Sequence[Row], series: dict[str, int]) -> BarChart:
     by_batch: dict[int, list[Bar]] = {}
     for row in group:
+        if row.items_per_s is None and row.time_status in (None, "ok"):
+            continue
         bar = Bar(
             label=row.engine,
             value=row.items_per_s or 0.0,
             interval=row.items_interval,
-            text=units.rate(row.items_per_s),
+            # A bar that is missing without a word would look like one that was not asked for.
+            text=units.rate(row.items_per_s) if row.items_per_s else row.time_status or "",
             series=series[row.engine],
         )
         by_batch.setdefault(row.cell.batch, []).append(bar)

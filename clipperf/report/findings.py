@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
-from clipperf import stats, units
+from clipperf import units
 from clipperf.report.records import (
     RESOLVABLE_GAP,
     Row,
@@ -47,14 +48,18 @@ def speed_findings(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
             key = (row.env_id, c.model_id, c.side, c.device, c.tokens, c.threads)
             races.setdefault((*key, c.batch), []).append(row)
     sentences: dict[tuple, list[tuple[int, float]]] = {}
+    shaky: dict[tuple, bool] = defaultdict(bool)
     for key, rivals in races.items():
         if len(rivals) > 1:
             winners = leaders(rivals)
             engines = tuple(r.engine for r in winners)
             told = sentences.setdefault((*key[:-1], engines), [])
             told.append((key[-1], winners[0].items_per_s or 0.0))
+            shaky[(*key[:-1], engines)] |= any(r.stable is False for r in rivals)
     found = []
-    for (env_id, model_id, side, device, tokens, _, engines), told in sentences.items():
+    for verdict, told in sentences.items():
+        env_id, model_id, side, device, tokens, _, engines = verdict
+        doubt = " Some of these rows are unstable." if shaky[verdict] else ""
         where = f"{model_id}, {side} tower on {device}"
         where += f", {tokens} tokens" if tokens and _several(rows, "tokens") else ""
         where += f" ({labels[env_id]})" if len(labels) > 1 else ""
@@ -64,12 +69,12 @@ def speed_findings(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
         if len(engines) == 1:
             found.append(
                 f"{where}: {engines[0]} is fastest at {plural} {batches} "
-                f"({rates} {ITEMS.get(side, 'items/s')})."
+                f"({rates} {ITEMS.get(side, 'items/s')}).{doubt}"
             )
         else:
             found.append(
                 f"{where}: no resolved difference between {listed(engines)} at {plural} "
-                f"{batches} (the fastest median: {rates} {ITEMS.get(side, 'items/s')})."
+                f"{batches} (the fastest median: {rates} {ITEMS.get(side, 'items/s')}).{doubt}"
             )
     return found
 
@@ -153,23 +158,42 @@ def accuracy_verdict(score: Score) -> str:
 
 def accuracy_findings(scores: Sequence[Score], labels: dict[str, str]) -> list[str]:
     """Whether each runtime keeps the baseline's accuracy; silent about random weights."""
-    told = {
-        "kept": f"keeps the accuracy within {units.points(KEPT_WITHIN).lstrip('+')} point",
-        "lost": "loses accuracy",
-        "unresolved": "may or may not keep the accuracy: too few samples to tell",
-    }
-    found = []
+    groups: dict[tuple, list[Score]] = {}
     for s in scores:
-        verdict = accuracy_verdict(s)
-        if verdict not in told or s.difference is None:
-            continue
-        where = f" ({labels[s.env_id]})" if len(labels) > 1 else ""
-        found.append(
-            f"{s.cell.model_id}{where}: {s.cell.runtime} {s.cell.precision} {told[verdict]} on "
-            f"{s.dataset} ({s.metric} {units.points(s.difference, s.diff_ci95)} points over "
-            f"{s.n} samples)."
-        )
+        if s.difference is not None and accuracy_verdict(s) in ("kept", "lost", "unresolved"):
+            c = s.cell
+            key = (s.env_id, c.model_id, c.device, f"{c.runtime} {c.precision}")
+            groups.setdefault(key, []).append(s)
+    found = []
+    for (env_id, model_id, device, engine), group in groups.items():
+        where = f"{model_id} on {device}" + (f" ({labels[env_id]})" if len(labels) > 1 else "")
+        found.append(f"{where}: {engine} {_accuracy_sentence(group)}")
     return found
+
+
+def _accuracy_sentence(group: Sequence[Score]) -> str:
+    """One runtime's verdicts over all datasets and metrics, with the worst of them."""
+    verdicts = [accuracy_verdict(s) for s in group]
+    lost, unsure = verdicts.count("lost"), verdicts.count("unresolved")
+    kept = units.points(KEPT_WITHIN).lstrip("+")
+    told = [s for s, v in zip(group, verdicts, strict=True) if not lost or v == "lost"]
+    worst = min(told, key=lambda s: s.difference or 0.0)
+    figures = (
+        f"{worst.dataset}, {worst.metric}: {units.points(worst.difference, worst.diff_ci95)} "
+        f"points over {worst.n} samples"
+    )
+    if lost:
+        return f"loses accuracy in {lost} of {_count(group)} (worst {figures})."
+    if unsure:
+        return (
+            f"may or may not keep the accuracy within {kept} point: {unsure} of {_count(group)} "
+            f"cannot tell (worst {figures})."
+        )
+    return f"keeps the accuracy within {kept} point in {_count(group)} (worst {figures})."
+
+
+def _count(group: Sequence[Score]) -> str:
+    return "1 score" if len(group) == 1 else f"{len(group)} scores"
 
 
 # --- caveats -------------------------------------------------------------------------------
@@ -220,12 +244,3 @@ def cost_caveats(results: Sequence[ResultFile], rows: Sequence[Row]) -> list[str
         where = f"{known[r.env_id][0]} {r.cell.label}" if several else r.cell.label
         found += [f"{where}: {problem}" for problem in r.problems]
     return found
-
-
-def few_samples_note() -> str:
-    """How many calls back each quantile."""
-    needed = stats.MIN_SAMPLES_FOR_QUANTILE
-    return (
-        f"A latency quantile is printed only where enough calls back it: {needed[0.9]} for p90, "
-        f"{needed[0.95]} for p95, {needed[0.99]} for p99."
-    )

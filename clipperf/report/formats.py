@@ -53,6 +53,8 @@ def rich_report(report: Report, width: int = TEXT_WIDTH) -> RenderableType:
             parts += [title, _rich_table(table, columns, width), Text("")]
     parts += [_bullet("+", line, "green") for line in report.findings]
     parts += [_bullet("!", line, "yellow") for line in report.caveats]
+    # Reports are printed one after another: lines of prose need the space that tables have.
+    parts += [Text("")] if report.findings or report.caveats else []
     return Group(*parts)
 
 
@@ -62,11 +64,11 @@ def rich_document(document: Document, width: int = TEXT_WIDTH) -> RenderableType
     from rich.text import Text
 
     parts: list[RenderableType] = [Text(clean(document.title), style="bold"), Text("")]
-    parts += [_bullet("+", line, "green") for line in document.findings]
+    parts += [*(_bullet("+", line, "green") for line in document.findings), Text("")]
     for section in document.sections:
         for report in section.reports:
-            parts += [Text(""), rich_report(report, width)]
-    parts += [Text(""), Text("Caveats", style="bold")] if document.caveats else []
+            parts.append(rich_report(report, width))
+    parts += [Text("Caveats", style="bold")] if document.caveats else []
     parts += [_bullet("!", line, "yellow") for line in document.caveats]
     parts += [Text(""), Text("Measured on", style="bold")]
     parts += [_bullet("-", f"{label}: {describe(env)}", "") for label, env in document.environment]

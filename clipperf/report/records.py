@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from clipperf import stats
 from clipperf.errors import UsageError
+from clipperf.report.pairs import (
+    BASELINE_RUNTIME,
+    Interval,
+    baseline_of,
+    block_ratio,
+    took_turns,
+    usable_samples,
+)
 from clipperf.types import Cell, Environment, Measurement, ResultFile, Score
-
-BASELINE_RUNTIME = "torch"
-"""The runtime that ratios are taken over; its fp32 where that was measured."""
 
 RESOLVABLE_GAP = 0.10
 """Differences of speed below this share are not called: machines drift by as much."""
 
 PRECISION_ORDER = ("fp32", "fp16", "bf16", "int8")
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def merge(results: Sequence[ResultFile]) -> list[Row]:
     for (env_id, cell), passes in newest.items():
         number, time = passes.get("time", (0, None))
         _, memory = passes.get("memory", (0, None))
-        baseline = _baseline(time, ordered[number].measurements) if time else None
+        baseline = baseline_of(time, ordered[number].measurements) if time else None
         known_random = cell.model_id in random_models
         rows.append(_row(env_id, cell, time, memory, baseline, known_random, number))
     order = {env_id: i for i, env_id in enumerate(environments(results))}
@@ -180,7 +183,7 @@ def _row(
         problems.append("time pass: no usable samples (none, or not finite, or not positive)")
     p50 = stats.median(samples) if samples else None
     p50_interval = stats.median_interval(samples) if samples else None
-    pair = _ratio(time, baseline) if time is not None and baseline is not None else None
+    pair = block_ratio(time, baseline) if time is not None and baseline is not None else None
     bare = memory.rss_bare_bytes if memory else None
     peak = memory.rss_peak_bytes if memory else None
     return Row(
@@ -221,62 +224,26 @@ def _row(
     )
 
 
-def usable_samples(time: Measurement | None) -> tuple[float, ...]:
-    """The run times of a pass that went well; none at all if one is not finite and positive.
-
-    One impossible sample means that the clock or the file cannot be trusted, so nothing is
-    picked out of such a list.
-    """
-    if time is None or time.status != "ok":
-        return ()
-    if not all(math.isfinite(s) and s > 0 for s in time.run_s):
-        return ()
-    return time.run_s
-
-
-def _baseline(time: Measurement, peers: Iterable[Measurement]) -> Measurement | None:
-    """PyTorch fp32 (else PyTorch at the same precision) that took turns with `time`."""
-    if (time.cell.runtime, time.cell.precision) == (BASELINE_RUNTIME, "fp32"):
-        return None
-    for precision in ("fp32", time.cell.precision):
-        wanted = dataclasses.replace(time.cell, runtime=BASELINE_RUNTIME, precision=precision)
-        if wanted == time.cell:
-            continue
-        turns = [m for m in peers if m.cell == wanted and _took_turns(time, m)]
-        if turns:
-            return turns[-1]
-    return None
-
-
-def _took_turns(a: Measurement, b: Measurement) -> bool:
-    return (
-        a.group is not None
-        and a.group == b.group
-        and a.kind == b.kind == "time"
-        and bool(usable_samples(a))
-        and bool(usable_samples(b))
-    )
-
-
-def _ratio(ours: Measurement, theirs: Measurement) -> tuple[float, Interval | None] | None:
-    """Speed of `ours` over `theirs`, from the medians of the blocks that both have."""
-    if len(ours.blocks) != len(ours.run_s) or len(theirs.blocks) != len(theirs.run_s):
-        return None
-    a = stats.block_medians(ours.run_s, ours.blocks)
-    b = stats.block_medians(theirs.run_s, theirs.blocks)
-    both = sorted(a.keys() & b.keys())
-    if not both:
-        return None
-    return stats.paired_ratio([a[i] for i in both], [b[i] for i in both])
-
-
 def speed_ratio(ours: Row, theirs: Row) -> tuple[float, Interval | None] | None:
-    """Speed of one row over another where they took turns in one run, else None."""
+    """Speed of one row over another where they took turns in one run, else None.
+
+    PyTorch may have taken turns in several groups of a run: then its own row shows the last, and
+    a rival's ratio is the one of their common group.
+    """
+    if dataclasses.replace(ours.cell, runtime="", precision="") != dataclasses.replace(
+        theirs.cell, runtime="", precision=""
+    ):
+        return None
     if ours.time is None or theirs.time is None or ours.env_id != theirs.env_id:
         return None
-    if ours.source != theirs.source or not _took_turns(ours.time, theirs.time):
+    if ours.source != theirs.source:
         return None
-    return _ratio(ours.time, theirs.time)
+    if ours.ratio is not None and ours.ratio_baseline == theirs.engine:
+        return ours.ratio, ours.ratio_interval
+    if theirs.ratio is not None and theirs.ratio_baseline == ours.engine:
+        ends = theirs.ratio_interval
+        return 1 / theirs.ratio, (1 / ends[1], 1 / ends[0]) if ends else None
+    return block_ratio(ours.time, theirs.time) if took_turns(ours.time, theirs.time) else None
 
 
 def merge_scores(results: Sequence[ResultFile]) -> list[Score]:
@@ -297,6 +264,8 @@ def merge_scores(results: Sequence[ResultFile]) -> list[Score]:
             key = (env_id, score.cell, score.dataset, score.dataset_sha256, score.metric)
             newest[key] = dataclasses.replace(score, env_id=env_id, random_weights=marked)
     order = {env_id: i for i, env_id in enumerate(environments(results))}
+    # Metrics keep the order in which the evaluation wrote them: the main one comes first.
+    metrics = list(dict.fromkeys(s.metric for r in ordered for s in r.scores))
     return sorted(
         newest.values(),
         key=lambda s: (
@@ -304,7 +273,7 @@ def merge_scores(results: Sequence[ResultFile]) -> list[Score]:
             s.cell.model_id,
             s.dataset,
             s.dataset_sha256,
-            s.metric,
+            metrics.index(s.metric),
             cell_order(s.cell),
         ),
     )

@@ -60,8 +60,8 @@ def assumptions(targets: Targets, options: Sequence[Option]) -> list[str]:
     share = units.share(targets.utilisation)
     told = [
         f"Replicas = target / (measured rate x {share} utilisation), rounded up. The rate counts "
-        f"every timed call, slow ones too, so it may lie under the median-based one of the cost "
-        f"table.",
+        f"every timed call, slow ones too, so it may differ from the median-based one of the "
+        f"cost table.",
         "Each replica was measured alone. That several on one machine do not slow each other is "
         "assumed: confirm it with a load test.",
         "The SLO is held against the latency of one batch: waiting in a queue, and for a batch to "

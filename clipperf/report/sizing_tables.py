@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from clipperf import units
-from clipperf.report._columns import Column, model_name, tabulate
+from clipperf.report._columns import Column, environment_column, model_name, tabulate
 from clipperf.report.sizing import Option, Plan, Sizing
-from clipperf.types import Report
+from clipperf.types import Environment, Report
 
 
-def sizing_reports(sizing: Sizing, labels: dict[str, str]) -> tuple[Report, ...]:
-    """The tables of a sizing; `labels` name the environments ("E1") by id."""
+def sizing_reports(
+    sizing: Sizing, known: Mapping[str, tuple[str, Environment | None]]
+) -> tuple[Report, ...]:
+    """The tables of a sizing; `known` is what `records.environments` says of the same files."""
+    labels = {env_id: label for env_id, (label, _) in known.items()}
     tables = [_plans(sizing, labels)]
     if sizing.options:
-        tables.append(_options("Configurations that pass", sizing.options, labels))
+        tables.append(
+            _options("Configurations that pass, figures of one replica", sizing.options, labels)
+        )
     if sizing.rejected:
         tables.append(_rejected(sizing.rejected, labels))
     return tuple(tables)
@@ -36,7 +41,7 @@ def _plans(sizing: Sizing, labels: dict[str, str]) -> Report:
     columns: list[Column[Plan]] = [
         Column("Rank", lambda p: str(p.rank)),
         Column("Model", lambda p: model_name(p.model_id, p.random_weights), numeric=False),
-        Column("Env", lambda p: labels[p.env_id], numeric=False, fold="constant"),
+        *environment_column(labels, lambda p: p.env_id),
         Column("Machines", lambda p: str(p.machines)),
         Column("Image tower", lambda p: _tower(p.image, alike), numeric=False, fold="empty"),
         Column("Text tower", lambda p: _tower(p.text, alike), numeric=False, fold="empty"),
@@ -93,7 +98,7 @@ def _shared_columns(labels: dict[str, str]) -> list[Column[Option]]:
             numeric=False,
             fold="constant",
         ),
-        Column("Env", lambda o: labels[o.env_id], numeric=False, fold="constant"),
+        *environment_column(labels, lambda o: o.env_id),
         Column("Device", lambda o: o.cell.device, numeric=False, fold="constant"),
         Column("Threads", lambda o: str(o.cell.threads), fold="constant", phrase="{} threads"),
         Column("Tower", lambda o: o.cell.side, numeric=False),
@@ -105,11 +110,17 @@ def _shared_columns(labels: dict[str, str]) -> list[Column[Option]]:
 def _options(title: str, options: Sequence[Option], labels: dict[str, str]) -> Report:
     columns: list[Column[Option]] = [
         *_shared_columns(labels),
-        Column("Items/s a replica", lambda o: units.rate(o.rate_per_s)),
+        Column("Items/s", lambda o: units.rate(o.rate_per_s)),
         Column("Latency ms", lambda o: units.ms(o.latency_s)),
-        Column("Quantile", lambda o: o.latency_quantile or units.NOT_MEASURED, numeric=False),
-        Column("RAM MiB a replica", lambda o: units.mib(o.rss_peak_bytes)),
-        Column("VRAM MiB a replica", lambda o: units.mib(o.vram_peak_bytes), fold="empty"),
+        Column(
+            "Quantile",
+            lambda o: o.latency_quantile or units.NOT_MEASURED,
+            numeric=False,
+            fold="constant",
+            phrase="latency: {}",
+        ),
+        Column("RAM MiB", lambda o: units.mib(o.rss_peak_bytes)),
+        Column("VRAM MiB", lambda o: units.mib(o.vram_peak_bytes), fold="empty"),
         Column("Replicas", lambda o: str(o.replicas)),
         Column(
             "Fit a machine",

@@ -55,10 +55,11 @@ def _bars(chart: BarChart, identifier: str) -> str:
             middle = y + BAR / 2
             end = LEFT + bar.value * scale
             parts.append(_text(LEFT - 8, middle + 4, bar.label, anchor="end"))
-            parts.append(
-                f'<rect class="s{bar.series % COLOURS}" x="{LEFT}" y="{y:.1f}" '
-                f'width="{max(1.0, end - LEFT):.1f}" height="{BAR}" rx="2"/>'
-            )
+            if bar.value > 0:
+                parts.append(
+                    f'<rect class="s{bar.series % COLOURS}" x="{LEFT}" y="{y:.1f}" '
+                    f'width="{max(1.0, end - LEFT):.1f}" height="{BAR}" rx="2"/>'
+                )
             if bar.interval is not None:
                 low, high = (LEFT + v * scale for v in bar.interval)
                 parts.append(

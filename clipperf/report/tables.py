@@ -9,7 +9,7 @@ from typing import Literal
 from clipperf import stats, units
 from clipperf.errors import UsageError
 from clipperf.report import findings
-from clipperf.report._columns import Column, model_name, tabulate
+from clipperf.report._columns import Column, environment_column, model_name, tabulate
 from clipperf.report.records import Row, engine_order, environments, merge, merge_scores
 from clipperf.types import Cell, Report, ResultFile, Score
 
@@ -76,14 +76,14 @@ def cost_report(results: Sequence[ResultFile]) -> Report:
 
 def _environment_columns(labels: dict[str, str]) -> list[Column[Row]]:
     return [
-        Column("Env", lambda r: labels[r.env_id], numeric=False, fold="constant"),
+        *environment_column(labels, lambda r: r.env_id),
         Column("Device", lambda r: r.cell.device, numeric=False, fold="constant"),
         Column("Threads", lambda r: str(r.cell.threads), fold="constant", phrase="{} threads"),
     ]
 
 
 def _seconds(value: float | None) -> str:
-    return units.NOT_MEASURED if value is None else units.significant(value)
+    return units.NOT_MEASURED if value is None else units.significant(value, 2)
 
 
 def ratio_text(row: Row) -> str:
@@ -177,7 +177,7 @@ def summary(results: Sequence[ResultFile]) -> Report:
             numeric=False,
             fold="constant",
         ),
-        Column("Env", lambda p: labels[p.any.env_id], numeric=False, fold="constant"),
+        *environment_column(labels, lambda p: p.any.env_id),
         Column("Device", lambda p: p.any.cell.device, numeric=False, fold="constant"),
         Column("Threads", lambda p: str(p.any.cell.threads), fold="constant", phrase="{} threads"),
         Column("Tokens", _tokens, fold="constant", phrase="{} tokens"),

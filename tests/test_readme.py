@@ -1,0 +1,105 @@
+"""The README's commands run as written, and what it shows is what they print."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[str]:
+    """Every line of the README's `sh` blocks, comments and continuations folded away."""
+    found = []
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            text = line.split("  #")[0].strip()
+            if text and not text.startswith("#"):
+                found.append(text)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.fixture(scope="module")
+def environment(folder):
+    bin_folder = Path(sys.executable).parent
+    return {
+        **os.environ,
+        "CLIPPERF_HOME": str(folder / "store"),
+        "CLIPPERF": str(bin_folder / "clipperf"),
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+def test_the_two_commands_are_there_and_make_knows_them():
+    assert "make demo" in commands()
+    assert "make test" in commands()
+    for target in ("demo", "test"):
+        done = subprocess.run(
+            ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert "pip install" in done.stdout or ".installed" not in done.stdout
+
+
+@pytest.mark.slow
+def test_make_demo_leaves_a_report_that_opens_from_disk(folder, environment):
+    done = subprocess.run(
+        ["sh", str(ROOT / "tools" / "demo.sh"), str(folder / "demo")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    page = (folder / "demo" / "report.html").read_text(encoding="utf-8")
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", page)
+    for word in ("clipperf-sample", "onnx", "torch", "recall@1", "text-to-image"):
+        assert word in page
+    for name in ("image/model.onnx", "text/model.onnx", "manifest.json", "preprocess.json"):
+        assert (folder / "demo" / "clipperf-sample" / name).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("clipperf ")])
+def test_command_runs_as_written(command, folder, environment):
+    words = shlex.split(command)
+    done = subprocess.run(
+        words, env=environment, cwd=folder, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_python_example_runs(folder, environment):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    import zipfile
+
+    from clipperf.models import sample
+
+    with zipfile.ZipFile(sample.folder() / "eval.zip") as archive:
+        name = next(n for n in archive.namelist() if n.endswith(".png"))
+        (folder / "photo.png").write_bytes(archive.read(name))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_links_point_at_files():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
