@@ -4,27 +4,30 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
 DEMO ?= demo
 
 .PHONY: demo test lint clean
 
-demo: $(STAMP)
+demo: $(VENV)/.installed
 	CLIPPERF_HOME=$(CURDIR)/$(DEMO)/store CLIPPERF=$(BIN)/clipperf sh tools/demo.sh $(DEMO)
 
-test: $(STAMP) lint
+test: lint
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(STAMP): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clipperf needs Python 3.11 or later: make PYTHON=python3.12")'
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clipperf needs Python 3.11 or later: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,eval]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) $(DEMO)

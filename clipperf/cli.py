@@ -483,22 +483,37 @@ def _command() -> str:
     return shlex.join(["clipperf", *sys.argv[1:]])
 
 
+ParserError: Any = typer.BadParameter.__base__
+"""UsageError of the click that typer brings: unknown command, missing argument, bad number."""
+
+
 def main() -> None:
-    """The console script: clipperf's own errors become one line and an exit code."""
+    """The console script: every error becomes one line and an exit code."""
     try:
-        app()
+        code = app(standalone_mode=False) or 0
+        sys.stdout.flush()
     except ClipperfError as exc:
         print(f"error: {exc}", file=sys.stderr)
         sys.exit(exc.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; rows measured so far are in the result file", file=sys.stderr)
-        sys.exit(130)
+    except ParserError as exc:
+        if type(exc).__name__ == "NoArgsIsHelpError":
+            exc.show()
+        else:
+            command = exc.ctx.command_path if exc.ctx else "clipperf"
+            said = exc.format_message().rstrip(".")
+            print(f"error: {said}. See: {command} --help", file=sys.stderr)
+        sys.exit(exc.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
     except BrokenPipeError:
         # The reader of a pipe has gone, as with `| head`; Python must not complain at exit.
         import os
 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        code = 141
+    if code == 130:
+        print("interrupted; rows measured so far are in the result file", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -254,19 +254,20 @@ def sha256_file(path: Path) -> str:
 
 
 def cached_sha256(path: Path) -> str:
-    """`sha256_file`, remembered by path, size, mtime and inode in `home()/digests.json`."""
+    """`sha256_file`, remembered by path, size, times and inode in `home()/digests.json`."""
     path = path.absolute()
     try:
         stat = path.stat()
     except OSError as exc:
         raise ArtifactError(f"{path} cannot be read: {exc.strerror}") from exc
-    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    # The mtime can be set to anything, as `cp -p` does; the ctime cannot.
+    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns]
     cache_path = home() / "digests.json"
     try:
         cache = read_json(cache_path)
         known = cache[str(path)]
-        if known[:3] == stamp:
-            return str(known[3])
+        if known[:-1] == stamp:
+            return str(known[-1])
     except (ArtifactError, KeyError, TypeError, IndexError):
         cache = {}
     digest = sha256_file(path)

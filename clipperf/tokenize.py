@@ -300,6 +300,7 @@ def import_late(name: str) -> Any:
 
 
 def check_context(context: int, at_least: int) -> None:
+    """Raise UsageError for a context length that holds no text."""
     if not _is_id(context) or context < at_least:
         raise UsageError(f"context_tokens is {context!r}, it must be {at_least} or more")
 

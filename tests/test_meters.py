@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from clipperf import processes
 from clipperf.bench import meters
 from clipperf.engines.simulated import touched
 
@@ -52,7 +53,7 @@ def test_a_mark_that_cannot_be_reset_never_passes_off_an_older_peak(
 def test_without_proc_the_source_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if sys.platform == "win32":
         pytest.skip("ru_maxrss does not exist on Windows")
-    monkeypatch.setattr(meters, "STATUS", tmp_path / "none")
+    monkeypatch.setattr(processes, "STATUS", tmp_path / "none")
     monkeypatch.setattr(meters, "CLEAR_REFS", tmp_path / "missing" / "none")
     peak, source = meters.peak_rss_bytes()
     assert source == "ru_maxrss"

@@ -49,7 +49,7 @@ Z_95 = 1.959964
 
 @dataclass(frozen=True)
 class Run:
-    """What the training run was given and what it took, fetching and rendering included."""
+    """What the training run was given and took; drawings already in the cache cost nothing."""
 
     seed: int
     epochs: float

@@ -102,7 +102,11 @@ TRAINED_ON = (
         weight=0.3,
     ),
     Style(
-        "emojione", "@iconify-json/emojione@1.2.3", "CC-BY-4.0", "Emoji One (Colored), Emoji One", weight=2.0
+        "emojione",
+        "@iconify-json/emojione@1.2.3",
+        "CC-BY-4.0",
+        "Emoji One (Colored), Emoji One",
+        weight=2.0,
     ),
     Style(
         "emojione-mono",

@@ -52,7 +52,7 @@ def evaluate(
     Raises:
         UsageError, MissingDependencyError: before anything runs.
     """
-    prepare.check_runtimes(runtimes, device)
+    prepare.check_runtimes(runtimes, device, precisions)
     result = ResultFile(
         schema_version=store.SCHEMA_VERSION,
         kind="eval",

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-STATUS = Path("/proc/self/status")
+from clipperf.processes import status_bytes
+
 CLEAR_REFS = Path("/proc/self/clear_refs")
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -22,7 +23,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def rss_bytes() -> int | None:
     """Resident bytes of this process now."""
-    if sys.platform == "linux" and (found := _status_bytes("VmRSS")) is not None:
+    if sys.platform == "linux" and (found := status_bytes("VmRSS")) is not None:
         return found
     try:
         import psutil
@@ -52,7 +53,7 @@ def peak_rss_bytes() -> tuple[int | None, str | None]:
     "VmHWM" is exact to a few pages for each core and can be reset. "peak_wset" (Windows) and
     "ru_maxrss" (macOS and others) cover the whole life of the process.
     """
-    if sys.platform == "linux" and (found := _status_bytes("VmHWM")) is not None:
+    if sys.platform == "linux" and (found := status_bytes("VmHWM")) is not None:
         return found, "VmHWM"
     if sys.platform == "win32":
         import psutil
@@ -64,17 +65,6 @@ def peak_rss_bytes() -> tuple[int | None, str | None]:
         return None, None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (peak if sys.platform == "darwin" else peak * 1024), "ru_maxrss"
-
-
-def _status_bytes(field: str) -> int | None:
-    try:
-        text = STATUS.read_text()
-    except OSError:
-        return None
-    for line in text.splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 class PhasePeak:

@@ -29,11 +29,11 @@ def choose_models(names: Sequence[str], pretrained: str | None) -> list[ModelSpe
     return list(exported.values()) or [zoo.resolve(sample.NAME)]
 
 
-def check_runtimes(runtimes: Sequence[str], device: str) -> None:
-    """Make sure that every runtime can run on `device` here.
+def check_runtimes(runtimes: Sequence[str], device: str, precisions: Sequence[str]) -> None:
+    """Make sure that every runtime can run on `device` here, and one of them each precision.
 
     Raises:
-        UsageError: unknown runtime, or one that clipperf does not run on this device.
+        UsageError: unknown runtime or precision, or a runtime that does not run on this device.
         MissingDependencyError: it is not usable here; the message says what would make it.
     """
     for name in runtimes:
@@ -45,6 +45,13 @@ def check_runtimes(runtimes: Sequence[str], device: str) -> None:
         found = runtime.availability(device)
         if not found.usable:
             raise MissingDependencyError(f"runtime {name}: {found.detail}. {found.fix}")
+    known = dict.fromkeys(p for name in runtimes for p in _contract.get(name).PRECISIONS)
+    for precision in precisions:
+        if precision not in known:
+            raise UsageError(
+                f"no precision {precision!r} in {', '.join(runtimes)}; "
+                f"choose from {', '.join(known)}"
+            )
 
 
 def artifact_folder(

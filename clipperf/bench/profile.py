@@ -66,7 +66,7 @@ def profile(
         UsageError, MissingDependencyError: before anything is measured.
         StorageError: the result file cannot be written; checked before measuring.
     """
-    prepare.check_runtimes(sweep.runtimes, sweep.device)
+    prepare.check_runtimes(sweep.runtimes, sweep.device, sweep.precisions)
     groups = sweep.groups()
     environment = env.capture()
     result = ResultFile(

@@ -37,6 +37,7 @@ from clipperf.bench import cost, meters
 from clipperf.bench.inputs import CLIP_IDS, TextIds, make_inputs
 from clipperf.engines import _contract
 from clipperf.errors import ClipperfError, EngineError, UnsupportedError
+from clipperf.processes import die_with_parent
 from clipperf.types import Cell, Engine, EngineRequest, ModelSpec
 
 
@@ -176,18 +177,6 @@ def serve(commands: TextIO, answers: TextIO) -> int:
     if session.engine is not None:
         session.engine.close()
     return 0
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, even in the middle of a run.
-
-    Elsewhere the end of standard input does it, once the step under way is over.
-    """
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def prefer_as_victim() -> None:

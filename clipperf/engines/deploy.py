@@ -5,6 +5,7 @@ Needs numpy, pillow, tokenizers and the artifact's runtime (and ftfy for texts b
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ class ClipModel:
         self._pixels = pixels
         self._tokenizer = tokenizer
         self._short_texts = short_texts
+        self._closed = False
         self.embed_dim = embed_dim
         self.random_weights = random_weights
 
@@ -50,12 +52,12 @@ class ClipModel:
         """Decode, preprocess and embed images given as paths or PIL images.
 
         Raises:
-            UsageError: an image cannot be read, or `images` is not a list.
+            UsageError: an image cannot be read, `images` is not a list, or `batch_size` is below 1.
             ArtifactError: the artifact has no image tower.
         """
         if isinstance(images, str | Path):
             raise UsageError("encode_images takes a list of images: put the path in brackets")
-        engine = self._engine("image")
+        engine = self._engine("image", batch_size)
         assert self._pixels is not None
         parts = [
             engine.run(preprocess(images[i : i + batch_size], self._pixels))
@@ -71,12 +73,12 @@ class ClipModel:
         Batches are cut at their longest text where the tower allows it, which is exact.
 
         Raises:
-            UsageError: `texts` is not a list of strings.
+            UsageError: `texts` is not a list of strings, or `batch_size` is below 1.
             ArtifactError: the artifact has no text tower.
         """
         if isinstance(texts, str):
             raise UsageError("encode_texts takes a list of strings: put the text in brackets")
-        engine = self._engine("text")
+        engine = self._engine("text", batch_size)
         assert self._tokenizer is not None
         parts = []
         for i in range(0, len(texts), batch_size):
@@ -87,7 +89,11 @@ class ClipModel:
             parts.append(engine.run(tokens))
         return self._joined(parts, normalize)
 
-    def _engine(self, side: Side) -> Engine:
+    def _engine(self, side: Side, batch_size: int) -> Engine:
+        if self._closed:
+            raise UsageError("this model is closed; open the artifact again with clipperf.load")
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}, it must be 1 or more")
         if side not in self._engines:
             raise ArtifactError(
                 f"this artifact has no {side} tower; export it too: "
@@ -108,6 +114,7 @@ class ClipModel:
         for engine in self._engines.values():
             engine.close()
         self._engines = {}
+        self._closed = True
 
     def __enter__(self) -> ClipModel:
         return self
@@ -134,14 +141,13 @@ def load(folder: str | Path, *, threads: int | None = None, device: str = "cpu")
 
     folder = Path(folder).expanduser().absolute()
     manifest = _read_manifest(folder)
-    spec = ModelSpec(**manifest["spec"])
+    spec = manifest["spec"]
     runtime = _contract.get(manifest["runtime"])
     engines: dict[Side, Engine] = {}
     short_texts = False
     for tower in manifest["towers"]:
         path = folder / tower["path"]
-        if not path.is_file():
-            raise ArtifactError(f"{path} is missing: export the model again")
+        _check_sizes(folder, tower)
         cell = Cell(
             spec.id, tower["side"], runtime.NAME, manifest["precision"], device, 1,
             threads or available_cores(),
@@ -167,6 +173,24 @@ def read_pixels(folder: Path) -> PreprocessSpec:
     return PreprocessSpec.from_json(read_json(folder / "preprocess.json"))
 
 
+TOWER_FIELDS = ("path", "side", "files", "disk_bytes", "normalized", "tokens")
+"""What `load` reads of a tower."""
+
+
+def _check_sizes(folder: Path, tower: dict[str, Any]) -> None:
+    """Notice a missing or truncated file; runtimes say it less clearly, or not at all."""
+    found = 0
+    for name in tower["files"]:
+        if not (folder / name).is_file():
+            raise ArtifactError(f"{folder / name} is missing: export the model again")
+        found += (folder / name).stat().st_size
+    if found != tower["disk_bytes"]:
+        raise ArtifactError(
+            f"{folder / tower['path']} is damaged: {found} bytes, expected "
+            f"{tower['disk_bytes']}; export the model again"
+        )
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest as plain values: validating it fully would need pydantic in deployments."""
     from clipperf.store import MANIFEST_NAME, SCHEMA_VERSION
@@ -177,12 +201,18 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         version = manifest["schema_version"]
         needed = ("spec", "runtime", "precision", "towers")
         missing = [name for name in needed if name not in manifest]
+        if version == SCHEMA_VERSION and not missing:
+            known = {field.name for field in dataclasses.fields(ModelSpec)}
+            spec = {name: value for name, value in manifest["spec"].items() if name in known}
+            manifest["spec"] = ModelSpec(**spec)
+            for tower in manifest["towers"]:
+                missing += [name for name in TOWER_FIELDS if name not in tower]
     except FileNotFoundError as exc:
         raise ArtifactError(
             f"{folder} holds no {MANIFEST_NAME}: make an artifact folder with "
             f"clipperf export MODEL --out {folder}"
         ) from exc
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise ArtifactError(f"{path} is damaged: export the model again") from exc
     if version != SCHEMA_VERSION or missing:
         raise ArtifactError(

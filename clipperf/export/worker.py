@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import ClipperfError
+from clipperf.processes import die_with_parent, status_bytes
 from clipperf.store import storage_error, write_json
 from clipperf.types import ModelSpec, Side, from_json, to_json
 
@@ -64,7 +65,7 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
         "inputs": [to_json(given)],
         "outputs": [to_json(produced)],
         "build_s": time.perf_counter() - start,
-        "peak_rss_bytes": _peak_rss_bytes(),
+        "peak_rss_bytes": status_bytes("VmHWM"),
     }
 
 
@@ -93,17 +94,6 @@ def parity_inputs(spec: ModelSpec, side: Side, folder: Path) -> Any:
     return torch.from_numpy(tokenizer([f"a drawing of {e['caption']}" for e in entries]))
 
 
-def _peak_rss_bytes() -> int | None:
-    """The kernel's high-water mark of this process, VmHWM."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
-
-
 def tell(stage: str) -> None:
     """Report a stage to the parent."""
     _answer({"stage": stage})
@@ -119,6 +109,7 @@ _answers_fd = 1
 def main() -> int:
     """Run the job on standard input; errors that clipperf knows become an answer."""
     global _answers_fd
+    die_with_parent()
     # Libraries print to standard output as they please: answers get a descriptor of their own.
     _answers_fd = os.dup(1)
     os.dup2(2, 1)

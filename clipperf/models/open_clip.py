@@ -74,11 +74,12 @@ def preprocess_config(spec: ModelSpec) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def parameters_on_meta() -> Iterator[None]:
+def parameters_on_meta(convolutions: bool = True) -> Iterator[None]:
     """Create modules whose parameters have no storage, while buffers are real.
 
     Buffers that are computed (attention masks, position tables) and not stored in checkpoints
     keep their values that way, which building under `torch.device("meta")` would lose.
+    Without `convolutions` these, and biases and norms, are real too, so that they can run.
     """
     import torch
 
@@ -87,7 +88,7 @@ def parameters_on_meta() -> Iterator[None]:
     def register_on_meta(
         module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None
     ) -> None:
-        if parameter is not None and parameter.device.type != "meta":
+        if parameter is not None and (convolutions or parameter.dim() in (2, 3)):
             parameter = torch.nn.Parameter(parameter.to("meta"), parameter.requires_grad)
         register(module, name, parameter)
 
@@ -118,9 +119,18 @@ def skeleton(config: dict[str, Any]) -> torch.nn.Module:
     if hub_text:
         config["text_cfg"]["hf_model_pretrained"] = False
     try:
-        with warnings.catch_warnings(), parameters_on_meta():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return kind(**config).eval()
+            try:
+                with parameters_on_meta():
+                    return kind(**copy.deepcopy(config)).eval()
+            except RuntimeError as exc:
+                if "meta" not in str(exc):
+                    raise
+            # Hybrids (ViTamin, MobileCLIP-B) run their stem of convolutions while they are built,
+            # to learn the size of its output.
+            with parameters_on_meta(convolutions=False):
+                return kind(**config).eval()
     except RuntimeError as exc:
         if hub_text and "transformers" in str(exc):
             raise MissingDependencyError(

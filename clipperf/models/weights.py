@@ -6,6 +6,7 @@ file stay memory-mapped, so a tower costs RAM only for the pages that it touches
 
 from __future__ import annotations
 
+import math
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,7 +165,7 @@ def _torch_load(path: Path, torch: Any) -> Any:
 
 
 def fill_random(module: torch.nn.Module, prefix: str, seed: int) -> None:
-    """Give every parameter on the meta device seeded values, in place.
+    """Give every parameter seeded values, in place; parameters that are shared stay shared.
 
     Each tensor is drawn from its own generator, seeded by its name, so that a tower's weights do
     not depend on the other tower. Matrices get a normal of variance 1 / fan-in, which keeps
@@ -172,10 +173,17 @@ def fill_random(module: torch.nn.Module, prefix: str, seed: int) -> None:
     """
     import torch
 
-    for name, parameter in list(module.named_parameters()):
+    filled: dict[int, torch.nn.Parameter] = {}
+    for name, parameter in list(module.named_parameters(remove_duplicate=False)):
         owner, _, leaf = name.rpartition(".")
-        value = _random_tensor(f"{prefix}{name}", leaf, parameter.shape, seed)
-        setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
+        if id(parameter) not in filled:
+            value = _random_tensor(f"{prefix}{name}", leaf, parameter.shape, seed)
+            filled[id(parameter)] = torch.nn.Parameter(value, requires_grad=False)
+        setattr(module.get_submodule(owner), leaf, filled[id(parameter)])
+
+
+_FEW_INPUTS = 8
+"""Colour channels and depthwise kernels have fewer inputs; the others' weights sum to zero."""
 
 
 def _random_tensor(name: str, leaf: str, shape: torch.Size, seed: int) -> torch.Tensor:
@@ -184,11 +192,18 @@ def _random_tensor(name: str, leaf: str, shape: torch.Size, seed: int) -> torch.
     if len(shape) < 2 and "embed" not in leaf and "token" not in leaf:
         constant = 1.0 if leaf in ("weight", "gamma", "scale") else 0.0
         return torch.full(tuple(shape), constant)
-    if "embed" in name or "token" in name or len(shape) < 2:
+    # Embeddings have no fan-in; a projection applied as x @ W has it on its first axis.
+    inputs = 0 if leaf in ("proj", "text_projection") else 1
+    own_name = ".".join(name.split(".")[-2:])
+    embedding = len(shape) < 4 and ("embed" in own_name or "token" in own_name)
+    if embedding:
         std = 0.02
-    elif leaf in ("proj", "text_projection"):  # applied as x @ W: fan-in is the first axis
-        std = shape[0] ** -0.5
     else:
-        std = max(1, int(torch.tensor(shape[1:]).prod())) ** -0.5
+        std = max(1, math.prod(shape) // shape[1 - inputs]) ** -0.5
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
-    return torch.empty(tuple(shape)).normal_(0.0, std, generator=generator)
+    value = torch.empty(tuple(shape)).normal_(0.0, std, generator=generator)
+    if not embedding and shape[inputs] >= _FEW_INPUTS:
+        # Rectified activations share a positive mean. Passed on, it would drown what tells one
+        # input from another: embeddings of a random RN50 would have cosines of 0.9995.
+        value -= value.mean(inputs, keepdim=True)
+    return value

@@ -1,0 +1,185 @@
+"""The command line in real processes: exit codes, error lines, JSON, completion, pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Cli
+
+import clipperf
+
+MACHINE_HAS_GPU = Path("/dev/nvidiactl").exists()
+
+# What is typed, the exit code, what the error must say, and the way out that it must name.
+MISTAKES = [
+    ("export nope", 2, "unknown model 'nope'", "clipperf models"),
+    ("export ViT-B-33", 2, "unknown model 'ViT-B-33'", "did you mean ViT-B-32"),
+    ("export ViT-B-32 --pretrained nope", 2, "no pretrained tag 'nope'", "laion2b_s34b_b79k"),
+    ("export ViT-B-32 --pretrained random:x", 2, "random:x", "whole number"),
+    ("export ViT-B-32 --pretrained no.safetensors", 2, "no.safetensors", "no such file"),
+    ("export clipperf-sample --pretrained x", 2, "brings its own", "leave --pretrained out"),
+    ("export clipperf-sample --tower left", 2, "--tower left", "image, text or both"),
+    ("export clipperf-sample --precision int3", 2, "int3", "choose from fp32, fp16"),
+    ("profile --batch 0", 2, "--batch 0", "start at 1"),
+    ("profile --batch 1,x", 2, "--batch 1,x", "1,8,32"),
+    ("profile --batch ,", 2, "--batch ,", "1,8,32"),
+    ("profile --threads 0", 2, "--threads", "clipperf profile --help"),
+    ("profile --runtime tensorflow", 2, "no runtime 'tensorflow'", "torch, onnx"),
+    ("profile --runtime ,", 2, "--runtime", "at least one"),
+    ("profile --precision int3", 2, "int3", "choose from"),
+    ("profile --device tpu", 2, "tpu", "runs on cpu"),
+    ("profile --pretrained openai", 2, "--pretrained", "needs a MODEL"),
+    ("eval --batch 0", 2, "--batch", "clipperf eval --help"),
+    ("eval --dataset no-such-folder", 2, "no-such-folder", "sample"),
+    ("eval --precision int3", 2, "int3", "choose from"),
+    ("models --search qqqq", 2, "'qqqq'", "clipperf models"),
+    ("report", 2, "no results", "clipperf profile"),
+    ("report no.json", 1, "no.json", "does not exist"),
+    ("size --images-per-s 5", 2, "no results", "clipperf profile"),
+    ("frobnicate", 2, "No such command 'frobnicate'", "--help"),
+    ("export", 2, "Missing argument", "clipperf export --help"),
+    ("export clipperf-sample --nope", 2, "--nope", "clipperf export --help"),
+]
+
+
+@pytest.mark.parametrize(("typed", "code", "said", "fix"), MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_mistakes_are_one_line_that_names_the_fix(
+    cli: Cli, home: Path, typed: str, code: int, said: str, fix: str
+) -> None:
+    done = cli(*typed.split())
+    assert done.returncode == code, done.stderr
+    *progress, line = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+    assert fix in line
+    assert not done.stdout
+    # Reading a dataset is announced before it can fail; nothing else is said.
+    assert all(text.startswith("reading dataset") for text in progress)
+    assert not list(home.glob("results/*")), "a result file was left"
+
+
+def test_a_result_file_that_is_no_result_is_refused(cli: Cli, tmp_path: Path) -> None:
+    for content in ("", "[]", "{}", '{"schema_version": 1}', '{"schema_version": 99}'):
+        path = tmp_path / "result.json"
+        path.write_text(content)
+        done = cli("report", path)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: {path}")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_models_as_json(cli: Cli) -> None:
+    models = {m["architecture"]: m for m in json.loads(cli("models", "--json", check=True).stdout)}
+    assert len(models) > 100
+    assert "laion2b_s32b_b79k" in {
+        tag if isinstance(tag, str) else tag["tag"] for tag in models["ViT-H-14"]["tags"]
+    }
+    assert models["clipperf-sample"]["image_parameters"] > 0
+
+
+def test_models_search(cli: Cli) -> None:
+    found = json.loads(cli("models", "--search", "ViT-H-14", "--json", check=True).stdout)
+    names = {m["architecture"] for m in found}
+    assert {"ViT-H-14", "ViT-H-14-quickgelu"} <= names
+    assert "ViT-B-32" not in names
+    by_tag = json.loads(cli("models", "--search", "laion5b", "--json", check=True).stdout)
+    assert by_tag
+    assert all("laion5b" in json.dumps(m) for m in by_tag)
+    assert "ViT-H-14" in cli("models", "--search", "ViT-H-14", check=True).stdout
+
+
+def test_doctor_says_what_is_usable_and_how_to_fix_the_rest(cli: Cli) -> None:
+    rows = json.loads(cli("doctor", "--json", check=True).stdout)
+    by_key = {(row["runtime"], row["device"]): row for row in rows}
+    assert by_key["onnx", "cpu"]["usable"] is True
+    assert by_key["torch", "cpu"]["usable"] is True
+    assert "simulated" not in {row["runtime"] for row in rows}
+    for row in rows:
+        assert row["detail"]
+        assert bool(row["fix"]) != row["usable"], row
+    if not MACHINE_HAS_GPU:
+        assert by_key["torch", "cuda"]["usable"] is False
+    table = cli("doctor", check=True).stdout
+    assert all(row["runtime"] in table for row in rows)
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version", check=True).stdout == f"clipperf {clipperf.__version__}\n"
+
+
+def test_no_arguments_print_the_help(cli: Cli) -> None:
+    done = cli()
+    assert done.returncode == 2
+    assert "profile" in done.stdout + done.stderr
+    assert "error:" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [("clipperf ", "profile"), ("clipperf do", "doctor")]
+)
+def test_shell_completion_answers_commands(home: Path, words: str, expected: str) -> None:
+    script = Path(sys.executable).with_name("clipperf")
+    if not script.exists():
+        pytest.skip("clipperf is not installed as a script beside this Python")
+    done = subprocess.run(
+        [script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={
+            **os.environ,
+            "_CLIPPERF_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": "1",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout.split()
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["models --json", "doctor --json", "--version"])
+def test_a_closed_pipe_is_no_crash(home: Path, command: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "clipperf", *command.split()],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        cwd=ROOT,
+    )
+    os.close(writer)
+    assert done.stderr == b""
+    assert done.returncode in (1, 141)
+
+
+def test_control_c_exits_130_without_a_traceback(home: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "clipperf", "export", "clipperf-sample", "--tower", "image"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+        # A test run in the background of a shell ignores it, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("image tower: ")
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(60) == 130
+    assert "Traceback" not in rest
+    assert rest.splitlines()[-1].startswith("interrupted")
+    # The child that built the tower has gone too, and with it what it had begun.
+    time.sleep(0.5)
+    assert not re.search(r"\.tmp-", " ".join(str(p) for p in home.rglob("*")))

@@ -1,0 +1,208 @@
+"""Write `docs/architectures.md`: which towers of open_clip's catalogue can be exported.
+
+    python tools/try_architectures.py                 # try everything, rewrite the page
+    python tools/try_architectures.py --list          # name the structures, try nothing
+    python tools/try_architectures.py --only siglip   # try what speaks for architectures like it
+
+Towers that differ in sizes only share a structure (see `architecture_structures`). The smallest
+one of each is cut to two layers, given seeded weights, exported to ONNX, and its embeddings in
+ONNX Runtime at batches 1, 3 and 8 are compared with PyTorch's. Every try is a process of its own,
+so that a crash or a hang is a row. It downloads nothing. Ten minutes of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from architecture_page import Outcome, page
+from architecture_structures import Structure, small_config, structures
+
+from clipperf.errors import ClipperfError
+from clipperf.models._open_clip_facts import config_facts, installed_configs
+from clipperf.store import read_json, write_json, write_text
+from clipperf.types import SIDES, ModelSpec, Side, Tower
+
+PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
+SHORT_TOKENS = 16
+"""The longest of the sample texts, their end token included."""
+
+
+def attempt(architecture: str, side: Side, folder: Path) -> Outcome:
+    """Export one small tower and compare it; the outcome of a refusal holds its reason."""
+    import torch
+
+    from clipperf.export import onnx, parity
+    from clipperf.models import open_clip
+
+    config, changed = small_config(architecture, side, folder)
+    facts = config_facts(config)
+    spec = ModelSpec(
+        id=architecture, family="open_clip", architecture=architecture, pretrained="random:0",
+        image_px=facts["image_px"], context_tokens=facts["context_tokens"],
+        embed_dim=facts["embed_dim"],
+    )  # fmt: skip
+    outcome: Outcome = {"changed": changed, "note": _unfetched(architecture, side)}
+    try:
+        tower = open_clip.build_from_config(spec, config, side)
+        inputs = sample_inputs(tower)
+        model = tower.module.model
+        encode = model.encode_image if side == "image" else model.encode_text
+        with torch.inference_mode():
+            reference = encode(inputs, normalize=False).numpy()
+        onnx.export_onnx(tower, folder / "model.onnx")
+        outcome |= _compare(tower, folder / "model.onnx", inputs.numpy(), reference)
+    except ClipperfError as exc:
+        return outcome | {"status": "refused", "reason": str(exc)}
+    worst = outcome["min_cosine"]
+    if worst < parity.REQUIRED_MIN_COSINE["fp32"]:
+        reason = f"minimum cosine {worst:.6f} against PyTorch"
+        return outcome | {"status": "refused", "reason": reason}
+    return outcome | {"status": "exported", "dynamic": tower.dynamic_tokens}
+
+
+def _compare(tower: Tower, path: Path, inputs: Any, reference: Any) -> Outcome:
+    import numpy as np
+
+    from clipperf.engines.onnxruntime import open_session
+    from clipperf.export import parity
+
+    engine = open_session(path, threads=1)
+    found = parity.measure(engine, inputs, reference, "fp32")
+    worst, apart = found.min_cosine, found.max_abs_diff
+    if tower.dynamic_tokens:
+        short = engine.run(np.ascontiguousarray(inputs[:, :SHORT_TOKENS]))
+        cut = parity.compare(short, reference, "fp32", "short")
+        worst, apart = min(worst, cut.min_cosine), max(apart, cut.max_abs_diff)
+    unit = reference / np.linalg.norm(reference, axis=1, keepdims=True)
+    alike = (unit @ unit.T)[~np.eye(len(unit), dtype=bool)]
+    return {
+        "min_cosine": worst if found.finite else 0.0,
+        "max_abs_diff": apart,
+        "most_alike": float(alike.max()),
+        "size": float(np.linalg.norm(reference, axis=1).mean()),
+    }
+
+
+def sample_inputs(tower: Tower) -> Any:
+    """12 images of large random blotches, or 12 rows of random tokens up to `SHORT_TOKENS`."""
+    import torch
+
+    from clipperf.models.towers import eos_id, pool_type, text_part
+
+    generator = torch.Generator().manual_seed(0)
+    if tower.side == "image":
+        size = tuple(tower.example.shape[2:])
+        blotches = torch.randn(12, 3, 5, 5, generator=generator) * 1.5
+        return torch.nn.functional.interpolate(blotches, size=size, mode="bicubic")
+    text = text_part(tower.module.model)
+    context = tower.example.shape[1]
+    pad = getattr(getattr(text, "config", None), "pad_token_id", 0)
+    end = {"argmax": text.vocab_size - 1}.get(pool_type(text), 2)
+    if pool_type(text) == "eos":
+        end = eos_id(text)
+    rows = torch.full((12, context), pad)
+    for row in rows:
+        words = int(torch.randint(2, min(SHORT_TOKENS, context) - 1, (), generator=generator))
+        row[:words] = torch.randint(3, text.vocab_size - 2, (words,), generator=generator)
+        row[words] = end
+    return rows
+
+
+def _unfetched(architecture: str, side: Side) -> str:
+    """What an export says of a text tower from the hub on a machine without network."""
+    from clipperf.models import open_clip
+
+    config = (installed_configs() or {})[architecture]
+    if side == "image" or "hf_model_name" not in config["text_cfg"]:
+        return ""
+    try:
+        open_clip.skeleton(config)
+    except ClipperfError as exc:
+        return str(exc)
+    return ""
+
+
+def run_attempt(structure: Structure, timeout_s: float) -> Outcome:
+    """`attempt` in a process of its own; a crash or a hang is an outcome as well."""
+    # Forked, so that each need not import torch, timm and transformers again.
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(sender, structure.smallest, structure.side))
+    start = time.monotonic()
+    child.start()
+    sender.close()
+    outcome: Outcome = {"status": "crashed", "reason": f"no answer in {timeout_s:.0f} s"}
+    if receiver.poll(timeout_s):
+        try:
+            outcome = receiver.recv()
+        except EOFError:
+            child.join()
+            outcome["reason"] = f"the process ended with code {child.exitcode}"
+    child.kill()
+    child.join()
+    return {**outcome, "seconds": round(time.monotonic() - start, 1)}
+
+
+def _answer(sender: Connection, architecture: str, side: Side) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            outcome = attempt(architecture, side, Path(folder))
+        except Exception as exc:  # noqa: BLE001 - whatever a try raises is its row
+            first = (str(exc).strip().splitlines() or [""])[0]
+            outcome = {"status": "crashed", "reason": f"{type(exc).__name__}: {first}"[:400]}
+    sender.send(outcome)
+
+
+def main() -> int:
+    """Try what was asked for; exit 1 where a try crashed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--list", action="store_true", help="name the structures, try nothing")
+    parser.add_argument("--only", default="", help="architectures whose name contains this")
+    parser.add_argument("--out", type=Path, help=f"the page, by default {PAGE} for a full run")
+    parser.add_argument("--results", type=Path, help="outcomes as JSON: what is in it is kept")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds of one try")
+    arguments = parser.parse_args()
+    # The same answers on every machine: nothing comes from a hub, not even where there is one.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    found = [
+        structure
+        for side in SIDES
+        for structure in structures(side)
+        if any(arguments.only.lower() in name.lower() for name in structure.members)
+    ]
+    if arguments.list:
+        for s in found:
+            print(f"{s.side}: {s.label}: {', '.join(s.members)}")
+        return 0
+    outcomes: dict[str, Outcome] = {}
+    if arguments.results and arguments.results.exists():
+        outcomes = read_json(arguments.results)
+    for number, structure in enumerate(found, 1):
+        if structure.id not in outcomes:
+            outcomes[structure.id] = run_attempt(structure, arguments.timeout)
+        if arguments.results:
+            write_json(arguments.results, outcomes)
+        print(f"{number}/{len(found)} {structure.side} {structure.smallest}: ", end="")
+        print(json.dumps(outcomes[structure.id]), flush=True)
+    out = arguments.out or (None if arguments.only else PAGE)
+    if out:
+        write_text(out, page(found, outcomes))
+        print(f"written to {out}")
+    return int(any(outcomes[s.id]["status"] == "crashed" for s in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
