@@ -252,14 +252,16 @@ def evaluate(
 
     target = _open_target(json)
     specs = prepare.choose_models(models or (), pretrained)
+    runtimes, precisions = _names(runtime, "--runtime"), _names(precision, "--precision")
+    prepare.check_runtimes(runtimes, device, precisions)  # before a large dataset is read
     with progress(quiet, total=1) as bar:
         bar.stage(f"reading dataset {dataset}")
         data = load_dataset(dataset)
         result, failures = bench.evaluate(
             specs,
-            _names(runtime, "--runtime"),
+            runtimes,
             data,
-            precisions=_names(precision, "--precision"),
+            precisions=precisions,
             device=device,
             threads=threads or available_cores(),
             batch=batch,

@@ -25,7 +25,7 @@ from clipperf.types import SIDES, Side
 
 LAYERS = 2
 VOCABULARY = 1000
-SHRUNK_FROM_PARAMETERS = 150_000_000
+SHRUNK_FROM_PARAMETERS = 50_000_000
 
 SIZES = {
     "image": (
@@ -173,7 +173,7 @@ def small_config(architecture: str, side: Side, folder: Path) -> tuple[dict[str,
             return config, "as it is"
         changed = _fewer_blocks(name)
         _shrink_timm(changed)
-        return config, ", ".join(f"{key} {value}" for key, value in changed.items())
+        return config, ", ".join(f"{k} {v}" for k, v in changed.items()) or "as it is"
     if isinstance(depth, list):
         vision["layers"] = [min(n, LAYERS) for n in depth]
         return config, f"layers {vision['layers']} of {depth}"
@@ -200,6 +200,8 @@ def _fewer_blocks(timm_name: str) -> dict[str, Any]:
     """What makes timm build a model with few blocks; nothing where its blocks come in stages."""
     if timm_name.startswith("convnext"):
         return {"depths": (1, 1, 2, 1)}
+    if timm_name.startswith(("fastvit_mci3", "fastvit_mci4")):
+        return {"layers": (2,) * 5}
     return {"depth": LAYERS} if timm_name.startswith(("vit_", "eva", "vitamin")) else {}
 
 

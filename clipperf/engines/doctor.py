@@ -29,16 +29,15 @@ def report(rows: list[dict[str, str | bool]]) -> Report:
     """The records as a table."""
     return Report(
         title="Runtimes on this machine",
-        columns=("Runtime", "Device", "Usable", "What was found", "To make it usable"),
+        columns=("Runtime", "Device", "Usable", "Details"),
         rows=tuple(
             (
                 str(row["runtime"]),
                 str(row["device"]),
                 "yes" if row["usable"] else "no",
-                str(row["detail"]),
-                str(row["fix"]) or "-",
+                f"{row['detail']}. To use it: {row['fix']}" if row["fix"] else str(row["detail"]),
             )
             for row in rows
         ),
-        numeric=(False,) * 5,
+        numeric=(False,) * 4,
     )

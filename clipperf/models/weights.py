@@ -192,6 +192,10 @@ def _random_tensor(name: str, leaf: str, shape: torch.Size, seed: int) -> torch.
     if len(shape) < 2 and "embed" not in leaf and "token" not in leaf:
         constant = 1.0 if leaf in ("weight", "gamma", "scale") else 0.0
         return torch.full(tuple(shape), constant)
+    if leaf == "gamma" and len(shape) == 3:
+        # The layer scale of a convolutional net (MobileCLIP-S*) without norms that hold activations
+        # back: at 1 they grow to 1e6 in twenty blocks.
+        return torch.full(tuple(shape), 0.1)
     # Embeddings have no fan-in; a projection applied as x @ W has it on its first axis.
     inputs = 0 if leaf in ("proj", "text_projection") else 1
     own_name = ".".join(name.split(".")[-2:])
