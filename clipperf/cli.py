@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from clipperf.errors import ClipperfError, UsageError
+from clipperf.errors import UsageError
+from clipperf.options import (
+    Device,
+    ImagesPerS,
+    Json,
+    JsonFile,
+    Models,
+    Precisions,
+    Pretrained,
+    Quiet,
+    RamGb,
+    Results,
+    Runtimes,
+    SloMs,
+    TextsPerS,
+    Threads,
+    TowerChoice,
+    Utilisation,
+    VramGb,
+    command_line,
+    names,
+    numbers,
+    open_target,
+    print_json,
+    prints_json,
+    read_results,
+    sides,
+)
 
 EXIT_CODES = "Exit codes: 0 ok, 1 something failed (failed cells are rows), 2 usage."
 
@@ -22,36 +48,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Pretrained = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads the annotation at run time
-    typer.Option(
-        "--pretrained",
-        metavar="TAG|FILE|random[:SEED]",
-        help="Weights: an open_clip tag, a .safetensors or .pt file, or seeded random ones.",
-    ),
-]
-Models = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Argument(
-        metavar="[MODEL]...",
-        help="Architectures or ARCHITECTURE::TAG; none: every exported model, else the sample.",
-    ),
-]
-TowerChoice = Annotated[str, typer.Option("--tower", help="image, text or both.")]
-Precisions = Annotated[str, typer.Option("--precision", help="fp32, fp16, or several: fp32,fp16.")]
-Runtimes = Annotated[str, typer.Option("--runtime", help="Runtimes, with commas: torch,onnx.")]
-Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
-Threads = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option("--threads", min=1, help="Threads of each engine; default: all cores."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-JsonFile = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--json", metavar="FILE", help="Also write the result file here; - prints it."),
-]
 
 
 def _examples(*lines: str) -> str:
@@ -88,7 +84,7 @@ def models(
     if not found:
         raise UsageError(f"no architecture or tag contains {search!r}; clipperf models lists all")
     if json:
-        _print_json(catalog.models_json(found))
+        print_json(catalog.models_json(found))
     else:
         _print_reports(catalog.models_report(found))
 
@@ -129,7 +125,7 @@ def export(
     with progress(quiet) as bar:
         exported = export_model(
             spec,
-            _sides(tower),
+            sides(tower),
             precision,
             normalized=normalize,
             out=out,
@@ -137,7 +133,7 @@ def export(
             on_stage=bar.stage,
         )
     if json:
-        _print_json({"folder": exported.folder, "built": exported.built, **_plain(exported)})
+        print_json(exported)
     else:
         print("\n".join(lines(exported)))
     raise typer.Exit(1 if failed(exported) else 0)
@@ -188,16 +184,16 @@ def profile(
     from clipperf.report.accuracy import published_report
     from clipperf.report.tables import cost_report
 
-    target = _open_target(json)
+    target = open_target(json)
     sweep = Sweep(
         specs=tuple(prepare.choose_models(models or (), pretrained)),
-        runtimes=_names(runtime, "--runtime"),
-        sides=_sides(tower),
-        batches=_numbers(batch, "--batch"),
-        precisions=_names(precision, "--precision"),
+        runtimes=names(runtime, "--runtime"),
+        sides=sides(tower),
+        batches=numbers(batch, "--batch"),
+        precisions=names(precision, "--precision"),
         device=device,
         threads=threads or available_cores(),
-        tokens=_numbers(tokens, "--tokens") if tokens else None,
+        tokens=numbers(tokens, "--tokens") if tokens else None,
     )
     with progress(quiet, total=sweep.rows) as bar:
 
@@ -206,9 +202,10 @@ def profile(
 
         preset = cost.PRESETS["quick" if quick else "default"]
         settings = replace(preset, timeout_s=timeout)
-        result = run(sweep, settings, command=_command(), path=target, on_event=on_event)
-    _finish(result, json)
-    if not _prints_json(json):
+        result = run(sweep, settings, command=command_line(), path=target, on_event=on_event)
+    if prints_json(json):
+        print_json(result)
+    else:
         published = published_report([result], basic_statistics()) if compare_published else None
         _print_reports(cost_report([result]), *([published] if published else []))
         print(f"\nresult file: {result.path}")
@@ -250,9 +247,9 @@ def evaluate(
     from clipperf.progress import progress
     from clipperf.report.accuracy import accuracy_report
 
-    target = _open_target(json)
+    target = open_target(json)
     specs = prepare.choose_models(models or (), pretrained)
-    runtimes, precisions = _names(runtime, "--runtime"), _names(precision, "--precision")
+    runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     prepare.check_runtimes(runtimes, device, precisions)  # before a large dataset is read
     with progress(quiet, total=1) as bar:
         bar.stage(f"reading dataset {dataset}")
@@ -265,15 +262,16 @@ def evaluate(
             device=device,
             threads=threads or available_cores(),
             batch=batch,
-            command=_command(),
+            command=command_line(),
             path=target,
             on_stage=bar.stage,
             progress=bar.at,
         )
-    _finish(result, json)
     for failure in failures:
         print(f"failed: {failure.label}: {failure.reason}", file=sys.stderr)
-    if not _prints_json(json):
+    if prints_json(json):
+        print_json(result)
+    else:
         if result.scores:
             _print_reports(accuracy_report([result]))
         print(f"\nresult file: {result.path}")
@@ -287,32 +285,9 @@ def doctor(json: Json = False) -> None:
 
     rows = checks.check()
     if json:
-        _print_json(rows)
+        print_json(rows)
     else:
         _print_reports(checks.report(rows))
-
-
-Results = Annotated[
-    Optional[list[Path]],  # noqa: UP045
-    typer.Argument(metavar="[RESULTS]...", help="Result files; none: all of the store."),
-]
-ImagesPerS = Annotated[float, typer.Option("--images-per-s", help="Images to embed a second.")]
-TextsPerS = Annotated[float, typer.Option("--texts-per-s", help="Texts to embed a second.")]
-SloMs = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option("--slo-ms", help="Longest time that a batch may take."),
-]
-RamGb = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option("--ram-gb", help="RAM of one machine in GiB; default: the measured machine's."),
-]
-VramGb = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option("--vram-gb", help="GPU memory of one machine in GiB."),
-]
-Utilisation = Annotated[
-    float, typer.Option("--utilisation", help="Share of the measured rate to plan for.")
-]
 
 
 @app.command(
@@ -337,14 +312,14 @@ def report(
     utilisation: Utilisation = 0.7,
 ) -> None:
     """Make a report from stored results alone; with targets it includes the sizing."""
+    from clipperf.files import write_text
     from clipperf.models.published import basic_statistics
     from clipperf.report.build import build_report, render
-    from clipperf.store import write_text
 
     targets = None
     if images_per_s or texts_per_s:
         targets = _targets(images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, utilisation)
-    document = build_report(_read_results(results), basic_statistics(), targets)
+    document = build_report(read_results(results), basic_statistics(), targets)
     text = render(document, fmt)
     if out is None:
         print(text, end="" if text.endswith("\n") else "\n")
@@ -376,40 +351,12 @@ def size(
     from clipperf.report.sizing_tables import sizing_reports
 
     targets = _targets(images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, utilisation)
-    found = _read_results(results)
+    found = read_results(results)
     sizing = plan(found, targets)
     if json:
-        _print_json(sizing_json(sizing))
+        print_json(sizing_json(sizing))
     else:
         _print_reports(*sizing_reports(sizing, environments(found)))
-
-
-# --- shared by the commands ----------------------------------------------------------------
-
-
-def _sides(tower: str) -> tuple[Any, ...]:
-    if tower == "both":
-        return ("image", "text")
-    if tower not in ("image", "text"):
-        raise UsageError(f"--tower {tower}: choose image, text or both")
-    return (tower,)
-
-
-def _names(text: str, option: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not names:
-        raise UsageError(f"{option} needs at least one name")
-    return names
-
-
-def _numbers(text: str, option: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError as exc:
-        raise UsageError(f"{option} {text}: whole numbers with commas, such as 1,8,32") from exc
-    if min(numbers) < 1:
-        raise UsageError(f"{option} {text}: the numbers start at 1")
-    return numbers
 
 
 def _targets(
@@ -433,42 +380,6 @@ def _targets(
     )
 
 
-def _read_results(paths: list[Path] | None) -> list[Any]:
-    from clipperf.store import find_results, home, read_result
-
-    found = [path.expanduser() for path in paths or ()] or find_results()
-    if not found:
-        raise UsageError(
-            f"no results in {home() / 'results'}: measure something first, for example "
-            f"clipperf profile, or name result files"
-        )
-    return [read_result(path) for path in found]
-
-
-def _prints_json(json: Path | None) -> bool:
-    return json is not None and str(json) == "-"
-
-
-def _open_target(json: Path | None) -> Path | None:
-    """Where the result goes; a folder that cannot be written is found out before measuring."""
-    return None if json is None or _prints_json(json) else json.expanduser().absolute()
-
-
-def _finish(result: Any, json: Path | None) -> None:
-    if _prints_json(json):
-        _print_json(result)
-
-
-def _print_json(value: Any) -> None:
-    from clipperf.types import to_json
-
-    print(jsonlib.dumps(to_json(value), indent=1, ensure_ascii=False, default=str))
-
-
-def _plain(exported: Any) -> dict[str, Any]:
-    return {"manifest": exported.manifest, "up_to_date": exported.up_to_date}
-
-
 def _print_reports(*reports: Any) -> None:
     from rich.console import Console
 
@@ -477,46 +388,3 @@ def _print_reports(*reports: Any) -> None:
     console = Console()
     for each in reports:
         console.print(rich_report(each, console.width))
-
-
-def _command() -> str:
-    import shlex
-
-    return shlex.join(["clipperf", *sys.argv[1:]])
-
-
-ParserError: Any = typer.BadParameter.__base__
-"""UsageError of the click that typer brings: unknown command, missing argument, bad number."""
-
-
-def main() -> None:
-    """The console script: every error becomes one line and an exit code."""
-    try:
-        code = app(standalone_mode=False) or 0
-        sys.stdout.flush()
-    except ClipperfError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        sys.exit(exc.exit_code)
-    except ParserError as exc:
-        if type(exc).__name__ == "NoArgsIsHelpError":
-            exc.show()
-        else:
-            command = exc.ctx.command_path if exc.ctx else "clipperf"
-            said = exc.format_message().rstrip(".")
-            print(f"error: {said}. See: {command} --help", file=sys.stderr)
-        sys.exit(exc.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    except BrokenPipeError:
-        # The reader of a pipe has gone, as with `| head`; Python must not complain at exit.
-        import os
-
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    if code == 130:
-        print("interrupted; rows measured so far are in the result file", file=sys.stderr)
-    sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

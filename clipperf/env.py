@@ -9,7 +9,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from clipperf.store import digest_of, utc_now
+from clipperf.files import digest_of, utc_now
 from clipperf.types import Environment
 
 PACKAGES = (

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from clipperf.errors import ArtifactError, MissingDependencyError, UsageError
-from clipperf.store import read_json
+from clipperf.files import read_json
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"

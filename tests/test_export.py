@@ -27,7 +27,7 @@ import pytest
 from conftest import ROOT, Cli
 
 import clipperf
-from clipperf import store
+from clipperf import files, store
 from clipperf.engines import onnxruntime as engine
 from clipperf.errors import (
     ArtifactError,
@@ -122,7 +122,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def leftovers(root: Path) -> list[Path]:
-    return [path for path in root.rglob(".*") if path.name.startswith(store.TEMPORARY_PREFIX)]
+    return [path for path in root.rglob(".*") if path.name.startswith(files.TEMPORARY_PREFIX)]
 
 
 def assert_usable(folder: Path) -> None:
@@ -161,7 +161,7 @@ def test_the_folder_holds_what_a_deployment_needs(sample_artifact: Path) -> None
         assert tower.disk_bytes == (sample_artifact / tower.path).stat().st_size
     assert recorded.keys() == files - {"manifest.json"}
     for name, digest in recorded.items():
-        assert store.sha256_file(sample_artifact / name) == digest
+        assert files.sha256_file(sample_artifact / name) == digest
     assert_usable(sample_artifact)
 
 

@@ -179,9 +179,6 @@ def test_a_file_without_tensors_is_no_checkpoint(content: Any, tmp_path: Path) -
         weights.open_state_dict(tmp_path / "weights.pt")
 
 
-# --- QuickGELU -----------------------------------------------------------------------------
-
-
 def test_the_tag_decides_about_quick_gelu() -> None:
     def quick(architecture: str, pretrained: str) -> bool:
         spec = ModelSpec("m", "open_clip", architecture, pretrained, 224, 77, 512)
@@ -260,6 +257,11 @@ def test_skeletons_hold_no_weights(name: str) -> None:
     real = [n for n, p in model.named_parameters() if not p.is_meta]
     assert bool(real) == (name == "toy-hybrid"), "hybrids run while they are built"
     assert not any(buffer.is_meta for buffer in model.buffers())
+
+
+def test_masks_made_on_the_device_of_a_parameter_are_real() -> None:
+    spec = ModelSpec("m", "open_clip", "swin_base_patch4_window7_224", "random:0", 224, 77, 640)
+    assert not any(b.is_meta for b in towers.skeleton(towers.model_config(spec)).buffers())
 
 
 # --- Export --------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from clipperf import store
+from clipperf import files, store
 from clipperf.errors import ArtifactError, StorageError
+from clipperf.serialize import to_json
 from clipperf.types import (
     Artifact,
     Cell,
@@ -26,7 +27,6 @@ from clipperf.types import (
     ModelSpec,
     ResultFile,
     TensorSpec,
-    to_json,
 )
 
 SPEC = ModelSpec("ViT-B-32::random:0", "open_clip", "ViT-B-32", "random:0", 224, 77, 512)
@@ -40,7 +40,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def temporaries(folder: Path) -> list[str]:
-    return [p.name for p in folder.iterdir() if p.name.startswith(store.TEMPORARY_PREFIX)]
+    return [p.name for p in folder.iterdir() if p.name.startswith(files.TEMPORARY_PREFIX)]
 
 
 def start_child(code: str, *args: object) -> "subprocess.Popen[str]":
@@ -73,7 +73,7 @@ def manifest() -> Manifest:
         precision="fp32",
         path="image.onnx",
         disk_bytes=8,
-        files={"image.onnx": store.digest_of("x"), "image.data": store.digest_of("y")},
+        files={"image.onnx": files.digest_of("x"), "image.data": files.digest_of("y")},
         inputs=(TensorSpec("image", "float32", ("batch", 3, 224, 224)),),
         outputs=(TensorSpec("image_embeds", "float32", ("batch", 512)),),
         normalized=False,
@@ -94,7 +94,7 @@ def manifest() -> Manifest:
         tokenizer={},
         files={},
         towers=(tower,),
-        created_utc=store.utc_now(),
+        created_utc=files.utc_now(),
         clipperf_version="0",
     )
 
@@ -113,8 +113,8 @@ def result() -> ResultFile:
 
 def test_write_text_replaces_whole_and_leaves_nothing_aside(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "file.txt"
-    store.write_text(path, "old")
-    store.write_text(path, "new €\n")
+    files.write_text(path, "old")
+    files.write_text(path, "new €\n")
     assert path.read_bytes() == "new €\n".encode()
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
 
@@ -123,14 +123,14 @@ def test_a_failed_write_keeps_the_old_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file.txt"
-    store.write_text(path, "old")
+    files.write_text(path, "old")
 
     def broken(fd: int) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(StorageError, match="cannot write"):
-        store.write_text(path, "new")
+        files.write_text(path, "new")
     assert path.read_text() == "old"
     assert temporaries(tmp_path) == []
 
@@ -139,12 +139,12 @@ def test_a_failed_write_keeps_the_old_content(
 def test_unwritable_folder_names_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StorageError, match="cannot write"):
-        store.write_text(tmp_path / "file" / "x.json", "{}")
+        files.write_text(tmp_path / "file" / "x.json", "{}")
     if os.geteuid() == 0:
         return
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="--out or CLIPPERF_HOME"):
-        store.write_text(tmp_path / "x.json", "{}")
+        files.write_text(tmp_path / "x.json", "{}")
 
 
 @posix_only
@@ -153,9 +153,9 @@ def test_a_kill_while_writing_a_file_leaves_old_or_new(tmp_path: Path) -> None:
     code = """
         import itertools, sys
         from pathlib import Path
-        from clipperf import store
+        from clipperf import files
         for i in itertools.count():
-            store.write_json(Path(sys.argv[1]), [i] * 20000)
+            files.write_json(Path(sys.argv[1]), [i] * 20000)
             if i == 0:
                 print("up", flush=True)
     """
@@ -176,7 +176,7 @@ def test_a_kill_while_writing_a_file_leaves_old_or_new(tmp_path: Path) -> None:
 def test_staged_exchanges_whole_folders(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
     for content in ("first", "second"):
-        with store.staged(target) as staging:
+        with files.staged(target) as staging:
             (staging / f"{content}.bin").write_text(content)
             assert not (target / f"{content}.bin").exists()
     assert [p.name for p in target.iterdir()] == ["second.bin"]
@@ -185,9 +185,9 @@ def test_staged_exchanges_whole_folders(tmp_path: Path) -> None:
 
 def test_an_error_while_staging_keeps_the_old_folder(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
-    with store.staged(target) as staging:
+    with files.staged(target) as staging:
         (staging / "a").write_text("old")
-    with pytest.raises(RuntimeError), store.staged(target) as staging:
+    with pytest.raises(RuntimeError), files.staged(target) as staging:
         (staging / "a").write_text("new")
         raise RuntimeError("export failed")
     assert (target / "a").read_text() == "old"
@@ -197,7 +197,7 @@ def test_an_error_while_staging_keeps_the_old_folder(tmp_path: Path) -> None:
 def test_staged_works_without_an_atomic_exchange(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_renameat2_exchange", lambda first, second: False)
+    monkeypatch.setattr(files, "_renameat2_exchange", lambda first, second: False)
     test_staged_exchanges_whole_folders(tmp_path)
 
 
@@ -209,12 +209,12 @@ def test_a_kill_while_staging_leaves_old_or_new_never_neither(tmp_path: Path, at
     code = """
         import itertools, sys
         from pathlib import Path
-        from clipperf import store
+        from clipperf import files
         target = Path(sys.argv[1])
         if sys.argv[2] == "False":
-            store._renameat2_exchange = lambda first, second: False
+            files._renameat2_exchange = lambda first, second: False
         for i in itertools.count(int(sys.argv[3])):
-            with store.locked(target), store.staged(target) as staging:
+            with files.locked(target), files.staged(target) as staging:
                 (staging / "weights").write_text(str(i) * 5000)
                 (staging / "manifest").write_text(str(i))
             print(i, flush=True)
@@ -230,7 +230,7 @@ def test_a_kill_while_staging_leaves_old_or_new_never_neither(tmp_path: Path, at
         if atomic:
             assert target.is_dir(), "a reader without a lock sees the old folder or the new one"
         left_behind += bool(temporaries(tmp_path))
-        with store.locked(target, timeout_s=30):
+        with files.locked(target, timeout_s=30):
             seen = int((target / "manifest").read_text())
             assert (target / "weights").read_text() == str(seen) * 5000
         assert seen > newest
@@ -241,19 +241,19 @@ def test_a_kill_while_staging_leaves_old_or_new_never_neither(tmp_path: Path, at
 
 def test_sweep_puts_back_what_was_set_aside(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
-    aside = tmp_path / f"{store.TEMPORARY_PREFIX}old-artifact"
+    aside = tmp_path / f"{files.TEMPORARY_PREFIX}old-artifact"
     aside.mkdir()
     (aside / "a").write_text("old")
-    with store.locked(target):
+    with files.locked(target):
         assert (target / "a").read_text() == "old"
     assert temporaries(tmp_path) == []
 
 
 def test_sweep_leaves_other_targets_alone(tmp_path: Path) -> None:
     """A target whose name ends like another's is being built at the same time."""
-    with store.locked(tmp_path / "onnx-fp32"), store.staged(tmp_path / "onnx-fp32") as staging:
+    with files.locked(tmp_path / "onnx-fp32"), files.staged(tmp_path / "onnx-fp32") as staging:
         (staging / "a").write_text("a")
-        with store.locked(tmp_path / "fp32"):
+        with files.locked(tmp_path / "fp32"):
             assert staging.exists()
     assert (tmp_path / "onnx-fp32" / "a").exists()
 
@@ -264,17 +264,17 @@ def test_the_lock_keeps_processes_apart_and_dies_with_its_holder(tmp_path: Path)
     code = """
         import sys, time
         from pathlib import Path
-        from clipperf import store
-        with store.locked(Path(sys.argv[1])):
+        from clipperf import files
+        with files.locked(Path(sys.argv[1])):
             print("held", flush=True)
             time.sleep(600)
     """
     with child(code, target) as process:
-        with pytest.raises(StorageError, match="another process"), store.locked(target, 0.3):
+        with pytest.raises(StorageError, match="another process"), files.locked(target, 0.3):
             pass
         process.kill()
         process.wait()
-        with store.locked(target, timeout_s=10):
+        with files.locked(target, timeout_s=10):
             pass
 
 
@@ -285,10 +285,10 @@ def test_the_lock_serialises_writers(tmp_path: Path) -> None:
     code = """
         import sys
         from pathlib import Path
-        from clipperf import store
+        from clipperf import files
         path = Path(sys.argv[1])
         for _ in range(20):
-            with store.locked(path):
+            with files.locked(path):
                 path.write_text(str(int(path.read_text()) + 1))
     """
     writers = [start_child(code, counter) for _ in range(4)]
@@ -318,12 +318,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_while_staging(small_disk: Path) -> None:
     target = small_disk / "artifact"
-    with store.locked(target), store.staged(target) as staging:
+    with files.locked(target), files.staged(target) as staging:
         (staging / "a").write_bytes(b"o" * 1000)
     with (
         pytest.raises(StorageError, match="disk full"),
-        store.locked(target),
-        store.staged(target) as staging,
+        files.locked(target),
+        files.staged(target) as staging,
     ):
         (staging / "a").write_bytes(b"n" * 2**22)
     assert (target / "a").read_bytes() == b"o" * 1000
@@ -332,9 +332,9 @@ def test_a_full_disk_while_staging(small_disk: Path) -> None:
 
 def test_a_full_disk_while_writing_a_result(small_disk: Path) -> None:
     path = small_disk / "result.json"
-    store.write_text(path, "old")
+    files.write_text(path, "old")
     with pytest.raises(StorageError, match=r"disk full.*CLIPPERF_HOME"):
-        store.write_text(path, "n" * 2**22)
+        files.write_text(path, "n" * 2**22)
     assert path.read_text() == "old"
     assert temporaries(small_disk) == []
 
@@ -390,16 +390,16 @@ def test_cached_sha256_of_a_damaged_entry(tmp_path: Path, own_home: Path) -> Non
 
 
 def test_a_missing_file_has_no_digest(tmp_path: Path) -> None:
-    for digest in (store.sha256_file, store.cached_sha256):
+    for digest in (files.sha256_file, store.cached_sha256):
         with pytest.raises(ArtifactError, match="absent"):
             digest(tmp_path / "absent")
 
 
 def test_names_and_digests_are_stable() -> None:
-    assert store.safe_name("ViT-B-32::laion2b/x y") == "ViT-B-32-laion2b-x-y"
-    assert store.safe_name("..") == "unnamed"
-    assert store.digest_of({"b": 1, "a": [1, 2]}) == store.digest_of({"a": (1, 2), "b": 1})
-    assert store.digest_of("a") != store.digest_of("b")
+    assert files.safe_name("ViT-B-32::laion2b/x y") == "ViT-B-32-laion2b-x-y"
+    assert files.safe_name("..") == "unnamed"
+    assert files.digest_of({"b": 1, "a": [1, 2]}) == files.digest_of({"a": (1, 2), "b": 1})
+    assert files.digest_of("a") != files.digest_of("b")
     one = store.artifact_folder(SPEC, "weights 1", "onnx", "fp32")
     two = store.artifact_folder(SPEC, "weights 2", "onnx", "fp32")
     assert one != two
@@ -413,7 +413,7 @@ def write_artifact(folder: Path) -> Manifest:
     folder.mkdir(parents=True)
     (folder / "image.onnx").write_bytes(b"1234")
     (folder / "image.data").write_bytes(b"5678")
-    store.write_json(folder / store.MANIFEST_NAME, record)
+    files.write_json(folder / store.MANIFEST_NAME, record)
     return record
 
 
@@ -462,7 +462,7 @@ def test_a_wrong_type_is_named_by_its_path(own_home: Path) -> None:
     data = to_json(result())
     data["measurements"][0]["cell"]["batch"] = "many"
     path = store.new_result_path("profile")
-    store.write_json(path, data)
+    files.write_json(path, data)
     with pytest.raises(ArtifactError, match=r"measurements\.0\.cell\.batch"):
         store.read_result(path)
 

@@ -50,7 +50,7 @@ HEAVY_AT_IMPORT = {"clipperf/models/towers.py": {"torch"}}
 NOT_WITHOUT_TORCH = {"clipperf.models.towers"}
 
 MAX_LINES = 320
-LONGER_FILES: dict[str, int] = {}
+LONGER_FILES = {"clipperf/cli.py": 400}  # one function a command, most of it option texts
 
 BLOCK = f"""
 import sys
@@ -154,7 +154,7 @@ def test_every_module_imports_without_the_heavy_packages() -> None:
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_works_without_the_heavy_packages(command: str) -> None:
     done = python(
-        BLOCK + "from clipperf.cli import main; main()", *([command] if command else []), "--help"
+        BLOCK + "from clipperf.__main__ import main; main()", *([command] if command else []), "--help"
     )
     assert done.returncode == 0, done.stderr
     assert "--help" in done.stdout
@@ -172,7 +172,7 @@ def test_commands_of_this_test_are_all_there_are() -> None:
 def test_help_takes_under_half_a_second_of_cpu_and_loads_nothing_heavy() -> None:
     code = """
     import sys, time
-    from clipperf.cli import main
+    from clipperf.__main__ import main
     try:
         main()
     except SystemExit:

@@ -112,7 +112,7 @@ def _structures(
                 numbers[structure.id],
                 structure.label,
                 str(len(structure.members)),
-                f"{structure.smallest}: {outcome.get('changed', '')}",
+                ": ".join(filter(None, (structure.smallest, outcome.get("changed")))),
                 result,
                 _cosine(outcome),
                 f"{outcome['most_alike']:.3f}" if "most_alike" in outcome else "-",

@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from clipperf.files import digest_of
 from clipperf.models import open_clip, zoo
 from clipperf.models._open_clip_facts import installed_configs, read_snapshot
 from clipperf.models.published import basic_statistics
-from clipperf.store import digest_of
 from clipperf.types import SIDES, Side
 
 LAYERS = 2

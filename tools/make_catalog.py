@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from clipperf.files import write_text
 from clipperf.models._open_clip_facts import (
     SNAPSHOT,
     config_digest,
@@ -30,7 +31,6 @@ from clipperf.models._open_clip_facts import (
     installed_configs,
 )
 from clipperf.models.published import profiles
-from clipperf.store import write_text
 
 # Licences of the weights, first match wins: (where open_clip fetches them from and their tag, as
 # a regular expression over "REPOSITORY TAG"; licence). Each is what the publisher's model card or

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipperf import env, store
+from clipperf import env, files, store
 from clipperf.bench import accuracy, prepare
 from clipperf.bench.datasets import Dataset
 from clipperf.bench.plan import BASELINE, BASELINE_PRECISION
@@ -57,7 +57,7 @@ def evaluate(
         schema_version=store.SCHEMA_VERSION,
         kind="eval",
         command=command,
-        created_utc=store.utc_now(),
+        created_utc=files.utc_now(),
         environment=env.capture(),
         specs=tuple(specs),
         path=str(path or store.new_result_path("eval")),

@@ -12,7 +12,8 @@ from clipperf.bench import cost, meters
 from clipperf.bench.cost import Settings
 from clipperf.bench.inputs import CLIP_IDS, TextIds
 from clipperf.bench.process import Worker, WorkerError
-from clipperf.types import EngineRequest, Environment, Measurement, to_json
+from clipperf.serialize import to_json
+from clipperf.types import EngineRequest, Environment, Measurement
 
 # --- memory --------------------------------------------------------------------------------
 

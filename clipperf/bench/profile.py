@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from clipperf import env, store, units
+from clipperf import env, files, store, units
 from clipperf.bench import prepare
 from clipperf.bench.cost import Settings
 from clipperf.bench.passes import blank
 from clipperf.bench.plan import Group, plan
 from clipperf.bench.runner import Event, harness_overhead_s, measure_group
-from clipperf.errors import ClipperfError
+from clipperf.errors import ClipperfError, UsageError
 from clipperf.types import Cell, EngineRequest, Measurement, ModelSpec, ResultFile, Side
 
 
@@ -67,13 +67,19 @@ def profile(
         StorageError: the result file cannot be written; checked before measuring.
     """
     prepare.check_runtimes(sweep.runtimes, sweep.device, sweep.precisions)
+    for spec in sweep.specs:
+        if sweep.tokens and max(sweep.tokens) > spec.context_tokens:
+            raise UsageError(
+                f"{spec.id} takes texts of up to {spec.context_tokens} tokens, not "
+                f"{max(sweep.tokens)}: choose shorter --tokens"
+            )
     groups = sweep.groups()
     environment = env.capture()
     result = ResultFile(
         schema_version=store.SCHEMA_VERSION,
         kind="profile",
         command=command,
-        created_utc=store.utc_now(),
+        created_utc=files.utc_now(),
         environment=environment,
         specs=sweep.specs,
         path=str(path or store.new_result_path("profile")),

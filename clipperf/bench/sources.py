@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -43,14 +44,23 @@ class ImageSource:
         try:
             if self.member is None:
                 return self.path.read_bytes()
-            with zipfile.ZipFile(self.path) as archive:
-                return archive.read(self.member)
+            return _archive(self.path, self.path.stat().st_mtime_ns).read(self.member)
         except _BROKEN as exc:
             raise UsageError(f"cannot read {self}: {exc}") from exc
 
     def open(self) -> Image.Image:
         """The decoded image, in the mode it is stored in; raises UsageError that names it."""
         return decode(self, self.read(), fully=True)
+
+
+@functools.lru_cache(maxsize=4)
+def _archive(path: Path, mtime_ns: int) -> zipfile.ZipFile:
+    """An open zip: reading its directory anew for each of its files would take most of the time.
+
+    `mtime_ns` tells a zip from one that was written in its place.
+    """
+    del mtime_ns
+    return zipfile.ZipFile(path)
 
 
 def read_text(source: ImageSource) -> str:

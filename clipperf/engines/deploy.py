@@ -168,7 +168,7 @@ def load(folder: str | Path, *, threads: int | None = None, device: str = "cpu")
 
 def read_pixels(folder: Path) -> PreprocessSpec:
     """An artifact folder's `preprocess.json`."""
-    from clipperf.store import read_json
+    from clipperf.files import read_json
 
     return PreprocessSpec.from_json(read_json(folder / "preprocess.json"))
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import clipperf
-from clipperf import errors, store
+from clipperf import errors, files, store
 from clipperf.engines import onnxruntime as ort_engine
 from clipperf.env import available_cores, installed_versions, version_of
 from clipperf.errors import ArtifactError, ExportError, ParityError, StorageError, UsageError
@@ -25,7 +25,8 @@ from clipperf.export import onnx as onnx_export
 from clipperf.export import parity
 from clipperf.export.worker import INPUTS_NAME, REFERENCE_NAME
 from clipperf.models import zoo
-from clipperf.types import Artifact, Manifest, ModelSpec, Side, TensorSpec, from_json, to_json
+from clipperf.serialize import from_json, to_json
+from clipperf.types import Artifact, Manifest, ModelSpec, Side, TensorSpec
 
 RUNTIME = "onnx"
 PRECISIONS = tuple(parity.REQUIRED_MIN_COSINE)
@@ -83,7 +84,7 @@ def export_model(
     keys = {side: cache_key(spec, weights_id, side, precision, normalized) for side in sides}
     if out is not None:  # in the store whatever is damaged is built again
         check_target(folder, spec)
-    with store.locked(folder):
+    with files.locked(folder):
         present = current_towers(folder)
         kept = {s: t for s, t in present.items() if s not in keys or t.key == keys[s]}
         # Towers of other weights or options cannot share a folder with the new ones.
@@ -93,12 +94,13 @@ def export_model(
             if t.weights_id == weights_id
             and t.precision == precision
             and t.normalized == normalized
+            and (keep_failed or t.parity is None or t.parity.passed)
         }
         missing = [side for side in sides if side not in kept]
         if not missing:
             return Exported(folder, store.read_manifest(folder), ())
         check_space(folder, spec, missing, precision)
-        with store.staged(folder) as staging:
+        with files.staged(folder) as staging:
             for tower in kept.values():
                 _carry_over(folder, staging, tower)
             towers = dict(kept)
@@ -111,7 +113,10 @@ def export_model(
                 if not (staging / name).exists() and (folder / name).exists():
                     shutil.copy2(folder / name, staging / name)
             manifest = _manifest(spec, precision, staging, towers)
-            store.write_json(staging / store.MANIFEST_NAME, manifest)
+            files.write_json(staging / store.MANIFEST_NAME, manifest)
+        for tower in manifest.towers:
+            for name, digest in tower.files.items():
+                store.remember_sha256(folder / name, digest)
     return Exported(folder, manifest, tuple(missing))
 
 
@@ -120,7 +125,7 @@ def cache_key(
 ) -> str:
     """A digest of everything that changes an exported tower's bytes."""
     versions = {name: version_of(name) for name in BUILT_WITH}
-    return store.digest_of(
+    return files.digest_of(
         "onnx", store.SCHEMA_VERSION, spec.architecture, weights_id, side, precision,
         normalized, onnx_export.OPSET, spec.context_tokens, versions,
     )  # fmt: skip
@@ -167,7 +172,7 @@ def current_towers(folder: Path) -> dict[Side, Artifact]:
         manifest = store.read_manifest(folder)
     except ArtifactError:
         return {}
-    if store.check_files(folder, manifest):
+    if store.check_files(folder, manifest, content=True):
         return {}
     return {tower.side: tower for tower in manifest.towers}
 
@@ -209,7 +214,7 @@ def _build(
         raise ParityError(
             f"{parity.explain(found, label)}. The artifact was refused; --keep-failed keeps it"
         )
-    files = sorted(p for p in (staging / side).rglob("*") if p.is_file())
+    paths = sorted(p for p in (staging / side).rglob("*") if p.is_file())
     inputs = tuple(from_json(TensorSpec, value) for value in done["inputs"])
     length = inputs[0].shape[1] if side == "text" else None
     return Artifact(
@@ -218,8 +223,8 @@ def _build(
         runtime=RUNTIME,
         precision=precision,
         path=f"{side}/model.onnx",
-        disk_bytes=sum(p.stat().st_size for p in files),
-        files={str(p.relative_to(staging).as_posix()): store.sha256_file(p) for p in files},
+        disk_bytes=sum(p.stat().st_size for p in paths),
+        files={str(p.relative_to(staging).as_posix()): files.sha256_file(p) for p in paths},
         inputs=inputs,
         outputs=tuple(from_json(TensorSpec, value) for value in done["outputs"]),
         normalized=normalized,
@@ -253,7 +258,7 @@ def _manifest(
 ) -> Manifest:
     def settings(name: str) -> dict[str, Any]:
         path = staging / name
-        return dict(store.read_json(path)) if path.exists() else {}
+        return dict(files.read_json(path)) if path.exists() else {}
 
     present = [name for name in SHARED_FILES if (staging / name).exists()]
     return Manifest(
@@ -263,9 +268,9 @@ def _manifest(
         precision=precision,
         preprocess=settings("preprocess.json"),
         tokenizer=settings("tokenizer_config.json"),
-        files={name: store.sha256_file(staging / name) for name in present},
+        files={name: files.sha256_file(staging / name) for name in present},
         towers=tuple(towers[s] for s in ("image", "text") if s in towers),
-        created_utc=store.utc_now(),
+        created_utc=files.utc_now(),
         clipperf_version=clipperf.__version__,
     )
 

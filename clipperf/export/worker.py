@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import ClipperfError
+from clipperf.files import storage_error, write_json
 from clipperf.processes import die_with_parent, status_bytes
-from clipperf.store import storage_error, write_json
-from clipperf.types import ModelSpec, Side, from_json, to_json
+from clipperf.serialize import from_json, to_json
+from clipperf.types import ModelSpec, Side
 
 INPUTS_NAME = ".parity-inputs.npy"
 REFERENCE_NAME = ".parity-reference.npy"

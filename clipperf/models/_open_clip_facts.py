@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from clipperf.store import digest_of
+from clipperf.files import digest_of
 
 SNAPSHOT = "open_clip_catalog.json"
 

@@ -29,7 +29,8 @@ from clipperf.models._open_clip_facts import (
     read_snapshot,
 )
 from clipperf.models.published import Published, accuracy, normal, published_accuracy
-from clipperf.types import Report, to_json
+from clipperf.serialize import to_json
+from clipperf.types import Report
 
 SAMPLE_TAG = "bundled"
 

@@ -121,16 +121,7 @@ def skeleton(config: dict[str, Any]) -> torch.nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            try:
-                with parameters_on_meta():
-                    return kind(**copy.deepcopy(config)).eval()
-            except RuntimeError as exc:
-                if "meta" not in str(exc):
-                    raise
-            # Hybrids (ViTamin, MobileCLIP-B) run their stem of convolutions while they are built,
-            # to learn the size of its output.
-            with parameters_on_meta(convolutions=False):
-                return kind(**config).eval()
+            return _laid_out(kind, config)
     except RuntimeError as exc:
         if hub_text and "transformers" in str(exc):
             raise MissingDependencyError(
@@ -143,6 +134,21 @@ def skeleton(config: dict[str, Any]) -> torch.nn.Module:
             f"the configuration of its text tower {hub_text} cannot be fetched from the hub: "
             f"{str(exc).splitlines()[0]}"
         ) from exc
+
+
+def _laid_out(kind: type[torch.nn.Module], config: dict[str, Any]) -> torch.nn.Module:
+    try:
+        with parameters_on_meta():
+            model = kind(**copy.deepcopy(config)).eval()
+        if not any(buffer.is_meta for buffer in model.buffers()):
+            return model
+    except RuntimeError as exc:
+        if "meta" not in str(exc):
+            raise
+    # Hybrids (ViTamin, MobileCLIP-B) run their stem of convolutions while they are built, to learn
+    # the size of its output, and Swin makes its masks on the device of a norm.
+    with parameters_on_meta(convolutions=False):
+        return kind(**config).eval()
 
 
 def build_tower(spec: ModelSpec, side: Side, normalize: bool = False) -> Tower:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from clipperf.errors import ArtifactError, ExportError, MissingDependencyError, UsageError
-from clipperf.store import write_json, write_text
+from clipperf.files import write_json, write_text
 from clipperf.tokenize import (
     CLEANERS,
     CONFIG_FILE,

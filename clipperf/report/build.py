@@ -16,7 +16,8 @@ from clipperf.report.records import Row, environments, in_order, merge, merge_sc
 from clipperf.report.sizing import Sizing, Targets, size
 from clipperf.report.sizing_tables import sizing_reports, targets_text
 from clipperf.report.tables import cost_report, summary
-from clipperf.types import Report, ResultFile, Score, to_json
+from clipperf.serialize import to_json
+from clipperf.types import Report, ResultFile, Score
 
 
 def build_report(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from clipperf.report.document import Document, clean, describe
 from clipperf.report.page import render_html
-from clipperf.types import Report, to_json
+from clipperf.serialize import to_json
+from clipperf.types import Report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

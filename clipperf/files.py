@@ -1,0 +1,235 @@
+"""Files and folders that survive a kill: atomic writes, staged folders, locks, checksums.
+
+Every file is written under a temporary name, fsynced and renamed; a folder is built aside and
+exchanged in one system call where the platform has it. Temporary names start with ".tmp-" and
+carry the writer's process id, so the next holder of the lock can sweep what a dead one left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from clipperf.errors import ArtifactError, StorageError
+from clipperf.serialize import to_json
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def utc_now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def safe_name(text: str) -> str:
+    """`text` as a file name on every platform: other characters become "-"."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.") or "unnamed"
+
+
+@contextlib.contextmanager
+def translated(target: Path) -> Iterator[None]:
+    """Turn an OSError while writing `target` into a StorageError that says what to do."""
+    try:
+        yield
+    except OSError as exc:
+        raise storage_error(target, exc) from exc
+
+
+def storage_error(target: Path, exc: OSError) -> StorageError:
+    """What an OSError while writing `target` means, and what to do about it."""
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = _free_bytes(target)
+        return StorageError(
+            f"disk full while writing {target} ({free / 2**20:.0f} MiB free); what was written "
+            f"has been removed. Free some space, or choose another disk with --out or "
+            f"CLIPPERF_HOME"
+        )
+    if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(
+            f"cannot write {target}: {exc.strerror}. Choose another folder with --out or "
+            f"CLIPPERF_HOME"
+        )
+    return StorageError(f"cannot write {target}: {exc.strerror or exc}")
+
+
+def _free_bytes(target: Path) -> int:
+    for folder in (target, *target.parents):
+        if folder.exists():
+            return shutil.disk_usage(folder).free
+    return 0
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a kill leaves either the old content or the new.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
+    with translated(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "w", encoding="utf-8", newline="\n") as f:
+                f.write(text)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+            _fsync_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a record or plain JSON values, as `write_text` does."""
+    write_text(path, json.dumps(to_json(data), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ArtifactError: the file is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{path} does not exist") from exc
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as exc:
+        raise ArtifactError(f"{path} cannot be read as JSON: {exc}") from exc
+
+
+@contextlib.contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """Build a folder aside and exchange it with `target` when the block ends well.
+
+    Yields the empty staging folder. On any error, a full disk included, the staging folder is
+    removed and `target` is untouched. Hold `locked(target)` around it.
+    """
+    staging = target.with_name(
+        f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{target.name}"
+    )
+    with translated(target):
+        staging.mkdir(parents=True)
+    try:
+        with translated(target):
+            yield staging
+            for file in staging.rglob("*"):
+                if file.is_file():
+                    _fsync_file(file)
+            _exchange(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _exchange(staging: Path, target: Path) -> None:
+    """Put `staging` in the place of `target`; what was there ends up at `staging`."""
+    if not target.exists():
+        os.rename(staging, target)
+    elif not _renameat2_exchange(staging, target):
+        # Without an atomic exchange the old folder is set aside first. A kill in between leaves
+        # it under this name, and `sweep` puts it back.
+        aside = target.with_name(f"{TEMPORARY_PREFIX}old-{target.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(target, aside)
+        os.rename(staging, target)
+        shutil.rmtree(aside, ignore_errors=True)
+    _fsync_folder(target.parent)
+
+
+def _renameat2_exchange(first: Path, second: Path) -> bool:
+    """Linux's renameat2(RENAME_EXCHANGE); False where kernel, libc or file system lack it."""
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    at_cwd, rename_exchange = -100, 2
+    done = libc.renameat2(
+        at_cwd, os.fsencode(first), at_cwd, os.fsencode(second), ctypes.c_uint(rename_exchange)
+    )
+    return done == 0
+
+
+def sweep(target: Path) -> None:
+    """Remove what killed writers of `target` left beside it. Hold `locked(target)`."""
+    aside = target.with_name(f"{TEMPORARY_PREFIX}old-{target.name}")
+    if aside.exists() and not target.exists():
+        os.rename(aside, target)
+    # Matched in full: another target's name may end like this one's.
+    writer = rf"{re.escape(TEMPORARY_PREFIX)}(old|\d+-[0-9a-f]{{8}})-{re.escape(target.name)}"
+    for leftover in target.parent.glob(f"{TEMPORARY_PREFIX}*"):
+        if re.fullmatch(writer, leftover.name):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(target: Path, timeout_s: float = 3600.0) -> Iterator[None]:
+    """Hold the lock of `target` among processes; the kernel frees it when the holder dies.
+
+    Raises:
+        StorageError: another process still holds it after `timeout_s`.
+    """
+    import filelock
+
+    with translated(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(timeout=timeout_s)
+    except filelock.Timeout as exc:
+        raise StorageError(
+            f"another process has been building {target} for {timeout_s:.0f} s; wait for it, "
+            f"or end it and repeat the command"
+        ) from exc
+    except OSError as exc:
+        raise storage_error(target, exc) from exc
+    try:
+        sweep(target)
+        yield
+    finally:
+        lock.release()
+
+
+def _fsync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _fsync_folder(path: Path) -> None:
+    if sys.platform != "win32":
+        _fsync_file(path)
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's content, in hex.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as exc:
+        raise ArtifactError(f"{path} cannot be read: {exc.strerror}") from exc
+
+
+def digest_of(*parts: Any) -> str:
+    """A short stable digest of JSON values, for cache keys and ids."""
+    text = json.dumps(to_json(parts), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

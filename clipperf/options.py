@@ -1,0 +1,132 @@
+"""What several commands share: their options, how values are parsed, how JSON is printed."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from clipperf.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipperf.types import ResultFile
+
+Pretrained = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads the annotation at run time
+    typer.Option(
+        "--pretrained",
+        metavar="TAG|FILE|random[:SEED]",
+        help="Weights: an open_clip tag, a .safetensors or .pt file, or seeded random ones.",
+    ),
+]
+Models = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(
+        metavar="[MODEL]...",
+        help="Architectures or ARCHITECTURE::TAG; none: every exported model, else the sample.",
+    ),
+]
+TowerChoice = Annotated[str, typer.Option("--tower", help="image, text or both.")]
+Precisions = Annotated[str, typer.Option("--precision", help="fp32, fp16, or several: fp32,fp16.")]
+Runtimes = Annotated[str, typer.Option("--runtime", help="Runtimes, with commas: torch,onnx.")]
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+Threads = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--threads", min=1, help="Threads of each engine; default: all cores."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+JsonFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--json", metavar="FILE", help="Also write the result file here; - prints it."),
+]
+
+Results = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Argument(metavar="[RESULTS]...", help="Result files; none: all of the store."),
+]
+ImagesPerS = Annotated[float, typer.Option("--images-per-s", help="Images to embed a second.")]
+TextsPerS = Annotated[float, typer.Option("--texts-per-s", help="Texts to embed a second.")]
+SloMs = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--slo-ms", help="Longest time that a batch may take."),
+]
+RamGb = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--ram-gb", help="RAM of one machine in GiB; default: the measured machine's."),
+]
+VramGb = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--vram-gb", help="GPU memory of one machine in GiB."),
+]
+Utilisation = Annotated[
+    float, typer.Option("--utilisation", help="Share of the measured rate to plan for.")
+]
+
+
+def sides(tower: str) -> tuple[Any, ...]:
+    """The sides that --tower means; raises UsageError."""
+    if tower == "both":
+        return ("image", "text")
+    if tower not in ("image", "text"):
+        raise UsageError(f"--tower {tower}: choose image, text or both")
+    return (tower,)
+
+
+def names(text: str, option: str) -> tuple[str, ...]:
+    """Names separated by commas; raises UsageError that names the option."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise UsageError(f"{option} needs at least one name")
+    return names
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers from 1, separated by commas; raises UsageError that names the option."""
+    try:
+        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as exc:
+        raise UsageError(f"{option} {text}: whole numbers with commas, such as 1,8,32") from exc
+    if min(numbers) < 1:
+        raise UsageError(f"{option} {text}: the numbers start at 1")
+    return numbers
+
+
+def read_results(paths: list[Path] | None) -> list[ResultFile]:
+    """The named result files, or all of the store; raises UsageError where there are none."""
+    from clipperf.store import find_results, home, read_result
+
+    found = [path.expanduser() for path in paths or ()] or find_results()
+    if not found:
+        raise UsageError(
+            f"no results in {home() / 'results'}: measure something first, for example "
+            f"clipperf profile, or name result files"
+        )
+    return [read_result(path) for path in found]
+
+
+def prints_json(json: Path | None) -> bool:
+    """Whether ``--json -`` asks for the result on standard output."""
+    return json is not None and str(json) == "-"
+
+
+def open_target(json: Path | None) -> Path | None:
+    """The result file that --json names; None for a fresh one in the store."""
+    return None if json is None or prints_json(json) else json.expanduser().absolute()
+
+
+def print_json(value: Any) -> None:
+    """Print records or plain values as JSON."""
+    from clipperf.serialize import to_json
+
+    print(jsonlib.dumps(to_json(value), indent=1, ensure_ascii=False, default=str))
+
+
+def command_line() -> str:
+    """The command as it was typed, for the result file."""
+    import shlex
+
+    return shlex.join(["clipperf", *sys.argv[1:]])
