@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+
+from clipperf.models import sample
+
+QUOTED = (
+    "image_to_text_recall@1",
+    "image_to_text_recall@10",
+    "text_to_image_recall@1",
+    "text_to_image_recall@10",
+    "category_top1",
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,7 +97,6 @@ def test_command_runs_as_written(command, folder, environment):
 @pytest.mark.slow
 def test_python_example_runs(folder, environment):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    import zipfile
 
     from clipperf.models import sample
 
@@ -97,6 +108,15 @@ def test_python_example_runs(folder, environment):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_sample_figures_are_the_measured_ones():
+    measured = json.loads((sample.folder() / "metrics.json").read_text())["metrics"]
+    for name in QUOTED:
+        figure = measured[name]
+        low, high = figure["ci95"]
+        quoted = f"{figure['value']:.3f} [{low:.3f}, {high:.3f}]"
+        assert quoted in README, f"{name}: {quoted}"
 
 
 def test_links_point_at_files():

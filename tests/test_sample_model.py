@@ -16,6 +16,8 @@ FOLDER = Path(__file__).parent.parent / "clipperf" / "data" / "sample"
 SIZE_LIMIT_BYTES = 15_000_000
 TOLERANCE = 0.005
 FLOORS = {
+    "image_to_text_recall@1": 0.20,
+    "text_to_image_recall@1": 0.20,
     "image_to_text_recall@10": 0.50,
     "text_to_image_recall@10": 0.50,
     "category_top1": 0.50,

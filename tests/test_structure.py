@@ -153,9 +153,8 @@ def test_every_module_imports_without_the_heavy_packages() -> None:
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_works_without_the_heavy_packages(command: str) -> None:
-    done = python(
-        BLOCK + "from clipperf.__main__ import main; main()", *([command] if command else []), "--help"
-    )
+    words = [*([command] if command else []), "--help"]
+    done = python(BLOCK + "from clipperf.__main__ import main; main()", *words)
     assert done.returncode == 0, done.stderr
     assert "--help" in done.stdout
     assert not command or f"$ clipperf {command}" in done.stdout, "no example"
