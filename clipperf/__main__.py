@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any
 
@@ -15,8 +16,15 @@ ParserError: Any = typer.BadParameter.__base__
 """UsageError of the click that typer brings: unknown command, missing argument, bad number."""
 
 
+def _terminate(number: int, frame: object) -> None:
+    """End as Ctrl-C does: staging folders are removed and children ended on the way out."""
+    del frame
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     """The console script: every error becomes one line and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()
@@ -38,7 +46,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     if code == 130:
-        print("interrupted; rows measured so far are in the result file", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
     sys.exit(code)
 
 

@@ -34,6 +34,7 @@ from clipperf.options import (
     print_json,
     prints_json,
     read_results,
+    resumable,
     sides,
 )
 
@@ -184,7 +185,9 @@ def profile(
     from clipperf.report.accuracy import published_report
     from clipperf.report.tables import cost_report
 
-    target = open_target(json)
+    if not 0 < timeout <= 86400:
+        raise UsageError(f"--timeout {timeout}: give seconds above 0, up to a day")
+    target = open_target(json, "profile")
     sweep = Sweep(
         specs=tuple(prepare.choose_models(models or (), pretrained)),
         runtimes=names(runtime, "--runtime"),
@@ -195,7 +198,7 @@ def profile(
         threads=threads or available_cores(),
         tokens=numbers(tokens, "--tokens") if tokens else None,
     )
-    with progress(quiet, total=sweep.rows) as bar:
+    with resumable(target), progress(quiet, total=sweep.rows) as bar:
 
         def on_event(event: Any) -> None:
             (bar.done if event.kind == "measured" else bar.stage)(event.text)
@@ -247,11 +250,11 @@ def evaluate(
     from clipperf.progress import progress
     from clipperf.report.accuracy import accuracy_report
 
-    target = open_target(json)
+    target = open_target(json, "eval")
     specs = prepare.choose_models(models or (), pretrained)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     prepare.check_runtimes(runtimes, device, precisions)  # before a large dataset is read
-    with progress(quiet, total=1) as bar:
+    with resumable(target), progress(quiet, total=1) as bar:
         bar.stage(f"reading dataset {dataset}")
         data = load_dataset(dataset)
         result, failures = bench.evaluate(
@@ -319,6 +322,8 @@ def report(
     targets = None
     if images_per_s or texts_per_s:
         targets = _targets(images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, utilisation)
+    if out is not None:
+        _refuse_to_replace_data(out, results)
     document = build_report(read_results(results), basic_statistics(), targets)
     text = render(document, fmt)
     if out is None:
@@ -357,6 +362,16 @@ def size(
         print_json(sizing_json(sizing))
     else:
         _print_reports(*sizing_reports(sizing, environments(found)))
+    raise typer.Exit(0 if sizing.plans else 1)
+
+
+def _refuse_to_replace_data(out: Path, results: list[Path] | None) -> None:
+    """A report must not be written over the measurements that it is made from."""
+    from clipperf.store import find_results
+
+    target = out.expanduser().absolute()
+    if target.resolve() in {path.expanduser().resolve() for path in results or find_results()}:
+        raise UsageError(f"--out {out} is one of the result files: choose another name")
 
 
 def _targets(
@@ -367,8 +382,17 @@ def _targets(
     vram_gb: float | None,
     utilisation: float,
 ) -> Any:
+    import math
+
     from clipperf.report.sizing import Targets
     from clipperf.units import GIB
+
+    for option, value in (("--ram-gb", ram_gb), ("--vram-gb", vram_gb), ("--slo-ms", slo_ms)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UsageError(f"{option} {value}: give a number above 0")
+    for option, value in (("--images-per-s", images_per_s), ("--texts-per-s", texts_per_s)):
+        if not 0 <= value <= 1e9:
+            raise UsageError(f"{option} {value}: give a number from 0 to a billion")
 
     return Targets(
         images_per_s=images_per_s,

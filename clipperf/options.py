@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -41,7 +43,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stand
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 JsonFile = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--json", metavar="FILE", help="Also write the result file here; - prints it."),
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Write the result file here, not in the store; - prints it.",
+    ),
 ]
 
 Results = Annotated[
@@ -113,9 +119,27 @@ def prints_json(json: Path | None) -> bool:
     return json is not None and str(json) == "-"
 
 
-def open_target(json: Path | None) -> Path | None:
-    """The result file that --json names; None for a fresh one in the store."""
-    return None if json is None or prints_json(json) else json.expanduser().absolute()
+def open_target(json: Path | None, kind: str) -> Path:
+    """The result file: what --json names, else a fresh one in the store."""
+    from clipperf.store import new_result_path
+
+    if json is None or prints_json(json):
+        return new_result_path(kind)
+    target = json.expanduser().absolute()
+    if target.is_dir():
+        raise UsageError(f"--json {json} is a folder: name a file in it")
+    return target
+
+
+@contextlib.contextmanager
+def resumable(target: Path) -> Iterator[None]:
+    """Say where the rows so far are when the user interrupts."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if target.exists():
+            print(f"rows measured so far: {target}", file=sys.stderr)
+        raise
 
 
 def print_json(value: Any) -> None:

@@ -89,6 +89,8 @@ def load_dataset(name_or_dir: str | Path) -> Dataset:
         UsageError: the data is missing, damaged, ambiguous or inconsistent; the message names
             the file and line, and what to change.
     """
+    if not str(name_or_dir).strip():
+        raise UsageError("the dataset is empty: give 'sample' or a folder")
     path = SAMPLE if str(name_or_dir) == "sample" else Path(name_or_dir).expanduser()
     if not path.exists():
         raise UsageError(

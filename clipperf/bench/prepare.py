@@ -44,7 +44,7 @@ def check_runtimes(runtimes: Sequence[str], device: str, precisions: Sequence[st
             )
         found = runtime.availability(device)
         if not found.usable:
-            raise MissingDependencyError(f"runtime {name}: {found.detail}. {found.fix}")
+            raise MissingDependencyError(f"runtime {name}: {found.detail}. To use it: {found.fix}")
     known = dict.fromkeys(p for name in runtimes for p in _contract.get(name).PRECISIONS)
     for precision in precisions:
         if precision not in known:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from clipperf.errors import UsageError
 
@@ -102,6 +102,10 @@ def list_folder(root: Path) -> dict[str, ImageSource]:
         for entry in folder.iterdir():
             if entry.name.startswith("."):
                 continue
+            try:
+                entry.name.encode()
+            except UnicodeEncodeError as exc:
+                raise UsageError(f"{entry!r} has a name that is not UTF-8: rename it") from exc
             if entry.is_dir():
                 walk(entry, f"{prefix}{entry.name}/", above | {real})
             else:
@@ -138,7 +142,8 @@ def decode(source: ImageSource, data: bytes, fully: bool) -> Image.Image:
         else:
             image.verify()
     except _BROKEN as exc:
-        raise UsageError(f"{source} is not a readable image: {exc}") from exc
+        why = "no known image format" if isinstance(exc, UnidentifiedImageError) else exc
+        raise UsageError(f"{source} is not a readable image: {why}") from exc
     return image
 
 

@@ -55,8 +55,7 @@ class ClipModel:
             UsageError: an image cannot be read, `images` is not a list, or `batch_size` is below 1.
             ArtifactError: the artifact has no image tower.
         """
-        if isinstance(images, str | Path):
-            raise UsageError("encode_images takes a list of images: put the path in brackets")
+        images = _listed(images, "encode_images takes a list of images: put it in brackets")
         engine = self._engine("image", batch_size)
         assert self._pixels is not None
         parts = [
@@ -76,8 +75,7 @@ class ClipModel:
             UsageError: `texts` is not a list of strings, or `batch_size` is below 1.
             ArtifactError: the artifact has no text tower.
         """
-        if isinstance(texts, str):
-            raise UsageError("encode_texts takes a list of strings: put the text in brackets")
+        texts = _listed(texts, "encode_texts takes a list of strings: put it in brackets")
         engine = self._engine("text", batch_size)
         assert self._tokenizer is not None
         parts = []
@@ -128,6 +126,16 @@ class ClipModel:
         self.close()
 
 
+def _listed(values: Any, advice: str) -> list[Any]:
+    """The values as a list; a single one, which users pass by mistake, is refused."""
+    if isinstance(values, str | bytes | Path | dict):
+        raise UsageError(advice)
+    try:
+        return list(values)
+    except TypeError as exc:
+        raise UsageError(advice) from exc
+
+
 def load(folder: str | Path, *, threads: int | None = None, device: str = "cpu") -> ClipModel:
     """Open an artifact folder that `clipperf export` wrote.
 
@@ -139,10 +147,14 @@ def load(folder: str | Path, *, threads: int | None = None, device: str = "cpu")
     """
     from clipperf.env import available_cores
 
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise UsageError(f"threads is {threads!r}: give a whole number from 1")
     folder = Path(folder).expanduser().absolute()
     manifest = _read_manifest(folder)
     spec = manifest["spec"]
     runtime = _contract.get(manifest["runtime"])
+    if device not in runtime.DEVICES:
+        raise UsageError(f"{runtime.NAME} runs on {', '.join(runtime.DEVICES)}, not on {device!r}")
     engines: dict[Side, Engine] = {}
     short_texts = False
     for tower in manifest["towers"]:

@@ -192,7 +192,7 @@ def find(name: str) -> CatalogEntry:
     close = difflib.get_close_matches(normal(wanted), known, n=4, cutoff=0.5)
     names = ", ".join(known[key].architecture for key in close)
     hint = f"did you mean {names}? " if names else ""
-    raise UsageError(f"unknown model {wanted!r}: {hint}All are listed by: clipperf models")
+    raise UsageError(f"unknown model {wanted!r}: {hint}clipperf models lists all")
 
 
 def split_alias(name: str) -> tuple[str, str]:

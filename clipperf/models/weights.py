@@ -7,6 +7,10 @@ file stay memory-mapped, so a tower costs RAM only for the pages that it touches
 from __future__ import annotations
 
 import math
+import os
+import socket
+import urllib.parse
+import urllib.request
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +33,15 @@ def parse(pretrained: str, tags: tuple[str, ...], architecture: str) -> tuple[st
     """
     if pretrained == "random" or pretrained.startswith("random:"):
         seed = pretrained.partition(":")[2] or "0"
-        if not seed.isdigit():
-            raise UsageError(f"the seed of --pretrained {pretrained} must be a whole number")
+        if not seed.isdecimal() or int(seed) >= 2**63:
+            raise UsageError(f"--pretrained {pretrained}: the seed is a whole number below 2**63")
         return f"random:{int(seed)}", f"random:{int(seed)}"
     if pretrained.endswith(SUFFIXES):
         path = Path(pretrained).expanduser().absolute()
         if not path.is_file():
             raise UsageError(f"--pretrained {pretrained}: there is no such file")
-        return path.name, str(path)
+        # Two checkpoints may share a file name; their results must not be taken for one model's.
+        return f"{path.name}@{cached_sha256(path)[:8]}", str(path)
     wanted = pretrained.lower().replace("-", "_")
     for tag in tags:
         if tag.lower().replace("-", "_") == wanted:
@@ -89,13 +94,25 @@ def locate(architecture: str, pretrained: str) -> Path:
     return path
 
 
+def _hub_answers(timeout_s: float = 5.0) -> bool:
+    """Whether the hub can be connected to; through a proxy only the hub client itself can tell."""
+    endpoint = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    if urllib.request.getproxies().get(endpoint.scheme):
+        return True
+    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
+    try:
+        with socket.create_connection((endpoint.hostname or "", port), timeout=timeout_s):
+            return True
+    except OSError:
+        return False
+
+
 def _fetch(architecture: str, tag: str) -> Path:
     import http.client
-    import os
 
-    # The hub client retries for minutes by default; a machine without network should say so soon.
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "30")
+    if not _hub_answers():
+        # Its client would retry for minutes. Offline it still finds what was downloaded before.
+        os.environ["HF_HUB_OFFLINE"] = "1"
     from huggingface_hub.errors import HfHubHTTPError
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 

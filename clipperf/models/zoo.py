@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from clipperf.errors import UsageError
 from clipperf.models import catalog, sample, weights
 from clipperf.models.published import accuracy
@@ -22,14 +24,23 @@ def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
         if pretrained is not None:
             raise UsageError(f"{sample.NAME} brings its own weights: leave --pretrained out")
         return _sample_spec()
+    if not name.strip():
+        raise UsageError("the model's name is empty; clipperf models lists all")
+    if "/" in name and Path(name).exists():
+        raise UsageError(
+            f"{name} is a path: name the architecture, and a checkpoint with --pretrained FILE. "
+            f"Artifact folders are opened with clipperf.load"
+        )
     architecture, _, own = name.partition("::")
     if own and pretrained and own != pretrained:
         raise UsageError(f"{name} already names its weights: leave --pretrained {pretrained} out")
     if own and not (own.startswith("random") or own.endswith(weights.SUFFIXES)):
         architecture, own = catalog.split_alias(name)
     entry = catalog.find(architecture)
-    wanted = own or pretrained
-    if not wanted:
+    wanted: str | None = own or pretrained
+    if wanted is not None and not wanted.strip():
+        raise UsageError("--pretrained is empty: give a tag, a file, or random[:SEED]")
+    if wanted is None:
         wanted = _default_weights(entry)
     label, canonical = weights.parse(wanted, entry.tags, entry.architecture)
     return ModelSpec(

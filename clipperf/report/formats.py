@@ -149,7 +149,7 @@ def _row_style(words: str) -> str:
 def split_columns(report: Report, width: int) -> list[list[int]]:
     """Column numbers of each part of a table printed `width` wide; key columns lead every part."""
     numbers = range(len(report.columns))
-    keys = [i for i in numbers if report.columns[i] in KEY_COLUMNS]
+    keys = [i for i in numbers if report.columns[i].title() in KEY_COLUMNS]
     others = [i for i in numbers if i not in keys]
     room = width - sum(_width(report, i) + GAP for i in keys)
     parts: list[list[int]] = [[]]
