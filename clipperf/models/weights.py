@@ -110,7 +110,8 @@ def _hub_answers(timeout_s: float = 5.0) -> bool:
 def _fetch(architecture: str, tag: str) -> Path:
     import http.client
 
-    if not _hub_answers():
+    connected = _hub_answers()
+    if not connected:
         # Its client would retry for minutes. Offline it still finds what was downloaded before.
         os.environ["HF_HUB_OFFLINE"] = "1"
     from huggingface_hub.errors import HfHubHTTPError
@@ -123,10 +124,11 @@ def _fetch(architecture: str, tag: str) -> Path:
         return Path(download_pretrained(config))
     except (OSError, HfHubHTTPError, http.client.HTTPException, ValueError, RuntimeError) as exc:
         # The hub client wraps connection errors in any of these, by version.
-        reason = str(exc).strip().splitlines()[0][:160] if str(exc).strip() else type(exc).__name__
+        said = (str(exc).strip().splitlines() or [""])[0]
+        reason = f"{type(exc).__name__}: {said}" if connected else "no connection to the hub"
         raise WeightsError(
             f"the weights {architecture}::{tag} cannot be fetched from "
-            f"{config.get('hf_hub') or config.get('url')} ({type(exc).__name__}: {reason}). "
+            f"{config.get('hf_hub') or config.get('url')} ({reason}). "
             f"Without network, either copy the checkpoint here and pass "
             f"--pretrained FILE.safetensors (or .pt), or size the architecture with "
             f"--pretrained random"

@@ -201,7 +201,7 @@ def summary(results: Sequence[ResultFile]) -> Report:
         caveats=[
             "Each tower runs in its own process: disk is the sum of both towers, RAM and VRAM are "
             "the peak of each process.",
-            f"{NO_DIFFERENCE} marks a ratio whose 95 % interval includes 1, or that has no interval "
+            f"{NO_DIFFERENCE} marks a ratio whose 95 % interval includes 1, or that has none "
             "because too few blocks were measured.",
             *caveats,
             *findings.cost_caveats(results, rows),
