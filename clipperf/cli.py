@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -407,8 +408,10 @@ def _targets(
 def _print_reports(*reports: Any) -> None:
     from rich.console import Console
 
-    from clipperf.report.formats import rich_report
+    from clipperf.report.formats import TEXT_WIDTH, rich_report
 
-    console = Console()
+    # Into a file or a pipe there is no window to fit: wide tables stay whole as far as they can.
+    fits_window = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console(width=None if fits_window else TEXT_WIDTH)
     for each in reports:
         console.print(rich_report(each, console.width))
