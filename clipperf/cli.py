@@ -35,6 +35,7 @@ from clipperf.options import (
     print_json,
     prints_json,
     read_results,
+    refuse_to_replace_data,
     resumable,
     sides,
 )
@@ -324,7 +325,7 @@ def report(
     if images_per_s or texts_per_s:
         targets = _targets(images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, utilisation)
     if out is not None:
-        _refuse_to_replace_data(out, results)
+        refuse_to_replace_data(out, results)
     document = build_report(read_results(results), basic_statistics(), targets)
     text = render(document, fmt)
     if out is None:
@@ -364,15 +365,6 @@ def size(
     else:
         _print_reports(*sizing_reports(sizing, environments(found)))
     raise typer.Exit(0 if sizing.plans else 1)
-
-
-def _refuse_to_replace_data(out: Path, results: list[Path] | None) -> None:
-    """A report must not be written over the measurements that it is made from."""
-    from clipperf.store import find_results
-
-    target = out.expanduser().absolute()
-    if target.resolve() in {path.expanduser().resolve() for path in results or find_results()}:
-        raise UsageError(f"--out {out} is one of the result files: choose another name")
 
 
 def _targets(

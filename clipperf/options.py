@@ -154,3 +154,12 @@ def command_line() -> str:
     import shlex
 
     return shlex.join(["clipperf", *sys.argv[1:]])
+
+
+def refuse_to_replace_data(out: Path, results: list[Path] | None) -> None:
+    """A report must not be written over the measurements that it is made from."""
+    from clipperf.store import find_results
+
+    target = out.expanduser().absolute()
+    if target.resolve() in {path.expanduser().resolve() for path in results or find_results()}:
+        raise UsageError(f"--out {out} is one of the result files: choose another name")

@@ -50,7 +50,7 @@ HEAVY_AT_IMPORT = {"clipperf/models/towers.py": {"torch"}}
 NOT_WITHOUT_TORCH = {"clipperf.models.towers"}
 
 MAX_LINES = 320
-LONGER_FILES = {"clipperf/cli.py": 400}  # one function a command, most of it option texts
+LONGER_FILES = {"clipperf/cli.py": 420}  # one function a command, most of it option texts
 
 BLOCK = f"""
 import sys
