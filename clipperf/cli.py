@@ -136,7 +136,7 @@ def export(
             on_stage=bar.stage,
         )
     if json:
-        print_json(exported)
+        print_json({"up_to_date": exported.up_to_date, **vars(exported)})
     else:
         print("\n".join(lines(exported)))
     raise typer.Exit(1 if failed(exported) else 0)

@@ -145,8 +145,8 @@ def start(*args: object) -> subprocess.Popen[str]:
 
 
 def test_the_folder_holds_what_a_deployment_needs(sample_artifact: Path) -> None:
-    files = {p.relative_to(sample_artifact).as_posix() for p in sample_artifact.rglob("*.*")}
-    assert files == {
+    names = {p.relative_to(sample_artifact).as_posix() for p in sample_artifact.rglob("*.*")}
+    assert names == {
         "image/model.onnx",
         "text/model.onnx",
         "preprocess.json",
@@ -159,7 +159,7 @@ def test_the_folder_holds_what_a_deployment_needs(sample_artifact: Path) -> None
     for tower in manifest.towers:
         recorded.update(tower.files)
         assert tower.disk_bytes == (sample_artifact / tower.path).stat().st_size
-    assert recorded.keys() == files - {"manifest.json"}
+    assert recorded.keys() == names - {"manifest.json"}
     for name, digest in recorded.items():
         assert files.sha256_file(sample_artifact / name) == digest
     assert_usable(sample_artifact)
