@@ -547,5 +547,8 @@ def test_a_tower_that_fails_the_gate_is_stored_only_on_demand(
 
     assert failed(kept)
     assert "PARITY FAILED" in "\n".join(lines(kept))
-    again = build.export_model(tiny, ("image",))
+    again = build.export_model(tiny, ("image",), keep_failed=True)
     assert again.up_to_date and failed(again), "kept, but still a failure"
+    with pytest.raises(ParityError):  # nobody uses it who has not asked for it
+        build.export_model(tiny, ("image",))
+    assert_usable(kept.folder)
