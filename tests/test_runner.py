@@ -418,6 +418,8 @@ def test_workers_die_with_the_sweep(how: signal.Signals, tmp_path: Path) -> None
         stdout=subprocess.PIPE,
         encoding="utf-8",
         env=worker_environment(1),
+        # A suite started in the background ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert parent.stdout is not None
     lines = []
