@@ -54,7 +54,7 @@ app = typer.Typer(
 
 
 def _examples(*lines: str) -> str:
-    # A form feed of its own paragraph: typer would fold the lines into one.
+    # Each line is a paragraph of its own: typer would fold them into one.
     return "Examples:\n\n" + "\n\n".join(f"  $ {line}" for line in lines)
 
 

@@ -85,13 +85,12 @@ def export_model(
     if out is not None:  # in the store whatever is damaged is built again
         check_target(folder, spec)
     with files.locked(folder):
-        present = current_towers(folder)
-        kept = {s: t for s, t in present.items() if s not in keys or t.key == keys[s]}
         # Towers of other weights or options cannot share a folder with the new ones.
         kept = {
             s: t
-            for s, t in kept.items()
-            if t.weights_id == weights_id
+            for s, t in current_towers(folder).items()
+            if t.key == keys.get(s, t.key)
+            and t.weights_id == weights_id
             and t.precision == precision
             and t.normalized == normalized
             and (keep_failed or t.parity is None or t.parity.passed)
