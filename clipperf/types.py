@@ -14,7 +14,7 @@ import numpy as np
 Side = Literal["image", "text"]
 SIDES: tuple[Side, Side] = ("image", "text")
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 
 Status = Literal["ok", "failed", "unsupported"]
 
@@ -122,6 +122,46 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class ShapeRange:
+    """The shapes of one input that an engine takes: smallest, the one it is tuned for, largest."""
+
+    name: str
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PlanInfo:
+    """The sidecar of a TensorRT plan: what cannot be read back from the plan without its GPU.
+
+    `flavour` is the runtime ("trt", "trt-rtx"), `version` TensorRT's own. `targets` are GPU
+    kinds such as "sm89"; `gpu` is the name of the one that it was built on, None where it was
+    built ahead of time. `options` are the builder's settings, `onnx_sha256` covers the source
+    graph with its external data.
+    """
+
+    schema_version: int
+    flavour: str
+    version: str
+    model_id: str
+    side: Side
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profile: tuple[ShapeRange, ...]
+    targets: tuple[str, ...]
+    gpu: str | None
+    options: dict[str, str]
+    onnx_sha256: str
+    plan_sha256: str
+    plan_bytes: int
+    build_s: float
+    peak_rss_bytes: int | None
+    created_utc: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """`manifest.json` of an artifact folder: one model at one precision, one or both towers."""
 
@@ -171,13 +211,25 @@ class EngineRequest:
     """What a runtime needs to open one tower; plain values, so that it crosses to a worker.
 
     `path` is the absolute path of the artifact's model file (None for PyTorch, which builds the
-    tower from `spec`). `image_px` or `tokens` give the input's shape.
+    tower from `spec`). `key` is the artifact's, a digest of everything that changes its bytes,
+    and `cache_folder` an absolute path where a runtime may keep what it compiles from them.
     """
 
     cell: Cell
     spec: ModelSpec
     path: str | None
     normalized: bool = False
+    key: str = ""
+    cache_folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Seconds of one run by the GPU's own events: copy in, compute, copy out."""
+
+    h2d_s: float
+    compute_s: float
+    d2h_s: float
 
 
 class Engine(Protocol):
@@ -193,6 +245,24 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
+class GpuLoad:
+    """What NVML saw of the GPU while one cell ran without pause for `seconds` and `runs` runs.
+
+    `energy_j` is the whole board's, from its counter, else from power samples (`energy_source`).
+    Clocks are the lowest and highest SM clock seen; `throttle` names the reasons that slowed it.
+    """
+
+    seconds: float
+    runs: int
+    energy_j: float | None = None
+    energy_source: str | None = None
+    power_w: float | None = None
+    sm_clock_mhz: tuple[int, int] | None = None
+    temperature_c: int | None = None
+    throttle: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One pass over one cell, made in one fresh process.
 
@@ -201,6 +271,9 @@ class Measurement:
     phases, `rss_peak_bytes` the larger. Time: `run_s` are raw seconds of single calls, and
     `blocks` says to which block of calls each belongs. Cells with the same `group` took turns
     block by block, so their ratio is taken between blocks of equal number.
+    GPU: `vram_peak_bytes` as `vram_source` says, `vram_allocated_bytes` by the runtime's own
+    account. `phases_s` holds the samples of separate runs, one per run under each of "h2d",
+    "compute" and "d2h" (the GPU's events) and "host" (the host's clock around the same run).
     """
 
     cell: Cell
@@ -220,6 +293,9 @@ class Measurement:
     rss_source: str | None = None
     vram_peak_bytes: int | None = None
     vram_source: str | None = None
+    vram_allocated_bytes: int | None = None
+    phases_s: dict[str, tuple[float, ...]] | None = None
+    gpu: GpuLoad | None = None
     disk_bytes: int | None = None
     provider: str | None = None
     random_weights: bool = False

@@ -118,7 +118,7 @@ def open_model(cell: Cell, spec: ModelSpec, on_stage: Callable[[str], None]) -> 
     """Both towers of a model in a cell's runtime, exported on the way where needed."""
     runtime = _contract.get(cell.runtime)
     # The ONNX artifact also brings the preprocessing and the tokenizer of the PyTorch baseline.
-    precision = cell.precision if runtime.ARTIFACT is not None else BASELINE_PRECISION
+    precision = cell.precision if runtime.artifact is not None else BASELINE_PRECISION
     folder = prepare.artifact_folder(spec, precision, SIDES, on_stage)
     manifest = store.read_manifest(folder)
     engines = {}

@@ -38,14 +38,14 @@ def check_runtimes(runtimes: Sequence[str], device: str, precisions: Sequence[st
     """
     for name in runtimes:
         runtime = _contract.get(name)
-        if device not in runtime.DEVICES:
+        if device not in runtime.devices:
             raise UsageError(
-                f"runtime {name} runs on {', '.join(runtime.DEVICES)}, not on {device!r}"
+                f"runtime {name} runs on {', '.join(runtime.devices)}, not on {device!r}"
             )
         found = runtime.availability(device)
         if not found.usable:
             raise MissingDependencyError(f"runtime {name}: {found.detail}. To use it: {found.fix}")
-    known = dict.fromkeys(p for name in runtimes for p in _contract.get(name).PRECISIONS)
+    known = dict.fromkeys(p for name in runtimes for p in _contract.get(name).precisions)
     for precision in precisions:
         if precision not in known:
             raise UsageError(
@@ -63,7 +63,7 @@ def artifact_folder(
 
 def engine_request(cell: Cell, spec: ModelSpec, on_stage: OnStage) -> tuple[EngineRequest, int]:
     """What opens a cell's engine, and the bytes that the tower takes on disk."""
-    if _contract.get(cell.runtime).ARTIFACT is None:
+    if _contract.get(cell.runtime).artifact is None:
         return EngineRequest(cell, spec, None), checkpoint_bytes(spec, cell.side)
     folder = artifact_folder(spec, cell.precision, [cell.side], on_stage)
     tower = store.read_manifest(folder).tower(cell.side)

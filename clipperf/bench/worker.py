@@ -126,7 +126,7 @@ class Session:
 
 def forbid_torch(runtime: str) -> None:
     """Refuse to report the RAM of a deployment runtime that dragged torch in."""
-    if _contract.get(runtime).ARTIFACT is not None and "torch" in sys.modules:
+    if _contract.get(runtime).artifact is not None and "torch" in sys.modules:
         raise EngineError(
             f"the {runtime} worker imported torch, which costs several times the RAM of a tower; "
             f"its figures would be wrong"

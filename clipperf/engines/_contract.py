@@ -1,24 +1,21 @@
-"""What a runtime module offers, and how it is found.
+"""What a runtime offers, and how it is found.
 
-A runtime is one module in this folder. Adding one means adding a file with:
+A runtime is one `Runtime` record in the `RUNTIMES` of a module in this folder; runtimes that
+share a library share a module. Adding one means adding the record and one row in `MODULES`.
 
-- ``NAME``: what users type after ``--runtime``
-- ``ARTIFACT``: the runtime whose artifact it loads ("onnx"), or None where it builds the tower
-  from the weights itself
-- ``PRECISIONS``: the precisions that it can run
-- ``DEVICES``: the devices that it knows, such as ("cpu", "cuda")
-- ``def availability(device: str) -> Availability``: whether it can run here, else the command
-  that would make it; imports no heavy package
-- ``def open(request: EngineRequest) -> Engine``: load one tower; raises EngineError
+Nothing in here keeps time: only `bench.cost` holds a clock. What an engine may offer beyond
+`types.Engine`, looked for by name:
 
-Nothing in here keeps time: only `bench.cost` holds a clock.
+- ``provider``: what really ran, such as "CUDAExecutionProvider"
+- ``run_phases(array)``: as `run`, with the seconds of copies and compute by the GPU's events
+- ``allocated_bytes()``: bytes of device memory by the runtime's own account
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from clipperf.errors import UsageError
 from clipperf.types import Engine, EngineRequest
@@ -32,6 +29,9 @@ MODULES = {
 
 HIDDEN = frozenset({"simulated"})
 
+GRAPH_PRECISION = {"tf32": "fp32"}
+"""The precision of the ONNX graph behind one that is only a switch of the runtime."""
+
 
 @dataclass(frozen=True)
 class Availability:
@@ -42,21 +42,23 @@ class Availability:
     fix: str = ""
 
 
-class Runtime(Protocol):
-    """The module-level interface described above."""
+@dataclass(frozen=True)
+class Runtime:
+    """One way to run a tower.
 
-    NAME: str
-    ARTIFACT: str | None
-    PRECISIONS: tuple[str, ...]
-    DEVICES: tuple[str, ...]
+    `artifact` is the runtime whose artifact it loads ("onnx", "trt"), None where it builds the
+    tower from the weights itself. `devices` are those that it knows, the usual one first.
+    `availability(device)` says whether it can run here, else the command that would make it; it
+    imports no heavy package. `open(request)` loads one tower; it raises EngineError, or
+    UnsupportedError where the runtime never could.
+    """
 
-    def availability(self, device: str) -> Availability:
-        """Whether the runtime can run on `device` here; must not import heavy packages."""
-        ...
-
-    def open(self, request: EngineRequest) -> Engine:
-        """Load one tower; raises EngineError, or UnsupportedError where it never could."""
-        ...
+    name: str
+    artifact: str | None
+    precisions: tuple[str, ...]
+    devices: tuple[str, ...]
+    availability: Callable[[str], Availability]
+    open: Callable[[EngineRequest], Engine]
 
 
 def names() -> list[str]:
@@ -65,11 +67,17 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Runtime:
-    """The module of a runtime.
+    """A runtime by its name.
 
     Raises:
         UsageError: there is no such runtime.
     """
     if name not in MODULES:
         raise UsageError(f"no runtime {name!r}; choose from: {', '.join(names())}")
-    return importlib.import_module(f"clipperf.engines.{MODULES[name]}")  # type: ignore[return-value]
+    module = importlib.import_module(f"clipperf.engines.{MODULES[name]}")
+    return next(runtime for runtime in module.RUNTIMES if runtime.name == name)
+
+
+def graph_precision(precision: str) -> str:
+    """The precision of the ONNX graph that a cell of this precision runs."""
+    return GRAPH_PRECISION.get(precision, precision)

@@ -153,15 +153,15 @@ def load(folder: str | Path, *, threads: int | None = None, device: str = "cpu")
     manifest = _read_manifest(folder)
     spec = manifest["spec"]
     runtime = _contract.get(manifest["runtime"])
-    if device not in runtime.DEVICES:
-        raise UsageError(f"{runtime.NAME} runs on {', '.join(runtime.DEVICES)}, not on {device!r}")
+    if device not in runtime.devices:
+        raise UsageError(f"{runtime.name} runs on {', '.join(runtime.devices)}, not on {device!r}")
     engines: dict[Side, Engine] = {}
     short_texts = False
     for tower in manifest["towers"]:
         path = folder / tower["path"]
         _check_sizes(folder, tower)
         cell = Cell(
-            spec.id, tower["side"], runtime.NAME, manifest["precision"], device, 1,
+            spec.id, tower["side"], runtime.name, manifest["precision"], device, 1,
             threads or available_cores(),
         )  # fmt: skip
         request = EngineRequest(cell, spec, str(path), tower["normalized"])

@@ -11,7 +11,7 @@ def check() -> list[dict[str, str | bool]]:
     rows: list[dict[str, str | bool]] = []
     for name in _contract.names():
         runtime = _contract.get(name)
-        for device in runtime.DEVICES:
+        for device in runtime.devices:
             found = runtime.availability(device)
             rows.append(
                 {

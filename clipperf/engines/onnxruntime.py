@@ -8,14 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines._contract import Availability
+from clipperf.engines._contract import Availability, Runtime
 from clipperf.errors import EngineError
 from clipperf.types import EngineRequest
-
-NAME = "onnx"
-ARTIFACT: str | None = "onnx"
-PRECISIONS: tuple[str, ...] = ("fp32", "fp16")
-DEVICES: tuple[str, ...] = ("cpu",)
 
 PROVIDERS = {"cpu": "CPUExecutionProvider"}
 
@@ -29,8 +24,6 @@ def availability(device: str) -> Availability:
 
     if importlib.util.find_spec("onnxruntime") is None:
         return Availability(False, "onnxruntime is not installed", "pip install onnxruntime-gpu")
-    if device not in DEVICES:
-        return Availability(False, f"clipperf runs it on: {', '.join(DEVICES)}", "")
     package = "onnxruntime-gpu" if version_of("onnxruntime-gpu") else "onnxruntime"
     return Availability(True, f"{package} {version_of(package) or 'unknown version'}")
 
@@ -94,3 +87,6 @@ def open(request: EngineRequest) -> OnnxRuntimeEngine:
     if request.path is None:
         raise EngineError(f"{request.cell.label}: no artifact was given")
     return open_session(Path(request.path), request.cell.threads, request.cell.device)
+
+
+RUNTIMES = (Runtime("onnx", "onnx", ("fp32", "fp16"), ("cpu",), availability, open),)

@@ -7,14 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines._contract import Availability
+from clipperf.engines._contract import Availability, Runtime
 from clipperf.errors import EngineError, UnsupportedError
 from clipperf.types import EngineRequest
-
-NAME = "torch"
-ARTIFACT: str | None = None
-PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "bf16")
-DEVICES: tuple[str, ...] = ("cpu", "cuda")
 
 
 def availability(device: str) -> Availability:
@@ -86,3 +81,6 @@ def open(request: EngineRequest) -> PyTorchEngine:
     dtype = getattr(torch, DTYPES[cell.precision])
     module = tower.module if dtype == torch.float32 else tower.module.to(dtype)
     return PyTorchEngine(module.to(cell.device), cell.device)
+
+
+RUNTIMES = (Runtime("torch", None, tuple(DTYPES), ("cpu", "cuda"), availability, open),)

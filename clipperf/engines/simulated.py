@@ -18,14 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from clipperf.engines._contract import Availability
+from clipperf.engines._contract import Availability, Runtime
 from clipperf.errors import EngineError, UnsupportedError
 from clipperf.types import EngineRequest
-
-NAME = "simulated"
-ARTIFACT = "simulated"
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-DEVICES = ("cpu",)
 
 SPIN_S = 2e-3
 """How long before its deadline a wait stops sleeping and spins: more than a usual overshoot."""
@@ -155,3 +150,10 @@ def misbehave(script: Script) -> None:
     if script.how == "raise":
         raise ValueError("simulated: an error that the engine did not translate")
     raise EngineError("simulated: told to fail")
+
+
+RUNTIMES = (
+    Runtime(
+        "simulated", "simulated", ("fp32", "fp16", "bf16", "int8"), ("cpu",), availability, open
+    ),
+)
