@@ -100,6 +100,7 @@ class Artifact:
     `path` is relative to the artifact folder; `files` maps every file (external data included),
     relative to the folder, to its sha256. `tokens` is the fixed text length, or None where the
     token axis is dynamic (and for images). `key` holds everything that changes the bytes.
+    `options` are the settings of the build that users choose, such as an engine's batch range.
     """
 
     model_id: str
@@ -119,6 +120,7 @@ class Artifact:
     peak_rss_bytes: int | None
     built_with: dict[str, str]
     parity: Parity | None
+    options: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

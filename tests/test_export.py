@@ -38,6 +38,7 @@ from clipperf.errors import (
     UsageError,
 )
 from clipperf.export import build, parity
+from clipperf.export import folder as folders
 from clipperf.models import catalog, sample, zoo
 from clipperf.types import ModelSpec
 
@@ -430,9 +431,9 @@ DAMAGES = [truncate, delete, delete_settings, empty_manifest, edit_manifest]
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_damage_is_noticed(folder: Path, damage: Callable[[Path], None]) -> None:
-    assert list(build.current_towers(folder)) == ["image"]
+    assert list(folders.current_towers(folder)) == ["image"]
     damage(folder)
-    assert build.current_towers(folder) == {}
+    assert folders.current_towers(folder) == {}
     assert store.find_artifacts() == []
     if damage is not edit_manifest:  # what nobody reads in a deployment is not validated there
         with pytest.raises((ArtifactError, EngineError)):
@@ -468,7 +469,7 @@ def test_an_artifact_of_another_architecture_is_never_replaced(
     other = dataclasses.replace(tiny, architecture="ViT-B-32", id="ViT-B-32::x")
     before = snapshot(folder)
     with pytest.raises(UsageError, match="choose another --out"):
-        build.check_target(folder, other)
+        folders.check_target(folder, other)
     assert snapshot(folder) == before
 
 

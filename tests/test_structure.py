@@ -29,6 +29,7 @@ LAYERS = {
     "export": {"", "models", "engines", "export"},
     "bench": {"", "models", "engines", "export", "bench"},
     "report": {"", "report"},
+    "commands": {"", "models", "engines", "export", "bench", "report", "commands"},
 }
 """Folder of a module (the root is "") to the folders that it may import."""
 
@@ -50,7 +51,7 @@ HEAVY_AT_IMPORT = {"clipperf/models/towers.py": {"torch"}}
 NOT_WITHOUT_TORCH = {"clipperf.models.towers"}
 
 MAX_LINES = 320
-LONGER_FILES = {"clipperf/cli.py": 420}  # one function a command, most of it option texts
+LONGER_FILES = {"clipperf/types.py": 420}  # all the nouns in one place
 
 BLOCK = f"""
 import sys

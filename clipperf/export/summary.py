@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipperf import units
-from clipperf.export.build import Exported
+from clipperf.export.folder import Exported
 
 
 def failed(exported: Exported) -> bool:

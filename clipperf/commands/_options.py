@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ import typer
 from clipperf.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipperf.types import ResultFile
+    from clipperf.report.sizing import Targets
+    from clipperf.types import Report, ResultFile
 
 Pretrained = Annotated[
     Optional[str],  # noqa: UP045 - typer reads the annotation at run time
@@ -163,3 +165,47 @@ def refuse_to_replace_data(out: Path, results: list[Path] | None) -> None:
     target = out.expanduser().absolute()
     if target.resolve() in {path.expanduser().resolve() for path in results or find_results()}:
         raise UsageError(f"--out {out} is one of the result files: choose another name")
+
+
+def sizing_targets(
+    images_per_s: float,
+    texts_per_s: float,
+    slo_ms: float | None,
+    ram_gb: float | None,
+    vram_gb: float | None,
+    utilisation: float,
+) -> Targets:
+    """The targets of a sizing, checked; raises UsageError."""
+    import math
+
+    from clipperf.report.sizing import Targets
+    from clipperf.units import GIB
+
+    for option, value in (("--ram-gb", ram_gb), ("--vram-gb", vram_gb), ("--slo-ms", slo_ms)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UsageError(f"{option} {value}: give a number above 0")
+    for option, value in (("--images-per-s", images_per_s), ("--texts-per-s", texts_per_s)):
+        if not 0 <= value <= 1e9:
+            raise UsageError(f"{option} {value}: give a number from 0 to a billion")
+
+    return Targets(
+        images_per_s=images_per_s,
+        texts_per_s=texts_per_s,
+        slo_s=None if slo_ms is None else slo_ms / 1e3,
+        ram_bytes=None if ram_gb is None else round(ram_gb * GIB),
+        vram_bytes=None if vram_gb is None else round(vram_gb * GIB),
+        utilisation=utilisation,
+    )
+
+
+def print_reports(*reports: Report) -> None:
+    """Print tables, as wide as the window, or whole where there is none."""
+    from rich.console import Console
+
+    from clipperf.report.formats import TEXT_WIDTH, rich_report
+
+    # Into a file or a pipe there is no window to fit: wide tables stay whole as far as they can.
+    fits_window = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console(width=None if fits_window else TEXT_WIDTH)
+    for each in reports:
+        console.print(rich_report(each, console.width))

@@ -1,0 +1,90 @@
+"""`clipperf eval`: what accuracy they keep."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from clipperf.commands._options import (
+    Device,
+    JsonFile,
+    Models,
+    Precisions,
+    Pretrained,
+    Quiet,
+    Runtimes,
+    Threads,
+    command_line,
+    names,
+    open_target,
+    print_json,
+    print_reports,
+    prints_json,
+    resumable,
+)
+
+EXAMPLES = (
+    "clipperf eval",
+    "clipperf eval clipperf-sample --precision fp32,fp16",
+    "clipperf eval ViT-B-32 --pretrained laion2b_s34b_b79k --dataset ./photos",
+)
+
+
+def command(
+    models: Models = None,
+    pretrained: Pretrained = None,
+    runtime: Runtimes = "onnx",
+    dataset: Annotated[
+        str,
+        typer.Option(
+            "--dataset",
+            help="sample, a folder of class folders, or a folder of images with captions.csv "
+            "or captions.jsonl.",
+        ),
+    ] = "sample",
+    precision: Precisions = "fp32",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images embedded at once.")] = 32,
+    device: Device = "cpu",
+    threads: Threads = None,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Check zero-shot and retrieval accuracy of each runtime against PyTorch fp32."""
+    from clipperf.bench import evaluate as bench
+    from clipperf.bench import prepare
+    from clipperf.bench.datasets import load_dataset
+    from clipperf.env import available_cores
+    from clipperf.progress import progress
+    from clipperf.report.accuracy import accuracy_report
+
+    target = open_target(json, "eval")
+    specs = prepare.choose_models(models or (), pretrained)
+    runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
+    prepare.check_runtimes(runtimes, device, precisions)  # before a large dataset is read
+    with resumable(target), progress(quiet, total=1) as bar:
+        bar.stage(f"reading dataset {dataset}")
+        data = load_dataset(dataset)
+        result, failures = bench.evaluate(
+            specs,
+            runtimes,
+            data,
+            precisions=precisions,
+            device=device,
+            threads=threads or available_cores(),
+            batch=batch,
+            command=command_line(),
+            path=target,
+            on_stage=bar.stage,
+            progress=bar.at,
+        )
+    for failure in failures:
+        print(f"failed: {failure.label}: {failure.reason}", file=sys.stderr)
+    if prints_json(json):
+        print_json(result)
+    else:
+        if result.scores:
+            print_reports(accuracy_report([result]))
+        print(f"\nresult file: {result.path}")
+    raise typer.Exit(1 if failures else 0)

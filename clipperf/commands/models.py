@@ -1,0 +1,38 @@
+"""`clipperf models`: what there is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from clipperf.commands._options import (
+    Json,
+    print_json,
+    print_reports,
+)
+from clipperf.errors import UsageError
+
+EXAMPLES = (
+    "clipperf models",
+    "clipperf models --search ViT-H --json",
+)
+
+
+def command(
+    search: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--search", help="Only architectures or tags that contain this text."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the models: sizes and GFLOPs of each tower, weights, licences, published accuracy."""
+    from clipperf.models import catalog
+
+    found = catalog.search(search) if search else catalog.entries()
+    if not found:
+        raise UsageError(f"no architecture or tag contains {search!r}; clipperf models lists all")
+    if json:
+        print_json(catalog.models_json(found))
+    else:
+        print_reports(catalog.models_report(found))

@@ -1,0 +1,103 @@
+"""`clipperf profile`: what towers cost."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Optional
+
+import typer
+
+from clipperf.commands._options import (
+    Device,
+    JsonFile,
+    Models,
+    Precisions,
+    Pretrained,
+    Quiet,
+    Runtimes,
+    Threads,
+    TowerChoice,
+    command_line,
+    names,
+    numbers,
+    open_target,
+    print_json,
+    print_reports,
+    prints_json,
+    resumable,
+    sides,
+)
+from clipperf.errors import UsageError
+
+EXAMPLES = (
+    "clipperf profile",
+    "clipperf profile ViT-B-32 --pretrained random --runtime torch,onnx --batch 1,8,32",
+    "clipperf profile --tower text --tokens 8,77 --json profile.json",
+    "clipperf profile ViT-B-32 --pretrained random --compare-published",
+)
+
+
+def command(
+    models: Models = None,
+    pretrained: Pretrained = None,
+    runtime: Runtimes = "torch,onnx",
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes: 8, or 1,8,32.")] = "8",
+    tower: TowerChoice = "both",
+    precision: Precisions = "fp32",
+    tokens: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--tokens", help="Lengths of texts; default: the model's context."),
+    ] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Shorter, wider intervals; fine for a first look.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds that one step of a worker may take.")
+    ] = 900.0,
+    compare_published: Annotated[
+        bool, typer.Option("--compare-published", help="Beside the CLIP-as-service figures.")
+    ] = False,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure disk, peak RAM and VRAM, load time, latency and throughput of each tower."""
+    from dataclasses import replace
+
+    from clipperf.bench import cost, prepare
+    from clipperf.bench.profile import Sweep, failures
+    from clipperf.bench.profile import profile as run
+    from clipperf.env import available_cores
+    from clipperf.models.published import basic_statistics
+    from clipperf.progress import progress
+    from clipperf.report.accuracy import published_report
+    from clipperf.report.tables import cost_report
+
+    if not 0 < timeout <= 86400:
+        raise UsageError(f"--timeout {timeout}: give seconds above 0, up to a day")
+    target = open_target(json, "profile")
+    sweep = Sweep(
+        specs=tuple(prepare.choose_models(models or (), pretrained)),
+        runtimes=names(runtime, "--runtime"),
+        sides=sides(tower),
+        batches=numbers(batch, "--batch"),
+        precisions=names(precision, "--precision"),
+        device=device,
+        threads=threads or available_cores(),
+        tokens=numbers(tokens, "--tokens") if tokens else None,
+    )
+    with resumable(target), progress(quiet, total=sweep.rows) as bar:
+
+        def on_event(event: Any) -> None:
+            (bar.done if event.kind == "measured" else bar.stage)(event.text)
+
+        preset = cost.PRESETS["quick" if quick else "default"]
+        settings = replace(preset, timeout_s=timeout)
+        result = run(sweep, settings, command=command_line(), path=target, on_event=on_event)
+    if prints_json(json):
+        print_json(result)
+    else:
+        published = published_report([result], basic_statistics()) if compare_published else None
+        print_reports(cost_report([result]), *([published] if published else []))
+        print(f"\nresult file: {result.path}")
+    raise typer.Exit(1 if failures(result) else 0)

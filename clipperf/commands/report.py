@@ -1,0 +1,60 @@
+"""`clipperf report`: stored results as a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from clipperf.commands._options import (
+    ImagesPerS,
+    RamGb,
+    Results,
+    SloMs,
+    TextsPerS,
+    Utilisation,
+    VramGb,
+    read_results,
+    refuse_to_replace_data,
+    sizing_targets,
+)
+
+EXAMPLES = (
+    "clipperf report",
+    "clipperf report --format html --out report.html",
+    "clipperf report profile.json eval.json --format md",
+)
+
+
+def command(
+    results: Results = None,
+    fmt: Annotated[str, typer.Option("--format", help="text, md, json, csv or html.")] = "text",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", help="Write here instead of printing."),
+    ] = None,
+    images_per_s: ImagesPerS = 0.0,
+    texts_per_s: TextsPerS = 0.0,
+    slo_ms: SloMs = None,
+    ram_gb: RamGb = None,
+    vram_gb: VramGb = None,
+    utilisation: Utilisation = 0.7,
+) -> None:
+    """Make a report from stored results alone; with targets it includes the sizing."""
+    from clipperf.files import write_text
+    from clipperf.models.published import basic_statistics
+    from clipperf.report.build import build_report, render
+
+    targets = None
+    if images_per_s or texts_per_s:
+        targets = sizing_targets(images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, utilisation)
+    if out is not None:
+        refuse_to_replace_data(out, results)
+    document = build_report(read_results(results), basic_statistics(), targets)
+    text = render(document, fmt)
+    if out is None:
+        print(text, end="" if text.endswith("\n") else "\n")
+    else:
+        write_text(out.expanduser().absolute(), text)
+        print(f"report: {out}")

@@ -1,0 +1,196 @@
+"""Artifact folders: cached by key, locked, staged aside and exchanged, all towers or none new."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import clipperf
+from clipperf import files, store
+from clipperf.errors import ArtifactError, StorageError, UsageError
+from clipperf.types import Artifact, Manifest, ModelSpec, Side
+
+SHARED_FILES = ("preprocess.json", "tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export left: the folder, its manifest, and which sides were built just now."""
+
+    folder: Path
+    manifest: Manifest
+    built: tuple[Side, ...]
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether nothing had to be built."""
+        return not self.built
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an artifact folder is to hold.
+
+    `keys` says for each wanted side what its tower depends on; `needed_bytes` is what building
+    one side takes on the disk at least. Towers of other weights, precision or `options` cannot
+    share the folder with the wanted ones.
+    """
+
+    folder: Path
+    spec: ModelSpec
+    runtime: str
+    precision: str
+    weights_id: str
+    keys: Mapping[Side, str]
+    needed_bytes: Mapping[Side, int]
+    normalized: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def fits(self, tower: Artifact) -> bool:
+        """Whether a tower that lies in the folder may stay there."""
+        return (
+            tower.key == self.keys.get(tower.side, tower.key)
+            and tower.weights_id == self.weights_id
+            and tower.precision == self.precision
+            and tower.normalized == self.normalized
+            and tower.options == self.options
+        )
+
+
+def ensure(
+    wanted: Wanted,
+    build: Callable[[Side, Path], Artifact],
+    *,
+    shared_from: Path | None = None,
+    keep_failed: bool = False,
+) -> Exported:
+    """Make sure that the folder holds the wanted towers, building those that are missing.
+
+    `build(side, staging)` writes one tower into a staging folder and describes it; the files
+    that towers share (preprocessing, tokenizer) are its to write, too, or are copied from
+    `shared_from`. A tower that failed the parity gate counts only with `keep_failed`.
+
+    Raises:
+        StorageError: too little space, an unwritable folder; and whatever `build` raises. What
+            stood in the folder before still stands.
+    """
+    folder = wanted.folder
+    with files.locked(folder):
+        kept = {
+            side: tower
+            for side, tower in current_towers(folder).items()
+            if wanted.fits(tower) and (keep_failed or tower.parity is None or tower.parity.passed)
+        }
+        missing = [side for side in wanted.keys if side not in kept]
+        if not missing:
+            return Exported(folder, store.read_manifest(folder), ())
+        check_space(folder, wanted.spec, sum(wanted.needed_bytes[side] for side in missing))
+        with files.staged(folder) as staging:
+            for tower in kept.values():
+                _carry_over(folder, staging, tower)
+            towers = {**kept, **{side: build(side, staging) for side in missing}}
+            for source in (folder, shared_from):
+                _copy_shared(source, staging)
+            manifest = _manifest(wanted, staging, towers)
+            files.write_json(staging / store.MANIFEST_NAME, manifest)
+        for tower in manifest.towers:
+            for name, digest in tower.files.items():
+                store.remember_sha256(folder / name, digest)
+    return Exported(folder, manifest, tuple(missing))
+
+
+def check_target(folder: Path, spec: ModelSpec) -> None:
+    """Refuse to replace a folder that is not an artifact of the same architecture.
+
+    Raises:
+        UsageError: the folder holds something else.
+    """
+    if not folder.exists() or not any(folder.iterdir() if folder.is_dir() else [folder]):
+        return
+    try:
+        found = store.read_manifest(folder).spec
+    except ArtifactError as exc:
+        raise UsageError(
+            f"{folder} already exists and is no clipperf artifact; choose another --out"
+        ) from exc
+    if found.architecture != spec.architecture:
+        raise UsageError(f"{folder} holds {found.id}; choose another --out, or remove it first")
+
+
+def weight_bytes(spec: ModelSpec, sides: Sequence[Side], precision: str) -> dict[Side, int]:
+    """What the weights of each side take at a precision; 0 where their number is unknown."""
+    count = {"image": spec.image_parameters or 0, "text": spec.text_parameters or 0}
+    size = {"fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}.get(precision, 4)
+    return {side: count[side] * size for side in sides}
+
+
+def check_space(folder: Path, spec: ModelSpec, needed: int) -> None:
+    """Fail before the work, not after it, where the towers cannot fit on the disk.
+
+    Raises:
+        StorageError: less space is free than the weights take.
+    """
+    free = shutil.disk_usage(folder.parent).free
+    if free < needed:
+        raise StorageError(
+            f"{spec.id} needs {needed / 2**20:.0f} MiB at {folder.parent}, only "
+            f"{free / 2**20:.0f} MiB are free. Free some space, or choose another disk with "
+            f"--out or CLIPPERF_HOME"
+        )
+
+
+def current_towers(folder: Path) -> dict[Side, Artifact]:
+    """The intact towers of an artifact folder; none where it does not exist or is damaged."""
+    try:
+        manifest = store.read_manifest(folder)
+    except ArtifactError:
+        return {}
+    if store.check_files(folder, manifest, content=True):
+        return {}
+    return {tower.side: tower for tower in manifest.towers}
+
+
+def written_files(staging: Path, side: Side) -> tuple[int, dict[str, str]]:
+    """What a tower's build left under its side's folder: the bytes, and sha256 by name."""
+    paths = sorted(p for p in (staging / side).rglob("*") if p.is_file())
+    digests = {p.relative_to(staging).as_posix(): files.sha256_file(p) for p in paths}
+    return sum(p.stat().st_size for p in paths), digests
+
+
+def _carry_over(folder: Path, staging: Path, tower: Artifact) -> None:
+    for name in tower.files:
+        (staging / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(folder / name, staging / name)
+        except OSError:  # no hard links on this file system
+            shutil.copy2(folder / name, staging / name)
+
+
+def _copy_shared(source: Path | None, staging: Path) -> None:
+    for name in SHARED_FILES:
+        if source and (source / name).exists() and not (staging / name).exists():
+            shutil.copy2(source / name, staging / name)
+
+
+def _manifest(wanted: Wanted, staging: Path, towers: Mapping[Side, Artifact]) -> Manifest:
+    def settings(name: str) -> dict[str, Any]:
+        path = staging / name
+        return dict(files.read_json(path)) if path.exists() else {}
+
+    present = [name for name in SHARED_FILES if (staging / name).exists()]
+    return Manifest(
+        schema_version=store.SCHEMA_VERSION,
+        spec=wanted.spec,
+        runtime=wanted.runtime,
+        precision=wanted.precision,
+        preprocess=settings("preprocess.json"),
+        tokenizer=settings("tokenizer_config.json"),
+        files={name: files.sha256_file(staging / name) for name in present},
+        towers=tuple(towers[s] for s in ("image", "text") if s in towers),
+        created_utc=files.utc_now(),
+        clipperf_version=clipperf.__version__,
+    )
