@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from clipperf.commands import doctor, evaluate, export, models, profile, report, size
+from clipperf.commands import doctor, evaluate, export, inspect, models, profile, report, size
 
 COMMANDS: dict[str, ModuleType] = {
     "models": models,
     "export": export,
     "profile": profile,
     "eval": evaluate,
+    "inspect": inspect,
     "doctor": doctor,
     "report": report,
     "size": size,
@@ -23,8 +24,8 @@ EXIT_CODES = "Exit codes: 0 ok, 1 something failed (failed cells are rows), 2 us
 
 app = typer.Typer(
     name="clipperf",
-    help="Export CLIP towers to ONNX, measure what they cost, check what accuracy they keep, "
-    f"and size the deployment. {EXIT_CODES}",
+    help="Export CLIP towers to ONNX and TensorRT, measure what they cost, check what accuracy "
+    f"they keep, and size the deployment. {EXIT_CODES}",
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode=None,

@@ -7,7 +7,9 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clipperf.files import digest_of, utc_now
 from clipperf.types import Environment
@@ -22,8 +24,14 @@ PACKAGES = (
     "onnxruntime-gpu",
     "onnxruntime",
     "openvino",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
     "tensorrt",
+    "tensorrt-cu13",
     "tensorrt-rtx-cu13-bindings",
+    "triton",
+    "nvidia-cudnn-cu13",
+    "cuda-bindings",
+    "pycuda",
     "pillow",
     "tokenizers",
 )
@@ -61,25 +69,64 @@ def _cgroup_quota() -> int | None:
     return None if limit == "max" else max(1, int(limit) // int(period))
 
 
-def gpu_state() -> tuple[str | None, int | None, str | None]:
-    """Name, memory in bytes and driver of the first NVIDIA GPU, or three Nones."""
+@dataclass(frozen=True)
+class Gpu:
+    """The first NVIDIA GPU as NVML describes it.
+
+    `memory_bytes` is None where the GPU shares the machine's RAM. `lists_processes` says whether
+    NVML answers which processes use it, so that their memory can be told apart.
+    """
+
+    name: str
+    memory_bytes: int | None
+    driver: str
+    compute_capability: tuple[int, int]
+    lists_processes: bool
+
+
+def gpu() -> Gpu | None:
+    """The first NVIDIA GPU, or None where there is none or no driver."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return None, None, None
+        return None
     try:
         if pynvml.nvmlDeviceGetCount() == 0:
-            return None, None, None
+            return None
         device = pynvml.nvmlDeviceGetHandleByIndex(0)
-        return (
-            _text(pynvml.nvmlDeviceGetName(device)),
-            int(pynvml.nvmlDeviceGetMemoryInfo(device).total),
-            _text(pynvml.nvmlSystemGetDriverVersion()),
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(device)
+        return Gpu(
+            name=_text(pynvml.nvmlDeviceGetName(device)),
+            memory_bytes=_memory_bytes(pynvml, device),
+            driver=_text(pynvml.nvmlSystemGetDriverVersion()),
+            compute_capability=(major, minor),
+            lists_processes=_lists_processes(pynvml, device),
         )
     finally:
         pynvml.nvmlShutdown()
+
+
+def gpu_state() -> tuple[str | None, int | None, str | None]:
+    """Name, memory in bytes and driver of the first NVIDIA GPU, or three Nones."""
+    found = gpu()
+    return (None, None, None) if found is None else (found.name, found.memory_bytes, found.driver)
+
+
+def _memory_bytes(nvml: Any, device: Any) -> int | None:
+    try:
+        return int(nvml.nvmlDeviceGetMemoryInfo(device).total)
+    except nvml.NVMLError:
+        return None
+
+
+def _lists_processes(nvml: Any, device: Any) -> bool:
+    try:
+        nvml.nvmlDeviceGetComputeRunningProcesses(device)
+    except nvml.NVMLError:
+        return False
+    return True
 
 
 def _text(value: str | bytes) -> str:
@@ -118,12 +165,12 @@ def capture() -> Environment:
     """Describe this machine now; `id` is a digest of everything but the time."""
     import psutil
 
-    gpu, vram_bytes, driver = gpu_state()
+    name, vram_bytes, driver = gpu_state()
     facts = {
         "cpu": _cpu_name(),
         "cores": available_cores(),
         "ram_bytes": int(psutil.virtual_memory().total),
-        "gpu": gpu,
+        "gpu": name,
         "vram_bytes": vram_bytes,
         "driver": driver,
         "os": platform.platform(),

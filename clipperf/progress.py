@@ -43,9 +43,9 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress(quiet: bool, total: int | None = None) -> Iterator[Progress]:
-    """Report to standard error while the block runs."""
-    if quiet or not sys.stderr.isatty():
+def progress(quiet: bool, total: int | None = None, *, plain: bool = False) -> Iterator[Progress]:
+    """Report to standard error while the block runs; `plain` leaves a line for every stage."""
+    if quiet or plain or not sys.stderr.isatty():
         yield Progress(None, None, quiet)
         return
     from rich.console import Console

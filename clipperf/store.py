@@ -4,6 +4,7 @@ Layout under `home()` ($CLIPPERF_HOME, else the user's cache folder)::
 
     artifacts/ARCHITECTURE/WEIGHTS/RUNTIME-PRECISION/   one deployable folder, see Manifest
     results/DATE-KIND-ID.json                           one run of `profile` or `eval`
+    cache/                                              what runtimes compile and can make again
     digests.json                                        sha256 by path, size and mtime
 
 `files` says how all of it is written.
@@ -20,7 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import ArtifactError, ClipperfError
-from clipperf.files import digest_of, read_json, safe_name, sha256_file, write_json
+from clipperf.files import (
+    digest_of,
+    read_json,
+    safe_name,
+    sha256_file,
+    translated,
+    write_json,
+)
 from clipperf.serialize import from_json
 from clipperf.types import Manifest, ModelSpec, ResultFile
 
@@ -36,6 +44,14 @@ def home() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "clipperf"
     return Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "clipperf"
+
+
+def cache_folder() -> Path:
+    """Where runtimes keep what they compile, made if need be."""
+    folder = home() / "cache"
+    with translated(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 # --- checksums -----------------------------------------------------------------------------

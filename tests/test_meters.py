@@ -1,8 +1,6 @@
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -72,95 +70,6 @@ def test_available_ram_respects_the_cgroup(monkeypatch: pytest.MonkeyPatch, tmp_
     assert meters.available_ram_bytes() == 30 * MIB
     (tmp_path / "memory.max").write_text("max\n")
     assert (meters.available_ram_bytes() or 0) > 30 * MIB
-
-
-@pytest.mark.parametrize(
-    ("device", "visible", "index"),
-    [
-        ("cpu", "", None),
-        ("cuda", "", 0),
-        ("cuda:1", "", 1),
-        ("cuda", "2,3", 2),
-        ("cuda:1", "2,3", 3),
-        ("cuda:0", "GPU-8f3d", 0),
-    ],
-)
-def test_gpu_index(
-    device: str, visible: str, index: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert meters.gpu_index(device) == index
-
-
-class FakeNvml:
-    """The three calls of NVML that the meter makes."""
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self) -> None:
-        self.used = 1000
-        self.processes: list[Any] | None = []
-
-    def nvmlDeviceGetMemoryInfo(self, handle: object) -> Any:
-        return SimpleNamespace(used=self.used, free=5000 - self.used)
-
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[Any]:
-        if self.processes is None:
-            raise self.NVMLError
-        return self.processes
-
-
-def test_vram_by_process() -> None:
-    nvml = FakeNvml()
-    meter = meters.VramMeter(nvml, None)
-    nvml.used = 9000
-    for used in (300, 700, 500):
-        nvml.processes = [
-            SimpleNamespace(pid=1, usedGpuMemory=4000),
-            SimpleNamespace(pid=7, usedGpuMemory=used),
-        ]
-        meter.sample(7)
-    assert (meter.peak_bytes, meter.source) == (700, "nvml-process")
-
-
-@pytest.mark.parametrize("processes", [None, [], [SimpleNamespace(pid=7, usedGpuMemory=None)]])
-def test_vram_by_device_where_processes_are_hidden(processes: list[Any] | None) -> None:
-    nvml = FakeNvml()
-    nvml.processes = processes
-    meter = meters.VramMeter(nvml, None)
-    for used in (1200, 1900, 1500):
-        nvml.used = used
-        meter.sample(7)
-    assert (meter.peak_bytes, meter.source) == (900, "nvml-device-delta")
-    assert meter.free_bytes() == 3500
-
-
-def test_vram_sources_are_not_mixed() -> None:
-    nvml = FakeNvml()
-    meter = meters.VramMeter(nvml, None)
-    nvml.used = 9000
-    meter.sample(7)
-    nvml.processes = [SimpleNamespace(pid=7, usedGpuMemory=50)]
-    meter.sample(7)
-    nvml.processes = []
-    meter.sample(7)
-    assert (meter.peak_bytes, meter.source) == (50, "nvml-process")
-
-
-def test_no_vram_on_the_cpu() -> None:
-    with meters.vram_meter("cpu") as meter:
-        assert meter is None
-    assert meters.available_vram_bytes("cpu") is None
-
-
-def test_no_vram_without_a_gpu() -> None:
-    from clipperf import env
-
-    if env.gpu_state()[0] is not None:
-        pytest.skip("this machine has an NVIDIA GPU")
-    with meters.vram_meter("cuda") as meter:
-        assert meter is None
 
 
 def test_busy_share_is_a_share() -> None:

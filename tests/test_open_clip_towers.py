@@ -281,9 +281,7 @@ def test_exported_towers_match(name: str, side: Side, precision: str, tmp_path: 
     tower = towers.build_tower(spec, side)
     inputs = inputs_of(name, side)
     expected = encode(reference(name), side, inputs).numpy()
-    if precision == "fp16":
-        tower.module.half()
-    onnx_export.export_onnx(tower, tmp_path / "model.onnx")
+    onnx_export.export_onnx(tower, tmp_path / "model.onnx", precision)
     engine = open_session(tmp_path / "model.onnx", threads=1)
     found = parity.measure(engine, inputs.numpy(), expected, precision)
     assert found.passed, parity.explain(found, name)

@@ -21,17 +21,38 @@ def test_groups_differ_in_everything_but_the_runtime() -> None:
         [spec("a"), spec("b")],
         ["torch", "onnx"],
         batches=[1, 8],
-        devices=["cpu", "cuda"],
         threads=[1, 2],
         tokens=[8, 77],
     )
-    # 2 models x 2 devices x 2 thread counts x 2 batches x (1 image + 2 text lengths)
-    assert len(groups) == 2 * 2 * 2 * 2 * 3
+    # 2 models x 2 thread counts x 2 batches x (1 image + 2 text lengths)
+    assert len(groups) == 2 * 2 * 2 * 3
     assert len({g.id for g in groups}) == len(groups)
     for group in groups:
         assert [c.runtime for c in group.cells] == ["torch", "onnx"]
         rest = {(c.model_id, c.side, c.device, c.batch, c.threads, c.tokens) for c in group.cells}
         assert len(rest) == 1
+
+
+def test_each_runtime_runs_on_its_device_and_torch_in_the_asked_precision_too() -> None:
+    groups = plan(
+        [spec()],
+        ["trt", "torch", "onnx"],
+        sides=["image"],
+        precisions=["fp32", "fp16", "int8"],
+        devices={"torch": "cuda", "trt": "cuda", "onnx": "cpu"},
+        baseline_precisions=["fp32", "fp16"],
+    )
+    assert [[(c.runtime, c.precision, c.device) for c in g.cells] for g in groups] == [
+        [("torch", "fp32", "cuda"), ("trt", "fp32", "cuda"), ("onnx", "fp32", "cpu")],
+        [
+            ("torch", "fp32", "cuda"),
+            ("torch", "fp16", "cuda"),
+            ("trt", "fp16", "cuda"),
+            ("onnx", "fp16", "cpu"),
+        ],
+        [("torch", "fp32", "cuda"), ("trt", "int8", "cuda"), ("onnx", "int8", "cpu")],
+    ]
+    assert groups[1].id == "m/image/fp16/cuda+cpu/threads1/batch1"
 
 
 def test_text_lengths_default_to_the_context_and_are_cut_to_it() -> None:

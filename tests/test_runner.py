@@ -20,7 +20,7 @@ import pytest
 
 from clipperf import env as environment
 from clipperf import stats
-from clipperf.bench import meters, passes, runner
+from clipperf.bench import gpu_meters, meters, passes, runner
 from clipperf.bench.cost import QUICK
 from clipperf.bench.inputs import CLIP_IDS, TextIds, make_inputs
 from clipperf.bench.process import Worker, WorkerError, exit_reason, worker_environment
@@ -314,11 +314,11 @@ def test_gpu_memory_counts_too(make: Make, env: Any, monkeypatch: pytest.MonkeyP
         )
         for r in requests
     }
-    monkeypatch.setattr(meters, "available_vram_bytes", lambda device: 1000 * MIB)
+    monkeypatch.setattr(gpu_meters, "available_vram_bytes", lambda device: 1000 * MIB)
     assert not runner.fits(requests, memory)
-    monkeypatch.setattr(meters, "available_vram_bytes", lambda device: 2000 * MIB)
+    monkeypatch.setattr(gpu_meters, "available_vram_bytes", lambda device: 2000 * MIB)
     assert runner.fits(requests, memory)
-    monkeypatch.setattr(meters, "available_vram_bytes", lambda device: None)
+    monkeypatch.setattr(gpu_meters, "available_vram_bytes", lambda device: None)
     assert runner.fits(requests, memory)
 
 

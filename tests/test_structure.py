@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS_AND_TOOLS = sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "tools").rglob("*.py")])
 MODULES = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES]
 MODULES = [name.removesuffix(".__init__") for name in MODULES]
-COMMANDS = ("models", "export", "profile", "eval", "doctor", "report", "size")
+COMMANDS = ("models", "export", "profile", "eval", "inspect", "doctor", "report", "size")
 
 LAYERS = {
     "": {""},
@@ -43,7 +43,8 @@ EXTRA = {
 HEAVY = frozenset(
     (
         *("torch", "torchvision", "timm", "open_clip", "transformers", "huggingface_hub"),
-        *("onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "tensorrt", "tensorrt_rtx"),
+        *("onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "tensorrt"),
+        *("tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx", "pycuda"),
         *("cuda", "pynvml", "safetensors", "matplotlib"),
     )
 )

@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from clipperf import stats
+from clipperf.types import Phases
 
 T = TypeVar("T")
 
@@ -28,7 +29,9 @@ class Settings:
     unstable. A block is a sleep of `sleep_s` (lets the thread pool of the engine that ran before
     fall asleep), `warmup` untimed calls, then timed calls: at least `block_calls` of them and
     `block_s` seconds, cut short after `block_max_s`. `timeout_s` limits every single step of a
-    worker; `memory_runs` is the number of runs of the memory pass.
+    worker; `memory_runs` is the number of runs of the memory pass. On a GPU, `gpu_load_s` is how
+    long a cell runs without pause while its power is read, and `phase_runs` how many runs are
+    split into copies and compute.
     """
 
     min_runs: int = 30
@@ -43,6 +46,8 @@ class Settings:
     sleep_s: float = 0.3
     timeout_s: float = 900.0
     memory_runs: int = 3
+    gpu_load_s: float = 2.0
+    phase_runs: int = 20
 
 
 DEFAULT = Settings()
@@ -59,6 +64,8 @@ QUICK = Settings(
     sleep_s=0.1,
     timeout_s=300.0,
     memory_runs=2,
+    gpu_load_s=1.0,
+    phase_runs=10,
 )
 PRESETS = {"quick": QUICK, "default": DEFAULT}
 
@@ -113,6 +120,41 @@ def time_block(
     return samples
 
 
+def run_for(
+    run: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, seconds: float
+) -> tuple[int, float]:
+    """Run without pause for at least so many seconds; returns the number of runs and the time."""
+    elapsed_s = stopwatch()
+    runs = 0
+    while elapsed_s() < seconds or not runs:
+        run(inputs)
+        runs += 1
+    return runs, elapsed_s()
+
+
+def time_phases(
+    run: Callable[[np.ndarray], tuple[np.ndarray, Phases]],
+    inputs: np.ndarray,
+    warmup: int,
+    runs: int,
+    max_s: float,
+) -> dict[str, list[float]]:
+    """Seconds of each run by the GPU's events, and by the host's clock around the same run.
+
+    Ends after `max_s` seconds of runs; there is always at least one.
+    """
+    for _ in range(warmup):
+        run(inputs)
+    samples: dict[str, list[float]] = {"h2d": [], "compute": [], "d2h": [], "host": []}
+    while not samples["host"] or (len(samples["host"]) < runs and sum(samples["host"]) < max_s):
+        (_, phases), host_s = timed(lambda: run(inputs))
+        samples["h2d"].append(phases.h2d_s)
+        samples["compute"].append(phases.compute_s)
+        samples["d2h"].append(phases.d2h_s)
+        samples["host"].append(host_s)
+    return samples
+
+
 def is_stable(samples: Sequence[float], blocks: int, settings: Settings) -> bool:
     """Whether a cell's raw samples, taken in so many blocks, settle its median."""
     return (
@@ -127,3 +169,9 @@ def deadline(seconds: float) -> Callable[[], bool]:
     """A function that says whether so many seconds have passed since this call."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() >= end
+
+
+def stopwatch() -> Callable[[], float]:
+    """A function that says how many seconds have passed since this call."""
+    start = time.perf_counter()
+    return lambda: time.perf_counter() - start

@@ -36,7 +36,7 @@ def evaluate(
     dataset: Dataset,
     *,
     precisions: Sequence[str] = ("fp32",),
-    device: str = "cpu",
+    device: str | None = None,
     threads: int = 1,
     batch: int = 32,
     command: str = "",
@@ -52,7 +52,9 @@ def evaluate(
     Raises:
         UsageError, MissingDependencyError: before anything runs.
     """
-    prepare.check_runtimes(runtimes, device, precisions)
+    devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE))], device)
+    prepare.check_runtimes({name: devices[name] for name in runtimes}, precisions)
+    prepare.check_runtimes({BASELINE: devices[BASELINE]}, (BASELINE_PRECISION,))
     result = ResultFile(
         schema_version=store.SCHEMA_VERSION,
         kind="eval",
@@ -65,9 +67,9 @@ def evaluate(
     store.write_result(Path(result.path), result)
     failures: list[Failure] = []
     for spec in specs:
-        baseline = _cell(spec, BASELINE, BASELINE_PRECISION, device, threads, batch)
+        baseline = _cell(spec, BASELINE, BASELINE_PRECISION, devices[BASELINE], threads, batch)
         wanted = [baseline] + [
-            _cell(spec, runtime, precision, device, threads, batch)
+            _cell(spec, runtime, precision, devices[runtime], threads, batch)
             for runtime in runtimes
             if runtime != BASELINE
             for precision in precisions
@@ -117,9 +119,9 @@ def _cell(
 def open_model(cell: Cell, spec: ModelSpec, on_stage: Callable[[str], None]) -> ClipModel:
     """Both towers of a model in a cell's runtime, exported on the way where needed."""
     runtime = _contract.get(cell.runtime)
-    # The ONNX artifact also brings the preprocessing and the tokenizer of the PyTorch baseline.
-    precision = cell.precision if runtime.artifact is not None else BASELINE_PRECISION
-    folder = prepare.artifact_folder(spec, precision, SIDES, on_stage)
+    folder = prepare.artifact_folder(
+        spec, cell.runtime, cell.precision, SIDES, on_stage, cell.batch
+    )
     manifest = store.read_manifest(folder)
     engines = {}
     for side in SIDES:

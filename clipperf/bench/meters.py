@@ -1,4 +1,4 @@
-"""Meters of memory: the kernel's high-water marks of RAM, and NVML for the GPU's.
+"""Meters of RAM, the kernel's high-water marks, and of how busy the cores are.
 
 A meter that does not exist on a platform returns None, and every figure comes with the name of
 the meter that took it.
@@ -6,12 +6,8 @@ the meter that took it.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from clipperf.processes import status_bytes
 
@@ -130,99 +126,3 @@ def busy_share(interval_s: float = 0.3) -> float | None:
     except ImportError:
         return None
     return float(psutil.cpu_percent(interval=interval_s)) / 100
-
-
-# --- VRAM ----------------------------------------------------------------------------------
-
-
-def gpu_index(device: str) -> int | None:
-    """NVML's number of a device such as "cuda" or "cuda:1"; None for the CPU.
-
-    CUDA numbers the devices of CUDA_VISIBLE_DEVICES, NVML all of them.
-    """
-    kind, _, number = device.partition(":")
-    if kind == "cpu":
-        return None
-    wanted = int(number) if number.isdigit() else 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    listed = [int(part) for part in visible.split(",") if part.strip().isdigit()]
-    return listed[wanted] if wanted < len(listed) else wanted
-
-
-class VramMeter:
-    """Reads one GPU's memory from outside the process that uses it.
-
-    The runtimes keep what they allocated at their peak, so a reading between two runs sees the
-    peak of the runs before it. `source` is "nvml-process" where NVML reports the worker by its
-    process id, else "nvml-device-delta": the device's use over what it was before the worker
-    started, which other users of the GPU disturb (containers often hide process ids).
-    """
-
-    def __init__(self, nvml: Any, handle: Any) -> None:
-        self._nvml = nvml
-        self._handle = handle
-        self._baseline = int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
-        self.peak_bytes: int | None = None
-        self.source: str | None = None
-
-    def sample(self, pid: int) -> None:
-        """Take a reading while the worker `pid` waits; `peak_bytes` keeps the largest.
-
-        Readings of the two sources are never mixed: one by process id replaces any by device.
-        """
-        own = self._process_bytes(pid)
-        if own is not None:
-            if self.source != "nvml-process":
-                self.peak_bytes, self.source = None, "nvml-process"
-            self.peak_bytes = max(own, self.peak_bytes or 0)
-        elif self.source != "nvml-process":
-            try:
-                used = int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
-            except self._nvml.NVMLError:
-                return
-            self.source = "nvml-device-delta"
-            self.peak_bytes = max(used - self._baseline, self.peak_bytes or 0)
-
-    def free_bytes(self) -> int:
-        """What is free on the device now."""
-        return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).free)
-
-    def _process_bytes(self, pid: int) -> int | None:
-        try:
-            running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
-        except self._nvml.NVMLError:
-            return None
-        return next((p.usedGpuMemory for p in running if p.pid == pid), None)
-
-
-@contextlib.contextmanager
-def vram_meter(device: str) -> Iterator[VramMeter | None]:
-    """A meter for a cell's device, zeroed now; None on the CPU and where NVML does not work."""
-    index = gpu_index(device)
-    if index is None:
-        yield None
-        return
-    try:
-        import pynvml
-    except ImportError:
-        yield None
-        return
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield None
-        return
-    try:
-        try:
-            meter = VramMeter(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index))
-        except pynvml.NVMLError:
-            meter = None
-        yield meter
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def available_vram_bytes(device: str) -> int | None:
-    """Free memory of a cell's GPU; None on the CPU and where NVML does not work."""
-    with vram_meter(device) as meter:
-        return None if meter is None else meter.free_bytes()

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from clipperf.bench import cost, meters
+from clipperf.bench import cost, gpu_meters
 from clipperf.bench.cost import Settings
+from clipperf.bench.gpu_sampler import Seen
 from clipperf.bench.inputs import CLIP_IDS, TextIds
 from clipperf.bench.process import Worker, WorkerError
 from clipperf.serialize import to_json
-from clipperf.types import EngineRequest, Environment, Measurement
+from clipperf.types import EngineRequest, Environment, GpuLoad, Measurement
 
 # --- memory --------------------------------------------------------------------------------
 
@@ -23,32 +24,37 @@ def memory_pass(
 ) -> Measurement:
     """Load and run one cell in a fresh process; returns its RAM and VRAM high-water marks."""
     found: dict[str, Any] = {}
-    with meters.vram_meter(request.cell.device) as vram:
+    # The sampler comes first: it notes what the GPU holds without the worker.
+    with gpu_meters.sampler(request.cell.device) as gpu, workers() as start:
         try:
-            with workers() as start:
-                worker = start(request, settings)
-                found["rss_bare_bytes"] = worker.greet()["rss_bare_bytes"]
-                opened = worker.ask("open", **opening(request, text_ids))
-                found["rss_load_peak_bytes"] = opened["rss_load_peak_bytes"]
-                found["rss_source"] = opened["rss_source"]
-                found["provider"] = opened["provider"]
-                if vram is not None:
-                    vram.sample(worker.pid)
-                for _ in range(settings.memory_runs):
-                    # One run at a time: the GPU is read while the worker waits in between.
-                    ran = worker.ask("memory", runs=1)
-                    known = [found.get("rss_run_peak_bytes"), ran["rss_run_peak_bytes"]]
-                    found["rss_run_peak_bytes"] = largest(known)
-                    if vram is not None:
-                        vram.sample(worker.pid)
+            worker = start(request, settings)
+            if gpu is not None:
+                gpu.begin(worker.pid)
+            found["rss_bare_bytes"] = worker.greet()["rss_bare_bytes"]
+            opened = worker.ask("open", **opening(request, text_ids))
+            found["rss_load_peak_bytes"] = opened["rss_load_peak_bytes"]
+            found["rss_source"] = opened["rss_source"]
+            found["provider"] = opened["provider"]
+            ran = worker.ask("memory", runs=settings.memory_runs)
+            found["rss_run_peak_bytes"] = ran["rss_run_peak_bytes"]
+            if gpu_meters.gpu_of(request.cell.device) is not None:
+                found["vram_allocated_bytes"] = ran["vram_allocated_bytes"]
         except WorkerError as exc:
             found.update(status=exc.status, error=str(exc))
-        if vram is not None:
-            found["vram_peak_bytes"], found["vram_source"] = vram.peak_bytes, vram.source
+        seen = None if gpu is None else gpu.end()
+    found.update(vram_peak(seen, found.get("vram_allocated_bytes")))
     found["rss_peak_bytes"] = largest(
         [found.get("rss_load_peak_bytes"), found.get("rss_run_peak_bytes")]
     )
     return dataclasses.replace(blank(request, "memory", env), **found)
+
+
+def vram_peak(seen: Seen | None, allocated_bytes: int | None) -> dict[str, Any]:
+    """The VRAM peak and its source: NVML's, else the runtime's own, else nothing."""
+    if seen is not None and seen.vram_peak_bytes is not None:
+        return {"vram_peak_bytes": seen.vram_peak_bytes, "vram_source": seen.vram_source}
+    source = None if allocated_bytes is None else "allocator"
+    return {"vram_peak_bytes": allocated_bytes, "vram_source": source}
 
 
 # --- time ----------------------------------------------------------------------------------
@@ -110,6 +116,9 @@ def time_pass(
                 except WorkerError as exc:
                     runner.fail(exc)
             number += 1
+        for runner in runners:
+            if runner.row.status == "ok" and gpu_meters.gpu_of(runner.request.cell.device):
+                look_at_gpu(runner, settings)
     return [runner.row for runner in runners]
 
 
@@ -135,6 +144,51 @@ def block_command(settings: Settings) -> dict[str, Any]:
         "min_s": settings.block_s,
         "max_s": settings.block_max_s,
     }
+
+
+def look_at_gpu(runner: Runner, settings: Settings) -> None:
+    """What a cell that has its times does to the GPU: power and clocks, then copies and compute.
+
+    What goes wrong here is written into the row, which keeps its times and stays as good as it is.
+    """
+    worker = runner.worker
+    assert worker is not None
+    try:
+        with gpu_meters.sampler(runner.request.cell.device) as gpu:
+            if gpu is not None:
+                # Boards report power as a mean of up to a second, so it must not begin idle.
+                worker.ask("load", seconds=settings.gpu_load_s / 2)
+                gpu.begin()
+                ran = worker.ask("load", seconds=settings.gpu_load_s)
+                load = gpu_load(ran, gpu.end())
+                runner.row = dataclasses.replace(runner.row, gpu=load)
+        phases_s = worker.ask(
+            "phases",
+            warmup=settings.warmup,
+            runs=settings.phase_runs,
+            max_s=settings.block_max_s,
+        )["phases_s"]
+        if phases_s is not None:
+            phases = {name: tuple(samples) for name, samples in phases_s.items()}
+            runner.row = dataclasses.replace(runner.row, phases_s=phases)
+    except WorkerError as exc:
+        runner.row = dataclasses.replace(runner.row, error=f"GPU figures missing: {exc}")
+
+
+def gpu_load(ran: dict[str, Any], seen: Seen | None) -> GpuLoad | None:
+    """The answer to "load" with what the sampler saw meanwhile; None where it saw nothing."""
+    if seen is None:
+        return None
+    return GpuLoad(
+        seconds=ran["seconds"],
+        runs=ran["runs"],
+        energy_j=seen.energy_j,
+        energy_source=seen.energy_source,
+        power_w=seen.power_w,
+        sm_clock_mhz=seen.sm_clock_mhz,
+        temperature_c=seen.temperature_c,
+        throttle=seen.throttle,
+    )
 
 
 # --- shared --------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clipperf.types import SIDES, Cell, ModelSpec, Side
@@ -14,7 +14,7 @@ BASELINE_PRECISION = "fp32"
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that differ in nothing but the runtime and are interleaved block by block.
+    """Cells that differ in runtime alone (and PyTorch's in precision), interleaved in blocks.
 
     `id` names what they have in common. The first cell is the one that the others are compared
     with.
@@ -31,42 +31,49 @@ def plan(
     sides: Sequence[Side] = SIDES,
     batches: Sequence[int] = (1,),
     precisions: Sequence[str] = (BASELINE_PRECISION,),
-    devices: Sequence[str] = ("cpu",),
+    devices: Mapping[str, str] | None = None,
+    baseline_precisions: Sequence[str] = (),
     threads: Sequence[int] = (1,),
     tokens: Sequence[int] | None = None,
 ) -> list[Group]:
     """Every combination as a list of groups, models outermost, batches innermost.
 
-    - A group is one model, side, precision, device, thread count, text length and batch, across
-      all `runtimes`, so each group is one fair comparison.
-    - Where PyTorch is among the runtimes it is the baseline: first in every group, and always
-      in fp32, the precision in which the weights are published. The others run in the group's
-      precision. With several precisions the same baseline cell is thus part of several groups;
-      its memory is measured once (see `runner.measure_group`).
+    - A group is one model, side, precision, thread count, text length and batch, across all
+      `runtimes`, so each group is one fair comparison. `devices` says where each runtime runs,
+      by default on the CPU.
+    - Where PyTorch is among the runtimes it is the baseline: first in every group, in fp32, the
+      precision in which the weights are published. The others run in the group's precision, and
+      PyTorch once more where that is one of `baseline_precisions`. With several precisions the
+      same baseline cell is thus part of several groups; its memory is measured once (see
+      `runner.measure_group`).
     - `tokens` are lengths of text inputs, by default each model's full context. Lengths over
       the context are cut to it. Images have none.
     - Repeated values and the groups they would repeat are dropped.
     """
     ordered = sorted(dict.fromkeys(runtimes), key=lambda name: name != BASELINE)
     if ordered == [BASELINE]:
-        precisions = (BASELINE_PRECISION,)
+        precisions = [p for p in precisions if p in baseline_precisions] or [BASELINE_PRECISION]
+    places = {runtime: (devices or {}).get(runtime, "cpu") for runtime in ordered}
+    device = "+".join(dict.fromkeys(places.values()))
     groups: dict[str, Group] = {}
-    for spec, side, precision, device, count in itertools.product(
-        specs, sides, precisions, devices, threads
-    ):
+    for spec, side, precision, count in itertools.product(specs, sides, precisions, threads):
+        turns = [(runtime, precision) for runtime in ordered if runtime != BASELINE]
+        if BASELINE in ordered:
+            own = [BASELINE_PRECISION, *([precision] if precision in baseline_precisions else [])]
+            turns = [(BASELINE, p) for p in dict.fromkeys(own)] + turns
         for length, batch in itertools.product(text_lengths(spec, side, tokens), batches):
             cells = tuple(
                 Cell(
                     model_id=spec.id,
                     side=side,
                     runtime=runtime,
-                    precision=BASELINE_PRECISION if runtime == BASELINE else precision,
-                    device=device,
+                    precision=cell_precision,
+                    device=places[runtime],
                     batch=batch,
                     threads=count,
                     tokens=length,
                 )
-                for runtime in ordered
+                for runtime, cell_precision in turns
             )
             name = group_id(spec.id, side, precision, device, count, length, batch)
             groups.setdefault(name, Group(name, cells))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from clipperf import store
 from clipperf.bench.inputs import CLIP_IDS, TextIds
+from clipperf.bench.plan import BASELINE_PRECISION
 from clipperf.engines import _contract
+from clipperf.engines._tensorrt import FLAVOURS
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export.build import export_model
+from clipperf.export.engines import export_engine, find_engines
+from clipperf.export.plan_options import BuildOptions
 from clipperf.models import catalog, sample, weights, zoo
 from clipperf.types import Cell, EngineRequest, ModelSpec, Side
 
@@ -29,47 +34,92 @@ def choose_models(names: Sequence[str], pretrained: str | None) -> list[ModelSpe
     return list(exported.values()) or [zoo.resolve(sample.NAME)]
 
 
-def check_runtimes(runtimes: Sequence[str], device: str, precisions: Sequence[str]) -> None:
-    """Make sure that every runtime can run on `device` here, and one of them each precision.
+def choose_devices(runtimes: Sequence[str], device: str | None) -> dict[str, str]:
+    """Where each runtime runs: on `device`; without one on the GPU as soon as one of them must.
+
+    Runtimes that know the CPU alone stay there then.
 
     Raises:
-        UsageError: unknown runtime or precision, or a runtime that does not run on this device.
+        UsageError: an unknown runtime, or one that does not run on `device`.
+    """
+    known = {name: _contract.get(name).devices for name in runtimes}
+    if device is None:
+        wanted = "cpu" if all("cpu" in devices for devices in known.values()) else "cuda"
+        return {
+            name: wanted if wanted in devices else devices[0] for name, devices in known.items()
+        }
+    for name, devices in known.items():
+        if device not in devices:
+            raise UsageError(f"runtime {name} runs on {', '.join(devices)}, not on {device!r}")
+    return dict.fromkeys(runtimes, device)
+
+
+def check_runtimes(devices: Mapping[str, str], precisions: Sequence[str]) -> None:
+    """Make sure that every runtime can run on its device here, and one of them each precision.
+
+    Raises:
+        UsageError: a precision that none of them has.
         MissingDependencyError: it is not usable here; the message says what would make it.
     """
-    for name in runtimes:
-        runtime = _contract.get(name)
-        if device not in runtime.devices:
-            raise UsageError(
-                f"runtime {name} runs on {', '.join(runtime.devices)}, not on {device!r}"
-            )
-        found = runtime.availability(device)
+    for name, device in devices.items():
+        found = _contract.get(name).availability(device)
         if not found.usable:
             raise MissingDependencyError(f"runtime {name}: {found.detail}. To use it: {found.fix}")
-    known = dict.fromkeys(p for name in runtimes for p in _contract.get(name).precisions)
+    known = dict.fromkeys(p for name in devices for p in _contract.get(name).precisions)
     for precision in precisions:
         if precision not in known:
             raise UsageError(
-                f"no precision {precision!r} in {', '.join(runtimes)}; "
+                f"no precision {precision!r} in {', '.join(devices)}; "
                 f"choose from {', '.join(known)}"
             )
 
 
 def artifact_folder(
-    spec: ModelSpec, precision: str, sides: Sequence[Side], on_stage: OnStage
+    spec: ModelSpec,
+    runtime: str,
+    precision: str,
+    sides: Sequence[Side],
+    on_stage: OnStage,
+    largest_batch: int = 1,
 ) -> Path:
-    """The folder with these towers in ONNX, exported now where it does not exist."""
-    return export_model(spec, sides, precision, on_stage=on_stage).folder
+    """The folder with these towers as `runtime` loads them, exported now where there is none.
+
+    A runtime that builds the tower from the weights gets the ONNX folder, for its tokenizer and
+    preprocessing. Engines take batches up to `largest_batch` at least; those that users exported
+    with ranges of their own are taken where they do.
+    """
+    made = _contract.get(runtime).artifact
+    if made in FLAVOURS:
+        usual = BuildOptions(made, precision)
+        low, tuned, high = usual.batch
+        options = dataclasses.replace(usual, batch=(low, tuned, max(high, largest_batch)))
+        found = find_engines(spec, sides, options, largest_batch)
+        return found or export_engine(spec, sides, options, on_stage=on_stage).folder
+    graph = _contract.graph_precision(precision) if made else BASELINE_PRECISION
+    return export_model(spec, sides, graph, on_stage=on_stage).folder
 
 
-def engine_request(cell: Cell, spec: ModelSpec, on_stage: OnStage) -> tuple[EngineRequest, int]:
+def engine_request(
+    cell: Cell, spec: ModelSpec, on_stage: OnStage, largest_batch: int = 1
+) -> tuple[EngineRequest, int]:
     """What opens a cell's engine, and the bytes that the tower takes on disk."""
     if _contract.get(cell.runtime).artifact is None:
         return EngineRequest(cell, spec, None), checkpoint_bytes(spec, cell.side)
-    folder = artifact_folder(spec, cell.precision, [cell.side], on_stage)
+    folder = artifact_folder(
+        spec, cell.runtime, cell.precision, [cell.side], on_stage, max(cell.batch, largest_batch)
+    )
     tower = store.read_manifest(folder).tower(cell.side)
-    if tower is None:  # export_model has just made it
+    if tower is None:  # it has just been made
         raise UsageError(f"{folder} lost its {cell.side} tower; export it again")
-    return EngineRequest(cell, spec, str(folder / tower.path), tower.normalized), tower.disk_bytes
+    request = EngineRequest(
+        cell,
+        spec,
+        str(folder / tower.path),
+        tower.normalized,
+        key=tower.key,
+        cache_folder=str(store.cache_folder()),
+    )
+    return request, tower.disk_bytes
 
 
 def checkpoint_bytes(spec: ModelSpec, side: Side) -> int:

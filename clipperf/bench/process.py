@@ -195,6 +195,8 @@ def worker_environment(threads: int) -> dict[str, str]:
     env = dict(os.environ)
     env.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     env["PYTHONSAFEPATH"] = "1"
+    # CUDA would put the fastest GPU first, NVML's order is that of the bus.
+    env.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     root = str(Path(__file__).resolve().parents[2])
     # Site-packages on PYTHONPATH would come before the standard library.
     if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):

@@ -10,8 +10,9 @@ from clipperf import env, files, store, units
 from clipperf.bench import prepare
 from clipperf.bench.cost import Settings
 from clipperf.bench.passes import blank
-from clipperf.bench.plan import Group, plan
+from clipperf.bench.plan import BASELINE, Group, plan
 from clipperf.bench.runner import Event, harness_overhead_s, measure_group
+from clipperf.engines import _contract
 from clipperf.errors import ClipperfError, UsageError
 from clipperf.types import Cell, EngineRequest, Measurement, ModelSpec, ResultFile, Side
 
@@ -25,19 +26,31 @@ class Sweep:
     sides: tuple[Side, ...]
     batches: tuple[int, ...]
     precisions: tuple[str, ...] = ("fp32",)
-    device: str = "cpu"
+    device: str | None = None
     threads: int = 1
     tokens: tuple[int, ...] | None = None
 
+    @property
+    def devices(self) -> dict[str, str]:
+        """Where each runtime runs; raises UsageError where one cannot."""
+        return prepare.choose_devices(self.runtimes, self.device)
+
     def groups(self) -> list[Group]:
-        """The cells, grouped by what is compared with each other."""
+        """The cells, grouped by what is compared with each other.
+
+        On a GPU PyTorch is measured in the asked precision as well as in fp32: that is what
+        others have to beat there.
+        """
+        devices = self.devices
+        on_gpu = devices.get(BASELINE, "cpu") != "cpu"
         return plan(
             self.specs,
             self.runtimes,
             sides=self.sides,
             batches=self.batches,
             precisions=self.precisions,
-            devices=(self.device,),
+            devices=devices,
+            baseline_precisions=_contract.get(BASELINE).precisions if on_gpu else (),
             threads=(self.threads,),
             tokens=self.tokens,
         )
@@ -66,7 +79,7 @@ def profile(
         UsageError, MissingDependencyError: before anything is measured.
         StorageError: the result file cannot be written; checked before measuring.
     """
-    prepare.check_runtimes(sweep.runtimes, sweep.device, sweep.precisions)
+    prepare.check_runtimes(sweep.devices, sweep.precisions)
     for spec in sweep.specs:
         if sweep.tokens and max(sweep.tokens) > spec.context_tokens:
             raise UsageError(
@@ -87,7 +100,7 @@ def profile(
     target = Path(result.path)
     store.write_result(target, result)
     specs = {spec.id: spec for spec in sweep.specs}
-    prepared = _prepare_all(groups, specs, on_event)
+    prepared = _prepare_all(groups, specs, max(sweep.batches), on_event)
     overhead = harness_overhead_s(environment)
     result = dataclasses.replace(
         result,
@@ -138,7 +151,10 @@ Prepared = dict[Cell, tuple[EngineRequest, int] | ClipperfError]
 
 
 def _prepare_all(
-    groups: Sequence[Group], specs: dict[str, ModelSpec], on_event: Callable[[Event], None]
+    groups: Sequence[Group],
+    specs: dict[str, ModelSpec],
+    largest_batch: int,
+    on_event: Callable[[Event], None],
 ) -> Prepared:
     """Export what is missing; a cell that cannot be prepared keeps the reason."""
     prepared: Prepared = {}
@@ -148,7 +164,8 @@ def _prepare_all(
             on_event(Event("started", f"{cell.model_id}: {text}", cell))
 
         try:
-            prepared[cell] = prepare.engine_request(cell, specs[cell.model_id], stage)
+            spec = specs[cell.model_id]
+            prepared[cell] = prepare.engine_request(cell, spec, stage, largest_batch)
         except ClipperfError as exc:
             prepared[cell] = exc
     return prepared

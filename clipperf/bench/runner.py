@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from clipperf import stats, units
-from clipperf.bench import cost, meters
+from clipperf.bench import cost, gpu_meters, meters
 from clipperf.bench.cost import Settings
 from clipperf.bench.inputs import CLIP_IDS, TextIds
 from clipperf.bench.passes import blank, memory_pass, time_pass
@@ -134,7 +134,7 @@ def fits(requests: Sequence[EngineRequest], memory: Mapping[Cell, Measurement]) 
     if not needed:
         return True
     device = next(row.cell.device for row in rows if row.vram_peak_bytes)
-    vram = meters.available_vram_bytes(device)
+    vram = gpu_meters.available_vram_bytes(device)
     return vram is None or needed <= RAM_SHARE * vram
 
 

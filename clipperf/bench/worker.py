@@ -11,9 +11,12 @@ command    fields                                 answer
 =========  =====================================  ==========================================
 open       request, text_ids, seed                load_s, rss_load_peak_bytes, rss_source,
                                                   provider
-memory     runs                                   rss_run_peak_bytes, rss_source
+memory     runs                                   rss_run_peak_bytes, rss_source,
+                                                  vram_allocated_bytes
 first                                             first_run_s
 block      sleep_s, warmup, calls, min_s, max_s   samples
+load       seconds                                runs, seconds
+phases     warmup, runs, max_s                    phases_s
 stop                                              (none; the process ends)
 =========  =====================================  ==========================================
 
@@ -74,14 +77,19 @@ class Session:
         }
 
     def memory(self, command: dict[str, Any]) -> dict[str, Any]:
-        """The RAM peak of some runs, apart from that of loading."""
+        """The RAM peak of some runs, apart from that of loading; VRAM as the runtime counts it."""
         engine, inputs = self._opened()
         self.peak.start()
         for _ in range(command["runs"]):
             output = engine.run(inputs)
         peak = self.peak.take()
         self._check(output)
-        return {"rss_run_peak_bytes": peak, "rss_source": self.peak.source}
+        account = getattr(engine, "allocated_bytes", None)
+        return {
+            "rss_run_peak_bytes": peak,
+            "rss_source": self.peak.source,
+            "vram_allocated_bytes": None if account is None else account(),
+        }
 
     def first(self, command: dict[str, Any]) -> dict[str, Any]:
         """The first run, which pays for what the runtime puts off until then."""
@@ -103,6 +111,24 @@ class Session:
             sleep_s=command["sleep_s"],
         )
         return {"samples": samples}
+
+    def load(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Runs without pause, while the parent has the GPU's power read."""
+        engine, inputs = self._opened()
+        runs, seconds = cost.run_for(engine.run, inputs, command["seconds"])
+        return {"runs": runs, "seconds": seconds}
+
+    def phases(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Copies and compute apart; None where the engine cannot tell them apart."""
+        engine, inputs = self._opened()
+        run = getattr(engine, "run_phases", None)
+        if run is None:
+            return {"phases_s": None}
+        return {
+            "phases_s": cost.time_phases(
+                run, inputs, command["warmup"], command["runs"], command["max_s"]
+            )
+        }
 
     def _opened(self) -> tuple[Engine, np.ndarray]:
         if self.engine is None or self.inputs is None:
@@ -140,6 +166,8 @@ def request_from_json(data: dict[str, Any]) -> EngineRequest:
         spec=ModelSpec(**data["spec"]),
         path=data["path"],
         normalized=data["normalized"],
+        key=data["key"],
+        cache_folder=data["cache_folder"],
     )
 
 
@@ -151,6 +179,8 @@ def serve(commands: TextIO, answers: TextIO) -> int:
         "memory": session.memory,
         "first": session.first,
         "block": session.block,
+        "load": session.load,
+        "phases": session.phases,
     }
 
     def answer(status: str, **fields: Any) -> None:

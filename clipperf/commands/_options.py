@@ -34,9 +34,18 @@ Models = Annotated[
     ),
 ]
 TowerChoice = Annotated[str, typer.Option("--tower", help="image, text or both.")]
-Precisions = Annotated[str, typer.Option("--precision", help="fp32, fp16, or several: fp32,fp16.")]
-Runtimes = Annotated[str, typer.Option("--runtime", help="Runtimes, with commas: torch,onnx.")]
-Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+Precisions = Annotated[
+    str,
+    typer.Option("--precision", help="fp32, tf32, fp16, bf16, int8, or several: fp32,fp16."),
+]
+Runtimes = Annotated[
+    str,
+    typer.Option("--runtime", help="Runtimes, with commas: torch,onnx. clipperf doctor lists all."),
+]
+Device = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--device", help="cpu or cuda; default: cuda where a runtime needs it."),
+]
 Threads = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option("--threads", min=1, help="Threads of each engine; default: all cores."),
@@ -101,6 +110,19 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     if min(numbers) < 1:
         raise UsageError(f"{option} {text}: the numbers start at 1")
     return numbers
+
+
+def ranged(text: str, option: str) -> tuple[int, int, int]:
+    """MIN:OPT:MAX, or one number for all three; raises UsageError that names the option."""
+    try:
+        found = [int(part) for part in text.split(":")]
+    except ValueError as exc:
+        raise UsageError(f"{option} {text}: give MIN:OPT:MAX, such as 1:8:64") from exc
+    if len(found) == 1:
+        found *= 3
+    if len(found) != 3:
+        raise UsageError(f"{option} {text}: give MIN:OPT:MAX, such as 1:8:64")
+    return (found[0], found[1], found[2])
 
 
 def read_results(paths: list[Path] | None) -> list[ResultFile]:

@@ -22,4 +22,4 @@ def command(json: Json = False) -> None:
     if json:
         print_json(rows)
     else:
-        print_reports(checks.report(rows))
+        print_reports(checks.report(rows), checks.machine_report(checks.machine()))

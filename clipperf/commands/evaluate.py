@@ -46,7 +46,7 @@ def command(
     ] = "sample",
     precision: Precisions = "fp32",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images embedded at once.")] = 32,
-    device: Device = "cpu",
+    device: Device = None,
     threads: Threads = None,
     json: JsonFile = None,
     quiet: Quiet = False,
@@ -62,7 +62,8 @@ def command(
     target = open_target(json, "eval")
     specs = prepare.choose_models(models or (), pretrained)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
-    prepare.check_runtimes(runtimes, device, precisions)  # before a large dataset is read
+    devices = prepare.choose_devices(runtimes, device)
+    prepare.check_runtimes(devices, precisions)  # before a large dataset is read
     with resumable(target), progress(quiet, total=1) as bar:
         bar.stage(f"reading dataset {dataset}")
         data = load_dataset(dataset)

@@ -12,15 +12,20 @@ from clipperf.commands._options import (
     Pretrained,
     Quiet,
     TowerChoice,
+    names,
     print_json,
+    ranged,
     sides,
 )
+from clipperf.errors import UsageError
 
 EXAMPLES = (
     "clipperf export clipperf-sample",
     "clipperf export ViT-B-32 --pretrained laion2b_s34b_b79k --precision fp16",
     "clipperf export ViT-H-14 --pretrained weights.safetensors --out ./vit-h-14",
     "clipperf export ViT-L-14 --pretrained random --tower image",
+    "clipperf export ViT-B-32 --runtime trt --precision fp16 --batch 1:8:64",
+    "clipperf export ViT-B-32 --runtime trt-rtx --precision fp16 --target sm86,sm89,sm120",
 )
 
 
@@ -28,7 +33,12 @@ def command(
     model: Annotated[str, typer.Argument(help="Architecture, ARCHITECTURE::TAG or the sample.")],
     pretrained: Pretrained = None,
     tower: TowerChoice = "both",
-    precision: Annotated[str, typer.Option("--precision", help="fp32 or fp16.")] = "fp32",
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="What it is for: onnx, trt or trt-rtx.")
+    ] = "onnx",
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, fp16 or bf16; TensorRT also tf32.")
+    ] = "fp32",
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", help="Artifact folder; default: in the store."),
@@ -39,26 +49,94 @@ def command(
     keep_failed: Annotated[
         bool, typer.Option("--keep-failed", help="Keep a tower that fails the parity gate.")
     ] = False,
+    batch: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--batch", help="TensorRT: batches as MIN:OPT:MAX; default: 1:8:64."),
+    ] = None,
+    target: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--target",
+            help="TensorRT for RTX: GPU kinds to build for; default: the GPU here, else "
+            "sm86,sm89,sm120.",
+        ),
+    ] = None,
+    hardware_compat: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--hardware-compat",
+            help="TensorRT: also run on other GPUs: ampere-plus or same-compute-capability.",
+        ),
+    ] = None,
+    workspace: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--workspace", min=1, help="TensorRT: MiB that building may use on the GPU."),
+    ] = None,
+    opt_level: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--opt-level", min=0, max=5, help="TensorRT: effort of building, 0 to 5."),
+    ] = None,
+    timing_cache: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--timing-cache", help="TensorRT: file of timings; default: in the store."),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="TensorRT: its own messages, on standard error.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export a model's towers to ONNX, check them against PyTorch, leave a deployable folder."""
+    """Export a model's towers to ONNX or TensorRT engines, checked, as a deployable folder."""
+    from clipperf.engines._tensorrt import FLAVOURS
     from clipperf.export.build import export_model
+    from clipperf.export.engines import export_engine
+    from clipperf.export.plan_options import BuildOptions
     from clipperf.export.summary import failed, lines
     from clipperf.models import zoo
     from clipperf.progress import progress
 
+    engine_only = {
+        "--batch": batch, "--target": target, "--hardware-compat": hardware_compat,
+        "--workspace": workspace, "--opt-level": opt_level, "--timing-cache": timing_cache,
+    }  # fmt: skip
+    given = [option for option, value in engine_only.items() if value is not None]
+    if runtime not in ("onnx", *FLAVOURS):
+        raise UsageError(f"--runtime {runtime}: export to onnx, {' or '.join(FLAVOURS)}")
+    if runtime == "onnx" and given:
+        raise UsageError(f"{given[0]} is for TensorRT engines: add --runtime trt or trt-rtx")
     spec = zoo.resolve(model, pretrained)
-    with progress(quiet) as bar:
-        exported = export_model(
-            spec,
-            sides(tower),
-            precision,
-            normalized=normalize,
-            out=out,
-            keep_failed=keep_failed,
-            on_stage=bar.stage,
-        )
+    with progress(quiet, plain=verbose) as bar:
+        if runtime == "onnx":
+            exported = export_model(
+                spec,
+                sides(tower),
+                precision,
+                normalized=normalize,
+                out=out,
+                keep_failed=keep_failed,
+                on_stage=bar.stage,
+            )
+        else:
+            options = BuildOptions(
+                flavour=runtime,
+                precision=precision,
+                batch=ranged(batch or "1:8:64", "--batch"),
+                targets=names(target, "--target") if target else (),
+                hardware_compat=hardware_compat,
+                workspace_bytes=None if workspace is None else workspace * 2**20,
+                opt_level=opt_level,
+                timing_cache=None if timing_cache is None else str(timing_cache.absolute()),
+            )
+            exported = export_engine(
+                spec,
+                sides(tower),
+                options,
+                normalized=normalize,
+                out=out,
+                keep_failed=keep_failed,
+                verbose=verbose,
+                on_stage=bar.stage,
+            )
     if json:
         print_json({"up_to_date": exported.up_to_date, **vars(exported)})
     else:

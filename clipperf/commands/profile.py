@@ -47,7 +47,7 @@ def command(
         Optional[str],  # noqa: UP045
         typer.Option("--tokens", help="Lengths of texts; default: the model's context."),
     ] = None,
-    device: Device = "cpu",
+    device: Device = None,
     threads: Threads = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Shorter, wider intervals; fine for a first look.")
@@ -71,6 +71,7 @@ def command(
     from clipperf.models.published import basic_statistics
     from clipperf.progress import progress
     from clipperf.report.accuracy import published_report
+    from clipperf.report.gpu import gpu_report
     from clipperf.report.tables import cost_report
 
     if not 0 < timeout <= 86400:
@@ -98,6 +99,7 @@ def command(
         print_json(result)
     else:
         published = published_report([result], basic_statistics()) if compare_published else None
-        print_reports(cost_report([result]), *([published] if published else []))
+        more = [table for table in (gpu_report([result]), published) if table is not None]
+        print_reports(cost_report([result]), *more)
         print(f"\nresult file: {result.path}")
     raise typer.Exit(1 if failures(result) else 0)

@@ -7,8 +7,9 @@ Nothing in here keeps time: only `bench.cost` holds a clock. What an engine may 
 `types.Engine`, looked for by name:
 
 - ``provider``: what really ran, such as "CUDAExecutionProvider"
-- ``run_phases(array)``: as `run`, with the seconds of copies and compute by the GPU's events
-- ``allocated_bytes()``: bytes of device memory by the runtime's own account
+- ``run_phases(array)``: as `run`, and the `types.Phases` by the GPU's events; absent where the
+  runtime cannot tell them apart
+- ``allocated_bytes()``: the most device memory held so far, by the runtime's own account
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from clipperf.types import Engine, EngineRequest
 
 MODULES = {
     "torch": "pytorch",
+    "torch-compile": "pytorch",
     "onnx": "onnxruntime",
+    "ort-cuda": "ort_gpu",
+    "ort-trt": "ort_gpu",
+    "ort-trt-rtx": "ort_gpu",
+    "trt": "tensorrt",
+    "trt-rtx": "tensorrt",
     "simulated": "simulated",
 }
 """File name by runtime name. "simulated" has exactly known cost; it tests the harness."""

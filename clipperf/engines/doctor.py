@@ -1,8 +1,10 @@
-"""What can run here: each runtime and device, and the command that would make it usable."""
+"""What can run here: each runtime and device, what would make the others usable, the machine."""
 
 from __future__ import annotations
 
-from clipperf.engines import _contract
+from clipperf import units
+from clipperf.engines import _contract, _cuda, _tensorrt
+from clipperf.env import available_cores, gpu, version_of
 from clipperf.types import Report
 
 
@@ -41,3 +43,34 @@ def report(rows: list[dict[str, str | bool]]) -> Report:
         ),
         numeric=(False,) * 4,
     )
+
+
+def machine() -> dict[str, str]:
+    """What decides which runtimes are usable and what can be measured, in words."""
+    import psutil
+
+    found = gpu()
+    facts = {
+        "Cores": str(available_cores()),
+        "RAM": units.size(int(psutil.virtual_memory().total)),
+        "GPU": "none found" if found is None else found.name,
+    }
+    if found is not None:
+        memory = found.memory_bytes
+        listed = "yes, by NVML" if found.lists_processes else "no; the whole GPU's change is used"
+        facts |= {
+            "Compute capability": ".".join(map(str, found.compute_capability)),
+            "VRAM": "shared with RAM" if memory is None else units.size(memory),
+            "Driver": found.driver,
+            "VRAM per process": listed,
+        }
+    for flavour in _tensorrt.FLAVOURS:
+        facts[_tensorrt.TITLES[flavour]] = _tensorrt.version(flavour) or "not installed"
+    for package in _cuda.PACKAGES:
+        facts[package] = version_of(package) or "not installed"
+    return facts
+
+
+def machine_report(facts: dict[str, str]) -> Report:
+    """The facts as a table."""
+    return Report("This machine", ("What", "Found"), tuple(facts.items()), numeric=(False,) * 2)

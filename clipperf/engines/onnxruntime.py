@@ -12,7 +12,7 @@ from clipperf.engines._contract import Availability, Runtime
 from clipperf.errors import EngineError
 from clipperf.types import EngineRequest
 
-PROVIDERS = {"cpu": "CPUExecutionProvider"}
+CPU = "CPUExecutionProvider"
 
 DISABLED_OPTIMIZERS = ["FuseFp16InitializerToFp32NodeTransformer"]
 """This one crashes the process on pure-fp16 graphs with LayerNormalization (ONNX Runtime 1.31)."""
@@ -29,7 +29,7 @@ def availability(device: str) -> Availability:
 
 
 class OnnxRuntimeEngine:
-    """One session with a single input and a single output."""
+    """One session with a single input and a single output; it copies both itself."""
 
     def __init__(self, session: Any, provider: str) -> None:
         self._session = session
@@ -43,7 +43,7 @@ class OnnxRuntimeEngine:
         try:
             result: np.ndarray = self._session.run(None, {self._input: array})[0]
         except Exception as exc:
-            raise EngineError(f"onnxruntime: {str(exc).splitlines()[0]}") from exc
+            raise run_error(exc, len(array)) from exc
         return result
 
     def close(self) -> None:
@@ -51,9 +51,31 @@ class OnnxRuntimeEngine:
         self._session = None
 
 
-def open_session(
-    path: Path, threads: int, device: str = "cpu", prepack: bool = True
-) -> OnnxRuntimeEngine:
+def run_error(exc: Exception, batch: int) -> EngineError:
+    """ONNX Runtime's error in one line; a full GPU in the words that users know."""
+    text = str(exc)
+    if any(sign in text for sign in ("out of memory", "Failed to allocate", "ALLOC_FAILED")):
+        return EngineError(f"onnxruntime: out of memory at batch {batch}; use a smaller --batch")
+    return EngineError(f"onnxruntime: {first_line(exc)}")
+
+
+def first_line(exc: Exception) -> str:
+    """The first line of an error that says something."""
+    return next((line for line in str(exc).splitlines() if line.strip()), type(exc).__name__)
+
+
+def session_options(threads: int) -> Any:
+    """Options that every session has: `threads` for one operator, operators one by one."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
+
+
+def open_session(path: Path, threads: int, prepack: bool = True) -> OnnxRuntimeEngine:
     """Open a model file. Without `prepack` weights are used where they lie, memory-mapped.
 
     Raises:
@@ -61,32 +83,36 @@ def open_session(
     """
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options = session_options(threads)
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         session = ort.InferenceSession(
-            str(path),
-            options,
-            providers=[PROVIDERS[device]],
-            disabled_optimizers=DISABLED_OPTIMIZERS,
+            str(path), options, providers=[CPU], disabled_optimizers=DISABLED_OPTIMIZERS
         )
     except Exception as exc:
-        raise EngineError(f"onnxruntime cannot load {path}: {str(exc).splitlines()[0]}") from exc
+        raise EngineError(f"onnxruntime cannot load {path}: {first_line(exc)}") from exc
+    check_provider(session, CPU)
+    return OnnxRuntimeEngine(session, CPU)
+
+
+def check_provider(session: Any, wanted: str, reason: str = "") -> None:
+    """Make sure that `wanted` leads the session's providers.
+
+    Raises:
+        EngineError: ONNX Runtime silently chose another one; `reason` is why, where known.
+    """
     running = session.get_providers()
-    if running[0] != PROVIDERS[device]:
-        raise EngineError(f"asked for {PROVIDERS[device]}, onnxruntime chose {running[0]}")
-    return OnnxRuntimeEngine(session, running[0])
+    if running[0] != wanted:
+        because = f": {reason}" if reason else ""
+        raise EngineError(f"asked for {wanted}, onnxruntime chose {running[0]}{because}")
 
 
 def open(request: EngineRequest) -> OnnxRuntimeEngine:
     """Open the artifact's model file with the cell's threads."""
     if request.path is None:
         raise EngineError(f"{request.cell.label}: no artifact was given")
-    return open_session(Path(request.path), request.cell.threads, request.cell.device)
+    return open_session(Path(request.path), request.cell.threads)
 
 
 RUNTIMES = (Runtime("onnx", "onnx", ("fp32", "fp16"), ("cpu",), availability, open),)

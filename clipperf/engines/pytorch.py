@@ -1,40 +1,76 @@
-"""PyTorch eager: the baseline that every other runtime is compared with."""
+"""PyTorch eager, the baseline that every other runtime is compared with, and torch.compile."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from clipperf.engines import _nvidia
 from clipperf.engines._contract import Availability, Runtime
 from clipperf.errors import EngineError, UnsupportedError
-from clipperf.types import EngineRequest
+from clipperf.types import EngineRequest, Phases
+
+DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""The type of the weights. Whether float32 is multiplied as TF32 is a switch of the GPU's."""
+
+NO_COMPILER = ("TorchInductor needs a C++ compiler", "apt install g++ (or set CXX to another)")
+NO_HEADERS = ("TorchInductor needs Python's headers", "apt install python3-dev")
+
+INDUCTOR_ERRORS = {
+    "C++ compiler": NO_COMPILER,
+    "InvalidCxxCompiler": NO_COMPILER,
+    "C compiler": NO_COMPILER,  # Triton's, for its launchers
+    "Python.h": NO_HEADERS,
+}
+"""What stands in an error of torch.compile's, and what is missing then."""
 
 
 def availability(device: str) -> Availability:
-    """Whether torch is installed and, for "cuda", whether there is a GPU with a driver."""
-    from clipperf.env import gpu_state, version_of
+    """Whether torch is installed and, for "cuda", built for CUDA beside a GPU with a driver."""
+    return _nvidia.verdict(_problems(device), _version())
 
+
+def compile_availability(device: str) -> Availability:
+    """As `availability`, and the compilers that TorchInductor calls."""
+    problems = _problems(device)
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        problems.append(NO_COMPILER)
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        problems.append(NO_HEADERS)
+    if device == "cuda" and importlib.util.find_spec("triton") is None:
+        problems.append(("TorchInductor needs Triton on a GPU", "pip install triton"))
+    return _nvidia.verdict(problems, _version())
+
+
+def _problems(device: str) -> list[_nvidia.Problem]:
     if importlib.util.find_spec("torch") is None:
-        return Availability(False, "torch is not installed", "pip install torch")
-    version = version_of("torch") or "unknown version"
-    if device == "cpu":
-        return Availability(True, f"torch {version}")
-    if gpu_state()[0] is None:
-        return Availability(
-            False, "no NVIDIA GPU or driver found", "run on a machine where nvidia-smi works"
-        )
-    return Availability(True, f"torch {version}")
+        return [("torch is not installed", "pip install torch")]
+    return _nvidia.gpu_problems() if device == "cuda" else []
+
+
+def _version() -> str:
+    from clipperf.env import version_of
+
+    return f"torch {version_of('torch') or 'unknown version'}"
 
 
 class PyTorchEngine:
-    """One tower in eager mode."""
+    """One tower on the CPU, eager or compiled."""
 
-    def __init__(self, module: Any, device: str) -> None:
+    provider = "cpu"
+
+    def __init__(self, module: Any) -> None:
         self._module = module
-        self._device = device
-        self.provider = device
 
     def run(self, array: np.ndarray) -> np.ndarray:
         """Embed a batch; returns float32 [batch, embed_dim] on the host."""
@@ -44,12 +80,12 @@ class PyTorchEngine:
             raise EngineError("this engine is closed")
         try:
             with torch.inference_mode():
-                output = self._module(torch.from_numpy(array).to(self._device))
-                result: np.ndarray = output.float().cpu().numpy()
-        except torch.OutOfMemoryError as exc:
-            raise EngineError(f"out of memory on {self._device} at batch {len(array)}") from exc
-        except RuntimeError as exc:
-            raise EngineError(f"torch: {str(exc).splitlines()[0]}") from exc
+                return self._embed(torch.from_numpy(array))
+        except Exception as exc:
+            raise run_error(exc, f"at batch {len(array)}") from exc
+
+    def _embed(self, host: Any) -> np.ndarray:
+        result: np.ndarray = self._module(host).float().numpy()
         return result
 
     def close(self) -> None:
@@ -57,15 +93,115 @@ class PyTorchEngine:
         self._module = None
 
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+class CudaEngine(PyTorchEngine):
+    """One tower on the GPU. Inputs go through page-locked memory, which the GPU reads directly."""
+
+    provider = "cuda"
+
+    def __init__(self, module: Any, tf32: bool) -> None:
+        super().__init__(module)
+        self._tf32 = tf32
+        self._pinned: Any = None
+
+    def _embed(self, host: Any) -> np.ndarray:
+        self._set_tf32()
+        result: np.ndarray = self._module(self._copy_in(host)).float().cpu().numpy()
+        return result
+
+    def run_phases(self, array: np.ndarray) -> tuple[np.ndarray, Phases]:
+        """As `run`, with the seconds of its copies and its compute by the GPU's events.
+
+        The copy in starts with the host's own, into page-locked memory.
+        """
+        import torch
+
+        if self._module is None:
+            raise EngineError("this engine is closed")
+        try:
+            marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+            self._set_tf32()
+            with torch.inference_mode():
+                marks[0].record()
+                given = self._copy_in(torch.from_numpy(array))
+                marks[1].record()
+                output = self._module(given).float()
+                marks[2].record()
+                result: np.ndarray = output.cpu().numpy()
+                marks[3].record()
+            torch.cuda.synchronize()
+        except Exception as exc:
+            raise run_error(exc, f"at batch {len(array)}") from exc
+        h2d, compute, d2h = (marks[i].elapsed_time(marks[i + 1]) / 1e3 for i in range(3))
+        return result, Phases(h2d_s=h2d, compute_s=compute, d2h_s=d2h)
+
+    def allocated_bytes(self) -> int:
+        """The most that torch's allocator has held of the GPU's memory, its reserve included."""
+        import torch
+
+        return int(torch.cuda.max_memory_reserved())
+
+    def close(self) -> None:
+        """Drop the weights and the page-locked buffer."""
+        super().close()
+        self._pinned = None
+
+    def _copy_in(self, host: Any) -> Any:
+        """Start the copy to the GPU; `run` ends with a copy back, so the buffer is free again."""
+        import torch
+
+        pinned = self._pinned
+        if pinned is None or pinned.shape != host.shape or pinned.dtype != host.dtype:
+            pinned = self._pinned = torch.empty(host.shape, dtype=host.dtype, pin_memory=True)
+        return pinned.copy_(host).to("cuda", non_blocking=True)
+
+    def _set_tf32(self) -> None:
+        """The switches belong to the process, and engines of both kinds may share one."""
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = self._tf32
+        torch.backends.cudnn.allow_tf32 = self._tf32
 
 
-def open(request: EngineRequest) -> PyTorchEngine:
-    """Build the tower and move it to its device at the cell's precision.
+def run_error(exc: Exception, where: str) -> EngineError:
+    """torch's error in one line; full memory and a missing compiler in words that help.
+
+    `where` says what was being done, such as "at batch 8".
+    """
+    import torch
+
+    text = str(exc)
+    full = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    if isinstance(exc, torch.OutOfMemoryError) or any(sign in text for sign in full):
+        kind = "RAM" if "can't allocate memory" in text else "GPU memory"
+        return EngineError(f"out of {kind} {where}; use a smaller --batch")
+    for sign, (what, fix) in INDUCTOR_ERRORS.items():
+        if sign in text:
+            return EngineError(f"{what}: {fix}")
+    line = next((line for line in text.splitlines() if line.strip()), type(exc).__name__)
+    return EngineError(f"torch: {line}")
+
+
+def compiled(module: Any) -> Any:
+    """`module` behind torch.compile, which compiles it at its first run with each shape.
+
+    In torch's default mode, "a good balance between performance and overhead": "reduce-overhead"
+    and "max-autotune" add CUDA graphs, which keep the workspace of every shape allocated, so that
+    memory could not be compared with eager's. Shapes are fixed (`dynamic=False`), as a cell's
+    are, and `fullgraph` makes whatever would silently stay eager an error.
+    """
+    import torch
+
+    return torch.compile(module, fullgraph=True, dynamic=False)
+
+
+def open(request: EngineRequest, prepare: Callable[[Any], Any] | None = None) -> PyTorchEngine:
+    """Build the tower, and move it to its device at the cell's precision: real half weights.
+
+    `prepare` is applied to the module at last.
 
     Raises:
-        UnsupportedError: a precision that torch eager does not run.
-        EngineError: CUDA was asked for and is not there.
+        UnsupportedError: a precision that the device does not run.
+        EngineError: CUDA was asked for and is not there, or its memory is too small.
     """
     import torch
 
@@ -73,14 +209,35 @@ def open(request: EngineRequest) -> PyTorchEngine:
 
     cell = request.cell
     if cell.precision not in DTYPES:
-        raise UnsupportedError(f"torch eager does not run {cell.precision}")
+        raise UnsupportedError(f"{cell.runtime} does not run {cell.precision}")
+    if cell.device == "cpu" and cell.precision == "tf32":
+        raise UnsupportedError("tf32 is a mode of NVIDIA GPUs; give --device cuda")
     if cell.device == "cuda" and not torch.cuda.is_available():
         raise EngineError("torch sees no CUDA device; clipperf doctor says what is missing")
     torch.set_num_threads(cell.threads)
     tower = build_tower(request.spec, cell.side, normalize=request.normalized)
     dtype = getattr(torch, DTYPES[cell.precision])
     module = tower.module if dtype == torch.float32 else tower.module.to(dtype)
-    return PyTorchEngine(module.to(cell.device), cell.device)
+    if cell.device == "cuda":
+        try:
+            module = module.to("cuda")
+        except RuntimeError as exc:
+            raise run_error(exc, f"while loading {cell.label}") from exc
+    if prepare is not None:
+        module = prepare(module)
+    if cell.device == "cuda":
+        return CudaEngine(module, tf32=cell.precision == "tf32")
+    return PyTorchEngine(module)
 
 
-RUNTIMES = (Runtime("torch", None, tuple(DTYPES), ("cpu", "cuda"), availability, open),)
+RUNTIMES = (
+    Runtime("torch", None, tuple(DTYPES), ("cpu", "cuda"), availability, open),
+    Runtime(
+        "torch-compile",
+        None,
+        tuple(DTYPES),
+        ("cpu", "cuda"),
+        compile_availability,
+        partial(open, prepare=compiled),
+    ),
+)

@@ -20,10 +20,12 @@ import numpy as np
 
 from clipperf.engines._contract import Availability, Runtime
 from clipperf.errors import EngineError, UnsupportedError
-from clipperf.types import EngineRequest
+from clipperf.types import EngineRequest, Phases
 
 SPIN_S = 2e-3
 """How long before its deadline a wait stops sleeping and spins: more than a usual overshoot."""
+
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Script:
     with `exit_code`, "signal" sends itself `exit_code` as a signal, "hang" never returns,
     "nan" and "shape" return a wrong array. `jitter_s` adds uniformly drawn seconds to each run.
     `prints` writes to standard output, and `fake_modules` are put into `sys.modules`.
+    `phases_s` (copy in, compute, copy out) and `allocated_bytes` are what a GPU engine would tell.
     """
 
     load_s: float = 0.0
@@ -49,11 +52,13 @@ class Script:
     exit_code: int = 3
     prints: str = ""
     fake_modules: tuple[str, ...] = ()
+    phases_s: tuple[float, float, float] | None = None
+    allocated_bytes: int | None = None
 
 
 def availability(device: str) -> Availability:
-    """Always usable on the CPU."""
-    return Availability(device == "cpu", "simulated")
+    """Always usable."""
+    return Availability(device in DEVICES, "simulated")
 
 
 def open(request: EngineRequest) -> SimulatedEngine:
@@ -87,6 +92,8 @@ class SimulatedEngine:
         if script.prints:
             print(script.prints, flush=True)
             os.write(1, script.prints.encode() + b"\n")
+        if script.phases_s is not None:
+            self.run_phases = self._run_phases
         self._kept = touched(script.load_bytes)
         if script.fail_at == "load":
             misbehave(script)
@@ -110,6 +117,15 @@ class SimulatedEngine:
             held.close()
         wait_until(deadline)
         return np.zeros((len(array), self._embed_dim), dtype=np.float32)
+
+    def _run_phases(self, array: np.ndarray) -> tuple[np.ndarray, Phases]:
+        """As `run`, with the phases of the script."""
+        assert self._script.phases_s is not None
+        return self.run(array), Phases(*self._script.phases_s)
+
+    def allocated_bytes(self) -> int | None:
+        """What the script says."""
+        return self._script.allocated_bytes
 
     def close(self) -> None:
         """Give the load bytes back."""
@@ -154,6 +170,6 @@ def misbehave(script: Script) -> None:
 
 RUNTIMES = (
     Runtime(
-        "simulated", "simulated", ("fp32", "fp16", "bf16", "int8"), ("cpu",), availability, open
+        "simulated", "simulated", ("fp32", "fp16", "bf16", "int8"), DEVICES, availability, open
     ),
 )

@@ -16,14 +16,16 @@ from clipperf.export import folder as artifact_folder
 from clipperf.export import onnx as onnx_export
 from clipperf.export import parity
 from clipperf.export.folder import Exported, Wanted
+from clipperf.export.inputs import WHAT, parity_inputs
 from clipperf.export.process import run_worker
-from clipperf.export.worker import INPUTS_NAME, REFERENCE_NAME
+from clipperf.export.widen import runnable_on_cpu
+from clipperf.export.worker import reference_name
 from clipperf.models import zoo
 from clipperf.serialize import from_json, to_json
 from clipperf.types import Artifact, ModelSpec, Parity, Side, TensorSpec
 
 RUNTIME = "onnx"
-PRECISIONS = tuple(parity.REQUIRED_MIN_COSINE)
+PRECISIONS = ("fp32", "fp16", "bf16")
 
 BUILT_WITH = ("torch", "open_clip_torch", "onnx", "onnxscript")
 """Packages whose version can change the exported bytes; part of the cache key."""
@@ -149,15 +151,13 @@ def _build(
 
 
 def _check_parity(staging: Path, side: Side, precision: str) -> Parity:
-    inputs = np.load(staging / INPUTS_NAME)
-    reference = np.load(staging / REFERENCE_NAME)
-    engine = ort_engine.open_session(
-        staging / side / "model.onnx", available_cores(), prepack=False
-    )
-    try:
-        return parity.measure(engine, inputs, reference, precision)
-    finally:
-        engine.close()
-        gc.collect()
-        for name in (INPUTS_NAME, REFERENCE_NAME):
-            (staging / name).unlink()
+    inputs = parity_inputs(staging, side)
+    reference = np.load(staging / reference_name(side))
+    with runnable_on_cpu(staging / side / "model.onnx", precision) as path:
+        engine = ort_engine.open_session(path, available_cores(), prepack=False)
+        try:
+            what = WHAT + parity.ARITHMETIC.get(precision, "")
+            return parity.measure(engine, inputs, reference, precision, what)
+        finally:
+            engine.close()
+            gc.collect()

@@ -14,7 +14,11 @@ from clipperf import files, store
 from clipperf.errors import ArtifactError, StorageError, UsageError
 from clipperf.types import Artifact, Manifest, ModelSpec, Side
 
-SHARED_FILES = ("preprocess.json", "tokenizer.json", "tokenizer_config.json")
+SHARED_FILES = (
+    *("preprocess.json", "tokenizer.json", "tokenizer_config.json"),
+    *("parity-image.npy", "parity-text.npy"),
+)
+"""What lies beside the towers: how inputs are made, and PyTorch's embeddings of some of them."""
 
 
 @dataclass(frozen=True)

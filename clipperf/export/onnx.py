@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clipperf.errors import ExportError
+from clipperf.export.fold import fold_batch_norms
 from clipperf.types import TensorSpec, Tower
 
 OPSET = 20
 """GELU and LayerNormalization are single operators from 20 and 17 on; TensorRT 10 reads 20."""
+
+BF16_OPSET = 22
+"""Conv and the poolings take bfloat16 from here on."""
 
 EXTERNAL_DATA_FROM_BYTES = 2**30
 """Weights of this size lie beside the graph. A protobuf file must stay below 2 GiB, and writing
@@ -47,8 +51,24 @@ def io_specs(tower: Tower) -> tuple[TensorSpec, TensorSpec]:
     )
 
 
-def export_onnx(tower: Tower, path: Path) -> None:
-    """Write `tower` to `path` (a file `model.onnx`; weights beside it where it passes 2 GB).
+def opset(precision: str) -> int:
+    """The version of ONNX's operators that graphs of a precision are written in."""
+    return BF16_OPSET if precision == "bf16" else OPSET
+
+
+def narrow(tower: Tower, precision: str) -> None:
+    """Turn an fp32 tower into `precision`, in place; batch norms are folded before the cast."""
+    import torch
+
+    if precision != "fp32":
+        fold_batch_norms(tower.module, tower.example)
+        tower.module.to({"fp16": torch.float16, "bf16": torch.bfloat16}[precision])
+
+
+def export_onnx(tower: Tower, path: Path, precision: str = "fp32") -> None:
+    """Write an fp32 tower to `path` in `precision`, which it has itself from then on.
+
+    Weights above `EXTERNAL_DATA_FROM_BYTES` lie beside `path`.
 
     Raises:
         ExportError: torch's exporter refuses the tower; the message holds its reason.
@@ -56,6 +76,7 @@ def export_onnx(tower: Tower, path: Path) -> None:
     import torch
     from torch.export import Dim
 
+    narrow(tower, precision)
     given, produced = io_specs(tower)
     axes = {0: Dim("batch", min=1, max=MAX_BATCH)}
     if tower.dynamic_tokens:
@@ -69,7 +90,7 @@ def export_onnx(tower: Tower, path: Path) -> None:
                 dynamic_shapes=(axes,),
                 input_names=[given.name],
                 output_names=[produced.name],
-                opset_version=OPSET,
+                opset_version=opset(precision),
                 optimize=True,
                 verbose=False,
             )

@@ -1,4 +1,4 @@
-"""The child process of an export: the only part that needs torch.
+"""The child process of an export: what needs torch, and what builds engines.
 
 ``python -m clipperf.export.worker`` reads one JSON job from standard input, prints one JSON line
 per stage and a last one with the outcome. A process of its own gives back all of torch's memory
@@ -20,8 +20,10 @@ from clipperf.processes import die_with_parent, status_bytes
 from clipperf.serialize import from_json, to_json
 from clipperf.types import ModelSpec, Side
 
-INPUTS_NAME = ".parity-inputs.npy"
-REFERENCE_NAME = ".parity-reference.npy"
+
+def reference_name(side: Side) -> str:
+    """The file with PyTorch fp32's embeddings of a side's parity inputs, [12, embed_dim]."""
+    return f"parity-{side}.npy"
 
 
 def fetch(job: dict[str, Any]) -> dict[str, Any]:
@@ -38,6 +40,7 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from clipperf.export import onnx as onnx_export
+    from clipperf.export.inputs import parity_inputs
     from clipperf.models.open_clip import build_tower
 
     spec = from_json(ModelSpec, job["spec"])
@@ -47,20 +50,18 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
 
     tell("preparing")
-    inputs = parity_inputs(spec, side, folder)
+    write_settings(spec, side, folder)
+    inputs = torch.from_numpy(parity_inputs(folder, side))
     tell("building")
     tower = build_tower(spec, side, normalize=job["normalized"])
     tell("reference")
     with torch.inference_mode():
         reference = torch.cat([tower.module(batch) for batch in inputs.split([1, 3, 8])])
-    np.save(folder / INPUTS_NAME, inputs.numpy())
-    np.save(folder / REFERENCE_NAME, reference.numpy())
-    if job["precision"] == "fp16":
-        tower.module.half()
+    np.save(folder / reference_name(side), reference.numpy())
     tell("exporting")
     (folder / side).mkdir(exist_ok=True)
     model_path = folder / side / "model.onnx"
-    onnx_export.export_onnx(tower, model_path)
+    onnx_export.export_onnx(tower, model_path, job["precision"])
     given, produced = onnx_export.io_specs(tower)
     return {
         "inputs": [to_json(given)],
@@ -70,29 +71,29 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def parity_inputs(spec: ModelSpec, side: Side, folder: Path) -> Any:
-    """Write the model's preprocessing and tokeniser files; return 12 real inputs as a tensor."""
-    import io
-    import zipfile
+def engine(job: dict[str, Any]) -> dict[str, Any]:
+    """Build one TensorRT engine; see `export.tensorrt.build_engine`."""
+    from clipperf.export.tensorrt import build_engine
 
-    import torch
-    from PIL import Image
+    return build_engine(job, tell)
 
-    from clipperf import preprocess, tokenize
-    from clipperf.models import open_clip, sample
+
+def check(job: dict[str, Any]) -> dict[str, Any]:
+    """Run an engine on its GPU and compare it with PyTorch fp32; see `export.engines.check`."""
+    from clipperf.export.engines import check_engine
+
+    return check_engine(job)
+
+
+def write_settings(spec: ModelSpec, side: Side, folder: Path) -> None:
+    """Write the files that say how a model's inputs are made."""
+    from clipperf import preprocess
+    from clipperf.models import open_clip
 
     pixels = preprocess.PreprocessSpec.from_open_clip(open_clip.preprocess_config(spec))
     write_json(folder / "preprocess.json", pixels.to_json())
-    with zipfile.ZipFile(sample.folder() / "eval.zip") as archive:
-        lines = archive.read("captions.jsonl").decode().splitlines()
-        # Spread over the set: neighbours in it are drawn alike.
-        entries = [json.loads(line) for line in lines[:: max(1, len(lines) // 12)][:12]]
-        if side == "image":
-            images = [Image.open(io.BytesIO(archive.read(e["image"]))) for e in entries]
-            return torch.from_numpy(preprocess.preprocess(images, pixels))
-    open_clip.write_tokenizer(spec, folder)
-    tokenizer = tokenize.Tokenizer.from_folder(folder)
-    return torch.from_numpy(tokenizer([f"a drawing of {e['caption']}" for e in entries]))
+    if side == "text":
+        open_clip.write_tokenizer(spec, folder)
 
 
 def tell(stage: str) -> None:
@@ -107,6 +108,9 @@ def _answer(line: dict[str, Any]) -> None:
 _answers_fd = 1
 
 
+OPERATIONS = {"fetch": fetch, "export": export, "engine": engine, "check": check}
+
+
 def main() -> int:
     """Run the job on standard input; errors that clipperf knows become an answer."""
     global _answers_fd
@@ -116,7 +120,9 @@ def main() -> int:
     os.dup2(2, 1)
     job = json.loads(sys.stdin.read())
     try:
-        outcome = {"fetch": fetch, "export": export}[job["op"]](job)
+        outcome = {"fetch": fetch, "export": export, "engine": engine, "check": check}[job["op"]](
+            job
+        )
     except ClipperfError as exc:
         _answer({"error": str(exc), "kind": type(exc).__name__})
         return 1

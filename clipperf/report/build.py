@@ -12,6 +12,7 @@ from clipperf.report.accuracy import accuracy_report, published_report
 from clipperf.report.charts import speed_charts
 from clipperf.report.document import Document, Section, Source
 from clipperf.report.formats import FORMATS, without_nan
+from clipperf.report.gpu import gpu_record, gpu_report
 from clipperf.report.records import Row, environments, in_order, merge, merge_scores
 from clipperf.report.sizing import Sizing, Targets, size
 from clipperf.report.sizing_tables import sizing_reports, targets_text
@@ -52,6 +53,9 @@ def build_report(
         sections.insert(0, _section("sizing", "Sizing", intro, tables[:1]))
     if rows:
         sections.append(_section("cost", "Cost per tower", COST, [cost_report(ordered)]))
+    meters = gpu_report(ordered) if rows else None
+    if meters is not None:
+        sections.append(_section("gpu", "GPU", GPU, [meters]))
     if tables[1:]:
         sections.append(_section("options", "Sizing in detail", OPTIONS, tables[1:]))
     if scores:
@@ -87,6 +91,7 @@ SPEED = (
 )
 OPTIONS = "Every configuration against the targets, one tower at a time."
 COST = "Time and memory were measured in separate fresh processes, one pair for every row."
+GPU = "Read after the times, so that no meter runs while they are taken."
 ACCURACY = "Each runtime answers the same samples as PyTorch; differences are taken in pairs."
 PUBLISHED = "The same quantities from the CLIP-as-service benchmark, on its machine."
 
@@ -139,7 +144,7 @@ def _cost_record(row: Row) -> dict[str, Any]:
     for f in dataclasses.fields(row):
         if f.name not in skipped:
             flat.update(_spread(f.name, getattr(row, f.name)))
-    return {**flat, "problems": "; ".join(row.problems) or None}
+    return {**flat, **gpu_record(row), "problems": "; ".join(row.problems) or None}
 
 
 def _score_record(score: Score) -> dict[str, Any]:

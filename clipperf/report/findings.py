@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from clipperf import units
+from clipperf.report.gpu import gpu_caveats
 from clipperf.report.records import (
     RESOLVABLE_GAP,
     Row,
@@ -239,6 +240,7 @@ def cost_caveats(results: Sequence[ResultFile], rows: Sequence[Row]) -> list[str
     other = sorted({r.ratio_baseline for r in rows if r.ratio_baseline} - {"torch fp32"})
     if other:
         found.append(f"Some ratios are over {listed(other)}: torch fp32 was not in that run.")
+    found += gpu_caveats(rows, {env_id: label for env_id, (label, _) in known.items()})
     several = len(known) > 1
     for r in rows:
         where = f"{known[r.env_id][0]} {r.cell.label}" if several else r.cell.label

@@ -63,6 +63,7 @@ class Row:
     rss_delta_bytes: int | None = None
     vram_peak_bytes: int | None = None
     vram_source: str | None = None
+    vram_allocated_bytes: int | None = None
     ratio: float | None = None
     ratio_interval: Interval | None = None
     ratio_baseline: str | None = None
@@ -213,6 +214,7 @@ def _row(
         rss_delta_bytes=peak - bare if peak is not None and bare is not None else None,
         vram_peak_bytes=memory.vram_peak_bytes if memory else None,
         vram_source=memory.vram_source if memory else None,
+        vram_allocated_bytes=memory.vram_allocated_bytes if memory else None,
         ratio=pair[0] if pair else None,
         ratio_interval=pair[1] if pair else None,
         ratio_baseline=f"{baseline.cell.runtime} {baseline.cell.precision}"

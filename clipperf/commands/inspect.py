@@ -1,0 +1,32 @@
+"""`clipperf inspect`: what a file or folder is, and whether it runs here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipperf.commands._options import Json, print_json, print_reports
+
+EXAMPLES = (
+    "clipperf inspect model.plan",
+    "clipperf inspect ./sample-clip --json",
+)
+
+
+def command(
+    path: Annotated[
+        Path, typer.Argument(metavar="PLAN|ONNX|ARTIFACT", help="A file or an artifact folder.")
+    ],
+    json: Json = False,
+) -> None:
+    """Say what a plan, ONNX file or artifact folder is, if it is whole, and if it runs here."""
+    from clipperf.engines.inspect import inspect, report
+
+    found = inspect(path.expanduser().absolute())
+    if json:
+        print_json({**vars(found), "runs_here": found.runs_here})
+    else:
+        print_reports(report(found))
+    raise typer.Exit(1 if found.problems else 0)

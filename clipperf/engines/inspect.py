@@ -1,0 +1,275 @@
+"""`clipperf inspect`: what a plan, an ONNX file or an artifact folder is, and if it runs here.
+
+Nothing is loaded into a runtime: plans are read by header and sidecar, ONNX files without their
+external data. `Inspection.problems` is damage of the files, `obstacle` what this machine lacks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from clipperf import store, units
+from clipperf.engines import _contract, _tensorrt, plan_file
+from clipperf.errors import ArtifactError, UsageError
+from clipperf.types import Report, ShapeRange, TensorSpec
+
+Kind = Literal["plan", "onnx", "artifact"]
+
+PRECISIONS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8"}
+"""By ONNX's name of the type that most bytes of the weights have; any FLOAT8 is fp8."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What one file or folder is.
+
+    `facts` are names and values in the order to show them. `problems` says what is damaged,
+    `obstacle` why an undamaged one cannot run here (None: it can). `parts` are the towers of an
+    artifact folder.
+    """
+
+    path: str
+    kind: Kind
+    disk_bytes: int
+    precision: str | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    profile: tuple[ShapeRange, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    obstacle: str | None = None
+    parts: tuple[Inspection, ...] = ()
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine can run it, as far as shows without trying."""
+        return not self.problems and self.obstacle is None
+
+
+def inspect(path: Path) -> Inspection:
+    """Look at a plan, an ONNX file or an artifact folder; damage is reported, not raised.
+
+    Raises:
+        UsageError: there is nothing at `path`, or nothing that clipperf knows.
+    """
+    if not path.exists():
+        raise UsageError(f"{path} does not exist: give a plan, an ONNX file or an artifact folder")
+    if path.is_dir():
+        return _artifact(path)
+    if path.suffix == ".onnx":
+        return _onnx(path)
+    if _is_plan(path):
+        return _plan(path)
+    raise UsageError(
+        f"{path} is no TensorRT plan with its sidecar, no ONNX file (.onnx) and no artifact folder"
+    )
+
+
+def _is_plan(path: Path) -> bool:
+    known = path.suffix in (".plan", ".engine") or plan_file.sidecar_path(path).exists()
+    return known or plan_file.read_header(path) is not None
+
+
+# --- plans ---------------------------------------------------------------------------------
+
+
+def _plan(path: Path) -> Inspection:
+    found = path.stat().st_size
+    problems = tuple(plan_file.damage(path))
+    try:
+        info = plan_file.read(path)
+    except ArtifactError:
+        header = plan_file.read_header(path)
+        facts = (
+            {}
+            if header is None
+            else {
+                "flavour": _tensorrt.TITLES["trt-rtx"],
+                "version": header.version,
+                "targets": ", ".join(header.targets),
+            }
+        )
+        return Inspection(str(path), "plan", found, facts=facts, problems=problems)
+    facts = {
+        "model": f"{info.model_id} {info.side}",
+        "flavour": f"{_tensorrt.TITLES[info.flavour]} ({info.flavour})",
+        "version": info.version,
+        "targets": ", ".join(info.targets),
+        "built on": info.gpu or "ahead of time, without a GPU",
+        **info.options,
+        "source ONNX sha256": info.onnx_sha256,
+        "build": f"{units.seconds(info.build_s)}, peak RAM {units.size(info.peak_rss_bytes)}",
+        "created": info.created_utc,
+    }
+    return Inspection(
+        str(path), "plan", found, info.precision, info.inputs, info.outputs, info.profile,
+        facts, problems, plan_file.obstacle(info, _tensorrt.gpu_kind()),
+    )  # fmt: skip
+
+
+# --- ONNX ----------------------------------------------------------------------------------
+
+
+def _onnx(path: Path) -> Inspection:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    found = path.stat().st_size
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError:
+        problem = f"{path} is no ONNX model, or is cut off: export the model again"
+        return Inspection(str(path), "onnx", found, problems=(problem,))
+    if not model.graph.output:
+        problem = f"{path} holds no ONNX graph with an output: export the model again"
+        return Inspection(str(path), "onnx", found, problems=(problem,))
+    needed = _external_files(model)
+    data = [path.parent / name for name in needed]
+    opsets = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)
+    facts = {
+        "opset": opsets,
+        "producer": f"{model.producer_name} {model.producer_version}".strip() or "not said",
+        "nodes": str(len(model.graph.node)),
+        "weights in": ", ".join([path.name, *needed]),
+    }
+    weights = {tensor.name for tensor in model.graph.initializer}
+    runtime = _contract.get("onnx").availability("cpu")
+    return Inspection(
+        str(path),
+        "onnx",
+        found + sum(p.stat().st_size for p in data if p.is_file()),
+        _precision(model),
+        tuple(_tensor_spec(v) for v in model.graph.input if v.name not in weights),
+        tuple(_tensor_spec(v) for v in model.graph.output),
+        facts=facts,
+        problems=tuple(_missing_data(path, needed)),
+        obstacle=None if runtime.usable else f"{runtime.detail}: {runtime.fix}",
+    )
+
+
+def _external_files(model: Any) -> dict[str, int]:
+    """Names of the files that hold external weights, with the bytes that each must have."""
+    import onnx
+
+    needed: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            said = {entry.key: entry.value for entry in tensor.external_data}
+            end = int(said.get("offset", 0)) + int(said.get("length", 0))
+            needed[said["location"]] = max(end, needed.get(said["location"], 0))
+    return needed
+
+
+def _missing_data(path: Path, needed: dict[str, int]) -> list[str]:
+    problems = []
+    for name, size in needed.items():
+        file = path.parent / name
+        if not file.is_file():
+            problems.append(f"{file}, which holds weights of {path.name}, is missing")
+        elif file.stat().st_size < size:
+            problems.append(f"{file} is cut off: {file.stat().st_size} of {size} bytes")
+    return problems
+
+
+def _precision(model: Any) -> str | None:
+    """What most of the weights' bytes are; None for a graph without weights of a known type."""
+    import math
+
+    import onnx
+
+    sizes: Counter[str] = Counter()
+    for tensor in model.graph.initializer:
+        name = onnx.TensorProto.DataType.Name(tensor.data_type)
+        kind = "fp8" if name.startswith("FLOAT8") else PRECISIONS.get(name)
+        if kind is not None:
+            each = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            sizes[kind] += math.prod(tensor.dims) * each
+    return sizes.most_common(1)[0][0] if sizes else None
+
+
+def _tensor_spec(value: Any) -> TensorSpec:
+    import onnx
+
+    kind = value.type.tensor_type
+    shape = tuple(
+        axis.dim_param or "?" if not axis.HasField("dim_value") else int(axis.dim_value)
+        for axis in kind.shape.dim
+    )
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+    return TensorSpec(value.name, str(dtype), shape)
+
+
+# --- artifact folders ----------------------------------------------------------------------
+
+
+def _artifact(folder: Path) -> Inspection:
+    try:
+        manifest = store.read_manifest(folder)
+    except ArtifactError as exc:
+        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        return Inspection(str(folder), "artifact", size, problems=(str(exc),))
+    problems = store.check_files(folder, manifest, content=True)
+    facts = {
+        "model": manifest.spec.id,
+        "licence": manifest.spec.licence or "not known",
+        "runtime": manifest.runtime,
+        "towers": ", ".join(tower.side for tower in manifest.towers),
+        "written by": f"clipperf {manifest.clipperf_version}, {manifest.created_utc}",
+    }
+    parts = []
+    for tower in manifest.towers:
+        if (folder / tower.path).is_file():
+            parts.append(inspect(folder / tower.path))
+            problems += [text for text in parts[-1].problems if text not in problems]
+    reasons = [part.obstacle for part in parts if part.obstacle]
+    return Inspection(
+        str(folder),
+        "artifact",
+        sum(tower.disk_bytes for tower in manifest.towers),
+        manifest.precision,
+        facts=facts,
+        problems=tuple(problems),
+        obstacle=reasons[0] if reasons else None,
+        parts=tuple(parts),
+    )
+
+
+# --- words ---------------------------------------------------------------------------------
+
+TITLES = {"plan": "TensorRT plan", "onnx": "ONNX model", "artifact": "clipperf artifact"}
+
+
+def report(found: Inspection) -> Report:
+    """An inspection as a table of names and values; damage and obstacles are caveats."""
+    rows = [("what", TITLES[found.kind]), *_rows(found)]
+    for part in found.parts:
+        rows += [(f"{Path(part.path).parent.name}: {name}", value) for name, value in _rows(part)]
+    if found.problems:
+        verdict = "no, it is damaged"
+    else:
+        verdict = "yes" if found.obstacle is None else f"no: {found.obstacle}"
+    return Report(
+        title=found.path,
+        columns=("", ""),
+        rows=(*rows, ("runs here", verdict)),
+        caveats=found.problems,
+    )
+
+
+def _rows(found: Inspection) -> list[tuple[str, str]]:
+    rows = [("size", units.size(found.disk_bytes))]
+    if found.precision is not None:
+        rows.append(("precision", found.precision))
+    for name, specs in (("input", found.inputs), ("output", found.outputs)):
+        rows += [(name, f"{s.name} {s.dtype} {_shape(s.shape)}") for s in specs]
+    for r in found.profile:
+        shapes = f"{_shape(r.min)} to {_shape(r.max)}, tuned for {_shape(r.opt)}"
+        rows.append(("profile", f"{r.name} {shapes}"))
+    return [*rows, *found.facts.items()]
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"

@@ -1,0 +1,303 @@
+"""ONNX Runtime on an NVIDIA GPU: its CUDA and TensorRT providers and the TensorRT-RTX plugin.
+
+Needs numpy and onnxruntime-gpu, and never imports torch. CUDA's libraries come from the nvidia-*
+wheels, where `preload_dlls` finds them, or from the system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import io
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipperf.engines import _nvidia
+from clipperf.engines import _ort_providers as providers
+from clipperf.engines._contract import Runtime
+from clipperf.engines.onnxruntime import (
+    DISABLED_OPTIMIZERS,
+    OnnxRuntimeEngine,
+    check_provider,
+    run_error,
+    session_options,
+)
+from clipperf.errors import EngineError, UnsupportedError
+from clipperf.files import locked, staged
+from clipperf.types import EngineRequest
+
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+TENSORRT_RTX = "NvTensorRTRTXExecutionProvider"
+
+RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
+
+HEAVY_OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
+"""Where these run is where a tower runs. Others, such as the arithmetic on shapes, may stay on
+the CPU, where ONNX Runtime puts them on purpose."""
+
+
+class BoundEngine:
+    """A session whose input and output lie on the device, one pair of buffers per shape."""
+
+    def __init__(self, session: Any, provider: str, device: str = "cuda") -> None:
+        self._session = session
+        self._device = device
+        self._bound: dict[tuple[int, ...], tuple[Any, Any]] = {}
+        self.provider = provider
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        """Embed a batch: copies it in, runs, and returns float32 [batch, embed_dim] copied out."""
+        if self._session is None:
+            raise EngineError("this engine is closed")
+        try:
+            if array.shape not in self._bound:
+                self._bound[array.shape] = self._bind(array)
+            binding, given = self._bound[array.shape]
+            given.update_inplace(array)
+            self._session.run_with_iobinding(binding)
+            result: np.ndarray = binding.copy_outputs_to_cpu()[0]
+        except Exception as exc:
+            raise run_error(exc, len(array)) from exc
+        return result
+
+    def _bind(self, array: np.ndarray) -> tuple[Any, Any]:
+        """A binding with buffers of its own for inputs like `array`, and the input's buffer."""
+        import onnxruntime as ort
+
+        new = ort.OrtValue.ortvalue_from_shape_and_type
+        entry, exit_ = self._session.get_inputs()[0], self._session.get_outputs()[0]
+        given = new(array.shape, array.dtype.type, self._device, 0)
+        shape = (len(array), *exit_.shape[1:])
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(entry.name, given)
+        binding.bind_ortvalue_output(exit_.name, new(shape, np.float32, self._device, 0))
+        return binding, given
+
+    def close(self) -> None:
+        """Free the buffers and the session."""
+        self._bound.clear()
+        self._session = None
+
+
+def open_cuda(request: EngineRequest) -> BoundEngine:
+    """Open the artifact with the CUDA provider.
+
+    Raises:
+        EngineError: the provider or the file cannot be loaded, or another provider would run it.
+        UnsupportedError: a precision that it does not run.
+    """
+    _check(request)
+    _load_cuda()
+    named = [(CUDA, providers.cuda_options(request.cell.precision))]
+    return BoundEngine(_session(request, CUDA, _options(request), named), CUDA)
+
+
+def open_tensorrt(request: EngineRequest) -> BoundEngine:
+    """Build or load the artifact's TensorRT engine and open it.
+
+    Operators that TensorRT does not take run in the CUDA provider. Errors as `open_cuda`.
+    """
+    _check(request)
+    _load_cuda()
+    for wheel in _nvidia.package_folders("tensorrt_libs"):
+        for name in providers.TENSORRT_LIBRARIES:
+            with contextlib.suppress(OSError):  # the session's error says what is missing
+                ctypes.CDLL(str(wheel / name))
+
+    def opened(folder: Path | None) -> BoundEngine:
+        named = [
+            (TENSORRT, providers.tensorrt_options(request, folder)),
+            (CUDA, providers.cuda_options(request.cell.precision)),
+        ]
+        return BoundEngine(_session(request, TENSORRT, _options(request), named), TENSORRT)
+
+    folder = providers.cache_folder(request)
+    if folder is None:
+        return opened(None)
+    with locked(folder):
+        if folder.is_dir():
+            return opened(folder)
+        with staged(folder) as staging:  # a kill during the build leaves no half of an engine
+            return opened(staging)
+
+
+def open_tensorrt_rtx(request: EngineRequest) -> OnnxRuntimeEngine:
+    """Open the artifact with the TensorRT-RTX plugin. Errors as `open_cuda`."""
+    _check(request)
+    devices = plugin_devices()
+    if not devices:
+        raise EngineError(f"{TENSORRT_RTX} finds no GPU that it takes; see clipperf doctor")
+    folder = providers.cache_folder(request)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    options = _options(request)
+    options.add_provider_for_devices(devices[:1], providers.tensorrt_rtx_options(request, folder))
+    return OnnxRuntimeEngine(_session(request, TENSORRT_RTX, options), TENSORRT_RTX)
+
+
+def plugin_devices() -> list[Any]:
+    """The GPUs that the TensorRT-RTX plugin offers, once it is registered with ONNX Runtime.
+
+    Raises:
+        EngineError: the plugin cannot be loaded.
+    """
+    import onnxruntime as ort
+
+    try:
+        _register_plugin()
+    except Exception as exc:
+        raise EngineError(f"{TENSORRT_RTX} cannot be loaded: {reason_in(str(exc))}") from exc
+    return [device for device in ort.get_ep_devices() if device.ep_name == TENSORRT_RTX]
+
+
+@functools.cache
+def _register_plugin() -> None:
+    """Once per process: a second registration is an error."""
+    import onnxruntime as ort
+    import onnxruntime_ep_nv_tensorrt_rtx as plugin
+
+    for library in Path(plugin.__file__).parent.glob("libcudart.so.*"):
+        ctypes.CDLL(str(library))  # the plugin links it, and it is nowhere on the loader's path
+    ort.register_execution_provider_library(TENSORRT_RTX, plugin.get_library_path())
+
+
+# --- sessions ------------------------------------------------------------------------------
+
+
+def _check(request: EngineRequest) -> None:
+    cell = request.cell
+    precisions = PRECISIONS[cell.runtime]
+    if cell.precision not in precisions:
+        known = ", ".join(precisions)
+        raise UnsupportedError(f"{cell.runtime} runs {known}, not {cell.precision}")
+    if request.path is None:
+        raise EngineError(f"{cell.label}: no artifact was given")
+
+
+def _load_cuda() -> None:
+    """Load CUDA's libraries where wheels brought them; what is missing the session will say."""
+    import onnxruntime as ort
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
+
+
+def _options(request: EngineRequest) -> Any:
+    options = session_options(request.cell.threads)
+    options.add_session_config_entry(RECORD_PLACEMENT, "1")
+    return options
+
+
+def _session(
+    request: EngineRequest,
+    wanted: str,
+    options: Any,
+    named: list[tuple[str, dict[str, str]]] | None = None,
+) -> Any:
+    """A session in which `wanted` runs the tower; every other outcome is an EngineError."""
+    import onnxruntime as ort
+
+    failure: Exception | None = None
+    with collected_stderr() as log:
+        try:
+            session = ort.InferenceSession(
+                request.path,
+                options,
+                providers=named,
+                disabled_optimizers=DISABLED_OPTIMIZERS,
+                enable_fallback=0,
+            )
+        except Exception as exc:  # noqa: BLE001 - translated below, with what the log says
+            failure = exc
+    if failure is not None:
+        reason = reason_in("".join(log) + str(failure))
+        raise EngineError(f"{wanted} cannot load {request.path}: {reason}") from failure
+    check_provider(session, wanted, reason_in("".join(log)))
+    check_placement(session, wanted)
+    return session
+
+
+def check_placement(session: Any, wanted: str) -> None:
+    """Make sure that the operators which cost time were given to `wanted`.
+
+    Leading the list of providers is not enough: one that takes no part of the graph stays there.
+    ONNX Runtime says since 1.24 which provider got which operator.
+
+    Raises:
+        EngineError: some of them went to another provider, or nothing is left for `wanted`.
+    """
+    placement = getattr(session, "get_provider_graph_assignment_info", None)
+    if placement is None:
+        return
+    parts = placement()
+    elsewhere = {
+        f"{node.op_type} to {part.ep_name}"
+        for part in parts
+        for node in part.get_nodes()
+        if part.ep_name != wanted and node.op_type in HEAVY_OPERATORS
+    }
+    if elsewhere or wanted not in {part.ep_name for part in parts}:
+        what = ", ".join(sorted(elsewhere)) or "every operator to another provider"
+        raise EngineError(f"onnxruntime gave {what}, not to {wanted}; use another runtime")
+
+
+@contextlib.contextmanager
+def collected_stderr() -> Iterator[list[str]]:
+    """Collect what is written to descriptor 2, as ONNX Runtime's log is; it has no hook.
+
+    Yields a list that holds the text after the block; it is passed on to the real one too.
+    """
+    collected: list[str] = []
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield collected
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            text = file.read()
+            collected.append(text.decode(errors="replace"))
+            os.write(2, text)
+
+
+REASONS = (r"with error: (.+)", r"(CUDA failure \d+: [^;]+?)\s*;", r"(Please install TensorRT.+)")
+"""What says in ONNX Runtime's log why a provider cannot be used, the most exact first."""
+
+
+def reason_in(log: str) -> str:
+    """The one line of a log or an error that says what is wrong; "" where there is none."""
+    for pattern in REASONS:
+        if found := re.search(pattern, log):
+            return found[1].strip()
+    return next((line.strip() for line in log.splitlines() if line.strip()), "")
+
+
+PRECISIONS = {
+    "ort-cuda": ("fp32", "tf32", "fp16"),
+    "ort-trt": ("tf32", "fp16"),
+    "ort-trt-rtx": ("tf32", "fp16"),
+}
+"""TensorRT multiplies fp32 as TF32 where the GPU can, and neither provider has an option against
+it, so what they run is not fp32."""
+
+RUNTIMES = tuple(
+    Runtime(name, "onnx", PRECISIONS[name], ("cuda",), availability, open_)
+    for name, availability, open_ in (
+        ("ort-cuda", providers.cuda_availability, open_cuda),
+        ("ort-trt", providers.tensorrt_availability, open_tensorrt),
+        ("ort-trt-rtx", providers.tensorrt_rtx_availability, open_tensorrt_rtx),
+    )
+)

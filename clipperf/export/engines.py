@@ -1,0 +1,288 @@
+"""`clipperf export --runtime trt`: from the ONNX artifact to a folder of TensorRT engines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipperf import files, store
+from clipperf.engines import _contract, _tensorrt, plan_file
+from clipperf.env import available_cores, gpu, installed_versions
+from clipperf.errors import ParityError
+from clipperf.export import folder as artifact_folder
+from clipperf.export import parity
+from clipperf.export.build import export_model
+from clipperf.export.folder import Exported, Wanted
+from clipperf.export.inputs import WHAT, parity_inputs
+from clipperf.export.plan_options import BuildOptions, check_support, token_range
+from clipperf.export.process import run_worker
+from clipperf.export.worker import reference_name
+from clipperf.serialize import from_json, to_json
+from clipperf.types import Artifact, Cell, EngineRequest, ModelSpec, Parity, PlanInfo, Side
+
+TARGETS_WITHOUT_GPU = ("sm86", "sm89", "sm120")
+"""The GeForce and RTX GPUs of the last three generations: what is built for where no GPU is."""
+
+
+def export_engine(
+    spec: ModelSpec,
+    sides: Sequence[Side],
+    options: BuildOptions,
+    *,
+    normalized: bool = False,
+    out: Path | None = None,
+    keep_failed: bool = False,
+    verbose: bool = False,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Exported:
+    """Make sure that a folder holds TensorRT engines of these towers, building what is missing.
+
+    The ONNX artifact they are built from is exported first where it does not exist. On a machine
+    whose GPU they run on, they pass the parity gate; elsewhere their `parity` stays None.
+
+    Raises:
+        UsageError: the options do not fit this flavour of TensorRT, or `out` holds something else.
+        MissingDependencyError: the flavour is not installed.
+        ExportError, ParityError, StorageError, WeightsError: see `clipperf.errors`; whatever
+            stood in the folder before still stands.
+    """
+    options = complete(options, spec)
+    precision = _contract.graph_precision(options.precision)
+    source = export_model(spec, sides, precision, normalized=normalized, on_stage=on_stage)
+    graphs = {tower.side: tower for tower in source.manifest.towers if tower.side in sides}
+    weights_id = graphs[sides[0]].weights_id
+    folder = (out or engine_folder(spec, weights_id, options, normalized)).absolute()
+    if out is not None:
+        artifact_folder.check_target(folder, spec)
+    wanted = Wanted(
+        folder=folder,
+        spec=spec,
+        runtime=options.flavour,
+        precision=options.precision,
+        weights_id=weights_id,
+        keys={side: cache_key(graphs[side], options) for side in sides},
+        needed_bytes={side: graphs[side].disk_bytes for side in sides},
+        normalized=normalized,
+        options=described(options),
+    )
+
+    def build(side: Side, staging: Path) -> Artifact:
+        return _build(
+            wanted, options, graphs[side], source.folder, staging, keep_failed, verbose, on_stage
+        )
+
+    return artifact_folder.ensure(wanted, build, shared_from=source.folder, keep_failed=keep_failed)
+
+
+def find_engines(
+    spec: ModelSpec, sides: Sequence[Side], options: BuildOptions, batch: int
+) -> Path | None:
+    """A folder of the store with engines of these towers that run here and take `batch`.
+
+    Only flavour and precision of `options` count; the graphs must be those that an export gives
+    now. The folder with the smallest range that reaches `batch` is taken.
+    """
+    present = _tensorrt.gpu_kind()
+    graphs = {
+        (manifest.spec.id, manifest.precision, tower.side): onnx_sha256(tower)
+        for _, manifest in store.find_artifacts()
+        if manifest.runtime == "onnx"
+        for tower in manifest.towers
+        if not tower.normalized
+    }
+    precision = _contract.graph_precision(options.precision)
+    found = []
+    for folder, manifest in store.find_artifacts():
+        wanted = (spec.id, options.flavour, options.precision)
+        if (manifest.spec.id, manifest.runtime, manifest.precision) != wanted:
+            continue
+        towers = [tower for side in sides if (tower := manifest.tower(side)) is not None]
+        plans = [plan_file.read(folder / tower.path) for tower in towers]
+        if len(plans) == len(sides) and all(
+            plan_file.obstacle(info, present) is None
+            and info.profile[0].min[0] <= batch <= info.profile[0].max[0]
+            and info.onnx_sha256 == graphs.get((spec.id, precision, info.side))
+            for info in plans
+        ):
+            found.append((plans[0].profile[0].max[0], folder))
+    return min(found)[1] if found else None
+
+
+def complete(options: BuildOptions, spec: ModelSpec) -> BuildOptions:
+    """The options with what they leave open, checked against the installed TensorRT.
+
+    Without targets, plans are for the GPU that is present, by name where the flavour knows its
+    kind; without a GPU, a flavour that builds ahead of time takes `TARGETS_WITHOUT_GPU`.
+
+    Raises:
+        UsageError, MissingDependencyError: as `export_engine`.
+    """
+    can = _tensorrt.capabilities(_tensorrt.load(options.flavour))
+    if not options.targets and can.targets:
+        present = _tensorrt.gpu_kind()
+        if present is None:
+            options = replace(options, targets=TARGETS_WITHOUT_GPU)
+        elif present in can.targets:
+            options = replace(options, targets=(present,))
+    check_support(options, can)
+    if options.timing_cache is None and can.timing_cache:
+        name = files.safe_name(f"timing-{_tensorrt.version(options.flavour)}-{_present_gpu()}")
+        options = replace(options, timing_cache=str(store.cache_folder() / name))
+    return replace(options, tokens=token_range(spec.context_tokens))
+
+
+def engine_folder(
+    spec: ModelSpec, weights_id: str, options: BuildOptions, normalized: bool
+) -> Path:
+    """Where the store keeps the engines of one model, precision and set of options."""
+    low, usual, high = options.batch
+    parts = [options.precision, *(["normalized"] if normalized else [])]
+    parts += [f"b{low}-{usual}-{high}", *(options.targets or ["here"])]
+    variant = "-".join([*parts, files.digest_of(described(options))[:6]])
+    return store.artifact_folder(spec, weights_id, options.flavour, variant)
+
+
+def described(options: BuildOptions) -> dict[str, str]:
+    """The options that users choose, as the manifest keeps them; ranges as MIN:OPT:MAX."""
+    values = {
+        "batch": ":".join(map(str, options.batch)),
+        "tokens": ":".join(map(str, options.tokens)),
+        "targets": ",".join(options.targets) or _present_gpu(),
+        "hardware_compat": options.hardware_compat,
+        "workspace_bytes": options.workspace_bytes,
+        "opt_level": options.opt_level,
+    }
+    return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def _present_gpu() -> str:
+    found = gpu()
+    return "the GPU present" if found is None else f"{found.name}, driver {found.driver}"
+
+
+def cache_key(graph: Artifact, options: BuildOptions) -> str:
+    """A digest of everything that changes a plan's bytes, the ONNX files' content first."""
+    return files.digest_of(
+        "engine", plan_file.SCHEMA_VERSION, graph.files, options.flavour,
+        _tensorrt.version(options.flavour), options.precision, described(options),
+    )  # fmt: skip
+
+
+def onnx_sha256(graph: Artifact) -> str:
+    """The sha256 of an ONNX file; with external data that of its files' "sha256  name" lines."""
+    if len(graph.files) == 1:
+        return next(iter(graph.files.values()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(graph.files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _build(
+    wanted: Wanted,
+    options: BuildOptions,
+    graph: Artifact,
+    source: Path,
+    staging: Path,
+    keep_failed: bool,
+    verbose: bool,
+    on_stage: Callable[[str], None],
+) -> Artifact:
+    side = graph.side
+    label = f"{wanted.spec.id} {side} {wanted.runtime} {wanted.precision}"
+    plan = staging / side / "model.plan"
+    plan.parent.mkdir(parents=True)
+    job = {
+        "op": "engine",
+        "onnx": str(source / graph.path),
+        "plan": str(plan),
+        "options": to_json(options),
+        "inputs": to_json(graph.inputs),
+        "outputs": to_json(graph.outputs),
+        "model_id": wanted.spec.id,
+        "side": side,
+        "onnx_sha256": onnx_sha256(graph),
+        "verbose": verbose,
+    }
+    done = run_worker(job, label, lambda stage: on_stage(f"{side} engine: {stage}"))
+    info = from_json(PlanInfo, done)
+    disk_bytes, digests = artifact_folder.written_files(staging, side)
+    built = Artifact(
+        model_id=wanted.spec.id,
+        side=side,
+        runtime=wanted.runtime,
+        precision=wanted.precision,
+        path=f"{side}/{plan.name}",
+        disk_bytes=disk_bytes,
+        files=digests,
+        inputs=info.inputs,
+        outputs=info.outputs,
+        normalized=wanted.normalized,
+        tokens=graph.tokens,
+        key=wanted.keys[side],
+        weights_id=wanted.weights_id,
+        build_s=info.build_s,
+        peak_rss_bytes=info.peak_rss_bytes,
+        built_with=installed_versions(),
+        parity=None,
+        options=dict(wanted.options),
+    )
+    if plan_file.obstacle(info, _tensorrt.gpu_kind()) is not None:
+        return built
+    on_stage(f"{side} engine: checking parity")
+    check = {
+        "op": "check",
+        "plan": str(plan),
+        "folder": str(source),
+        "cell": to_json(_cell(wanted, side)),
+        "spec": to_json(wanted.spec),
+    }
+    found = from_json(Parity, run_worker(check, label))
+    if not found.passed and not keep_failed:
+        raise ParityError(
+            f"{parity.explain(found, label)}. The engine was refused; --keep-failed keeps it"
+        )
+    return replace(built, parity=found)
+
+
+def _cell(wanted: Wanted, side: Side) -> Cell:
+    return Cell(
+        wanted.spec.id, side, wanted.runtime, wanted.precision, "cuda", 1, available_cores()
+    )
+
+
+def check_engine(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a plan on this machine's GPU and compare it with PyTorch's stored embeddings.
+
+    The child process's side of the parity gate; returns the `Parity` as JSON values.
+
+    Raises:
+        EngineError: the plan does not load or run.
+    """
+    cell = from_json(Cell, job["cell"])
+    folder = Path(job["folder"])
+    plan = Path(job["plan"])
+    low, _, high = (shape[0] for shape in _batches(plan_file.read(plan)))
+    sizes = tuple(dict.fromkeys(min(max(size, low), high) for size in parity.BATCHES))
+    request = EngineRequest(cell, from_json(ModelSpec, job["spec"]), str(plan))
+    engine = _contract.get(cell.runtime).open(request)
+    try:
+        found = parity.measure(
+            engine,
+            parity_inputs(folder, cell.side),
+            np.load(folder / reference_name(cell.side)),
+            cell.precision,
+            f"{WHAT}; on {_present_gpu()}",
+            sizes,
+        )
+    finally:
+        engine.close()
+    return dict(to_json(found))
+
+
+def _batches(info: PlanInfo) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    profile = info.profile[0]
+    return profile.min, profile.opt, profile.max

@@ -1,0 +1,109 @@
+"""What users choose of a TensorRT build, checked before any work."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from clipperf.engines import _tensorrt
+from clipperf.errors import ExportError, UsageError
+from clipperf.types import ShapeRange, TensorSpec
+
+Range = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What users choose of a build; part of the plan's cache key.
+
+    `batch` and `tokens` are (smallest, the one to tune for, largest). `targets` are GPU kinds
+    ("sm89"), empty for the GPU that is present. `hardware_compat` is a level such as
+    "ampere-plus". `workspace_bytes` and `opt_level` (0 to 5) are TensorRT's own where None.
+    `timing_cache` is a file to read and extend.
+
+    Raises:
+        UsageError: a value cannot be; the message names its option.
+    """
+
+    flavour: str
+    precision: str
+    batch: Range = (1, 8, 64)
+    tokens: Range = (8, 77, 77)
+    targets: tuple[str, ...] = ()
+    hardware_compat: str | None = None
+    workspace_bytes: int | None = None
+    opt_level: int | None = None
+    timing_cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.flavour not in _tensorrt.FLAVOURS:
+            raise UsageError(
+                f"no TensorRT flavour {self.flavour!r}; --runtime is one of "
+                f"{', '.join(_tensorrt.FLAVOURS)}"
+            )
+        for option, (low, middle, high) in (("--batch", self.batch), ("tokens", self.tokens)):
+            if not 1 <= low <= middle <= high:
+                raise UsageError(
+                    f"{option} {low}:{middle}:{high}: give MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX"
+                )
+        for kind in self.targets:
+            if not re.fullmatch(r"sm\d{2,3}", kind):
+                raise UsageError(f"--target {kind}: give GPU kinds such as sm86,sm89,sm120")
+        if len(set(self.targets)) < len(self.targets):
+            raise UsageError(f"--target {','.join(self.targets)} names a kind twice")
+        if self.workspace_bytes is not None and self.workspace_bytes < 2**20:
+            raise UsageError("--workspace is below 1 MiB: give more, or leave it out")
+        if self.opt_level is not None and not 0 <= self.opt_level <= 5:
+            raise UsageError(f"--opt-level {self.opt_level}: give 0 to 5")
+
+
+def token_range(context_tokens: int) -> Range:
+    """The usual range of text lengths of a model with a dynamic token axis."""
+    return (min(8, context_tokens), context_tokens, context_tokens)
+
+
+def check_support(options: BuildOptions, can: _tensorrt.Capabilities) -> None:
+    """Refuse what this flavour cannot do.
+
+    Raises:
+        UsageError: the message names the option to change.
+    """
+    title = _tensorrt.TITLES[options.flavour]
+    unknown = [kind for kind in options.targets if kind not in can.targets]
+    if unknown and not can.targets:
+        raise UsageError(
+            f"{title} builds for the GPU that is present: leave out --target, or use "
+            f"--runtime trt-rtx"
+        )
+    if unknown:
+        raise UsageError(
+            f"{title} does not build for {', '.join(unknown)}: choose --target from "
+            f"{', '.join(can.targets)}"
+        )
+    if options.hardware_compat is not None and not can.hardware_compat:
+        raise UsageError(f"{title} has no --hardware-compat: name the GPUs with --target instead")
+    if options.hardware_compat not in (None, *can.hardware_compat):
+        raise UsageError(
+            f"--hardware-compat {options.hardware_compat}: choose from "
+            f"{', '.join(can.hardware_compat)}"
+        )
+    if options.timing_cache is not None and not can.timing_cache:
+        raise UsageError(f"{title} times nothing while it builds: leave out --timing-cache")
+
+
+def shape_range(given: TensorSpec, options: BuildOptions) -> ShapeRange:
+    """The range of one input: its dynamic axes from the options, fixed ones as they are.
+
+    Raises:
+        ExportError: the input has a dynamic axis that is neither "batch" nor "tokens".
+    """
+    ranges = {"batch": options.batch, "tokens": options.tokens}
+    shapes: list[tuple[int, ...]] = []
+    for place in range(3):
+        shape = []
+        for axis in given.shape:
+            if isinstance(axis, str) and axis not in ranges:
+                raise ExportError(f"input {given.name}: no range is known for its axis {axis!r}")
+            shape.append(ranges[axis][place] if isinstance(axis, str) else axis)
+        shapes.append(tuple(shape))
+    return ShapeRange(given.name, *shapes)

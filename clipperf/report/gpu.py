@@ -1,0 +1,209 @@
+"""What a GPU adds to the cost of a tower: copies and compute apart, energy, clocks, meters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from clipperf import stats, units
+from clipperf.report._columns import Column, environment_column, model_name, tabulate
+from clipperf.report.records import Row, environments, finite, merge
+from clipperf.types import GpuLoad, Report, ResultFile
+
+PHASES = ("h2d", "compute", "d2h", "host")
+
+HOST_GAP = 0.10
+"""From here on the host's time over the sum of the phases is worth a caveat."""
+
+NAMED_ROWS = 4
+"""Rows that a caveat names; the table has them all."""
+
+
+# --- figures -------------------------------------------------------------------------------
+
+
+def phase_s(row: Row, name: str) -> float | None:
+    """The median seconds of one of PHASES."""
+    phases = row.time.phases_s if row.time is not None else None
+    samples = phases.get(name) if phases else None
+    return finite(stats.median(samples)) if samples else None
+
+
+def host_gap(row: Row) -> float | None:
+    """By which share the host's median is over that of copies and compute together."""
+    host_s = phase_s(row, "host")
+    if host_s is None or row.time is None or row.time.phases_s is None:
+        return None
+    parts = [row.time.phases_s.get(name, ()) for name in PHASES[:-1]]
+    sums = [math.fsum(run) for run in zip(*parts, strict=False)]
+    middle = finite(stats.median(sums)) if sums else None
+    return host_s / middle - 1 if middle else None
+
+
+def energy_per_1000_j(row: Row) -> float | None:
+    """Joules of the whole board for 1,000 embeddings."""
+    load = _load(row)
+    if load is None or finite(load.energy_j) is None or load.runs <= 0:
+        return None
+    return (load.energy_j or 0.0) / (load.runs * row.cell.batch) * 1000
+
+
+def _load(row: Row) -> GpuLoad | None:
+    return row.time.gpu if row.time is not None else None
+
+
+def gpu_record(row: Row) -> dict[str, Any]:
+    """The figures of a row in SI units, flat."""
+    load = _load(row)
+    low, high = (load.sm_clock_mhz if load else None) or (None, None)
+    return {
+        **{f"phase_{name}_s": phase_s(row, name) for name in PHASES},
+        "energy_per_1000_j": energy_per_1000_j(row),
+        "energy_source": load.energy_source if load else None,
+        "power_w": load.power_w if load else None,
+        "sm_clock_low_mhz": low,
+        "sm_clock_high_mhz": high,
+        "temperature_c": load.temperature_c if load else None,
+        "throttle": ", ".join(_reasons(row)) or None,
+    }
+
+
+# --- table ---------------------------------------------------------------------------------
+
+
+def gpu_report(results: Sequence[ResultFile]) -> Report | None:
+    """What the GPU's meters saw, one row a cell that has any such figure; None without them.
+
+    Raises:
+        UsageError: the files hold nothing.
+    """
+    rows = [row for row in merge(results) if _has_figures(row)]
+    if not rows:
+        return None
+    labels = {env_id: label for env_id, (label, _) in environments(results).items()}
+    columns: list[Column[Row]] = [
+        Column(
+            "Model",
+            lambda r: model_name(r.cell.model_id, r.random_weights),
+            numeric=False,
+            fold="constant",
+        ),
+        *environment_column(labels, lambda r: r.env_id),
+        Column("Device", lambda r: r.cell.device, numeric=False, fold="constant"),
+        Column("Tower", lambda r: r.cell.side, numeric=False),
+        Column("Tokens", _tokens, fold="constant", phrase="{} tokens"),
+        Column("Batch", lambda r: str(r.cell.batch)),
+        Column("Runtime", lambda r: r.engine, numeric=False),
+        Column("Copy in ms", lambda r: units.ms(phase_s(r, "h2d")), fold="empty"),
+        Column("Compute ms", lambda r: units.ms(phase_s(r, "compute")), fold="empty"),
+        Column("Copy out ms", lambda r: units.ms(phase_s(r, "d2h")), fold="empty"),
+        Column("Host ms", lambda r: units.ms(phase_s(r, "host")), fold="empty"),
+        Column("J per 1000", lambda r: _number(energy_per_1000_j(r)), fold="empty"),
+        Column("Power W", _power, fold="empty"),
+        Column("SM MHz", _clocks, fold="empty"),
+        Column("Max °C", _temperature, fold="empty"),
+        Column("VRAM MiB", lambda r: units.mib(r.vram_peak_bytes), fold="empty"),
+        Column("VRAM by", _vram_source, numeric=False, fold="empty"),
+        Column("Allocated MiB", lambda r: units.mib(r.vram_allocated_bytes), fold="empty"),
+        Column("Throttled by", lambda r: ", ".join(_reasons(r)), numeric=False, fold="empty"),
+    ]
+    return tabulate("GPU", columns, rows, caveats=[*_legend(rows), *gpu_caveats(rows, labels)])
+
+
+def _has_figures(row: Row) -> bool:
+    bytes_known = (row.vram_peak_bytes, row.vram_allocated_bytes) != (None, None)
+    return bytes_known or _load(row) is not None or phase_s(row, "host") is not None
+
+
+def _tokens(row: Row) -> str:
+    return units.NOT_MEASURED if row.cell.tokens is None else str(row.cell.tokens)
+
+
+def _power(row: Row) -> str:
+    load = _load(row)
+    return _number(finite(load.power_w) if load is not None else None)
+
+
+def _temperature(row: Row) -> str:
+    load = _load(row)
+    if load is None or load.temperature_c is None:
+        return units.NOT_MEASURED
+    return str(load.temperature_c)
+
+
+def _vram_source(row: Row) -> str:
+    return row.vram_source or units.NOT_MEASURED
+
+
+def _number(value: float | None) -> str:
+    return units.NOT_MEASURED if value is None else units.significant(value)
+
+
+def _clocks(row: Row) -> str:
+    load = _load(row)
+    if load is None or load.sm_clock_mhz is None:
+        return units.NOT_MEASURED
+    low, high = load.sm_clock_mhz
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _reasons(row: Row) -> tuple[str, ...]:
+    load = _load(row)
+    return load.throttle if load is not None else ()
+
+
+def _legend(rows: Sequence[Row]) -> list[str]:
+    found = []
+    if any(phase_s(r, "compute") is not None for r in rows):
+        found.append(
+            "Copies and compute are medians by the GPU's events, Host is the host's clock around "
+            "the same runs."
+        )
+    sources = sorted(
+        {load.energy_source for r in rows if (load := _load(r)) and load.energy_source}
+    )
+    if sources:
+        found.append(
+            "J per 1000 is the energy of the whole board for 1,000 embeddings without pause, by "
+            f"its {' or '.join(sources)}."
+        )
+    if any(r.vram_allocated_bytes is not None for r in rows):
+        found.append(
+            "Allocated is the runtime's own account; VRAM holds its context and libraries, too."
+        )
+    return found
+
+
+# --- caveats -------------------------------------------------------------------------------
+
+
+def gpu_caveats(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
+    """What weakens the figures of a GPU; `labels` are the environments by their id."""
+    throttled: dict[str, list[Row]] = {}
+    for row in rows:
+        for reason in _reasons(row):
+            throttled.setdefault(reason, []).append(row)
+    found = [
+        f"The GPU throttled under load ({reason}): {_named(slowed, labels)}. The figures hold for "
+        f"this board's power and cooling."
+        for reason, slowed in throttled.items()
+    ]
+    late = [r for r in rows if (gap := host_gap(r)) is not None and gap > HOST_GAP]
+    if late:
+        share = units.share(HOST_GAP).replace(".0", "")
+        found.append(
+            f"The host's time is more than {share} over copies and compute: "
+            f"{_named(late, labels)}. The rest is the processor's, such as staging and launching."
+        )
+    for row in rows:
+        if row.time is not None and row.time.status == "ok" and row.time.error:
+            found.append(f"{_named([row], labels)}: {row.time.error}")
+    return found
+
+
+def _named(rows: Sequence[Row], labels: dict[str, str]) -> str:
+    several = len(labels) > 1
+    names = [f"{labels[r.env_id]} {r.cell.label}" if several else r.cell.label for r in rows]
+    more = len(names) - NAMED_ROWS
+    return ", ".join(names[:NAMED_ROWS]) + (f" and {more} more" if more > 0 else "")
