@@ -7,13 +7,15 @@ order, then the same float32 operations. Two habits of that transform matter and
   and converted to RGB afterwards, so `load_image` does not convert;
 - EXIF orientation is ignored. Apply `PIL.ImageOps.exif_transpose` first if upright photos matter
   more than equality with the reference.
+
+That is the method "exact". `preprocess_fast` has the others, which are chosen by name.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
 }
 RESIZE_MODES = ("shortest", "longest", "squash")
+METHODS = ("exact", "fast", "draft")
+DRAFT_GAP = 2
 
 # The statistics of OpenAI's CLIP training images, open_clip's default.
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -46,6 +50,7 @@ class PreprocessSpec:
     `resize_mode` is "shortest" (fill the frame, crop the rest), "longest" (show everything, pad
     the rest with `fill`) or "squash" (ignore the aspect ratio). `mean` and `std` are per RGB
     channel, for pixels in [0, 1]. `fill` is one 0..255 value for every channel, or an RGB triple.
+    `method` is "exact" (the reference), or "fast" or "draft" of `preprocess_fast`.
 
     Raises:
         UsageError: a value is out of range or of another type; the message names the field.
@@ -59,6 +64,7 @@ class PreprocessSpec:
     resize_mode: str = "shortest"
     fill: int | tuple[int, int, int] = 0
     mode: str = "RGB"
+    method: str = "exact"
 
     def __post_init__(self) -> None:
         for name in ("height_px", "width_px"):
@@ -77,6 +83,8 @@ class PreprocessSpec:
             raise _bad("interpolation", self.interpolation, f"one of {', '.join(INTERPOLATIONS)}")
         if self.resize_mode not in RESIZE_MODES:
             raise _bad("resize_mode", self.resize_mode, f"one of {', '.join(RESIZE_MODES)}")
+        if self.method not in METHODS:
+            raise _bad("method", self.method, f"one of {', '.join(METHODS)}")
         if isinstance(self.fill, list | tuple):
             if len(self.fill) != 3 or not all(_is_int(v, 0, 255) for v in self.fill):
                 raise _bad("fill", self.fill, "0..255, or three of them")
@@ -94,16 +102,19 @@ class PreprocessSpec:
     def from_json(cls, data: Any) -> PreprocessSpec:
         """Build a spec from `to_json`'s values; unknown fields are ignored.
 
+        Artifacts without `method` are older than it: exact.
+
         Raises:
             ArtifactError: a field is missing or wrong; the message names it.
         """
         if not isinstance(data, Mapping):
             raise ArtifactError(f"preprocess: expected an object, got {type(data).__name__}")
-        missing = [name for name in cls.__dataclass_fields__ if name not in data]
+        given = {"method": "exact", **data}
+        missing = [field.name for field in fields(cls) if field.name not in given]
         if missing:
             raise ArtifactError(f"preprocess.{missing[0]}: missing; export the model again")
         try:
-            return cls(**{name: data[name] for name in cls.__dataclass_fields__})
+            return cls(**{field.name: given[field.name] for field in fields(cls)})
         except UsageError as exc:
             raise ArtifactError(f"{exc}; export the model again") from exc
 
@@ -149,18 +160,31 @@ def load_image(source: ImageSource) -> Image.Image:
     Raises:
         UsageError: the file is missing, unreadable, truncated, too large or not an image.
     """
+    return decode(source)[0]
+
+
+def decode(source: ImageSource, draft: PreprocessSpec | None = None) -> tuple[Image.Image, Size]:
+    """`load_image`, beside the (width, height) that the image is stored in.
+
+    With `draft` a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, where that still is
+    `DRAFT_GAP` times what that spec resizes it to.
+    """
     if isinstance(source, Image.Image):
         name = getattr(source, "filename", "") or f"a {source.mode} image of {source.size}"
         try:
             source.load()
         except _PIL_ERRORS as exc:
             raise UsageError(f"cannot decode {name}: {exc}") from exc
-        return source
+        return source, source.size
     if not isinstance(source, str | Path):
         raise UsageError(f"expected a path or a PIL image, got {type(source).__name__}")
     try:
         with open(source, "rb") as file:
             image = Image.open(file)
+            size = image.size
+            if draft is not None:
+                width, height = resized(size, draft)
+                image.draft(image.mode, (DRAFT_GAP * width, DRAFT_GAP * height))
             image.load()
     except Image.UnidentifiedImageError as exc:
         raise UsageError(
@@ -169,7 +193,7 @@ def load_image(source: ImageSource) -> Image.Image:
     except _PIL_ERRORS as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
         raise UsageError(f"{source}: cannot read the image: {reason}") from exc
-    return image
+    return image, size
 
 
 def preprocess(
@@ -182,6 +206,7 @@ def preprocess(
 
     Raises:
         UsageError: an image cannot be read or converted, or `out` does not fit.
+        MissingDependencyError: the spec's method needs a package that is not installed.
     """
     if isinstance(images, str | Path | Image.Image):
         raise UsageError("preprocess takes a list of images; put a single one in a list")
@@ -198,26 +223,31 @@ def preprocess(
     for row, source in zip(out, images, strict=True):
         # Pixels go through [H, W, 3] bytes to [3, H, W] floats; then torch's own order of float32
         # operations, in place.
-        np.copyto(row, np.asarray(_frame(load_image(source), spec, source)).transpose(2, 0, 1))
+        np.copyto(row, np.asarray(_frame(source, spec)).transpose(2, 0, 1))
         row /= np.float32(255)
         row -= mean
         row /= std
     return out
 
 
-def _frame(image: Image.Image, spec: PreprocessSpec, source: ImageSource) -> Image.Image:
-    """Resize, pad and crop to the spec's frame, then convert to RGB."""
+def _frame(source: ImageSource, spec: PreprocessSpec) -> Image.Image:
+    """Decode, resize, pad and crop to the spec's frame, then convert to RGB."""
+    image, full_size = decode(source, spec if spec.method == "draft" else None)
     name = source if isinstance(source, str | Path) else "the image"
-    if 0 in image.size:
-        raise UsageError(f"{name}: the image has no pixels, its size is {image.size}")
-    size = _resized(image.size, spec)
+    if 0 in full_size:
+        raise UsageError(f"{name}: the image has no pixels, its size is {full_size}")
+    size = resized(full_size, spec)
     if 0 in size:
         raise UsageError(
-            f"{name}: {image.width}x{image.height} pixels are too narrow for resize mode "
+            f"{name}: {full_size[0]}x{full_size[1]} pixels are too narrow for resize mode "
             f"{spec.resize_mode!r}: one side would shrink to 0 pixels; crop the image first"
         )
     try:
-        if size != image.size:
+        if spec.method != "exact":
+            from clipperf.preprocess_fast import resize_and_crop
+
+            image = resize_and_crop(image, full_size, size, spec)
+        elif size != image.size:
             image = image.resize(size, INTERPOLATIONS[spec.interpolation])
         return _centre(image, spec).convert("RGB")
     except (ValueError, OSError, MemoryError) as exc:
@@ -227,7 +257,7 @@ def _frame(image: Image.Image, spec: PreprocessSpec, source: ImageSource) -> Ima
         ) from exc
 
 
-def _resized(size: Size, spec: PreprocessSpec) -> Size:
+def resized(size: Size, spec: PreprocessSpec) -> Size:
     """The (width, height) that an image of `size` is resized to before cropping or padding."""
     width, height = size
     if spec.resize_mode == "squash":

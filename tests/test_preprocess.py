@@ -233,6 +233,7 @@ def test_specs_survive_json():
     for spec in (
         PreprocessSpec(),
         PreprocessSpec(32, 48, (0, 0.5, 1), (1, 1, 2), "bilinear", "longest", (1, 2, 3)),
+        PreprocessSpec(method="draft"),
     ):
         data = json.loads(json.dumps(spec.to_json()))
         assert PreprocessSpec.from_json({**data, "newer": 1}) == spec
@@ -258,6 +259,7 @@ def test_specs_survive_json():
         ("fill", (1, 2)),
         ("fill", "black"),
         ("mode", "L"),
+        ("method", "quick"),
     ],
 )
 def test_bad_values_are_refused_by_name(name, value):
@@ -271,6 +273,8 @@ def test_damaged_json_is_refused():
     with pytest.raises(ArtifactError, match="expected an object"):
         PreprocessSpec.from_json(None)
     data = PreprocessSpec().to_json()
+    del data["method"]  # an artifact of a version without it
+    assert PreprocessSpec.from_json(data).method == "exact"
     del data["std"]
     with pytest.raises(ArtifactError, match=r"preprocess\.std: missing"):
         PreprocessSpec.from_json(data)

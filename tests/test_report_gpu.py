@@ -157,3 +157,24 @@ def test_formats_hold_the_figures(full: list[ResultFile]) -> None:
     assert trt["vram_allocated_bytes"] == str(640 * MIB)
     assert next(r for r in rows if r["runtime"] == "torch")["energy_per_1000_j"] == ""
     assert "Copy in ms" in render(document, "html")
+
+
+def test_ratio_over_torch_in_the_same_precision() -> None:
+    def half(runtime: str, seconds: float, precision: str = "fp16") -> Measurement:
+        where = cell(batch=8, runtime=runtime, precision=precision, device="cuda")
+        return timed(where, [seconds] * 6, phases_s=PHASES)
+
+    found = result([half("torch", 0.032, "fp32"), half("torch", 0.016), half("trt", 0.008)])
+    by_engine = {row.engine: row for row in merge([found])}
+    assert by_engine["trt fp16"].ratio == pytest.approx(4.0)
+    assert by_engine["trt fp16"].peer_ratio == pytest.approx(2.0)
+    assert by_engine["torch fp16"].ratio == pytest.approx(2.0)
+    assert by_engine["torch fp16"].peer_ratio is None
+    assert by_engine["torch fp32"].peer_ratio is None
+    report = gpu_report([found])
+    assert report is not None
+    shown = dict(
+        zip(column(report, "Runtime"), column(report, "vs PyTorch same precision"), strict=True)
+    )
+    assert shown["trt fp16"].startswith("2.00x")
+    assert shown["torch fp16"] == "-"

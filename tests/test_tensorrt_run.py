@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 from math import prod
@@ -46,6 +47,7 @@ class HostCuda(_cuda.Cuda):
         self.others: set[int] = set()
         self.queue: list[Callable[[], None]] = []
         self.recording: list[Callable[[], None]] | None = None
+        self.recorded: dict[int, list[Callable[[], None]]] = {}
         self.launched = self.copies = self.done = 0
         self._next = 0x1000
 
@@ -98,6 +100,7 @@ class HostCuda(_cuda.Cuda):
         return stream
 
     def synchronize(self, stream: int) -> None:
+        time.sleep(1e-4)  # so that another thread gets between queueing and running
         work, self.queue = self.queue, []
         for job in work:
             job()
@@ -139,17 +142,15 @@ class HostCuda(_cuda.Cuda):
         try:
             enqueue()
             graph = self._other()
-            self.launches[graph] = self.recording
+            self.recorded[graph] = self.recording
             return graph
         finally:
             self.recording = None
 
-    launches: dict[int, list[Callable[[], None]]] = {}  # noqa: RUF012 - handles are per instance
-
     def launch(self, graph: int, stream: int) -> None:
         assert graph in self.others
         self.launched += 1
-        self.queue.extend(self.launches[graph])
+        self.queue.extend(self.recorded[graph])
 
     def graph_free(self, graph: int) -> None:
         self.others.remove(graph)

@@ -1,6 +1,7 @@
 """An exported model in use: images and strings in, embeddings out, without torch.
 
-Needs numpy, pillow, tokenizers and the artifact's runtime (and ftfy for texts beyond plain ASCII).
+Needs numpy, pillow, tokenizers and the artifact's runtime (and ftfy for texts beyond plain ASCII,
+cykooz-resizer for the fast ways to preprocess).
 """
 
 from __future__ import annotations
@@ -8,16 +9,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from clipperf import preprocess_fast
 from clipperf.engines import _contract
+from clipperf.engines.images import batches as image_batches
+from clipperf.engines.texts import encode as embed_texts
 from clipperf.errors import ArtifactError, UsageError
-from clipperf.preprocess import ImageSource, PreprocessSpec, preprocess
-from clipperf.tokenize import Tokenizer, eot_lengths
+from clipperf.preprocess import ImageSource, PreprocessSpec
+from clipperf.tokenize import Tokenizer
 from clipperf.types import Cell, Engine, EngineRequest, ModelSpec, Side
 
 
@@ -26,6 +31,7 @@ class ClipModel:
 
     `encode_images` and `encode_texts` return float32 [n, embed_dim]: the raw embeddings, or unit
     vectors where the model was exported with ``--normalize`` or `normalize` is passed.
+    `pixels` says how images are preprocessed, None without an image tower.
     """
 
     def __init__(
@@ -39,37 +45,46 @@ class ClipModel:
         random_weights: bool = False,
     ) -> None:
         self._engines = engines
-        self._pixels = pixels
         self._tokenizer = tokenizer
         self._short_texts = short_texts
         self._closed = False
+        self.pixels = pixels
         self.embed_dim = embed_dim
         self.random_weights = random_weights
 
     def encode_images(
-        self, images: Sequence[ImageSource], *, batch_size: int = 32, normalize: bool = False
+        self,
+        images: Sequence[ImageSource],
+        *,
+        batch_size: int = 32,
+        normalize: bool = False,
+        workers: int | None = None,
     ) -> np.ndarray:
         """Decode, preprocess and embed images given as paths or PIL images.
 
+        `workers` threads prepare the next batch while the engine runs the current one, by default
+        one for each core of this process; 0 does all of it in the calling thread.
+
         Raises:
-            UsageError: an image cannot be read, `images` is not a list, or `batch_size` is below 1.
+            UsageError: an image cannot be read, `images` is not a list, `batch_size` is below 1,
+                or `workers` below 0.
             ArtifactError: the artifact has no image tower.
         """
         images = _listed(images, "encode_images takes a list of images: put it in brackets")
         engine = self._engine("image", batch_size)
-        assert self._pixels is not None
-        parts = [
-            engine.run(preprocess(images[i : i + batch_size], self._pixels))
-            for i in range(0, len(images), batch_size)
-        ]
-        return self._joined(parts, normalize)
+        workers = _workers(workers, len(images))
+        assert self.pixels is not None
+        with closing(image_batches(images, self.pixels, batch_size, workers)) as batches:
+            parts = [engine.run(batch) for batch in batches]
+        return self._finished(np.concatenate(parts) if parts else None, normalize)
 
     def encode_texts(
         self, texts: Sequence[str], *, batch_size: int = 32, normalize: bool = False
     ) -> np.ndarray:
         """Tokenise and embed strings; longer ones than the context are cut as open_clip does.
 
-        Batches are cut at their longest text where the tower allows it, which is exact.
+        Equal texts are embedded once. Where the tower allows it, which is exact, texts of like
+        length share batches that are cut at their longest (see `engines.texts`).
 
         Raises:
             UsageError: `texts` is not a list of strings, or `batch_size` is below 1.
@@ -78,14 +93,10 @@ class ClipModel:
         texts = _listed(texts, "encode_texts takes a list of strings: put it in brackets")
         engine = self._engine("text", batch_size)
         assert self._tokenizer is not None
-        parts = []
-        for i in range(0, len(texts), batch_size):
-            tokens = self._tokenizer(texts[i : i + batch_size])
-            if self._short_texts and self._tokenizer.eot_id is not None:
-                longest = int(eot_lengths(tokens, self._tokenizer.eot_id).max())
-                tokens = np.ascontiguousarray(tokens[:, : max(2, longest)])
-            parts.append(engine.run(tokens))
-        return self._joined(parts, normalize)
+        found = None
+        if texts:
+            found = embed_texts(texts, self._tokenizer, engine, batch_size, cut=self._short_texts)
+        return self._finished(found, normalize)
 
     def _engine(self, side: Side, batch_size: int) -> Engine:
         if self._closed:
@@ -99,13 +110,12 @@ class ClipModel:
             )
         return self._engines[side]
 
-    def _joined(self, parts: list[np.ndarray], normalize: bool) -> np.ndarray:
-        if not parts:
+    def _finished(self, found: np.ndarray | None, normalize: bool) -> np.ndarray:
+        if found is None:
             return np.zeros((0, self.embed_dim), np.float32)
-        joined = np.concatenate(parts)
         if normalize:
-            joined = joined / np.linalg.norm(joined, axis=1, keepdims=True)
-        return np.ascontiguousarray(joined, dtype=np.float32)
+            found = found / np.linalg.norm(found, axis=1, keepdims=True)
+        return np.ascontiguousarray(found, dtype=np.float32)
 
     def close(self) -> None:
         """Free both towers."""
@@ -136,14 +146,34 @@ def _listed(values: Any, advice: str) -> list[Any]:
         raise UsageError(advice) from exc
 
 
-def load(folder: str | Path, *, threads: int | None = None, device: str = "cpu") -> ClipModel:
+def _workers(workers: int | None, images: int) -> int:
+    """How many threads to preprocess with; a single image is not worth starting one."""
+    if workers is None:
+        from clipperf.env import available_cores
+
+        return min(available_cores(), images) if images > 1 else 0
+    if not isinstance(workers, int) or workers < 0:
+        raise UsageError(f"workers is {workers!r}: give a whole number from 0")
+    return workers
+
+
+def load(
+    folder: str | Path,
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+    preprocess: str | None = None,
+) -> ClipModel:
     """Open an artifact folder that `clipperf export` wrote.
 
-    `threads` are those of one tower's engine, by default all cores of this process.
+    `threads` are those of one tower's engine, by default all cores of this process. `preprocess`
+    is "exact", "fast" or "draft" (see `preprocess_fast`), by default what the artifact's
+    `preprocess.json` names as its method, which is "exact" unless somebody changed it.
 
     Raises:
         ArtifactError: the folder is no artifact, or a file is missing or damaged.
         EngineError: the runtime cannot load a tower.
+        MissingDependencyError: the way to preprocess needs a package that is not installed.
     """
     from clipperf.env import available_cores
 
@@ -155,6 +185,11 @@ def load(folder: str | Path, *, threads: int | None = None, device: str = "cpu")
     runtime = _contract.get(manifest["runtime"])
     if device not in runtime.devices:
         raise UsageError(f"{runtime.name} runs on {', '.join(runtime.devices)}, not on {device!r}")
+    pixels = read_pixels(folder)
+    if preprocess is not None:
+        pixels = dataclasses.replace(pixels, method=preprocess)
+    if pixels.method != "exact":
+        preprocess_fast.library()
     engines: dict[Side, Engine] = {}
     short_texts = False
     for tower in manifest["towers"]:
@@ -170,7 +205,7 @@ def load(folder: str | Path, *, threads: int | None = None, device: str = "cpu")
             short_texts = tower["tokens"] is None
     return ClipModel(
         engines,
-        read_pixels(folder),
+        pixels,
         Tokenizer.from_folder(folder) if "text" in engines else None,
         embed_dim=spec.embed_dim,
         short_texts=short_texts,

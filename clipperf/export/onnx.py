@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from clipperf.errors import ExportError
+from clipperf.errors import ClipperfError, ExportError
+from clipperf.export import graph, weights
 from clipperf.export.fold import fold_batch_norms
 from clipperf.types import TensorSpec, Tower
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
 
 OPSET = 20
 """GELU and LayerNormalization are single operators from 20 and 17 on; TensorRT 10 reads 20."""
@@ -23,17 +30,14 @@ EXTERNAL_DATA_FROM_BYTES = 2**30
 """Weights of this size lie beside the graph. A protobuf file must stay below 2 GiB, and writing
 one takes three times its size in RAM, so the line is drawn at half of that."""
 
+RECIPE = 2
+"""Raise it when the same weights and versions come to give another file."""
+
 INPUT_NAMES = {"image": "pixels", "text": "tokens"}
 OUTPUT_NAMES = {"image": "image_embeds", "text": "text_embeds"}
 """Not `embedding`: that name collides with the token-embedding node of the text tower."""
 
 MAX_BATCH = 65536
-
-
-def weight_bytes(tower: Tower) -> int:
-    """Bytes of a tower's parameters and buffers."""
-    tensors = [*tower.module.parameters(), *tower.module.buffers()]
-    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def io_specs(tower: Tower) -> tuple[TensorSpec, TensorSpec]:
@@ -56,53 +60,96 @@ def opset(precision: str) -> int:
     return BF16_OPSET if precision == "bf16" else OPSET
 
 
-def narrow(tower: Tower, precision: str) -> None:
-    """Turn an fp32 tower into `precision`, in place; batch norms are folded before the cast."""
-    import torch
+def export_onnx(
+    tower: Tower, path: Path, precision: str = "fp32", config: dict[str, Any] | None = None
+) -> None:
+    """Write an fp32 tower to `path` in `precision`.
 
-    if precision != "fp32":
-        fold_batch_norms(tower.module, tower.example)
-        tower.module.to({"fp16": torch.float16, "bf16": torch.bfloat16}[precision])
-
-
-def export_onnx(tower: Tower, path: Path, precision: str = "fp32") -> None:
-    """Write an fp32 tower to `path` in `precision`, which it has itself from then on.
-
-    Weights above `EXTERNAL_DATA_FROM_BYTES` lie beside `path`.
+    Weights above `EXTERNAL_DATA_FROM_BYTES` lie beside `path`. With the model configuration the
+    graph is kept for further checkpoints of the architecture. Batch norms of the tower are folded,
+    in place.
 
     Raises:
         ExportError: torch's exporter refuses the tower; the message holds its reason.
     """
     import torch
-    from torch.export import Dim
 
-    narrow(tower, precision)
-    given, produced = io_specs(tower)
-    axes = {0: Dim("batch", min=1, max=MAX_BATCH)}
-    if tower.dynamic_tokens:
-        axes[1] = Dim("tokens", min=2, max=tower.spec.context_tokens)
+    fold_batch_norms(tower.module, tower.example)
     try:
         with quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                tower.module,
-                (tower.example,),
-                dynamo=True,
-                dynamic_shapes=(axes,),
-                input_names=[given.name],
-                output_names=[produced.name],
-                opset_version=opset(precision),
-                optimize=True,
-                verbose=False,
-            )
-            if program is None:
-                raise ExportError(f"{tower.spec.id} {tower.side}: torch's exporter gave nothing")
-            program.save(path, external_data=weight_bytes(tower) > EXTERNAL_DATA_FROM_BYTES)
+            model = _filled(tower, precision, config) or _plain(tower, precision)
+            _save(model, path)
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as exc:
         raise ExportError(
             f"{tower.spec.id}: torch's exporter cannot take its {tower.side} tower: "
             f"{root_reason(exc)}"
         ) from exc
-    check_axes(path, given, produced)
+    check_axes(path, *io_specs(tower))
+
+
+def _filled(tower: Tower, precision: str, config: dict[str, Any] | None) -> ir.Model | None:
+    """The graph of the architecture with the tower's weights; None where that cannot be had."""
+    key = None if config is None else graph.key(config, tower, precision, opset(precision), RECIPE)
+    model = graph.kept(key) if key else None
+    try:
+        if model is None:
+            empty = graph.without_values(tower.module, _dtype(precision))
+            model = _traced(empty, tower, precision, optimize=False)
+            graph.take_out_weights(model, empty)
+            if key:
+                graph.keep(key, model)
+        weights.fill(model, tower.module.state_dict())
+    except (OSError, ClipperfError):
+        raise
+    except Exception:  # noqa: BLE001 - where the plain way fails too, that says why
+        if os.environ.get("FASTDBG"): raise
+        return None
+    return model
+
+
+def _plain(tower: Tower, precision: str) -> ir.Model:
+    """The graph as torch's exporter makes it of the tower as it is; takes more memory."""
+    tower.module.to(_dtype(precision))
+    return _traced(tower.module, tower, precision, optimize=True)
+
+
+def _traced(module: Any, tower: Tower, precision: str, optimize: bool) -> ir.Model:
+    import torch
+    from torch.export import Dim
+
+    given, produced = io_specs(tower)
+    axes = {0: Dim("batch", min=1, max=MAX_BATCH)}
+    if tower.dynamic_tokens:
+        axes[1] = Dim("tokens", min=2, max=tower.spec.context_tokens)
+    program = torch.onnx.export(
+        module,
+        (tower.example,),
+        dynamo=True,
+        dynamic_shapes=(axes,),
+        input_names=[given.name],
+        output_names=[produced.name],
+        opset_version=opset(precision),
+        optimize=optimize,
+        verbose=False,
+    )
+    if program is None:
+        raise ExportError(f"{tower.spec.id} {tower.side}: torch's exporter gave nothing")
+    return program.model
+
+
+def _save(model: ir.Model, path: Path) -> None:
+    import onnx_ir as ir
+
+    held = [value.const_value for value in model.graph.initializers.values()]
+    size = sum(tensor.nbytes for tensor in held if tensor is not None)
+    beside = f"{path.name}.data" if size > EXTERNAL_DATA_FROM_BYTES else None
+    ir.save(model, path, external_data=beside)
+
+
+def _dtype(precision: str) -> torch.dtype:
+    import torch
+
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
 
 
 def root_reason(exc: BaseException) -> str:

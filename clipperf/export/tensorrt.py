@@ -177,6 +177,11 @@ def _configure(
         config.set_flag(trt.BuilderFlag.TF32)
     else:  # on unless cleared
         config.clear_flag(trt.BuilderFlag.TF32)
+    flags, features = trt.BuilderFlag.__members__, trt.PreviewFeature.__members__
+    if "REQUIRE_USER_ALLOCATION" in flags:  # else a run may allocate, and cannot be captured
+        config.set_flag(flags["REQUIRE_USER_ALLOCATION"])
+    if "RUNTIME_ACTIVATION_RESIZE_10_10" in features:  # the workspace shrinks with the batch
+        config.set_preview_feature(features["RUNTIME_ACTIVATION_RESIZE_10_10"], True)
     if can.targets:
         kinds = [kind.upper() for kind in options.targets] or ["CURRENT"]
         # Not in full TensorRT, so not in the stubs.

@@ -59,6 +59,8 @@ def gpu_record(row: Row) -> dict[str, Any]:
     low, high = (load.sm_clock_mhz if load else None) or (None, None)
     return {
         **{f"phase_{name}_s": phase_s(row, name) for name in PHASES},
+        "peer_ratio": row.peer_ratio,
+        "peer_ratio_interval": row.peer_interval,
         "energy_per_1000_j": energy_per_1000_j(row),
         "energy_source": load.energy_source if load else None,
         "power_w": load.power_w if load else None,
@@ -95,6 +97,15 @@ def gpu_report(results: Sequence[ResultFile]) -> Report | None:
         Column("Tokens", _tokens, fold="constant", phrase="{} tokens"),
         Column("Batch", lambda r: str(r.cell.batch)),
         Column("Runtime", lambda r: r.engine, numeric=False),
+        Column(
+            "vs PyTorch same precision",
+            lambda r: (
+                units.ratio(r.peer_ratio, r.peer_interval)
+                if r.cell.precision != "fp32"
+                else units.NOT_MEASURED
+            ),
+            fold="empty",
+        ),
         Column("Copy in ms", lambda r: units.ms(phase_s(r, "h2d")), fold="empty"),
         Column("Compute ms", lambda r: units.ms(phase_s(r, "compute")), fold="empty"),
         Column("Copy out ms", lambda r: units.ms(phase_s(r, "d2h")), fold="empty"),

@@ -32,14 +32,14 @@ def baseline_of(time: Measurement, peers: Iterable[Measurement]) -> Measurement 
     """PyTorch fp32 (else PyTorch at the same precision) that took turns with `time`."""
     if (time.cell.runtime, time.cell.precision) == (BASELINE_RUNTIME, "fp32"):
         return None
-    for precision in ("fp32", time.cell.precision):
-        wanted = dataclasses.replace(time.cell, runtime=BASELINE_RUNTIME, precision=precision)
-        if wanted == time.cell:
-            continue
-        turns = [m for m in peers if m.cell == wanted and took_turns(time, m)]
-        if turns:
-            return turns[-1]
-    return None
+    return torch_at("fp32", time, peers) or torch_at(time.cell.precision, time, peers)
+
+
+def torch_at(precision: str, time: Measurement, peers: Iterable[Measurement]) -> Measurement | None:
+    """PyTorch at a precision that took turns with `time`, where that is another cell."""
+    wanted = dataclasses.replace(time.cell, runtime=BASELINE_RUNTIME, precision=precision)
+    turns = [m for m in peers if m.cell == wanted != time.cell and took_turns(time, m)]
+    return turns[-1] if turns else None
 
 
 def took_turns(a: Measurement, b: Measurement) -> bool:

@@ -20,6 +20,7 @@ from clipperf.report.pairs import (
     baseline_of,
     block_ratio,
     took_turns,
+    torch_at,
     usable_samples,
 )
 from clipperf.types import Cell, Environment, Measurement, ResultFile, Score
@@ -27,7 +28,7 @@ from clipperf.types import Cell, Environment, Measurement, ResultFile, Score
 RESOLVABLE_GAP = 0.10
 """Differences of speed below this share are not called: machines drift by as much."""
 
-PRECISION_ORDER = ("fp32", "fp16", "bf16", "int8")
+PRECISION_ORDER = ("fp32", "tf32", "fp16", "bf16", "int8w", "int8", "fp8")
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class Row:
     """Everything known about one cell in one environment; None where not measured.
 
     `*_interval` are 95 % intervals. `ratio` is the speed-up over `ratio_baseline` (2.0 means half
-    the time). `rss_delta_bytes` is the peak over the bare worker. `problems` are the reasons of
-    failed passes and of samples that were thrown away. `source` numbers the file of the time pass.
+    the time), `peer_ratio` that over PyTorch in the same precision where it took turns, too.
+    `rss_delta_bytes` is the peak over the bare worker. `problems` are the reasons of failed passes
+    and of samples that were thrown away. `source` numbers the file of the time pass.
     """
 
     cell: Cell
@@ -67,6 +69,8 @@ class Row:
     ratio: float | None = None
     ratio_interval: Interval | None = None
     ratio_baseline: str | None = None
+    peer_ratio: float | None = None
+    peer_interval: Interval | None = None
     problems: tuple[str, ...] = ()
     source: int = 0
     time: Measurement | None = field(default=None, repr=False)
@@ -140,7 +144,12 @@ def merge(results: Sequence[ResultFile]) -> list[Row]:
         _, memory = passes.get("memory", (0, None))
         baseline = baseline_of(time, ordered[number].measurements) if time else None
         known_random = cell.model_id in random_models
-        rows.append(_row(env_id, cell, time, memory, baseline, known_random, number))
+        row = _row(env_id, cell, time, memory, baseline, known_random, number)
+        twin = torch_at(cell.precision, time, ordered[number].measurements) if time else None
+        pair = block_ratio(time, twin) if time and twin else None
+        if pair is not None:
+            row = dataclasses.replace(row, peer_ratio=pair[0], peer_interval=pair[1])
+        rows.append(row)
     order = {env_id: i for i, env_id in enumerate(environments(results))}
     return sorted(rows, key=lambda r: (order[r.env_id], cell_order(r.cell)))
 

@@ -1,0 +1,113 @@
+"""The graph of a tower without its weights: traced once for an architecture, then kept.
+
+A graph depends on the architecture, not on the values of its weights. It is traced with fake
+tensors, which have shapes and no storage, and optimised with the weights as inputs of the graph,
+so that nothing can be folded into it. `weights.fill` puts a checkpoint's tensors in.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipperf import store
+from clipperf.env import version_of
+from clipperf.files import TEMPORARY_PREFIX, digest_of, translated
+from clipperf.types import Tower
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+BUILT_WITH = (
+    *("torch", "open_clip_torch", "timm", "transformers"),
+    *("onnx", "onnx-ir", "onnxscript"),
+)
+"""Packages whose version can change a graph."""
+
+
+def key(config: dict[str, Any], tower: Tower, precision: str, opset: int, recipe: int) -> str:
+    """A digest of everything that a graph depends on; `config` is the model configuration."""
+    return digest_of(
+        "graph", recipe, config, tower.side, tower.spec.context_tokens, tower.spec.embed_dim,
+        tower.module.normalize, precision, opset, {name: version_of(name) for name in BUILT_WITH},
+    )  # fmt: skip
+
+
+def kept(key: str) -> ir.Model | None:
+    """The graph kept under `key`; None where there is none, or none that can be read."""
+    import onnx_ir as ir
+    from google.protobuf.message import DecodeError
+
+    try:
+        return ir.load(_path(key))
+    except (OSError, DecodeError):
+        return None
+
+
+def keep(key: str, model: ir.Model) -> None:
+    """Keep a graph under `key`, whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    import onnx_ir as ir
+
+    path = _path(key)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}.onnx")
+    with translated(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            ir.save(model, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _path(key: str) -> Path:
+    return store.home() / "graphs" / f"{key}.onnx"
+
+
+def without_values(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """A copy of a module in `dtype` whose parameters and stored buffers are fake tensors."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    copies: dict[int, Any] = {}
+    for buffer in module.buffers():
+        copies[id(buffer)] = buffer.to(dtype) if buffer.is_floating_point() else buffer
+    for tensor in module.state_dict(keep_vars=True).values():
+        with mode:
+            kind = dtype if tensor.is_floating_point() else tensor.dtype
+            fake = torch.empty(tensor.shape, dtype=kind)
+        if isinstance(tensor, torch.nn.Parameter):
+            fake = torch.nn.Parameter(fake, requires_grad=False)
+        copies[id(tensor)] = fake
+    return copy.deepcopy(module, copies)
+
+
+def take_out_weights(model: ir.Model, module: torch.nn.Module) -> None:
+    """Optimise a graph traced `without_values`; its weights become inputs, named as in the module.
+
+    Raises:
+        ValueError: the graph holds other values that the trace could not know.
+    """
+    import torch
+    from onnxscript import optimizer
+    from onnxscript.rewriter import onnx_fusions
+
+    graph = model.graph
+    for name in module.state_dict(keep_vars=True):
+        if name in graph.initializers:
+            weight = graph.initializers.pop(name)
+            weight.const_value = None
+            graph.inputs.append(weight)
+    for name, value in graph.initializers.items():
+        if isinstance(getattr(value.const_value, "raw", None), torch._subclasses.FakeTensor):
+            raise ValueError(f"{name} has no value")
+    optimizer.optimize_ir(model)
+    onnx_fusions.fuse(model)
