@@ -182,9 +182,9 @@ def decode(source: ImageSource, draft: PreprocessSpec | None = None) -> tuple[Im
         with open(source, "rb") as file:
             image = Image.open(file)
             size = image.size
-            if draft is not None:
-                width, height = resized(size, draft)
-                image.draft(image.mode, (DRAFT_GAP * width, DRAFT_GAP * height))
+            if draft is not None and 0 not in size:
+                width, height = (DRAFT_GAP * max(side, 1) for side in resized(size, draft))
+                image.draft(image.mode, (width, height))
             image.load()
     except Image.UnidentifiedImageError as exc:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +12,27 @@ from typing import Any
 
 import pytest
 
+from clipperf import files, store
+from clipperf.export import build
+from clipperf.models import catalog, sample, zoo
+from clipperf.types import ModelSpec
+
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 300
+
+WEIGHTS = "model.safetensors"
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+SITECUSTOMIZE = """
+import os
+from pathlib import Path
+if "CLIPPERF_TEST_SAMPLE" in os.environ:
+    from clipperf.models import sample
+    sample.folder = lambda: Path(os.environ["CLIPPERF_TEST_SAMPLE"])
+"""
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -46,7 +66,7 @@ def cli(home: Path) -> Cli:
             [sys.executable, "-m", "clipperf", *map(str, args)],
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=options.pop("timeout", TIMEOUT_S),
             cwd=ROOT,
             env={**os.environ, "CLIPPERF_HOME": str(options.pop("home", home))},
             **options,
@@ -55,3 +75,102 @@ def cli(home: Path) -> Cli:
         return done
 
     return run
+
+
+# --- a tiny model in the place of the sample ----------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders "a" and "b": one tiny architecture with two sets of weights of equal size."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    root = tmp_path_factory.mktemp("checkpoints")
+    (root / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    preprocess = {**sample.config()["preprocess_cfg"], "size": 32}
+    for seed, name in enumerate(("a", "b")):
+        (root / name).mkdir()
+        torch.manual_seed(seed)
+        state = open_clip.CLIP(**TINY).state_dict()  # type: ignore[arg-type]
+        save_file({key: value.half() for key, value in state.items()}, root / name / WEIGHTS)
+        config = {"model_cfg": {**TINY, "quick_gelu": False}, "preprocess_cfg": preprocess}
+        (root / name / "open_clip_config.json").write_text(json.dumps(config))
+        (root / name / "eval.zip").symlink_to(sample.folder() / "eval.zip")
+    return root
+
+
+def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> ModelSpec:
+    """Let the tiny model in `folder` be the sample."""
+    monkeypatch.setenv("CLIPPERF_TEST_SAMPLE", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder.parent))
+    monkeypatch.setattr(sample, "folder", lambda: Path(os.environ["CLIPPERF_TEST_SAMPLE"]))
+    catalog._entries.cache_clear()
+    return zoo.resolve(sample.NAME)
+
+
+@pytest.fixture
+def tiny(checkpoints: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelSpec]:
+    """The tiny model "a" in the place of the sample, and an empty store."""
+    yield use(monkeypatch, checkpoints / "a")
+    monkeypatch.undo()
+    catalog._entries.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def exported_once(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that holds the image tower of "a"."""
+    root = tmp_path_factory.mktemp("tiny-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPPERF_HOME", str(root))
+        build.export_model(use(patch, checkpoints / "a"), ("image",))
+    catalog._entries.cache_clear()
+    return root
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MiB."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", mount], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
+    yield mount
+    subprocess.run(["umount", "-l", mount], check=True)
+
+
+# --- folders and processes -----------------------------------------------------------------
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Modification time and content of every file."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
+
+
+def leftovers(root: Path) -> list[Path]:
+    return [path for path in root.rglob(".*") if path.name.startswith(files.TEMPORARY_PREFIX)]
+
+
+def assert_usable(folder: Path) -> None:
+    assert store.check_files(folder, store.read_manifest(folder), content=True) == []
+    assert not leftovers(folder.parent)
+
+
+def start(*args: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "clipperf", *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+
+
+def only_locks(folder: Path) -> bool:
+    return all(path.name.endswith(".lock") for path in folder.rglob("*"))

@@ -12,9 +12,9 @@ import pytest
 from clipperf import stats
 from clipperf.bench import accuracy
 from clipperf.bench.accuracy import embed, evaluate, score
-from clipperf.bench.datasets import Dataset
-from clipperf.bench.sources import ImageSource
+from clipperf.datasets import Dataset
 from clipperf.errors import EngineError, UsageError
+from clipperf.sources import ImageSource
 from clipperf.types import Cell, Score
 
 TORCH = Cell("tiny", "image", "torch", "fp32", "cpu", 1, 1)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipperf.bench import datasets
-from clipperf.bench.datasets import DEFAULT_TEMPLATES, SAMPLE, Dataset, load_dataset
+from clipperf import datasets
+from clipperf.datasets import DEFAULT_TEMPLATES, SAMPLE, Dataset, load_dataset
 from clipperf.errors import UsageError
 
 

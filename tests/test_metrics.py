@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipperf.bench import metrics
-from clipperf.bench.metrics import (
+from clipperf import metrics
+from clipperf.metrics import (
     chance_any_in_top,
     classifier_weights,
     classify,

@@ -106,15 +106,16 @@ def test_what_needs_no_resize_is_exact() -> None:
 
 
 @needs_library
-def test_extreme_shapes_have_the_reference_frame() -> None:
+def test_extreme_shapes_have_the_reference_frame(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     for size in [(1, 1), (1, 9), (900, 1), (3, 2), (223, 225), (2000, 31)]:
         for spec in (PreprocessSpec(24, 24), PreprocessSpec(31, 17, resize_mode="squash")):
             assert differences([pattern("noise", *size, rng)], spec, "fast").max() <= 2, size
-    with pytest.raises(UsageError, match="too narrow"):
-        preprocess(
-            [Image.new("RGB", (999, 1))], PreprocessSpec(resize_mode="longest", method="fast")
-        )
+    Image.new("RGB", (999, 1)).save(tmp_path / "line.jpg")
+    for method in ("fast", "draft"):
+        spec = PreprocessSpec(resize_mode="longest", method=method)
+        with pytest.raises(UsageError, match=r"line\.jpg: 999x1 pixels are too narrow"):
+            preprocess([tmp_path / "line.jpg"], spec)
 
 
 @needs_library

@@ -27,15 +27,16 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def commands() -> list[str]:
-    """Every line of the README's `sh` blocks, comments and continuations folded away."""
-    found = []
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            text = line.split("  #")[0].strip()
-            if text and not text.startswith("#"):
-                found.append(text)
-    return found
+def lines() -> list[str]:
+    """Every line of the README's `sh` blocks, continuations folded away."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    found = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line.strip() for line in found if line.strip() and not line.startswith("#")]
+
+
+def commands(on_gpu: bool = False) -> list[str]:
+    """The lines without their comments: those marked as needing a GPU, or the others."""
+    return [x.split("  #")[0].strip() for x in lines() if x.endswith("  # GPU") == on_gpu]
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,32 @@ def test_command_runs_as_written(command, folder, environment):
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("command", commands(on_gpu=True))
+def test_command_on_a_gpu_says_what_is_missing_elsewhere(command, folder, environment):
+    done = subprocess.run(
+        shlex.split(command),
+        env={**environment, "CLIPPERF_HOME": str(folder / "gpu-store")},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    if done.returncode != 0:
+        assert done.returncode == 2, done.stderr
+        assert re.search("no NVIDIA GPU|is not installed", done.stderr)
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_docker_commands_fit_the_dockerfile():
+    build, run = (shlex.split(line) for line in commands() if line.startswith("docker "))
+    assert (ROOT / build[build.index("--file") + 1]).is_file()
+    image = build[build.index("--tag") + 1]
+    assert run[run.index("--gpus") :][:2] == ["--gpus", "all"]
+    assert " ".join(run[run.index(image, 2) :]) == "clipperf profile --runtime trt --batch 8"
+    assert run[run.index("--volume") + 1].endswith(":/cache")
+    assert f"#   {shlex.join(run)}" in (ROOT / "Dockerfile.cuda").read_text()
 
 
 @pytest.mark.slow

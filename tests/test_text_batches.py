@@ -107,6 +107,15 @@ def test_each_batch_ends_at_its_longest_text(tokenizer: Tokenizer) -> None:
     )
 
 
+def test_engines_may_need_longer_texts(tokenizer: Tokenizer) -> None:
+    engine = Recorder()
+    engine.min_tokens = 8  # type: ignore[attr-defined]
+    texts = ["a dog", "", "two small dogs on a table near an old wooden house"]
+    found = encode(texts, tokenizer, engine, 2, cut=True)
+    assert [array.shape for array in engine.arrays] == [(2, 8), (1, 13)]
+    np.testing.assert_array_equal(found[:, 0], tokenizer(texts).sum(1))
+
+
 def test_windows_bound_what_is_tokenised_at_once(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

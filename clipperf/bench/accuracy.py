@@ -13,11 +13,10 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from clipperf import stats
-from clipperf.bench import metrics
-from clipperf.bench.datasets import Dataset
-from clipperf.bench.sources import ImageSource
+from clipperf import metrics, stats
+from clipperf.datasets import Dataset
 from clipperf.errors import EngineError, UsageError
+from clipperf.sources import ImageSource
 from clipperf.types import Cell, Score, Side
 
 CLASSIFICATION_K = (1, 5)

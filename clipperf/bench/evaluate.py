@@ -10,12 +10,12 @@ import numpy as np
 
 from clipperf import env, files, store
 from clipperf.bench import accuracy, prepare
-from clipperf.bench.datasets import Dataset
 from clipperf.bench.plan import BASELINE, BASELINE_PRECISION
-from clipperf.bench.sources import ImageSource
+from clipperf.datasets import Dataset
 from clipperf.engines import _contract
 from clipperf.engines.deploy import ClipModel, read_pixels
 from clipperf.errors import ClipperfError
+from clipperf.sources import ImageSource
 from clipperf.tokenize import Tokenizer
 from clipperf.types import SIDES, Cell, ModelSpec, ResultFile, Score
 

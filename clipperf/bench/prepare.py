@@ -81,32 +81,39 @@ def artifact_folder(
     sides: Sequence[Side],
     on_stage: OnStage,
     largest_batch: int = 1,
+    smallest_batch: int = 1,
 ) -> Path:
     """The folder with these towers as `runtime` loads them, exported now where there is none.
 
     A runtime that builds the tower from the weights gets the ONNX folder, for its tokenizer and
-    preprocessing. Engines take batches up to `largest_batch` at least; those that users exported
-    with ranges of their own are taken where they do.
+    preprocessing. Engines take batches from `smallest_batch` to `largest_batch` at least; those
+    that users exported with ranges of their own are taken where they do.
     """
     made = _contract.get(runtime).artifact
     if made in FLAVOURS:
         usual = BuildOptions(made, precision)
         low, tuned, high = usual.batch
         options = dataclasses.replace(usual, batch=(low, tuned, max(high, largest_batch)))
-        found = find_engines(spec, sides, options, largest_batch)
+        found = find_engines(spec, sides, options, (smallest_batch, largest_batch))
         return found or export_engine(spec, sides, options, on_stage=on_stage).folder
     graph = _contract.graph_precision(precision) if made else BASELINE_PRECISION
     return export_model(spec, sides, graph, on_stage=on_stage).folder
 
 
 def engine_request(
-    cell: Cell, spec: ModelSpec, on_stage: OnStage, largest_batch: int = 1
+    cell: Cell, spec: ModelSpec, on_stage: OnStage, largest_batch: int | None = None
 ) -> tuple[EngineRequest, int]:
-    """What opens a cell's engine, and the bytes that the tower takes on disk."""
+    """What opens a cell's engine, and the bytes that the tower takes on disk.
+
+    `largest_batch` is that of a sweep, in which a cell runs whole batches of its own size; without
+    it the engine takes any batch up to the cell's.
+    """
     if _contract.get(cell.runtime).artifact is None:
         return EngineRequest(cell, spec, None), checkpoint_bytes(spec, cell.side)
+    smallest = 1 if largest_batch is None else cell.batch
+    largest = max(cell.batch, largest_batch or 1)
     folder = artifact_folder(
-        spec, cell.runtime, cell.precision, [cell.side], on_stage, max(cell.batch, largest_batch)
+        spec, cell.runtime, cell.precision, [cell.side], on_stage, largest, smallest
     )
     tower = store.read_manifest(folder).tower(cell.side)
     if tower is None:  # it has just been made

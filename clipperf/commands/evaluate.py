@@ -54,7 +54,7 @@ def command(
     """Check zero-shot and retrieval accuracy of each runtime against PyTorch fp32."""
     from clipperf.bench import evaluate as bench
     from clipperf.bench import prepare
-    from clipperf.bench.datasets import load_dataset
+    from clipperf.datasets import load_dataset
     from clipperf.env import available_cores
     from clipperf.progress import progress
     from clipperf.report.accuracy import accuracy_report

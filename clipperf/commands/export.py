@@ -120,8 +120,8 @@ def command(
             options = BuildOptions(
                 flavour=runtime,
                 precision=precision,
-                batch=ranged(batch or "1:8:64", "--batch"),
-                targets=names(target, "--target") if target else (),
+                batch=ranged("1:8:64" if batch is None else batch, "--batch"),
+                targets=() if target is None else names(target, "--target"),
                 hardware_compat=hardware_compat,
                 workspace_bytes=None if workspace is None else workspace * 2**20,
                 opt_level=opt_level,

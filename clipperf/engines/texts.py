@@ -3,7 +3,7 @@
 A causal tower that pools at EOT gives a text the same embedding whatever follows its EOT, so a
 batch is cut at its longest text. In ONNX Runtime's fp32 the result is the same bit for bit, and a
 row does not depend on its neighbours. Graphs that are quantised dynamically scale a batch as a
-whole: there the company that a text keeps moves the last digits, padding included.
+whole, so there an embedding depends on the texts and the padding beside it, cut or not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RUN_COST_TOKENS = 16
 """What one more run costs beside its tokens, in tokens: reading the weights once, and overhead."""
 
 SHORTEST_TOKENS = 2
-"""Begin and end of an empty text."""
+"""Begin and end of an empty text. An engine that takes no such short input has `min_tokens`."""
 
 
 def encode(
@@ -56,7 +56,8 @@ def _run(tokens: np.ndarray, engine: Engine, batch_size: int, eot_id: int | None
     if eot_id is None:
         starts = range(0, len(tokens), batch_size)
         return np.concatenate([engine.run(tokens[i : i + batch_size]) for i in starts])
-    lengths = np.maximum(eot_lengths(tokens, eot_id), SHORTEST_TOKENS)
+    shortest = getattr(engine, "min_tokens", SHORTEST_TOKENS)
+    lengths = np.maximum(eot_lengths(tokens, eot_id), shortest)
     order = np.argsort(lengths, kind="stable")
     tokens, lengths = tokens[order], lengths[order]
     embedded = np.concatenate(

@@ -13,15 +13,15 @@ import numpy as np
 from clipperf import files, store
 from clipperf.engines import _contract, _tensorrt, plan_file
 from clipperf.env import available_cores, gpu, installed_versions
-from clipperf.errors import ParityError
+from clipperf.errors import ArtifactError, ParityError, UsageError
+from clipperf.export import build, parity
 from clipperf.export import folder as artifact_folder
-from clipperf.export import parity
-from clipperf.export.build import export_model
 from clipperf.export.folder import Exported, Wanted
 from clipperf.export.inputs import WHAT, parity_inputs
 from clipperf.export.plan_options import BuildOptions, check_support, token_range
 from clipperf.export.process import run_worker
 from clipperf.export.worker import reference_name
+from clipperf.models import zoo
 from clipperf.serialize import from_json, to_json
 from clipperf.types import Artifact, Cell, EngineRequest, ModelSpec, Parity, PlanInfo, Side
 
@@ -52,13 +52,13 @@ def export_engine(
             stood in the folder before still stands.
     """
     options = complete(options, spec)
+    if out is not None:
+        artifact_folder.check_target(out.absolute(), spec)
     precision = _contract.graph_precision(options.precision)
-    source = export_model(spec, sides, precision, normalized=normalized, on_stage=on_stage)
+    source = build.export_model(spec, sides, precision, normalized=normalized, on_stage=on_stage)
     graphs = {tower.side: tower for tower in source.manifest.towers if tower.side in sides}
     weights_id = graphs[sides[0]].weights_id
     folder = (out or engine_folder(spec, weights_id, options, normalized)).absolute()
-    if out is not None:
-        artifact_folder.check_target(folder, spec)
     wanted = Wanted(
         folder=folder,
         spec=spec,
@@ -71,46 +71,67 @@ def export_engine(
         options=described(options),
     )
 
-    def build(side: Side, staging: Path) -> Artifact:
+    def build_side(side: Side, staging: Path) -> Artifact:
         return _build(
             wanted, options, graphs[side], source.folder, staging, keep_failed, verbose, on_stage
         )
 
-    return artifact_folder.ensure(wanted, build, shared_from=source.folder, keep_failed=keep_failed)
+    return artifact_folder.ensure(
+        wanted, build_side, shared_from=source.folder, keep_failed=keep_failed
+    )
+
+
+def precisions(flavour: str) -> list[str]:
+    """The precisions of a flavour whose ONNX graph can be exported."""
+    known = _contract.get(flavour).precisions
+    return [name for name in known if _contract.graph_precision(name) in build.PRECISIONS]
 
 
 def find_engines(
-    spec: ModelSpec, sides: Sequence[Side], options: BuildOptions, batch: int
+    spec: ModelSpec, sides: Sequence[Side], options: BuildOptions, batches: tuple[int, int]
 ) -> Path | None:
-    """A folder of the store with engines of these towers that run here and take `batch`.
+    """A folder of the store with engines of these towers that run here.
 
-    Only flavour and precision of `options` count; the graphs must be those that an export gives
-    now. The folder with the smallest range that reaches `batch` is taken.
+    They take every batch of `batches` (smallest, largest), come from the graphs that an export
+    gives now, and did not fail the parity gate. Only flavour and precision of `options` count.
+    Of several folders the one with the smallest range is taken.
     """
-    present = _tensorrt.gpu_kind()
-    graphs = {
-        (manifest.spec.id, manifest.precision, tower.side): onnx_sha256(tower)
-        for _, manifest in store.find_artifacts()
-        if manifest.runtime == "onnx"
-        for tower in manifest.towers
-        if not tower.normalized
-    }
+    weights_id = zoo.weights_id(spec)
+    if weights_id is None:
+        return None
     precision = _contract.graph_precision(options.precision)
+    keys = [build.cache_key(spec, weights_id, side, precision, False) for side in sides]
+    stored = store.find_artifacts()
+    graphs = {
+        tower.side: onnx_sha256(tower)
+        for _, manifest in stored
+        for tower in manifest.towers
+        if tower.key in keys
+    }
+    present = _tensorrt.gpu_kind()
     found = []
-    for folder, manifest in store.find_artifacts():
-        wanted = (spec.id, options.flavour, options.precision)
-        if (manifest.spec.id, manifest.runtime, manifest.precision) != wanted:
-            continue
+    for folder, manifest in stored:
         towers = [tower for side in sides if (tower := manifest.tower(side)) is not None]
-        plans = [plan_file.read(folder / tower.path) for tower in towers]
+        plans = [info for tower in towers if (info := _sound_plan(folder, tower, options))]
         if len(plans) == len(sides) and all(
-            plan_file.obstacle(info, present) is None
-            and info.profile[0].min[0] <= batch <= info.profile[0].max[0]
-            and info.onnx_sha256 == graphs.get((spec.id, precision, info.side))
+            info.onnx_sha256 == graphs.get(info.side) and plan_file.obstacle(info, present) is None
             for info in plans
         ):
-            found.append((plans[0].profile[0].max[0], folder))
+            smallest, largest = _batches(plans[0])
+            if smallest <= batches[0] and batches[1] <= largest:
+                found.append((largest - smallest, folder))
     return min(found)[1] if found else None
+
+
+def _sound_plan(folder: Path, tower: Artifact, options: BuildOptions) -> PlanInfo | None:
+    """The sidecar of an engine of this flavour and precision that did not fail the gate."""
+    refused = tower.parity is not None and not tower.parity.passed
+    if refused or (tower.runtime, tower.precision) != (options.flavour, options.precision):
+        return None
+    try:
+        return plan_file.read(folder / tower.path)
+    except ArtifactError:  # damaged, or of another version of clipperf
+        return None
 
 
 def complete(options: BuildOptions, spec: ModelSpec) -> BuildOptions:
@@ -122,6 +143,12 @@ def complete(options: BuildOptions, spec: ModelSpec) -> BuildOptions:
     Raises:
         UsageError, MissingDependencyError: as `export_engine`.
     """
+    choices = precisions(options.flavour)
+    if options.precision not in choices:
+        raise UsageError(
+            f"no --precision {options.precision!r} for {_tensorrt.TITLES[options.flavour]}; "
+            f"choose from {', '.join(choices)}"
+        )
     can = _tensorrt.capabilities(_tensorrt.load(options.flavour))
     if not options.targets and can.targets:
         present = _tensorrt.gpu_kind()
@@ -265,7 +292,7 @@ def check_engine(job: dict[str, Any]) -> dict[str, Any]:
     cell = from_json(Cell, job["cell"])
     folder = Path(job["folder"])
     plan = Path(job["plan"])
-    low, _, high = (shape[0] for shape in _batches(plan_file.read(plan)))
+    low, high = _batches(plan_file.read(plan))
     sizes = tuple(dict.fromkeys(min(max(size, low), high) for size in parity.BATCHES))
     request = EngineRequest(cell, from_json(ModelSpec, job["spec"]), str(plan))
     engine = _contract.get(cell.runtime).open(request)
@@ -283,6 +310,7 @@ def check_engine(job: dict[str, Any]) -> dict[str, Any]:
     return dict(to_json(found))
 
 
-def _batches(info: PlanInfo) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def _batches(info: PlanInfo) -> tuple[int, int]:
+    """The smallest and the largest batch that a plan takes."""
     profile = info.profile[0]
-    return profile.min, profile.opt, profile.max
+    return profile.min[0], profile.max[0]

@@ -97,8 +97,6 @@ def take_out_weights(model: ir.Model, module: torch.nn.Module) -> None:
         ValueError: the graph holds other values that the trace could not know.
     """
     import torch
-    from onnxscript import optimizer
-    from onnxscript.rewriter import onnx_fusions
 
     graph = model.graph
     for name in module.state_dict(keep_vars=True):
@@ -109,5 +107,32 @@ def take_out_weights(model: ir.Model, module: torch.nn.Module) -> None:
     for name, value in graph.initializers.items():
         if isinstance(getattr(value.const_value, "raw", None), torch._subclasses.FakeTensor):
             raise ValueError(f"{name} has no value")
-    optimizer.optimize_ir(model)
-    onnx_fusions.fuse(model)
+    _optimise(model)
+
+
+def _optimise(model: ir.Model) -> None:
+    """What `onnxscript.optimizer.optimize_ir` does, in a quarter of the time.
+
+    One rewrite rule is left out: joining two slices to a split gains nothing, and it looks at every
+    pair of nodes.
+    """
+    import onnx_ir as ir
+    from onnx_ir.passes import common
+    from onnxscript import optimizer, rewriter
+
+    common.InlinePass()(model)
+    rules = [r for r in rewriter._DEFAULT_REWRITE_RULES if r.name != "SlicesSplit"]
+    for _ in range(2):
+        optimizer.fold_constants_ir(model, onnx_shape_inference=True)
+        rewriter.RewritePass(rules)(model)
+        common.RemoveUnusedNodesPass()(model)
+    ir.passes.Sequential(
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clipperf import units
 from clipperf.export.folder import Exported
+from clipperf.types import Artifact
 
 
 def failed(exported: Exported) -> bool:
@@ -20,7 +21,7 @@ def lines(exported: Exported) -> list[str]:
     for tower in manifest.towers:
         given, produced = tower.inputs[0], tower.outputs[0]
         parity = tower.parity
-        verdict = "no parity check"
+        verdict = _unchecked(tower)
         if parity is not None:
             word = "parity ok" if parity.passed else "PARITY FAILED"
             verdict = (
@@ -34,6 +35,13 @@ def lines(exported: Exported) -> list[str]:
             f"{verdict}"
         )
     return [*said, f"folder: {exported.folder}"]
+
+
+def _unchecked(tower: Artifact) -> str:
+    """Why a tower has no parity: the GPU that its engine is for was not there."""
+    kinds = tower.options.get("targets", "another").split(",")
+    choice = " or ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
+    return f"parity not checked: needs a {choice} GPU"
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:

@@ -45,9 +45,11 @@ def fill(model: ir.Model, state: Mapping[str, torch.Tensor]) -> None:
             if output.uses():
                 weights.append(_detached(output))
         graph.remove(node, safe=True)
-    for weight in weights:
-        if weight.uses():
-            graph.register_initializer(weight)
+    held = [*weights, *graph.initializers.values()]
+    graph.initializers.clear()
+    for value in held:
+        if value.uses():
+            graph.register_initializer(value)
 
 
 def _cast(tensor: torch.Tensor, weight: Any) -> ir.TensorProtocol:
@@ -102,12 +104,14 @@ def _result(
     from onnx_ir import tensor_adapters
 
     tensors: dict[str, Any] = {name: _now(tensor) for name, tensor in given.items()}
-    first = tensors.get(node.input[0]) if node.op_type == "Transpose" else None
-    if isinstance(first, tensor_adapters.TorchTensor):  # torch does it in blocks, and in threads
-        permuted = first.raw.permute(*node.attribute[0].ints).contiguous()
-        return tensor_adapters.TorchTensor(permuted)
+    if node.op_type == "Transpose" and node.attribute:
+        (tensor,) = tensors.values()
+        if isinstance(tensor, tensor_adapters.TorchTensor):  # torch uses blocks, and threads
+            permuted = tensor.raw.permute(*node.attribute[0].ints)
+            return tensor_adapters.TorchTensor(permuted.contiguous())
     feeds = {name: tensor.numpy() for name, tensor in tensors.items()}
-    return ir.Tensor(ReferenceEvaluator(node, opsets=opsets).run([output], feeds)[0])
+    results: Any = ReferenceEvaluator(node, opsets=opsets).run([output], feeds)
+    return ir.Tensor(results[0])
 
 
 def _now(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

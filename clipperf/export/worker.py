@@ -41,7 +41,7 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
 
     from clipperf.export import onnx as onnx_export
     from clipperf.export.inputs import parity_inputs
-    from clipperf.models.open_clip import build_tower
+    from clipperf.models.open_clip import build_tower, model_config
 
     spec = from_json(ModelSpec, job["spec"])
     side: Side = job["side"]
@@ -61,7 +61,7 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     tell("exporting")
     (folder / side).mkdir(exist_ok=True)
     model_path = folder / side / "model.onnx"
-    onnx_export.export_onnx(tower, model_path, job["precision"])
+    onnx_export.export_onnx(tower, model_path, job["precision"], model_config(spec))
     given, produced = onnx_export.io_specs(tower)
     return {
         "inputs": [to_json(given)],

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipperf.bench.sources import (
+from clipperf.errors import UsageError
+from clipperf.sources import (
     ImageSource,
     decode,
     list_folder,
@@ -36,13 +37,12 @@ from clipperf.bench.sources import (
     read_object,
     read_text,
 )
-from clipperf.errors import UsageError
 
 IMAGE_SUFFIXES = frozenset(
     [".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"]
 )
 
-SAMPLE = Path(__file__).parent.parent / "data" / "sample" / "eval.zip"
+SAMPLE = Path(__file__).parent / "data" / "sample" / "eval.zip"
 
 DEFAULT_TEMPLATES = (
     "a photo of a {}.",

@@ -1,0 +1,38 @@
+"""Adapter: an artifact folder of clipperf's, opened by `clipperf.load`, one tower a process."""
+
+from __future__ import annotations
+
+import numpy as np
+from peers_worker import Action, Inputs, Setup, chunks
+
+PACKAGES = ("numpy", "tokenizers", "pillow")
+
+
+def open(setup: Setup) -> dict[str, Action]:
+    """`options`: "graph" is the folder that holds one artifact folder a tower, "load" what
+    `clipperf.load` is given besides.
+    """
+    import clipperf
+    from clipperf.tokenize import Tokenizer
+
+    folder = f"{setup.options['graph']}/{setup.side}"
+    model = clipperf.load(folder, threads=setup.threads, **setup.options.get("load", {}))
+
+    def image(inputs: Inputs) -> np.ndarray:
+        # `encode_images` takes pictures; the candidates are compared on the same pixels here.
+        return model._engine("image", inputs.batch).run(inputs.pixels)
+
+    def jpeg(inputs: Inputs) -> np.ndarray:
+        return model.encode_images(inputs.jpegs, batch_size=inputs.batch)
+
+    def text(inputs: Inputs) -> np.ndarray:
+        return model.encode_texts(inputs.texts, batch_size=inputs.batch)
+
+    if setup.side == "image":
+        return {"image": image, "jpeg": jpeg}
+    tokenizer = Tokenizer.from_folder(folder)
+
+    def tokenise(inputs: Inputs) -> list[np.ndarray]:
+        return [tokenizer(part) for part in chunks(inputs.texts, inputs.batch)]
+
+    return {"text": text, "tokenise": tokenise}

@@ -1,0 +1,262 @@
+"""Towers made from the fp32 ONNX artifact: int8 graphs and OpenVINO's, cached and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from clipperf import datasets, files, store
+from clipperf.engines import _contract
+from clipperf.env import available_cores, installed_versions, version_of
+from clipperf.errors import MissingDependencyError, ParityError, UsageError
+from clipperf.export import build, parity
+from clipperf.export import folder as artifact_folder
+from clipperf.export.folder import Exported, Wanted
+from clipperf.export.inputs import WHAT, parity_inputs
+from clipperf.export.process import run_worker
+from clipperf.export.worker import reference_name
+
+from clipperf.types import SIDES, Artifact, Cell, EngineRequest, ModelSpec, Parity, Side
+
+SAMPLE = "sample"
+MARGIN = 0.5
+
+VERSION = 1
+"""Raise it when the same settings come to write other bytes."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the towers of one runtime and precision are made.
+
+    `name` is what the child process does, `file` the model's name; `packages` change the bytes.
+    `judged` recipes quantise activations too: they search for layers to keep.
+    """
+
+    name: str
+    file: str
+    packages: tuple[str, ...]
+    judged: bool
+
+
+RECIPES = {
+    ("onnx", "int8"): Recipe("dynamic", "model.onnx", ("onnx", "onnxruntime-gpu"), True),
+    ("onnx", "int8-static"): Recipe("static", "model.onnx", ("onnx", "onnxruntime-gpu"), True),
+    ("openvino", "fp32"): Recipe("convert", "model.xml", ("openvino",), False),
+    ("openvino", "int8w"): Recipe("weights", "model.xml", ("openvino", "nncf"), False),
+    ("openvino", "int8"): Recipe("nncf", "model.xml", ("openvino", "nncf"), True),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What users choose of a derived artifact.
+
+    `calibrate` is "sample" or a folder as `datasets.load_dataset` takes it. `margin` are the
+    percentage points that recall@1 and top-1 on these samples may lose.
+    """
+
+    runtime: str
+    precision: str
+    calibrate: str = SAMPLE
+    margin: float = MARGIN
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is made; raises UsageError where nobody knows."""
+        if (self.runtime, self.precision) not in RECIPES:
+            known = [precision for runtime, precision in RECIPES if runtime == self.runtime]
+            raise UsageError(
+                f"no precision {self.precision!r} for {self.runtime}; "
+                f"choose from {', '.join(known)}"
+            )
+        return RECIPES[self.runtime, self.precision]
+
+    @property
+    def described(self) -> dict[str, str]:
+        """The choices as the manifest keeps them; none where they change nothing."""
+        if not self.recipe.judged:
+            return {}
+        return {"calibrate": self.calibrate, "margin": f"{self.margin:g}"}
+
+
+def export_derived(
+    spec: ModelSpec,
+    sides: Sequence[Side],
+    settings: Settings,
+    *,
+    normalized: bool = False,
+    out: Path | None = None,
+    keep_failed: bool = False,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Exported:
+    """Make sure that a folder holds these towers, building what is missing.
+
+    The fp32 ONNX artifact they are made from is exported first where it does not exist. Integer
+    towers keep as many layers in fp32 as it takes to lose at most the margin on the calibration
+    samples and to stay above the parity gate's cosine; with random weights only that counts. Which
+    layers these are stands in each tower's `notes`.
+
+    Raises:
+        UsageError: unknown settings, samples that cannot be used, or `out` holds something else.
+        MissingDependencyError: a package that does it is not installed.
+        ExportError, ParityError, StorageError, WeightsError: see `clipperf.errors`; whatever
+            stood in the folder before still stands.
+    """
+    recipe = settings.recipe
+    if not settings.margin >= 0:
+        raise UsageError(f"--margin {settings.margin}: give percentage points from 0 on")
+    if settings.calibrate != SAMPLE:
+        where = Path(settings.calibrate).expanduser().absolute()
+        settings = replace(settings, calibrate=str(where))
+    for package in ("openvino", "nncf"):
+        if package in recipe.packages and version_of(package) is None:
+            raise MissingDependencyError(
+                f'{package} is not installed. To use it: pip install "clipperf[openvino]"'
+            )
+    if out is not None:
+        artifact_folder.check_target(out.absolute(), spec)
+    judged = recipe.judged and not spec.random_weights
+    needed = SIDES if judged else tuple(sides)
+    source = build.export_model(spec, needed, normalized=normalized, on_stage=on_stage)
+    graphs = {tower.side: tower for tower in source.manifest.towers if tower.side in needed}
+    weights_id = graphs[sides[0]].weights_id
+    keys = {side: cache_key(graphs[side].key, settings) for side in sides}
+    folder = (out or derived_folder(spec, weights_id, settings, normalized)).absolute()
+    wanted = Wanted(
+        folder=folder,
+        spec=spec,
+        runtime=settings.runtime,
+        precision=settings.precision,
+        weights_id=weights_id,
+        keys=keys,
+        needed_bytes={side: graphs[side].disk_bytes for side in sides},
+        normalized=normalized,
+        options=settings.described,
+    )
+    return artifact_folder.ensure(
+        wanted,
+        lambda side, staging: _build(
+            wanted, settings, graphs, side, source.folder, staging, keep_failed, on_stage
+        ),
+        shared_from=source.folder,
+        keep_failed=keep_failed,
+    )
+
+
+def derived_folder(
+    spec: ModelSpec, weights_id: str, settings: Settings, normalized: bool
+) -> Path:
+    """Where the store keeps one model's derived towers."""
+    parts = [settings.precision, *(["normalized"] if normalized else [])]
+    usual = Settings(settings.runtime, settings.precision)
+    if settings.described != usual.described:
+        parts.append(files.digest_of(settings.described)[:6])
+    return store.artifact_folder(spec, weights_id, settings.runtime, "-".join(parts))
+
+
+def cache_key(source_key: str, settings: Settings) -> str:
+    """A digest of everything that changes a derived tower's bytes, its source's key first."""
+    recipe = settings.recipe
+    versions = {name: version_of(name) for name in recipe.packages}
+    samples = _samples_sha256(settings.calibrate) if recipe.judged else None
+    return files.digest_of(
+        "derived", VERSION, source_key, recipe.name, versions, settings.described, samples,
+        parity.REQUIRED_MIN_COSINE[settings.precision],
+    )  # fmt: skip
+
+
+def _samples_sha256(calibrate: str) -> str:
+    if calibrate == SAMPLE:  # reading all of its images takes a second
+        return store.cached_sha256(datasets.SAMPLE)
+    return datasets.load_dataset(calibrate).sha256
+
+
+def _build(
+    wanted: Wanted,
+    settings: Settings,
+    graphs: dict[Side, Artifact],
+    side: Side,
+    source: Path,
+    staging: Path,
+    keep_failed: bool,
+    on_stage: Callable[[str], None],
+) -> Artifact:
+    recipe, graph = settings.recipe, graphs[side]
+    label = f"{wanted.spec.id} {side} {wanted.runtime} {wanted.precision}"
+    target = staging / side / recipe.file
+    required = parity.REQUIRED_MIN_COSINE[wanted.precision]
+    job = {
+        "op": "derive",
+        "recipe": recipe.name,
+        "side": side,
+        "source": str(source / graph.path),
+        "target": str(target),
+        "folder": str(source),
+        "fp32": {which: tower.path for which, tower in graphs.items()}
+        if not wanted.spec.random_weights
+        else {side: graph.path},
+        "cut": graph.tokens is None,
+        "calibrate": settings.calibrate,
+        "margin": settings.margin,
+        "min_cosine": required,
+        "threads": available_cores(),
+    }
+    done = run_worker(job, label, lambda stage: on_stage(f"{side} tower: {stage}"))
+    on_stage(f"{side} tower: checking parity")
+    found = _check_parity(wanted, side, target, source)
+    if not done["holds"]:
+        found = replace(found, passed=False)
+    if not found.passed and not keep_failed:
+        raise ParityError(_refusal(label, found, done, settings))
+    disk_bytes, digests = artifact_folder.written_files(staging, side)
+    return Artifact(
+        model_id=wanted.spec.id,
+        side=side,
+        runtime=wanted.runtime,
+        precision=wanted.precision,
+        path=f"{side}/{recipe.file}",
+        disk_bytes=disk_bytes,
+        files=digests,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        normalized=wanted.normalized,
+        tokens=graph.tokens,
+        key=wanted.keys[side],
+        weights_id=wanted.weights_id,
+        build_s=done["build_s"],
+        peak_rss_bytes=done["peak_rss_bytes"],
+        built_with=installed_versions(),
+        parity=found,
+        options=dict(wanted.options),
+        notes=done["notes"],
+    )
+
+
+def _check_parity(wanted: Wanted, side: Side, path: Path, source: Path) -> Parity:
+    cell = Cell(
+        wanted.spec.id, side, wanted.runtime, wanted.precision, "cpu", 1, available_cores()
+    )
+    request = EngineRequest(cell, wanted.spec, str(path), wanted.normalized)
+    with closing(_contract.get(wanted.runtime).open(request)) as engine:
+        inputs, reference = parity_inputs(source, side), np.load(source / reference_name(side))
+        return parity.measure(engine, inputs, reference, wanted.precision, WHAT)
+
+
+def _refusal(label: str, found: Parity, done: dict, settings: Settings) -> str:
+    if done["holds"]:
+        said = parity.explain(found, label)
+    else:
+        notes = done["notes"]
+        lost = f"{notes['points lost']} points and " if "points lost" in notes else ""
+        said = (
+            f"{label}: with half of its {notes['layers']} layers in fp32 it still loses {lost}has "
+            f"a minimum cosine of {notes['min cosine']} on {notes['samples']} samples of "
+            f"{settings.calibrate} ({settings.margin:g} points and "
+            f"{found.required_min_cosine} are asked for)"
+        )
+    return f"{said}. It was refused; a larger --margin or --keep-failed keeps it"

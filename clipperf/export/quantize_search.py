@@ -1,0 +1,59 @@
+"""Which layers of a tower must stay in fp32 so that the others may be int8."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+MOST_KEPT = 0.5
+"""A tower of which more than this share of layers stays fp32 is no int8 tower."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The layers to keep, in the order in which they were found, and if that is enough."""
+
+    kept: tuple[str, ...]
+    holds: bool
+    trials: int
+
+
+def search(
+    layers: Sequence[str],
+    drift: Callable[[Sequence[str]], float],
+    holds: Callable[[Sequence[str]], bool],
+) -> Found:
+    """Keep the layers that hurt most, one by one, until what is left holds.
+
+    `drift(kept)` is how far the embeddings move with all layers but `kept` quantised, `holds` if
+    that is acceptable, which may be much dearer to tell. A group of neighbouring layers is
+    judged by the drift that it causes alone, and the worst group is cut in half until a single
+    layer is left: a fragile one among n costs about 2 log2 n trials. Nothing is kept, and no
+    drift is asked for, where quantising everything holds.
+    """
+    trials = 1
+    if holds(()):
+        return Found((), True, trials)
+
+    def alone(group: Sequence[str]) -> float:
+        return drift([name for name in layers if name not in group])
+
+    kept: list[str] = []
+    # Largest drift first; the start breaks ties, so that the order is always the same.
+    queue = [(0.0, 0, tuple(layers))] if layers else []
+    while queue:
+        _, start, group = heapq.heappop(queue)
+        if len(group) > 1:
+            middle = len(group) // 2
+            for at, half in ((start, group[:middle]), (start + middle, group[middle:])):
+                heapq.heappush(queue, (-alone(half), at, half))
+                trials += 1
+            continue
+        if len(kept) + 1 > MOST_KEPT * len(layers):
+            break
+        kept.append(group[0])
+        trials += 1
+        if holds(kept):
+            return Found(tuple(kept), True, trials)
+    return Found(tuple(kept), False, trials)
