@@ -21,14 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import ArtifactError, ClipperfError
-from clipperf.files import (
-    digest_of,
-    read_json,
-    safe_name,
-    sha256_file,
-    translated,
-    write_json,
-)
+from clipperf.files import digest_of, read_json, safe_name, sha256_file, write_json
 from clipperf.serialize import from_json
 from clipperf.types import Manifest, ModelSpec, ResultFile
 
@@ -47,11 +40,8 @@ def home() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where runtimes keep what they compile, made if need be."""
-    folder = home() / "cache"
-    with translated(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """Where runtimes keep what they compile; they make it when they have something to keep."""
+    return home() / "cache"
 
 
 # --- checksums -----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ Nothing in here keeps time: only `bench.cost` holds a clock. What an engine may 
 - ``provider``: what really ran, such as "CUDAExecutionProvider"
 - ``run_phases(array)``: as `run`, and the `types.Phases` by the GPU's events; absent where the
   runtime cannot tell them apart
+- ``min_tokens``: the shortest text that it takes; shorter ones are padded
 - ``allocated_bytes()``: the most device memory held so far, by the runtime's own account
 """
 
@@ -25,6 +26,7 @@ MODULES = {
     "torch": "pytorch",
     "torch-compile": "pytorch",
     "onnx": "onnxruntime",
+    "openvino": "openvino",
     "ort-cuda": "ort_gpu",
     "ort-trt": "ort_gpu",
     "ort-trt-rtx": "ort_gpu",

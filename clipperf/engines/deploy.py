@@ -161,12 +161,15 @@ def load(
     folder: str | Path,
     *,
     threads: int | None = None,
-    device: str = "cpu",
+    runtime: str | None = None,
+    device: str | None = None,
     preprocess: str | None = None,
 ) -> ClipModel:
     """Open an artifact folder that `clipperf export` wrote.
 
-    `threads` are those of one tower's engine, by default all cores of this process. `preprocess`
+    `threads` are those of one tower's engine, by default all cores of this process. `runtime` is
+    the one that the artifact was exported for, or another that loads it: "ort-cuda" takes ONNX
+    artifacts. `device` is by default where that runtime usually runs. `preprocess`
     is "exact", "fast" or "draft" (see `preprocess_fast`), by default what the artifact's
     `preprocess.json` names as its method, which is "exact" unless somebody changed it.
 
@@ -176,15 +179,22 @@ def load(
         MissingDependencyError: the way to preprocess needs a package that is not installed.
     """
     from clipperf.env import available_cores
+    from clipperf.store import cache_folder
 
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise UsageError(f"threads is {threads!r}: give a whole number from 1")
     folder = Path(folder).expanduser().absolute()
     manifest = _read_manifest(folder)
     spec = manifest["spec"]
-    runtime = _contract.get(manifest["runtime"])
-    if device not in runtime.devices:
-        raise UsageError(f"{runtime.name} runs on {', '.join(runtime.devices)}, not on {device!r}")
+    chosen = _contract.get(runtime or manifest["runtime"])
+    if chosen.artifact != manifest["runtime"]:
+        raise UsageError(
+            f"{chosen.name} does not load {manifest['runtime']} artifacts, which {folder} holds; "
+            f"export the model for it: clipperf export {spec.id} --runtime {chosen.artifact}"
+        )
+    device = device or chosen.devices[0]
+    if device not in chosen.devices:
+        raise UsageError(f"{chosen.name} runs on {', '.join(chosen.devices)}, not on {device!r}")
     pixels = read_pixels(folder)
     if preprocess is not None:
         pixels = dataclasses.replace(pixels, method=preprocess)
@@ -196,11 +206,13 @@ def load(
         path = folder / tower["path"]
         _check_sizes(folder, tower)
         cell = Cell(
-            spec.id, tower["side"], runtime.name, manifest["precision"], device, 1,
+            spec.id, tower["side"], chosen.name, manifest["precision"], device, 1,
             threads or available_cores(),
         )  # fmt: skip
-        request = EngineRequest(cell, spec, str(path), tower["normalized"])
-        engines[cell.side] = runtime.open(request)
+        request = EngineRequest(
+            cell, spec, str(path), tower["normalized"], tower["key"], str(cache_folder())
+        )
+        engines[cell.side] = chosen.open(request)
         if cell.side == "text":
             short_texts = tower["tokens"] is None
     return ClipModel(
@@ -220,7 +232,7 @@ def read_pixels(folder: Path) -> PreprocessSpec:
     return PreprocessSpec.from_json(read_json(folder / "preprocess.json"))
 
 
-TOWER_FIELDS = ("path", "side", "files", "disk_bytes", "normalized", "tokens")
+TOWER_FIELDS = ("path", "side", "files", "disk_bytes", "normalized", "tokens", "key")
 """What `load` reads of a tower."""
 
 

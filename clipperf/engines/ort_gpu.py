@@ -48,7 +48,10 @@ the CPU, where ONNX Runtime puts them on purpose."""
 class BoundEngine:
     """A session whose input and output lie on the device, one pair of buffers per shape."""
 
-    def __init__(self, session: Any, provider: str, device: str = "cuda") -> None:
+    def __init__(
+        self, session: Any, provider: str, device: str = "cuda", min_tokens: int = 2
+    ) -> None:
+        self.min_tokens = min_tokens
         self._session = session
         self._device = device
         self._bound: dict[tuple[int, ...], tuple[Any, Any]] = {}
@@ -118,7 +121,9 @@ def open_tensorrt(request: EngineRequest) -> BoundEngine:
             (TENSORRT, providers.tensorrt_options(request, folder)),
             (CUDA, providers.cuda_options(request.cell.precision)),
         ]
-        return BoundEngine(_session(request, TENSORRT, _options(request), named), TENSORRT)
+        session = _session(request, TENSORRT, _options(request), named)
+        tokens = request.cell.tokens or request.spec.context_tokens  # the profile's only length
+        return BoundEngine(session, TENSORRT, min_tokens=tokens)
 
     folder = providers.cache_folder(request)
     if folder is None:

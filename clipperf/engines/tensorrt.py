@@ -99,6 +99,7 @@ class TensorRTEngine:
         self._out = _Buffer(cuda, pinned=True)
         self._work = _Buffer(cuda, pinned=False)
         self.provider = plan.provider
+        self.min_tokens = plan.profile.min[1]  # of a text tower; images have no short inputs
 
     @property
     def graphs(self) -> int:

@@ -138,7 +138,9 @@ def build_plan(
         if not done:
             raise ExportError(f"{failed}: {_explain(log, options)}")
     if options.timing_cache is not None:
-        with _replacing(Path(options.timing_cache)) as file:
+        timings = Path(options.timing_cache)
+        timings.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(timings) as file:
             file.write(config.get_timing_cache().serialize())
     header = plan_file.read_header(plan)
     version = header.version if header else _tensorrt.version(options.flavour) or trt.__version__
