@@ -92,8 +92,8 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         "busy_share": busy,
         "image_flops": (entry.image_gflops or 0) * 1e9,
         "image_parameters": entry.image_parameters,
-        **{"skipped": {}, "exports": {}, "memory": []},
-        **{"candidates": [], "checks": [], "speed": [], "roofline": []},
+        **dict.fromkeys(("skipped", "exports"), {}),
+        **{key: [] for key in ("candidates", "checks", "speed", "memory", "roofline")},
     }
     inputs = work / "inputs"
     if not (inputs / "answers.npz").is_file():
@@ -178,8 +178,8 @@ def show(data: dict[str, Any], markdown: Path | None) -> None:
         f"{sum(tokens) / len(tokens):.1f} on average",
     )
     title = f"clipperf and its peers, {data['model']}"
-    sections = tuple(Section(report.title, (report,)) for report in tables(data))
-    document = Document(title, (), caveats, sections)
+    section = Section("peers", "Results", "", tuple(tables(data)))
+    document = Document(title, (), caveats, (section,), (), (), ())
     print(render_text(document))
     if markdown:
         markdown.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 TASK = "zero-shot-image-classification"
 
@@ -46,7 +47,7 @@ def optimum_towers(prepared: Path, out: Path) -> None:
             """The embedding alone."""
             return {"text_embeds": {0: "batch_size"}}
 
-    parts = {
+    parts: dict[str, tuple[Any, Any]] = {
         "image": (CLIPVisionModelWithProjection, Vision),
         "text": (CLIPTextModelWithProjection, Text),
     }

@@ -260,7 +260,7 @@ def write_answers(folder: Path, texts: dict[str, list[str]]) -> None:
     }
     lengths = (tokenizer(texts["captions"]).argmax(dim=1) + 1).tolist()
     write_json(folder / "caption_tokens.json", sorted(lengths))
-    np.savez(folder / "answers.npz", **answers)
+    np.savez(folder / "answers.npz", allow_pickle=False, **answers)
 
 
 def embed(spec: ModelSpec, side: Side, inputs: torch.Tensor, quick_gelu: bool) -> np.ndarray:

@@ -124,7 +124,8 @@ def peak_share(data: dict[str, Any], work: Work, row: Row) -> float | None:
     """The share of the GEMM peak, of its own precision, that a candidate's image tower reaches."""
     if not data["roofline"]:
         return None
-    top = peaks(*data["roofline"])[data["precision"][row["candidate"]]]
+    precision = "int8" if data["precision"][row["candidate"]].startswith("int8") else "fp32"
+    top = peaks(*data["roofline"])[precision]
     return work.n * data["image_flops"] / call_s(row) / top  # type: ignore[no-any-return]
 
 

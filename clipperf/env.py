@@ -24,6 +24,7 @@ PACKAGES = (
     "onnxruntime-gpu",
     "onnxruntime",
     "openvino",
+    "nncf",
     "onnxruntime-ep-nv-tensorrt-rtx-cu13",
     "tensorrt",
     "tensorrt-cu13",

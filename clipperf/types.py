@@ -14,7 +14,7 @@ import numpy as np
 Side = Literal["image", "text"]
 SIDES: tuple[Side, Side] = ("image", "text")
 
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8w", "int8", "int8-static", "fp8"]
 
 Status = Literal["ok", "failed", "unsupported"]
 
@@ -100,7 +100,8 @@ class Artifact:
     `path` is relative to the artifact folder; `files` maps every file (external data included),
     relative to the folder, to its sha256. `tokens` is the fixed text length, or None where the
     token axis is dynamic (and for images). `key` holds everything that changes the bytes.
-    `options` are the settings of the build that users choose, such as an engine's batch range.
+    `options` are the settings of the build that users choose, such as an engine's batch range;
+    `notes` what the build found out, such as the layers that had to stay in fp32.
     """
 
     model_id: str
@@ -121,6 +122,7 @@ class Artifact:
     built_with: dict[str, str]
     parity: Parity | None
     options: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

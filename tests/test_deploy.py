@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from conftest import ROOT
 from PIL import Image
 
 import clipperf
+from clipperf.engines import _contract
 from clipperf.errors import ArtifactError, EngineError, MissingDependencyError, UsageError
 from clipperf.models import sample
+from clipperf.types import EngineRequest
 
 N = 20
 TOO_LONG = "a small drawing of a red apple " * 40
@@ -276,3 +279,24 @@ def test_a_way_that_is_not_there_is_refused_at_once(
     monkeypatch.setitem(sys.modules, "cykooz_resizer", None)
     with pytest.raises(MissingDependencyError, match=r"clipperf\[fast\]"):
         clipperf.load(sample_artifact, preprocess="fast")
+
+
+def test_an_artifact_opens_in_runtimes_that_load_it_and_in_no_other(
+    sample_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with clipperf.load(sample_artifact, runtime="onnx") as model:
+        assert model.encode_texts(["a cat"]).shape == (1, model.embed_dim)
+    with pytest.raises(UsageError, match=r"trt-rtx does not load onnx .*--runtime trt-rtx"):
+        clipperf.load(sample_artifact, runtime="trt-rtx")
+    with pytest.raises(UsageError, match="onnx runs on cpu, not on 'cuda'"):
+        clipperf.load(sample_artifact, device="cuda")
+    opened: list[EngineRequest] = []
+    get = _contract.get
+    monkeypatch.setattr(
+        _contract, "get", lambda name: replace(get(name), open=lambda r: opened.append(r))
+    )
+    clipperf.load(sample_artifact, runtime="ort-cuda")
+    assert {(r.cell.runtime, r.cell.device, r.cell.precision) for r in opened} == {
+        ("ort-cuda", "cuda", "fp32")
+    }
+    assert all(r.key and r.cache_folder for r in opened)

@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from toy_models import embed, encode, inputs_of, reference, registered, saved, spec_of  # noqa: E402
 
 from clipperf.engines.onnxruntime import open_session  # noqa: E402
+from clipperf.errors import ExportError  # noqa: E402
 from clipperf.export import graph, parity, weights  # noqa: E402
 from clipperf.export import onnx as onnx_export  # noqa: E402
 from clipperf.models import open_clip as towers  # noqa: E402
@@ -39,7 +40,8 @@ def export(name: str, pretrained: Path | str, side: Side, path: Path, precision:
     spec = spec_of(name, pretrained)
     tower = towers.build_tower(spec, side)
     path.mkdir(parents=True, exist_ok=True)
-    onnx_export.export_onnx(tower, path / "model.onnx", precision, towers.model_config(spec))
+    key = onnx_export.graph_key(tower, precision, towers.model_config(spec))
+    onnx_export.export_onnx(tower, path / "model.onnx", precision, key)
     return path / "model.onnx"
 
 
@@ -129,6 +131,33 @@ def test_what_cannot_be_traced_without_values_is_exported_plainly(
     expected = embed(spec_of("toy-resnet", "random:1"), "image", inputs).numpy()
     assert parity.measure(open_session(path, 1), inputs.numpy(), expected, "fp32").passed
     assert not (home / "graphs").exists()
+
+
+def test_only_the_very_graph_that_passed_is_proven(tmp_path: Path, home: Path) -> None:
+    graph.prove("nothing-kept")
+    assert not graph.is_proven("nothing-kept")
+    export("toy-resnet", "random:1", "image", tmp_path / "1", "fp32")
+    (kept,) = (home / "graphs").iterdir()
+    assert not graph.is_proven(kept.stem)
+    graph.prove(kept.stem)
+    assert graph.is_proven(kept.stem)
+    model = onnx.load(kept)
+    del model.graph.input[-1]
+    onnx.save(model, kept)
+    assert not graph.is_proven(kept.stem)
+
+
+def test_a_proven_graph_that_does_not_fit_is_removed(
+    tmp_path: Path, home: Path, monkeypatch: Any
+) -> None:
+    export("toy-resnet", "random:1", "image", tmp_path / "1", "fp32")
+    (kept,) = (home / "graphs").iterdir()
+    graph.prove(kept.stem)
+    monkeypatch.setattr(graph, "key", lambda *arguments: kept.stem)
+    with pytest.raises(ExportError, match="repeat the command"):
+        export("toy-clip", "random:1", "image", tmp_path / "2", "fp32")
+    assert list((home / "graphs").iterdir()) == []
+    export("toy-clip", "random:1", "image", tmp_path / "3", "fp32")
 
 
 def test_the_key_holds_everything_that_changes_a_graph(monkeypatch: Any) -> None:

@@ -13,6 +13,7 @@ from clipperf.engines import _contract
 from clipperf.engines._tensorrt import FLAVOURS
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export.build import export_model
+from clipperf.export.derived import RECIPES, Settings, export_derived
 from clipperf.export.engines import export_engine, find_engines
 from clipperf.export.plan_options import BuildOptions
 from clipperf.models import catalog, sample, weights, zoo
@@ -96,6 +97,8 @@ def artifact_folder(
         options = dataclasses.replace(usual, batch=(low, tuned, max(high, largest_batch)))
         found = find_engines(spec, sides, options, (smallest_batch, largest_batch))
         return found or export_engine(spec, sides, options, on_stage=on_stage).folder
+    if (made, precision) in RECIPES:
+        return export_derived(spec, sides, Settings(made, precision), on_stage=on_stage).folder
     graph = _contract.graph_precision(precision) if made else BASELINE_PRECISION
     return export_model(spec, sides, graph, on_stage=on_stage).folder
 

@@ -24,6 +24,7 @@ EXAMPLES = (
     "clipperf export ViT-B-32 --pretrained laion2b_s34b_b79k --precision fp16",
     "clipperf export ViT-H-14 --pretrained weights.safetensors --out ./vit-h-14",
     "clipperf export ViT-L-14 --pretrained random --tower image",
+    "clipperf export ViT-B-32 --runtime openvino --precision int8 --calibrate ./photos",
     "clipperf export ViT-B-32 --runtime trt --precision fp16 --batch 1:8:64",
     "clipperf export ViT-B-32 --runtime trt-rtx --precision fp16 --target sm86,sm89,sm120",
 )
@@ -34,10 +35,14 @@ def command(
     pretrained: Pretrained = None,
     tower: TowerChoice = "both",
     runtime: Annotated[
-        str, typer.Option("--runtime", help="What it is for: onnx, trt or trt-rtx.")
+        str, typer.Option("--runtime", help="What it is for: onnx, openvino, trt or trt-rtx.")
     ] = "onnx",
     precision: Annotated[
-        str, typer.Option("--precision", help="fp32, fp16 or bf16; TensorRT also tf32.")
+        str,
+        typer.Option(
+            "--precision",
+            help="fp32, fp16, bf16 or int8; TensorRT also tf32; OpenVINO fp32, int8w or int8.",
+        ),
     ] = "fp32",
     out: Annotated[
         Optional[Path],  # noqa: UP045
@@ -49,6 +54,24 @@ def command(
     keep_failed: Annotated[
         bool, typer.Option("--keep-failed", help="Keep a tower that fails the parity gate.")
     ] = False,
+    calibrate: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--calibrate",
+            metavar="sample|DIR",
+            help="int8: samples that set the scales and judge the accuracy; for onnx they make "
+            "the scales fixed (int8-static). Default: sample.",
+        ),
+    ] = None,
+    margin: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--margin",
+            min=0,
+            help="int8: points of recall@1 and top-1 that may be lost; layers stay in fp32 until "
+            "it holds. Default: 0.5.",
+        ),
+    ] = None,
     batch: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--batch", help="TensorRT: batches as MIN:OPT:MAX; default: 1:8:64."),
@@ -86,9 +109,10 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export a model's towers to ONNX or TensorRT engines, checked, as a deployable folder."""
+    """Export a model's towers to ONNX, OpenVINO or TensorRT, checked, as a deployable folder."""
     from clipperf.engines._tensorrt import FLAVOURS
     from clipperf.export.build import export_model
+    from clipperf.export.derived import export_derived, settings_of
     from clipperf.export.engines import export_engine
     from clipperf.export.plan_options import BuildOptions
     from clipperf.export.summary import failed, lines
@@ -100,13 +124,24 @@ def command(
         "--workspace": workspace, "--opt-level": opt_level, "--timing-cache": timing_cache,
     }  # fmt: skip
     given = [option for option, value in engine_only.items() if value is not None]
-    if runtime not in ("onnx", *FLAVOURS):
-        raise UsageError(f"--runtime {runtime}: export to onnx, {' or '.join(FLAVOURS)}")
-    if runtime == "onnx" and given:
+    if runtime not in ("onnx", "openvino", *FLAVOURS):
+        raise UsageError(f"--runtime {runtime}: export to onnx, openvino, {' or '.join(FLAVOURS)}")
+    derived = settings_of(runtime, precision, calibrate, margin)
+    if runtime not in FLAVOURS and given:
         raise UsageError(f"{given[0]} is for TensorRT engines: add --runtime trt or trt-rtx")
     spec = zoo.resolve(model, pretrained)
     with progress(quiet, plain=verbose) as bar:
-        if runtime == "onnx":
+        if derived is not None:
+            exported = export_derived(
+                spec,
+                sides(tower),
+                derived,
+                normalized=normalize,
+                out=out,
+                keep_failed=keep_failed,
+                on_stage=bar.stage,
+            )
+        elif runtime == "onnx":
             exported = export_model(
                 spec,
                 sides(tower),

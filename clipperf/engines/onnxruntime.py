@@ -115,4 +115,6 @@ def open(request: EngineRequest) -> OnnxRuntimeEngine:
     return open_session(Path(request.path), request.cell.threads)
 
 
-RUNTIMES = (Runtime("onnx", "onnx", ("fp32", "fp16"), ("cpu",), availability, open),)
+PRECISIONS = ("fp32", "fp16", "int8", "int8-static")
+
+RUNTIMES = (Runtime("onnx", "onnx", PRECISIONS, ("cpu",), availability, open),)

@@ -17,8 +17,7 @@ from clipperf.export import quantize
 from clipperf.export.judge import Judge
 from clipperf.export.quantize_search import Found, search
 from clipperf.processes import status_bytes
-from clipperf.serialize import from_json
-from clipperf.types import Artifact, Engine, Side
+from clipperf.types import Engine, Side
 
 Tell = Callable[[str], None]
 
@@ -50,19 +49,21 @@ class OnnxQuantizer:
         self.layers = [layer.name for layer in found]
         self._ranges = None
         if method == "static":
-            names = dict.fromkeys(layer.activation for layer in found if layer.op != "Gather")
+            names = dict.fromkeys(layer.activation for layer in found)
             self._ranges = quantize.activation_ranges(
                 self._model, list(names), lambda model: self._observe(model, judge.probes)
             )
 
     def _observe(self, model: Any, batches: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
+        import onnxruntime
+
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "probed.onnx"
             quantize.save(model, path)
-            session = ort_engine.open_session(path, self._threads)
+            options = ort_engine.session_options(self._threads)
+            session = onnxruntime.InferenceSession(path, options, providers=[ort_engine.CPU])
             for batch in batches:
-                yield session.run_all(batch)
-            session.close()
+                yield session.run(None, {session.get_inputs()[0].name: batch})
 
     def write(self, kept: Sequence[str], path: Path) -> None:
         """See `Quantizer`."""

@@ -19,13 +19,12 @@ from clipperf.export.folder import Exported, Wanted
 from clipperf.export.inputs import WHAT, parity_inputs
 from clipperf.export.process import run_worker
 from clipperf.export.worker import reference_name
-
 from clipperf.types import SIDES, Artifact, Cell, EngineRequest, ModelSpec, Parity, Side
 
 SAMPLE = "sample"
 MARGIN = 0.5
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same settings come to write other bytes."""
 
 
@@ -82,6 +81,33 @@ class Settings:
         if not self.recipe.judged:
             return {}
         return {"calibrate": self.calibrate, "margin": f"{self.margin:g}"}
+
+
+def settings_of(
+    runtime: str, precision: str, calibrate: str | None = None, margin: float | None = None
+) -> Settings | None:
+    """What the options of a command mean; None for what is not derived from the ONNX artifact.
+
+    Raises:
+        UsageError: no such precision of OpenVINO, or samples for what does not use them.
+    """
+    if (runtime, precision) == ("onnx", "int8") and calibrate is not None:
+        precision = "int8-static"
+    if runtime == "openvino" or (runtime, precision) in RECIPES:
+        settings = Settings(
+            runtime,
+            precision,
+            SAMPLE if calibrate is None else calibrate,
+            MARGIN if margin is None else margin,
+        )
+        if settings.recipe.judged:
+            return settings
+    else:
+        settings = None
+    if calibrate is not None or margin is not None:
+        option = "--margin" if calibrate is None else "--calibrate"
+        raise UsageError(f"{option} is for --precision int8 of onnx or openvino")
+    return settings
 
 
 def export_derived(
@@ -148,9 +174,7 @@ def export_derived(
     )
 
 
-def derived_folder(
-    spec: ModelSpec, weights_id: str, settings: Settings, normalized: bool
-) -> Path:
+def derived_folder(spec: ModelSpec, weights_id: str, settings: Settings, normalized: bool) -> Path:
     """Where the store keeps one model's derived towers."""
     parts = [settings.precision, *(["normalized"] if normalized else [])]
     usual = Settings(settings.runtime, settings.precision)
@@ -238,9 +262,7 @@ def _build(
 
 
 def _check_parity(wanted: Wanted, side: Side, path: Path, source: Path) -> Parity:
-    cell = Cell(
-        wanted.spec.id, side, wanted.runtime, wanted.precision, "cpu", 1, available_cores()
-    )
+    cell = Cell(wanted.spec.id, side, wanted.runtime, wanted.precision, "cpu", 1, available_cores())
     request = EngineRequest(cell, wanted.spec, str(path), wanted.normalized)
     with closing(_contract.get(wanted.runtime).open(request)) as engine:
         inputs, reference = parity_inputs(source, side), np.load(source / reference_name(side))

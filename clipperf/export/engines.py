@@ -14,7 +14,7 @@ from clipperf import files, store
 from clipperf.engines import _contract, _tensorrt, plan_file
 from clipperf.env import available_cores, gpu, installed_versions
 from clipperf.errors import ArtifactError, ParityError, UsageError
-from clipperf.export import build, parity
+from clipperf.export import engine_graphs, parity
 from clipperf.export import folder as artifact_folder
 from clipperf.export.folder import Exported, Wanted
 from clipperf.export.inputs import WHAT, parity_inputs
@@ -54,8 +54,7 @@ def export_engine(
     options = complete(options, spec)
     if out is not None:
         artifact_folder.check_target(out.absolute(), spec)
-    precision = _contract.graph_precision(options.precision)
-    source = build.export_model(spec, sides, precision, normalized=normalized, on_stage=on_stage)
+    source = engine_graphs.export_graph(spec, sides, options.precision, normalized, on_stage)
     graphs = {tower.side: tower for tower in source.manifest.towers if tower.side in sides}
     weights_id = graphs[sides[0]].weights_id
     folder = (out or engine_folder(spec, weights_id, options, normalized)).absolute()
@@ -84,7 +83,7 @@ def export_engine(
 def precisions(flavour: str) -> list[str]:
     """The precisions of a flavour whose ONNX graph can be exported."""
     known = _contract.get(flavour).precisions
-    return [name for name in known if _contract.graph_precision(name) in build.PRECISIONS]
+    return [name for name in known if engine_graphs.can_export(name)]
 
 
 def find_engines(
@@ -99,8 +98,7 @@ def find_engines(
     weights_id = zoo.weights_id(spec)
     if weights_id is None:
         return None
-    precision = _contract.graph_precision(options.precision)
-    keys = [build.cache_key(spec, weights_id, side, precision, False) for side in sides]
+    keys = [engine_graphs.graph_key(spec, weights_id, side, options.precision) for side in sides]
     stored = store.find_artifacts()
     graphs = {
         tower.side: onnx_sha256(tower)

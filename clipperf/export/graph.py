@@ -7,6 +7,7 @@ so that nothing can be folded into it. `weights.fill` puts a checkpoint's tensor
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import secrets
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from clipperf import store
 from clipperf.env import version_of
-from clipperf.files import TEMPORARY_PREFIX, digest_of, translated
+from clipperf.errors import ArtifactError
+from clipperf.files import TEMPORARY_PREFIX, digest_of, sha256_file, translated, write_text
 from clipperf.types import Tower
 
 if TYPE_CHECKING:
@@ -65,6 +67,26 @@ def keep(key: str, model: ir.Model) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def prove(key: str) -> None:
+    """Note that a tower with the graph kept under `key` has passed the whole parity gate."""
+    with contextlib.suppress(ArtifactError):  # no such graph: it was not kept
+        write_text(_path(key).with_suffix(".proven"), sha256_file(_path(key)))
+
+
+def is_proven(key: str) -> bool:
+    """Whether the graph kept under `key` is one that has passed the whole parity gate."""
+    try:
+        return _path(key).with_suffix(".proven").read_text() == sha256_file(_path(key))
+    except (OSError, ArtifactError):
+        return False
+
+
+def forget(key: str) -> None:
+    """Keep no graph under `key` any longer."""
+    for path in (_path(key), _path(key).with_suffix(".proven")):
+        path.unlink(missing_ok=True)
 
 
 def _path(key: str) -> Path:

@@ -59,14 +59,11 @@ def opset(precision: str) -> int:
     return BF16_OPSET if precision == "bf16" else OPSET
 
 
-def export_onnx(
-    tower: Tower, path: Path, precision: str = "fp32", config: dict[str, Any] | None = None
-) -> None:
+def export_onnx(tower: Tower, path: Path, precision: str = "fp32", key: str | None = None) -> None:
     """Write an fp32 tower to `path` in `precision`.
 
-    Weights above `EXTERNAL_DATA_FROM_BYTES` lie beside `path`. With the model configuration the
-    graph is kept for further checkpoints of the architecture. Batch norms of the tower are folded,
-    in place.
+    Weights above `EXTERNAL_DATA_FROM_BYTES` lie beside `path`. With a `graph_key` the graph is kept
+    for further checkpoints of the architecture. Batch norms of the tower are folded, in place.
 
     Raises:
         ExportError: torch's exporter refuses the tower; the message holds its reason.
@@ -76,7 +73,7 @@ def export_onnx(
     fold_batch_norms(tower.module, tower.example)
     try:
         with quiet(), torch.no_grad():
-            model = _filled(tower, precision, config) or _plain(tower, precision)
+            model = _filled(tower, precision, key) or _plain(tower, precision)
             _save(model, path)
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as exc:
         raise ExportError(
@@ -86,11 +83,20 @@ def export_onnx(
     check_axes(path, *io_specs(tower))
 
 
-def _filled(tower: Tower, precision: str, config: dict[str, Any] | None) -> ir.Model | None:
-    """The graph of the architecture with the tower's weights; None where that cannot be had."""
-    key = None if config is None else graph.key(config, tower, precision, opset(precision), RECIPE)
-    model = graph.kept(key) if key else None
+def graph_key(tower: Tower, precision: str, config: dict[str, Any]) -> str:
+    """The key of a tower's graph; `config` is the model configuration."""
+    return graph.key(config, tower, precision, opset(precision), RECIPE)
+
+
+def _filled(tower: Tower, precision: str, key: str | None) -> ir.Model | None:
+    """The graph of the architecture with the tower's weights; None where that cannot be had.
+
+    Raises:
+        ExportError: a graph that has passed the gate before does not fit; it is kept no longer.
+    """
+    proven = key is not None and graph.is_proven(key)
     try:
+        model = graph.kept(key) if key else None
         if model is None:
             empty = graph.without_values(tower.module, _dtype(precision))
             model = _traced(empty, tower, precision, optimize=False)
@@ -100,7 +106,13 @@ def _filled(tower: Tower, precision: str, config: dict[str, Any] | None) -> ir.M
         weights.fill(model, tower.module.state_dict())
     except (OSError, ClipperfError):
         raise
-    except Exception:  # noqa: BLE001 - where the plain way fails too, that says why
+    except Exception as exc:  # where the plain way fails too, that says why
+        if key and proven:
+            graph.forget(key)
+            raise ExportError(
+                f"{tower.spec.id} {tower.side}: the graph kept for its architecture does not fit "
+                f"({root_reason(exc)}). It was removed: repeat the command"
+            ) from exc
         return None
     return model
 

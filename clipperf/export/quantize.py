@@ -7,7 +7,8 @@
   pairs of QuantizeLinear and DequantizeLinear ("QDQ", https://arxiv.org/abs/2004.09602), which
   ONNX Runtime turns into integer kernels and TensorRT takes as int8.
 
-Token embeddings become int8 rows with a scale each in both. `layers` are named by their node.
+With "dynamic" token embeddings become int8 rows with a scale each; TensorRT refuses such a table,
+so with "static" they stay fp32. `layers` are named by their node.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Method = Literal["dynamic", "static"]
 
 QUANTISED = {
     "dynamic": ("MatMul", "Gemm", "Gather"),
-    "static": ("MatMul", "Gemm", "Gather", "Conv"),
+    "static": ("MatMul", "Gemm", "Conv"),
 }
 """The operators that each method takes, where their weights are constants."""
 

@@ -34,6 +34,8 @@ def lines(exported: Exported) -> list[str]:
             f"built in {units.seconds(tower.build_s)} ({units.size(tower.peak_rss_bytes)} peak)  "
             f"{verdict}"
         )
+        if tower.notes:
+            said.append("    " + "; ".join(f"{k}: {v}" for k, v in tower.notes.items()))
     return [*said, f"folder: {exported.folder}"]
 
 

@@ -22,7 +22,7 @@ from clipperf.types import ModelSpec, Side
 
 
 def reference_name(side: Side) -> str:
-    """The file with PyTorch fp32's embeddings of a side's parity inputs, [12, embed_dim]."""
+    """The file with PyTorch fp32's embeddings of a side's parity inputs, [12 or 3, embed_dim]."""
     return f"parity-{side}.npy"
 
 
@@ -39,6 +39,7 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from clipperf.export import graph, parity
     from clipperf.export import onnx as onnx_export
     from clipperf.export.inputs import parity_inputs
     from clipperf.models.open_clip import build_tower, model_config
@@ -54,18 +55,23 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     inputs = torch.from_numpy(parity_inputs(folder, side))
     tell("building")
     tower = build_tower(spec, side, normalize=job["normalized"])
+    key = onnx_export.graph_key(tower, job["precision"], model_config(spec))
+    batches = parity.FEW_BATCHES if graph.is_proven(key) else parity.BATCHES
     tell("reference")
     with torch.inference_mode():
-        reference = torch.cat([tower.module(batch) for batch in inputs.split([1, 3, 8])])
+        pairs = inputs[: sum(batches)].split(2)  # few at a time: activations are memory, too
+        reference = torch.cat([tower.module(pair) for pair in pairs])
     np.save(folder / reference_name(side), reference.numpy())
     tell("exporting")
     (folder / side).mkdir(exist_ok=True)
     model_path = folder / side / "model.onnx"
-    onnx_export.export_onnx(tower, model_path, job["precision"], model_config(spec))
+    onnx_export.export_onnx(tower, model_path, job["precision"], key)
     given, produced = onnx_export.io_specs(tower)
     return {
         "inputs": [to_json(given)],
         "outputs": [to_json(produced)],
+        "graph": key,
+        "batches": list(batches),
         "build_s": time.perf_counter() - start,
         "peak_rss_bytes": status_bytes("VmHWM"),
     }
@@ -83,6 +89,13 @@ def check(job: dict[str, Any]) -> dict[str, Any]:
     from clipperf.export.engines import check_engine
 
     return check_engine(job)
+
+
+def derive(job: dict[str, Any]) -> dict[str, Any]:
+    """Make one tower from its fp32 ONNX file; see `export.derive_job.derive`."""
+    from clipperf.export.derive_job import derive as run
+
+    return run(job, tell)
 
 
 def write_settings(spec: ModelSpec, side: Side, folder: Path) -> None:
@@ -108,7 +121,13 @@ def _answer(line: dict[str, Any]) -> None:
 _answers_fd = 1
 
 
-OPERATIONS = {"fetch": fetch, "export": export, "engine": engine, "check": check}
+OPERATIONS = {
+    "fetch": fetch,
+    "export": export,
+    "engine": engine,
+    "check": check,
+    "derive": derive,
+}
 
 
 def main() -> int:
@@ -120,9 +139,7 @@ def main() -> int:
     os.dup2(2, 1)
     job = json.loads(sys.stdin.read())
     try:
-        outcome = {"fetch": fetch, "export": export, "engine": engine, "check": check}[job["op"]](
-            job
-        )
+        outcome = OPERATIONS[job["op"]](job)
     except ClipperfError as exc:
         _answer({"error": str(exc), "kind": type(exc).__name__})
         return 1

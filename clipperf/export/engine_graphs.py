@@ -1,0 +1,48 @@
+"""The ONNX graphs that TensorRT engines are built from, by the engine's precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from clipperf.engines import _contract
+from clipperf.export import build, derived
+from clipperf.export.folder import Exported
+from clipperf.types import ModelSpec, Side
+
+INTEGER = {"int8": "int8-static"}
+"""Graphs that carry an integer precision: TensorRT needs the scales to be fixed."""
+
+
+def can_export(precision: str) -> bool:
+    """Whether there is a graph for engines of this precision."""
+    return precision in INTEGER or _contract.graph_precision(precision) in build.PRECISIONS
+
+
+def export_graph(
+    spec: ModelSpec,
+    sides: Sequence[Side],
+    precision: str,
+    normalized: bool,
+    on_stage: Callable[[str], None],
+) -> Exported:
+    """Make sure that the graphs exist; raises as `export_model` and `export_derived`."""
+    if precision in INTEGER:
+        settings = _settings(precision)
+        return derived.export_derived(
+            spec, sides, settings, normalized=normalized, on_stage=on_stage
+        )
+    graph = _contract.graph_precision(precision)
+    return build.export_model(spec, sides, graph, normalized=normalized, on_stage=on_stage)
+
+
+def graph_key(spec: ModelSpec, weights_id: str, side: Side, precision: str) -> str:
+    """The key of the graph, not normalised, that `export_graph` gives now."""
+    if precision in INTEGER:
+        source = build.cache_key(spec, weights_id, side, "fp32", False)
+        return derived.cache_key(source, _settings(precision))
+    graph = _contract.graph_precision(precision)
+    return build.cache_key(spec, weights_id, side, graph, False)
+
+
+def _settings(precision: str) -> derived.Settings:
+    return derived.Settings(build.RUNTIME, INTEGER[precision])
