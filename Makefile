@@ -12,7 +12,8 @@ demo: $(VENV)/.installed
 	CLIPPERF_HOME=$(CURDIR)/$(DEMO)/store CLIPPERF=$(BIN)/clipperf sh tools/demo.sh $(DEMO)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m timing
+	$(BIN)/python -m pytest -m "not timing" --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

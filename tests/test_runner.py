@@ -26,6 +26,8 @@ from clipperf.bench.inputs import CLIP_IDS, TextIds, make_inputs
 from clipperf.bench.process import Worker, WorkerError, exit_reason, worker_environment
 from clipperf.types import Cell, EngineRequest, Measurement, ModelSpec
 
+pytestmark = pytest.mark.timing
+
 MIB = 2**20
 ATTEMPTS = 3
 FAST = replace(
