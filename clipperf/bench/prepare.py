@@ -97,7 +97,7 @@ def artifact_folder(
         options = dataclasses.replace(usual, batch=(low, tuned, max(high, largest_batch)))
         found = find_engines(spec, sides, options, (smallest_batch, largest_batch))
         return found or export_engine(spec, sides, options, on_stage=on_stage).folder
-    if (made, precision) in RECIPES:
+    if made is not None and (made, precision) in RECIPES:
         return export_derived(spec, sides, Settings(made, precision), on_stage=on_stage).folder
     graph = _contract.graph_precision(precision) if made else BASELINE_PRECISION
     return export_model(spec, sides, graph, on_stage=on_stage).folder

@@ -16,7 +16,7 @@ from clipperf.engines import _contract, _tensorrt, plan_file
 from clipperf.errors import ArtifactError, UsageError
 from clipperf.types import Report, ShapeRange, TensorSpec
 
-Kind = Literal["plan", "onnx", "artifact"]
+Kind = Literal["plan", "onnx", "openvino", "artifact"]
 
 PRECISIONS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8"}
 """By ONNX's name of the type that most bytes of the weights have; any FLOAT8 is fp8."""
@@ -61,10 +61,13 @@ def inspect(path: Path) -> Inspection:
         return _artifact(path)
     if path.suffix == ".onnx":
         return _onnx(path)
+    if path.suffix == ".xml":
+        return _openvino(path)
     if _is_plan(path):
         return _plan(path)
     raise UsageError(
-        f"{path} is no TensorRT plan with its sidecar, no ONNX file (.onnx) and no artifact folder"
+        f"{path} is no TensorRT plan with its sidecar, no ONNX file (.onnx), no OpenVINO IR (.xml) "
+        f"and no artifact folder"
     )
 
 
@@ -202,6 +205,39 @@ def _tensor_spec(value: Any) -> TensorSpec:
     return TensorSpec(value.name, str(dtype), shape)
 
 
+# --- OpenVINO ------------------------------------------------------------------------------
+
+
+def _openvino(path: Path) -> Inspection:
+    from xml.etree import ElementTree
+
+    weights = path.with_suffix(".bin")
+    found = path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError:
+        root = None
+    if root is None or root.tag != "net":
+        problem = f"{path} is no OpenVINO IR, or is cut off: export the model again"
+        return Inspection(str(path), "openvino", found, problems=(problem,))
+    missing = f"{weights}, which holds weights of {path.name}, is missing"
+    runtime = _contract.get("openvino").availability("cpu")
+    layers = [layer.get("type") for layer in root.iter("layer")]
+    return Inspection(
+        str(path),
+        "openvino",
+        found,
+        facts={
+            "IR version": root.get("version") or "not said",
+            "layers": str(len(layers)),
+            "rounded to int8 and back": str(layers.count("FakeQuantize")),
+            "weights in": weights.name,
+        },
+        problems=() if weights.is_file() else (missing,),
+        obstacle=None if runtime.usable else f"{runtime.detail}: {runtime.fix}",
+    )
+
+
 # --- artifact folders ----------------------------------------------------------------------
 
 
@@ -222,6 +258,7 @@ def _artifact(folder: Path) -> Inspection:
     parts = []
     for tower in manifest.towers:
         if (folder / tower.path).is_file():
+            facts |= {f"{tower.side}: {name}": value for name, value in tower.notes.items()}
             parts.append(inspect(folder / tower.path))
             problems += [text for text in parts[-1].problems if text not in problems]
     reasons = [part.obstacle for part in parts if part.obstacle]
@@ -239,7 +276,12 @@ def _artifact(folder: Path) -> Inspection:
 
 # --- words ---------------------------------------------------------------------------------
 
-TITLES = {"plan": "TensorRT plan", "onnx": "ONNX model", "artifact": "clipperf artifact"}
+TITLES = {
+    "plan": "TensorRT plan",
+    "onnx": "ONNX model",
+    "openvino": "OpenVINO IR",
+    "artifact": "clipperf artifact",
+}
 
 
 def report(found: Inspection) -> Report:

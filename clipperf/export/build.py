@@ -13,10 +13,10 @@ from clipperf.engines import onnxruntime as ort_engine
 from clipperf.env import available_cores, installed_versions, version_of
 from clipperf.errors import ExportError, ParityError, UsageError
 from clipperf.export import folder as artifact_folder
+from clipperf.export import graph, parity
 from clipperf.export import onnx as onnx_export
-from clipperf.export import parity
 from clipperf.export.folder import Exported, Wanted
-from clipperf.export.inputs import WHAT, parity_inputs
+from clipperf.export.inputs import parity_inputs
 from clipperf.export.process import run_worker
 from clipperf.export.widen import runnable_on_cpu
 from clipperf.export.worker import reference_name
@@ -26,9 +26,6 @@ from clipperf.types import Artifact, ModelSpec, Parity, Side, TensorSpec
 
 RUNTIME = "onnx"
 PRECISIONS = ("fp32", "fp16", "bf16")
-
-BUILT_WITH = ("torch", "open_clip_torch", "onnx", "onnxscript")
-"""Packages whose version can change the exported bytes; part of the cache key."""
 
 
 def export_model(
@@ -94,10 +91,11 @@ def cache_key(
     spec: ModelSpec, weights_id: str, side: Side, precision: str, normalized: bool
 ) -> str:
     """A digest of everything that changes an exported tower's bytes."""
-    versions = {name: version_of(name) for name in BUILT_WITH}
+    versions = {name: version_of(name) for name in graph.BUILT_WITH}
     return files.digest_of(
         "onnx", store.SCHEMA_VERSION, spec.architecture, weights_id, side, precision,
-        normalized, onnx_export.OPSET, spec.context_tokens, versions,
+        normalized, onnx_export.opset(precision), onnx_export.RECIPE, spec.context_tokens,
+        versions,
     )  # fmt: skip
 
 
@@ -121,11 +119,13 @@ def _build(
     }
     done = run_worker(job, label, lambda stage: on_stage(f"{side} tower: {stage}"))
     on_stage(f"{side} tower: checking parity")
-    found = _check_parity(staging, side, precision)
+    found = _check_parity(staging, side, precision, done["batches"])
     if not found.passed and not keep_failed:
         raise ParityError(
             f"{parity.explain(found, label)}. The artifact was refused; --keep-failed keeps it"
         )
+    if found.passed and found.batches == parity.BATCHES:
+        graph.prove(done["graph"])
     inputs = tuple(from_json(TensorSpec, value) for value in done["inputs"])
     length = inputs[0].shape[1] if side == "text" else None
     disk_bytes, digests = artifact_folder.written_files(staging, side)
@@ -150,14 +150,14 @@ def _build(
     )
 
 
-def _check_parity(staging: Path, side: Side, precision: str) -> Parity:
+def _check_parity(staging: Path, side: Side, precision: str, sizes: Sequence[int]) -> Parity:
     inputs = parity_inputs(staging, side)
     reference = np.load(staging / reference_name(side))
     with runnable_on_cpu(staging / side / "model.onnx", precision) as path:
         engine = ort_engine.open_session(path, available_cores(), prepack=False)
         try:
-            what = WHAT + parity.ARITHMETIC.get(precision, "")
-            return parity.measure(engine, inputs, reference, precision, what)
+            note = parity.ARITHMETIC.get(precision, "")
+            return parity.measure(engine, inputs, reference, precision, note, sizes)
         finally:
             engine.close()
             gc.collect()

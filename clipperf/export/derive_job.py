@@ -67,7 +67,9 @@ class OnnxQuantizer:
 
     def write(self, kept: Sequence[str], path: Path) -> None:
         """See `Quantizer`."""
-        model = quantize.quantized(self._model, self._method, kept, self._ranges)
+        model = quantize.quantized(
+            self._model, self._method, kept, self._ranges, quantize.safe_weight_max()
+        )
         quantize.save(model, path)
 
     def open(self, path: Path) -> Engine:

@@ -13,10 +13,10 @@ from clipperf import datasets, files, store
 from clipperf.engines import _contract
 from clipperf.env import available_cores, installed_versions, version_of
 from clipperf.errors import MissingDependencyError, ParityError, UsageError
-from clipperf.export import build, parity
+from clipperf.export import build, parity, quantize
 from clipperf.export import folder as artifact_folder
 from clipperf.export.folder import Exported, Wanted
-from clipperf.export.inputs import WHAT, parity_inputs
+from clipperf.export.inputs import parity_inputs
 from clipperf.export.process import run_worker
 from clipperf.export.worker import reference_name
 from clipperf.types import SIDES, Artifact, Cell, EngineRequest, ModelSpec, Parity, Side
@@ -186,7 +186,9 @@ def derived_folder(spec: ModelSpec, weights_id: str, settings: Settings, normali
 def cache_key(source_key: str, settings: Settings) -> str:
     """A digest of everything that changes a derived tower's bytes, its source's key first."""
     recipe = settings.recipe
-    versions = {name: version_of(name) for name in recipe.packages}
+    versions: dict[str, object] = {name: version_of(name) for name in recipe.packages}
+    if settings.runtime == build.RUNTIME:
+        versions["weight_max"] = quantize.safe_weight_max()
     samples = _samples_sha256(settings.calibrate) if recipe.judged else None
     return files.digest_of(
         "derived", VERSION, source_key, recipe.name, versions, settings.described, samples,
@@ -266,7 +268,7 @@ def _check_parity(wanted: Wanted, side: Side, path: Path, source: Path) -> Parit
     request = EngineRequest(cell, wanted.spec, str(path), wanted.normalized)
     with closing(_contract.get(wanted.runtime).open(request)) as engine:
         inputs, reference = parity_inputs(source, side), np.load(source / reference_name(side))
-        return parity.measure(engine, inputs, reference, wanted.precision, WHAT)
+        return parity.measure(engine, inputs, reference, wanted.precision)
 
 
 def _refusal(label: str, found: Parity, done: dict, settings: Settings) -> str:

@@ -17,7 +17,7 @@ from clipperf.errors import ArtifactError, ParityError, UsageError
 from clipperf.export import engine_graphs, parity
 from clipperf.export import folder as artifact_folder
 from clipperf.export.folder import Exported, Wanted
-from clipperf.export.inputs import WHAT, parity_inputs
+from clipperf.export.inputs import parity_inputs
 from clipperf.export.plan_options import BuildOptions, check_support, token_range
 from clipperf.export.process import run_worker
 from clipperf.export.worker import reference_name
@@ -300,7 +300,7 @@ def check_engine(job: dict[str, Any]) -> dict[str, Any]:
             parity_inputs(folder, cell.side),
             np.load(folder / reference_name(cell.side)),
             cell.precision,
-            f"{WHAT}; on {_present_gpu()}",
+            f"; on {_present_gpu()}",
             sizes,
         )
     finally:

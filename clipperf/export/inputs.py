@@ -15,7 +15,7 @@ from clipperf.models import sample
 from clipperf.types import Side
 
 COUNT = 12
-WHAT = f"{COUNT} of the bundled sample's images or captions"
+WHAT = "of the bundled sample's images or captions"
 
 
 def parity_inputs(folder: Path, side: Side) -> np.ndarray:

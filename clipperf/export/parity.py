@@ -45,17 +45,18 @@ def measure(
     inputs: np.ndarray,
     reference: np.ndarray,
     precision: str,
-    what: str = WHAT,
+    note: str = "",
     sizes: Sequence[int] = BATCHES,
 ) -> Parity:
     """Run `inputs` [12, ...] in batches of these sizes and compare with `reference` [12, dim].
 
-    `what` says in words what was compared.
+    `note` adds to the words on what was compared. A reference of the first few inputs alone (see
+    FEW_BATCHES) is compared with those.
     """
-    inputs = inputs[: len(reference)]  # it may be for the first few only, see FEW_BATCHES
+    inputs = inputs[: len(reference)]
     produced = np.concatenate([engine.run(batch) for batch in batches_of(inputs, sizes)])
     expected = np.concatenate(batches_of(reference, sizes))
-    return compare(produced, expected, precision, what, sizes)
+    return compare(produced, expected, precision, f"{len(inputs)} {WHAT}{note}", sizes)
 
 
 def compare(

@@ -13,6 +13,7 @@ so with "static" they stay fp32. `layers` are named by their node.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,16 +103,18 @@ def quantized(
     method: Method,
     kept: Collection[str] = (),
     ranges: Mapping[str, float] | None = None,
+    weight_max: int = INT8_MAX,
 ) -> onnx.ModelProto:
     """A copy of an fp32 tower with all layers but `kept` in int8.
 
-    `ranges` are the largest magnitudes of the layers' activations by tensor name, for "static".
+    `ranges` are the largest magnitudes of the layers' activations by tensor name, for "static";
+    `weight_max` is the largest integer that a weight takes, see `safe_weight_max`.
     """
     import onnx
 
     chosen = {layer.name: layer for layer in layers(model, method) if layer.name not in kept}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    out = _Writer(method, ranges or {})
+    out = _Writer(method, ranges or {}, weight_max)
     for node in model.graph.node:
         layer = chosen.get(node.name)
         if layer is None:
@@ -160,6 +163,7 @@ class _Writer:
 
     method: Method
     ranges: Mapping[str, float]
+    weight_max: int
     nodes: list[Any] = field(default_factory=list)
     tensors: dict[str, Any] = field(default_factory=dict)
     rounded: dict[str, list[str]] = field(default_factory=dict)
@@ -173,7 +177,7 @@ class _Writer:
         bias = node.input[2] if len(node.input) > 2 else ""
         output = f"{node.output[0]}_product" if bias else node.output[0]
         matrix = np.ascontiguousarray(weight.T) if layer.transposed else weight
-        values, scales = _rounded(matrix, axis=1)
+        values, scales = _rounded(matrix, 1, self.weight_max)
         known = f"{node.output[0]}_weight"
         self.tensor(f"{known}_int8", values)
         self.tensor(f"{known}_scale", scales)
@@ -190,7 +194,7 @@ class _Writer:
     def dynamic_product(self, activation: str, known: str, output: str) -> None:
         """``activation @ weight`` in integers, in the form that ONNX Runtime fuses to one node."""
         if activation not in self.rounded:
-            names = [f"{activation}_{part}" for part in ("uint8", "scale", "zero")]
+            names = [f"{activation}_uint8{part}" for part in ("", "_scale", "_zero")]
             self.add("DynamicQuantizeLinear", [activation], names)
             self.rounded[activation] = names
         values, scale, zero = self.rounded[activation]
@@ -216,7 +220,7 @@ class _Writer:
         """A convolution between pairs."""
         import onnx
 
-        values, scales = _rounded(weight, axis=0)
+        values, scales = _rounded(weight, 0, self.weight_max)
         known = f"{node.output[0]}_weight"
         self.tensor(f"{known}_int8", values)
         self.tensor(f"{known}_scale", scales)
@@ -229,7 +233,7 @@ class _Writer:
 
     def table(self, node: Any, weight: np.ndarray) -> None:
         """Rows of int8 and their scales, looked up apart and multiplied."""
-        values, scales = _rounded(weight, axis=0)
+        values, scales = _rounded(weight, 0, INT8_MAX)  # never summed
         name = node.output[0]
         self.tensor(f"{name}_rows_int8", values)
         self.tensor(f"{name}_rows_scale", scales[:, None])
@@ -251,13 +255,29 @@ class _Writer:
         self.tensors[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
 
 
-def _rounded(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """int8 values of a weight and float32 scales, one for each index of `axis`."""
+def _rounded(weight: np.ndarray, axis: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values within -most to most and float32 scales, one for each index of `axis`."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others, keepdims=True)
-    scales = (np.where(largest > 0, largest, 1) / INT8_MAX).astype(np.float32)
-    values = np.clip(np.rint(weight / scales), -INT8_MAX, INT8_MAX).astype(np.int8)
+    scales = (np.where(largest > 0, largest, 1) / most).astype(np.float32)
+    values = np.clip(np.rint(weight / scales), -most, most).astype(np.int8)
     return values, scales.reshape(-1)
+
+
+def safe_weight_max() -> int:
+    """The largest integer that weights may take where ONNX Runtime runs on this machine's CPU.
+
+    x86 without VNNI adds two products of 8 bits in 16 bits (``vpmaddubsw``) and saturates: an
+    unlucky sum is off by several times the result's own size. With weights of 7 bits it cannot,
+    at the same speed.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return INT8_MAX
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return INT8_MAX // 2
+    return INT8_MAX if "avx512_vnni" in flags or "avx_vnni" in flags else INT8_MAX // 2
 
 
 def activation_ranges(

@@ -144,7 +144,7 @@ def main() -> int:
         _answer({"error": str(exc), "kind": type(exc).__name__})
         return 1
     except OSError as exc:
-        error = storage_error(Path(job.get("folder", ".")), exc)
+        error = storage_error(Path(job.get("folder") or job.get("plan") or "."), exc)
         _answer({"error": str(error), "kind": "StorageError"})
         return 1
     _answer({"done": outcome})
