@@ -1,27 +1,30 @@
 """TensorRT engines of every CLIP-as-service model: the table in docs/tensorrt.md.
 
     python benchmarks/engine_builds.py                          # fp16, for sm89
-    python benchmarks/engine_builds.py --model RN50 --target sm86,sm89,sm120
+    python benchmarks/engine_builds.py --model RN50-quickgelu --target sm86,sm89,sm120
 
-Both towers of each model are built by `clipperf export --runtime trt-rtx`, with seeded random
-weights: neither build time nor size depends on their values. Models that differ in their weights
-alone share a row. M-CLIP models are no open_clip models and are left out. Seconds and peak RSS
-are those of the process that builds the engine from the ONNX file, which is written before.
+Both towers of each model are built as `clipperf export --runtime trt-rtx` does it, with seeded
+random weights: neither build time nor size depends on their values, and there is nothing to check
+them against, so PyTorch's reference is left out. Models that differ in their weights alone share a
+row. M-CLIP models are no open_clip models and are left out. Seconds and peak RSS are those of the
+process that builds the engine from the ONNX file, which is written before.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from clipperf import units
+from clipperf.export import onnx as onnx_export
+from clipperf.export.plan_options import BuildOptions, token_range
+from clipperf.export.process import run_worker
 from clipperf.models import catalog, open_clip, published, zoo
+from clipperf.serialize import to_json
+from clipperf.types import SIDES, Side
 
 
 def main() -> None:
@@ -33,17 +36,18 @@ def main() -> None:
     parser.add_argument("--runtime", default="trt-rtx")
     options = parser.parse_args()
     print(f"{options.runtime}, {options.precision}, {options.target}\n")
-    print("| structure | tower | build s | plan MB | peak RSS MB | RSS / plan | models |")
+    print("| structure | tower | build s | plan MB | peak RSS MB | RSS / plan | weights |")
     print("|---|---|---:|---:|---:|---:|---|")
-    for structure, models in structures().items():
+    for structure, tags in structures().items():
         if options.model and structure not in options.model:
             continue
-        for tower in ("image", "text"):
-            built = build(structure, tower, options)
-            size, peak = built["disk_bytes"], built["peak_rss_bytes"]
+        for side in SIDES:
+            with tempfile.TemporaryDirectory() as scratch:
+                built = build(structure, side, options, Path(scratch))
+            size, peak = built["plan_bytes"], built["peak_rss_bytes"]
             print(
-                f"| {structure} | {tower} | {built['build_s']:.1f} | {size / 1e6:.0f} | "
-                f"{peak / 1e6:.0f} | {units.ratio(peak / size)} | {', '.join(models)} |",
+                f"| {structure} | {side} | {built['build_s']:.1f} | {size / 1e6:.0f} | "
+                f"{peak / 1e6:.0f} | {units.ratio(peak / size)} | {', '.join(tags)} |",
                 flush=True,
             )
 
@@ -67,23 +71,31 @@ def has(name: str) -> bool:
     return any(entry.architecture == name for entry in catalog.entries())
 
 
-def build(structure: str, tower: str, options: argparse.Namespace) -> dict[str, float]:
-    """Export one tower into an empty store; returns its record in the manifest."""
-    with tempfile.TemporaryDirectory() as scratch:
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "clipperf", "export", structure, "--json", "--quiet"),
-                *("--pretrained", "random", "--tower", tower, "--runtime", options.runtime),
-                *("--precision", options.precision, "--target", options.target),
-            ],
-            env={**os.environ, "CLIPPERF_HOME": scratch},
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        (record,) = json.loads(done.stdout)["manifest"]["towers"]
-        plan = Path(json.loads(done.stdout)["folder"]) / record["path"]
-        return {**record, "disk_bytes": plan.stat().st_size}
+def build(structure: str, side: Side, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Write one tower as ONNX and build its engine in another process; returns its sidecar."""
+    spec = zoo.resolve(structure, "random")
+    tower = open_clip.build_tower(spec, side, normalize=False)
+    onnx_export.export_onnx(tower, scratch / "model.onnx", options.precision)
+    given, produced = onnx_export.io_specs(tower)
+    del tower
+    chosen = BuildOptions(
+        options.runtime,
+        options.precision,
+        tokens=token_range(spec.context_tokens),
+        targets=tuple(options.target.split(",")),
+    )
+    job = {
+        "op": "engine",
+        "onnx": str(scratch / "model.onnx"),
+        "plan": str(scratch / "model.plan"),
+        "options": to_json(chosen),
+        "inputs": [to_json(given)],
+        "outputs": [to_json(produced)],
+        "model_id": spec.id,
+        "side": side,
+        "onnx_sha256": "not taken",
+    }
+    return run_worker(job, f"{structure} {side}")
 
 
 if __name__ == "__main__":
