@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,eval,trt-rtx,ort-trt-rtx]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,eval,trt-rtx,ort-trt-rtx,openvino]'
 	# Types only: what that package depends on cannot be installed without NVIDIA's own index.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'tensorrt-stubs==10.13.0.35.1'
 	$(BIN)/python tools/typing_stubs.py build/stubs

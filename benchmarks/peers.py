@@ -1,7 +1,7 @@
 """clipperf beside PyTorch, torch.compile, open_clip, optimum-onnx, sentence-transformers and
 faster-clip: one shape (ViT-B-32), one set of seeded weights, one run, equal threads.
 
-    python3 -m venv .peers && .peers/bin/pip install -r benchmarks/requirements-peers.txt
+    python3 -m venv build/peers && build/peers/bin/pip install -r benchmarks/requirements-peers.txt
     python benchmarks/peers.py --json results/peers.json --markdown results/peers.md
 
 Every candidate lives in a process of its own; they take turns in blocks of a sleep, a warm-up and
@@ -34,10 +34,13 @@ from clipperf.models import catalog
 from clipperf.report.document import Document, Section
 from clipperf.report.formats import render_markdown, render_text
 from clipperf.serialize import to_json
-from clipperf.types import SIDES
+from clipperf.types import SIDES, Environment
 
-PEERS_PYTHON = HERE.parent / ".peers" / "bin" / "python"
-INSTALL = "python3 -m venv .peers && .peers/bin/pip install -r benchmarks/requirements-peers.txt"
+PEERS_PYTHON = HERE.parent / "build" / "peers" / "bin" / "python"
+INSTALL = (
+    "python3 -m venv build/peers && "
+    "build/peers/bin/pip install -r benchmarks/requirements-peers.txt"
+)
 
 
 def main() -> None:
@@ -92,7 +95,7 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         "busy_share": busy,
         "image_flops": (entry.image_gflops or 0) * 1e9,
         "image_parameters": entry.image_parameters,
-        **dict.fromkeys(("skipped", "exports"), {}),
+        **{key: {} for key in ("skipped", "exports")},
         **{key: [] for key in ("candidates", "checks", "speed", "memory", "roofline")},
     }
     inputs = work / "inputs"
@@ -172,14 +175,15 @@ def show(data: dict[str, Any], markdown: Path | None) -> None:
     versions = {k: v for row in data["candidates"] for k, v in row.get("versions", {}).items()}
     tokens = data["caption_tokens"]
     caveats = (
-        f"{where['cpu']}, {data['threads']} threads, {where['created_utc']}, {data['command']}",
+        f"{data['threads']} threads, {where['created_utc']}, {data['command']}",
         ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
         f"captions: {len(tokens)}, {tokens[0]} to {tokens[-1]} tokens, "
         f"{sum(tokens) / len(tokens):.1f} on average",
     )
     title = f"clipperf and its peers, {data['model']}"
     section = Section("peers", "Results", "", tuple(tables(data)))
-    document = Document(title, (), caveats, (section,), (), (), ())
+    machine = (("E1", Environment(**where)),)
+    document = Document(title, (), caveats, (section,), machine, (), ())
     print(render_text(document))
     if markdown:
         markdown.parent.mkdir(parents=True, exist_ok=True)

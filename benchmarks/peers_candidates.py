@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from export_cost import run as run_measured
-from peers_prepare import CAPTIONS, MODEL
+from peers_prepare import CAPTIONS, MODEL, SEED
 
 from clipperf.engines import _contract
 from clipperf.errors import ClipperfError
@@ -157,17 +157,23 @@ def missing(runtime: str, precision: str) -> str:
 
 
 def export_commands(name: str, work: Path, peers_python: str) -> list[list[str]]:
-    """The commands that make one export; clipperf's are one a tower, as workers load one."""
+    """The commands that make one export; clipperf's are one a tower, as workers load one.
+
+    Its int8 starts from the seed, not from the file of the same weights: what is known to be
+    random is not put to the accuracy gate, which would keep layers in fp32 by chance.
+    """
     out = work / "exports" / name
     script = str(HERE / "peers_exports.py")
     if not name.startswith("clipperf-"):
         python = sys.executable if name == "torch" else peers_python
         return [[python, script, name, str(work / "inputs"), str(out)]]
     _, runtime, precision = name.split("-")
+    file = str(work / "inputs" / "open_clip.safetensors")
+    pretrained = file if precision == "fp32" else f"random:{SEED}"
     return [
         [
             *(sys.executable, "-m", "clipperf", "export", MODEL, "--quiet", "--tower", side),
-            *("--pretrained", str(work / "inputs" / "open_clip.safetensors")),
+            *("--pretrained", pretrained),
             *("--runtime", runtime, "--precision", precision, "--out", str(out / side)),
         ]
         for side in SIDES
@@ -179,28 +185,28 @@ def make_export(
 ) -> dict[str, Any]:
     """Run an export, or take the record of the one that is there already.
 
-    The record holds "seconds" (summed over its commands) and "rss_bytes" (of the larger), summed
-    over the processes of a command; or "error".
+    The record holds "seconds", summed over its commands, and "rss_bytes" and "anonymous_bytes",
+    those of the larger command summed over its processes; or "error".
     """
     record = work / "exports" / f"{name}.json"
     if record.is_file():
         return dict(json.loads(record.read_text(encoding="utf-8")))
     record.parent.mkdir(parents=True, exist_ok=True)
-    seconds, peak = 0.0, 0
+    seconds, peak, anonymous = 0.0, 0, 0
     env = {**environment(threads), "CLIPPERF_HOME": str(work / "home"), "HF_HUB_OFFLINE": "1"}
     log = work / "exports" / f"{name}.log"
     for command in export_commands(name, work, peers_python):
         try:
-            taken_s, rss = run_logged(command, env, log)
+            taken_s, rss, anon = run_logged(command, env, log)
         except (SystemExit, OSError) as exc:
             return {"error": f"{exc}: {last_line(log)}"[:400]}
-        seconds, peak = seconds + taken_s, max(peak, rss)
-    found = {"seconds": seconds, "rss_bytes": peak}
+        seconds, peak, anonymous = seconds + taken_s, max(peak, rss), max(anonymous, anon)
+    found = {"seconds": seconds, "rss_bytes": peak, "anonymous_bytes": anonymous}
     record.write_text(json.dumps(found), encoding="utf-8")
     return found
 
 
-def run_logged(command: Sequence[str], env: dict[str, str], log: Path) -> tuple[float, int]:
+def run_logged(command: Sequence[str], env: dict[str, str], log: Path) -> tuple[float, int, int]:
     """`export_cost.run` with what the command says on standard error kept in a file."""
     wrapper = [sys.executable, "-c", _LOGGED, str(log), *command]
     return run_measured(wrapper, env)

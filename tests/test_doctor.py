@@ -17,6 +17,7 @@ EXPECTED = {
     ("torch-compile", "cpu"),
     ("torch-compile", "cuda"),
     ("onnx", "cpu"),
+    ("openvino", "cpu"),
     ("ort-cuda", "cuda"),
     ("ort-trt", "cuda"),
     ("ort-trt-rtx", "cuda"),

@@ -115,6 +115,15 @@ def test_speed_table(table: ModuleType, data: dict[str, Any]) -> None:
     assert "it died" in cells(report, "texts of 8 tokens, batch 64", "optimum-onnx")[0]
 
 
+def test_overview_has_a_column_for_each_measured_workload(
+    table: ModuleType, data: dict[str, Any]
+) -> None:
+    report = table.overview(data)
+    assert report.columns == ("runtime", "images, batch 8", "texts of 8 tokens, batch 64")
+    assert cells(report, "clipperf onnx int8") == ("80.0 (4.00x)", "640 (20.00x)")
+    assert cells(report, "optimum-onnx") == ("32.0 (1.60x)", "-")
+
+
 def test_who_is_left_out_is_named_with_the_reason(table: ModuleType, data: dict[str, Any]) -> None:
     notes = "\n".join(table.speed(data).caveats)
     assert "clipperf openvino int8: openvino is not installed" in notes

@@ -206,7 +206,7 @@ def fragile_chain() -> onnx.ModelProto:
         out = "y" if i == 7 else f"h{i}"
         nodes.append(helper.make_node("MatMul", [name, f"w{i}"], [out], f"layer{i}"))
         name = out
-    weights["w4"][:, 7] *= 3000
+    weights["w4"][:, 7] *= 100
     weights["w5"][7] = 0
     return model_of(*nodes, weights=weights, width=32)
 
@@ -227,8 +227,8 @@ def test_search_keeps_exactly_the_fragile_layer(
 
     names = [layer.name for layer in quantize.layers(fragile_chain, "dynamic")]
     assert names == [f"layer{i}" for i in range(8)]
-    assert drift(()) > 0.2
-    found = search(names, drift, lambda kept: drift(kept) < 0.001)
+    assert drift(()) > 0.05
+    found = search(names, drift, lambda kept: drift(kept) < 0.01)
     assert found.kept == (FRAGILE,)
     assert found.holds
     assert found.trials <= 2 + 2 * 3  # the whole, two halves at each of three levels, the result

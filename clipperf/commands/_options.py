@@ -36,7 +36,7 @@ Models = Annotated[
 TowerChoice = Annotated[str, typer.Option("--tower", help="image, text or both.")]
 Precisions = Annotated[
     str,
-    typer.Option("--precision", help="fp32, tf32, fp16, bf16, int8, or several: fp32,fp16."),
+    typer.Option("--precision", help="fp32, tf32, fp16, bf16, int8, int8-static, int8w, or several: fp32,int8."),
 ]
 Runtimes = Annotated[
     str,

@@ -20,7 +20,7 @@ REQUIRED_MIN_COSINE = {
 }
 """Weights rounded to bf16 alone bring the bundled sample to 0.99996 and a random ViT-B-32 to
 0.99997; errors grow with the root of the depth. A wrong fold or cast lands far below 0.999.
-int8 is judged by the accuracy that it keeps as well; it gave 0.9955 to 0.9999 here, and a layer
+int8 is judged by the accuracy that it keeps as well; it gave 0.995 to 0.9999 here, and a layer
 that is too coarse for its outliers lands far below 0.99."""
 
 ARITHMETIC = {"bf16": "; weights rounded to bf16, computed in float32"}

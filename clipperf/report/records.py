@@ -28,7 +28,7 @@ from clipperf.types import Cell, Environment, Measurement, ResultFile, Score
 RESOLVABLE_GAP = 0.10
 """Differences of speed below this share are not called: machines drift by as much."""
 
-PRECISION_ORDER = ("fp32", "tf32", "fp16", "bf16", "int8w", "int8", "fp8")
+PRECISION_ORDER = ("fp32", "tf32", "fp16", "bf16", "int8w", "int8", "int8-static", "fp8")
 
 
 @dataclass(frozen=True)
