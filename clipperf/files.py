@@ -17,7 +17,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -176,19 +176,31 @@ def sweep(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(target: Path, timeout_s: float = 3600.0) -> Iterator[None]:
+def locked(
+    target: Path, timeout_s: float = 3600.0, on_wait: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Hold the lock of `target` among processes; the kernel frees it when the holder dies.
 
+    `on_wait` is called once where another process holds it.
+
     Raises:
-        StorageError: another process still holds it after `timeout_s`.
+        StorageError: the folder cannot be written, or another process still holds the lock after
+            `timeout_s`.
     """
     import filelock
 
+    path = target.with_name(f".{target.name}.lock")
     with translated(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
+        # filelock takes some folders that cannot be written for a lock that is held.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT))
+    lock = filelock.FileLock(path)
     try:
-        lock.acquire(timeout=timeout_s)
+        try:
+            lock.acquire(timeout=min(1.0, timeout_s))
+        except filelock.Timeout:
+            on_wait()
+            lock.acquire(timeout=timeout_s)
     except filelock.Timeout as exc:
         raise StorageError(
             f"another process has been building {target} for {timeout_s:.0f} s; wait for it, "

@@ -370,7 +370,7 @@ def test_an_artifact_of_another_architecture_is_never_replaced(
     other = dataclasses.replace(tiny, architecture="ViT-B-32", id="ViT-B-32::x")
     before = snapshot(folder)
     with pytest.raises(UsageError, match="choose another --out"):
-        folders.check_target(folder, other)
+        folders.check_target(folder, other, "onnx")
     assert snapshot(folder) == before
 
 

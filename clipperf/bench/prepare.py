@@ -62,10 +62,13 @@ def check_runtimes(devices: Mapping[str, str], precisions: Sequence[str]) -> Non
         UsageError: a precision that none of them has.
         MissingDependencyError: it is not usable here; the message says what would make it.
     """
+    missing = []
     for name, device in devices.items():
         found = _contract.get(name).availability(device)
         if not found.usable:
-            raise MissingDependencyError(f"runtime {name}: {found.detail}. To use it: {found.fix}")
+            missing.append(f"runtime {name} on {device}: {found.detail}. To use it: {found.fix}")
+    if missing:
+        raise MissingDependencyError("; ".join(missing))
     known = dict.fromkeys(p for name in devices for p in _contract.get(name).precisions)
     for precision in precisions:
         if precision not in known:

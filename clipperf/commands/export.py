@@ -93,7 +93,9 @@ def command(
     ] = None,
     workspace: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--workspace", min=1, help="TensorRT: MiB that building may use on the GPU."),
+        typer.Option(
+            "--workspace", min=1, help="TensorRT: MiB of scratch memory an engine may use."
+        ),
     ] = None,
     opt_level: Annotated[
         Optional[int],  # noqa: UP045
@@ -122,6 +124,7 @@ def command(
     engine_only = {
         "--batch": batch, "--target": target, "--hardware-compat": hardware_compat,
         "--workspace": workspace, "--opt-level": opt_level, "--timing-cache": timing_cache,
+        "--verbose": verbose or None,
     }  # fmt: skip
     given = [option for option, value in engine_only.items() if value is not None]
     if runtime not in ("onnx", "openvino", *FLAVOURS):
@@ -156,7 +159,7 @@ def command(
                 flavour=runtime,
                 precision=precision,
                 batch=ranged("1:8:64" if batch is None else batch, "--batch"),
-                targets=() if target is None else names(target, "--target"),
+                targets=() if target is None else names(target.lower(), "--target"),
                 hardware_compat=hardware_compat,
                 workspace_bytes=None if workspace is None else workspace * 2**20,
                 opt_level=opt_level,

@@ -57,8 +57,10 @@ def inspect(path: Path) -> Inspection:
     """
     if not path.exists():
         raise UsageError(f"{path} does not exist: give a plan, an ONNX file or an artifact folder")
-    if path.is_dir():
+    if path.is_dir() and (path / store.MANIFEST_NAME).exists():
         return _artifact(path)
+    if not path.is_file():
+        raise UsageError(f"{path} is no file and no artifact folder (it has no manifest.json)")
     if path.suffix == ".onnx":
         return _onnx(path)
     if path.suffix == ".xml":

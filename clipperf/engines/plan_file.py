@@ -156,6 +156,11 @@ def damage(plan: Path, content: bool = True) -> list[str]:
             f"{sidecar_path(plan)} belongs to another plan: it says {info.flavour} "
             f"{info.version}, the plan is of trt-rtx {header.version}: {AGAIN}"
         )
+    if header is not None and header.targets and set(header.targets) != set(info.targets):
+        problems.append(
+            f"{sidecar_path(plan)} belongs to another plan: it says {', '.join(info.targets)}, the "
+            f"plan is for {', '.join(header.targets)}: {AGAIN}"
+        )
     if not problems and content and sha256_file(plan) != info.plan_sha256:
         problems.append(f"{plan} was altered: its sha256 is not the sidecar's: {AGAIN}")
     return problems

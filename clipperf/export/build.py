@@ -53,7 +53,7 @@ def export_model(
     variant = precision + ("-normalized" if normalized else "")
     folder = (out or store.artifact_folder(spec, weights_id, RUNTIME, variant)).absolute()
     if out is not None:  # in the store whatever is damaged is built again
-        artifact_folder.check_target(folder, spec)
+        artifact_folder.check_target(folder, spec, RUNTIME)
     wanted = Wanted(
         folder=folder,
         spec=spec,
@@ -68,6 +68,7 @@ def export_model(
         wanted,
         lambda side, staging: _build(wanted, side, staging, keep_failed, on_stage),
         keep_failed=keep_failed,
+        on_stage=on_stage,
     )
 
 

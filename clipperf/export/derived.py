@@ -145,7 +145,7 @@ def export_derived(
                 f'{package} is not installed. To use it: pip install "clipperf[openvino]"'
             )
     if out is not None:
-        artifact_folder.check_target(out.absolute(), spec)
+        artifact_folder.check_target(out.absolute(), spec, settings.runtime)
     judged = recipe.judged and not spec.random_weights
     needed = SIDES if judged else tuple(sides)
     source = build.export_model(spec, needed, normalized=normalized, on_stage=on_stage)
@@ -171,6 +171,7 @@ def export_derived(
         ),
         shared_from=source.folder,
         keep_failed=keep_failed,
+        on_stage=on_stage,
     )
 
 

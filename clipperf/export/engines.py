@@ -53,7 +53,7 @@ def export_engine(
     """
     options = complete(options, spec)
     if out is not None:
-        artifact_folder.check_target(out.absolute(), spec)
+        artifact_folder.check_target(out.absolute(), spec, options.flavour)
     source = engine_graphs.export_graph(spec, sides, options.precision, normalized, on_stage)
     graphs = {tower.side: tower for tower in source.manifest.towers if tower.side in sides}
     weights_id = graphs[sides[0]].weights_id
@@ -76,7 +76,11 @@ def export_engine(
         )
 
     return artifact_folder.ensure(
-        wanted, build_side, shared_from=source.folder, keep_failed=keep_failed
+        wanted,
+        build_side,
+        shared_from=source.folder,
+        keep_failed=keep_failed,
+        on_stage=on_stage,
     )
 
 

@@ -71,6 +71,7 @@ def ensure(
     *,
     shared_from: Path | None = None,
     keep_failed: bool = False,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Exported:
     """Make sure that the folder holds the wanted towers, building those that are missing.
 
@@ -79,14 +80,23 @@ def ensure(
     `shared_from`. A tower that failed the parity gate counts only with `keep_failed`.
 
     Raises:
+        UsageError: the folder holds a tower that is not wanted and cannot stay beside the wanted.
         StorageError: too little space, an unwritable folder; and whatever `build` raises. What
             stood in the folder before still stands.
     """
     folder = wanted.folder
-    with files.locked(folder):
+    waiting = f"waiting for another process that builds {folder}"
+    with files.locked(folder, on_wait=lambda: on_stage(waiting)):
+        present = current_towers(folder)
+        for side, tower in present.items():
+            if side not in wanted.keys and not wanted.fits(tower):
+                raise UsageError(
+                    f"{folder} holds a {side} tower of other weights or options, which this "
+                    f"export would drop; export both with --tower both, or choose another --out"
+                )
         kept = {
             side: tower
-            for side, tower in current_towers(folder).items()
+            for side, tower in present.items()
             if wanted.fits(tower) and (keep_failed or tower.parity is None or tower.parity.passed)
         }
         missing = [side for side in wanted.keys if side not in kept]
@@ -107,8 +117,8 @@ def ensure(
     return Exported(folder, manifest, tuple(missing))
 
 
-def check_target(folder: Path, spec: ModelSpec) -> None:
-    """Refuse to replace a folder that is not an artifact of the same architecture.
+def check_target(folder: Path, spec: ModelSpec, runtime: str) -> None:
+    """Refuse to replace a folder that is not an artifact of the same architecture and runtime.
 
     Raises:
         UsageError: the folder holds something else.
@@ -116,13 +126,16 @@ def check_target(folder: Path, spec: ModelSpec) -> None:
     if not folder.exists() or not any(folder.iterdir() if folder.is_dir() else [folder]):
         return
     try:
-        found = store.read_manifest(folder).spec
+        manifest = store.read_manifest(folder)
     except ArtifactError as exc:
         raise UsageError(
             f"{folder} already exists and is no clipperf artifact; choose another --out"
         ) from exc
-    if found.architecture != spec.architecture:
-        raise UsageError(f"{folder} holds {found.id}; choose another --out, or remove it first")
+    if (manifest.spec.architecture, manifest.runtime) != (spec.architecture, runtime):
+        raise UsageError(
+            f"{folder} holds {manifest.spec.id} for {manifest.runtime}; choose another --out, or "
+            f"remove it first"
+        )
 
 
 def weight_bytes(spec: ModelSpec, sides: Sequence[Side], precision: str) -> dict[Side, int]:

@@ -11,6 +11,9 @@ from clipperf.types import ShapeRange, TensorSpec
 
 Range = tuple[int, int, int]
 
+MAX_BATCH = 65536
+"""As many as the ONNX graphs are exported for."""
+
 
 @dataclass(frozen=True)
 class BuildOptions:
@@ -46,6 +49,8 @@ class BuildOptions:
                 raise UsageError(
                     f"{option} {low}:{middle}:{high}: give MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX"
                 )
+        if self.batch[2] > MAX_BATCH:
+            raise UsageError(f"--batch takes up to {MAX_BATCH}, not {self.batch[2]}")
         for kind in self.targets:
             if not re.fullmatch(r"sm\d{2,3}", kind):
                 raise UsageError(f"--target {kind}: give GPU kinds such as sm86,sm89,sm120")

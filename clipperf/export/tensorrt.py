@@ -221,6 +221,8 @@ def _parse_reason(parser: tensorrt.OnnxParser, log: _tensorrt.Log) -> str:
 
 def _explain(log: _tensorrt.Log, options: BuildOptions) -> str:
     reason = log.reason()
+    if "outofmemory" in reason.lower().replace(" ", ""):
+        return f"{reason}. Give it a smaller --batch, or more --workspace"
     if options.targets or "cudaError" not in reason:
         return reason
     ahead = "" if options.flavour == "trt-rtx" else " --runtime trt-rtx"
