@@ -276,10 +276,13 @@ def test_a_second_checkpoint_replaces_the_first_and_never_mixes(
     out = tmp_path / "out"
     first = export_engine(stocked, SIDES, ADA, out=out)
     assert len(first.manifest.towers) == 2
-    second = export_engine(use(monkeypatch, checkpoints / "b"), ("image",), ADA, out=out)
-    assert second.folder == out and second.built == ("image",)
-    assert [tower.side for tower in second.manifest.towers] == ["image"]
-    assert not (out / "text").exists()
+    other = use(monkeypatch, checkpoints / "b")
+    with pytest.raises(UsageError, match=r"holds a text tower of other weights .* --tower both"):
+        export_engine(other, ("image",), ADA, out=out)
+    assert_usable(out)
+    second = export_engine(other, SIDES, ADA, out=out)
+    assert second.folder == out and second.built == SIDES
+    assert {tower.weights_id for tower in second.manifest.towers} == {tower_of(out).weights_id}
     assert tower_of(out).weights_id != first.manifest.towers[0].weights_id
     assert_usable(out)
 
@@ -302,6 +305,8 @@ PRECISION_LIST = "choose from fp32, tf32, fp16, bf16"
         (("--runtime", "trt-rtx", "--batch", ""), "give MIN:OPT:MAX"),
         (("--runtime", "trt-rtx", "--batch", "8:4:64"), "--batch 8:4:64: give MIN:OPT:MAX"),
         (("--runtime", "trt-rtx", "--batch", "0:1:2"), "1 <= MIN"),
+        (("--runtime", "trt-rtx", "--batch", "1:8:999999"), "--batch takes up to 65536"),
+        (("--runtime", "onnx", "--verbose"), "add --runtime trt or trt-rtx"),
         (("--runtime", "trt-rtx", "--hardware-compat", "ampere-plus"), "--target instead"),
         (("--runtime", "trt-rtx", "--timing-cache", "x"), "leave out --timing-cache"),
         (("--batch", "1:8:64"), "add --runtime trt or trt-rtx"),

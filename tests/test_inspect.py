@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -257,7 +258,10 @@ def test_what_is_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no TensorRT plan"):
         inspect(tmp_path / "notes.txt")
     (tmp_path / "empty").mkdir()
-    assert "no manifest.json" in inspect(tmp_path / "empty").problems[0]
+    os.mkfifo(tmp_path / "pipe.plan")  # opening one would wait for a writer
+    for name in ("empty", "pipe.plan"):
+        with pytest.raises(UsageError, match="no file and no artifact folder"):
+            inspect(tmp_path / name)
 
 
 def test_every_inspection_is_plain_json(sample_artifact: Path, home: Path) -> None:

@@ -258,24 +258,43 @@ def test_sweep_leaves_other_targets_alone(tmp_path: Path) -> None:
     assert (tmp_path / "onnx-fp32" / "a").exists()
 
 
+HOLDER = """
+    import sys, time
+    from pathlib import Path
+    from clipperf import files
+    with files.locked(Path(sys.argv[1])):
+        print("held", flush=True)
+        time.sleep(600)
+"""
+
+
 @posix_only
 def test_the_lock_keeps_processes_apart_and_dies_with_its_holder(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
-    code = """
-        import sys, time
-        from pathlib import Path
-        from clipperf import files
-        with files.locked(Path(sys.argv[1])):
-            print("held", flush=True)
-            time.sleep(600)
-    """
-    with child(code, target) as process:
+    with child(HOLDER, target) as process:
         with pytest.raises(StorageError, match="another process"), files.locked(target, 0.3):
             pass
         process.kill()
         process.wait()
         with files.locked(target, timeout_s=10):
             pass
+
+
+def test_a_lock_that_is_held_is_told_once(tmp_path: Path) -> None:
+    told = []
+    with (
+        child(HOLDER, tmp_path / "artifact"),
+        pytest.raises(StorageError, match="another process"),
+        files.locked(tmp_path / "artifact", 0.3, on_wait=lambda: told.append(1)),
+    ):
+        pass
+    assert told == [1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc refuses new files even to root")
+def test_a_folder_that_takes_no_lock_is_refused_at_once() -> None:
+    with pytest.raises(StorageError, match="cannot write"), files.locked(Path("/proc/artifact")):
+        pass
 
 
 def test_the_lock_serialises_writers(tmp_path: Path) -> None:

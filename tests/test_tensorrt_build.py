@@ -600,6 +600,7 @@ def test_the_sidecar_is_checked(plan: Path) -> None:
 
     assert "belongs to another plan" in problem(version="1.6.0.1")
     assert "belongs to another plan" in problem(flavour="trt")
+    assert "belongs to another plan" in problem(targets=["sm90"])
     assert "is damaged" in problem(flavour="trt-lite")
     assert "is damaged" in problem(inputs=[{}])
     assert "another version of clipperf" in problem(schema_version=99)
