@@ -32,7 +32,7 @@ MISTAKES = [
     ("profile --batch 1,x", 2, "--batch 1,x", "1,8,32"),
     ("profile --batch ,", 2, "--batch ,", "1,8,32"),
     ("profile --threads 0", 2, "--threads", "clipperf profile --help"),
-    ("profile --runtime tensorflow", 2, "no runtime 'tensorflow'", "torch, onnx"),
+    ("profile --runtime tensorflow", 2, "no runtime 'tensorflow'", "torch, torch-compile, onnx"),
     ("profile --runtime ,", 2, "--runtime", "at least one"),
     ("profile --precision int3", 2, "int3", "choose from"),
     ("profile --device tpu", 2, "tpu", "runs on cpu"),
