@@ -72,6 +72,8 @@ def test_the_folder_holds_what_a_deployment_needs(sample_artifact: Path) -> None
         "preprocess.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "parity-image.npy",
+        "parity-text.npy",
         "manifest.json",
     }
     manifest = store.read_manifest(sample_artifact)
