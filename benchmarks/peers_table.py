@@ -244,18 +244,20 @@ def goals(data: dict[str, Any]) -> Report:
             if not found:
                 continue
             best = fastest(data, found, OURS)
-            over, interval = ratio(best, fastest(data, found, base))
-            if best is None or over is None:
-                rows.append((title, work.name, f"{least:g}x", "-", "not measured"))
+            rival = fastest(data, found, base)
+            over, interval = ratio(best, rival)
+            wanted = f"{least:g}x"
+            if best is None or rival is None or over is None:
+                rows.append((title, work.name, wanted, "-", "not measured", "-"))
                 continue
             verdict = "met" if over >= least else f"missed by {units.share(1 - over / least)}"
-            rows.append((title, work.name, f"{least:g}x", units.ratio(over, interval), verdict))
+            who = f"{best['candidate']} / {rival['candidate']}"
+            rows.append((title, work.name, wanted, units.ratio(over, interval), verdict, who))
     for row in data["memory"]:
         if row.get("weight_bytes") is not None:
             rows.append(_ram_goal(row))
-    return Report(
-        "Goals", ("goal", "workload", "wanted", "measured [95 %]", "verdict"), tuple(rows)
-    )
+    columns = ("goal", "workload", "wanted", "measured [95 %]", "verdict", "who over whom")
+    return Report("Goals", columns, tuple(rows))
 
 
 def fastest(data: dict[str, Any], found: dict[str, Row], base: str) -> Row | None:
@@ -275,7 +277,7 @@ def _ram_goal(row: Row) -> tuple[str, ...]:
     verdict = "met" if short <= 0 else f"missed by {short / 1e6:.0f} MB"
     name = f"{row['candidate']}, {row['side']}"
     wanted = f"+{RAM_ALLOWANCE_BYTES / 1e6:.0f} MB"
-    return ("peak RAM over weights", name, wanted, f"+{over / 1e6:.0f} MB", verdict)
+    return ("peak RAM over weights", name, wanted, f"+{over / 1e6:.0f} MB", verdict, "-")
 
 
 def selected(names: Sequence[str], words: Sequence[str] | None) -> list[str]:

@@ -671,7 +671,7 @@ def test_without_a_gpu_one_line_says_what_is_missing(
     done = cli(command, sample.NAME, "--runtime", runtime)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: runtime {runtime}: ") and "no NVIDIA GPU" in line
+    assert line.startswith(f"error: runtime {runtime} on cuda: ") and "no NVIDIA GPU" in line
     assert "To use it: " in line
     if runtime == "trt" and not _tensorrt.installed("trt"):
         assert "pip install 'clipperf[trt]'" in line and "--runtime trt-rtx" in line
