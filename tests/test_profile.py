@@ -51,7 +51,7 @@ def test_runtime_that_cannot_run_here_is_refused_before_anything_is_measured(hom
     spec = zoo.resolve("clipperf-sample")
     with pytest.raises(UsageError, match="cpu"):
         profile(Sweep((spec,), ("onnx",), SIDES, (1,), device="tpu"), QUICK)
-    with pytest.raises(UsageError, match="torch, onnx"):
+    with pytest.raises(UsageError, match="torch, torch-compile, onnx"):
         profile(Sweep((spec,), ("tnsor",), SIDES, (1,)), QUICK)
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
