@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import queue
-import subprocess
 import sys
-import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,33 +48,7 @@ class Bench:
     timeout_s: float = 600.0
 
 
-class PeerWorker(Worker):
-    """A worker that runs `peers_worker.py` in the candidate's Python."""
-
-    def __init__(self, python: str, env: dict[str, str], timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._ended = False
-        self._lines = queue.SimpleQueue()
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
-        try:
-            self._process = subprocess.Popen(
-                [python, str(HERE / "peers_worker.py")],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                env=env,
-                encoding="utf-8",
-                start_new_session=True,
-            )
-        except OSError as exc:
-            self._stderr.close()
-            raise WorkerError(f"{python} cannot be started: {exc}") from exc
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self.hello: dict[str, Any] = {}
-
-
-def opened(bench: Bench, candidate: Candidate, side: str) -> tuple[PeerWorker, dict[str, Any]]:
+def opened(bench: Bench, candidate: Candidate, side: str) -> tuple[Worker, dict[str, Any]]:
     """A worker with the candidate loaded, and its answer to "open".
 
     Raises:
@@ -86,7 +56,8 @@ def opened(bench: Bench, candidate: Candidate, side: str) -> tuple[PeerWorker, d
     """
     env = peers_environment(worker_environment(bench.threads), bench.work, bench.threads)
     python = sys.executable if candidate.own else bench.peers_python
-    worker = PeerWorker(python, env, bench.timeout_s)
+    command = [python, str(HERE / "peers_worker.py")]
+    worker = Worker(bench.threads, bench.timeout_s, command, env)
     setup = {
         "folder": str(bench.work / "inputs"), "side": side, "threads": bench.threads,
         "options": candidate.options,
@@ -118,7 +89,7 @@ def measure_side(
 ) -> dict[str, Any]:
     """Check, then time all workloads of one tower; "candidates", "checks" and "speed" rows."""
     found: dict[str, Any] = {"candidates": [], "checks": [], "speed": []}
-    workers: dict[str, PeerWorker] = {}
+    workers: dict[str, Worker] = {}
     kinds: dict[str, list[str]] = {}
     works = [work for work in works if work.side == side]
     try:
@@ -151,7 +122,7 @@ def measure_side(
 
 
 def checked(
-    worker: PeerWorker, candidate: Candidate, kinds: Sequence[str], works: Sequence[Work]
+    worker: Worker, candidate: Candidate, kinds: Sequence[str], works: Sequence[Work]
 ) -> list[dict[str, Any]]:
     """Each kind's and set of texts' lowest cosine to PyTorch, and whether that will do."""
     found = []
@@ -180,7 +151,7 @@ def check_words(check: dict[str, Any]) -> str:
 
 
 def measure_work(
-    bench: Bench, work: Work, names: Sequence[str], workers: dict[str, PeerWorker]
+    bench: Bench, work: Work, names: Sequence[str], workers: dict[str, Worker]
 ) -> list[dict[str, Any]]:
     """Samples of every candidate by block; one that fails keeps its reason and leaves."""
     rows: dict[str, dict[str, Any]] = {

@@ -31,7 +31,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from clipperf.bench import cost, meters
-from clipperf.processes import die_with_parent
+from clipperf.processes import die_with_parent, protocol_streams
 
 KINDS = ("image", "jpeg", "text", "tokenise")
 CHECKED = 16
@@ -173,13 +173,7 @@ def serve(commands: TextIO, answers: TextIO) -> int:
 def main() -> int:
     """Move the protocol off the standard descriptors, so that libraries may print; serve."""
     die_with_parent()
-    commands = os.fdopen(os.dup(0), "r", encoding="utf-8")
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return serve(commands, answers)
+    return serve(*protocol_streams())
 
 
 if __name__ == "__main__":

@@ -71,25 +71,33 @@ def _free_bytes(target: Path) -> int:
     return 0
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a kill leaves either the old content or the new.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a name to write to; the file takes the place of `path` when the block ends well.
+
+    A kill at any moment leaves either the old content or the new.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
+    name = f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
+    temporary = path.with_name(name)
     with translated(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "w", encoding="utf-8", newline="\n") as f:
-                f.write(text)
-                f.flush()
+            yield temporary
+            with open(temporary, "rb+") as f:
                 os.fsync(f.fileno())
             os.replace(temporary, path)
             _fsync_folder(path.parent)
-        except BaseException:
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, as `replacing` does."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
+from typing import TextIO
 
 STATUS = Path("/proc/self/status")
 
@@ -19,6 +21,20 @@ def status_bytes(field: str) -> int | None:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def protocol_streams() -> tuple[TextIO, TextIO]:
+    """Take over standard input and output; what libraries print goes to standard error instead.
+
+    Returns the two as text streams of their own, for a protocol with the parent.
+    """
+    commands = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return commands, answers
 
 
 def die_with_parent() -> None:

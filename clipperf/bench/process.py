@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +32,9 @@ TAIL_LINES = 12
 TAIL_CHARACTERS = 1500
 
 
+BENCH_WORKER = (sys.executable, "-X", "faulthandler", "-m", "clipperf.bench.worker")
+
+
 class WorkerError(MeasurementError):
     """A worker could not do a step; `status` is what its row says."""
 
@@ -40,25 +44,31 @@ class WorkerError(MeasurementError):
 
 
 class Worker:
-    """One `bench.worker` process.
+    """One `bench.worker` process, or another `command` that speaks its protocol.
 
     A thread per worker sits in a blocking read and hands lines over, so that the parent can wait
     with a timeout on every platform (pipes cannot be selected on Windows) and burns no cycles of
     the cores under measurement.
     """
 
-    def __init__(self, threads: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        threads: int,
+        timeout_s: float,
+        command: Sequence[str] = BENCH_WORKER,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._timeout_s = timeout_s
         self._ended = False
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-m", "clipperf.bench.worker"],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                env=worker_environment(threads),
+                env=worker_environment(threads) if env is None else env,
                 encoding="utf-8",
                 start_new_session=True,
             )

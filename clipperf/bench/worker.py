@@ -40,7 +40,7 @@ from clipperf.bench import cost, meters
 from clipperf.bench.inputs import CLIP_IDS, TextIds, make_inputs
 from clipperf.engines import _contract
 from clipperf.errors import ClipperfError, EngineError, UnsupportedError
-from clipperf.processes import die_with_parent
+from clipperf.processes import die_with_parent, protocol_streams
 from clipperf.types import Cell, Engine, EngineRequest, ModelSpec
 
 
@@ -228,13 +228,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     prefer_as_victim()
-    commands = os.fdopen(os.dup(0), "r", encoding="utf-8")
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return serve(commands, answers)
+    return serve(*protocol_streams())
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipperf.engines import _cuda, _tensorrt, plan_file
-from clipperf.errors import ArtifactError, EngineError
-from clipperf.files import TEMPORARY_PREFIX, safe_name
+from clipperf.errors import ArtifactError, EngineError, StorageError
+from clipperf.files import replacing, safe_name
 from clipperf.types import EngineRequest, ShapeRange
 
 if TYPE_CHECKING:
@@ -114,17 +114,8 @@ class KernelCache:
         data = bytes(memory)
         if data == self._stored:
             return
-        temporary = self._file.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{self._file.name}")
-        with contextlib.suppress(OSError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("wb") as f:
-                    f.write(data)
-                    f.flush()
-                    os.fsync(f.fileno())
-                temporary.replace(self._file)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with contextlib.suppress(StorageError), replacing(self._file) as temporary:
+            temporary.write_bytes(data)
 
 
 def kernel_file(request: EngineRequest, gpu: str) -> Path | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from clipperf import files, store
 from clipperf.engines import onnxruntime as ort_engine
-from clipperf.env import available_cores, installed_versions, version_of
+from clipperf.env import available_cores, version_of
 from clipperf.errors import ExportError, ParityError, UsageError
 from clipperf.export import folder as artifact_folder
 from clipperf.export import graph, parity
@@ -129,24 +129,16 @@ def _build(
         graph.prove(done["graph"])
     inputs = tuple(from_json(TensorSpec, value) for value in done["inputs"])
     length = inputs[0].shape[1] if side == "text" else None
-    disk_bytes, digests = artifact_folder.written_files(staging, side)
-    return Artifact(
-        model_id=spec.id,
+    return artifact_folder.built_tower(
+        wanted,
+        staging,
+        staging / side / "model.onnx",
         side=side,
-        runtime=RUNTIME,
-        precision=precision,
-        path=f"{side}/model.onnx",
-        disk_bytes=disk_bytes,
-        files=digests,
         inputs=inputs,
         outputs=tuple(from_json(TensorSpec, value) for value in done["outputs"]),
-        normalized=wanted.normalized,
         tokens=length if isinstance(length, int) else None,
-        key=wanted.keys[side],
-        weights_id=wanted.weights_id,
         build_s=done["build_s"],
         peak_rss_bytes=done["peak_rss_bytes"],
-        built_with=installed_versions(),
         parity=found,
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from clipperf import datasets, files, store
 from clipperf.engines import _contract
-from clipperf.env import available_cores, installed_versions, version_of
+from clipperf.env import available_cores, version_of
 from clipperf.errors import MissingDependencyError, ParityError, UsageError
 from clipperf.export import build, parity, quantize
 from clipperf.export import folder as artifact_folder
@@ -240,26 +240,17 @@ def _build(
         found = replace(found, passed=False)
     if not found.passed and not keep_failed:
         raise ParityError(_refusal(label, found, done, settings))
-    disk_bytes, digests = artifact_folder.written_files(staging, side)
-    return Artifact(
-        model_id=wanted.spec.id,
+    return artifact_folder.built_tower(
+        wanted,
+        staging,
+        target,
         side=side,
-        runtime=wanted.runtime,
-        precision=wanted.precision,
-        path=f"{side}/{recipe.file}",
-        disk_bytes=disk_bytes,
-        files=digests,
         inputs=graph.inputs,
         outputs=graph.outputs,
-        normalized=wanted.normalized,
         tokens=graph.tokens,
-        key=wanted.keys[side],
-        weights_id=wanted.weights_id,
         build_s=done["build_s"],
         peak_rss_bytes=done["peak_rss_bytes"],
-        built_with=installed_versions(),
         parity=found,
-        options=dict(wanted.options),
         notes=done["notes"],
     )
 

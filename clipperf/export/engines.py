@@ -12,7 +12,7 @@ import numpy as np
 
 from clipperf import files, store
 from clipperf.engines import _contract, _tensorrt, plan_file
-from clipperf.env import available_cores, gpu, installed_versions
+from clipperf.env import available_cores, gpu
 from clipperf.errors import ArtifactError, ParityError, UsageError
 from clipperf.export import engine_graphs, parity
 from clipperf.export import folder as artifact_folder
@@ -238,26 +238,17 @@ def _build(
     }
     done = run_worker(job, label, lambda stage: on_stage(f"{side} engine: {stage}"))
     info = from_json(PlanInfo, done)
-    disk_bytes, digests = artifact_folder.written_files(staging, side)
-    built = Artifact(
-        model_id=wanted.spec.id,
+    built = artifact_folder.built_tower(
+        wanted,
+        staging,
+        plan,
         side=side,
-        runtime=wanted.runtime,
-        precision=wanted.precision,
-        path=f"{side}/{plan.name}",
-        disk_bytes=disk_bytes,
-        files=digests,
         inputs=info.inputs,
         outputs=info.outputs,
-        normalized=wanted.normalized,
         tokens=graph.tokens,
-        key=wanted.keys[side],
-        weights_id=wanted.weights_id,
         build_s=info.build_s,
         peak_rss_bytes=info.peak_rss_bytes,
-        built_with=installed_versions(),
         parity=None,
-        options=dict(wanted.options),
     )
     if plan_file.obstacle(info, _tensorrt.gpu_kind()) is not None:
         return built

@@ -11,8 +11,9 @@ from typing import Any
 
 import clipperf
 from clipperf import files, store
+from clipperf.env import installed_versions
 from clipperf.errors import ArtifactError, StorageError, UsageError
-from clipperf.types import Artifact, Manifest, ModelSpec, Side
+from clipperf.types import Artifact, Manifest, ModelSpec, Parity, Side, TensorSpec
 
 SHARED_FILES = (
     *("preprocess.json", "tokenizer.json", "tokenizer_config.json"),
@@ -171,11 +172,43 @@ def current_towers(folder: Path) -> dict[Side, Artifact]:
     return {tower.side: tower for tower in manifest.towers}
 
 
-def written_files(staging: Path, side: Side) -> tuple[int, dict[str, str]]:
-    """What a tower's build left under its side's folder: the bytes, and sha256 by name."""
-    paths = sorted(p for p in (staging / side).rglob("*") if p.is_file())
-    digests = {p.relative_to(staging).as_posix(): files.sha256_file(p) for p in paths}
-    return sum(p.stat().st_size for p in paths), digests
+def built_tower(
+    wanted: Wanted,
+    staging: Path,
+    path: Path,
+    *,
+    side: Side,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    tokens: int | None,
+    build_s: float,
+    peak_rss_bytes: int | None,
+    parity: Parity | None,
+    notes: Mapping[str, str] | None = None,
+) -> Artifact:
+    """Describe a tower that was just built to `path`, with all that lies in its side's folder."""
+    written = sorted(p for p in (staging / side).rglob("*") if p.is_file())
+    return Artifact(
+        model_id=wanted.spec.id,
+        side=side,
+        runtime=wanted.runtime,
+        precision=wanted.precision,
+        path=path.relative_to(staging).as_posix(),
+        disk_bytes=sum(p.stat().st_size for p in written),
+        files={p.relative_to(staging).as_posix(): files.sha256_file(p) for p in written},
+        inputs=inputs,
+        outputs=outputs,
+        normalized=wanted.normalized,
+        tokens=tokens,
+        key=wanted.keys[side],
+        weights_id=wanted.weights_id,
+        build_s=build_s,
+        peak_rss_bytes=peak_rss_bytes,
+        built_with=installed_versions(),
+        parity=parity,
+        options=dict(wanted.options),
+        notes=dict(notes or {}),
+    )
 
 
 def _carry_over(folder: Path, staging: Path, tower: Artifact) -> None:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipperf import store
 from clipperf.env import version_of
 from clipperf.errors import ArtifactError
-from clipperf.files import TEMPORARY_PREFIX, digest_of, sha256_file, translated, write_text
+from clipperf.files import digest_of, replacing, sha256_file, write_text
 from clipperf.types import Tower
 
 if TYPE_CHECKING:
@@ -58,15 +56,8 @@ def keep(key: str, model: ir.Model) -> None:
     """
     import onnx_ir as ir
 
-    path = _path(key)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}.onnx")
-    with translated(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            ir.save(model, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with replacing(_path(key)) as temporary:
+        ir.save(model, temporary)
 
 
 def prove(key: str) -> None:

@@ -7,11 +7,9 @@ peak RSS for ViT-H-14), and its sha256 is taken on the way.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,7 +18,7 @@ from clipperf.engines import _tensorrt, plan_file
 from clipperf.env import gpu
 from clipperf.errors import ExportError
 from clipperf.export.plan_options import BuildOptions, check_support, shape_range
-from clipperf.files import TEMPORARY_PREFIX, translated, utc_now
+from clipperf.files import replacing, utc_now
 from clipperf.processes import status_bytes
 from clipperf.serialize import from_json, to_json
 from clipperf.types import PlanInfo, TensorSpec
@@ -130,7 +128,7 @@ def build_plan(
     config = builder.create_builder_config()
     _configure(builder, network, config, options, can, inputs)
     tell(f"building for {', '.join(options.targets) or 'the GPU of this machine'}")
-    with _replacing(plan) as file:
+    with replacing(plan) as temporary, open(temporary, "wb") as file:
         writer = _writer(options.flavour, file)
         done = builder.build_serialized_network_to_stream(network, config, writer)
         if writer.failure is not None:
@@ -138,10 +136,8 @@ def build_plan(
         if not done:
             raise ExportError(f"{failed}: {_explain(log, options)}")
     if options.timing_cache is not None:
-        timings = Path(options.timing_cache)
-        timings.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(timings) as file:
-            file.write(config.get_timing_cache().serialize())
+        with replacing(Path(options.timing_cache)) as temporary:
+            temporary.write_bytes(config.get_timing_cache().serialize())
     header = plan_file.read_header(plan)
     version = header.version if header else _tensorrt.version(options.flavour) or trt.__version__
     kinds = header.targets if header else ()
@@ -252,19 +248,3 @@ def _writer(flavour: str, file: BinaryIO) -> Any:
                 return 0
 
     return Writer()
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` when the block ends well."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
-    with translated(path):
-        try:
-            with open(temporary, "wb") as f:
-                yield f
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise

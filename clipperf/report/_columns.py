@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+from clipperf.report.records import Row
 from clipperf.types import Report
 from clipperf.units import NOT_MEASURED
 
@@ -68,3 +69,30 @@ def environment_column(labels: dict[str, str], env_id: Callable[[R], str]) -> li
     if len(labels) < 2:
         return []
     return [Column("Env", lambda r: labels[env_id(r)], numeric=False, fold="constant")]
+
+
+def cell_columns(labels: dict[str, str], *, threads: bool = False) -> list[Column[Row]]:
+    """The columns that say which cell a row is about, one row a cell."""
+    counted: Column[Row] = Column(
+        "Threads", lambda r: str(r.cell.threads), fold="constant", phrase="{} threads"
+    )
+    return [
+        Column(
+            "Model",
+            lambda r: model_name(r.cell.model_id, r.random_weights),
+            numeric=False,
+            fold="constant",
+        ),
+        *environment_column(labels, lambda r: r.env_id),
+        Column("Device", lambda r: r.cell.device, numeric=False, fold="constant"),
+        *([counted] if threads else []),
+        Column("Tower", lambda r: r.cell.side, numeric=False),
+        Column(
+            "Tokens",
+            lambda r: NOT_MEASURED if r.cell.tokens is None else str(r.cell.tokens),
+            fold="constant",
+            phrase="{} tokens",
+        ),
+        Column("Batch", lambda r: str(r.cell.batch)),
+        Column("Runtime", lambda r: r.engine, numeric=False),
+    ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipperf import stats, units
-from clipperf.report._columns import Column, environment_column, model_name, tabulate
+from clipperf.report._columns import Column, cell_columns, tabulate
 from clipperf.report.records import Row, environments, finite, merge
 from clipperf.types import GpuLoad, Report, ResultFile
 
@@ -85,18 +85,7 @@ def gpu_report(results: Sequence[ResultFile]) -> Report | None:
         return None
     labels = {env_id: label for env_id, (label, _) in environments(results).items()}
     columns: list[Column[Row]] = [
-        Column(
-            "Model",
-            lambda r: model_name(r.cell.model_id, r.random_weights),
-            numeric=False,
-            fold="constant",
-        ),
-        *environment_column(labels, lambda r: r.env_id),
-        Column("Device", lambda r: r.cell.device, numeric=False, fold="constant"),
-        Column("Tower", lambda r: r.cell.side, numeric=False),
-        Column("Tokens", _tokens, fold="constant", phrase="{} tokens"),
-        Column("Batch", lambda r: str(r.cell.batch)),
-        Column("Runtime", lambda r: r.engine, numeric=False),
+        *cell_columns(labels),
         Column(
             "vs PyTorch same precision",
             lambda r: (
@@ -125,10 +114,6 @@ def gpu_report(results: Sequence[ResultFile]) -> Report | None:
 def _has_figures(row: Row) -> bool:
     bytes_known = (row.vram_peak_bytes, row.vram_allocated_bytes) != (None, None)
     return bytes_known or _load(row) is not None or phase_s(row, "host") is not None
-
-
-def _tokens(row: Row) -> str:
-    return units.NOT_MEASURED if row.cell.tokens is None else str(row.cell.tokens)
 
 
 def _power(row: Row) -> str:

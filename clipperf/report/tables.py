@@ -9,7 +9,7 @@ from typing import Literal
 from clipperf import stats, units
 from clipperf.errors import UsageError
 from clipperf.report import findings
-from clipperf.report._columns import Column, environment_column, model_name, tabulate
+from clipperf.report._columns import Column, cell_columns, environment_column, model_name, tabulate
 from clipperf.report.records import Row, engine_order, environments, merge, merge_scores
 from clipperf.types import Cell, Report, ResultFile, Score
 
@@ -35,22 +35,7 @@ def cost_report(results: Sequence[ResultFile]) -> Report:
         raise UsageError("no measurements to report: run `clipperf profile MODEL` first")
     labels = {env_id: label for env_id, (label, _) in environments(results).items()}
     columns: list[Column[Row]] = [
-        Column(
-            "Model",
-            lambda r: model_name(r.cell.model_id, r.random_weights),
-            numeric=False,
-            fold="constant",
-        ),
-        *_environment_columns(labels),
-        Column("Tower", lambda r: r.cell.side, numeric=False),
-        Column(
-            "Tokens",
-            lambda r: units.NOT_MEASURED if r.cell.tokens is None else str(r.cell.tokens),
-            fold="constant",
-            phrase="{} tokens",
-        ),
-        Column("Batch", lambda r: str(r.cell.batch)),
-        Column("Runtime", lambda r: r.engine, numeric=False),
+        *cell_columns(labels, threads=True),
         Column("Items/s", lambda r: units.rate(r.items_per_s)),
         Column("vs PyTorch", ratio_text),
         Column("p50 ms", lambda r: units.ms(r.p50_s)),
@@ -72,14 +57,6 @@ def cost_report(results: Sequence[ResultFile]) -> Report:
     )
     caveats = [*legend, *_quantile_caveats(rows), *findings.cost_caveats(results, rows)]
     return tabulate("Cost per tower", columns, rows, findings.speed_findings(rows, labels), caveats)
-
-
-def _environment_columns(labels: dict[str, str]) -> list[Column[Row]]:
-    return [
-        *environment_column(labels, lambda r: r.env_id),
-        Column("Device", lambda r: r.cell.device, numeric=False, fold="constant"),
-        Column("Threads", lambda r: str(r.cell.threads), fold="constant", phrase="{} threads"),
-    ]
 
 
 def _seconds(value: float | None) -> str:
