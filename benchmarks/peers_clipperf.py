@@ -20,7 +20,8 @@ def open(setup: Setup) -> dict[str, Action]:
 
     def image(inputs: Inputs) -> np.ndarray:
         # `encode_images` takes pictures; the candidates are compared on the same pixels here.
-        return model._engine("image", inputs.batch).run(inputs.pixels)
+        engine, _ = model._engine("image", inputs.batch)
+        return engine.run(inputs.pixels)
 
     def jpeg(inputs: Inputs) -> np.ndarray:
         return model.encode_images(inputs.jpegs, batch_size=inputs.batch)

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from clipperf.commands import doctor, evaluate, export, inspect, models, profile, report, size
+from clipperf.commands import doctor, evaluate, export, inspect, models, profile, report, size, tune
 
 COMMANDS: dict[str, ModuleType] = {
     "models": models,
     "export": export,
     "profile": profile,
     "eval": evaluate,
+    "tune": tune,
     "inspect": inspect,
     "doctor": doctor,
     "report": report,

@@ -134,7 +134,8 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor as the system names it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -168,7 +169,7 @@ def capture() -> Environment:
 
     name, vram_bytes, driver = gpu_state()
     facts = {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": available_cores(),
         "ram_bytes": int(psutil.virtual_memory().total),
         "gpu": name,

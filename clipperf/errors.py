@@ -66,3 +66,7 @@ class UnsupportedError(EngineError):
 
 class MeasurementError(ClipperfError):
     """The harness itself failed: a worker died, or a meter could not be read."""
+
+
+class TuningWarning(UserWarning):
+    """A tuning was made on another machine; it works here but may not be the best."""

@@ -94,6 +94,19 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Make sure, before long work, that `path` can be written when it is done.
+
+    Raises:
+        StorageError: its folder cannot be made or written.
+    """
+    with translated(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
+        probe.touch()
+        probe.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, as `replacing` does."""
     with replacing(path) as temporary:

@@ -4,6 +4,7 @@ Layout under `home()` ($CLIPPERF_HOME, else the user's cache folder)::
 
     artifacts/ARCHITECTURE/WEIGHTS/RUNTIME-PRECISION/   one deployable folder, see Manifest
     results/DATE-KIND-ID.json                           one run of `profile` or `eval`
+    tuned/MODEL.json                                    what `tune` chose for this machine
     cache/                                              what runtimes compile and can make again
     digests.json                                        sha256 by path, size and mtime
 
@@ -185,6 +186,11 @@ def read_result(path: Path) -> ResultFile:
             f"{path} is no clipperf result of schema version {SCHEMA_VERSION} (found {version})"
         )
     return dataclasses.replace(from_json(ResultFile, data, str(path)), path=str(path))
+
+
+def tuning_path(spec: ModelSpec) -> Path:
+    """Where the store keeps the tuning of a model on this machine."""
+    return home() / "tuned" / f"{safe_name(spec.id)}.json"
 
 
 def find_results() -> list[Path]:

@@ -189,7 +189,8 @@ class Manifest:
 class Cell:
     """What exactly is measured: the key of every measurement and score.
 
-    `tokens` is the length of the text inputs (None for images).
+    `tokens` is the length of the text inputs (None for images). `streams` batches run at once
+    and share the `threads`.
     """
 
     model_id: str
@@ -200,6 +201,7 @@ class Cell:
     batch: int
     threads: int
     tokens: int | None = None
+    streams: int = 1
 
     @property
     def label(self) -> str:
@@ -240,7 +242,10 @@ class Engine(Protocol):
     """A loaded tower in some runtime."""
 
     def run(self, array: np.ndarray) -> np.ndarray:
-        """Embed a batch: returns float32 [batch, embed_dim] once it is on the host."""
+        """Embed a batch: returns float32 [batch, embed_dim] once it is on the host.
+
+        As many threads as the engine has `streams` may call it at once, else one alone.
+        """
         ...
 
     def close(self) -> None:
@@ -363,6 +368,58 @@ class ResultFile:
     specs: tuple[ModelSpec, ...] = ()
     notes: tuple[str, ...] = ()
     path: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of one candidate of a tuning.
+
+    `batch_s` is what a batch takes at most, as far as the samples say: the 90th percentile, below
+    64 samples the slowest. `verdict` is why it was not chosen, "" for the chosen one.
+    """
+
+    cell: Cell
+    verdict: str
+    items_per_s: float | None = None
+    items_interval: tuple[float, float] | None = None
+    batch_s: float | None = None
+    load_s: float | None = None
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class TunedTower:
+    """The best candidate of one tower. `artifact` is its folder, seen from the tuning file."""
+
+    cell: Cell
+    artifact: str
+    key: str
+    items_per_s: float
+    items_interval: tuple[float, float] | None
+    batch_s: float
+    rss_peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What `tune` leaves on disk and `load` opens.
+
+    `max_batch_s` is the bound on the time of a batch, `margin` the points of recall@1 and top-1
+    that a quantised tower may lose; `budget_s` was allowed, `spent_s` taken.
+    """
+
+    schema_version: int
+    kind: Literal["tuning"]
+    command: str
+    created_utc: str
+    environment: Environment
+    spec: ModelSpec
+    max_batch_s: float | None
+    margin: float
+    budget_s: float
+    spent_s: float
+    towers: tuple[TunedTower, ...]
+    trials: tuple[Trial, ...]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -292,11 +293,31 @@ def test_an_artifact_opens_in_runtimes_that_load_it_and_in_no_other(
         clipperf.load(sample_artifact, device="cuda")
     opened: list[EngineRequest] = []
     get = _contract.get
-    monkeypatch.setattr(
-        _contract, "get", lambda name: replace(get(name), open=lambda r: opened.append(r))
-    )
+
+    def fake_open(request: EngineRequest) -> Any:
+        opened.append(request)
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(_contract, "get", lambda name: replace(get(name), open=fake_open))
     clipperf.load(sample_artifact, runtime="ort-cuda")
     assert {(r.cell.runtime, r.cell.device, r.cell.precision) for r in opened} == {
         ("ort-cuda", "cuda", "fp32")
     }
     assert all(r.key and r.cache_folder for r in opened)
+
+
+def test_a_tower_that_fails_to_open_closes_the_other(
+    sample_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    get = _contract.get
+
+    def fake_open(request: EngineRequest) -> Any:
+        if request.cell.side == "text":
+            raise EngineError("no text today")
+        return SimpleNamespace(close=lambda: closed.append(request.cell.side))
+
+    monkeypatch.setattr(_contract, "get", lambda name: replace(get(name), open=fake_open))
+    with pytest.raises(EngineError, match="no text today"):
+        clipperf.load(sample_artifact)
+    assert closed == ["image"]

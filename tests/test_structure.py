@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS_AND_TOOLS = sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "tools").rglob("*.py")])
 MODULES = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES]
 MODULES = [name.removesuffix(".__init__") for name in MODULES]
-COMMANDS = ("models", "export", "profile", "eval", "inspect", "doctor", "report", "size")
+COMMANDS = ("models", "export", "profile", "eval", "tune", "inspect", "doctor", "report", "size")
 
 LAYERS = {
     "": {""},
@@ -53,7 +53,7 @@ HEAVY_AT_IMPORT = {"clipperf/models/towers.py": {"torch"}}
 NOT_WITHOUT_TORCH = {"clipperf.models.towers"}
 
 MAX_LINES = 320
-LONGER_FILES = {"clipperf/types.py": 420}  # all the nouns in one place
+LONGER_FILES = {"clipperf/types.py": 440}  # all the nouns in one place
 
 BLOCK = f"""
 import sys

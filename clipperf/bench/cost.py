@@ -6,8 +6,10 @@ Times are seconds of `time.perf_counter`, a monotonic clock with sub-microsecond
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -88,23 +90,30 @@ def time_block(
     min_s: float,
     max_s: float = float("inf"),
     sleep_s: float = 0.0,
+    streams: int = 1,
 ) -> list[float]:
     """One block: sleep, warm-up, timed calls; returns the raw seconds of every timed call.
 
     Timed calls go on until there are `calls` of them and they took `min_s` seconds together,
     but end after `max_s` seconds or `MAX_BLOCK_CALLS` calls. There is always at least one.
+    With several `streams` as many threads do all of that at once, each for itself.
     The cyclic garbage collector rests during the calls, as in `timeit`: a collection would be
     charged to whichever call it falls into.
     """
     if sleep_s > 0:
         time.sleep(sleep_s)
-    for _ in range(warmup):
-        run(inputs)
-    samples: list[float] = []
-    total = 0.0
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    start_together = threading.Barrier(streams)
+
+    def one_stream() -> list[float]:
+        try:
+            for _ in range(warmup):
+                run(inputs)
+        except BaseException:
+            start_together.abort()
+            raise
+        start_together.wait()
+        samples: list[float] = []
+        total = 0.0
         while not samples or (
             (len(samples) < calls or total < min_s)
             and total < max_s
@@ -114,10 +123,23 @@ def time_block(
             run(inputs)
             samples.append(time.perf_counter() - start)
             total += samples[-1]
+        return samples
+
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        if streams == 1:
+            return one_stream()
+        with ThreadPoolExecutor(streams) as pool:
+            tasks = [pool.submit(one_stream) for _ in range(streams)]
+        failed = [exc for task in tasks if (exc := task.exception()) is not None]
+        # What broke the barrier says more than that it is broken.
+        for exc in sorted(failed, key=lambda exc: isinstance(exc, threading.BrokenBarrierError)):
+            raise exc
+        return [sample for task in tasks for sample in task.result()]
     finally:
         if collecting:
             gc.enable()
-    return samples
 
 
 def run_for(

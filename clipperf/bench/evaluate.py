@@ -13,7 +13,8 @@ from clipperf.bench import accuracy, prepare
 from clipperf.bench.plan import BASELINE, BASELINE_PRECISION
 from clipperf.datasets import Dataset
 from clipperf.engines import _contract
-from clipperf.engines.deploy import ClipModel, read_pixels
+from clipperf.engines.deploy import ClipModel
+from clipperf.engines.opening import read_pixels
 from clipperf.errors import ClipperfError
 from clipperf.sources import ImageSource
 from clipperf.tokenize import Tokenizer

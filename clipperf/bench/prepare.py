@@ -13,7 +13,7 @@ from clipperf.engines import _contract
 from clipperf.engines._tensorrt import FLAVOURS
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export.build import export_model
-from clipperf.export.derived import RECIPES, Settings, export_derived
+from clipperf.export.derived import MARGIN, RECIPES, Settings, export_derived
 from clipperf.export.engines import export_engine, find_engines
 from clipperf.export.plan_options import BuildOptions
 from clipperf.models import catalog, sample, weights, zoo
@@ -86,12 +86,14 @@ def artifact_folder(
     on_stage: OnStage,
     largest_batch: int = 1,
     smallest_batch: int = 1,
+    margin: float = MARGIN,
 ) -> Path:
     """The folder with these towers as `runtime` loads them, exported now where there is none.
 
     A runtime that builds the tower from the weights gets the ONNX folder, for its tokenizer and
     preprocessing. Engines take batches from `smallest_batch` to `largest_batch` at least; those
-    that users exported with ranges of their own are taken where they do.
+    that users exported with ranges of their own are taken where they do. Quantised towers lose
+    at most `margin` points on the sample.
     """
     made = _contract.get(runtime).artifact
     if made in FLAVOURS:
@@ -101,13 +103,18 @@ def artifact_folder(
         found = find_engines(spec, sides, options, (smallest_batch, largest_batch))
         return found or export_engine(spec, sides, options, on_stage=on_stage).folder
     if made is not None and (made, precision) in RECIPES:
-        return export_derived(spec, sides, Settings(made, precision), on_stage=on_stage).folder
+        settings = Settings(made, precision, margin=margin)
+        return export_derived(spec, sides, settings, on_stage=on_stage).folder
     graph = _contract.graph_precision(precision) if made else BASELINE_PRECISION
     return export_model(spec, sides, graph, on_stage=on_stage).folder
 
 
 def engine_request(
-    cell: Cell, spec: ModelSpec, on_stage: OnStage, largest_batch: int | None = None
+    cell: Cell,
+    spec: ModelSpec,
+    on_stage: OnStage,
+    largest_batch: int | None = None,
+    margin: float = MARGIN,
 ) -> tuple[EngineRequest, int]:
     """What opens a cell's engine, and the bytes that the tower takes on disk.
 
@@ -119,7 +126,7 @@ def engine_request(
     smallest = 1 if largest_batch is None else cell.batch
     largest = max(cell.batch, largest_batch or 1)
     folder = artifact_folder(
-        spec, cell.runtime, cell.precision, [cell.side], on_stage, largest, smallest
+        spec, cell.runtime, cell.precision, [cell.side], on_stage, largest, smallest, margin
     )
     tower = store.read_manifest(folder).tower(cell.side)
     if tower is None:  # it has just been made

@@ -64,6 +64,9 @@ class Session:
 
         self.engine, load_s = cost.timed(load)
         peak = self.peak.take()
+        streams = getattr(self.engine, "streams", 1)
+        if request.cell.streams > streams:
+            raise UnsupportedError(f"{request.cell.label}: runs at most {streams} batches at once")
         forbid_torch(request.cell.runtime)
         ids = command.get("text_ids")
         self.inputs = make_inputs(
@@ -99,8 +102,9 @@ class Session:
         return {"first_run_s": first_run_s}
 
     def block(self, command: dict[str, Any]) -> dict[str, Any]:
-        """One block of timed calls."""
+        """One block of timed calls, in as many threads as the cell has streams."""
         engine, inputs = self._opened()
+        assert self.request is not None
         samples = cost.time_block(
             engine.run,
             inputs,
@@ -109,6 +113,7 @@ class Session:
             min_s=command["min_s"],
             max_s=command["max_s"],
             sleep_s=command["sleep_s"],
+            streams=self.request.cell.streams,
         )
         return {"samples": samples}
 

@@ -9,6 +9,7 @@ Nothing in here keeps time: only `bench.cost` holds a clock. What an engine may 
 - ``provider``: what really ran, such as "CUDAExecutionProvider"
 - ``run_phases(array)``: as `run`, and the `types.Phases` by the GPU's events; absent where the
   runtime cannot tell them apart
+- ``streams``: how many threads may be in `run` at once; absent where only one may
 - ``min_tokens``: the shortest text that it takes; shorter ones are padded
 - ``allocated_bytes()``: the most device memory held so far, by the runtime's own account
 """
@@ -59,7 +60,8 @@ class Runtime:
     tower from the weights itself. `devices` are those that it knows, the usual one first.
     `availability(device)` says whether it can run here, else the command that would make it; it
     imports no heavy package. `open(request)` loads one tower; it raises EngineError, or
-    UnsupportedError where the runtime never could.
+    UnsupportedError where the runtime never could. `streams` says whether its engines can run
+    several batches at once; the others take cells of one stream only.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Runtime:
     devices: tuple[str, ...]
     availability: Callable[[str], Availability]
     open: Callable[[EngineRequest], Engine]
+    streams: bool = False
 
 
 def names() -> list[str]:

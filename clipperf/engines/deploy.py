@@ -6,10 +6,9 @@ cykooz-resizer for the fast ways to preprocess).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,13 +16,15 @@ from typing import Any
 import numpy as np
 
 from clipperf import preprocess_fast
-from clipperf.engines import _contract
+from clipperf.engines import _contract, tuned
+from clipperf.engines._streams import run_all
 from clipperf.engines.images import batches as image_batches
+from clipperf.engines.opening import DEFAULT_BATCH, Opening, read_manifest, read_pixels, requests
 from clipperf.engines.texts import encode as embed_texts
 from clipperf.errors import ArtifactError, UsageError
 from clipperf.preprocess import ImageSource, PreprocessSpec
 from clipperf.tokenize import Tokenizer
-from clipperf.types import Cell, Engine, EngineRequest, ModelSpec, Side
+from clipperf.types import Engine, Side
 
 
 class ClipModel:
@@ -31,6 +32,7 @@ class ClipModel:
 
     `encode_images` and `encode_texts` return float32 [n, embed_dim]: the raw embeddings, or unit
     vectors where the model was exported with ``--normalize`` or `normalize` is passed.
+    `batch_size` is by default the tuned one, else 32.
     `pixels` says how images are preprocessed, None without an image tower.
     """
 
@@ -43,8 +45,10 @@ class ClipModel:
         embed_dim: int,
         short_texts: bool,
         random_weights: bool = False,
+        batches: Mapping[Side, int] | None = None,
     ) -> None:
         self._engines = engines
+        self._batches = dict(batches or {})
         self._tokenizer = tokenizer
         self._short_texts = short_texts
         self._closed = False
@@ -56,7 +60,7 @@ class ClipModel:
         self,
         images: Sequence[ImageSource],
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         normalize: bool = False,
         workers: int | None = None,
     ) -> np.ndarray:
@@ -71,15 +75,15 @@ class ClipModel:
             ArtifactError: the artifact has no image tower.
         """
         images = _listed(images, "encode_images takes a list of images: put it in brackets")
-        engine = self._engine("image", batch_size)
+        engine, batch_size = self._engine("image", batch_size)
         workers = _workers(workers, len(images))
         assert self.pixels is not None
-        with closing(image_batches(images, self.pixels, batch_size, workers)) as batches:
-            parts = [engine.run(batch) for batch in batches]
+        with contextlib.closing(image_batches(images, self.pixels, batch_size, workers)) as batches:
+            parts = run_all(engine, batches)
         return self._finished(np.concatenate(parts) if parts else None, normalize)
 
     def encode_texts(
-        self, texts: Sequence[str], *, batch_size: int = 32, normalize: bool = False
+        self, texts: Sequence[str], *, batch_size: int | None = None, normalize: bool = False
     ) -> np.ndarray:
         """Tokenise and embed strings; longer ones than the context are cut as open_clip does.
 
@@ -91,16 +95,19 @@ class ClipModel:
             ArtifactError: the artifact has no text tower.
         """
         texts = _listed(texts, "encode_texts takes a list of strings: put it in brackets")
-        engine = self._engine("text", batch_size)
+        engine, batch_size = self._engine("text", batch_size)
         assert self._tokenizer is not None
         found = None
         if texts:
             found = embed_texts(texts, self._tokenizer, engine, batch_size, cut=self._short_texts)
         return self._finished(found, normalize)
 
-    def _engine(self, side: Side, batch_size: int) -> Engine:
+    def _engine(self, side: Side, batch_size: int | None) -> tuple[Engine, int]:
+        """A tower's engine, and the number of inputs that it is to be given at once."""
         if self._closed:
             raise UsageError("this model is closed; open the artifact again with clipperf.load")
+        if batch_size is None:
+            batch_size = self._batches.get(side, DEFAULT_BATCH)
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, it must be 1 or more")
         if side not in self._engines:
@@ -108,7 +115,7 @@ class ClipModel:
                 f"this artifact has no {side} tower; export it too: "
                 f"clipperf export MODEL --tower {side}"
             )
-        return self._engines[side]
+        return self._engines[side], batch_size
 
     def _finished(self, found: np.ndarray | None, normalize: bool) -> np.ndarray:
         if found is None:
@@ -165,8 +172,9 @@ def load(
     device: str | None = None,
     preprocess: str | None = None,
 ) -> ClipModel:
-    """Open an artifact folder that `clipperf export` wrote.
+    """Open an artifact folder that `clipperf export` wrote, or a file that `clipperf tune` wrote.
 
+    A tuning file says which artifact, runtime, threads, streams and batch each tower takes.
     `threads` are those of one tower's engine, by default all cores of this process. `runtime` is
     the one that the artifact was exported for, or another that loads it: "ort-cuda" takes ONNX
     artifacts. `device` is by default where that runtime usually runs. `preprocess`
@@ -178,104 +186,47 @@ def load(
         EngineError: the runtime cannot load a tower.
         MissingDependencyError: the way to preprocess needs a package that is not installed.
     """
-    from clipperf.env import available_cores
-    from clipperf.store import cache_folder
-
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise UsageError(f"threads is {threads!r}: give a whole number from 1")
-    folder = Path(folder).expanduser().absolute()
-    manifest = _read_manifest(folder)
-    spec = manifest["spec"]
-    chosen = _contract.get(runtime or manifest["runtime"])
-    if chosen.artifact != manifest["runtime"]:
-        raise UsageError(
-            f"{chosen.name} does not load {manifest['runtime']} artifacts, which {folder} holds; "
-            f"export the model for it: clipperf export {spec.id} --runtime {chosen.artifact}"
-        )
-    device = device or chosen.devices[0]
-    if device not in chosen.devices:
-        raise UsageError(f"{chosen.name} runs on {', '.join(chosen.devices)}, not on {device!r}")
-    pixels = read_pixels(folder)
-    if preprocess is not None:
-        pixels = dataclasses.replace(pixels, method=preprocess)
-    if pixels.method != "exact":
-        preprocess_fast.library()
+    path = Path(folder).expanduser().absolute()
+    if path.is_file():
+        if (threads, runtime, device) != (None, None, None):
+            raise UsageError(
+                f"{path} is a tuning, which sets threads, runtime and device; load the artifact "
+                f"folder to choose them"
+            )
+        openings = tuned.read(path)
+    else:
+        openings = [Opening(path, runtime=runtime, device=device, threads=threads)]
     engines: dict[Side, Engine] = {}
+    folders: dict[Side, Path] = {}
+    batches: dict[Side, int] = {}
     short_texts = False
-    for tower in manifest["towers"]:
-        path = folder / tower["path"]
-        _check_sizes(folder, tower)
-        cell = Cell(
-            spec.id, tower["side"], chosen.name, manifest["precision"], device, 1,
-            threads or available_cores(),
-        )  # fmt: skip
-        request = EngineRequest(
-            cell, spec, str(path), tower["normalized"], tower["key"], str(cache_folder())
-        )
-        engines[cell.side] = chosen.open(request)
-        if cell.side == "text":
-            short_texts = tower["tokens"] is None
+    with contextlib.ExitStack() as opened:
+        for opening in openings:
+            manifest = read_manifest(opening.folder)
+            for request, tower in requests(opening, manifest):
+                side = request.cell.side
+                engine = _contract.get(request.cell.runtime).open(request)
+                opened.callback(engine.close)
+                engines[side], folders[side] = engine, opening.folder
+                batches[side] = opening.batch
+                if side == "text":
+                    short_texts = tower["tokens"] is None
+        pixels = read_pixels(folders.get("image", openings[0].folder))
+        if preprocess is not None:
+            pixels = dataclasses.replace(pixels, method=preprocess)
+        if pixels.method != "exact":
+            preprocess_fast.library()
+        tokenizer = Tokenizer.from_folder(folders["text"]) if "text" in folders else None
+        opened.pop_all()
+    spec = manifest["spec"]
     return ClipModel(
         engines,
         pixels,
-        Tokenizer.from_folder(folder) if "text" in engines else None,
+        tokenizer,
         embed_dim=spec.embed_dim,
         short_texts=short_texts,
         random_weights=spec.random_weights,
+        batches=batches,
     )
-
-
-def read_pixels(folder: Path) -> PreprocessSpec:
-    """An artifact folder's `preprocess.json`."""
-    from clipperf.files import read_json
-
-    return PreprocessSpec.from_json(read_json(folder / "preprocess.json"))
-
-
-TOWER_FIELDS = ("path", "side", "files", "disk_bytes", "normalized", "tokens", "key")
-"""What `load` reads of a tower."""
-
-
-def _check_sizes(folder: Path, tower: dict[str, Any]) -> None:
-    """Notice a missing or truncated file; runtimes say it less clearly, or not at all."""
-    found = 0
-    for name in tower["files"]:
-        if not (folder / name).is_file():
-            raise ArtifactError(f"{folder / name} is missing: export the model again")
-        found += (folder / name).stat().st_size
-    if found != tower["disk_bytes"]:
-        raise ArtifactError(
-            f"{folder / tower['path']} is damaged: {found} bytes, expected "
-            f"{tower['disk_bytes']}; export the model again"
-        )
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest as plain values: validating it fully would need pydantic in deployments."""
-    from clipperf.store import MANIFEST_NAME, SCHEMA_VERSION
-
-    path = folder / MANIFEST_NAME
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["schema_version"]
-        needed = ("spec", "runtime", "precision", "towers")
-        missing = [name for name in needed if name not in manifest]
-        if version == SCHEMA_VERSION and not missing:
-            known = {field.name for field in dataclasses.fields(ModelSpec)}
-            spec = {name: value for name, value in manifest["spec"].items() if name in known}
-            manifest["spec"] = ModelSpec(**spec)
-            for tower in manifest["towers"]:
-                missing += [name for name in TOWER_FIELDS if name not in tower]
-    except FileNotFoundError as exc:
-        raise ArtifactError(
-            f"{folder} holds no {MANIFEST_NAME}: make an artifact folder with "
-            f"clipperf export MODEL --out {folder}"
-        ) from exc
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ArtifactError(f"{path} is damaged: export the model again") from exc
-    if version != SCHEMA_VERSION or missing:
-        raise ArtifactError(
-            f"{path} was written by another version of clipperf (schema {version}, this one "
-            f"reads {SCHEMA_VERSION}): export the model again"
-        )
-    return dict(manifest)

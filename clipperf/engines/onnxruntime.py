@@ -31,8 +31,9 @@ def availability(device: str) -> Availability:
 class OnnxRuntimeEngine:
     """One session with a single input and a single output; it copies both itself."""
 
-    def __init__(self, session: Any, provider: str) -> None:
+    def __init__(self, session: Any, provider: str, streams: int = 1) -> None:
         self._session = session
+        self.streams = streams
         self._input = session.get_inputs()[0].name
         self.provider = provider
 
@@ -75,15 +76,20 @@ def session_options(threads: int) -> Any:
     return options
 
 
-def open_session(path: Path, threads: int, prepack: bool = True) -> OnnxRuntimeEngine:
+def open_session(
+    path: Path, threads: int, prepack: bool = True, streams: int = 1
+) -> OnnxRuntimeEngine:
     """Open a model file. Without `prepack` weights are used where they lie, memory-mapped.
+
+    The threads that call `run` work too, so `streams` of them and the session's own together are
+    `threads`. The weights are there once.
 
     Raises:
         EngineError: the file cannot be loaded, or another provider than the asked one would run.
     """
     import onnxruntime as ort
 
-    options = session_options(threads)
+    options = session_options(threads - streams + 1)
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
@@ -93,7 +99,7 @@ def open_session(path: Path, threads: int, prepack: bool = True) -> OnnxRuntimeE
     except Exception as exc:
         raise EngineError(f"onnxruntime cannot load {path}: {first_line(exc)}") from exc
     check_provider(session, CPU)
-    return OnnxRuntimeEngine(session, CPU)
+    return OnnxRuntimeEngine(session, CPU, streams)
 
 
 def check_provider(session: Any, wanted: str, reason: str = "") -> None:
@@ -112,9 +118,9 @@ def open(request: EngineRequest) -> OnnxRuntimeEngine:
     """Open the artifact's model file with the cell's threads."""
     if request.path is None:
         raise EngineError(f"{request.cell.label}: no artifact was given")
-    return open_session(Path(request.path), request.cell.threads)
+    return open_session(Path(request.path), request.cell.threads, streams=request.cell.streams)
 
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-static")
 
-RUNTIMES = (Runtime("onnx", "onnx", PRECISIONS, ("cpu",), availability, open),)
+RUNTIMES = (Runtime("onnx", "onnx", PRECISIONS, ("cpu",), availability, open, streams=True),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import queue
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +29,32 @@ class OpenVinoEngine:
 
     provider = "CPU"
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, streams: int = 1) -> None:
         self._compiled = compiled
-        self._request = compiled.create_infer_request()
+        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.streams = streams
+        for _ in range(streams):
+            self._free.put(compiled.create_infer_request())
 
     def run(self, array: np.ndarray) -> np.ndarray:
         """Embed a batch; returns float32 [batch, embed_dim]."""
-        if self._request is None:
+        if self._compiled is None:
             raise EngineError("this engine is closed")
+        request = self._free.get()
         try:
-            found = self._request.infer({0: array}, share_inputs=True)
+            found = request.infer({0: array}, share_inputs=True)
+            # The request writes its next result into the same memory.
+            result: np.ndarray = np.array(found[0], np.float32)
         except RuntimeError as exc:
             raise EngineError(f"openvino: {reason(exc)}") from exc
-        # The request writes its next result into the same memory.
-        result: np.ndarray = np.array(found[0], np.float32)
+        finally:
+            self._free.put(request)
         return result
 
     def close(self) -> None:
         """Free the tower."""
-        self._request = self._compiled = None
+        self._compiled = None
+        self._free = queue.SimpleQueue()
 
 
 def open_compiled(path: Path, threads: int, streams: int = 1) -> OpenVinoEngine:
@@ -73,7 +81,7 @@ def open_compiled(path: Path, threads: int, streams: int = 1) -> OpenVinoEngine:
         compiled = core.compile_model(core.read_model(path), "CPU", settings)
     except RuntimeError as exc:
         raise EngineError(f"openvino cannot load {path}: {reason(exc)}") from exc
-    return OpenVinoEngine(compiled)
+    return OpenVinoEngine(compiled, streams)
 
 
 def reason(exc: Exception) -> str:
@@ -86,7 +94,9 @@ def open(request: EngineRequest) -> OpenVinoEngine:
     """Open the artifact's model file with the cell's threads."""
     if request.path is None:
         raise EngineError(f"{request.cell.label}: no artifact was given")
-    return open_compiled(Path(request.path), request.cell.threads)
+    return open_compiled(Path(request.path), request.cell.threads, request.cell.streams)
 
 
-RUNTIMES = (Runtime("openvino", "openvino", PRECISIONS, ("cpu",), availability, open),)
+RUNTIMES = (
+    Runtime("openvino", "openvino", PRECISIONS, ("cpu",), availability, open, streams=True),
+)

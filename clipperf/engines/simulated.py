@@ -73,7 +73,8 @@ def open(request: EngineRequest) -> SimulatedEngine:
         script = Script(**json.loads(Path(request.path).read_text()))
     except (OSError, ValueError, TypeError) as exc:
         raise EngineError(f"bad script {request.path}: {exc}") from exc
-    return SimulatedEngine(script, script.embed_dim or request.spec.embed_dim)
+    embed_dim = script.embed_dim or request.spec.embed_dim
+    return SimulatedEngine(script, embed_dim, request.cell.streams)
 
 
 class SimulatedEngine:
@@ -81,8 +82,9 @@ class SimulatedEngine:
 
     provider = "SimulatedExecutionProvider"
 
-    def __init__(self, script: Script, embed_dim: int) -> None:
+    def __init__(self, script: Script, embed_dim: int, streams: int = 1) -> None:
         deadline = time.perf_counter() + script.load_s
+        self.streams = streams
         self._script = script
         self._embed_dim = embed_dim
         self._runs = 0
@@ -168,8 +170,8 @@ def misbehave(script: Script) -> None:
     raise EngineError("simulated: told to fail")
 
 
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
 RUNTIMES = (
-    Runtime(
-        "simulated", "simulated", ("fp32", "fp16", "bf16", "int8"), DEVICES, availability, open
-    ),
+    Runtime("simulated", "simulated", PRECISIONS, DEVICES, availability, open, streams=True),
 )

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from clipperf.engines._streams import run_all
 from clipperf.errors import UsageError
 from clipperf.tokenize import Tokenizer, eot_lengths
 from clipperf.types import Engine
@@ -55,17 +56,16 @@ def _run(tokens: np.ndarray, engine: Engine, batch_size: int, eot_id: int | None
     """Embed int64 [n, context_tokens]: float32 [n, embed_dim]. Without `eot_id` nothing is cut."""
     if eot_id is None:
         starts = range(0, len(tokens), batch_size)
-        return np.concatenate([engine.run(tokens[i : i + batch_size]) for i in starts])
+        return np.concatenate(run_all(engine, (tokens[i : i + batch_size] for i in starts)))
     shortest = getattr(engine, "min_tokens", SHORTEST_TOKENS)
     lengths = np.maximum(eot_lengths(tokens, eot_id), shortest)
     order = np.argsort(lengths, kind="stable")
     tokens, lengths = tokens[order], lengths[order]
-    embedded = np.concatenate(
-        [
-            engine.run(np.ascontiguousarray(tokens[batch, : lengths[batch.stop - 1]]))
-            for batch in batches(lengths, batch_size)
-        ]
+    trimmed = (
+        np.ascontiguousarray(tokens[batch, : lengths[batch.stop - 1]])
+        for batch in batches(lengths, batch_size)
     )
+    embedded = np.concatenate(run_all(engine, trimmed))
     result = np.empty_like(embedded)
     result[order] = embedded
     return result

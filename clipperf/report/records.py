@@ -189,6 +189,7 @@ def _row(
         if m.status != "ok":
             problems.append(f"{m.kind} pass {m.status}: {m.error or 'no reason was recorded'}")
     samples = usable_samples(time)
+    items = cell.batch * cell.streams
     if time is not None and time.status == "ok" and not samples:
         problems.append("time pass: no usable samples (none, or not finite, or not positive)")
     p50 = stats.median(samples) if samples else None
@@ -212,10 +213,8 @@ def _row(
         p99_s=stats.quantile(samples, 0.99) if samples else None,
         max_s=max(samples, default=None),
         mean_s=math.fsum(samples) / len(samples) if samples else None,
-        items_per_s=cell.batch / p50 if p50 else None,
-        items_interval=(cell.batch / p50_interval[1], cell.batch / p50_interval[0])
-        if p50_interval
-        else None,
+        items_per_s=items / p50 if p50 else None,
+        items_interval=(items / p50_interval[1], items / p50_interval[0]) if p50_interval else None,
         stable=time.stable if time else None,
         disk_bytes=next((m.disk_bytes for m in passes if m.disk_bytes is not None), None),
         rss_bare_bytes=bare,

@@ -1,0 +1,206 @@
+"""`clipperf tune`: the best candidate of each tower, written down for `clipperf.load`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipperf import env, files, store
+from clipperf.bench import cost, prepare
+from clipperf.bench.passes import memory_pass
+from clipperf.bench.search import Search, Space, described, splits
+from clipperf.engines import _contract
+from clipperf.errors import MissingDependencyError, UsageError
+from clipperf.export.derived import MARGIN
+from clipperf.types import SIDES, Cell, EngineRequest, ModelSpec, Side, Trial, TunedTower, Tuning
+
+PRECISIONS = {
+    "cpu": ("fp32", "int8", "int8-static", "int8w"),
+    "cuda": ("fp16", "tf32", "int8", "fp8"),
+}
+"""What is tried on a device where the user does not say, the promising first: 16-bit floats gain
+nothing on most CPUs, and full fp32 nothing on a GPU."""
+
+BATCHES = (1, 8, 32)
+CAPTION_TOKENS = 16
+"""The length of texts where the user does not say: a caption of a dozen words with its two ends."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What to tune, and what it must keep to; None for what is found out.
+
+    `max_batch_s` bounds the time of a batch in seconds, `margin` the percentage points of recall@1
+    and top-1 that a quantised tower may lose. `budget_s` is for all towers together.
+    """
+
+    spec: ModelSpec
+    sides: tuple[Side, ...] = SIDES
+    runtimes: tuple[str, ...] | None = None
+    precisions: tuple[str, ...] | None = None
+    batches: tuple[int, ...] = BATCHES
+    threads: tuple[int, ...] | None = None
+    streams: tuple[int, ...] | None = None
+    tokens: int | None = None
+    device: str | None = None
+    max_batch_s: float | None = None
+    margin: float = MARGIN
+    budget_s: float = 600.0
+
+
+def tune(
+    wishes: Wishes,
+    path: Path,
+    *,
+    command: str = "",
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Tuning:
+    """Search every tower and write the tuning file; an older one stays until that is done.
+
+    Raises:
+        UsageError: wishes that nothing can meet; the message names the option.
+        MissingDependencyError: no runtime works here.
+        MeasurementError: no candidate works, or none keeps to the bound.
+        StorageError: the file cannot be written.
+    """
+    elapsed_s = cost.stopwatch()
+    files.check_writable(path)  # before the work, not after it
+    environment = env.capture()
+    spec = wishes.spec
+    devices = usable_devices(wishes.runtimes, wishes.device)
+    towers: list[TunedTower] = []
+    trials: list[Trial] = []
+    for number, side in enumerate(wishes.sides):
+        search = Search(
+            space=space(wishes, side, devices),
+            request=lambda cell: prepare.engine_request(
+                cell, spec, on_stage, max(wishes.batches), wishes.margin
+            ),
+            env=environment,
+            budget_s=(wishes.budget_s - elapsed_s()) / (len(wishes.sides) - number),
+            max_batch_s=wishes.max_batch_s,
+            text_ids=prepare.text_ids(spec),
+            on_stage=on_stage,
+        )
+        best, request = search.run()
+        on_stage(f"memory of {described(best.cell)}")
+        memory = memory_pass(request, cost.QUICK, environment, search.text_ids)
+        towers.append(_tower(best, request, memory.rss_peak_bytes, path))
+        trials += search.trials.values()
+    tuning = Tuning(
+        schema_version=store.SCHEMA_VERSION,
+        kind="tuning",
+        command=command,
+        created_utc=files.utc_now(),
+        environment=environment,
+        spec=spec,
+        max_batch_s=wishes.max_batch_s,
+        margin=wishes.margin,
+        budget_s=wishes.budget_s,
+        spent_s=elapsed_s(),
+        towers=tuple(towers),
+        trials=tuple(trials),
+    )
+    files.write_json(path, tuning)
+    return tuning
+
+
+def usable_devices(runtimes: Sequence[str] | None, device: str | None) -> dict[str, str]:
+    """Where each runtime that `clipperf.load` opens runs: on the GPU where one can be used.
+
+    Raises:
+        UsageError: a named runtime is unknown, makes no artifact, or does not run on `device`.
+        MissingDependencyError: a named runtime, or every one, is not usable here.
+    """
+    if runtimes is not None:
+        for name in runtimes:
+            if _contract.get(name).artifact is None:
+                raise UsageError(
+                    f"--runtime {name}: it has no artifact that clipperf.load could open; "
+                    f"choose from {', '.join(_deployable())}"
+                )
+        devices = prepare.choose_devices(runtimes, device)
+        prepare.check_runtimes(devices, ())
+        return devices
+    for place in ("cuda", "cpu") if device is None else (device,):
+        known = [_contract.get(name) for name in _deployable()]
+        usable = [r.name for r in known if place in r.devices and r.availability(place).usable]
+        if usable:
+            return dict.fromkeys(usable, str(place))
+    raise MissingDependencyError(
+        f"no runtime works on {device or 'this machine'}: clipperf doctor says what is missing"
+    )
+
+
+def _deployable() -> list[str]:
+    return [name for name in _contract.names() if _contract.get(name).artifact is not None]
+
+
+def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
+    """The candidates of one tower.
+
+    Raises:
+        UsageError: a precision that no runtime has, or more streams than threads.
+    """
+    pairs = _splits(wishes)
+    threads, streams = max(pairs, key=lambda pair: (pair[0], -pair[1]))
+    streaming = frozenset(name for name in devices if _contract.get(name).streams)
+    tokens = None
+    if side == "text":
+        tokens = min(wishes.tokens or CAPTION_TOKENS, wishes.spec.context_tokens)
+    batches = tuple(sorted(wishes.batches))
+    makes = tuple(
+        Cell(
+            model_id=wishes.spec.id,
+            side=side,
+            runtime=name,
+            precision=precision,
+            device=device,
+            batch=batches[len(batches) // 2],
+            threads=threads,
+            tokens=tokens,
+            streams=streams,
+        )
+        for device in dict.fromkeys(devices.values())
+        for precision in wishes.precisions or PRECISIONS[device]
+        for name in devices
+        if devices[name] == device
+        and precision in _contract.get(name).precisions
+        and (streams == 1 or name in streaming)
+    )
+    if not makes:
+        raise UsageError(
+            f"none of {', '.join(devices)} has precision {' or '.join(wishes.precisions or ())} "
+            f"with {streams} batches at once: choose others with --precision or --streams"
+        )
+    return Space(makes, pairs, batches, streaming)
+
+
+def _splits(wishes: Wishes) -> tuple[tuple[int, int], ...]:
+    cores = env.available_cores()
+    if wishes.threads is None and wishes.streams is None:
+        return splits(cores)
+    threads, streams = wishes.threads or (cores,), wishes.streams or (1,)
+    pairs = tuple((t, s) for t in threads for s in streams if s <= t)
+    if not pairs:
+        raise UsageError(
+            f"--streams {min(streams)}: each needs a thread of its own, but --threads is "
+            f"{max(threads)}"
+        )
+    return pairs
+
+
+def _tower(best: Trial, request: EngineRequest, peak_bytes: int | None, path: Path) -> TunedTower:
+    assert request.path is not None and best.items_per_s is not None and best.batch_s is not None
+    folder = Path(request.path).parent.parent
+    return TunedTower(
+        cell=best.cell,
+        artifact=os.path.relpath(folder, path.parent),
+        key=request.key,
+        items_per_s=best.items_per_s,
+        items_interval=best.items_interval,
+        batch_s=best.batch_s,
+        rss_peak_bytes=peak_bytes,
+    )

@@ -1,0 +1,34 @@
+"""Batches through an engine that may run several of them at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from clipperf.types import Engine
+
+
+def run_all(engine: Engine, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Embed batches, as many at once as the engine has streams; the results in their order.
+
+    Of an iterator no more is taken than twice the streams ahead of what is done.
+    """
+    streams = getattr(engine, "streams", 1)
+    if streams == 1:
+        return [engine.run(batch) for batch in batches]
+    waiting: deque[Future[np.ndarray]] = deque()
+    results = []
+    with ThreadPoolExecutor(streams, thread_name_prefix="clipperf-stream") as pool:
+        try:
+            for batch in batches:
+                if len(waiting) == 2 * streams:
+                    results.append(waiting.popleft().result())
+                waiting.append(pool.submit(engine.run, batch))
+            results += [task.result() for task in waiting]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results

@@ -1,0 +1,64 @@
+"""What `clipperf tune` found, as `clipperf.load` reads it: plain values, no pydantic."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from clipperf.engines.opening import Opening
+from clipperf.errors import ArtifactError, TuningWarning
+
+KIND = "tuning"
+
+
+def read(path: Path) -> list[Opening]:
+    """The towers of a tuning file, each with its own artifact, runtime and settings.
+
+    Warns with `TuningWarning` where the machine is another one than it was tuned on.
+
+    Raises:
+        ArtifactError: not a tuning file, or of another version of clipperf.
+    """
+    from clipperf.store import SCHEMA_VERSION
+
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data.get("kind") != KIND:
+            raise ArtifactError(f"{path} is no tuning file: make one with clipperf tune MODEL")
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{path} has schema version {data['schema_version']}, this clipperf reads "
+                f"{SCHEMA_VERSION}: run clipperf tune again"
+            )
+        openings = [
+            Opening(
+                folder=path.parent / tower["artifact"],
+                side=tower["cell"]["side"],
+                runtime=tower["cell"]["runtime"],
+                device=tower["cell"]["device"],
+                threads=int(tower["cell"]["threads"]),
+                streams=int(tower["cell"]["streams"]),
+                batch=int(tower["cell"]["batch"]),
+                key=tower["key"],
+            )
+            for tower in data["towers"]
+        ]
+        _compare_machines(data["environment"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ArtifactError(f"{path} is damaged: run clipperf tune again") from exc
+    return openings
+
+
+def _compare_machines(tuned_on: dict[str, Any]) -> None:
+    from clipperf.env import available_cores, cpu_name
+
+    here, there = (cpu_name(), available_cores()), (tuned_on["cpu"], tuned_on["cores"])
+    if here != there:
+        warnings.warn(
+            f"tuned on {there[1]} cores of {there[0]}, this machine has {here[1]} of {here[0]}: "
+            f"run clipperf tune here for its best settings",
+            TuningWarning,
+            stacklevel=4,
+        )
