@@ -31,7 +31,8 @@ from clipperf.datasets import SAMPLE, Dataset, load_dataset
 from clipperf.engines.deploy import ClipModel
 from clipperf.export.build import export_model
 from clipperf.models import zoo
-from clipperf.preprocess import METHODS, PreprocessSpec, preprocess
+from clipperf.preprocess import preprocess
+from clipperf.preprocess_spec import METHODS, PreprocessSpec
 from clipperf.sources import ImageSource
 from clipperf.types import Cell
 

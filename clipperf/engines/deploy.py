@@ -22,9 +22,10 @@ from clipperf.engines.images import batches as image_batches
 from clipperf.engines.opening import DEFAULT_BATCH, Opening, read_manifest, read_pixels, requests
 from clipperf.engines.texts import encode as embed_texts
 from clipperf.errors import ArtifactError, UsageError
-from clipperf.preprocess import ImageSource, PreprocessSpec
+from clipperf.preprocess import ImageSource
+from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.tokenize import Tokenizer
-from clipperf.types import Engine, Side
+from clipperf.types import Engine, PixelDtype, Side
 
 
 class ClipModel:
@@ -46,12 +47,14 @@ class ClipModel:
         short_texts: bool,
         random_weights: bool = False,
         batches: Mapping[Side, int] | None = None,
+        pixel_dtype: PixelDtype = "float32",
     ) -> None:
         self._engines = engines
         self._batches = dict(batches or {})
         self._tokenizer = tokenizer
         self._short_texts = short_texts
         self._closed = False
+        self._pixel_dtype = pixel_dtype
         self.pixels = pixels
         self.embed_dim = embed_dim
         self.random_weights = random_weights
@@ -78,7 +81,10 @@ class ClipModel:
         engine, batch_size = self._engine("image", batch_size)
         workers = _workers(workers, len(images))
         assert self.pixels is not None
-        with contextlib.closing(image_batches(images, self.pixels, batch_size, workers)) as batches:
+        dtype = self._pixel_dtype
+        with contextlib.closing(
+            image_batches(images, self.pixels, batch_size, workers, dtype)
+        ) as batches:
             parts = run_all(engine, batches)
         return self._finished(np.concatenate(parts) if parts else None, normalize)
 
@@ -202,6 +208,7 @@ def load(
     folders: dict[Side, Path] = {}
     batches: dict[Side, int] = {}
     short_texts = False
+    pixel_dtype: PixelDtype = "float32"
     with contextlib.ExitStack() as opened:
         for opening in openings:
             manifest = read_manifest(opening.folder)
@@ -213,6 +220,8 @@ def load(
                 batches[side] = opening.batch
                 if side == "text":
                     short_texts = tower["tokens"] is None
+                else:
+                    pixel_dtype = request.cell.input
         pixels = read_pixels(folders.get("image", openings[0].folder))
         if preprocess is not None:
             pixels = dataclasses.replace(pixels, method=preprocess)
@@ -229,4 +238,5 @@ def load(
         short_texts=short_texts,
         random_weights=spec.random_weights,
         batches=batches,
+        pixel_dtype=pixel_dtype,
     )

@@ -11,12 +11,12 @@ from typing import Any
 
 from clipperf.engines import _contract
 from clipperf.errors import ArtifactError, UsageError
-from clipperf.preprocess import PreprocessSpec
+from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.types import Cell, EngineRequest, ModelSpec, Side
 
 DEFAULT_BATCH = 32
 
-TOWER_FIELDS = ("path", "side", "files", "disk_bytes", "normalized", "tokens", "key")
+TOWER_FIELDS = ("path", "side", "files", "disk_bytes", "inputs", "normalized", "tokens", "key")
 """What `load` reads of a tower."""
 
 
@@ -71,6 +71,7 @@ def requests(
             batch=1,
             threads=opening.threads or available_cores(),
             streams=opening.streams,
+            input=tower["inputs"][0]["dtype"] if tower["side"] == "image" else "float32",
         )
         path = str(folder / tower["path"])
         cache = str(cache_folder())

@@ -13,7 +13,7 @@ def tuning_report(tuning: Tuning) -> Report:
     columns: list[Column[Trial]] = [
         Column("Tower", lambda t: t.cell.side, numeric=False, fold="constant"),
         Column("Device", lambda t: t.cell.device, numeric=False, fold="constant"),
-        Column("Runtime", lambda t: f"{t.cell.runtime} {t.cell.precision}", numeric=False),
+        Column("Runtime", lambda t: t.cell.engine, numeric=False),
         Column("Threads", lambda t: str(t.cell.threads)),
         Column("Streams", lambda t: str(t.cell.streams), fold="constant", phrase="{} stream"),
         Column("Batch", lambda t: str(t.cell.batch)),
@@ -42,7 +42,7 @@ def _order(trial: Trial) -> tuple:
         cell.side,
         trial.verdict != "",
         -(trial.items_per_s or 0.0),
-        *engine_order(cell.runtime, cell.precision),
+        *engine_order(cell),
         cell.batch,
     )
 
