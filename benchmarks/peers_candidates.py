@@ -130,8 +130,18 @@ def ours(exports: Path) -> tuple[list[Candidate], dict[str, str]]:
         one = Candidate(name, "peers_clipperf", True, options, export, precision)
         found.append(one)
         if precision == "int8":
-            fast = {**options, "load": {"preprocess": "fast"}}
-            found.append(replace(one, name=f"{name}, fast pixels", options=fast, kinds=("jpeg",)))
+            # What is decoded fast is handed over as bytes: the tower normalises them itself.
+            export += "-uint8"
+            fast = {"graph": str(exports / export), "load": {"preprocess": "fast"}}
+            found.append(
+                replace(
+                    one,
+                    name=f"{name}, fast pixels as uint8",
+                    options=fast,
+                    export=export,
+                    kinds=("jpeg",),
+                )
+            )
     if importlib.util.find_spec("cykooz_resizer") is None:
         for one in [one for one in found if "load" in one.options]:
             found.remove(one)
@@ -167,7 +177,7 @@ def export_commands(name: str, work: Path, peers_python: str) -> list[list[str]]
     if not name.startswith("clipperf-"):
         python = sys.executable if name == "torch" else peers_python
         return [[python, script, name, str(work / "inputs"), str(out)]]
-    _, runtime, precision = name.split("-")
+    _, runtime, precision, *pixels = name.split("-")
     file = str(work / "inputs" / "open_clip.safetensors")
     pretrained = file if precision == "fp32" else f"random:{SEED}"
     return [
@@ -175,8 +185,9 @@ def export_commands(name: str, work: Path, peers_python: str) -> list[list[str]]
             *(sys.executable, "-m", "clipperf", "export", MODEL, "--quiet", "--tower", side),
             *("--pretrained", pretrained),
             *("--runtime", runtime, "--precision", precision, "--out", str(out / side)),
+            *(("--input", pixels[0]) if pixels else ()),
         ]
-        for side in SIDES
+        for side in (("image",) if pixels else SIDES)
     ]
 
 

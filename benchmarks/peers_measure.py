@@ -93,7 +93,8 @@ def measure_side(
     kinds: dict[str, list[str]] = {}
     works = [work for work in works if work.side == side]
     try:
-        for candidate in candidates:
+        asked = {work.kind for work in works}
+        for candidate in [c for c in candidates if asked.intersection(c.kinds)]:
             try:
                 worker, answer = opened(bench, candidate, side)
             except WorkerError as exc:
