@@ -75,7 +75,8 @@ class ClipModel:
         workers = _workers(workers, len(images))
         assert self.pixels is not None
         with closing(image_batches(images, self.pixels, batch_size, workers)) as batches:
-            parts = [engine.run(batch) for batch in batches]
+            # A loop's variable would hold one batch more in RAM than is being used or prepared.
+            parts = list(map(engine.run, batches))
         return self._finished(np.concatenate(parts) if parts else None, normalize)
 
     def encode_texts(
