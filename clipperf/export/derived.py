@@ -24,7 +24,7 @@ from clipperf.types import SIDES, Artifact, Cell, EngineRequest, ModelSpec, Pari
 SAMPLE = "sample"
 MARGIN = 0.5
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same settings come to write other bytes."""
 
 
