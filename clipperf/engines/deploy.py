@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,8 +20,9 @@ import numpy as np
 from clipperf import preprocess_fast
 from clipperf.engines import _contract
 from clipperf.engines.images import batches as image_batches
+from clipperf.engines.onnxruntime import accuracy_warning
 from clipperf.engines.texts import encode as embed_texts
-from clipperf.errors import ArtifactError, UsageError
+from clipperf.errors import AccuracyWarning, ArtifactError, UsageError
 from clipperf.preprocess import ImageSource, PreprocessSpec
 from clipperf.tokenize import Tokenizer
 from clipperf.types import Cell, Engine, EngineRequest, ModelSpec, Side
@@ -172,7 +174,8 @@ def load(
     the one that the artifact was exported for, or another that loads it: "ort-cuda" takes ONNX
     artifacts. `device` is by default where that runtime usually runs. `preprocess`
     is "exact", "fast" or "draft" (see `preprocess_fast`), by default what the artifact's
-    `preprocess.json` names as its method, which is "exact" unless somebody changed it.
+    `preprocess.json` names as its method, which is "exact" unless somebody changed it. Warns with
+    `AccuracyWarning` where an int8 tower was made for another kind of CPU.
 
     Raises:
         ArtifactError: the folder is no artifact, or a file is missing or damaged.
@@ -213,6 +216,8 @@ def load(
         request = EngineRequest(
             cell, spec, str(path), tower["normalized"], tower["key"], str(cache_folder())
         )
+        if chosen.name == "onnx" and (problem := accuracy_warning(tower.get("notes", {}))):
+            warnings.warn(f"{path}: {problem}", AccuracyWarning, stacklevel=2)
         engines[cell.side] = chosen.open(request)
         if cell.side == "text":
             short_texts = tower["tokens"] is None
