@@ -134,6 +134,26 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """The CPU's instruction sets as Linux names them; empty where it does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    named = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(named, "").split())
+
+
+def saturates_int8() -> bool:
+    """Whether this CPU adds two products of 8 bits in 16 bits: x86 without VNNI.
+
+    There ``vpmaddubsw`` saturates, so an unlucky sum is off by several times the result's size.
+    """
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    return x86 and not {"avx512_vnni", "avx_vnni"} & cpu_flags()
+
+
 def cpu_name() -> str:
     """The processor as the system names it."""
     try:

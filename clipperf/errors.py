@@ -12,10 +12,16 @@ ClipperfError                     everything clipperf raises on purpose
 │   └── UnsupportedError          this runtime cannot do this cell                exit 1
 └── MeasurementError              the harness itself failed                       exit 1
 
+AccuracyWarning, a UserWarning, is for what runs and may give worse embeddings than it should.
+
 Errors of third-party libraries are translated where they are called, with ``from exc``.
 """
 
 from __future__ import annotations
+
+
+class AccuracyWarning(UserWarning):
+    """What was opened runs here, but may give worse embeddings; the message names the fix."""
 
 
 class ClipperfError(Exception):

@@ -18,7 +18,8 @@ def run_all(engine: Engine, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
     """
     streams = getattr(engine, "streams", 1)
     if streams == 1:
-        return [engine.run(batch) for batch in batches]
+        # A loop's variable would hold one batch more in RAM than is being used or prepared.
+        return list(map(engine.run, batches))
     waiting: deque[Future[np.ndarray]] = deque()
     results = []
     with ThreadPoolExecutor(streams, thread_name_prefix="clipperf-stream") as pool:

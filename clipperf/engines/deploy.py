@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +20,10 @@ from clipperf import preprocess_fast
 from clipperf.engines import _contract, tuned
 from clipperf.engines._streams import run_all
 from clipperf.engines.images import batches as image_batches
+from clipperf.engines.onnxruntime import accuracy_warning
 from clipperf.engines.opening import DEFAULT_BATCH, Opening, read_manifest, read_pixels, requests
 from clipperf.engines.texts import encode as embed_texts
-from clipperf.errors import ArtifactError, UsageError
+from clipperf.errors import AccuracyWarning, ArtifactError, UsageError
 from clipperf.preprocess import ImageSource
 from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.tokenize import Tokenizer
@@ -185,7 +187,8 @@ def load(
     the one that the artifact was exported for, or another that loads it: "ort-cuda" takes ONNX
     artifacts. `device` is by default where that runtime usually runs. `preprocess`
     is "exact", "fast" or "draft" (see `preprocess_fast`), by default what the artifact's
-    `preprocess.json` names as its method, which is "exact" unless somebody changed it.
+    `preprocess.json` names as its method, which is "exact" unless somebody changed it. Warns with
+    `AccuracyWarning` where an int8 tower was made for another kind of CPU.
 
     Raises:
         ArtifactError: the folder is no artifact, or a file is missing or damaged.
@@ -214,6 +217,9 @@ def load(
             manifest = read_manifest(opening.folder)
             for request, tower in requests(opening, manifest):
                 side = request.cell.side
+                problem = accuracy_warning(tower.get("notes", {}))
+                if problem is not None and request.cell.runtime == "onnx":
+                    warnings.warn(f"{request.path}: {problem}", AccuracyWarning, stacklevel=2)
                 engine = _contract.get(request.cell.runtime).open(request)
                 opened.callback(engine.close)
                 engines[side], folders[side] = engine, opening.folder

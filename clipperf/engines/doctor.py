@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clipperf import units
 from clipperf.engines import _contract, _cuda, _tensorrt
-from clipperf.env import available_cores, gpu, version_of
+from clipperf.env import available_cores, gpu, saturates_int8, version_of
 from clipperf.types import Report
 
 
@@ -52,6 +52,7 @@ def machine() -> dict[str, str]:
     found = gpu()
     facts = {
         "Cores": str(available_cores()),
+        "8-bit integers": _int8_words(),
         "RAM": units.size(int(psutil.virtual_memory().total)),
         "GPU": "none found" if found is None else found.name,
     }
@@ -69,6 +70,13 @@ def machine() -> dict[str, str]:
     for package in _cuda.PACKAGES:
         facts[package] = version_of(package) or "not installed"
     return facts
+
+
+def _int8_words() -> str:
+    """What the CPU means for int8 towers of ONNX Runtime."""
+    if not saturates_int8():
+        return "exact sums; int8 towers get 8-bit weights"
+    return "no VNNI found: sums of 8-bit weights can saturate, so int8 towers get 7-bit weights"
 
 
 def machine_report(facts: dict[str, str]) -> Report:

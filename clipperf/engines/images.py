@@ -47,6 +47,7 @@ def batches(
             for job in jobs:
                 _fill(*job)
             yield pixels
+            del pixels, jobs, job  # before the next batch takes its memory
         return
     _decode_repeated(images)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="clipperf-pixels")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from clipperf import store, units
 from clipperf.engines import _contract, _tensorrt, plan_file
+from clipperf.engines.onnxruntime import notes_here
 from clipperf.errors import ArtifactError, UsageError
 from clipperf.types import Report, ShapeRange, TensorSpec
 
@@ -260,7 +261,7 @@ def _artifact(folder: Path) -> Inspection:
     parts = []
     for tower in manifest.towers:
         if (folder / tower.path).is_file():
-            facts |= {f"{tower.side}: {name}": value for name, value in tower.notes.items()}
+            facts |= {f"{tower.side}: {k}": text for k, text in notes_here(tower.notes).items()}
             parts.append(inspect(folder / tower.path))
             problems += [text for text in parts[-1].problems if text not in problems]
     reasons = [part.obstacle for part in parts if part.obstacle]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import queue
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from clipperf.engines._contract import Availability, Runtime
-from clipperf.env import available_cores, version_of
-from clipperf.errors import EngineError
+from clipperf.env import available_cores, cpu_flags, version_of
+from clipperf.errors import ArtifactError, EngineError, StorageError
+from clipperf.files import digest_of, read_json, sha256_file, staged, write_json
 from clipperf.types import EngineRequest
+
+CHECKSUMS = "sha256.json"
 
 PRECISIONS = ("fp32", "int8w", "int8")
 
@@ -57,11 +61,14 @@ class OpenVinoEngine:
         self._free = queue.SimpleQueue()
 
 
-def open_compiled(path: Path, threads: int, streams: int = 1) -> OpenVinoEngine:
+def open_compiled(
+    path: Path, threads: int, streams: int = 1, cache: Path | None = None
+) -> OpenVinoEngine:
     """Open a model file (.xml with its .bin, or .onnx) with `threads` over all `streams`.
 
     One stream gives the shortest latency. Threads stay within the cores that this process may
     use and are not bound to single ones, as in the other runtimes. Weights are memory-mapped.
+    What is compiled is kept in the folder `cache`, or taken from there, without its weights.
 
     Raises:
         EngineError: the file cannot be read or compiled.
@@ -69,16 +76,17 @@ def open_compiled(path: Path, threads: int, streams: int = 1) -> OpenVinoEngine:
     import openvino
 
     # In fp32 as asked for: where a CPU has bf16, OpenVINO would take that for its own choice.
-    settings = {
+    settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
         "INFERENCE_NUM_THREADS": min(threads, available_cores()),
         "NUM_STREAMS": streams,
         "ENABLE_CPU_PINNING": False,
         "INFERENCE_PRECISION_HINT": "f32",
     }
+    if cache is not None:
+        settings |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
     try:
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(path), "CPU", settings)
+        compiled = openvino.Core().compile_model(path, "CPU", settings)
     except RuntimeError as exc:
         raise EngineError(f"openvino cannot load {path}: {reason(exc)}") from exc
     return OpenVinoEngine(compiled, streams)
@@ -91,10 +99,52 @@ def reason(exc: Exception) -> str:
 
 
 def open(request: EngineRequest) -> OpenVinoEngine:
-    """Open the artifact's model file with the cell's threads."""
+    """Open the artifact's model file with the cell's threads, compiled before where it was.
+
+    Where nothing can be kept, or what was kept cannot be used, it is compiled.
+    """
     if request.path is None:
         raise EngineError(f"{request.cell.label}: no artifact was given")
-    return open_compiled(Path(request.path), request.cell.threads, request.cell.streams)
+    path, cell = Path(request.path), request.cell
+    folder = cache_folder(request)
+    if folder is not None:
+        with contextlib.suppress(EngineError, StorageError):
+            if is_whole(folder):
+                return open_compiled(path, cell.threads, cell.streams, folder)
+            with staged(folder) as staging:
+                engine = open_compiled(path, cell.threads, cell.streams, staging)
+                write_json(staging / CHECKSUMS, _checksums(staging))
+            return engine
+    return open_compiled(path, cell.threads, cell.streams)
+
+
+def cache_folder(request: EngineRequest) -> Path | None:
+    """Where a tower's compiled form is kept; None where it cannot be told from others.
+
+    The weights are not in it but in the artifact's files, so a change of these counts, too.
+    """
+    if request.cache_folder is None or request.path is None or not request.key:
+        return None
+    files = [Path(request.path), Path(request.path).with_suffix(".bin")]
+    stats = [file.stat() for file in files if file.is_file()]
+    stamps = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+    machine = (version_of("openvino"), sorted(cpu_flags()))
+    split = (request.cell.threads, request.cell.streams)
+    digest = digest_of(request.key, request.path, stamps, machine, split)
+    return Path(request.cache_folder) / f"openvino-{digest}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a cache folder holds what was kept there, byte for byte; it is small."""
+    try:
+        return bool(read_json(folder / CHECKSUMS) == _checksums(folder))
+    except ArtifactError:
+        return False
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    kept = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS)
+    return {path.name: sha256_file(path) for path in kept}
 
 
 RUNTIMES = (

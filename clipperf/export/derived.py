@@ -11,6 +11,7 @@ import numpy as np
 
 from clipperf import datasets, files, store
 from clipperf.engines import _contract
+from clipperf.engines import onnxruntime as ort_engine
 from clipperf.env import available_cores, version_of
 from clipperf.errors import MissingDependencyError, ParityError, UsageError
 from clipperf.export import build, parity, quantize
@@ -24,7 +25,7 @@ from clipperf.types import SIDES, Artifact, Cell, EngineRequest, ModelSpec, Pari
 SAMPLE = "sample"
 MARGIN = 0.5
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same settings come to write other bytes."""
 
 
@@ -266,8 +267,15 @@ def _build(
         build_s=done["build_s"],
         peak_rss_bytes=done["peak_rss_bytes"],
         parity=found,
-        notes=done["notes"],
+        notes=done["notes"] | _weight_bits(wanted),
     )
+
+
+def _weight_bits(wanted: Wanted) -> dict[str, str]:
+    """The bits of a weight, sign included, where they depend on the machine that writes it."""
+    if wanted.runtime != build.RUNTIME:
+        return {}
+    return {ort_engine.WEIGHT_BITS: str(quantize.safe_weight_max().bit_length() + 1)}
 
 
 def _check_parity(

@@ -26,11 +26,12 @@ OPSET = 20
 BF16_OPSET = 22
 """Conv and the poolings take bfloat16 from here on."""
 
-EXTERNAL_DATA_FROM_BYTES = 2**30
-"""Weights of this size lie beside the graph. A protobuf file must stay below 2 GiB, and writing
-one takes three times its size in RAM, so the line is drawn at half of that."""
+EXTERNAL_DATA_FROM_BYTES = 2**25
+"""Weights of this size lie beside the graph, where ONNX Runtime maps them; inside it parses and
+copies them, which takes longer than all else that it does to open a tower, and RAM for the copies.
+Below it one file is handier. A protobuf file must stay below 2 GiB anyway."""
 
-RECIPE = 2
+RECIPE = 3
 """Raise it when the same weights and versions come to give another file."""
 
 INPUT_NAMES = {"image": "pixels", "text": "tokens"}

@@ -13,7 +13,6 @@ so with "static" they stay fp32. `layers` are named by their node.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from clipperf.env import saturates_int8
 from clipperf.export.onnx import EXTERNAL_DATA_FROM_BYTES
 
 if TYPE_CHECKING:
@@ -267,17 +267,9 @@ def _rounded(weight: np.ndarray, axis: int, most: int) -> tuple[np.ndarray, np.n
 def safe_weight_max() -> int:
     """The largest integer that weights may take where ONNX Runtime runs on this machine's CPU.
 
-    x86 without VNNI adds two products of 8 bits in 16 bits (``vpmaddubsw``) and saturates: an
-    unlucky sum is off by several times the result's own size. With weights of 7 bits it cannot,
-    at the same speed.
+    Where products of 8 bits saturate, weights of 7 bits cannot, at the same speed.
     """
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return INT8_MAX
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return INT8_MAX // 2
-    return INT8_MAX if "avx512_vnni" in flags or "avx_vnni" in flags else INT8_MAX // 2
+    return INT8_MAX // 2 if saturates_int8() else INT8_MAX
 
 
 def activation_ranges(
@@ -315,3 +307,5 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     data = path.with_name(f"{path.name}.data")
     data.unlink(missing_ok=True)
     onnx.save(model, path, save_as_external_data=large, location=data.name if large else None)
+    if large:  # onnx lets nobody but the owner read it
+        data.chmod(path.stat().st_mode)
