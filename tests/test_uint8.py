@@ -24,9 +24,10 @@ from clipperf.export import build, engine_graphs, parity, summary
 from clipperf.export.derived import Settings, export_derived
 from clipperf.export.engines import export_engine
 from clipperf.export.plan_options import BuildOptions
-from clipperf.models import catalog, sample
+from clipperf.models import catalog, sample, zoo
 from clipperf.preprocess import preprocess
 from clipperf.preprocess_spec import PreprocessSpec
+from clipperf.report.tables import cost_report
 from clipperf.types import Artifact, Cell, ModelSpec
 
 torch = pytest.importorskip("torch")
@@ -356,28 +357,36 @@ def test_a_sweep_measures_both_kinds_in_turn_and_pytorch_with_floats(stocked: Mo
 
 
 def test_a_profile_shows_both_kinds(stocked: ModelSpec, cli: Cli) -> None:
-    done = cli(
+    cli(
         "profile", "--runtime", "torch,onnx", "--tower", "image", "--batch", "2",
         "--input", "float32,uint8", "--quick", "-q", check=True,
     )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if "fp32" in line]
-    (line,) = [line for line in lines if "onnx fp32 uint8" in line]
-    assert "x [" in line, "no ratio over PyTorch"
     (path,) = store.find_results()
-    cells = {row.cell for row in store.read_result(path).measurements}
-    assert {cell.engine for cell in cells} == {"torch fp32", "onnx fp32", "onnx fp32 uint8"}
+    table = cost_report([store.read_result(path)])
+    runtime, ratio = (table.columns.index(name) for name in ("Runtime", "vs PyTorch"))
+    ratios = {row[runtime]: row[ratio] for row in table.rows}
+    assert list(ratios) == ["torch fp32", "onnx fp32", "onnx fp32 uint8"]
+    assert ["x" in text for text in ratios.values()] == [False, True, True]
 
 
-def test_the_sample_keeps_its_accuracy(cli: Cli, sample_artifact: Path, home: Path) -> None:
+def test_an_evaluation_feeds_bytes(stocked: ModelSpec, cli: Cli, samples: str) -> None:
+    words = ("--dataset", samples, "--input", "uint8", "-q")
+    cli("eval", sample.NAME, *words, check=True)
+    (path,) = store.find_results()
+    scores = store.read_result(path).scores
+    assert {s.cell.engine for s in scores} == {"torch fp32", "onnx fp32 uint8"}
+    found = [s for s in scores if s.cell.input == "uint8"]
+    assert found and all(s.difference == 0 for s in found)
+
+
+def test_the_sample_gives_the_same(sample_artifact: Path, pictures: list[Path], home: Path) -> None:
     shutil.copytree(sample_artifact.parents[3], home)
-    target = home / "eval.json"
-    cli("eval", sample.NAME, "--input", "uint8", "--json", target, "-q", check=True)
-    scores = [s for s in store.read_result(target).scores if s.cell.input == "uint8"]
-    assert {s.cell.engine for s in scores} == {"onnx fp32 uint8"} and len(scores) > 5
-    for score in scores:
-        assert score.difference is not None and abs(score.difference) <= 0.002, score.metric
-    graph = onnx.load(folder_of("onnx-fp32-uint8") / "image" / "model.onnx")
-    assert operators(graph)[:3] == ["Cast", "Mul", "Sub"]
+    done = build.export_model(zoo.resolve(sample.NAME), ("image",), pixel_dtype="uint8")
+    graph = onnx.load(done.folder / "image" / "model.onnx")
+    assert operators(graph)[:4] == ["Cast", "Mul", "Sub", "Conv"]  # it pads
+    floats = embeddings(sample_artifact, pictures)
+    found = embeddings(done.folder, pictures)
+    np.testing.assert_allclose(found, floats, rtol=0, atol=2e-6 * np.abs(floats).max())
 
 
 def test_cells_of_older_files_were_fed_floats() -> None:
