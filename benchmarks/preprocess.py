@@ -5,8 +5,9 @@
 
 Time: one thread, decode to float array at 224 pixels, the ways in turn, ratios within a round.
 Effect: the bundled sample, whose 64-pixel drawings are enlarged to JPEG files of 512 pixels, so
-that there is something to decode and to shrink. Workers: images per second from JPEG files to
-embeddings of the sample, whose small engine leaves most of the time to the pictures.
+that there is something to decode and to shrink. Inputs: what the last step, from a frame's bytes
+to floats, costs where the tower does not take them as they are. Workers: images per second from
+JPEG files to embeddings of the sample, whose small engine leaves most of the time to the pictures.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from clipperf.datasets import SAMPLE, Dataset, load_dataset
 from clipperf.engines.deploy import ClipModel
 from clipperf.export.build import export_model
 from clipperf.models import zoo
-from clipperf.preprocess import METHODS, PreprocessSpec, preprocess
+from clipperf.preprocess import preprocess
+from clipperf.preprocess_spec import METHODS, PreprocessSpec
 from clipperf.sources import ImageSource
-from clipperf.types import Cell
+from clipperf.types import PIXEL_DTYPES, Cell
 
 PICTURES = (("JPEG", 640, 480), ("JPEG", 1920, 1080), ("JPEG", 4000, 3000), ("PNG", 512, 512))
 ROUNDS = 15
@@ -43,7 +45,7 @@ SHOWN_IMAGES = 256
 
 
 def main() -> None:
-    """Print the three tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, help="pictures to time instead of made ones")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
@@ -51,6 +53,7 @@ def main() -> None:
     folder = export_model(zoo.resolve("clipperf-sample"), ("image", "text")).folder
     with tempfile.TemporaryDirectory() as scratch:
         print_times(options.files or made_pictures(Path(scratch)), options.rounds)
+        print_inputs(20 * options.rounds)
         large = enlarged(load_dataset(SAMPLE), Path(scratch))
         print_effect(folder, large)
         print_workers(folder, [image.path for image in large.images[:SHOWN_IMAGES]], options.rounds)
@@ -76,6 +79,24 @@ def print_times(files: Sequence[Path], rounds: int) -> None:
                 f"{off.max():.0f}/255 | {(off > 1).mean():.1e} |",
                 flush=True,
             )
+
+
+def print_inputs(rounds: int) -> None:
+    """What normalising on the host costs: a picture that is decoded and of the right size."""
+    spec = PreprocessSpec()
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (spec.height_px, spec.width_px, 3), dtype=np.uint8)
+    frame = Image.fromarray(pixels)
+    outs = {dtype: np.empty((1, *spec.shape), dtype) for dtype in PIXEL_DTYPES}
+    calls: dict[str, Callable[[], Any]] = {
+        dtype: partial(preprocess, [frame], spec, out) for dtype, out in outs.items()
+    }
+    seconds = in_turn(calls, rounds)
+    print("\n| input | KiB | ms | over float32 |\n|---|---:|---:|---:|")
+    for dtype, out in outs.items():
+        ratio = units.ratio(*stats.paired_ratio(seconds[dtype], seconds["float32"]))
+        ms = units.ms(stats.median(seconds[dtype]))
+        print(f"| {dtype} | {out.nbytes / 1024:.0f} | {ms} | {ratio} |", flush=True)
 
 
 def print_effect(folder: Path, dataset: Dataset) -> None:

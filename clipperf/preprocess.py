@@ -1,7 +1,8 @@
-"""Images to the float arrays that CLIP image towers expect, without torch.
+"""Images to the arrays that CLIP image towers expect, without torch.
 
 The result equals open_clip's evaluation transform bit for bit: the same Pillow calls in the same
-order, then the same float32 operations. Two habits of that transform matter and are kept:
+order, then the same float32 operations, unless a tower takes bytes. Two habits of that transform
+matter and are kept:
 
 - an image is resized, padded and cropped in the mode it was stored in (palette, RGBA, CMYK, ...)
   and converted to RGB afterwards, so `load_image` does not convert;
@@ -13,142 +14,24 @@ That is the method "exact". `preprocess_fast` has the others, which are chosen b
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from clipperf.errors import ArtifactError, UsageError
+from clipperf.errors import UsageError
+from clipperf.preprocess_spec import INTERPOLATIONS, PreprocessSpec
+from clipperf.types import PIXEL_DTYPES
 
 ImageSource = str | Path | Image.Image
 Size = tuple[int, int]
 
-INTERPOLATIONS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-}
-RESIZE_MODES = ("shortest", "longest", "squash")
-METHODS = ("exact", "fast", "draft")
 DRAFT_GAP = 2
-
-# The statistics of OpenAI's CLIP training images, open_clip's default.
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 # What Pillow raises for a file that is missing, unreadable, truncated, broken or no image.
 _PIL_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-
-
-@dataclass(frozen=True)
-class PreprocessSpec:
-    """How an image becomes the input of one image tower.
-
-    `resize_mode` is "shortest" (fill the frame, crop the rest), "longest" (show everything, pad
-    the rest with `fill`) or "squash" (ignore the aspect ratio). `mean` and `std` are per RGB
-    channel, for pixels in [0, 1]. `fill` is one 0..255 value for every channel, or an RGB triple.
-    `method` is "exact" (the reference), or "fast" or "draft" of `preprocess_fast`.
-
-    Raises:
-        UsageError: a value is out of range or of another type; the message names the field.
-    """
-
-    height_px: int = 224
-    width_px: int = 224
-    mean: tuple[float, float, float] = OPENAI_MEAN
-    std: tuple[float, float, float] = OPENAI_STD
-    interpolation: str = "bicubic"
-    resize_mode: str = "shortest"
-    fill: int | tuple[int, int, int] = 0
-    mode: str = "RGB"
-    method: str = "exact"
-
-    def __post_init__(self) -> None:
-        for name in ("height_px", "width_px"):
-            if not _is_int(getattr(self, name), low=1):
-                raise _bad(name, getattr(self, name), "a whole number of pixels, 1 or more")
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if not isinstance(values, list | tuple) or len(values) != 3:
-                raise _bad(name, values, "three numbers, one for each of R, G, B")
-            if not all(_is_number(v) for v in values):
-                raise _bad(name, values, "three finite numbers")
-            object.__setattr__(self, name, tuple(float(v) for v in values))
-        if not all(np.float32(v) for v in self.std):
-            raise _bad("std", self.std, "three numbers other than 0, because pixels are divided")
-        if self.interpolation not in INTERPOLATIONS:
-            raise _bad("interpolation", self.interpolation, f"one of {', '.join(INTERPOLATIONS)}")
-        if self.resize_mode not in RESIZE_MODES:
-            raise _bad("resize_mode", self.resize_mode, f"one of {', '.join(RESIZE_MODES)}")
-        if self.method not in METHODS:
-            raise _bad("method", self.method, f"one of {', '.join(METHODS)}")
-        if isinstance(self.fill, list | tuple):
-            if len(self.fill) != 3 or not all(_is_int(v, 0, 255) for v in self.fill):
-                raise _bad("fill", self.fill, "0..255, or three of them")
-            object.__setattr__(self, "fill", tuple(self.fill))
-        elif not _is_int(self.fill, 0, 255):
-            raise _bad("fill", self.fill, "0..255, or three of them")
-        if self.mode != "RGB":
-            raise _bad("mode", self.mode, "RGB")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, for a manifest."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, data: Any) -> PreprocessSpec:
-        """Build a spec from `to_json`'s values; unknown fields are ignored.
-
-        Artifacts without `method` are older than it: exact.
-
-        Raises:
-            ArtifactError: a field is missing or wrong; the message names it.
-        """
-        if not isinstance(data, Mapping):
-            raise ArtifactError(f"preprocess: expected an object, got {type(data).__name__}")
-        given = {"method": "exact", **data}
-        missing = [field.name for field in fields(cls) if field.name not in given]
-        if missing:
-            raise ArtifactError(f"preprocess.{missing[0]}: missing; export the model again")
-        try:
-            return cls(**{field.name: given[field.name] for field in fields(cls)})
-        except UsageError as exc:
-            raise ArtifactError(f"{exc}; export the model again") from exc
-
-    @classmethod
-    def from_open_clip(cls, preprocess_cfg: Mapping[str, Any]) -> PreprocessSpec:
-        """Translate open_clip's PreprocessCfg, given as a dict.
-
-        Absent and None values take open_clip's defaults, unknown keys are ignored. The spec says
-        what open_clip's evaluation transform really does: `interpolation` "random" means bicubic,
-        a non-square frame in "shortest" mode is always bicubic, and only "longest" uses the fill.
-
-        Raises:
-            UsageError: a value that open_clip's transform would not take either.
-        """
-        cfg = {key: value for key, value in preprocess_cfg.items() if value is not None}
-        size = cfg.get("size", 224)
-        pair = tuple(size) if isinstance(size, list | tuple) else (size, size)
-        if len(pair) != 2:
-            raise _bad("size", size, "a number of pixels, or (height, width)")
-        resize_mode = cfg.get("resize_mode", "shortest")
-        interpolation = cfg.get("interpolation", "bicubic")
-        always_bicubic = resize_mode == "shortest" and pair[0] != pair[1]
-        if interpolation == "random" or (always_bicubic and interpolation in INTERPOLATIONS):
-            interpolation = "bicubic"
-        return cls(
-            height_px=pair[0],
-            width_px=pair[1],
-            mean=_three(cfg.get("mean", OPENAI_MEAN)),
-            std=_three(cfg.get("std", OPENAI_STD)),
-            interpolation=interpolation,
-            resize_mode=resize_mode,
-            fill=cfg.get("fill_color", 0) if resize_mode == "longest" else 0,
-            mode=cfg.get("mode", "RGB"),
-        )
 
 
 def load_image(source: ImageSource) -> Image.Image:
@@ -201,8 +84,9 @@ def preprocess(
 ) -> np.ndarray:
     """Turn image files or Pillow images into one float32 batch [batch, 3, height, width].
 
-    `out` is filled and returned instead of a new array; it may be any writable float32 array of
-    that shape, such as a slice of a larger batch or of pinned memory.
+    `out` is filled and returned instead of a new array; it may be any writable array of that
+    shape, such as a slice of a larger batch or of pinned memory. A uint8 one gets the pixels as
+    they are, for towers that normalise them.
 
     Raises:
         UsageError: an image cannot be read or converted, or `out` does not fit.
@@ -210,20 +94,21 @@ def preprocess(
     """
     if isinstance(images, str | Path | Image.Image):
         raise UsageError("preprocess takes a list of images; put a single one in a list")
-    shape = (len(images), 3, spec.height_px, spec.width_px)
+    shape = (len(images), *spec.shape)
     if out is None:
         out = np.empty(shape, np.float32)
-    elif out.shape != shape or out.dtype != np.float32 or not out.flags.writeable:
+    elif out.shape != shape or out.dtype.name not in PIXEL_DTYPES or not out.flags.writeable:
         raise UsageError(
-            f"out must be a writable float32 array of shape {shape}, "
+            f"out must be a writable {' or '.join(PIXEL_DTYPES)} array of shape {shape}, "
             f"got {out.dtype} {out.shape}{'' if out.flags.writeable else ' (read-only)'}"
         )
     mean = np.array(spec.mean, np.float32).reshape(3, 1, 1)
     std = np.array(spec.std, np.float32).reshape(3, 1, 1)
     for row, source in zip(out, images, strict=True):
-        # Pixels go through [H, W, 3] bytes to [3, H, W] floats; then torch's own order of float32
-        # operations, in place.
         np.copyto(row, np.asarray(_frame(source, spec)).transpose(2, 0, 1))
+        if out.dtype == np.uint8:
+            continue
+        # From bytes to normalised floats in torch's own order of float32 operations, in place.
         row /= np.float32(255)
         row -= mean
         row /= std
@@ -301,20 +186,3 @@ def _pad(
         # The fill is a palette index here, and the palette is taken over whole.
         padded.putpalette(image.getpalette())  # type: ignore[arg-type]
     return padded
-
-
-def _three(value: Any) -> Any:
-    """A single number stands for all three channels."""
-    return (value,) * 3 if _is_number(value) else value
-
-
-def _is_int(value: Any, low: int, high: float = math.inf) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _bad(name: str, value: Any, wanted: str) -> UsageError:
-    return UsageError(f"preprocess.{name}: expected {wanted}; got {value!r}")

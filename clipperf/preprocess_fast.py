@@ -20,7 +20,8 @@ from typing import Any
 from PIL import Image
 
 from clipperf.errors import MissingDependencyError
-from clipperf.preprocess import INTERPOLATIONS, PreprocessSpec, Size
+from clipperf.preprocess import Size
+from clipperf.preprocess_spec import INTERPOLATIONS, PreprocessSpec
 
 MODES = ("RGB", "L")
 

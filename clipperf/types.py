@@ -16,6 +16,10 @@ SIDES: tuple[Side, Side] = ("image", "text")
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8w", "int8", "int8-static", "fp8"]
 
+PixelDtype = Literal["float32", "uint8"]
+"""What an image tower takes: normalised floats, or bytes that it normalises itself."""
+PIXEL_DTYPES: tuple[PixelDtype, PixelDtype] = ("float32", "uint8")
+
 Status = Literal["ok", "failed", "unsupported"]
 
 T = TypeVar("T")
@@ -189,7 +193,8 @@ class Manifest:
 class Cell:
     """What exactly is measured: the key of every measurement and score.
 
-    `tokens` is the length of the text inputs (None for images).
+    `tokens` is the length of the text inputs (None for images), `input` what images are fed as;
+    it says nothing of a text tower.
     """
 
     model_id: str
@@ -200,14 +205,18 @@ class Cell:
     batch: int
     threads: int
     tokens: int | None = None
+    input: PixelDtype = "float32"
+
+    @property
+    def engine(self) -> str:
+        """Runtime and precision as people say it, and the input where it is not the usual one."""
+        usual = f"{self.runtime} {self.precision}"
+        return usual if self.input == "float32" else f"{usual} {self.input}"
 
     @property
     def label(self) -> str:
         """A short name for progress lines and errors."""
-        return (
-            f"{self.model_id} {self.side} {self.runtime} {self.precision} "
-            f"{self.device} batch {self.batch}"
-        )
+        return f"{self.model_id} {self.side} {self.engine} {self.device} batch {self.batch}"
 
 
 @dataclass(frozen=True)

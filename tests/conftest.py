@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clipperf import files, store
+from clipperf import datasets, files, store
 from clipperf.export import build
 from clipperf.models import catalog, sample, zoo
 from clipperf.types import ModelSpec
@@ -75,6 +77,23 @@ def cli(home: Path) -> Cli:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of 24 captioned images of the bundled sample."""
+    folder = tmp_path_factory.mktemp("samples")
+    with zipfile.ZipFile(datasets.SAMPLE) as archive:
+        archive.extractall(folder / "all")
+    images = sorted((folder / "all" / "images").iterdir())[::66][:24]
+    (folder / "few").mkdir()
+    with (folder / "few" / "captions.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "caption"])
+        for i, image in enumerate(images):
+            image.rename(folder / "few" / image.name)
+            rows.writerow([image.name, f"drawing {i}"])
+    return str(folder / "few")
 
 
 # --- a tiny model in the place of the sample ----------------------------------------------

@@ -14,7 +14,8 @@ from PIL import Image
 from clipperf.engines import images as image_batches
 from clipperf.engines.deploy import ClipModel
 from clipperf.errors import EngineError, UsageError
-from clipperf.preprocess import PreprocessSpec, preprocess
+from clipperf.preprocess import preprocess
+from clipperf.preprocess_spec import PreprocessSpec
 
 SPEC = PreprocessSpec(16, 16)
 WAIT_S = 30

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from clipperf.errors import ArtifactError, UsageError
-from clipperf.preprocess import PreprocessSpec, load_image, preprocess
+from clipperf.preprocess import load_image, preprocess
+from clipperf.preprocess_spec import PreprocessSpec
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -178,7 +179,7 @@ def test_an_unfit_out_is_refused():
     frozen = np.empty((1, 3, 32, 32), np.float32)
     frozen.flags.writeable = False
     for out in (np.empty((1, 3, 32, 31), np.float32), np.empty((1, 3, 32, 32)), frozen):
-        with pytest.raises(UsageError, match="out must be a writable float32 array of shape"):
+        with pytest.raises(UsageError, match="out must be a writable float32 or uint8 array"):
             preprocess([noise((9, 9))], PreprocessSpec(32, 32), out=out)
 
 

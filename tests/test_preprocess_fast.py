@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from clipperf.errors import MissingDependencyError, UsageError
-from clipperf.preprocess import PreprocessSpec, decode, preprocess
+from clipperf.preprocess import decode, preprocess
+from clipperf.preprocess_spec import PreprocessSpec
 
 needs_library = pytest.mark.skipif(
     importlib.util.find_spec("cykooz_resizer") is None,

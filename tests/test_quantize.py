@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,23 +24,6 @@ from clipperf.models import zoo
 from clipperf.types import Cell
 
 SPEC = zoo.resolve("clipperf-sample")
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder of 24 captioned images of the bundled sample."""
-    folder = tmp_path_factory.mktemp("samples")
-    with zipfile.ZipFile(datasets.SAMPLE) as archive:
-        archive.extractall(folder / "all")
-    images = sorted((folder / "all" / "images").iterdir())[::66][:24]
-    (folder / "few").mkdir()
-    with (folder / "few" / "captions.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["image", "caption"])
-        for i, image in enumerate(images):
-            image.rename(folder / "few" / image.name)
-            rows.writerow([image.name, f"drawing {i}"])
-    return str(folder / "few")
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +262,7 @@ def test_the_judge_sees_no_loss_in_fp32_and_all_of_it_in_a_mix_up(
     data = datasets.load_dataset(samples)
     paths = {side: sample_artifact / side / "model.onnx" for side in ("image", "text")}
     engines = {side: open_session(path, 1) for side, path in paths.items()}
-    judge = Judge("image", sample_artifact, data, engines, cut=False)  # type: ignore[arg-type]
+    judge = Judge("image", sample_artifact, data, engines, False, "float32")  # type: ignore[arg-type]
     same = judge.loss(engines["image"])
     assert same.n == 24
     assert same.points == 0

@@ -457,6 +457,9 @@ def test_inputs_are_valid_and_equal_for_every_runtime() -> None:
     assert abs(float(array.mean())) < 0.1 and abs(float(array.std()) - 1) < 0.1
     other = replace(image, cell=replace(image.cell, runtime="torch"))
     assert np.array_equal(array, make_inputs(other))
+    taken = make_inputs(replace(image, cell=replace(image.cell, input="uint8")))
+    assert taken.shape == array.shape and taken.dtype == np.uint8
+    assert (taken.min(), taken.max()) == (0, 255)
     text = EngineRequest(Cell("m", "text", "onnx", "fp32", "cpu", 5, 1, tokens=9), spec, None)
     rows = make_inputs(text)
     assert rows.shape == (5, 9) and rows.dtype == np.int64

@@ -303,7 +303,8 @@ def test_reading_imports_neither_torch_nor_open_clip(folders, tmp_path):
 import sys
 import numpy as np
 from PIL import Image
-from clipperf.preprocess import PreprocessSpec, preprocess
+from clipperf.preprocess import preprocess
+from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.models.tokenizer_files import write_clip_tokenizer
 from clipperf.tokenize import Tokenizer, eot_lengths
 tokenizer = Tokenizer.from_folder(sys.argv[1])

@@ -10,14 +10,14 @@ import numpy as np
 
 from clipperf import env, files, store
 from clipperf.bench import accuracy, prepare
-from clipperf.bench.plan import BASELINE, BASELINE_PRECISION
+from clipperf.bench.plan import BASELINE, BASELINE_PRECISION, FLOATS
 from clipperf.datasets import Dataset
 from clipperf.engines import _contract
 from clipperf.engines.deploy import ClipModel, read_pixels
 from clipperf.errors import ClipperfError
 from clipperf.sources import ImageSource
 from clipperf.tokenize import Tokenizer
-from clipperf.types import SIDES, Cell, ModelSpec, ResultFile, Score
+from clipperf.types import SIDES, Cell, ModelSpec, PixelDtype, ResultFile, Score
 
 Progress = Callable[[str, int, int], None]
 
@@ -39,6 +39,7 @@ def evaluate(
     device: str | None = None,
     threads: int = 1,
     batch: int = 32,
+    inputs: Sequence[PixelDtype] = FLOATS,
     command: str = "",
     path: Path | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
@@ -55,6 +56,7 @@ def evaluate(
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE))], device)
     prepare.check_runtimes({name: devices[name] for name in runtimes}, precisions)
     prepare.check_runtimes({BASELINE: devices[BASELINE]}, (BASELINE_PRECISION,))
+    fed = prepare.choose_inputs(runtimes, inputs)
     result = ResultFile(
         schema_version=store.SCHEMA_VERSION,
         kind="eval",
@@ -69,14 +71,15 @@ def evaluate(
     for spec in specs:
         baseline = _cell(spec, BASELINE, BASELINE_PRECISION, devices[BASELINE], threads, batch)
         wanted = [baseline] + [
-            _cell(spec, runtime, precision, devices[runtime], threads, batch)
+            _cell(spec, runtime, precision, devices[runtime], threads, batch, dtype)
             for runtime in runtimes
             if runtime != BASELINE
             for precision in precisions
+            for dtype in fed[runtime]
         ]
         embedded = {}
         for cell in wanted:
-            on_stage(f"{cell.model_id} {cell.runtime} {cell.precision}")
+            on_stage(f"{cell.model_id} {cell.engine}")
             try:
                 with open_model(cell, spec, on_stage) as model:
                     embedded[cell] = accuracy.embed(
@@ -111,16 +114,22 @@ class _Sources:
 
 
 def _cell(
-    spec: ModelSpec, runtime: str, precision: str, device: str, threads: int, batch: int
+    spec: ModelSpec,
+    runtime: str,
+    precision: str,
+    device: str,
+    threads: int,
+    batch: int,
+    dtype: PixelDtype = "float32",
 ) -> Cell:
-    return Cell(spec.id, "image", runtime, precision, device, batch, threads)
+    return Cell(spec.id, "image", runtime, precision, device, batch, threads, input=dtype)
 
 
 def open_model(cell: Cell, spec: ModelSpec, on_stage: Callable[[str], None]) -> ClipModel:
     """Both towers of a model in a cell's runtime, exported on the way where needed."""
     runtime = _contract.get(cell.runtime)
     folder = prepare.artifact_folder(
-        spec, cell.runtime, cell.precision, SIDES, on_stage, cell.batch
+        spec, cell.runtime, cell.precision, SIDES, on_stage, cell.batch, pixel_dtype=cell.input
     )
     manifest = store.read_manifest(folder)
     engines = {}
@@ -135,4 +144,5 @@ def open_model(cell: Cell, spec: ModelSpec, on_stage: Callable[[str], None]) -> 
         embed_dim=spec.embed_dim,
         short_texts=text is not None and text.tokens is None,
         random_weights=spec.random_weights,
+        pixel_dtype=cell.input,
     )

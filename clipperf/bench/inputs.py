@@ -33,15 +33,18 @@ CLIP_IDS = TextIds(sot=49406, eot=49407, low=1, high=49406)
 def make_inputs(request: EngineRequest, text_ids: TextIds = CLIP_IDS, seed: int = 0) -> np.ndarray:
     """One batch for a cell: the same array for every runtime, since it is seeded.
 
-    Images: float32 [batch, 3, image_px, image_px], standard normal, which is what preprocessed
-    pixels look like. Texts: int64 [batch, tokens], every row full, with EOT in the last place,
-    so that a text of `tokens` tokens is what is paid for.
+    Images: [batch, 3, image_px, image_px], float32 and standard normal, which is what preprocessed
+    pixels look like, or any bytes where the cell's input is uint8. Texts: int64 [batch, tokens],
+    every row full, with EOT in the last place, so that a text of `tokens` tokens is what is paid
+    for.
     """
     rng = default_rng(seed)
     cell = request.cell
     if cell.side == "image":
-        px = request.spec.image_px
-        return rng.standard_normal((cell.batch, 3, px, px), dtype=np.float32)
+        shape = (cell.batch, 3, request.spec.image_px, request.spec.image_px)
+        if cell.input == "uint8":
+            return rng.integers(0, 256, shape, dtype=np.uint8)
+        return rng.standard_normal(shape, dtype=np.float32)
     tokens = cell.tokens or request.spec.context_tokens
     rows = rng.integers(text_ids.low, text_ids.high, (cell.batch, tokens), dtype=np.int64)
     if text_ids.sot is not None:

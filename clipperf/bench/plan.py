@@ -6,15 +6,17 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from clipperf.types import SIDES, Cell, ModelSpec, Side
+from clipperf.types import SIDES, Cell, ModelSpec, PixelDtype, Side
 
 BASELINE = "torch"
 BASELINE_PRECISION = "fp32"
+FLOATS: tuple[PixelDtype, ...] = ("float32",)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that differ in runtime alone (and PyTorch's in precision), interleaved in blocks.
+    """Cells that differ in runtime alone (PyTorch's in precision, others in what images are fed
+    as), interleaved in blocks.
 
     `id` names what they have in common. The first cell is the one that the others are compared
     with.
@@ -35,6 +37,7 @@ def plan(
     baseline_precisions: Sequence[str] = (),
     threads: Sequence[int] = (1,),
     tokens: Sequence[int] | None = None,
+    inputs: Mapping[str, Sequence[PixelDtype]] | None = None,
 ) -> list[Group]:
     """Every combination as a list of groups, models outermost, batches innermost.
 
@@ -46,6 +49,8 @@ def plan(
       PyTorch once more where that is one of `baseline_precisions`. With several precisions the
       same baseline cell is thus part of several groups; its memory is measured once (see
       `runner.measure_group`).
+    - `inputs` are what each runtime's image towers take, by default float32 alone; its cells of
+      several take turns.
     - `tokens` are lengths of text inputs, by default each model's full context. Lengths over
       the context are cut to it. Images have none.
     - Repeated values and the groups they would repeat are dropped.
@@ -57,10 +62,15 @@ def plan(
     device = "+".join(dict.fromkeys(places.values()))
     groups: dict[str, Group] = {}
     for spec, side, precision, count in itertools.product(specs, sides, precisions, threads):
-        turns = [(runtime, precision) for runtime in ordered if runtime != BASELINE]
+        turns = [
+            (runtime, precision, dtype)
+            for runtime in ordered
+            if runtime != BASELINE
+            for dtype in ((inputs or {}).get(runtime, FLOATS) if side == "image" else FLOATS)
+        ]
         if BASELINE in ordered:
             own = [BASELINE_PRECISION, *([precision] if precision in baseline_precisions else [])]
-            turns = [(BASELINE, p) for p in dict.fromkeys(own)] + turns
+            turns = [(BASELINE, p, FLOATS[0]) for p in dict.fromkeys(own)] + turns
         for length, batch in itertools.product(text_lengths(spec, side, tokens), batches):
             cells = tuple(
                 Cell(
@@ -72,8 +82,9 @@ def plan(
                     batch=batch,
                     threads=count,
                     tokens=length,
+                    input=dtype,
                 )
-                for runtime, cell_precision in turns
+                for runtime, cell_precision, dtype in turns
             )
             name = group_id(spec.id, side, precision, device, count, length, batch)
             groups.setdefault(name, Group(name, cells))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipperf import store
 from clipperf.bench.inputs import CLIP_IDS, TextIds
-from clipperf.bench.plan import BASELINE_PRECISION
+from clipperf.bench.plan import BASELINE_PRECISION, FLOATS
 from clipperf.engines import _contract
 from clipperf.engines._tensorrt import FLAVOURS
 from clipperf.errors import MissingDependencyError, UsageError
@@ -17,7 +17,7 @@ from clipperf.export.derived import RECIPES, Settings, export_derived
 from clipperf.export.engines import export_engine, find_engines
 from clipperf.export.plan_options import BuildOptions
 from clipperf.models import catalog, sample, weights, zoo
-from clipperf.types import Cell, EngineRequest, ModelSpec, Side
+from clipperf.types import Cell, EngineRequest, ModelSpec, PixelDtype, Side
 
 OTHER_VOCABULARY = TextIds(sot=None, eot=1, low=2, high=1000)
 """Ids that every tokenizer has: only their number matters for cost."""
@@ -78,6 +78,22 @@ def check_runtimes(devices: Mapping[str, str], precisions: Sequence[str]) -> Non
             )
 
 
+def choose_inputs(
+    runtimes: Sequence[str], inputs: Sequence[PixelDtype]
+) -> dict[str, Sequence[PixelDtype]]:
+    """What each runtime's image towers are fed: `inputs`, float32 where it loads no artifact.
+
+    Raises:
+        UsageError: uint8 is asked for, and none of them takes it.
+    """
+    known = {name: inputs if _contract.get(name).artifact else FLOATS for name in runtimes}
+    if "uint8" in inputs and all(found is FLOATS for found in known.values()):
+        raise UsageError(
+            f"--input uint8 is for runtimes that load exported towers, not {', '.join(runtimes)}"
+        )
+    return known
+
+
 def artifact_folder(
     spec: ModelSpec,
     runtime: str,
@@ -86,6 +102,7 @@ def artifact_folder(
     on_stage: OnStage,
     largest_batch: int = 1,
     smallest_batch: int = 1,
+    pixel_dtype: PixelDtype = "float32",
 ) -> Path:
     """The folder with these towers as `runtime` loads them, exported now where there is none.
 
@@ -95,15 +112,16 @@ def artifact_folder(
     """
     made = _contract.get(runtime).artifact
     if made in FLAVOURS:
-        usual = BuildOptions(made, precision)
+        usual = BuildOptions(made, precision, pixel_dtype=pixel_dtype)
         low, tuned, high = usual.batch
         options = dataclasses.replace(usual, batch=(low, tuned, max(high, largest_batch)))
         found = find_engines(spec, sides, options, (smallest_batch, largest_batch))
         return found or export_engine(spec, sides, options, on_stage=on_stage).folder
     if made is not None and (made, precision) in RECIPES:
-        return export_derived(spec, sides, Settings(made, precision), on_stage=on_stage).folder
+        settings = Settings(made, precision, pixel_dtype=pixel_dtype)
+        return export_derived(spec, sides, settings, on_stage=on_stage).folder
     graph = _contract.graph_precision(precision) if made else BASELINE_PRECISION
-    return export_model(spec, sides, graph, on_stage=on_stage).folder
+    return export_model(spec, sides, graph, pixel_dtype=pixel_dtype, on_stage=on_stage).folder
 
 
 def engine_request(
@@ -119,7 +137,7 @@ def engine_request(
     smallest = 1 if largest_batch is None else cell.batch
     largest = max(cell.batch, largest_batch or 1)
     folder = artifact_folder(
-        spec, cell.runtime, cell.precision, [cell.side], on_stage, largest, smallest
+        spec, cell.runtime, cell.precision, [cell.side], on_stage, largest, smallest, cell.input
     )
     tower = store.read_manifest(folder).tower(cell.side)
     if tower is None:  # it has just been made

@@ -10,11 +10,11 @@ from clipperf import env, files, store, units
 from clipperf.bench import prepare
 from clipperf.bench.cost import Settings
 from clipperf.bench.passes import blank
-from clipperf.bench.plan import BASELINE, Group, plan
+from clipperf.bench.plan import BASELINE, FLOATS, Group, plan
 from clipperf.bench.runner import Event, harness_overhead_s, measure_group
 from clipperf.engines import _contract
 from clipperf.errors import ClipperfError, UsageError
-from clipperf.types import Cell, EngineRequest, Measurement, ModelSpec, ResultFile, Side
+from clipperf.types import Cell, EngineRequest, Measurement, ModelSpec, PixelDtype, ResultFile, Side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Sweep:
     device: str | None = None
     threads: int = 1
     tokens: tuple[int, ...] | None = None
+    inputs: tuple[PixelDtype, ...] = FLOATS
 
     @property
     def devices(self) -> dict[str, str]:
@@ -53,6 +54,7 @@ class Sweep:
             baseline_precisions=_contract.get(BASELINE).precisions if on_gpu else (),
             threads=(self.threads,),
             tokens=self.tokens,
+            inputs=prepare.choose_inputs(self.runtimes, self.inputs),
         )
 
     @property

@@ -16,7 +16,7 @@ from clipperf.errors import UsageError
 
 if TYPE_CHECKING:
     from clipperf.report.sizing import Targets
-    from clipperf.types import Report, ResultFile
+    from clipperf.types import PixelDtype, Report, ResultFile, Side
 
 Pretrained = Annotated[
     Optional[str],  # noqa: UP045 - typer reads the annotation at run time
@@ -43,6 +43,10 @@ Precisions = Annotated[
 Runtimes = Annotated[
     str,
     typer.Option("--runtime", help="Runtimes, with commas: torch,onnx. clipperf doctor lists all."),
+]
+Inputs = Annotated[
+    str,
+    typer.Option("--input", help="Pixels that image towers take: float32, uint8 or both."),
 ]
 Device = Annotated[
     Optional[str],  # noqa: UP045
@@ -101,6 +105,21 @@ def names(text: str, option: str) -> tuple[str, ...]:
     if not names:
         raise UsageError(f"{option} needs at least one name")
     return names
+
+
+def pixel_dtypes(
+    text: str, towers: tuple[Side, ...], *, several: bool = True
+) -> tuple[PixelDtype, ...]:
+    """What --input means, one or `several` with commas; raises UsageError."""
+    from clipperf.types import PIXEL_DTYPES
+
+    asked = names(text, "--input")
+    found = tuple(dtype for dtype in PIXEL_DTYPES if dtype in asked)
+    if len(found) < len(asked) or (len(found) > 1 and not several):
+        raise UsageError(f"--input {text}: choose {' or '.join(PIXEL_DTYPES)}")
+    if "uint8" in found and "image" not in towers:
+        raise UsageError(f"--input {text} is for images: leave it out, or add --tower both")
+    return found
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import typer
 
 from clipperf.commands._options import (
     Device,
+    Inputs,
     JsonFile,
     Models,
     Precisions,
@@ -19,6 +20,7 @@ from clipperf.commands._options import (
     command_line,
     names,
     open_target,
+    pixel_dtypes,
     print_json,
     print_reports,
     prints_json,
@@ -46,6 +48,7 @@ def command(
     ] = "sample",
     precision: Precisions = "fp32",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images embedded at once.")] = 32,
+    input_: Inputs = "float32",
     device: Device = None,
     threads: Threads = None,
     json: JsonFile = None,
@@ -58,12 +61,15 @@ def command(
     from clipperf.env import available_cores
     from clipperf.progress import progress
     from clipperf.report.accuracy import accuracy_report
+    from clipperf.types import SIDES
 
     target = open_target(json, "eval")
     specs = prepare.choose_models(models or (), pretrained)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     devices = prepare.choose_devices(runtimes, device)
     prepare.check_runtimes(devices, precisions)  # before a large dataset is read
+    inputs = pixel_dtypes(input_, SIDES)
+    prepare.choose_inputs(runtimes, inputs)
     with resumable(target), progress(quiet, total=1) as bar:
         bar.stage(f"reading dataset {dataset}")
         data = load_dataset(dataset)
@@ -75,6 +81,7 @@ def command(
             device=device,
             threads=threads or available_cores(),
             batch=batch,
+            inputs=inputs,
             command=command_line(),
             path=target,
             on_stage=bar.stage,

@@ -13,6 +13,7 @@ from clipperf.commands._options import (
     Quiet,
     TowerChoice,
     names,
+    pixel_dtypes,
     print_json,
     ranged,
     sides,
@@ -25,6 +26,7 @@ EXAMPLES = (
     "clipperf export ViT-H-14 --pretrained weights.safetensors --out ./vit-h-14",
     "clipperf export ViT-L-14 --pretrained random --tower image",
     "clipperf export ViT-B-32 --runtime openvino --precision int8 --calibrate ./photos",
+    "clipperf export ViT-B-32 --input uint8",
     "clipperf export ViT-B-32 --runtime trt --precision fp16 --batch 1:8:64",
     "clipperf export ViT-B-32 --runtime trt-rtx --precision fp16 --target sm86,sm89,sm120",
 )
@@ -48,6 +50,14 @@ def command(
         Optional[Path],  # noqa: UP045
         typer.Option("--out", help="Artifact folder; default: in the store."),
     ] = None,
+    input_: Annotated[
+        str,
+        typer.Option(
+            "--input",
+            help="Pixels that the image tower takes: float32, or uint8, which it normalises "
+            "itself.",
+        ),
+    ] = "float32",
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Make the graph give unit vectors.")
     ] = False,
@@ -129,7 +139,8 @@ def command(
     given = [option for option, value in engine_only.items() if value is not None]
     if runtime not in ("onnx", "openvino", *FLAVOURS):
         raise UsageError(f"--runtime {runtime}: export to onnx, openvino, {' or '.join(FLAVOURS)}")
-    derived = settings_of(runtime, precision, calibrate, margin)
+    pixel_dtype = pixel_dtypes(input_, sides(tower), several=False)[0]
+    derived = settings_of(runtime, precision, calibrate, margin, pixel_dtype)
     if runtime not in FLAVOURS and given:
         raise UsageError(f"{given[0]} is for TensorRT engines: add --runtime trt or trt-rtx")
     spec = zoo.resolve(model, pretrained)
@@ -150,6 +161,7 @@ def command(
                 sides(tower),
                 precision,
                 normalized=normalize,
+                pixel_dtype=pixel_dtype,
                 out=out,
                 keep_failed=keep_failed,
                 on_stage=bar.stage,
@@ -164,6 +176,7 @@ def command(
                 workspace_bytes=None if workspace is None else workspace * 2**20,
                 opt_level=opt_level,
                 timing_cache=None if timing_cache is None else str(timing_cache.absolute()),
+                pixel_dtype=pixel_dtype,
             )
             exported = export_engine(
                 spec,

@@ -8,6 +8,7 @@ import typer
 
 from clipperf.commands._options import (
     Device,
+    Inputs,
     JsonFile,
     Models,
     Precisions,
@@ -20,6 +21,7 @@ from clipperf.commands._options import (
     names,
     numbers,
     open_target,
+    pixel_dtypes,
     print_json,
     print_reports,
     prints_json,
@@ -47,6 +49,7 @@ def command(
         Optional[str],  # noqa: UP045
         typer.Option("--tokens", help="Lengths of texts; default: the model's context."),
     ] = None,
+    input_: Inputs = "float32",
     device: Device = None,
     threads: Threads = None,
     quick: Annotated[
@@ -86,6 +89,7 @@ def command(
         device=device,
         threads=threads or available_cores(),
         tokens=numbers(tokens, "--tokens") if tokens else None,
+        inputs=pixel_dtypes(input_, sides(tower)),
     )
     with resumable(target), progress(quiet, total=sweep.rows) as bar:
 

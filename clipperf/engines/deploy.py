@@ -21,9 +21,10 @@ from clipperf.engines import _contract
 from clipperf.engines.images import batches as image_batches
 from clipperf.engines.texts import encode as embed_texts
 from clipperf.errors import ArtifactError, UsageError
-from clipperf.preprocess import ImageSource, PreprocessSpec
+from clipperf.preprocess import ImageSource
+from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.tokenize import Tokenizer
-from clipperf.types import Cell, Engine, EngineRequest, ModelSpec, Side
+from clipperf.types import Cell, Engine, EngineRequest, ModelSpec, PixelDtype, Side
 
 
 class ClipModel:
@@ -43,11 +44,13 @@ class ClipModel:
         embed_dim: int,
         short_texts: bool,
         random_weights: bool = False,
+        pixel_dtype: PixelDtype = "float32",
     ) -> None:
         self._engines = engines
         self._tokenizer = tokenizer
         self._short_texts = short_texts
         self._closed = False
+        self._pixel_dtype = pixel_dtype
         self.pixels = pixels
         self.embed_dim = embed_dim
         self.random_weights = random_weights
@@ -74,7 +77,8 @@ class ClipModel:
         engine = self._engine("image", batch_size)
         workers = _workers(workers, len(images))
         assert self.pixels is not None
-        with closing(image_batches(images, self.pixels, batch_size, workers)) as batches:
+        dtype = self._pixel_dtype
+        with closing(image_batches(images, self.pixels, batch_size, workers, dtype)) as batches:
             parts = [engine.run(batch) for batch in batches]
         return self._finished(np.concatenate(parts) if parts else None, normalize)
 
@@ -202,6 +206,7 @@ def load(
         preprocess_fast.library()
     engines: dict[Side, Engine] = {}
     short_texts = False
+    pixel_dtype: PixelDtype = "float32"
     for tower in manifest["towers"]:
         path = folder / tower["path"]
         _check_sizes(folder, tower)
@@ -215,6 +220,8 @@ def load(
         engines[cell.side] = chosen.open(request)
         if cell.side == "text":
             short_texts = tower["tokens"] is None
+        else:
+            pixel_dtype = tower["inputs"][0]["dtype"]
     return ClipModel(
         engines,
         pixels,
@@ -222,6 +229,7 @@ def load(
         embed_dim=spec.embed_dim,
         short_texts=short_texts,
         random_weights=spec.random_weights,
+        pixel_dtype=pixel_dtype,
     )
 
 
@@ -232,7 +240,7 @@ def read_pixels(folder: Path) -> PreprocessSpec:
     return PreprocessSpec.from_json(read_json(folder / "preprocess.json"))
 
 
-TOWER_FIELDS = ("path", "side", "files", "disk_bytes", "normalized", "tokens", "key")
+TOWER_FIELDS = ("path", "side", "files", "disk_bytes", "inputs", "normalized", "tokens", "key")
 """What `load` reads of a tower."""
 
 

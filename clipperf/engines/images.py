@@ -11,13 +11,19 @@ import numpy as np
 from PIL import Image
 
 from clipperf.errors import UsageError
-from clipperf.preprocess import ImageSource, PreprocessSpec, load_image, preprocess
+from clipperf.preprocess import ImageSource, load_image, preprocess
+from clipperf.preprocess_spec import PreprocessSpec
+from clipperf.types import PixelDtype
 
 
 def batches(
-    images: Sequence[ImageSource], spec: PreprocessSpec, batch_size: int, workers: int
+    images: Sequence[ImageSource],
+    spec: PreprocessSpec,
+    batch_size: int,
+    workers: int,
+    dtype: PixelDtype = "float32",
 ) -> Generator[np.ndarray, None, None]:
-    """Yield float32 [batch, 3, height, width] in the order of `images`.
+    """Yield arrays of `dtype` [batch, 3, height, width] in the order of `images`.
 
     While the caller uses one batch, `workers` threads prepare the next one, never more; with 0
     workers the calling thread prepares a batch when it is asked for. Close the iterator (see
@@ -29,7 +35,7 @@ def batches(
 
     def planned(start: int) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
         chunk = images[start : start + batch_size]
-        pixels = np.empty((len(chunk), 3, spec.height_px, spec.width_px), np.float32)
+        pixels = np.empty((len(chunk), *spec.shape), dtype)
         return pixels, [
             (image, start + i, spec, pixels[i : i + 1]) for i, image in enumerate(chunk)
         ]

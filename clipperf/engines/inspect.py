@@ -7,7 +7,7 @@ external data. `Inspection.problems` is damage of the files, `obstacle` what thi
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -261,7 +261,8 @@ def _artifact(folder: Path) -> Inspection:
     for tower in manifest.towers:
         if (folder / tower.path).is_file():
             facts |= {f"{tower.side}: {name}": value for name, value in tower.notes.items()}
-            parts.append(inspect(folder / tower.path))
+            part = inspect(folder / tower.path)
+            parts.append(replace(part, inputs=tower.inputs, outputs=tower.outputs))
             problems += [text for text in parts[-1].problems if text not in problems]
     reasons = [part.obstacle for part in parts if part.obstacle]
     return Inspection(

@@ -13,7 +13,7 @@ from clipperf.engines import onnxruntime as ort_engine
 from clipperf.env import available_cores, version_of
 from clipperf.errors import ExportError, ParityError, UsageError
 from clipperf.export import folder as artifact_folder
-from clipperf.export import graph, parity
+from clipperf.export import graph, parity, uint8
 from clipperf.export import onnx as onnx_export
 from clipperf.export.folder import Exported, Wanted
 from clipperf.export.inputs import parity_inputs
@@ -22,7 +22,7 @@ from clipperf.export.widen import runnable_on_cpu
 from clipperf.export.worker import reference_name
 from clipperf.models import zoo
 from clipperf.serialize import from_json, to_json
-from clipperf.types import Artifact, ModelSpec, Parity, Side, TensorSpec
+from clipperf.types import Artifact, ModelSpec, Parity, PixelDtype, Side, TensorSpec
 
 RUNTIME = "onnx"
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -34,11 +34,14 @@ def export_model(
     precision: str = "fp32",
     *,
     normalized: bool = False,
+    pixel_dtype: PixelDtype = "float32",
     out: Path | None = None,
     keep_failed: bool = False,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Exported:
     """Make sure that an artifact folder holds these towers, building what is missing.
+
+    `pixel_dtype` is what the image tower takes; see `export.uint8`.
 
     Raises:
         UsageError: `out` holds something else, or an unknown precision.
@@ -50,7 +53,7 @@ def export_model(
             f"no precision {precision!r} for ONNX; choose from {', '.join(PRECISIONS)}"
         )
     weights_id = present_weights(spec, on_stage)
-    variant = precision + ("-normalized" if normalized else "")
+    variant = artifact_folder.variant(precision, normalized, pixel_dtype)
     folder = (out or store.artifact_folder(spec, weights_id, RUNTIME, variant)).absolute()
     if out is not None:  # in the store whatever is damaged is built again
         artifact_folder.check_target(folder, spec, RUNTIME)
@@ -60,13 +63,16 @@ def export_model(
         runtime=RUNTIME,
         precision=precision,
         weights_id=weights_id,
-        keys={side: cache_key(spec, weights_id, side, precision, normalized) for side in sides},
+        keys={
+            side: cache_key(spec, weights_id, side, precision, normalized, pixel_dtype)
+            for side in sides
+        },
         needed_bytes=artifact_folder.weight_bytes(spec, sides, precision),
         normalized=normalized,
     )
     return artifact_folder.ensure(
         wanted,
-        lambda side, staging: _build(wanted, side, staging, keep_failed, on_stage),
+        lambda side, staging: _build(wanted, pixel_dtype, side, staging, keep_failed, on_stage),
         keep_failed=keep_failed,
         on_stage=on_stage,
     )
@@ -89,19 +95,28 @@ def present_weights(spec: ModelSpec, on_stage: Callable[[str], None]) -> str:
 
 
 def cache_key(
-    spec: ModelSpec, weights_id: str, side: Side, precision: str, normalized: bool
+    spec: ModelSpec,
+    weights_id: str,
+    side: Side,
+    precision: str,
+    normalized: bool,
+    pixel_dtype: PixelDtype = "float32",
 ) -> str:
     """A digest of everything that changes an exported tower's bytes."""
+    # The id stands for the mean and std, which the tag decides.
+    takes_bytes = side == "image" and pixel_dtype == "uint8"
+    more = ("uint8", uint8.RECIPE, spec.id) if takes_bytes else ()
     versions = {name: version_of(name) for name in graph.BUILT_WITH}
     return files.digest_of(
         "onnx", store.SCHEMA_VERSION, spec.architecture, weights_id, side, precision,
         normalized, onnx_export.opset(precision), onnx_export.RECIPE, spec.context_tokens,
-        versions,
+        versions, *more,
     )  # fmt: skip
 
 
 def _build(
     wanted: Wanted,
+    pixel_dtype: PixelDtype,
     side: Side,
     staging: Path,
     keep_failed: bool,
@@ -115,19 +130,21 @@ def _build(
         "side": side,
         "precision": precision,
         "normalized": wanted.normalized,
+        "input": pixel_dtype,
         "folder": str(staging),
         "threads": available_cores(),
     }
     done = run_worker(job, label, lambda stage: on_stage(f"{side} tower: {stage}"))
     on_stage(f"{side} tower: checking parity")
-    found = _check_parity(staging, side, precision, done["batches"])
+    inputs = tuple(from_json(TensorSpec, value) for value in done["inputs"])
+    fed = parity_inputs(staging, side, inputs[0].dtype)
+    found = _check_parity(staging, side, fed, precision, done["batches"])
     if not found.passed and not keep_failed:
         raise ParityError(
             f"{parity.explain(found, label)}. The artifact was refused; --keep-failed keeps it"
         )
     if found.passed and found.batches == parity.BATCHES:
         graph.prove(done["graph"])
-    inputs = tuple(from_json(TensorSpec, value) for value in done["inputs"])
     length = inputs[0].shape[1] if side == "text" else None
     return artifact_folder.built_tower(
         wanted,
@@ -143,8 +160,9 @@ def _build(
     )
 
 
-def _check_parity(staging: Path, side: Side, precision: str, sizes: Sequence[int]) -> Parity:
-    inputs = parity_inputs(staging, side)
+def _check_parity(
+    staging: Path, side: Side, inputs: np.ndarray, precision: str, sizes: Sequence[int]
+) -> Parity:
     reference = np.load(staging / reference_name(side))
     with runnable_on_cpu(staging / side / "model.onnx", precision) as path:
         engine = ort_engine.open_session(path, available_cores(), prepack=False)

@@ -131,7 +131,8 @@ def _judge(job: dict[str, Any]) -> Judge:
         for side, name in job["fp32"].items():
             engine = ort_engine.open_session(folder / name, job["threads"])
             engines[side] = stack.enter_context(contextlib.closing(engine))
-        return Judge(job["side"], folder, load_dataset(job["calibrate"]), engines, job["cut"])
+        samples = load_dataset(job["calibrate"])
+        return Judge(job["side"], folder, samples, engines, job["cut"], job["input"])
 
 
 def _quantizer(job: dict[str, Any], judge: Judge) -> Quantizer:

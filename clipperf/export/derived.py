@@ -19,7 +19,7 @@ from clipperf.export.folder import Exported, Wanted
 from clipperf.export.inputs import parity_inputs
 from clipperf.export.process import run_worker
 from clipperf.export.worker import reference_name
-from clipperf.types import SIDES, Artifact, Cell, EngineRequest, ModelSpec, Parity, Side
+from clipperf.types import SIDES, Artifact, Cell, EngineRequest, ModelSpec, Parity, PixelDtype, Side
 
 SAMPLE = "sample"
 MARGIN = 0.5
@@ -56,13 +56,15 @@ class Settings:
     """What users choose of a derived artifact.
 
     `calibrate` is "sample" or a folder as `datasets.load_dataset` takes it. `margin` are the
-    percentage points that recall@1 and top-1 on these samples may lose.
+    percentage points that recall@1 and top-1 on these samples may lose. `pixel_dtype` is what the
+    ONNX artifact that they are made from takes.
     """
 
     runtime: str
     precision: str
     calibrate: str = SAMPLE
     margin: float = MARGIN
+    pixel_dtype: PixelDtype = "float32"
 
     @property
     def recipe(self) -> Recipe:
@@ -84,7 +86,11 @@ class Settings:
 
 
 def settings_of(
-    runtime: str, precision: str, calibrate: str | None = None, margin: float | None = None
+    runtime: str,
+    precision: str,
+    calibrate: str | None = None,
+    margin: float | None = None,
+    pixel_dtype: PixelDtype = "float32",
 ) -> Settings | None:
     """What the options of a command mean; None for what is not derived from the ONNX artifact.
 
@@ -99,6 +105,7 @@ def settings_of(
             precision,
             SAMPLE if calibrate is None else calibrate,
             MARGIN if margin is None else margin,
+            pixel_dtype,
         )
         if settings.recipe.judged:
             return settings
@@ -148,7 +155,13 @@ def export_derived(
         artifact_folder.check_target(out.absolute(), spec, settings.runtime)
     judged = recipe.judged and not spec.random_weights
     needed = SIDES if judged else tuple(sides)
-    source = build.export_model(spec, needed, normalized=normalized, on_stage=on_stage)
+    source = build.export_model(
+        spec,
+        needed,
+        normalized=normalized,
+        pixel_dtype=settings.pixel_dtype,
+        on_stage=on_stage,
+    )
     graphs = {tower.side: tower for tower in source.manifest.towers if tower.side in needed}
     weights_id = graphs[sides[0]].weights_id
     keys = {side: cache_key(graphs[side].key, settings) for side in sides}
@@ -177,7 +190,7 @@ def export_derived(
 
 def derived_folder(spec: ModelSpec, weights_id: str, settings: Settings, normalized: bool) -> Path:
     """Where the store keeps one model's derived towers."""
-    parts = [settings.precision, *(["normalized"] if normalized else [])]
+    parts = [artifact_folder.variant(settings.precision, normalized, settings.pixel_dtype)]
     usual = Settings(settings.runtime, settings.precision)
     if settings.described != usual.described:
         parts.append(files.digest_of(settings.described)[:6])
@@ -230,12 +243,14 @@ def _build(
         "cut": graph.tokens is None,
         "calibrate": settings.calibrate,
         "margin": settings.margin,
+        "input": settings.pixel_dtype,
         "min_cosine": required,
         "threads": available_cores(),
     }
     done = run_worker(job, label, lambda stage: on_stage(f"{side} tower: {stage}"))
     on_stage(f"{side} tower: checking parity")
-    found = _check_parity(wanted, side, target, source)
+    fed = parity_inputs(source, side, graph.inputs[0].dtype)
+    found = _check_parity(wanted, side, target, fed, np.load(source / reference_name(side)))
     if not done["holds"]:
         found = replace(found, passed=False)
     if not found.passed and not keep_failed:
@@ -255,11 +270,12 @@ def _build(
     )
 
 
-def _check_parity(wanted: Wanted, side: Side, path: Path, source: Path) -> Parity:
+def _check_parity(
+    wanted: Wanted, side: Side, path: Path, inputs: np.ndarray, reference: np.ndarray
+) -> Parity:
     cell = Cell(wanted.spec.id, side, wanted.runtime, wanted.precision, "cpu", 1, available_cores())
     request = EngineRequest(cell, wanted.spec, str(path), wanted.normalized)
     with closing(_contract.get(wanted.runtime).open(request)) as engine:
-        inputs, reference = parity_inputs(source, side), np.load(source / reference_name(side))
         return parity.measure(engine, inputs, reference, wanted.precision)
 
 

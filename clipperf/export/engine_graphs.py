@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from clipperf.engines import _contract
 from clipperf.export import build, derived
 from clipperf.export.folder import Exported
-from clipperf.types import ModelSpec, Side
+from clipperf.types import ModelSpec, PixelDtype, Side
 
 INTEGER = {"int8": "int8-static"}
 """Graphs that carry an integer precision: TensorRT needs the scales to be fixed."""
@@ -23,26 +23,31 @@ def export_graph(
     sides: Sequence[Side],
     precision: str,
     normalized: bool,
+    pixel_dtype: PixelDtype,
     on_stage: Callable[[str], None],
 ) -> Exported:
     """Make sure that the graphs exist; raises as `export_model` and `export_derived`."""
     if precision in INTEGER:
-        settings = _settings(precision)
+        settings = _settings(precision, pixel_dtype)
         return derived.export_derived(
             spec, sides, settings, normalized=normalized, on_stage=on_stage
         )
     graph = _contract.graph_precision(precision)
-    return build.export_model(spec, sides, graph, normalized=normalized, on_stage=on_stage)
+    return build.export_model(
+        spec, sides, graph, normalized=normalized, pixel_dtype=pixel_dtype, on_stage=on_stage
+    )
 
 
-def graph_key(spec: ModelSpec, weights_id: str, side: Side, precision: str) -> str:
+def graph_key(
+    spec: ModelSpec, weights_id: str, side: Side, precision: str, pixel_dtype: PixelDtype
+) -> str:
     """The key of the graph, not normalised, that `export_graph` gives now."""
     if precision in INTEGER:
-        source = build.cache_key(spec, weights_id, side, "fp32", False)
-        return derived.cache_key(source, _settings(precision))
+        source = build.cache_key(spec, weights_id, side, "fp32", False, pixel_dtype)
+        return derived.cache_key(source, _settings(precision, pixel_dtype))
     graph = _contract.graph_precision(precision)
-    return build.cache_key(spec, weights_id, side, graph, False)
+    return build.cache_key(spec, weights_id, side, graph, False, pixel_dtype)
 
 
-def _settings(precision: str) -> derived.Settings:
-    return derived.Settings(build.RUNTIME, INTEGER[precision])
+def _settings(precision: str, pixel_dtype: PixelDtype) -> derived.Settings:
+    return derived.Settings(build.RUNTIME, INTEGER[precision], pixel_dtype=pixel_dtype)

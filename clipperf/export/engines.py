@@ -54,7 +54,9 @@ def export_engine(
     options = complete(options, spec)
     if out is not None:
         artifact_folder.check_target(out.absolute(), spec, options.flavour)
-    source = engine_graphs.export_graph(spec, sides, options.precision, normalized, on_stage)
+    source = engine_graphs.export_graph(
+        spec, sides, options.precision, normalized, options.pixel_dtype, on_stage
+    )
     graphs = {tower.side: tower for tower in source.manifest.towers if tower.side in sides}
     weights_id = graphs[sides[0]].weights_id
     folder = (out or engine_folder(spec, weights_id, options, normalized)).absolute()
@@ -96,13 +98,17 @@ def find_engines(
     """A folder of the store with engines of these towers that run here.
 
     They take every batch of `batches` (smallest, largest), come from the graphs that an export
-    gives now, and did not fail the parity gate. Only flavour and precision of `options` count.
+    gives now, and did not fail the parity gate. Only flavour, precision and input of `options`
+    count.
     Of several folders the one with the smallest range is taken.
     """
     weights_id = zoo.weights_id(spec)
     if weights_id is None:
         return None
-    keys = [engine_graphs.graph_key(spec, weights_id, side, options.precision) for side in sides]
+    keys = [
+        engine_graphs.graph_key(spec, weights_id, side, options.precision, options.pixel_dtype)
+        for side in sides
+    ]
     stored = store.find_artifacts()
     graphs = {
         tower.side: onnx_sha256(tower)
@@ -170,7 +176,7 @@ def engine_folder(
 ) -> Path:
     """Where the store keeps the engines of one model, precision and set of options."""
     low, usual, high = options.batch
-    parts = [options.precision, *(["normalized"] if normalized else [])]
+    parts = [artifact_folder.variant(options.precision, normalized, options.pixel_dtype)]
     parts += [f"b{low}-{usual}-{high}", *(options.targets or ["here"])]
     variant = "-".join([*parts, files.digest_of(described(options))[:6]])
     return store.artifact_folder(spec, weights_id, options.flavour, variant)
@@ -285,14 +291,15 @@ def check_engine(job: dict[str, Any]) -> dict[str, Any]:
     cell = from_json(Cell, job["cell"])
     folder = Path(job["folder"])
     plan = Path(job["plan"])
-    low, high = _batches(plan_file.read(plan))
+    info = plan_file.read(plan)
+    low, high = _batches(info)
     sizes = tuple(dict.fromkeys(min(max(size, low), high) for size in parity.BATCHES))
     request = EngineRequest(cell, from_json(ModelSpec, job["spec"]), str(plan))
     engine = _contract.get(cell.runtime).open(request)
     try:
         found = parity.measure(
             engine,
-            parity_inputs(folder, cell.side),
+            parity_inputs(folder, cell.side, info.inputs[0].dtype),
             np.load(folder / reference_name(cell.side)),
             cell.precision,
             f"; on {_present_gpu()}",

@@ -13,7 +13,7 @@ import clipperf
 from clipperf import files, store
 from clipperf.env import installed_versions
 from clipperf.errors import ArtifactError, StorageError, UsageError
-from clipperf.types import Artifact, Manifest, ModelSpec, Parity, Side, TensorSpec
+from clipperf.types import Artifact, Manifest, ModelSpec, Parity, PixelDtype, Side, TensorSpec
 
 SHARED_FILES = (
     *("preprocess.json", "tokenizer.json", "tokenizer_config.json"),
@@ -64,6 +64,12 @@ class Wanted:
             and tower.normalized == self.normalized
             and tower.options == self.options
         )
+
+
+def variant(precision: str, normalized: bool, pixel_dtype: PixelDtype) -> str:
+    """The part of a stored folder's name that says what kind of towers it holds."""
+    parts = [precision, *(["normalized"] if normalized else [])]
+    return "-".join([*parts, *([pixel_dtype] if pixel_dtype != "float32" else [])])
 
 
 def ensure(

@@ -10,18 +10,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clipperf import files, preprocess, tokenize
+from clipperf import files, tokenize
 from clipperf.models import sample
+from clipperf.preprocess import preprocess
+from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.types import Side
 
 COUNT = 12
 WHAT = "of the bundled sample's images or captions"
 
 
-def parity_inputs(folder: Path, side: Side) -> np.ndarray:
+def parity_inputs(folder: Path, side: Side, dtype: str = "float32") -> np.ndarray:
     """Inputs for the tower of an artifact folder, prepared as its preprocessing and tokenizer say.
 
-    Returns float32 pixels [12, 3, image_px, image_px] or int64 tokens [12, context_tokens].
+    Returns pixels of `dtype` [12, 3, image_px, image_px] or int64 tokens [12, context_tokens].
     """
     with zipfile.ZipFile(sample.folder() / "eval.zip") as archive:
         lines = archive.read("captions.jsonl").decode().splitlines()
@@ -29,7 +31,8 @@ def parity_inputs(folder: Path, side: Side) -> np.ndarray:
         entries = [json.loads(line) for line in lines[:: max(1, len(lines) // COUNT)][:COUNT]]
         if side == "image":
             settings = files.read_json(folder / "preprocess.json")
+            spec = PreprocessSpec.from_json(settings)
             images = [Image.open(io.BytesIO(archive.read(e["image"]))) for e in entries]
-            return preprocess.preprocess(images, preprocess.PreprocessSpec.from_json(settings))
+            return preprocess(images, spec, np.empty((len(images), *spec.shape), dtype))
     tokenizer = tokenize.Tokenizer.from_folder(folder)
     return tokenizer([f"a drawing of {e['caption']}" for e in entries])

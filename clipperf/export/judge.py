@@ -14,9 +14,9 @@ from clipperf.datasets import Dataset
 from clipperf.engines.images import batches as image_batches
 from clipperf.engines.texts import encode
 from clipperf.errors import UsageError
-from clipperf.preprocess import PreprocessSpec
+from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.tokenize import Tokenizer
-from clipperf.types import Engine, Side
+from clipperf.types import Engine, PixelDtype, Side
 
 BATCH = 32
 
@@ -49,9 +49,16 @@ class Judge:
     """
 
     def __init__(
-        self, side: Side, folder: Path, dataset: Dataset, fp32: dict[Side, Engine], cut: bool
+        self,
+        side: Side,
+        folder: Path,
+        dataset: Dataset,
+        fp32: dict[Side, Engine],
+        cut: bool,
+        pixel_dtype: PixelDtype,
     ) -> None:
         self._side = side
+        self._pixel_dtype = pixel_dtype
         self._pixels = PreprocessSpec.from_json(files.read_json(folder / "preprocess.json"))
         self._tokenizer = Tokenizer.from_folder(folder) if _has_tokenizer(folder) else None
         self._dataset = dataset
@@ -93,7 +100,7 @@ class Judge:
             chunks = (images[i : i + BATCH] for i in range(0, len(images), BATCH))
             opened = ([image.open() for image in chunk] for chunk in chunks)
             pixels = itertools.chain.from_iterable(
-                image_batches(chunk, self._pixels, BATCH, 0) for chunk in opened
+                image_batches(chunk, self._pixels, BATCH, 0, self._pixel_dtype) for chunk in opened
             )
             return np.concatenate([engine.run(batch) for batch in pixels])
         texts = self._all_texts if everything else _spread(self._all_texts)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import ClipperfError, ExportError
-from clipperf.export import graph, weights
+from clipperf.export import graph, uint8, weights
 from clipperf.export.fold import fold_batch_norms
-from clipperf.types import TensorSpec, Tower
+from clipperf.preprocess_spec import PreprocessSpec
+from clipperf.types import PixelDtype, TensorSpec, Tower
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,12 +40,13 @@ OUTPUT_NAMES = {"image": "image_embeds", "text": "text_embeds"}
 MAX_BATCH = 65536
 
 
-def io_specs(tower: Tower) -> tuple[TensorSpec, TensorSpec]:
+def io_specs(tower: Tower, pixel_dtype: PixelDtype = "float32") -> tuple[TensorSpec, TensorSpec]:
     """Input and output of the exported graph; dynamic axes are names."""
     side = tower.side
     shape: tuple[int | str, ...]
+    dtype: str
     if side == "image":
-        shape, dtype = ("batch", *map(int, tower.example.shape[1:])), "float32"
+        shape, dtype = ("batch", *map(int, tower.example.shape[1:])), pixel_dtype
     else:
         tokens = "tokens" if tower.dynamic_tokens else int(tower.example.shape[1])
         shape, dtype = ("batch", tokens), "int64"
@@ -59,11 +61,18 @@ def opset(precision: str) -> int:
     return BF16_OPSET if precision == "bf16" else OPSET
 
 
-def export_onnx(tower: Tower, path: Path, precision: str = "fp32", key: str | None = None) -> None:
+def export_onnx(
+    tower: Tower,
+    path: Path,
+    precision: str = "fp32",
+    key: str | None = None,
+    takes_bytes: PreprocessSpec | None = None,
+) -> None:
     """Write an fp32 tower to `path` in `precision`.
 
-    Weights above `EXTERNAL_DATA_FROM_BYTES` lie beside `path`. With a `graph_key` the graph is kept
-    for further checkpoints of the architecture. Batch norms of the tower are folded, in place.
+    With `takes_bytes` its pixels are uint8, and it normalises them as that says. Weights above
+    `EXTERNAL_DATA_FROM_BYTES` lie beside `path`. With a `graph_key` the graph is kept for further
+    checkpoints of the architecture. Batch norms of the tower are folded, in place.
 
     Raises:
         ExportError: torch's exporter refuses the tower; the message holds its reason.
@@ -74,13 +83,15 @@ def export_onnx(tower: Tower, path: Path, precision: str = "fp32", key: str | No
     try:
         with quiet(), torch.no_grad():
             model = _filled(tower, precision, key) or _plain(tower, precision)
+            if takes_bytes is not None:
+                uint8.take_bytes(model, takes_bytes)
             _save(model, path)
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as exc:
         raise ExportError(
             f"{tower.spec.id}: torch's exporter cannot take its {tower.side} tower: "
             f"{root_reason(exc)}"
         ) from exc
-    check_axes(path, *io_specs(tower))
+    check_axes(path, *io_specs(tower, "float32" if takes_bytes is None else "uint8"))
 
 
 def graph_key(tower: Tower, precision: str, config: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from clipperf.engines import _tensorrt
 from clipperf.errors import ExportError, UsageError
-from clipperf.types import ShapeRange, TensorSpec
+from clipperf.types import PixelDtype, ShapeRange, TensorSpec
 
 Range = tuple[int, int, int]
 
@@ -22,7 +22,7 @@ class BuildOptions:
     `batch` and `tokens` are (smallest, the one to tune for, largest). `targets` are GPU kinds
     ("sm89"), empty for the GPU that is present. `hardware_compat` is a level such as
     "ampere-plus". `workspace_bytes` and `opt_level` (0 to 5) are TensorRT's own where None.
-    `timing_cache` is a file to read and extend.
+    `timing_cache` is a file to read and extend. `pixel_dtype` is what the ONNX graph takes.
 
     Raises:
         UsageError: a value cannot be; the message names its option.
@@ -37,6 +37,7 @@ class BuildOptions:
     workspace_bytes: int | None = None
     opt_level: int | None = None
     timing_cache: str | None = None
+    pixel_dtype: PixelDtype = "float32"
 
     def __post_init__(self) -> None:
         if self.flavour not in _tensorrt.FLAVOURS:

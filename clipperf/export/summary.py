@@ -30,7 +30,8 @@ def lines(exported: Exported) -> list[str]:
             )
         said.append(
             f"  {tower.path}  {units.size(tower.disk_bytes)}  "
-            f"{given.name} {_shape(given.shape)} -> {produced.name} {_shape(produced.shape)}  "
+            f"{given.name} {given.dtype} {_shape(given.shape)} -> "
+            f"{produced.name} {_shape(produced.shape)}  "
             f"built in {units.seconds(tower.build_s)} ({units.size(tower.peak_rss_bytes)} peak)  "
             f"{verdict}"
         )

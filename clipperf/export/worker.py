@@ -16,6 +16,7 @@ from typing import Any
 
 from clipperf.errors import ClipperfError
 from clipperf.files import storage_error, write_json
+from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.processes import die_with_parent, status_bytes
 from clipperf.serialize import from_json, to_json
 from clipperf.types import ModelSpec, Side
@@ -51,12 +52,15 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
 
     tell("preparing")
-    write_settings(spec, side, folder)
+    pixels = write_settings(spec, side, folder)
+    takes_bytes = pixels if side == "image" and job["input"] == "uint8" else None
     inputs = torch.from_numpy(parity_inputs(folder, side))
     tell("building")
     tower = build_tower(spec, side, normalize=job["normalized"])
     key = onnx_export.graph_key(tower, job["precision"], model_config(spec))
-    batches = parity.FEW_BATCHES if graph.is_proven(key) else parity.BATCHES
+    # What takes bytes is computed from the weights, so a proven graph says too little of it.
+    few = takes_bytes is None and graph.is_proven(key)
+    batches = parity.FEW_BATCHES if few else parity.BATCHES
     tell("reference")
     with torch.inference_mode():
         pairs = inputs[: sum(batches)].split(2)  # few at a time: activations are memory, too
@@ -65,8 +69,8 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     tell("exporting")
     (folder / side).mkdir(exist_ok=True)
     model_path = folder / side / "model.onnx"
-    onnx_export.export_onnx(tower, model_path, job["precision"], key)
-    given, produced = onnx_export.io_specs(tower)
+    onnx_export.export_onnx(tower, model_path, job["precision"], key, takes_bytes)
+    given, produced = onnx_export.io_specs(tower, job["input"])
     return {
         "inputs": [to_json(given)],
         "outputs": [to_json(produced)],
@@ -98,15 +102,15 @@ def derive(job: dict[str, Any]) -> dict[str, Any]:
     return run(job, tell)
 
 
-def write_settings(spec: ModelSpec, side: Side, folder: Path) -> None:
-    """Write the files that say how a model's inputs are made."""
-    from clipperf import preprocess
+def write_settings(spec: ModelSpec, side: Side, folder: Path) -> PreprocessSpec:
+    """Write the files that say how a model's inputs are made; returns how images are."""
     from clipperf.models import open_clip
 
-    pixels = preprocess.PreprocessSpec.from_open_clip(open_clip.preprocess_config(spec))
+    pixels = PreprocessSpec.from_open_clip(open_clip.preprocess_config(spec))
     write_json(folder / "preprocess.json", pixels.to_json())
     if side == "text":
         open_clip.write_tokenizer(spec, folder)
+    return pixels
 
 
 def tell(stage: str) -> None:

@@ -45,7 +45,7 @@ def accuracy_report(results: Sequence[ResultFile]) -> Report:
         Column("Device", lambda s: s.cell.device, numeric=False, fold="constant"),
         Column("Dataset", lambda s: s.dataset, numeric=False),
         Column("Metric", lambda s: s.metric, numeric=False),
-        Column("Runtime", lambda s: f"{s.cell.runtime} {s.cell.precision}", numeric=False),
+        Column("Runtime", lambda s: s.cell.engine, numeric=False),
         Column("n", lambda s: str(s.n)),
         Column("Score", lambda s: units.share(finite(s.value), finite_interval(s.ci95))),
         Column("Baseline", lambda s: units.share(s.baseline_value), fold="empty"),
@@ -159,7 +159,7 @@ def published_report(results: Sequence[ResultFile], published: Sequence[Any]) ->
     closest: dict[tuple, Pair] = {}
     for pair in pair_towers(rows):
         c = pair.any.cell
-        key = (pair.any.env_id, c.model_id, c.device, c.runtime, c.precision)
+        key = (pair.any.env_id, c.model_id, c.device, c.engine)
         if key not in closest or _distance(pair) < _distance(closest[key]):
             closest[key] = pair
     for pair in closest.values():

@@ -59,10 +59,8 @@ Chart = BarChart | LineChart
 
 def speed_charts(rows: Sequence[Row], labels: dict[str, str]) -> tuple[Chart, ...]:
     """Throughput bars of each model and tower, and latency over batch where several were run."""
-    engines = sorted(
-        {(r.cell.runtime, r.cell.precision) for r in rows}, key=lambda e: engine_order(*e)
-    )
-    series = {f"{runtime} {precision}": i for i, (runtime, precision) in enumerate(engines)}
+    ordered = sorted(rows, key=lambda r: engine_order(r.cell))
+    series = {name: i for i, name in enumerate(dict.fromkeys(r.engine for r in ordered))}
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         c = row.cell

@@ -163,7 +163,7 @@ def accuracy_findings(scores: Sequence[Score], labels: dict[str, str]) -> list[s
     for s in scores:
         if s.difference is not None and accuracy_verdict(s) in ("kept", "lost", "unresolved"):
             c = s.cell
-            key = (s.env_id, c.model_id, c.device, f"{c.runtime} {c.precision}")
+            key = (s.env_id, c.model_id, c.device, c.engine)
             groups.setdefault(key, []).append(s)
     found = []
     for (env_id, model_id, device, engine), group in groups.items():

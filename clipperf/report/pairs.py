@@ -37,7 +37,9 @@ def baseline_of(time: Measurement, peers: Iterable[Measurement]) -> Measurement 
 
 def torch_at(precision: str, time: Measurement, peers: Iterable[Measurement]) -> Measurement | None:
     """PyTorch at a precision that took turns with `time`, where that is another cell."""
-    wanted = dataclasses.replace(time.cell, runtime=BASELINE_RUNTIME, precision=precision)
+    wanted = dataclasses.replace(
+        time.cell, runtime=BASELINE_RUNTIME, precision=precision, input="float32"
+    )
     turns = [m for m in peers if m.cell == wanted != time.cell and took_turns(time, m)]
     return turns[-1] if turns else None
 

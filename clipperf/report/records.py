@@ -77,8 +77,8 @@ class Row:
 
     @property
     def engine(self) -> str:
-        """Runtime and precision as people say it: "onnx int8"."""
-        return f"{self.cell.runtime} {self.cell.precision}"
+        """Runtime and precision as people say it: "onnx int8"; see `Cell.engine`."""
+        return self.cell.engine
 
     @property
     def failed(self) -> bool:
@@ -163,15 +163,15 @@ def cell_order(cell: Cell) -> tuple:
         cell.tokens or 0,
         cell.threads,
         cell.batch,
-        *engine_order(cell.runtime, cell.precision),
+        *engine_order(cell),
     )
 
 
-def engine_order(runtime: str, precision: str) -> tuple[bool, str, int, str]:
-    """Sort key of a runtime and precision: the baseline first, then by name."""
-    known = precision in PRECISION_ORDER
-    rank = PRECISION_ORDER.index(precision) if known else len(PRECISION_ORDER)
-    return (runtime != BASELINE_RUNTIME, runtime, rank, precision)
+def engine_order(cell: Cell) -> tuple[bool, str, int, str, str]:
+    """Sort key of a runtime, precision and input: the baseline first, then by name."""
+    known = cell.precision in PRECISION_ORDER
+    rank = PRECISION_ORDER.index(cell.precision) if known else len(PRECISION_ORDER)
+    return (cell.runtime != BASELINE_RUNTIME, cell.runtime, rank, cell.precision, cell.input)
 
 
 def _row(
@@ -226,9 +226,7 @@ def _row(
         vram_allocated_bytes=memory.vram_allocated_bytes if memory else None,
         ratio=pair[0] if pair else None,
         ratio_interval=pair[1] if pair else None,
-        ratio_baseline=f"{baseline.cell.runtime} {baseline.cell.precision}"
-        if pair and baseline
-        else None,
+        ratio_baseline=baseline.cell.engine if pair and baseline else None,
         problems=tuple(problems),
         source=source,
         time=time,
@@ -241,9 +239,11 @@ def speed_ratio(ours: Row, theirs: Row) -> tuple[float, Interval | None] | None:
     PyTorch may have taken turns in several groups of a run: then its own row shows the last, and
     a rival's ratio is the one of their common group.
     """
-    if dataclasses.replace(ours.cell, runtime="", precision="") != dataclasses.replace(
-        theirs.cell, runtime="", precision=""
-    ):
+    own, other = (
+        dataclasses.replace(row.cell, runtime="", precision="", input="float32")
+        for row in (ours, theirs)
+    )
+    if own != other:
         return None
     if ours.time is None or theirs.time is None or ours.env_id != theirs.env_id:
         return None

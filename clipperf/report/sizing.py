@@ -73,7 +73,7 @@ def longest_texts(rows: Sequence[Row]) -> list[Row]:
     longest: dict[tuple, Row] = {}
     for row in rows:
         c = row.cell
-        key = (row.env_id, c.model_id, c.side, c.runtime, c.precision, c.device, c.batch, c.threads)
+        key = (row.env_id, c.model_id, c.side, c.engine, c.device, c.batch, c.threads)
         if key not in longest or (c.tokens or 0) > (longest[key].cell.tokens or 0):
             longest[key] = row
     return list(longest.values())

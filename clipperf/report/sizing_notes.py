@@ -41,7 +41,7 @@ def _accuracy_notes(
         scores = [
             s
             for s in merge_scores(results)
-            if (s.cell.model_id, f"{s.cell.runtime} {s.cell.precision}") == (plan.model_id, engine)
+            if (s.cell.model_id, s.cell.engine) == (plan.model_id, engine)
         ]
         verdicts = {findings.accuracy_verdict(s) for s in scores}
         lost = sorted({s.dataset for s in scores if findings.accuracy_verdict(s) == "lost"})
@@ -49,7 +49,7 @@ def _accuracy_notes(
             notes.append(f"{engine} loses accuracy on {findings.listed(lost)}")
         elif not verdicts & {"kept", "baseline"} and not engine.endswith("fp32"):
             notes.append(f"accuracy of {engine} was not confirmed: run `clipperf eval`")
-    if len({o.engine for o in chosen}) > 1:
+    if len({(o.cell.runtime, o.cell.precision) for o in chosen}) > 1:
         notes.append("the two towers run differently: evaluate them together before use")
     return notes
 

@@ -56,8 +56,8 @@ class Option:
 
     @property
     def engine(self) -> str:
-        """Runtime and precision."""
-        return f"{self.cell.runtime} {self.cell.precision}"
+        """See `Cell.engine`."""
+        return self.cell.engine
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def _quantile_caveats(rows: Sequence[Row]) -> list[str]:
 class Pair:
     """One line of the summary: both towers of one configuration, either of them absent.
 
-    `any` is one of the two, for what they share.
+    `any` is one of the two, for what they share: the image's, which says what it is fed, if any.
     """
 
     image: Row | None
@@ -112,7 +112,7 @@ class Pair:
 
 
 def pair_towers(rows: Sequence[Row]) -> list[Pair]:
-    """Put the towers of each configuration side by side, one line per text length."""
+    """Put the towers of each configuration side by side, one line per text length and input."""
     lines: dict[tuple, dict[str, list[Row]]] = {}
     order: dict[str, int] = {}
     for row in rows:
@@ -122,17 +122,17 @@ def pair_towers(rows: Sequence[Row]) -> list[Pair]:
         lines.setdefault(key, {"image": [], "text": []})[c.side].append(row)
     pairs = []
     for towers in lines.values():
-        image = towers["image"][0] if towers["image"] else None
-        pairs += [Pair(image, text, text) for text in towers["text"]]
-        if image is not None and not towers["text"]:
-            pairs.append(Pair(image, None, image))
+        images, texts = towers["image"], towers["text"]
+        pairs += [Pair(image, text, image) for image in images for text in texts]
+        pairs += [Pair(image, None, image) for image in images if not texts]
+        pairs += [Pair(None, text, text) for text in texts if not images]
     return sorted(pairs, key=lambda p: _line_order(p, order))
 
 
 def _line_order(pair: Pair, order: dict[str, int]) -> tuple:
     c = pair.any.cell
     tokens = (pair.text.cell.tokens if pair.text else None) or 0
-    engine = engine_order(c.runtime, c.precision)
+    engine = engine_order(c)
     return (order[pair.any.env_id], c.model_id, c.device, c.threads, c.batch, *engine, tokens)
 
 
@@ -257,8 +257,8 @@ def _score_columns(results: Sequence[ResultFile]) -> tuple[list[Column[Pair]], l
     return columns, caveats
 
 
-def _score_key(cell: Cell) -> tuple[str, str, str, str]:
-    return (cell.model_id, cell.runtime, cell.precision, cell.device)
+def _score_key(cell: Cell) -> tuple[str, str, str]:
+    return (cell.model_id, cell.engine, cell.device)
 
 
 def _score_text(by_engine: dict[tuple, dict[str, Score]]) -> Callable[[Pair], str]:
