@@ -48,8 +48,10 @@ def cache_folder() -> Path:
 # --- checksums -----------------------------------------------------------------------------
 
 
-def cached_sha256(path: Path) -> str:
+def cached_sha256(path: Path, remember: bool = True) -> str:
     """`sha256_file`, remembered by path, size, times and inode in `home()/digests.json`.
+
+    Without `remember` nothing is written.
 
     Raises:
         ArtifactError: the file cannot be read.
@@ -59,7 +61,8 @@ def cached_sha256(path: Path) -> str:
     if isinstance(known, list) and known[:-1] == stamp:
         return str(known[-1])
     digest = sha256_file(path)
-    remember_sha256(path, digest)
+    if remember:
+        remember_sha256(path, digest)
     return digest
 
 
@@ -121,11 +124,14 @@ def read_manifest(folder: Path) -> Manifest:
     return from_json(Manifest, data, str(path))
 
 
-def check_files(folder: Path, manifest: Manifest, content: bool = False) -> list[str]:
+def check_files(
+    folder: Path, manifest: Manifest, content: bool = False, remember: bool = True
+) -> list[str]:
     """What is wrong with an artifact folder's files: missing, of another size, or altered.
 
     With `content` every sha256 is compared too (read again only where a file's size or times
-    changed), else only existence and the towers' sizes.
+    changed; with `remember` what was read is noted for the next time), else only existence and
+    the towers' sizes.
     """
     problems = []
     expected = dict(manifest.files)
@@ -139,7 +145,7 @@ def check_files(folder: Path, manifest: Manifest, content: bool = False) -> list
     for name, digest in expected.items():
         if not (folder / name).is_file():
             problems.append(f"{name} is missing")
-        elif content and cached_sha256(folder / name) != digest:
+        elif content and cached_sha256(folder / name, remember) != digest:
             problems.append(f"{name} was altered: its sha256 is not the manifest's")
     return problems
 

@@ -123,7 +123,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> ModelSpec:
     """Let the tiny model in `folder` be the sample."""
     monkeypatch.setenv("CLIPPERF_TEST_SAMPLE", str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(folder.parent))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(folder.parent), str(ROOT))))
     monkeypatch.setattr(sample, "folder", lambda: Path(os.environ["CLIPPERF_TEST_SAMPLE"]))
     catalog._entries.cache_clear()
     return zoo.resolve(sample.NAME)

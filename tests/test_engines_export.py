@@ -5,6 +5,7 @@ Where the model does not matter, the tiny one of `conftest` stands in for the bu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,11 +26,11 @@ from clipperf import files, store
 from clipperf.bench import prepare
 from clipperf.engines import _contract, _tensorrt, plan_file
 from clipperf.engines import onnxruntime as ort_engine
-from clipperf.errors import EngineError, ExportError, StorageError, UsageError
-from clipperf.export import build, engines, summary
+from clipperf.errors import EngineError, StorageError, UsageError
+from clipperf.export import build, engine_graphs, engines, summary
 from clipperf.export import folder as folders
 from clipperf.export.engines import export_engine, find_engines
-from clipperf.export.plan_options import BuildOptions
+from clipperf.export.plan_options import BuildOptions, check_kinds
 from clipperf.models import catalog, sample, zoo
 from clipperf.serialize import to_json
 from clipperf.types import Artifact, Cell, ModelSpec, Side
@@ -150,13 +151,31 @@ def test_brain_floats_build_from_ampere_on(
     done = export_engine(spec, ("image",), BuildOptions("trt-rtx", "bf16", targets=THREE))
     assert plan_file.read(done.folder / "image" / "model.plan").targets == THREE
     before = snapshot(home)
-    with pytest.raises(ExportError, match=r"sm75.*b16") as raised:
+    with pytest.raises(UsageError, match=r"no bf16 engine for sm75: .* sm80, sm86, sm89"):
         export_engine(spec, ("image",), BuildOptions("trt-rtx", "bf16", targets=("sm75",)))
-    assert "clipperf-sample image" in str(raised.value) and "\n" not in str(raised.value)
-    after = snapshot(home)
-    assert {name for name in after.keys() - before.keys() if not name.endswith(".lock")} == set()
-    assert set(folders_of(home)) == {"onnx bf16", "trt-rtx bf16"}
-    assert not leftovers(home)
+    assert snapshot(home) == before
+
+
+def test_eight_bit_floats_of_both_towers(sample_home: Path) -> None:
+    """Without a GPU fp8 is built for those of the usual kinds that have it."""
+    spec = zoo.resolve(sample.NAME)
+    done = export_engine(spec, SIDES, BuildOptions("trt-rtx", "fp8", targets=("sm89", "sm120")))
+    assert_usable(done.folder)
+    graph = store.read_manifest(folders_of(sample_home)["onnx fp8"])
+    for side in SIDES:
+        tower, source = tower_of(done.folder, side), graph.tower(side)
+        plan = done.folder / tower.path
+        assert plan_file.check(plan) == [] and plan_file.read(plan).targets == ("sm89", "sm120")
+        assert source is not None and source.parity is not None and source.parity.passed
+        assert tower.notes == source.notes and float(tower.notes["points lost"]) <= 0.5
+        assert float(tower.notes["min cosine"]) >= 0.99
+    half = tower_of(folders_of(sample_home)["trt-rtx fp16"])
+    assert tower_of(done.folder).disk_bytes < half.disk_bytes
+    integers, floats = (
+        engine_graphs.graph_key(spec, tower.weights_id, "text", precision, "float32")
+        for precision in ("int8", "fp8")
+    )
+    assert integers != floats == source.key
 
 
 # --- a tiny model, built at will -----------------------------------------------------------
@@ -240,12 +259,49 @@ def test_the_cache_key_holds_everything_that_changes_the_bytes(
     assert engines.cache_key(graph, timings) == keys[-1], "where timings lie changes no plan"
 
 
+@pytest.mark.parametrize(
+    ("flavour", "precision", "kind", "refused"),
+    [
+        ("trt-rtx", "fp8", "sm86", True),
+        ("trt-rtx", "fp8", "sm89", False),
+        ("trt-rtx", "fp32", "sm75", True),
+        ("trt-rtx", "tf32", "sm75", True),
+        ("trt-rtx", "int8", "sm75", True),
+        ("trt-rtx", "fp16", "sm75", False),
+        ("trt-rtx", "int8", "sm80", False),
+        # Full TensorRT picks its kernels on the GPU, whose own limits are left.
+        ("trt", "fp8", "sm86", True),
+        ("trt", "fp8", "sm90", False),
+        ("trt", "bf16", "sm75", True),
+        ("trt", "fp32", "sm75", False),
+    ],
+)
+def test_kinds_that_lack_a_precision(
+    flavour: str, precision: str, kind: str, refused: bool
+) -> None:
+    can = _tensorrt.capabilities(_tensorrt.load("trt-rtx"))
+    options = BuildOptions(flavour, precision)
+    if flavour == "trt":
+        can = dataclasses.replace(can, targets=())
+    else:
+        options = dataclasses.replace(options, targets=(kind,))
+    with (
+        pytest.raises(UsageError, match=f"{precision} engine for {kind}")
+        if refused
+        else (contextlib.nullcontext())
+    ):
+        check_kinds(options, can, kind)
+
+
 def test_options_are_completed(stocked: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = BuildOptions("trt-rtx", "fp32")
     for kind, targets in ((None, THREE), ("sm120", ("sm120",)), ("sm90", ())):
         monkeypatch.setattr(_tensorrt, "gpu_kind", lambda kind=kind: kind)
         assert engines.complete(bare, stocked).targets == targets
         assert engines.complete(ADA, stocked).targets == ("sm89",)
+    monkeypatch.setattr(_tensorrt, "gpu_kind", lambda: None)
+    eight = engines.complete(dataclasses.replace(bare, precision="fp8"), stocked)
+    assert eight.targets == ("sm89", "sm120")
     short = dataclasses.replace(stocked, context_tokens=5)
     assert engines.complete(bare, short).tokens == (5, 5, 5)
 
@@ -298,6 +354,11 @@ PRECISION_LIST = "choose from fp32, tf32, fp16, bf16"
         (("--runtime", "trt-rtx", "--precision", "foo"), PRECISION_LIST),
         (("--runtime", "trt", "--precision", "foo"), PRECISION_LIST),
         (("--runtime", "trt-rtx", "--target", "sm99"), "choose --target from sm75, sm80, sm86"),
+        (
+            ("--runtime", "trt-rtx", "--precision", "fp8", "--target", "sm86,sm89"),
+            "no fp8 engine for sm86: choose --target from sm89, sm120, sm121",
+        ),
+        (("--runtime", "trt-rtx", "--target", "sm75"), "no fp32 engine for sm75"),
         (("--runtime", "trt-rtx", "--target", "ada"), "GPU kinds such as sm86,sm89,sm120"),
         (("--runtime", "trt-rtx", "--target", ","), "--target needs at least one name"),
         (("--runtime", "trt-rtx", "--batch", "many"), "--batch many: give MIN:OPT:MAX"),
@@ -338,7 +399,7 @@ def test_without_full_tensorrt_the_other_flavour_is_offered(
 
 def test_precisions_follow_the_graphs_that_can_be_exported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "PRECISIONS", ("fp32", "int8"))
-    assert engines.precisions("trt-rtx") == ["fp32", "tf32", "int8"]
+    assert engines.precisions("trt-rtx") == ["fp32", "tf32", "int8", "fp8"]
 
 
 # --- kills, crowds, damage, full disks -----------------------------------------------------

@@ -235,6 +235,7 @@ def test_an_artifact_folder(sample_artifact: Path, home: Path) -> None:
     said = words(found)
     assert said["towers"] == "image, text"
     assert said["text: input"] == "tokens int64 [batch, tokens]"
+    assert not home.exists(), "looking writes nothing"
 
 
 def test_a_damaged_artifact_folder(sample_artifact: Path, tmp_path: Path, home: Path) -> None:

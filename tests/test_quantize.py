@@ -1,4 +1,4 @@
-"""int8 towers: the graphs, the search for layers to keep, what is refused, what is cached."""
+"""int8 and fp8 towers: the graphs, the search for layers to keep, refusals, caching."""
 
 from __future__ import annotations
 
@@ -46,9 +46,11 @@ def model_of(*nodes: onnx.NodeProto, weights: dict[str, np.ndarray], width: int)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def run(model: onnx.ModelProto, x: np.ndarray, path: Path) -> np.ndarray:
+def run(
+    model: onnx.ModelProto, x: np.ndarray, path: Path, precision: str | None = None
+) -> np.ndarray:
     quantize.save(model, path)
-    return open_session(path, 1).run(x)
+    return open_session(path, 1, precision=precision).run(x)
 
 
 def weights_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -69,7 +71,7 @@ def test_weights_get_one_symmetric_scale_for_each_output_channel() -> None:
     assert "w" not in found
 
 
-@pytest.mark.parametrize("method", ["dynamic", "static"])
+@pytest.mark.parametrize("method", ["dynamic", "static", "fp8"])
 @pytest.mark.parametrize("form", ["matmul", "gemm", "gemm transposed", "transposed matmul"])
 def test_every_form_of_a_product_stays_close(
     form: str, method: quantize.Method, tmp_path: Path
@@ -95,15 +97,30 @@ def test_every_form_of_a_product_stays_close(
     }[form]
     model = model_of(*nodes, weights=weights, width=32)
     ranges = {"x": float(np.abs(x).max())}
-    changed = quantize.quantized(
-        model, method, ranges=ranges, weight_max=quantize.safe_weight_max()
-    )
+    changed = quantize.quantized(model, method, ranges=ranges, most=quantize.weight_max(method))
     expected = x @ w + (b if "gemm" in form else 0)
     assert np.abs(run(model, x, tmp_path / "fp32.onnx") - expected).max() < 1e-4
-    error = np.abs(run(changed, x, tmp_path / "int8.onnx") - expected).max()
-    assert 0 < error < 0.5  # sums of 32 products that each differ by up to half a step
+    found = run(changed, x, tmp_path / "eight.onnx", quantize.NUMBERS[method].name)
+    # Sums of 32 products that each differ by up to half a step; fp8 has steps of an eighth.
+    assert 0 < np.abs(found - expected).max() < (1.5 if method == "fp8" else 0.5)
     assert "w" not in weights_of(changed)
     assert "Transpose" not in {node.op_type for node in changed.graph.node}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_fp8_rounds_to_four_significant_bits_from_a_channels_largest(dtype: type) -> None:
+    """448 is the largest number of E4M3; between 256 and 448 its step is 32."""
+    weight = np.array([[1, 1e-4], [-0.7, 0]], dtype)
+    model = model_of(
+        helper.make_node("MatMul", ["x", "w"], ["y"], "m"), weights={"w": weight}, width=2
+    )
+    found = weights_of(quantize.quantized(model, "fp8", ranges={"x": 44.8}))
+    values, scale = found["y_weight_fp8"], found["y_weight_scale"]
+    assert str(values.dtype) == "float8_e4m3fn" and scale.dtype == found["x_qscale"].dtype == dtype
+    assert values[:, 0].astype(float).tolist() == [448, -320]  # from -313.6
+    assert scale[0] == dtype(1 / 448) and found["x_qscale"] == dtype(0.1)
+    # A scale is a normal number: 1e-4 / 448 would be zero in float16.
+    assert scale[1] == dtype(max(1e-4 / 448, np.finfo(dtype).tiny)) and values[0, 1] > 0
 
 
 def test_a_kept_layer_is_untouched_and_exact(tmp_path: Path) -> None:
@@ -145,6 +162,8 @@ def test_activation_ranges_are_the_largest_magnitudes_over_all_batches(tmp_path:
         # three blocks of four products, the projection, the table of tokens
         ("text", "dynamic", {"MatMul": 10, "Gemm": 3, "Gather": 1}),
         ("text", "static", {"MatMul": 10, "Gemm": 3}),
+        ("image", "fp8", {"MatMul": 3, "Gemm": 1}),
+        ("text", "fp8", {"MatMul": 10, "Gemm": 3}),
     ],
 )
 def test_layers_of_the_sample(
@@ -200,7 +219,7 @@ def test_search_keeps_exactly_the_fragile_layer(
 
     def drift(kept: Sequence[str]) -> float:
         changed = quantize.quantized(
-            fragile_chain, "dynamic", kept, weight_max=quantize.safe_weight_max()
+            fragile_chain, "dynamic", kept, most=quantize.weight_max("dynamic")
         )
         found = run(changed, x, tmp_path / "t.onnx")
         lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
@@ -311,6 +330,24 @@ def test_static_int8_is_calibrated_on_a_folder(sample_home: Path, samples: str) 
     assert zeros and all(not numpy_helper.to_array(t).any() for t in zeros)  # symmetric
 
 
+def test_fp8_is_made_of_the_fp16_graph_and_judged_by_fp32(sample_home: Path, samples: str) -> None:
+    """As few bytes as int8 where a layer has them, and half of fp32's where none has."""
+    done = export_derived(SPEC, ("text",), Settings("onnx", "fp8", samples, 5.0))
+    tower = done.manifest.tower("text")
+    assert tower is not None and tower.parity is not None and tower.parity.passed
+    assert 0.99 <= tower.parity.min_cosine < 0.9999  # really rounded
+    assert tower.notes["layers"] == "13" and tower.notes["kept in fp16"] == "none"
+    assert tower.notes["samples"] == "24"
+    kinds = Counter(
+        TensorProto.DataType.Name(t.data_type)
+        for t in onnx.load(done.folder / tower.path).graph.initializer
+        if len(t.dims) == 2
+    )
+    assert kinds["FLOAT8E4M3FN"] == 13 and "FLOAT" not in kinds
+    with clipperf.load(done.folder) as ours:
+        assert np.isfinite(ours.encode_texts(["a red heart"])).all()
+
+
 def test_what_cannot_hold_is_refused_and_leaves_nothing(
     sample_home: Path, samples: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +367,7 @@ def test_keys_tell_apart_all_that_changes_the_bytes(
         cache_key("a", usual),
         cache_key("b", usual),
         cache_key("a", Settings("onnx", "int8-static")),
+        cache_key("a", Settings("onnx", "fp8")),
         cache_key("a", Settings("onnx", "int8", margin=1.0)),
         cache_key("a", Settings("onnx", "int8", calibrate=samples)),
     ]

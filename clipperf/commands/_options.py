@@ -37,7 +37,8 @@ TowerChoice = Annotated[str, typer.Option("--tower", help="image, text or both."
 Precisions = Annotated[
     str,
     typer.Option(
-        "--precision", help="fp32, tf32, fp16, bf16, int8, int8-static, int8w; several: fp32,int8."
+        "--precision",
+        help="fp32, tf32, fp16, bf16, int8, int8-static, int8w, fp8; several: fp32,int8.",
     ),
 ]
 Runtimes = Annotated[

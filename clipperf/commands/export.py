@@ -43,7 +43,8 @@ def command(
         str,
         typer.Option(
             "--precision",
-            help="fp32, fp16, bf16 or int8; TensorRT also tf32; OpenVINO fp32, int8w or int8.",
+            help="fp32, fp16, bf16 or int8; TensorRT also tf32 and fp8; OpenVINO fp32, int8w or "
+            "int8.",
         ),
     ] = "fp32",
     out: Annotated[
@@ -69,8 +70,8 @@ def command(
         typer.Option(
             "--calibrate",
             metavar="sample|DIR",
-            help="int8: samples that set the scales and judge the accuracy; for onnx they make "
-            "the scales fixed (int8-static). Default: sample.",
+            help="int8, fp8: samples that set the scales and judge the accuracy; for onnx int8 "
+            "they make the scales fixed (int8-static). Default: sample.",
         ),
     ] = None,
     margin: Annotated[
@@ -78,8 +79,8 @@ def command(
         typer.Option(
             "--margin",
             min=0,
-            help="int8: points of recall@1 and top-1 that may be lost; layers stay in fp32 until "
-            "it holds. Default: 0.5.",
+            help="int8, fp8: points of recall@1 and top-1 that may be lost; layers stay as they "
+            "are until it holds. Default: 0.5.",
         ),
     ] = None,
     batch: Annotated[
@@ -91,7 +92,7 @@ def command(
         typer.Option(
             "--target",
             help="TensorRT for RTX: GPU kinds to build for; default: the GPU here, else "
-            "sm86,sm89,sm120.",
+            "sm86,sm89,sm120 (fp8: sm89,sm120).",
         ),
     ] = None,
     hardware_compat: Annotated[

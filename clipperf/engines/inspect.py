@@ -1,7 +1,7 @@
 """`clipperf inspect`: what a plan, an ONNX file or an artifact folder is, and if it runs here.
 
-Nothing is loaded into a runtime: plans are read by header and sidecar, ONNX files without their
-external data. `Inspection.problems` is damage of the files, `obstacle` what this machine lacks.
+Nothing is written or loaded into a runtime: plans are read by header and sidecar, ONNX files
+without external data. `Inspection.problems` is damage of the files, `obstacle` what is lacking here.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _artifact(folder: Path) -> Inspection:
     except ArtifactError as exc:
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         return Inspection(str(folder), "artifact", size, problems=(str(exc),))
-    problems = store.check_files(folder, manifest, content=True)
+    problems = store.check_files(folder, manifest, content=True, remember=False)
     facts = {
         "model": manifest.spec.id,
         "licence": manifest.spec.licence or "not known",

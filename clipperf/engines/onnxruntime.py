@@ -82,21 +82,39 @@ def session_options(threads: int) -> Any:
 
 
 def open_session(
-    path: Path, threads: int, prepack: bool = True, streams: int = 1
+    path: Path,
+    threads: int,
+    prepack: bool = True,
+    streams: int = 1,
+    precision: str | None = None,
 ) -> OnnxRuntimeEngine:
-    """Open a model file. Without `prepack` weights are used where they lie, memory-mapped.
+    """Open a model file; see `cpu_session`.
 
     The threads that call `run` work too, so `streams` of them and the session's own together are
     `threads`. The weights are there once.
+    """
+    session = cpu_session(path, threads - streams + 1, prepack, precision)
+    return OnnxRuntimeEngine(session, CPU, streams)
+
+
+def cpu_session(
+    path: Path, threads: int, prepack: bool = True, precision: str | None = None
+) -> Any:
+    """ONNX Runtime's own session. Without `prepack` weights are used where they lie, memory-mapped.
+
+    Where `precision` is fp8, values are rounded to it and computed with in the graph's other
+    precision: the optimizer would move fp8 into operators that have no kernel for it.
 
     Raises:
         EngineError: the file cannot be loaded, or another provider than the asked one would run.
     """
     import onnxruntime as ort
 
-    options = session_options(threads - streams + 1)
+    options = session_options(threads)
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if precision == "fp8":
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = ort.InferenceSession(
             str(path), options, providers=[CPU], disabled_optimizers=DISABLED_OPTIMIZERS
@@ -104,7 +122,7 @@ def open_session(
     except Exception as exc:
         raise EngineError(f"onnxruntime cannot load {path}: {first_line(exc)}") from exc
     check_provider(session, CPU)
-    return OnnxRuntimeEngine(session, CPU, streams)
+    return session
 
 
 def check_provider(session: Any, wanted: str, reason: str = "") -> None:
@@ -142,9 +160,12 @@ def open(request: EngineRequest) -> OnnxRuntimeEngine:
     """Open the artifact's model file with the cell's threads."""
     if request.path is None:
         raise EngineError(f"{request.cell.label}: no artifact was given")
-    return open_session(Path(request.path), request.cell.threads, streams=request.cell.streams)
+    cell = request.cell
+    return open_session(
+        Path(request.path), cell.threads, streams=cell.streams, precision=cell.precision
+    )
 
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8-static")
+PRECISIONS = ("fp32", "fp16", "int8", "int8-static", "fp8")
 
 RUNTIMES = (Runtime("onnx", "onnx", PRECISIONS, ("cpu",), availability, open, streams=True),)

@@ -26,12 +26,14 @@ from clipperf.types import Artifact, ModelSpec, Parity, PixelDtype, Side, Tensor
 
 RUNTIME = "onnx"
 PRECISIONS = ("fp32", "fp16", "bf16")
+BASELINE = "fp32"
+"""The precision that every other one is judged by."""
 
 
 def export_model(
     spec: ModelSpec,
     sides: Sequence[Side],
-    precision: str = "fp32",
+    precision: str = BASELINE,
     *,
     normalized: bool = False,
     pixel_dtype: PixelDtype = "float32",

@@ -1,4 +1,4 @@
-"""The child process's side of `export.derived`: one tower made from its fp32 ONNX file."""
+"""The child process's side of `export.derived`: one tower made from its ONNX file."""
 
 from __future__ import annotations
 
@@ -48,33 +48,30 @@ class OnnxQuantizer:
         found = quantize.layers(self._model, method)
         self.layers = [layer.name for layer in found]
         self._ranges = None
-        if method == "static":
+        if method != "dynamic":
             names = dict.fromkeys(layer.activation for layer in found)
             self._ranges = quantize.activation_ranges(
                 self._model, list(names), lambda model: self._observe(model, judge.probes)
             )
 
     def _observe(self, model: Any, batches: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
-        import onnxruntime
-
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "probed.onnx"
             quantize.save(model, path)
-            options = ort_engine.session_options(self._threads)
-            session = onnxruntime.InferenceSession(path, options, providers=[ort_engine.CPU])
+            session = ort_engine.cpu_session(path, self._threads)
             for batch in batches:
                 yield session.run(None, {session.get_inputs()[0].name: batch})
 
     def write(self, kept: Sequence[str], path: Path) -> None:
         """See `Quantizer`."""
-        model = quantize.quantized(
-            self._model, self._method, kept, self._ranges, quantize.safe_weight_max()
-        )
+        most = quantize.weight_max(self._method)
+        model = quantize.quantized(self._model, self._method, kept, self._ranges, most)
         quantize.save(model, path)
 
     def open(self, path: Path) -> Engine:
         """See `Quantizer`."""
-        return ort_engine.open_session(path, self._threads)
+        numbers = quantize.NUMBERS[self._method].name
+        return ort_engine.open_session(path, self._threads, precision=numbers)
 
 
 def derive(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
@@ -113,14 +110,15 @@ def derive(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
                 return judge.drift(engine)
 
         def holds(kept: Sequence[str]) -> bool:
-            tell(f"judging with {len(kept)} of {len(quantizer.layers)} layers kept in fp32")
+            kept_in = f"{len(kept)} of {len(quantizer.layers)} layers kept in {job['graph']}"
+            tell(f"judging with {kept_in}")
             with tried(kept) as engine:
                 losses.append(judge.loss(engine))
             return bool(losses[-1].within(job["margin"], job["min_cosine"]))
 
         found = search(quantizer.layers, drift, holds)
     quantizer.write(found.kept, target)
-    return _done(start, _said(found, quantizer, losses[-1]))
+    return _done(start, _said(found, quantizer, losses[-1], job["graph"]))
 
 
 def _judge(job: dict[str, Any]) -> Judge:
@@ -143,10 +141,10 @@ def _quantizer(job: dict[str, Any], judge: Judge) -> Quantizer:
     return OnnxQuantizer(Path(job["source"]), job["recipe"], judge, job["threads"])
 
 
-def _said(found: Found, quantizer: Quantizer, loss: Any) -> dict[str, Any]:
+def _said(found: Found, quantizer: Quantizer, loss: Any, graph: str) -> dict[str, Any]:
     notes = {
         "layers": str(len(quantizer.layers)),
-        "kept in fp32": ", ".join(found.kept) or "none",
+        f"kept in {graph}": ", ".join(found.kept) or "none",
         "samples": str(loss.n),
         "min cosine": f"{loss.min_cosine:.5f}",
     }

@@ -1,4 +1,4 @@
-"""Towers made from the fp32 ONNX artifact: int8 graphs and OpenVINO's, cached and checked."""
+"""Towers made from the ONNX artifact: int8 and fp8 graphs, OpenVINO's; cached and checked."""
 
 from __future__ import annotations
 
@@ -34,18 +34,21 @@ class Recipe:
     """How the towers of one runtime and precision are made.
 
     `name` is what the child process does, `file` the model's name; `packages` change the bytes.
-    `judged` recipes quantise activations too: they search for layers to keep.
+    `judged` recipes quantise activations too: they search for layers to keep. `graph` is the
+    precision of the ONNX graph that they start from, which the kept layers have.
     """
 
     name: str
     file: str
     packages: tuple[str, ...]
     judged: bool
+    graph: str = build.BASELINE
 
 
 RECIPES = {
     ("onnx", "int8"): Recipe("dynamic", "model.onnx", ("onnx", "onnxruntime-gpu"), True),
     ("onnx", "int8-static"): Recipe("static", "model.onnx", ("onnx", "onnxruntime-gpu"), True),
+    ("onnx", "fp8"): Recipe("fp8", "model.onnx", ("onnx", "onnxruntime-gpu"), True, "fp16"),
     ("openvino", "fp32"): Recipe("convert", "model.xml", ("openvino",), False),
     ("openvino", "int8w"): Recipe("weights", "model.xml", ("openvino", "nncf"), False),
     ("openvino", "int8"): Recipe("nncf", "model.xml", ("openvino", "nncf"), True),
@@ -114,7 +117,7 @@ def settings_of(
         settings = None
     if calibrate is not None or margin is not None:
         option = "--margin" if calibrate is None else "--calibrate"
-        raise UsageError(f"{option} is for --precision int8 of onnx or openvino")
+        raise UsageError(f"{option} is for --precision int8 of onnx or openvino, fp8 of onnx")
     return settings
 
 
@@ -130,10 +133,10 @@ def export_derived(
 ) -> Exported:
     """Make sure that a folder holds these towers, building what is missing.
 
-    The fp32 ONNX artifact they are made from is exported first where it does not exist. Integer
-    towers keep as many layers in fp32 as it takes to lose at most the margin on the calibration
-    samples and to stay above the parity gate's cosine; with random weights only that counts. Which
-    layers these are stands in each tower's `notes`.
+    The ONNX artifacts that they are made from and judged by are exported first where they do not
+    exist. Quantised towers keep as many layers as they were as it takes to lose at most the margin
+    on the calibration samples and to stay above the parity gate's cosine; with random weights only
+    that counts. Which layers these are stands in each tower's `notes`.
 
     Raises:
         UsageError: unknown settings, samples that cannot be used, or `out` holds something else.
@@ -156,14 +159,20 @@ def export_derived(
         artifact_folder.check_target(out.absolute(), spec, settings.runtime)
     judged = recipe.judged and not spec.random_weights
     needed = SIDES if judged else tuple(sides)
-    source = build.export_model(
-        spec,
-        needed,
-        normalized=normalized,
-        pixel_dtype=settings.pixel_dtype,
-        on_stage=on_stage,
-    )
-    graphs = {tower.side: tower for tower in source.manifest.towers if tower.side in needed}
+
+    def graph_of(sides: Sequence[Side], precision: str) -> Exported:
+        return build.export_model(
+            spec,
+            sides,
+            precision,
+            normalized=normalized,
+            pixel_dtype=settings.pixel_dtype,
+            on_stage=on_stage,
+        )
+
+    baseline = graph_of(needed, build.BASELINE)
+    source = baseline if recipe.graph == build.BASELINE else graph_of(sides, recipe.graph)
+    graphs = {tower.side: tower for tower in source.manifest.towers if tower.side in sides}
     weights_id = graphs[sides[0]].weights_id
     keys = {side: cache_key(graphs[side].key, settings) for side in sides}
     folder = (out or derived_folder(spec, weights_id, settings, normalized)).absolute()
@@ -181,7 +190,7 @@ def export_derived(
     return artifact_folder.ensure(
         wanted,
         lambda side, staging: _build(
-            wanted, settings, graphs, side, source.folder, staging, keep_failed, on_stage
+            wanted, settings, graphs[side], source.folder, baseline, staging, keep_failed, on_stage
         ),
         shared_from=source.folder,
         keep_failed=keep_failed,
@@ -203,7 +212,7 @@ def cache_key(source_key: str, settings: Settings) -> str:
     recipe = settings.recipe
     versions: dict[str, object] = {name: version_of(name) for name in recipe.packages}
     if settings.runtime == build.RUNTIME:
-        versions["weight_max"] = quantize.safe_weight_max()
+        versions["weight_max"] = quantize.weight_max(recipe.name)
     samples = _samples_sha256(settings.calibrate) if recipe.judged else None
     return files.digest_of(
         "derived", VERSION, source_key, recipe.name, versions, settings.described, samples,
@@ -220,14 +229,15 @@ def _samples_sha256(calibrate: str) -> str:
 def _build(
     wanted: Wanted,
     settings: Settings,
-    graphs: dict[Side, Artifact],
-    side: Side,
+    graph: Artifact,
     source: Path,
+    baseline: Exported,
     staging: Path,
     keep_failed: bool,
     on_stage: Callable[[str], None],
 ) -> Artifact:
-    recipe, graph = settings.recipe, graphs[side]
+    recipe, side = settings.recipe, graph.side
+    judges = (side,) if wanted.spec.random_weights else SIDES
     label = f"{wanted.spec.id} {side} {wanted.runtime} {wanted.precision}"
     target = staging / side / recipe.file
     required = parity.REQUIRED_MIN_COSINE[wanted.precision]
@@ -237,10 +247,9 @@ def _build(
         "side": side,
         "source": str(source / graph.path),
         "target": str(target),
-        "folder": str(source),
-        "fp32": {which: tower.path for which, tower in graphs.items()}
-        if not wanted.spec.random_weights
-        else {side: graph.path},
+        "graph": recipe.graph,
+        "folder": str(baseline.folder),
+        "fp32": {t.side: t.path for t in baseline.manifest.towers if t.side in judges},
         "cut": graph.tokens is None,
         "calibrate": settings.calibrate,
         "margin": settings.margin,
@@ -273,7 +282,7 @@ def _build(
 
 def _weight_bits(wanted: Wanted) -> dict[str, str]:
     """The bits of a weight, sign included, where they depend on the machine that writes it."""
-    if wanted.runtime != build.RUNTIME:
+    if wanted.runtime != build.RUNTIME or not wanted.precision.startswith("int8"):
         return {}
     return {ort_engine.WEIGHT_BITS: str(quantize.safe_weight_max().bit_length() + 1)}
 
@@ -294,9 +303,9 @@ def _refusal(label: str, found: Parity, done: dict, settings: Settings) -> str:
         notes = done["notes"]
         lost = f"{notes['points lost']} points and " if "points lost" in notes else ""
         said = (
-            f"{label}: with half of its {notes['layers']} layers in fp32 it still loses {lost}has "
-            f"a minimum cosine of {notes['min cosine']} on {notes['samples']} samples of "
-            f"{settings.calibrate} ({settings.margin:g} points and "
+            f"{label}: with half of its {notes['layers']} layers in {settings.recipe.graph} it "
+            f"still loses {lost}has a minimum cosine of {notes['min cosine']} on "
+            f"{notes['samples']} samples of {settings.calibrate} ({settings.margin:g} points and "
             f"{found.required_min_cosine} are asked for)"
         )
     return f"{said}. It was refused; a larger --margin or --keep-failed keeps it"

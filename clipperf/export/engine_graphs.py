@@ -9,13 +9,13 @@ from clipperf.export import build, derived
 from clipperf.export.folder import Exported
 from clipperf.types import ModelSpec, PixelDtype, Side
 
-INTEGER = {"int8": "int8-static"}
-"""Graphs that carry an integer precision: TensorRT needs the scales to be fixed."""
+QUANTISED = {"int8": "int8-static", "fp8": "fp8"}
+"""Graphs that carry a quantised precision: TensorRT needs the scales to be fixed."""
 
 
 def can_export(precision: str) -> bool:
     """Whether there is a graph for engines of this precision."""
-    return precision in INTEGER or _contract.graph_precision(precision) in build.PRECISIONS
+    return precision in QUANTISED or _contract.graph_precision(precision) in build.PRECISIONS
 
 
 def export_graph(
@@ -27,7 +27,7 @@ def export_graph(
     on_stage: Callable[[str], None],
 ) -> Exported:
     """Make sure that the graphs exist; raises as `export_model` and `export_derived`."""
-    if precision in INTEGER:
+    if precision in QUANTISED:
         settings = _settings(precision, pixel_dtype)
         return derived.export_derived(
             spec, sides, settings, normalized=normalized, on_stage=on_stage
@@ -42,12 +42,14 @@ def graph_key(
     spec: ModelSpec, weights_id: str, side: Side, precision: str, pixel_dtype: PixelDtype
 ) -> str:
     """The key of the graph, not normalised, that `export_graph` gives now."""
-    if precision in INTEGER:
-        source = build.cache_key(spec, weights_id, side, "fp32", False, pixel_dtype)
-        return derived.cache_key(source, _settings(precision, pixel_dtype))
+    if precision in QUANTISED:
+        settings = _settings(precision, pixel_dtype)
+        graph = settings.recipe.graph
+        source = build.cache_key(spec, weights_id, side, graph, False, pixel_dtype)
+        return derived.cache_key(source, settings)
     graph = _contract.graph_precision(precision)
     return build.cache_key(spec, weights_id, side, graph, False, pixel_dtype)
 
 
 def _settings(precision: str, pixel_dtype: PixelDtype) -> derived.Settings:
-    return derived.Settings(build.RUNTIME, INTEGER[precision], pixel_dtype=pixel_dtype)
+    return derived.Settings(build.RUNTIME, QUANTISED[precision], pixel_dtype=pixel_dtype)

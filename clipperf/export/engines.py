@@ -18,15 +18,18 @@ from clipperf.export import engine_graphs, parity
 from clipperf.export import folder as artifact_folder
 from clipperf.export.folder import Exported, Wanted
 from clipperf.export.inputs import parity_inputs
-from clipperf.export.plan_options import BuildOptions, check_support, token_range
+from clipperf.export.plan_options import (
+    BuildOptions,
+    check_kinds,
+    check_support,
+    targeted,
+    token_range,
+)
 from clipperf.export.process import run_worker
 from clipperf.export.worker import reference_name
 from clipperf.models import zoo
 from clipperf.serialize import from_json, to_json
 from clipperf.types import Artifact, Cell, EngineRequest, ModelSpec, Parity, PlanInfo, Side
-
-TARGETS_WITHOUT_GPU = ("sm86", "sm89", "sm120")
-"""The GeForce and RTX GPUs of the last three generations: what is built for where no GPU is."""
 
 
 def export_engine(
@@ -145,9 +148,6 @@ def _sound_plan(folder: Path, tower: Artifact, options: BuildOptions) -> PlanInf
 def complete(options: BuildOptions, spec: ModelSpec) -> BuildOptions:
     """The options with what they leave open, checked against the installed TensorRT.
 
-    Without targets, plans are for the GPU that is present, by name where the flavour knows its
-    kind; without a GPU, a flavour that builds ahead of time takes `TARGETS_WITHOUT_GPU`.
-
     Raises:
         UsageError, MissingDependencyError: as `export_engine`.
     """
@@ -158,13 +158,10 @@ def complete(options: BuildOptions, spec: ModelSpec) -> BuildOptions:
             f"choose from {', '.join(choices)}"
         )
     can = _tensorrt.capabilities(_tensorrt.load(options.flavour))
-    if not options.targets and can.targets:
-        present = _tensorrt.gpu_kind()
-        if present is None:
-            options = replace(options, targets=TARGETS_WITHOUT_GPU)
-        elif present in can.targets:
-            options = replace(options, targets=(present,))
+    present = _tensorrt.gpu_kind()
+    options = targeted(options, can, present)
     check_support(options, can)
+    check_kinds(options, can, present)
     if options.timing_cache is None and can.timing_cache:
         name = files.safe_name(f"timing-{_tensorrt.version(options.flavour)}-{_present_gpu()}")
         options = replace(options, timing_cache=str(store.cache_folder() / name))
@@ -255,6 +252,7 @@ def _build(
         build_s=info.build_s,
         peak_rss_bytes=info.peak_rss_bytes,
         parity=None,
+        notes=graph.notes,
     )
     if plan_file.obstacle(info, _tensorrt.gpu_kind()) is not None:
         return built

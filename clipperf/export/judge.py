@@ -1,4 +1,4 @@
-"""What an integer tower loses on real samples: drift of its embeddings, retrieval, top-1."""
+"""What a quantised tower loses on real samples: drift of its embeddings, retrieval, top-1."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROBES = 64
 
 @dataclass(frozen=True)
 class Loss:
-    """How an integer tower differs from its fp32 one on n samples.
+    """How a quantised tower differs from its fp32 one on n samples.
 
     `points` is the largest loss of text-to-image and image-to-text recall@1 and zero-shot top-1,
     in percentage points, whichever the samples allow; None where the weights are random.

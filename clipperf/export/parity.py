@@ -17,6 +17,7 @@ REQUIRED_MIN_COSINE = {
     "int8w": 0.99,
     "int8": 0.99,
     "int8-static": 0.99,
+    "fp8": 0.99,
 }
 """Weights rounded to bf16 alone bring the bundled sample to 0.99996 and a random ViT-B-32 to
 0.99997; errors grow with the root of the depth. A wrong fold or cast lands far below 0.999.

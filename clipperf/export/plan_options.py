@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipperf.engines import _tensorrt
 from clipperf.errors import ExportError, UsageError
@@ -13,6 +13,16 @@ Range = tuple[int, int, int]
 
 MAX_BATCH = 65536
 """As many as the ONNX graphs are exported for."""
+
+TARGETS_WITHOUT_GPU = ("sm86", "sm89", "sm120")
+"""The GeForce and RTX GPUs of the last three generations: what is built for where no GPU is."""
+
+FIRST_KIND = {"bf16": "sm80", "fp8": "sm89"}
+"""The first GPU kind that has a precision at all."""
+
+FIRST_KIND_AHEAD_OF_TIME = {**FIRST_KIND, "fp32": "sm80", "tf32": "sm80", "int8": "sm80"}
+"""The same where plans are built for absent GPUs: there Turing has no matrix products in fp32,
+in which int8 towers, too, compute their attention."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,45 @@ def check_support(options: BuildOptions, can: _tensorrt.Capabilities) -> None:
         )
     if options.timing_cache is not None and not can.timing_cache:
         raise UsageError(f"{title} times nothing while it builds: leave out --timing-cache")
+
+
+def suits(kind: str, precision: str, can: _tensorrt.Capabilities) -> bool:
+    """Whether engines of a precision can be built for a GPU kind such as "sm89"."""
+    first = FIRST_KIND_AHEAD_OF_TIME if can.targets else FIRST_KIND
+    return int(kind[2:]) >= int(first.get(precision, "sm0")[2:])
+
+
+def targeted(
+    options: BuildOptions, can: _tensorrt.Capabilities, present: str | None
+) -> BuildOptions:
+    """The options with the GPU kinds to build for, where the flavour knows kinds.
+
+    Without targets, plans are for the GPU that is `present`; without a GPU, for those of
+    `TARGETS_WITHOUT_GPU` that have the precision.
+    """
+    if options.targets or not can.targets:
+        return options
+    if present is None:
+        usual = (kind for kind in TARGETS_WITHOUT_GPU if suits(kind, options.precision, can))
+        return replace(options, targets=tuple(usual))
+    return replace(options, targets=(present,)) if present in can.targets else options
+
+
+def check_kinds(options: BuildOptions, can: _tensorrt.Capabilities, present: str | None) -> None:
+    """Refuse a precision that a GPU kind to build for does not have; `present` is this machine's.
+
+    Raises:
+        UsageError: the message names the kinds that have it.
+    """
+    kinds = options.targets or ((present,) if present else ())
+    lacking = [kind for kind in kinds if not suits(kind, options.precision, can)]
+    if lacking:
+        known = [kind for kind in can.targets if suits(kind, options.precision, can)]
+        choice = f": choose --target from {', '.join(known)}" if known else ""
+        raise UsageError(
+            f"{_tensorrt.TITLES[options.flavour]} builds no {options.precision} engine for "
+            f"{', '.join(lacking)}{choice}, or --precision fp16"
+        )
 
 
 def shape_range(given: TensorSpec, options: BuildOptions) -> ShapeRange:

@@ -1,4 +1,4 @@
-"""An fp32 ONNX tower with its large matrices in int8, by two methods.
+"""An ONNX tower with its large matrices in int8 or fp8, by three methods.
 
 - "dynamic": weights in int8 with one scale per output channel; each activation is measured and
   rounded when it comes (``DynamicQuantizeLinear``), so nothing has to be calibrated. Convolutions
@@ -6,9 +6,12 @@
 - "static": activations are rounded by fixed symmetric scales from `activation_ranges`, written as
   pairs of QuantizeLinear and DequantizeLinear ("QDQ", https://arxiv.org/abs/2004.09602), which
   ONNX Runtime turns into integer kernels and TensorRT takes as int8.
+- "fp8": as "static" with 8-bit floats (E4M3). TensorRT multiplies matrices in them; convolutions
+  stay as they are, since TensorRT for RTX documents matrix products alone.
 
 With "dynamic" token embeddings become int8 rows with a scale each; TensorRT refuses such a table,
-so with "static" they stay fp32. `layers` are named by their node.
+so with the others they stay as they are. `layers` are named by their node. What is not quantised
+keeps the tower's own precision, and scales have it, too.
 """
 
 from __future__ import annotations
@@ -20,25 +23,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from clipperf.env import saturates_int8
 from clipperf.export.onnx import EXTERNAL_DATA_FROM_BYTES
+from clipperf.export.rounding import FP8, INT8, Numbers, rounded, safe_weight_max, scales_for
 
 if TYPE_CHECKING:
     import onnx
 
-Method = Literal["dynamic", "static"]
+Method = Literal["dynamic", "static", "fp8"]
 
 QUANTISED = {
     "dynamic": ("MatMul", "Gemm", "Gather"),
     "static": ("MatMul", "Gemm", "Conv"),
+    "fp8": ("MatMul", "Gemm"),
 }
 """The operators that each method takes, where their weights are constants."""
 
 MIN_ROWS = 1000
 """A table of fewer rows is no vocabulary: not worth a scale per row."""
 
-INT8_MAX = 127
-"""Symmetric: -128 is not used, so that zero is exact and TensorRT takes the scales."""
+NUMBERS: dict[str, Numbers] = {"dynamic": INT8, "static": INT8, "fp8": FP8}
+"""What each method rounds to."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,13 @@ def layers(model: onnx.ModelProto, method: Method) -> list[Layer]:
 def _floats(model: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
     import onnx
 
-    return (t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    return (t for t in model.graph.initializer if t.data_type in kinds)
+
+
+def weight_max(method: str) -> int:
+    """The largest number that a weight takes in graphs that this machine's CPU must run right."""
+    return safe_weight_max() if NUMBERS[method] is INT8 else NUMBERS[method].largest
 
 
 def _transposes(model: onnx.ModelProto, shapes: Mapping[str, Any]) -> dict[str, str]:
@@ -103,18 +113,18 @@ def quantized(
     method: Method,
     kept: Collection[str] = (),
     ranges: Mapping[str, float] | None = None,
-    weight_max: int = INT8_MAX,
+    most: int | None = None,
 ) -> onnx.ModelProto:
-    """A copy of an fp32 tower with all layers but `kept` in int8.
+    """A copy of a tower with all layers but `kept` quantised.
 
-    `ranges` are the largest magnitudes of the layers' activations by tensor name, for "static";
-    `weight_max` is the largest integer that a weight takes, see `safe_weight_max`.
+    `ranges` are the largest magnitudes of the layers' activations by tensor name, for all but
+    "dynamic"; `most` is the largest number that a weight takes, see `weight_max`.
     """
     import onnx
 
     chosen = {layer.name: layer for layer in layers(model, method) if layer.name not in kept}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    out = _Writer(method, ranges or {}, weight_max)
+    out = _Writer(method, ranges or {}, NUMBERS[method].largest if most is None else most)
     for node in model.graph.node:
         layer = chosen.get(node.name)
         if layer is None:
@@ -163,13 +173,13 @@ class _Writer:
 
     method: Method
     ranges: Mapping[str, float]
-    weight_max: int
+    most: int
     nodes: list[Any] = field(default_factory=list)
     tensors: dict[str, Any] = field(default_factory=dict)
     rounded: dict[str, list[str]] = field(default_factory=dict)
 
     def replace(self, node: Any, layer: Layer, weight: np.ndarray) -> None:
-        """Write the integer form of one layer; its output keeps its name."""
+        """Write the quantised form of one layer; its output keeps its name."""
         if layer.op == "Gather":
             return self.table(node, weight)
         if layer.op == "Conv":
@@ -177,16 +187,11 @@ class _Writer:
         bias = node.input[2] if len(node.input) > 2 else ""
         output = f"{node.output[0]}_product" if bias else node.output[0]
         matrix = np.ascontiguousarray(weight.T) if layer.transposed else weight
-        values, scales = _rounded(matrix, 1, self.weight_max)
-        known = f"{node.output[0]}_weight"
-        self.tensor(f"{known}_int8", values)
-        self.tensor(f"{known}_scale", scales)
         if self.method == "dynamic":
-            self.dynamic_product(layer.activation, known, output)
+            self.dynamic_product(layer.activation, self.weight(node, matrix, 1), output)
         else:
-            rounded = self.pair(layer.activation)
-            self.add("DequantizeLinear", [f"{known}_int8", f"{known}_scale"], [known], axis=1)
-            self.add("MatMul", [rounded, known], [output])
+            inputs = self.pair(layer, weight.dtype), self.weight(node, matrix, 1, pair=True)
+            self.add("MatMul", inputs, [output])
         if bias:
             self.add("Add", [output, bias], [node.output[0]])
         return None
@@ -203,16 +208,26 @@ class _Writer:
         self.add("Mul", [scale, f"{known}_scale"], [f"{output}_scale"])
         self.add("Mul", [f"{output}_cast", f"{output}_scale"], [output])
 
-    def pair(self, name: str) -> str:
-        """Round a tensor by its calibrated scale and back; returns the name of the result."""
+    def weight(self, node: Any, values: np.ndarray, axis: int, pair: bool = False) -> str:
+        """Constants of a layer's weights; with `pair` they are turned back. Returns the name."""
+        name, kind = f"{node.output[0]}_weight", NUMBERS[self.method]
+        parts = [f"{name}_{kind.name}", f"{name}_scale"]
+        for part, constant in zip(parts, rounded(values, axis, kind, self.most), strict=True):
+            self.tensor(part, constant)
+        if pair:
+            self.add("DequantizeLinear", parts, [name], axis=axis)
+        return name
+
+    def pair(self, layer: Layer, dtype: np.dtype[Any]) -> str:
+        """Round a layer's input by its calibrated scale and back; returns the result's name."""
+        name, kind = layer.activation, NUMBERS[self.method]
         result = f"{name}_rounded"
         if name not in self.rounded:
-            scale = max(self.ranges[name], 1e-6) / INT8_MAX
-            self.tensor(f"{name}_qscale", np.array(scale, np.float32))
-            self.tensor(f"{name}_qzero", np.array(0, np.int8))
             how = [f"{name}_qscale", f"{name}_qzero"]
-            self.add("QuantizeLinear", [name, *how], [f"{name}_int8"])
-            self.add("DequantizeLinear", [f"{name}_int8", *how], [result])
+            self.tensor(how[0], scales_for(np.array(self.ranges[name]), kind.largest, dtype))
+            self.tensor(how[1], np.array(0, kind.dtype))
+            self.add("QuantizeLinear", [name, *how], [f"{name}_{kind.name}"])
+            self.add("DequantizeLinear", [f"{name}_{kind.name}", *how], [result])
             self.rounded[name] = [result]
         return result
 
@@ -220,20 +235,15 @@ class _Writer:
         """A convolution between pairs."""
         import onnx
 
-        values, scales = _rounded(weight, 0, self.weight_max)
-        known = f"{node.output[0]}_weight"
-        self.tensor(f"{known}_int8", values)
-        self.tensor(f"{known}_scale", scales)
-        rounded = self.pair(layer.activation)
-        self.add("DequantizeLinear", [f"{known}_int8", f"{known}_scale"], [known], axis=0)
         changed = onnx.NodeProto()
         changed.CopyFrom(node)
-        changed.input[0], changed.input[1] = rounded, known
+        changed.input[0] = self.pair(layer, weight.dtype)
+        changed.input[1] = self.weight(node, weight, 0, pair=True)
         self.nodes.append(changed)
 
     def table(self, node: Any, weight: np.ndarray) -> None:
         """Rows of int8 and their scales, looked up apart and multiplied."""
-        values, scales = _rounded(weight, 0, INT8_MAX)  # never summed
+        values, scales = rounded(weight, 0, INT8, INT8.largest)  # never summed
         name = node.output[0]
         self.tensor(f"{name}_rows_int8", values)
         self.tensor(f"{name}_rows_scale", scales[:, None])
@@ -255,23 +265,6 @@ class _Writer:
         self.tensors[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
 
 
-def _rounded(weight: np.ndarray, axis: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values within -most to most and float32 scales, one for each index of `axis`."""
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    largest = np.abs(weight).max(axis=others, keepdims=True)
-    scales = (np.where(largest > 0, largest, 1) / most).astype(np.float32)
-    values = np.clip(np.rint(weight / scales), -most, most).astype(np.int8)
-    return values, scales.reshape(-1)
-
-
-def safe_weight_max() -> int:
-    """The largest integer that weights may take where ONNX Runtime runs on this machine's CPU.
-
-    Where products of 8 bits saturate, weights of 7 bits cannot, at the same speed.
-    """
-    return INT8_MAX // 2 if saturates_int8() else INT8_MAX
-
-
 def activation_ranges(
     model: onnx.ModelProto,
     names: Collection[str],
@@ -289,10 +282,11 @@ def activation_ranges(
     del probed.graph.output[:]
     for name in names:
         probed.graph.node.add(op_type="Abs", input=[name], output=[f"{name}_abs"])
+        wide = onnx.helper.make_node("Cast", [f"{name}_abs"], [f"{name}_wide"], to=1)
         largest = onnx.helper.make_node(
-            "ReduceMax", [f"{name}_abs"], [f"{name}_largest"], keepdims=0
+            "ReduceMax", [f"{name}_wide"], [f"{name}_largest"], keepdims=0
         )
-        probed.graph.node.append(largest)
+        probed.graph.node.extend((wide, largest))
         probed.graph.output.add(name=f"{name}_largest").type.tensor_type.elem_type = 1
     batches = [[float(value) for value in values] for values in run(probed)]
     return dict(zip(names, np.max(batches, axis=0).tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Which layers of a tower must stay in fp32 so that the others may be int8."""
+"""Which layers of a tower must keep their precision so that the others may be quantised."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 MOST_KEPT = 0.5
-"""A tower of which more than this share of layers stays fp32 is no int8 tower."""
+"""A tower of which more than this share of layers stays as it is is no quantised tower."""
 
 
 @dataclass(frozen=True)
