@@ -1,7 +1,7 @@
 """`clipperf inspect`: what a plan, an ONNX file or an artifact folder is, and if it runs here.
 
 Nothing is written or loaded into a runtime: plans are read by header and sidecar, ONNX files
-without external data. `Inspection.problems` is damage of the files, `obstacle` what is lacking here.
+without external data. `Inspection.problems` is damage, `obstacle` what this machine lacks.
 """
 
 from __future__ import annotations
@@ -264,8 +264,7 @@ def _artifact(folder: Path) -> Inspection:
             facts |= {f"{tower.side}: {k}": text for k, text in notes_here(tower.notes).items()}
             part = inspect(folder / tower.path)
             parts.append(replace(part, inputs=tower.inputs, outputs=tower.outputs))
-            problems += [text for text in parts[-1].problems if text not in problems]
-    reasons = [part.obstacle for part in parts if part.obstacle]
+            problems += [text for text in part.problems if text not in problems]
     return Inspection(
         str(folder),
         "artifact",
@@ -273,7 +272,7 @@ def _artifact(folder: Path) -> Inspection:
         manifest.precision,
         facts=facts,
         problems=tuple(problems),
-        obstacle=reasons[0] if reasons else None,
+        obstacle=next((part.obstacle for part in parts if part.obstacle), None),
         parts=tuple(parts),
     )
 
