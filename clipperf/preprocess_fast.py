@@ -45,6 +45,17 @@ def library() -> Any:
     return cykooz_resizer
 
 
+def check(method: str) -> None:
+    """Make sure that a method is known and can be used here.
+
+    Raises:
+        UsageError: there is no such method.
+        MissingDependencyError: it needs a package that is not installed.
+    """
+    if PreprocessSpec(method=method).method != "exact":
+        library()
+
+
 def resize_and_crop(
     image: Image.Image, full_size: Size, size: Size, spec: PreprocessSpec
 ) -> Image.Image:

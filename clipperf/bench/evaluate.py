@@ -48,8 +48,9 @@ def evaluate(
 ) -> tuple[ResultFile, list[Failure]]:
     """Score every model in every runtime; the PyTorch baseline in fp32 always runs as well.
 
-    All runtimes share one preprocessing and tokenisation, so that differences come from the
-    runtime alone. One tower pair is in memory at a time. The file is written after every model.
+    All runtimes share one tokenisation and, but for artifacts that were exported with another
+    ``--preprocess`` (the file notes them), the exact preprocessing, so that differences come from
+    the runtime alone. One tower pair is in memory at a time. The file is written after every model.
 
     Raises:
         UsageError, MissingDependencyError: before anything runs.
@@ -83,6 +84,10 @@ def evaluate(
             on_stage(f"{cell.model_id} {cell.engine}")
             try:
                 with open_model(cell, spec, on_stage) as model:
+                    assert model.pixels is not None
+                    if model.pixels.method != "exact":
+                        said = f"{cell.label}: images preprocessed by {model.pixels.method!r}"
+                        result = dataclasses.replace(result, notes=(*result.notes, said))
                     embedded[cell] = accuracy.embed(
                         dataset, _Sources(model), batch, progress, cell.label
                     )
@@ -138,9 +143,12 @@ def open_model(cell: Cell, spec: ModelSpec, on_stage: Callable[[str], None]) -> 
         request, _ = prepare.engine_request(dataclasses.replace(cell, side=side), spec, on_stage)
         engines[side] = runtime.open(request)
     text = manifest.tower("text")
+    pixels = read_pixels(folder)
+    if runtime.artifact is None:  # the baseline, which only borrows the folder
+        pixels = dataclasses.replace(pixels, method="exact")
     return ClipModel(
         engines,
-        read_pixels(folder),
+        pixels,
         Tokenizer.from_folder(folder),
         embed_dim=spec.embed_dim,
         short_texts=text is not None and text.tokens is None,

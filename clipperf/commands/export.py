@@ -59,6 +59,15 @@ def command(
             "itself.",
         ),
     ] = "float32",
+    preprocess: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--preprocess",
+            metavar="exact|fast|draft",
+            help="How clipperf.load prepares images; default: as the folder says, exact in a new "
+            "one.",
+        ),
+    ] = None,
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Make the graph give unit vectors.")
     ] = False,
@@ -123,10 +132,12 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Export a model's towers to ONNX, OpenVINO or TensorRT, checked, as a deployable folder."""
+    from clipperf import preprocess_fast
     from clipperf.engines._tensorrt import FLAVOURS
     from clipperf.export.build import export_model
     from clipperf.export.derived import export_derived, settings_of
     from clipperf.export.engines import export_engine
+    from clipperf.export.folder import set_preprocess
     from clipperf.export.plan_options import BuildOptions
     from clipperf.export.summary import failed, lines
     from clipperf.models import zoo
@@ -144,6 +155,8 @@ def command(
     derived = settings_of(runtime, precision, calibrate, margin, pixel_dtype)
     if runtime not in FLAVOURS and given:
         raise UsageError(f"{given[0]} is for TensorRT engines: add --runtime trt or trt-rtx")
+    if preprocess is not None:
+        preprocess_fast.check(preprocess)
     spec = zoo.resolve(model, pretrained)
     with progress(quiet, plain=verbose) as bar:
         if derived is not None:
@@ -189,6 +202,8 @@ def command(
                 verbose=verbose,
                 on_stage=bar.stage,
             )
+        if preprocess is not None:
+            exported = set_preprocess(exported, preprocess, bar.stage)
     if json:
         print_json({"up_to_date": exported.up_to_date, **vars(exported)})
     else:

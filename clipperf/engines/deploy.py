@@ -187,7 +187,7 @@ def load(
     the one that the artifact was exported for, or another that loads it: "ort-cuda" takes ONNX
     artifacts. `device` is by default where that runtime usually runs. `preprocess`
     is "exact", "fast" or "draft" (see `preprocess_fast`), by default what the artifact's
-    `preprocess.json` names as its method, which is "exact" unless somebody changed it. Warns with
+    `preprocess.json` names as its method (``clipperf export --preprocess``). Warns with
     `AccuracyWarning` where an int8 tower was made for another kind of CPU.
 
     Raises:
@@ -231,8 +231,7 @@ def load(
         pixels = read_pixels(folders.get("image", openings[0].folder))
         if preprocess is not None:
             pixels = dataclasses.replace(pixels, method=preprocess)
-        if pixels.method != "exact":
-            preprocess_fast.library()
+        preprocess_fast.check(pixels.method)
         tokenizer = Tokenizer.from_folder(folders["text"]) if "text" in folders else None
         opened.pop_all()
     spec = manifest["spec"]

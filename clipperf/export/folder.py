@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +14,12 @@ import clipperf
 from clipperf import files, store
 from clipperf.env import installed_versions
 from clipperf.errors import ArtifactError, StorageError, UsageError
+from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.types import Artifact, Manifest, ModelSpec, Parity, PixelDtype, Side, TensorSpec
 
+PREPROCESS = "preprocess.json"
 SHARED_FILES = (
-    *("preprocess.json", "tokenizer.json", "tokenizer_config.json"),
+    *(PREPROCESS, "tokenizer.json", "tokenizer_config.json"),
     *("parity-image.npy", "parity-text.npy"),
 )
 """What lies beside the towers: how inputs are made, and PyTorch's embeddings of some of them."""
@@ -122,6 +125,34 @@ def ensure(
             for name, digest in tower.files.items():
                 store.remember_sha256(folder / name, digest)
     return Exported(folder, manifest, tuple(missing))
+
+
+def set_preprocess(
+    exported: Exported, method: str, on_stage: Callable[[str], None] = lambda stage: None
+) -> Exported:
+    """Make `method` the way in which a folder's images are preprocessed; towers stay as they are.
+
+    Raises:
+        UsageError: no such method.
+        MissingDependencyError: it needs a package that is not installed.
+        StorageError: the folder cannot be written; it is then as before.
+    """
+    folder = exported.folder
+    waiting = f"waiting for another process that builds {folder}"
+    with files.locked(folder, on_wait=lambda: on_stage(waiting)):
+        manifest = store.read_manifest(folder)
+        spec = PreprocessSpec.from_json(manifest.preprocess)
+        if method != spec.method:
+            settings = dataclasses.replace(spec, method=method).to_json()
+            with files.staged(folder) as staging:
+                for tower in manifest.towers:
+                    _carry_over(folder, staging, tower)
+                _copy_shared(folder, staging)
+                files.write_json(staging / PREPROCESS, settings)
+                digests = {**manifest.files, PREPROCESS: files.sha256_file(staging / PREPROCESS)}
+                manifest = dataclasses.replace(manifest, preprocess=settings, files=digests)
+                files.write_json(staging / store.MANIFEST_NAME, manifest)
+    return dataclasses.replace(exported, manifest=manifest)
 
 
 def check_target(folder: Path, spec: ModelSpec, runtime: str) -> None:
@@ -243,7 +274,7 @@ def _manifest(wanted: Wanted, staging: Path, towers: Mapping[Side, Artifact]) ->
         spec=wanted.spec,
         runtime=wanted.runtime,
         precision=wanted.precision,
-        preprocess=settings("preprocess.json"),
+        preprocess=settings(PREPROCESS),
         tokenizer=settings("tokenizer_config.json"),
         files={name: files.sha256_file(staging / name) for name in present},
         towers=tuple(towers[s] for s in ("image", "text") if s in towers),

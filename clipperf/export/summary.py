@@ -37,6 +37,9 @@ def lines(exported: Exported) -> list[str]:
         )
         if tower.notes:
             said.append("    " + "; ".join(f"{k}: {v}" for k, v in tower.notes.items()))
+    method = manifest.preprocess.get("method", "exact")
+    if method != "exact":
+        said.append(f"  images preprocessed by {method!r}")
     return [*said, f"folder: {exported.folder}"]
 
 

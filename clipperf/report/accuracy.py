@@ -87,6 +87,7 @@ def accuracy_report(results: Sequence[ResultFile]) -> Report:
             f"More than one version (sha256) of {findings.listed(changed)}: their scores are not "
             f"comparable."
         )
+    caveats += [note for result in results for note in result.notes if result.kind == "eval"]
     return tabulate(
         "Accuracy", columns, scores, findings.accuracy_findings(scores, labels), caveats
     )
