@@ -170,7 +170,8 @@ def export_commands(name: str, work: Path, peers_python: str) -> list[list[str]]
     """The commands that make one export; clipperf's are one a tower, as workers load one.
 
     Its int8 starts from the seed, not from the file of the same weights: what is known to be
-    random is not put to the accuracy gate, which would keep layers in fp32 by chance.
+    random is not put to the accuracy gate, which would keep layers in fp32 by chance. A tower
+    that fails the gate of cosines is kept, which exits with 1; `LEAST_COSINE` judges it here.
     """
     out = work / "exports" / name
     script = str(HERE / "peers_exports.py")
@@ -180,12 +181,15 @@ def export_commands(name: str, work: Path, peers_python: str) -> list[list[str]]
     _, runtime, precision, *pixels = name.split("-")
     file = str(work / "inputs" / "open_clip.safetensors")
     pretrained = file if precision == "fp32" else f"random:{SEED}"
+    kept = [sys.executable, "-c", _KEPT]
     return [
         [
+            *((*kept, str(out / side / "manifest.json")) if precision == "int8" else ()),
             *(sys.executable, "-m", "clipperf", "export", MODEL, "--quiet", "--tower", side),
             *("--pretrained", pretrained),
             *("--runtime", runtime, "--precision", precision, "--out", str(out / side)),
             *(("--input", pixels[0]) if pixels else ()),
+            *(("--keep-failed",) if precision == "int8" else ()),
         ]
         for side in (("image",) if pixels else SIDES)
     ]
@@ -223,6 +227,10 @@ def run_logged(command: Sequence[str], env: dict[str, str], log: Path) -> tuple[
     return run_measured(wrapper, env)
 
 
+_KEPT = (
+    "import os, subprocess, sys; subprocess.run(sys.argv[2:]);"
+    "sys.exit(not os.path.exists(sys.argv[1]))"
+)
 _LOGGED = (
     "import os, sys; f = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND);"
     "os.dup2(f, 2); os.execv(sys.argv[2], sys.argv[2:])"
