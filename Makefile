@@ -13,7 +13,8 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest -m timing
-	$(BIN)/python -m pytest -m "not timing" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not timing" --numprocesses 2 --dist loadfile \
+		--no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

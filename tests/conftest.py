@@ -38,6 +38,19 @@ if "CLIPPERF_TEST_SAMPLE" in os.environ:
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
+LONG_FILES = (
+    *("test_readme.py", "test_export.py", "test_engines_export.py", "test_engine_models.py"),
+    *("test_uint8.py", "test_tune.py", "test_quantize.py", "test_openvino.py", "test_evaluate.py"),
+    *("test_profile.py", "test_fast_export.py", "test_sample_model.py"),
+)
+"""Those that take minutes, the longest first: two processes that share the files end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files."""
+    rank = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -31,7 +31,6 @@ PEAK_RATIO = 6
 
 SHAPES = {
     "RN50": ((3, 224, 224), 77, 1024),
-    "RN50-quickgelu": ((3, 224, 224), 77, 1024),
     "ViT-B-32": ((3, 224, 224), 77, 512),
 }
 """Pixels, tokens and width of the embeddings."""
