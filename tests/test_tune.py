@@ -395,8 +395,8 @@ def test_the_space_that_is_searched() -> None:
 def test_wishes_that_nothing_can_meet_are_refused() -> None:
     with pytest.raises(UsageError, match=r"--streams 4.*--threads is 2"):
         tune.space(wishes(threads=(1, 2), streams=(4,)), "image", {"onnx": "cpu"})
-    with pytest.raises(UsageError, match="precision fp8"):
-        tune.space(wishes(precisions=("fp8",)), "image", {"onnx": "cpu"})
+    with pytest.raises(UsageError, match="precision bf16"):
+        tune.space(wishes(precisions=("bf16",)), "image", {"onnx": "cpu"})
     with pytest.raises(UsageError, match="no artifact"):
         tune.usable_devices(("torch",), None)
     with pytest.raises(MissingDependencyError, match="doctor"):
