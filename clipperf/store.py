@@ -17,6 +17,7 @@ import dataclasses
 import os
 import secrets
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 from clipperf.errors import ArtifactError, ClipperfError
 from clipperf.files import digest_of, read_json, safe_name, sha256_file, write_json
 from clipperf.serialize import from_json
-from clipperf.types import Manifest, ModelSpec, ResultFile
+from clipperf.types import Manifest, ModelSpec, ResultFile, Side
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -191,12 +192,15 @@ def read_result(path: Path) -> ResultFile:
         raise ArtifactError(
             f"{path} is no clipperf result of schema version {SCHEMA_VERSION} (found {version})"
         )
+    if data.get("kind") == "tuning":
+        raise ArtifactError(f"{path} is a tuning, not measurements: clipperf.load opens it")
     return dataclasses.replace(from_json(ResultFile, data, str(path)), path=str(path))
 
 
-def tuning_path(spec: ModelSpec) -> Path:
-    """Where the store keeps the tuning of a model on this machine."""
-    return home() / "tuned" / f"{safe_name(spec.id)}.json"
+def tuning_path(spec: ModelSpec, sides: Sequence[Side]) -> Path:
+    """Where the store keeps the tuning of these towers of a model on this machine."""
+    one = f"-{sides[0]}" if len(sides) == 1 else ""
+    return home() / "tuned" / f"{safe_name(spec.id)}{one}.json"
 
 
 def find_results() -> list[Path]:

@@ -223,7 +223,7 @@ def test_damaged_artifacts_are_refused(sample_artifact: Path, tmp_path: Path) ->
     truncated = copy("truncated")
     model = truncated / "image" / "model.onnx"
     model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
-    with pytest.raises((ArtifactError, EngineError), match=r"model\.onnx"):
+    with pytest.raises(ArtifactError, match=r"the image tower of .* is damaged"):
         clipperf.load(truncated)
     settings = copy("settings")
     (settings / "preprocess.json").write_text("{}")

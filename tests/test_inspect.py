@@ -12,7 +12,8 @@ import pytest
 
 from clipperf import files
 from clipperf.engines import _tensorrt, plan_file
-from clipperf.engines.inspect import Inspection, inspect, report
+from clipperf.engines.inspect import inspect
+from clipperf.engines.inspection import Inspection, report
 from clipperf.errors import UsageError
 from clipperf.serialize import to_json
 from clipperf.types import TensorSpec

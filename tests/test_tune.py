@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from report_data import timed
 
 import clipperf
 from clipperf import env as environment
+from clipperf import store
 from clipperf.bench import cost, search, tune
 from clipperf.bench.search import OVER_BUDGET, SCOUT, Search, Space, splits, trial_of
 from clipperf.engines import _contract, _streams
@@ -31,10 +33,13 @@ from clipperf.errors import (
     StorageError,
     TuningWarning,
     UsageError,
+    WeightsError,
 )
 from clipperf.models import zoo
 from clipperf.report.records import merge
-from clipperf.types import Cell, EngineRequest, Measurement, ModelSpec, Trial
+from clipperf.report.tuning import tuning_report
+from clipperf.serialize import from_json
+from clipperf.types import SIDES, Cell, EngineRequest, Measurement, ModelSpec, Trial, Tuning
 
 SPEC = ModelSpec("sim", "simulated", "sim", "random:0", 8, 8, 16)
 BASE = Cell("sim", "image", "simulated", "fp32", "cpu", 4, 2)
@@ -53,6 +58,7 @@ def search_of(
     precisions: tuple[str, ...] = ("fp32", "int8"),
     batches: tuple[int, ...] = (1, 4),
     budget_s: float = 60.0,
+    request_of: Callable[[Cell], tuple[EngineRequest, int]] | None = None,
     **changes: Any,
 ) -> Search:
     """A search over simulated engines of two threads; `run_s` says what a batch takes."""
@@ -72,7 +78,9 @@ def search_of(
     makes = tuple(cell(p, batch=batches[len(batches) // 2]) for p in precisions)
     space = Space(makes, splits(2), batches, frozenset({"simulated"}))
     settings = {"scout": FAST, "final": dataclasses.replace(FAST, min_runs=12)}
-    return Scripted(space, request, environment.capture(), budget_s, **{**settings, **changes})
+    return Scripted(
+        space, request_of or request, environment.capture(), budget_s, **{**settings, **changes}
+    )
 
 
 def batch_s(candidate: Cell) -> float:
@@ -343,6 +351,7 @@ def test_load_warns_on_another_machine(tuned: Path, tmp_path: Path, recwarn: Any
         ({"kind": "profile"}, "no tuning file"),
         ({"schema_version": 99}, "schema version 99"),
         ({"towers": [{}]}, "damaged"),
+        ({"towers": []}, "damaged"),
         ({"environment": None}, "damaged"),
     ],
 )
@@ -354,6 +363,78 @@ def test_load_refuses_other_files(tuned: Path, change: dict[str, Any], said: str
     path.write_text("not json")
     with pytest.raises(ArtifactError, match="damaged"):
         clipperf.load(path)
+
+
+@pytest.mark.parametrize("change", [{"threads": 0}, {"streams": 500}, {"batch": -3}])
+def test_load_refuses_impossible_settings(tuned: Path, change: dict[str, int]) -> None:
+    data = json.loads(tuned.read_text())
+    data["towers"][0]["cell"].update(change)
+    path = tuned.with_name("impossible.json")
+    path.write_text(json.dumps(data))
+    with pytest.raises(ArtifactError, match="damaged"):
+        clipperf.load(path)
+
+
+def test_a_tuning_without_its_artifacts_says_what_to_do(tuned: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "far" / "away" / "tuned.json"
+    moved.parent.mkdir(parents=True)
+    moved.write_text(tuned.read_text())
+    with pytest.raises(ArtifactError, match=r"which is not there.*--bundle"):
+        clipperf.load(moved)
+    with pytest.raises(ArtifactError, match="no such file"):
+        clipperf.load(tmp_path / "missing.json")
+    with pytest.raises(ArtifactError, match="is a tuning"):
+        store.read_result(tuned)
+
+
+def test_a_bundle_holds_all_that_is_needed(
+    tuned: Path, sample_artifact: Path, tmp_path: Path
+) -> None:
+    tuning = from_json(Tuning, json.loads(tuned.read_text()))
+    first, moved = tmp_path / "bundle", tmp_path / "elsewhere"
+    tune.check_bundle(first)
+    tune.write_bundle(tuning, tuned, first)
+    tune.check_bundle(first)
+    tune.write_bundle(tuning, tuned, first)  # again, in its place
+    shutil.copytree(first, moved)
+    shutil.rmtree(first)
+    assert sorted(p.name for p in moved.iterdir()) == ["image", "text", "tuning.json"]
+    for side in ("image", "text"):
+        manifest = store.read_manifest(moved / side)
+        assert [tower.side for tower in manifest.towers] == [side]
+        assert not store.check_files(moved / side, manifest, content=True)
+    with clipperf.load(moved) as ours, clipperf.load(sample_artifact) as theirs:
+        np.testing.assert_allclose(ours.encode_texts(TEXTS), theirs.encode_texts(TEXTS), atol=1e-5)
+        images = [Image.new("RGB", (70, 80), "red")]
+        np.testing.assert_allclose(
+            ours.encode_images(images), theirs.encode_images(images), atol=1e-5
+        )
+    other = tmp_path / "other"
+    other.mkdir()
+    tune.check_bundle(other)
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds something else"):
+        tune.check_bundle(other)
+
+
+def test_the_table_of_a_tuning(tuned: Path) -> None:
+    tuning = from_json(Tuning, json.loads(tuned.read_text()))
+    found = tuning_report(tuning)
+    assert len(found.rows) == len(tuning.trials)
+    note = found.columns.index("Note")
+    assert [row[note] for row in found.rows].count("chosen") == 2
+    assert [line.split(":")[0] for line in found.findings] == ["image", "text"]
+    assert "Texts have 16 tokens." in found.caveats
+    images = dataclasses.replace(
+        tuning, trials=tuple(t for t in tuning.trials if t.cell.side == "image")
+    )
+    assert not any("tokens" in line for line in tuning_report(images).caveats)
+
+
+def test_a_tuning_of_one_tower_does_not_replace_that_of_both(home: Path) -> None:
+    spec = zoo.resolve("clipperf-sample")
+    names = {store.tuning_path(spec, sides).name for sides in (SIDES, ("image",), ("text",))}
+    assert names == {f"clipperf-sample{end}.json" for end in ("", "-image", "-text")}
 
 
 def test_load_notices_an_artifact_exported_anew(tuned: Path) -> None:
@@ -395,13 +476,31 @@ def test_the_space_that_is_searched() -> None:
 def test_wishes_that_nothing_can_meet_are_refused() -> None:
     with pytest.raises(UsageError, match=r"--streams 4.*--threads is 2"):
         tune.space(wishes(threads=(1, 2), streams=(4,)), "image", {"onnx": "cpu"})
-    with pytest.raises(UsageError, match="precision bf16"):
-        tune.space(wishes(precisions=("bf16",)), "image", {"onnx": "cpu"})
+    with pytest.raises(UsageError, match=r"--streams 4.*--threads is 2"):
+        tune.space(wishes(threads=(2,), streams=(1, 4)), "image", {"onnx": "cpu"})
+    with pytest.raises(UsageError, match="--streams 2: trt runs one batch at a time"):
+        tune.space(wishes(threads=(2,), streams=(2,)), "image", {"trt": "cuda"})
+    for runtimes in (("onnx",), None):
+        with pytest.raises(UsageError, match=r"no precision 'bf16' in onnx.*fp32"):
+            tune.usable_devices(runtimes, ("bf16",), "cpu")
     with pytest.raises(UsageError, match="no artifact"):
-        tune.usable_devices(("torch",), None)
+        tune.usable_devices(("torch",), None, None)
     with pytest.raises(MissingDependencyError, match="doctor"):
-        tune.usable_devices(None, "abacus")
-    assert tune.usable_devices(("onnx",), None) == {"onnx": "cpu"}
+        tune.usable_devices(None, None, "abacus")
+    assert tune.usable_devices(("onnx",), None, None) == {"onnx": "cpu"}
+
+
+def test_weights_that_cannot_be_had_end_the_search_at_once(tmp_path: Path) -> None:
+    tried: list[Cell] = []
+
+    def request(cell: Cell) -> tuple[EngineRequest, int]:
+        tried.append(cell)
+        raise WeightsError("no network")
+
+    found = search_of(tmp_path, batch_s, request_of=request)
+    with pytest.raises(WeightsError, match="no network"):
+        found.run()
+    assert len(tried) == 1
 
 
 def test_a_file_that_cannot_be_written_is_noticed_first(tmp_path: Path) -> None:
@@ -432,6 +531,8 @@ def test_tune_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
         (["--minutes", "0"], "--minutes"),
         (["--max-batch-ms", "nan"], "--max-batch-ms"),
         (["--tokens", "999"], "--tokens 999"),
+        (["--tokens", "9", "--tower", "image"], "for text towers"),
+        (["--device", "tpu"], "choose cpu or cuda"),
         (["--out", "."], "is a folder"),
     ],
 )

@@ -23,7 +23,7 @@ from clipperf.bench import cost, meters
 from clipperf.bench.cost import Settings
 from clipperf.bench.inputs import CLIP_IDS, TextIds
 from clipperf.bench.passes import time_pass
-from clipperf.errors import ClipperfError, MeasurementError
+from clipperf.errors import ClipperfError, MeasurementError, WeightsError
 from clipperf.types import Cell, EngineRequest, Environment, Measurement, Trial
 
 SCOUT = dataclasses.replace(
@@ -105,6 +105,7 @@ class Search:
 
         Raises:
             MeasurementError: no candidate works, or none keeps to the bound.
+            WeightsError: the model's weights cannot be had.
         """
         elapsed_s = cost.stopwatch()
         early_s = (1 - FINAL_SHARE) * self.budget_s
@@ -160,6 +161,8 @@ class Search:
             try:
                 self.requests[cell.runtime, cell.precision] = self.request(cell)
                 made.append(cell)
+            except WeightsError:  # every other candidate would lack them, too
+                raise
             except ClipperfError as exc:
                 self._judge(cell, str(exc))
         return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from clipperf import env, files, store
 from clipperf.bench import cost, prepare
 from clipperf.bench.passes import memory_pass
 from clipperf.bench.search import Search, Space, described, splits
-from clipperf.engines import _contract
+from clipperf.engines import _contract, tuned
 from clipperf.errors import MissingDependencyError, UsageError
+from clipperf.export import folder
 from clipperf.export.derived import MARGIN
 from clipperf.types import SIDES, Cell, EngineRequest, ModelSpec, Side, Trial, TunedTower, Tuning
 
@@ -69,7 +71,7 @@ def tune(
     files.check_writable(path)  # before the work, not after it
     environment = env.capture()
     spec = wishes.spec
-    devices = usable_devices(wishes.runtimes, wishes.device)
+    devices = usable_devices(wishes.runtimes, wishes.precisions, wishes.device)
     towers: list[TunedTower] = []
     trials: list[Trial] = []
     for number, side in enumerate(wishes.sides):
@@ -107,11 +109,42 @@ def tune(
     return tuning
 
 
-def usable_devices(runtimes: Sequence[str] | None, device: str | None) -> dict[str, str]:
+def check_bundle(target: Path) -> None:
+    """Refuse to replace a folder that holds something else than a bundle.
+
+    Raises:
+        UsageError: it does.
+    """
+    ours = not target.exists() or (target / tuned.FILE).is_file()
+    if not ours and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"--bundle {target} holds something else: choose another folder")
+
+
+def write_bundle(tuning: Tuning, path: Path, target: Path) -> None:
+    """Make a folder of a tuning and the towers that it names, whole or not at all.
+
+    `path` is the tuning's file, from which the artifacts are seen.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    with files.locked(target), files.staged(target) as staging:
+        towers = []
+        for tower in tuning.towers:
+            folder.copy_tower(path.parent / tower.artifact, tower.cell.side, staging)
+            towers.append(dataclasses.replace(tower, artifact=tower.cell.side))
+        bundled = dataclasses.replace(tuning, towers=tuple(towers))
+        files.write_json(staging / tuned.FILE, bundled)
+
+
+def usable_devices(
+    runtimes: Sequence[str] | None, precisions: Sequence[str] | None, device: str | None
+) -> dict[str, str]:
     """Where each runtime that `clipperf.load` opens runs: on the GPU where one can be used.
 
     Raises:
-        UsageError: a named runtime is unknown, makes no artifact, or does not run on `device`.
+        UsageError: a named runtime is unknown, makes no artifact, or does not run on `device`; a
+            precision that none of them has.
         MissingDependencyError: a named runtime, or every one, is not usable here.
     """
     if runtimes is not None:
@@ -122,13 +155,15 @@ def usable_devices(runtimes: Sequence[str] | None, device: str | None) -> dict[s
                     f"choose from {', '.join(_deployable())}"
                 )
         devices = prepare.choose_devices(runtimes, device)
-        prepare.check_runtimes(devices, ())
+        prepare.check_runtimes(devices, precisions or ())
         return devices
     for place in ("cuda", "cpu") if device is None else (device,):
         known = [_contract.get(name) for name in _deployable()]
         usable = [r.name for r in known if place in r.devices and r.availability(place).usable]
         if usable:
-            return dict.fromkeys(usable, str(place))
+            devices = dict.fromkeys(usable, str(place))
+            prepare.check_runtimes(devices, precisions or ())
+            return devices
     raise MissingDependencyError(
         f"no runtime works on {device or 'this machine'}: clipperf doctor says what is missing"
     )
@@ -142,7 +177,7 @@ def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
     """The candidates of one tower.
 
     Raises:
-        UsageError: a precision that no runtime has, or more streams than threads.
+        UsageError: more streams than threads, or than any of the runtimes can run.
     """
     pairs = _splits(wishes)
     threads, streams = max(pairs, key=lambda pair: (pair[0], -pair[1]))
@@ -172,8 +207,7 @@ def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
     )
     if not makes:
         raise UsageError(
-            f"none of {', '.join(devices)} has precision {' or '.join(wishes.precisions or ())} "
-            f"with {streams} batches at once: choose others with --precision or --streams"
+            f"--streams {streams}: {', '.join(devices)} runs one batch at a time; leave it out"
         )
     return Space(makes, pairs, batches, streaming)
 
@@ -183,21 +217,20 @@ def _splits(wishes: Wishes) -> tuple[tuple[int, int], ...]:
     if wishes.threads is None and wishes.streams is None:
         return splits(cores)
     threads, streams = wishes.threads or (cores,), wishes.streams or (1,)
-    pairs = tuple((t, s) for t in threads for s in streams if s <= t)
-    if not pairs:
+    if max(streams) > max(threads):
         raise UsageError(
-            f"--streams {min(streams)}: each needs a thread of its own, but --threads is "
+            f"--streams {max(streams)}: each needs a thread of its own, but --threads is "
             f"{max(threads)}"
         )
-    return pairs
+    return tuple((t, s) for t in threads for s in streams if s <= t)
 
 
 def _tower(best: Trial, request: EngineRequest, peak_bytes: int | None, path: Path) -> TunedTower:
     assert request.path is not None and best.items_per_s is not None and best.batch_s is not None
-    folder = Path(request.path).parent.parent
+    artifact = Path(request.path).parent.parent
     return TunedTower(
         cell=best.cell,
-        artifact=os.path.relpath(folder, path.parent),
+        artifact=os.path.relpath(artifact, path.parent),
         key=request.key,
         items_per_s=best.items_per_s,
         items_interval=best.items_interval,

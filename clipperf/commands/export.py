@@ -43,8 +43,7 @@ def command(
         str,
         typer.Option(
             "--precision",
-            help="fp32, fp16, bf16 or int8; TensorRT also tf32 and fp8; OpenVINO fp32, int8w or "
-            "int8.",
+            help="fp32, fp16, bf16, int8 or fp8; TensorRT also tf32; OpenVINO fp32, int8w or int8.",
         ),
     ] = "fp32",
     out: Annotated[

@@ -22,7 +22,8 @@ def command(
     json: Json = False,
 ) -> None:
     """Say what a plan, ONNX file or artifact folder is, if it is whole, and if it runs here."""
-    from clipperf.engines.inspect import inspect, report
+    from clipperf.engines.inspect import inspect
+    from clipperf.engines.inspection import report
 
     found = inspect(path.expanduser().absolute())
     if json:

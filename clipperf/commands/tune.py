@@ -27,6 +27,7 @@ EXAMPLES = (
     "clipperf tune clipperf-sample",
     "clipperf tune ViT-B-32 --pretrained laion2b_s34b_b79k --max-batch-ms 50 --minutes 20",
     "clipperf tune ViT-B-32 --tower image --batch 1 --out vit-b-32.json",
+    "clipperf tune ViT-B-32 --bundle ./deploy",
 )
 
 
@@ -71,6 +72,10 @@ def command(
         Optional[Path],  # noqa: UP045
         typer.Option("--out", help="The file for clipperf.load; default: in the store."),
     ] = None,
+    bundle: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--bundle", help="Also a folder with the file and what it needs, to deploy."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -85,9 +90,13 @@ def command(
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UsageError(f"{option} {value}: give a number above 0")
     spec = zoo.resolve(model, pretrained)
-    path = (out or store.tuning_path(spec)).expanduser().absolute()
+    path = (out or store.tuning_path(spec, sides(tower))).expanduser().absolute()
     if path.is_dir():
         raise UsageError(f"--out {out} is a folder: name a file in it")
+    if tokens is not None and tower == "image":
+        raise UsageError("--tokens is for text towers: leave it out with --tower image")
+    if device not in (None, "cpu", "cuda"):
+        raise UsageError(f"--device {device}: choose cpu or cuda")
     if tokens is not None and tokens > spec.context_tokens:
         raise UsageError(f"--tokens {tokens}: {spec.id} takes up to {spec.context_tokens}")
     wishes = bench.Wishes(
@@ -104,10 +113,15 @@ def command(
         margin=margin,
         budget_s=minutes * 60,
     )
+    if bundle is not None:
+        bundle = bundle.expanduser().absolute()
+        bench.check_bundle(bundle)
     with progress(quiet) as bar:
         tuning = bench.tune(wishes, path, command=command_line(), on_stage=bar.stage)
+        if bundle is not None:
+            bench.write_bundle(tuning, path, bundle)
     if json:
-        print_json(tuning)
+        print_json({"path": str(path), **vars(tuning)})
     else:
         print_reports(tuning_report(tuning))
-        print(f'\nclipperf.load("{path}")')
+        print(f'\nclipperf.load("{bundle or path}")')

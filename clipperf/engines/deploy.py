@@ -180,24 +180,29 @@ def load(
     device: str | None = None,
     preprocess: str | None = None,
 ) -> ClipModel:
-    """Open an artifact folder that `clipperf export` wrote, or a file that `clipperf tune` wrote.
+    """Open an artifact folder that `clipperf export` wrote, or what `clipperf tune` wrote.
 
-    A tuning file says which artifact, runtime, threads, streams and batch each tower takes.
-    `threads` are those of one tower's engine, by default all cores of this process. `runtime` is
-    the one that the artifact was exported for, or another that loads it: "ort-cuda" takes ONNX
-    artifacts. `device` is by default where that runtime usually runs. `preprocess`
-    is "exact", "fast" or "draft" (see `preprocess_fast`), by default what the artifact's
-    `preprocess.json` names as its method (``clipperf export --preprocess``). Warns with
-    `AccuracyWarning` where an int8 tower was made for another kind of CPU.
+    A tuning, which is a file or the folder of ``--bundle``, says which artifact, runtime, threads,
+    streams and batch each tower takes. Of an artifact folder, `threads` are those of one tower's
+    engine, by default all cores of this process. `runtime` is the one that it was exported for, or
+    another that loads it: "ort-cuda" takes ONNX artifacts. `device` is by default where that
+    runtime usually runs. `preprocess` is "exact", "fast" or "draft" (see `preprocess_fast`), by
+    default what `preprocess.json` names as its method (``clipperf export --preprocess``). Warns
+    with `AccuracyWarning` where an int8 tower was made for another kind of CPU.
 
     Raises:
-        ArtifactError: the folder is no artifact, or a file is missing or damaged.
+        ArtifactError: the folder is no artifact, or a file is missing or of another size. (What
+            the files hold is checked by ``clipperf inspect``, which reads all of it.)
         EngineError: the runtime cannot load a tower.
         MissingDependencyError: the way to preprocess needs a package that is not installed.
     """
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise UsageError(f"threads is {threads!r}: give a whole number from 1")
     path = Path(folder).expanduser().absolute()
+    if not path.exists():
+        raise ArtifactError(f"{path}: there is no such file or folder")
+    if (path / tuned.FILE).is_file():
+        path /= tuned.FILE
     if path.is_file():
         if (threads, runtime, device) != (None, None, None):
             raise UsageError(

@@ -94,8 +94,8 @@ def check_sizes(folder: Path, tower: dict[str, Any]) -> None:
         found += (folder / name).stat().st_size
     if found != tower["disk_bytes"]:
         raise ArtifactError(
-            f"{folder / tower['path']} is damaged: {found} bytes, expected "
-            f"{tower['disk_bytes']}; export the model again"
+            f"the {tower['side']} tower of {folder} is damaged: its files have {found} bytes, "
+            f"expected {tower['disk_bytes']}; export the model again"
         )
 
 

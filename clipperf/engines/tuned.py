@@ -11,6 +11,8 @@ from clipperf.engines.opening import Opening
 from clipperf.errors import ArtifactError, TuningWarning
 
 KIND = "tuning"
+FILE = "tuning.json"
+"""The tuning file in a folder that holds its artifacts, too."""
 
 
 def read(path: Path) -> list[Opening]:
@@ -32,23 +34,36 @@ def read(path: Path) -> list[Opening]:
                 f"{path} has schema version {data['schema_version']}, this clipperf reads "
                 f"{SCHEMA_VERSION}: run clipperf tune again"
             )
-        openings = [
-            Opening(
-                folder=path.parent / tower["artifact"],
-                side=tower["cell"]["side"],
-                runtime=tower["cell"]["runtime"],
-                device=tower["cell"]["device"],
-                threads=int(tower["cell"]["threads"]),
-                streams=int(tower["cell"]["streams"]),
-                batch=int(tower["cell"]["batch"]),
-                key=tower["key"],
-            )
-            for tower in data["towers"]
-        ]
+        openings = [_opening(path, tower) for tower in data["towers"]]
+        if not openings:
+            raise ValueError("no towers")
         _compare_machines(data["environment"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise ArtifactError(f"{path} is damaged: run clipperf tune again") from exc
+    for opening in openings:
+        if not opening.folder.is_dir():
+            raise ArtifactError(
+                f"{path} names {opening.folder}, which is not there: move the file together with "
+                f"its artifacts (clipperf tune --bundle DIR), or run clipperf tune again"
+            )
     return openings
+
+
+def _opening(path: Path, tower: dict[str, Any]) -> Opening:
+    cell = tower["cell"]
+    threads, streams, batch = (int(cell[name]) for name in ("threads", "streams", "batch"))
+    if not (1 <= streams <= threads and batch >= 1):
+        raise ValueError(f"{threads} threads, {streams} streams, batch {batch}")
+    return Opening(
+        folder=path.parent / tower["artifact"],
+        side=cell["side"],
+        runtime=cell["runtime"],
+        device=cell["device"],
+        threads=threads,
+        streams=streams,
+        batch=batch,
+        key=tower["key"],
+    )
 
 
 def _compare_machines(tuned_on: dict[str, Any]) -> None:

@@ -155,6 +155,25 @@ def set_preprocess(
     return dataclasses.replace(exported, manifest=manifest)
 
 
+def copy_tower(folder: Path, side: Side, target: Path) -> None:
+    """Make an artifact folder of one tower of another, named after its side, in `target`.
+
+    Files are linked where the file system can, else copied.
+
+    Raises:
+        ArtifactError: the folder has no such tower.
+    """
+    manifest = store.read_manifest(folder)
+    tower = manifest.tower(side)
+    if tower is None:
+        raise ArtifactError(f"{folder} has no {side} tower: export the model again")
+    (target / side).mkdir()
+    _carry_over(folder, target / side, tower)
+    _copy_shared(folder, target / side)
+    alone = dataclasses.replace(manifest, towers=(tower,))
+    files.write_json(target / side / store.MANIFEST_NAME, alone)
+
+
 def check_target(folder: Path, spec: ModelSpec, runtime: str) -> None:
     """Refuse to replace a folder that is not an artifact of the same architecture and runtime.
 

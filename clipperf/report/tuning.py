@@ -15,20 +15,18 @@ def tuning_report(tuning: Tuning) -> Report:
         Column("Device", lambda t: t.cell.device, numeric=False, fold="constant"),
         Column("Runtime", lambda t: t.cell.engine, numeric=False),
         Column("Threads", lambda t: str(t.cell.threads)),
-        Column("Streams", lambda t: str(t.cell.streams), fold="constant", phrase="{} stream"),
+        Column("Streams", lambda t: str(t.cell.streams)),
         Column("Batch", lambda t: str(t.cell.batch)),
         Column("Items/s", lambda t: units.rate(t.items_per_s)),
-        Column("Batch ms", lambda t: units.ms(t.batch_s)),
+        Column("Batch p90 ms", lambda t: units.ms(t.batch_s)),
         Column("Load s", lambda t: units.rate(t.load_s)),
         Column("Note", lambda t: (t.verdict or "chosen").splitlines()[0], numeric=False),
     ]
     rows = sorted(tuning.trials, key=_order)
-    caveats = [
-        "Batch ms: the 90th percentile, below 64 runs the slowest.",
-        "Texts have {} tokens.".format(
-            next((t.cell.tokens for t in tuning.trials if t.cell.tokens), "-")
-        ),
-    ]
+    caveats = ["Items/s: by the median run. Batch p90 ms: below 64 runs the slowest one."]
+    tokens = next((t.cell.tokens for t in tuning.trials if t.cell.tokens), None)
+    if tokens is not None:
+        caveats.append(f"Texts have {tokens} tokens.")
     if tuning.spec.random_weights:
         caveats.append("Random weights: accuracy cannot be judged, only how close embeddings are.")
     name = model_name(tuning.spec.id, tuning.spec.random_weights)
@@ -52,8 +50,9 @@ def _finding(tower: TunedTower) -> str:
     interval = tower.items_interval
     spread = f" [{units.rate(interval[0])}, {units.rate(interval[1])}]" if interval else ""
     streams = f" in {cell.streams} streams" if cell.streams > 1 else ""
+    threads = "1 thread" if cell.threads == 1 else f"{cell.threads} threads"
     return (
-        f"{cell.side}: {cell.runtime} {cell.precision} on {cell.device}, batch {cell.batch}, "
-        f"{cell.threads} threads{streams}: {units.rate(tower.items_per_s)}{spread} a second, "
-        f"{units.seconds(tower.batch_s)} a batch, {units.size(tower.rss_peak_bytes)} RAM"
+        f"{cell.side}: {cell.engine} on {cell.device}, batch {cell.batch}, {threads}{streams}: "
+        f"{units.rate(tower.items_per_s)}{spread} a second, p90 {units.seconds(tower.batch_s)} "
+        f"a batch, {units.size(tower.rss_peak_bytes)} RAM"
     )
