@@ -156,8 +156,11 @@ def test_brain_floats_build_from_ampere_on(
     assert snapshot(home) == before
 
 
-def test_eight_bit_floats_of_both_towers(sample_home: Path) -> None:
+def test_eight_bit_floats_of_both_towers(
+    sample_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a GPU fp8 is built for those of the usual kinds that have it."""
+    monkeypatch.setenv("CLIPPERF_HOME", str(sample_home))
     spec = zoo.resolve(sample.NAME)
     done = export_engine(spec, SIDES, BuildOptions("trt-rtx", "fp8", targets=("sm89", "sm120")))
     assert_usable(done.folder)
