@@ -16,7 +16,7 @@ import clipperf
 from clipperf import store
 from clipperf.bench.plan import plan
 from clipperf.bench.prepare import choose_inputs
-from clipperf.engines import _tensorrt, inspect
+from clipperf.engines import _tensorrt, inspect, inspection
 from clipperf.engines.images import batches
 from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import UsageError
@@ -261,7 +261,7 @@ def test_both_kinds_lie_side_by_side_and_are_cached(stocked: ModelSpec) -> None:
     assert "pixels uint8 [batch, 3, 32, 32]" in "\n".join(summary.lines(again))
     assert build.export_model(stocked, ("image",)).folder == floats
     assert snapshot(floats) == before
-    said = dict(inspect.report(inspect.inspect(taken)).rows)
+    said = dict(inspection.report(inspect.inspect(taken)).rows)
     assert said["image: input"] == "pixels uint8 [batch, 3, 32, 32]"
 
 
