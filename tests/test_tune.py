@@ -138,12 +138,17 @@ def test_a_bound_that_nothing_keeps_names_the_quickest(tmp_path: Path) -> None:
         found.run()
 
 
-@pytest.mark.timing
 def test_of_candidates_alike_the_one_with_the_quickest_batch(tmp_path: Path) -> None:
-    found = search_of(tmp_path, lambda c: 10e-3 * c.batch * c.streams, precisions=("fp32",))
-    best, _ = found.run()
-    # All do 100 a second; which of those of batch 1 is left to noise.
-    assert best.cell.batch == 1 and best.cell.streams == 1
+    found = search_of(tmp_path, batch_s)
+    fastest, alike, slower, unsure = (cell("fp32", batch=b) for b in (32, 8, 4, 1))
+    found.trials = {
+        fastest: Trial(fastest, "", 100.0, (95.0, 105.0), batch_s=0.4),
+        alike: Trial(alike, "", 94.0, (90.0, 96.0), batch_s=0.1),
+        slower: Trial(slower, "", 93.0, (91.0, 94.0), batch_s=0.05),
+        unsure: Trial(unsure, "", 92.0, None, batch_s=0.01),
+    }
+    assert found._chosen([fastest, alike, slower, unsure]) == alike
+    assert found._chosen([fastest, slower, unsure]) == fastest
 
 
 def test_what_cannot_be_made_or_run_is_a_trial_with_its_reason(tmp_path: Path) -> None:
