@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,7 @@ def ensure(
             stood in the folder before still stands.
     """
     folder = wanted.folder
-    waiting = f"waiting for another process that builds {folder}"
-    with files.locked(folder, on_wait=lambda: on_stage(waiting)):
+    with _locked(folder, on_stage):
         present = current_towers(folder)
         for side, tower in present.items():
             if side not in wanted.keys and not wanted.fits(tower):
@@ -138,8 +138,7 @@ def set_preprocess(
         StorageError: the folder cannot be written; it is then as before.
     """
     folder = exported.folder
-    waiting = f"waiting for another process that builds {folder}"
-    with files.locked(folder, on_wait=lambda: on_stage(waiting)):
+    with _locked(folder, on_stage):
         manifest = store.read_manifest(folder)
         spec = PreprocessSpec.from_json(manifest.preprocess)
         if method != spec.method:
@@ -153,6 +152,12 @@ def set_preprocess(
                 manifest = dataclasses.replace(manifest, preprocess=settings, files=digests)
                 files.write_json(staging / store.MANIFEST_NAME, manifest)
     return dataclasses.replace(exported, manifest=manifest)
+
+
+def _locked(folder: Path, on_stage: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Nobody else builds the folder meanwhile; says when it has to wait for that."""
+    waiting = f"waiting for another process that builds {folder}"
+    return files.locked(folder, on_wait=lambda: on_stage(waiting))
 
 
 def copy_tower(folder: Path, side: Side, target: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clipperf import files, tokenize
+from clipperf import tokenize
+from clipperf.engines.opening import read_pixels
 from clipperf.models import sample
 from clipperf.preprocess import preprocess
-from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.types import Side
 
 COUNT = 12
@@ -30,8 +30,7 @@ def parity_inputs(folder: Path, side: Side, dtype: str = "float32") -> np.ndarra
         # Spread over the set: neighbours in it are drawn alike.
         entries = [json.loads(line) for line in lines[:: max(1, len(lines) // COUNT)][:COUNT]]
         if side == "image":
-            settings = files.read_json(folder / "preprocess.json")
-            spec = PreprocessSpec.from_json(settings)
+            spec = read_pixels(folder)
             images = [Image.open(io.BytesIO(archive.read(e["image"]))) for e in entries]
             return preprocess(images, spec, np.empty((len(images), *spec.shape), dtype))
     tokenizer = tokenize.Tokenizer.from_folder(folder)

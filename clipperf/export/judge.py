@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from clipperf import files, metrics
+from clipperf import metrics
 from clipperf.datasets import Dataset
 from clipperf.engines.images import batches as image_batches
+from clipperf.engines.opening import read_pixels
 from clipperf.engines.texts import encode
 from clipperf.errors import UsageError
-from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.tokenize import Tokenizer
 from clipperf.types import Engine, PixelDtype, Side
 
@@ -59,7 +59,7 @@ class Judge:
     ) -> None:
         self._side = side
         self._pixel_dtype = pixel_dtype
-        self._pixels = PreprocessSpec.from_json(files.read_json(folder / "preprocess.json"))
+        self._pixels = read_pixels(folder)
         self._tokenizer = Tokenizer.from_folder(folder) if _has_tokenizer(folder) else None
         self._dataset = dataset
         self._cut = cut
