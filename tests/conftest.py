@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -62,7 +63,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def sample_artifact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The bundled sample exported once, both towers in fp32. Read it, copy it, never change it."""
+    """The bundled sample exported once, both towers in fp32.
+
+    Read it, copy it, derive defaults into its store; a test that changes or counts what is there
+    takes a `store_of` it.
+    """
     from clipperf.export.build import export_model
     from clipperf.models import zoo
 
@@ -173,6 +178,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
     yield mount
     subprocess.run(["umount", "-l", mount], check=True)
+
+
+def store_of(artifact: Path, home: Path) -> Path:
+    """A store of this artifact alone, whatever tests before have derived from it; its folder."""
+    folder = home / artifact.relative_to(artifact.parents[3])
+    shutil.copytree(artifact, folder)
+    return folder
 
 
 # --- folders and processes -----------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Cli, assert_usable, leftovers, only_locks, snapshot, start, use
+from conftest import Cli, assert_usable, leftovers, only_locks, snapshot, start, store_of, use
 
 from clipperf import files, store
 from clipperf.bench import prepare
@@ -67,7 +67,7 @@ def batches(low: int, usual: int, high: int, **options: Any) -> BuildOptions:
 def sample_home(sample_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store with the sample's towers, and their engines in fp32 and fp16 for three targets."""
     home = tmp_path_factory.mktemp("engines") / "home"
-    shutil.copytree(sample_artifact.parents[3], home)
+    store_of(sample_artifact, home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPPERF_HOME", str(home))
         for precision in ("fp32", "fp16"):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Cli
+from conftest import Cli, store_of
 from PIL import Image
 
 import clipperf
@@ -28,9 +27,7 @@ pytest.importorskip("cykooz_resizer")
 @pytest.fixture
 def stocked(sample_artifact: Path, home: Path) -> Path:
     """The sample's folder in a store of this test alone."""
-    root = sample_artifact.parents[3]
-    shutil.copytree(root / "artifacts", home / "artifacts")
-    return home / sample_artifact.relative_to(root)
+    return store_of(sample_artifact, home)
 
 
 def exported(folder: Path) -> Exported:

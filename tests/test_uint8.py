@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Cli, assert_usable, snapshot, use
+from conftest import Cli, assert_usable, snapshot, store_of, use
 from PIL import Image
 
 import clipperf
@@ -380,7 +380,7 @@ def test_an_evaluation_feeds_bytes(stocked: ModelSpec, cli: Cli, samples: str) -
 
 
 def test_the_sample_gives_the_same(sample_artifact: Path, pictures: list[Path], home: Path) -> None:
-    shutil.copytree(sample_artifact.parents[3], home)
+    store_of(sample_artifact, home)
     done = build.export_model(zoo.resolve(sample.NAME), ("image",), pixel_dtype="uint8")
     graph = onnx.load(done.folder / "image" / "model.onnx")
     assert operators(graph)[:4] == ["Cast", "Mul", "Sub", "Conv"]  # it pads
