@@ -59,6 +59,7 @@ class Tower:
     [batch, tokens] to float32 embeddings [batch, embed_dim].
     `example` is one valid input batch of 2. `dynamic_tokens` says whether a text batch cut at
     its longest EOT gives the same embeddings as the padded one (causal, EOT-pooled towers).
+    `start_id` is the token that the tokenizer begins every text with, None where it has none.
     """
 
     spec: ModelSpec
@@ -66,6 +67,7 @@ class Tower:
     module: Any
     example: Any
     dynamic_tokens: bool
+    start_id: int | None = None
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ WINDOW = 8192
 RUN_COST_TOKENS = 16
 """What one more run costs beside its tokens, in tokens: reading the weights once, and overhead."""
 
-SHORTEST_TOKENS = 2
-"""Begin and end of an empty text. An engine that takes no such short input has `min_tokens`."""
+SHORTEST_TOKENS = 3
+"""Begin and end of an empty text, and one more: behind a begin that is a constant a single token
+would be multiplied in another order. An engine that needs longer input has `min_tokens`."""
 
 
 def encode(

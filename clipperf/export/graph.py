@@ -33,7 +33,8 @@ def key(config: dict[str, Any], tower: Tower, precision: str, opset: int, recipe
     """A digest of everything that a graph depends on; `config` is the model configuration."""
     return digest_of(
         "graph", recipe, config, tower.side, tower.spec.context_tokens, tower.spec.embed_dim,
-        tower.module.normalize, precision, opset, {name: version_of(name) for name in BUILT_WITH},
+        tower.module.normalize, tower.start_id is not None, precision, opset,
+        {name: version_of(name) for name in BUILT_WITH},
     )  # fmt: skip
 
 

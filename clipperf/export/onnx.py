@@ -31,7 +31,7 @@ EXTERNAL_DATA_FROM_BYTES = 2**25
 copies them, which takes longer than all else that it does to open a tower, and RAM for the copies.
 Below it one file is handier. A protobuf file must stay below 2 GiB anyway."""
 
-RECIPE = 3
+RECIPE = 4
 """Raise it when the same weights and versions come to give another file."""
 
 INPUT_NAMES = {"image": "pixels", "text": "tokens"}
@@ -73,14 +73,18 @@ def export_onnx(
 
     With `takes_bytes` its pixels are uint8, and it normalises them as that says. Weights above
     `EXTERNAL_DATA_FROM_BYTES` lie beside `path`. With a `graph_key` the graph is kept for further
-    checkpoints of the architecture. Batch norms of the tower are folded, in place.
+    checkpoints of the architecture. Batch norms of the tower are folded and `models.lean` leaves
+    out what its embedding never reads, both in place.
 
     Raises:
         ExportError: torch's exporter refuses the tower; the message holds its reason.
     """
     import torch
 
+    from clipperf.models.lean import make_lean
+
     fold_batch_norms(tower.module, tower.example)
+    make_lean(tower.module, tower.start_id)
     try:
         with quiet(), torch.no_grad():
             model = _filled(tower, precision, key) or _plain(tower, precision)

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from clipperf.files import storage_error, write_json
 from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.processes import die_with_parent, status_bytes
 from clipperf.serialize import from_json, to_json
+from clipperf.tokenize import Tokenizer
 from clipperf.types import ModelSpec, Side
 
 
@@ -57,6 +59,8 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     inputs = torch.from_numpy(parity_inputs(folder, side))
     tell("building")
     tower = build_tower(spec, side, normalize=job["normalized"])
+    if side == "text":
+        tower = replace(tower, start_id=Tokenizer.from_folder(folder).start_id)
     key = onnx_export.graph_key(tower, job["precision"], model_config(spec))
     # What takes bytes is computed from the weights, so a proven graph says too little of it.
     few = takes_bytes is None and graph.is_proven(key)

@@ -28,8 +28,10 @@ class TextTower(nn.Module):
 
     Where `short` is set the number of tokens may be anything up to the context length: position
     embeddings and the causal mask are cut to it. A causal tower never looks past the EOT that it
-    is pooled at, so cutting there changes nothing.
+    is pooled at, so cutting there changes nothing. `lean`: see `models.lean`.
     """
+
+    lean = False
 
     def __init__(self, model: Any, short: bool, normalize: bool) -> None:
         super().__init__()
@@ -48,20 +50,31 @@ class TextTower(nn.Module):
 
     def _encode(self, tokens: torch.Tensor) -> torch.Tensor:
         text = text_part(self.model)
-        length = tokens.shape[1]
-        x = text.token_embedding(tokens)
-        x = x + text.positional_embedding[:length].to(x.dtype)
-        mask = text.attn_mask[:length, :length].to(x.dtype)
-        x = text.ln_final(text.transformer(x, attn_mask=mask))
+        transformer, length = text.transformer, tokens.shape[1]
+        begin = int(self.lean and transformer.begins_alike)
+        tokens = tokens[:, begin:]
         if pool_type(text) == "eos":
             at = (tokens == eos_id(text)).int().argmax(dim=-1)
         else:
             at = tokens.argmax(dim=-1)
-        x = x[torch.arange(x.shape[0], device=x.device), at]
+        x = self.embedded(tokens, begin)
+        mask = text.attn_mask[begin:length, :length].to(x.dtype)
+        if self.lean:
+            x = transformer(x, mask, at)[:, 0]
+        else:
+            x = transformer(x, attn_mask=mask)
+            x = x[torch.arange(x.shape[0], device=x.device), at]
+        x = text.ln_final(x)
         projection = text.text_projection
         if projection is None:
             return x
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+    def embedded(self, tokens: torch.Tensor, begin: int = 0) -> torch.Tensor:
+        """Tokens [batch, tokens] from position `begin` on as [batch, tokens, width]."""
+        text = text_part(self.model)
+        x = text.token_embedding(tokens)
+        return x + text.positional_embedding[begin : begin + tokens.shape[1]].to(x.dtype)
 
 
 def text_part(model: Any) -> Any:

@@ -1,0 +1,208 @@
+"""Towers without what their embedding never reads: the same embeddings, for less work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipperf.tokenize import Tokenizer, TokenizerSpec
+from clipperf.types import Side, Tower
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("open_clip")
+onnx = pytest.importorskip("onnx")
+
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from toy_models import CONFIGS, VOCAB, inputs_of, registered, spec_of  # noqa: E402
+
+from clipperf.engines.onnxruntime import open_session  # noqa: E402
+from clipperf.export import onnx as onnx_export  # noqa: E402
+from clipperf.models import open_clip as towers  # noqa: E402
+from clipperf.models.lean import LeanPool, LeanTransformer, make_lean  # noqa: E402
+from clipperf.models.towers import text_part  # noqa: E402
+
+START = 7
+
+ROWS: dict[tuple[str, Side], Any] = {
+    ("toy-clip", "image"): 0,
+    ("toy-quickgelu", "image"): 0,
+    ("toy-alt", "image"): 0,  # layer scale
+    ("toy-clipa", "image"): None,  # the mean of all tokens
+    ("toy-coca", "image"): None,  # a pool with queries of its own
+    ("toy-clip", "text"): None,  # told by `forward`
+    ("toy-worldwide", "text"): None,
+    ("toy-coca", "text"): -1,  # its class token
+    ("toy-clipa", "text"): -1,  # not causal
+    ("toy-siglip", "text"): -1,
+}
+"""The token that each transformer reads."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with registered(tmp_path_factory.mktemp("model_configs")):
+        yield
+    torch.set_num_threads(threads)
+
+
+def tower_of(name: str, side: Side) -> Tower:
+    return towers.build_tower(spec_of(name, "random:1"), side)
+
+
+def begun(name: str) -> Any:
+    """Texts that all begin with the same token."""
+    tokens = inputs_of(name, "text")
+    tokens[:, 1:] = tokens[:, :-1].clone()
+    tokens[:, 0] = START
+    end = CONFIGS[name]["text_cfg"].get("eos_id", VOCAB - 1)
+    tokens[:, -1] = torch.where((tokens == end).any(1), tokens[:, -1], end)
+    return tokens
+
+
+def embedded(module: Any, inputs: Any) -> np.ndarray:
+    with torch.inference_mode():
+        found: np.ndarray = module(inputs).numpy()
+    return found
+
+
+def close(found: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
+
+
+def transformer(tower: Tower) -> Any:
+    model = tower.module.model
+    return (model.visual if tower.side == "image" else text_part(model)).transformer
+
+
+@pytest.mark.parametrize(("name", "side"), ROWS)
+def test_embeddings_stay(name: str, side: Side) -> None:
+    tower, inputs = tower_of(name, side), inputs_of(name, side)
+    expected = embedded(tower.module, inputs)
+    assert len(np.unique(expected.round(5), axis=0)) == len(expected)
+    make_lean(tower.module)
+    part = transformer(tower)
+    assert isinstance(part, LeanTransformer)
+    assert part.row == ROWS[name, side] and not part.begins_alike
+    close(embedded(tower.module, inputs), expected)
+
+
+@pytest.mark.parametrize("name", ["toy-clip", "toy-worldwide"])
+def test_a_first_token_that_never_changes_is_a_constant(name: str) -> None:
+    tower, inputs = tower_of(name, "text"), begun(name)
+    expected = embedded(tower.module, inputs)
+    make_lean(tower.module, START)
+    part = transformer(tower)
+    assert (
+        [x.shape for x in part.first_keys]
+        == [(1, 1, 64)] * 2
+        == [x.shape for x in part.first_values]
+    )
+    close(embedded(tower.module, inputs), expected)
+    # It is not read any longer: this is what the tokenizer has to promise.
+    other = inputs.clone()
+    other[:, 0] = START + 1
+    np.testing.assert_array_equal(embedded(tower.module, other), embedded(tower.module, inputs))
+
+
+def test_a_first_token_is_no_constant_where_texts_are_not_causal() -> None:
+    tower, inputs = tower_of("toy-clipa", "text"), begun("toy-clipa")
+    expected = embedded(tower.module, inputs)
+    make_lean(tower.module, START)
+    assert not transformer(tower).begins_alike
+    close(embedded(tower.module, inputs), expected)
+
+
+def test_resnets_ask_for_the_mean_alone() -> None:
+    tower, inputs = tower_of("toy-resnet", "image"), inputs_of("toy-resnet", "image")
+    expected = embedded(tower.module, inputs)
+    make_lean(tower.module)
+    assert isinstance(tower.module.model.visual.attnpool, LeanPool)
+    close(embedded(tower.module, inputs), expected)
+
+
+@pytest.mark.parametrize("name", ["toy-convnext", "toy-hybrid", "toy-siglip"])
+def test_other_libraries_towers_are_left_alone(name: str) -> None:
+    tower = tower_of(name, "image")
+    before = [(key, id(part)) for key, part in tower.module.named_modules()]
+    make_lean(tower.module)
+    assert [(key, id(part)) for key, part in tower.module.named_modules()] == before
+
+
+def test_blocks_of_another_kind_are_left_alone() -> None:
+    from open_clip.transformer import Transformer
+
+    tower = tower_of("toy-clip", "image")
+    other = Transformer(64, 2, 2, qk_norm=True)
+    tower.module.model.visual.transformer = other
+    make_lean(tower.module)
+    assert tower.module.model.visual.transformer is other
+
+
+def operations(module: Any, inputs: Any) -> dict[str, int]:
+    """Multiplications and additions by the operator that makes them."""
+    with FlopCounterMode(display=False) as counted, torch.inference_mode():
+        module(inputs)
+    return {str(name): count for name, count in counted.get_flop_counts()["Global"].items()}
+
+
+LINEAR, MIX = 2 * 64 * 64, 4 * 64
+"""One token through a square matrix; one query with one key, and one weight with one value."""
+
+
+@pytest.mark.parametrize(
+    ("side", "linear", "mix"),
+    [
+        # Of 17 tokens the second block reads one: its queries, output and MLP are of that alone.
+        ("image", 17 * 12 * LINEAR + (17 * 2 + 10) * LINEAR, (17 * 17 + 17) * MIX),
+        # 77 tokens without the first, which is a key all the same; two queries in the second.
+        ("text", 76 * 12 * LINEAR + (76 * 2 + 10) * LINEAR, (76 * 77 + 2 * 77) * MIX),
+    ],
+)
+def test_what_is_left_out_is_what_nobody_reads(side: Side, linear: int, mix: int) -> None:
+    tower = tower_of("toy-clip", side)
+    inputs = inputs_of("toy-clip", "image")[:1] if side == "image" else begun("toy-clip")[:1]
+    make_lean(tower.module, START)
+    found = operations(tower.module, inputs)
+    assert (found["aten.addmm"], found["aten.bmm"]) == (linear, mix)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_graph_reads_texts_of_any_length_behind_their_start(batch: int, tmp_path: Path) -> None:
+    tower = tower_of("toy-clip", "text")
+    tower = Tower(**{**vars(tower), "start_id": START})
+    inputs = begun("toy-clip")[:batch]
+    expected = embedded(tower.module, inputs)
+    onnx_export.export_onnx(tower, tmp_path / "model.onnx")
+    engine = open_session(tmp_path / "model.onnx", threads=1)
+    close(engine.run(inputs.numpy()), expected)
+    short = torch.tensor([[START, 9, 12, VOCAB - 1]] * batch)
+    padded = torch.zeros(batch, 77, dtype=torch.int64)
+    padded[:, :4] = short
+    np.testing.assert_array_equal(engine.run(short.numpy()), engine.run(padded.numpy()))
+    close(engine.run(short.numpy()), embedded(tower_of("toy-clip", "text").module, padded))
+    graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "model.onnx")).graph
+    shapes = [
+        tuple(axis.dim_value or axis.dim_param for axis in value.type.tensor_type.shape.dim)
+        for value in graph.value_info
+    ]
+    hidden = {shape for shape in shapes if len(shape) == 3 and shape[2] == 4 * 64}
+    assert hidden == {("batch", "tokens - 1", 256), ("batch", 1, 256)}  # the two MLPs
+
+
+def test_only_tokenizers_that_begin_every_text_alike_have_a_start(tmp_path: Path) -> None:
+    def start(**fields: Any) -> int | None:
+        spec = TokenizerSpec("clip", "lower", 77, 0, sot_id=5, eot_id=6)
+        spec = TokenizerSpec(**{**spec.to_json(), **fields})
+        tokenizer = Tokenizer.__new__(Tokenizer)
+        tokenizer.spec = spec
+        return tokenizer.start_id
+
+    assert start() == 5
+    assert start(kind="hf") is None and start(kind="clips") is None
+    assert start(zeroed_id=5) is None
