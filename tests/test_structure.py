@@ -49,8 +49,11 @@ HEAVY = frozenset(
         *("cuda", "pynvml", "safetensors", "matplotlib"),
     )
 )
-HEAVY_AT_IMPORT = {"clipperf/models/towers.py": {"torch"}}
-NOT_WITHOUT_TORCH = {"clipperf.models.towers"}
+HEAVY_AT_IMPORT = {
+    "clipperf/models/lean.py": {"torch"},
+    "clipperf/models/towers.py": {"torch"},
+}
+NOT_WITHOUT_TORCH = {"clipperf.models.lean", "clipperf.models.towers"}
 
 MAX_LINES = 320
 LONGER_FILES = {"clipperf/types.py": 480}  # all the nouns in one place

@@ -11,6 +11,12 @@ import numpy as np
 from clipperf.types import Engine
 
 
+def spread(engine: Engine, items: int, batch_size: int) -> int:
+    """The number of inputs to run at once so that few of them keep every stream busy, too."""
+    streams = getattr(engine, "streams", 1)
+    return batch_size if streams == 1 else max(1, min(batch_size, -(-items // streams)))
+
+
 def run_all(engine: Engine, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
     """Embed batches, as many at once as the engine has streams; the results in their order.
 

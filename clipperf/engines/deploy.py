@@ -18,7 +18,7 @@ import numpy as np
 
 from clipperf import preprocess_fast
 from clipperf.engines import _contract, tuned
-from clipperf.engines._streams import run_all
+from clipperf.engines._streams import run_all, spread
 from clipperf.engines.images import batches as image_batches
 from clipperf.engines.onnxruntime import accuracy_warning
 from clipperf.engines.opening import DEFAULT_BATCH, Opening, read_manifest, read_pixels, requests
@@ -80,7 +80,7 @@ class ClipModel:
             ArtifactError: the artifact has no image tower.
         """
         images = _listed(images, "encode_images takes a list of images: put it in brackets")
-        engine, batch_size = self._engine("image", batch_size)
+        engine, batch_size = self._engine("image", batch_size, len(images))
         workers = _workers(workers, len(images))
         assert self.pixels is not None
         dtype = self._pixel_dtype
@@ -103,15 +103,15 @@ class ClipModel:
             ArtifactError: the artifact has no text tower.
         """
         texts = _listed(texts, "encode_texts takes a list of strings: put it in brackets")
-        engine, batch_size = self._engine("text", batch_size)
+        engine, batch_size = self._engine("text", batch_size, len(texts))
         assert self._tokenizer is not None
         found = None
         if texts:
             found = embed_texts(texts, self._tokenizer, engine, batch_size, cut=self._short_texts)
         return self._finished(found, normalize)
 
-    def _engine(self, side: Side, batch_size: int | None) -> tuple[Engine, int]:
-        """A tower's engine, and the number of inputs that it is to be given at once."""
+    def _engine(self, side: Side, batch_size: int | None, items: int) -> tuple[Engine, int]:
+        """A tower's engine, and how many of `items` inputs it is to be given at once."""
         if self._closed:
             raise UsageError("this model is closed; open the artifact again with clipperf.load")
         if batch_size is None:
@@ -123,7 +123,8 @@ class ClipModel:
                 f"this artifact has no {side} tower; export it too: "
                 f"clipperf export MODEL --tower {side}"
             )
-        return self._engines[side], batch_size
+        engine = self._engines[side]
+        return engine, spread(engine, items, batch_size)
 
     def _finished(self, found: np.ndarray | None, normalize: bool) -> np.ndarray:
         if found is None:
@@ -176,6 +177,7 @@ def load(
     folder: str | Path,
     *,
     threads: int | None = None,
+    streams: int | None = None,
     runtime: str | None = None,
     device: str | None = None,
     preprocess: str | None = None,
@@ -184,7 +186,8 @@ def load(
 
     A tuning, which is a file or the folder of ``--bundle``, says which artifact, runtime, threads,
     streams and batch each tower takes. Of an artifact folder, `threads` are those of one tower's
-    engine, by default all cores of this process. `runtime` is the one that it was exported for, or
+    engine, by default all cores of this process; `streams` batches, by default one, share them and
+    run at once, and a call with fewer inputs than that is spread over them. `runtime` is the one that it was exported for, or
     another that loads it: "ort-cuda" takes ONNX artifacts. `device` is by default where that
     runtime usually runs. `preprocess` is "exact", "fast" or "draft" (see `preprocess_fast`), by
     default what `preprocess.json` names as its method (``clipperf export --preprocess``). Warns
@@ -194,24 +197,27 @@ def load(
         ArtifactError: the folder is no artifact, or a file is missing or of another size. (What
             the files hold is checked by ``clipperf inspect``, which reads all of it.)
         EngineError: the runtime cannot load a tower.
+        UsageError: an option is not valid, or the runtime cannot do what it says.
         MissingDependencyError: the way to preprocess needs a package that is not installed.
     """
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise UsageError(f"threads is {threads!r}: give a whole number from 1")
+    for name, value in (("threads", threads), ("streams", streams)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UsageError(f"{name} is {value!r}: give a whole number from 1")
     path = Path(folder).expanduser().absolute()
     if not path.exists():
         raise ArtifactError(f"{path}: there is no such file or folder")
     if (path / tuned.FILE).is_file():
         path /= tuned.FILE
     if path.is_file():
-        if (threads, runtime, device) != (None, None, None):
+        if (threads, streams, runtime, device) != (None, None, None, None):
             raise UsageError(
-                f"{path} is a tuning, which sets threads, runtime and device; load the artifact "
-                f"folder to choose them"
+                f"{path} is a tuning, which sets threads, streams, runtime and device; load the "
+                f"artifact folder to choose them"
             )
         openings = tuned.read(path)
     else:
-        openings = [Opening(path, runtime=runtime, device=device, threads=threads)]
+        whole = Opening(path, runtime=runtime, device=device, threads=threads)
+        openings = [dataclasses.replace(whole, streams=streams or 1)]
     engines: dict[Side, Engine] = {}
     folders: dict[Side, Path] = {}
     batches: dict[Side, int] = {}

@@ -54,6 +54,14 @@ def requests(
     device = opening.device or chosen.devices[0]
     if device not in chosen.devices:
         raise UsageError(f"{chosen.name} runs on {', '.join(chosen.devices)}, not on {device!r}")
+    threads = opening.threads or available_cores()
+    if opening.streams > 1 and not chosen.streams:
+        raise UsageError(f"{chosen.name} runs one batch at a time; leave streams out")
+    if opening.streams > threads:
+        raise UsageError(
+            f"streams is {opening.streams}, but each needs a thread of its own, and threads is "
+            f"{threads}"
+        )
     for tower in manifest["towers"]:
         if opening.side not in (None, tower["side"]):
             continue
@@ -69,7 +77,7 @@ def requests(
             manifest["precision"],
             device,
             batch=1,
-            threads=opening.threads or available_cores(),
+            threads=threads,
             streams=opening.streams,
             input=tower["inputs"][0]["dtype"] if tower["side"] == "image" else "float32",
         )

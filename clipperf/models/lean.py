@@ -27,7 +27,7 @@ def make_lean(tower: nn.Module, start_id: int | None = None) -> None:
 
     `start_id` is the token that every text begins with, None where there is no such token. Blocks
     and poolings that are not open_clip's plain ones, and towers of other libraries, stay as they
-    are. The names of parameters stay.
+    are. Parameters keep their names; the last block's projections get more.
     """
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.transformer import VisionTransformer
@@ -39,7 +39,8 @@ def make_lean(tower: nn.Module, start_id: int | None = None) -> None:
         elif not tower.short:
             row = {"first": 0, "last": -1}.get(pool_type(part))
     else:
-        part, row = tower.model.visual, None
+        model: Any = tower.model
+        part, row = model.visual, None
         if isinstance(part, ModifiedResNet):
             part.attnpool = LeanPool(part.attnpool)
         if not isinstance(part, VisionTransformer):
@@ -55,7 +56,7 @@ def make_lean(tower: nn.Module, start_id: int | None = None) -> None:
 
 
 def _is_plain(transformer: Any) -> bool:
-    """Whether all blocks are of the kind that `_block` computes."""
+    """Whether all blocks are of the kind that `LeanTransformer` computes."""
     from open_clip.transformer import ResidualAttentionBlock, Transformer
 
     return type(transformer) is Transformer and all(
@@ -190,20 +191,6 @@ class LeanPool(nn.Module):
         )
         pooled: torch.Tensor = self.c_proj(mixed)[:, 0]
         return pooled
-
-
-def _part_of(attention: Any, first: int, last: int) -> nn.Linear:
-    """The projection to queries (0), keys (1), values (2), from `first` to before `last`."""
-    width, part = (
-        attention.embed_dim,
-        slice(first * attention.embed_dim, last * attention.embed_dim),
-    )
-    weight, bias = attention.in_proj_weight, attention.in_proj_bias
-    linear = nn.Linear(width, part.stop - part.start, bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight[part], requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias[part], requires_grad=False)
-    return linear
 
 
 def _part_of(attention: Any, first: int, last: int) -> nn.Linear:
