@@ -210,6 +210,39 @@ def test_a_closed_model_refuses_to_run(sample_artifact: Path) -> None:
     model.close()
 
 
+def test_few_inputs_keep_every_stream_busy(
+    sample_artifact: Path, model: Any, inputs: tuple[list[Path], list[str]]
+) -> None:
+    images, texts = inputs[0][:5], inputs[1][4:9]
+    with clipperf.load(sample_artifact, threads=2, streams=2) as shared:
+        given = []
+        for side, found, alone in (
+            ("image", shared.encode_images, model.encode_images),
+            ("text", shared.encode_texts, model.encode_texts),
+        ):
+            engine = shared._engines[side]
+            assert engine.streams == 2
+            run = engine.run
+            engine.run = lambda batch, run=run: given.append(len(batch)) or run(batch)
+            values = images if side == "image" else texts
+            np.testing.assert_allclose(found(values), alone(values), atol=1e-5)
+            assert max(given) == 3 and sum(given) == 5, side  # in batches of 32: one of five
+            given.clear()
+            found(values, batch_size=2)
+            assert max(given) == 2
+            given.clear()
+
+
+def test_streams_that_cannot_be_are_refused(sample_artifact: Path) -> None:
+    for wrong in (0, -1, 1.5):
+        with pytest.raises(UsageError, match=r"streams is .*whole number from 1"):
+            clipperf.load(sample_artifact, streams=wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"streams is 3.*threads is 2"):
+        clipperf.load(sample_artifact, threads=2, streams=3)
+    with pytest.raises(UsageError, match="ort-cuda runs one batch at a time; leave streams out"):
+        clipperf.load(sample_artifact, runtime="ort-cuda", streams=2, threads=2)
+
+
 def test_damaged_artifacts_are_refused(sample_artifact: Path, tmp_path: Path) -> None:
     def copy(name: str) -> Path:
         return Path(shutil.copytree(sample_artifact, tmp_path / name))

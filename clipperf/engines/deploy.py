@@ -187,11 +187,12 @@ def load(
     A tuning, which is a file or the folder of ``--bundle``, says which artifact, runtime, threads,
     streams and batch each tower takes. Of an artifact folder, `threads` are those of one tower's
     engine, by default all cores of this process; `streams` batches, by default one, share them and
-    run at once, and a call with fewer inputs than that is spread over them. `runtime` is the one that it was exported for, or
-    another that loads it: "ort-cuda" takes ONNX artifacts. `device` is by default where that
-    runtime usually runs. `preprocess` is "exact", "fast" or "draft" (see `preprocess_fast`), by
-    default what `preprocess.json` names as its method (``clipperf export --preprocess``). Warns
-    with `AccuracyWarning` where an int8 tower was made for another kind of CPU.
+    run at once, and a call with fewer inputs than that is spread over them. `runtime` is the one
+    that it was exported for, or another that loads it: "ort-cuda" takes ONNX artifacts. `device`
+    is by default where that runtime usually runs. `preprocess` is "exact", "fast" or "draft" (see
+    `preprocess_fast`), by default what `preprocess.json` names as its method (``clipperf export
+    --preprocess``). Warns with `AccuracyWarning` where an int8 tower was made for another kind of
+    CPU.
 
     Raises:
         ArtifactError: the folder is no artifact, or a file is missing or of another size. (What
