@@ -243,6 +243,17 @@ def test_streams_that_cannot_be_are_refused(sample_artifact: Path) -> None:
         clipperf.load(sample_artifact, runtime="ort-cuda", streams=2, threads=2)
 
 
+def test_a_runtime_that_cannot_run_here_says_what_is_missing(sample_artifact: Path) -> None:
+    found = _contract.get("ort-cuda").availability("cuda")
+    if found.usable:
+        pytest.skip("it can run here")
+    with pytest.raises((EngineError, MissingDependencyError)) as caught:
+        clipperf.load(sample_artifact, runtime="ort-cuda")
+    words = str(caught.value)
+    assert f"ort-cuda cannot run here: {found.detail}. To use it: {found.fix}" in words
+    assert len(words.splitlines()) == 1
+
+
 def test_damaged_artifacts_are_refused(sample_artifact: Path, tmp_path: Path) -> None:
     def copy(name: str) -> Path:
         return Path(shutil.copytree(sample_artifact, tmp_path / name))

@@ -26,7 +26,7 @@ from clipperf.report import findings
 from clipperf.report.accuracy import accuracy_report, published_report
 from clipperf.report.records import environments, merge, speed_ratio
 from clipperf.report.tables import cost_report, summary
-from clipperf.types import Report
+from clipperf.types import Report, Side
 
 
 def column(report: Report, name: str) -> list[str]:
@@ -287,6 +287,16 @@ def test_summary_puts_towers_side_by_side() -> None:
     assert column(report, "Text RAM MiB") == ["200"]
     assert column(report, "cifar10 top-1") == ["60.0 %"]
     assert any("another environment" in c for c in report.caveats)
+
+
+@pytest.mark.parametrize(("side", "other"), [("image", "Text"), ("text", "Image")])
+def test_summary_of_one_tower_has_no_columns_of_the_other(side: Side, other: str) -> None:
+    c = cell(side, batch=4)
+    report = summary([result([timed(c, [0.1] * 6), memory(c, 300)])])
+    assert not [name for name in report.columns if other in name]
+    assert column(report, f"{side.capitalize()}s/s") == ["40.0"]
+    assert column(report, "Disk MiB") == ["100"]
+    assert any(f"Of the {side} tower alone" in caveat for caveat in report.caveats)
 
 
 def test_summary_marks_unresolved_ratios() -> None:

@@ -23,11 +23,17 @@ from clipperf.engines.images import batches as image_batches
 from clipperf.engines.onnxruntime import accuracy_warning
 from clipperf.engines.opening import DEFAULT_BATCH, Opening, read_manifest, read_pixels, requests
 from clipperf.engines.texts import encode as embed_texts
-from clipperf.errors import AccuracyWarning, ArtifactError, UsageError
+from clipperf.errors import (
+    AccuracyWarning,
+    ArtifactError,
+    EngineError,
+    MissingDependencyError,
+    UsageError,
+)
 from clipperf.preprocess import ImageSource
 from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.tokenize import Tokenizer
-from clipperf.types import Engine, PixelDtype, Side
+from clipperf.types import Engine, EngineRequest, PixelDtype, Side
 
 
 class ClipModel:
@@ -152,6 +158,21 @@ class ClipModel:
         self.close()
 
 
+def _opened(request: EngineRequest) -> Engine:
+    """The engine of one tower; a runtime that cannot run here says what is missing."""
+    runtime = _contract.get(request.cell.runtime)
+    try:
+        return runtime.open(request)
+    except (EngineError, MissingDependencyError) as exc:
+        found = runtime.availability(request.cell.device)
+        if found.usable:
+            raise
+        raise type(exc)(
+            f"{request.path}: {runtime.name} cannot run here: {found.detail}. To use it: "
+            f"{found.fix}"
+        ) from exc
+
+
 def _listed(values: Any, advice: str) -> list[Any]:
     """The values as a list; a single one, which users pass by mistake, is refused."""
     if isinstance(values, str | bytes | Path | dict):
@@ -232,7 +253,7 @@ def load(
                 problem = accuracy_warning(tower.get("notes", {}))
                 if problem is not None and request.cell.runtime == "onnx":
                     warnings.warn(f"{request.path}: {problem}", AccuracyWarning, stacklevel=2)
-                engine = _contract.get(request.cell.runtime).open(request)
+                engine = _opened(request)
                 opened.callback(engine.close)
                 engines[side], folders[side] = engine, opening.folder
                 batches[side] = opening.batch

@@ -18,7 +18,7 @@ from clipperf.report.records import (
     merge,
     merge_scores,
 )
-from clipperf.report.tables import Pair, both_disk_bytes, pair_towers
+from clipperf.report.tables import Pair, disk_bytes, pair_towers
 from clipperf.types import Report, ResultFile, Score
 
 PUBLISHED_BATCH = 8
@@ -179,7 +179,7 @@ def published_report(results: Sequence[ResultFile], published: Sequence[Any]) ->
         Column("Device", lambda x: x[0].any.cell.device, numeric=False, fold="constant"),
         Column("Runtime", lambda x: x[0].any.engine, numeric=False),
         Column("Batch", lambda x: str(x[0].any.cell.batch)),
-        Column("Disk MiB", lambda x: units.mib(both_disk_bytes(x[0].image, x[0].text))),
+        Column("Disk MiB", lambda x: units.mib(disk_bytes(x[0].image, x[0].text))),
         Column("Published disk MiB", lambda x: _mib(x[1].disk_mb)),
         Column("Image RAM +GiB", lambda x: units.gib(_delta(x[0].image))),
         Column("Text RAM +GiB", lambda x: units.gib(_delta(x[0].text))),

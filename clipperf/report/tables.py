@@ -11,7 +11,7 @@ from clipperf.errors import UsageError
 from clipperf.report import findings
 from clipperf.report._columns import Column, cell_columns, environment_column, model_name, tabulate
 from clipperf.report.records import Row, engine_order, environments, merge, merge_scores
-from clipperf.types import Cell, Report, ResultFile, Score
+from clipperf.types import SIDES, Cell, Report, ResultFile, Score, Side
 
 SUMMARY_SCORES = 4
 """Accuracy columns in the summary at most; the rest is in the accuracy table."""
@@ -147,6 +147,7 @@ def summary(results: Sequence[ResultFile]) -> Report:
         raise UsageError("no measurements to report: run `clipperf profile MODEL` first")
     labels = {env_id: label for env_id, (label, _) in environments(results).items()}
     pairs = pair_towers(rows)
+    sides = [side for side in SIDES if any(getattr(pair, side) for pair in pairs)]
     columns: list[Column[Pair]] = [
         Column(
             "Model",
@@ -160,13 +161,12 @@ def summary(results: Sequence[ResultFile]) -> Report:
         Column("Tokens", _tokens, fold="constant", phrase="{} tokens"),
         Column("Batch", lambda p: str(p.any.cell.batch)),
         Column("Runtime", lambda p: p.any.engine, numeric=False),
-        Column("Disk MiB", lambda p: units.mib(both_disk_bytes(p.image, p.text))),
-        *_sided("RAM MiB", lambda r: units.mib(r.rss_peak_bytes)),
-        *_sided("VRAM MiB", lambda r: units.mib(r.vram_peak_bytes), "empty"),
-        *_sided("p50 ms", lambda r: units.ms(r.p50_s)),
-        Column("Images/s", lambda p: units.rate(p.image.items_per_s if p.image else None)),
-        Column("Texts/s", lambda p: units.rate(p.text.items_per_s if p.text else None)),
-        *_sided("vs PyTorch", short_ratio),
+        Column("Disk MiB", lambda p: units.mib(disk_bytes(*(getattr(p, side) for side in sides)))),
+        *_sided(sides, "{} RAM MiB", lambda r: units.mib(r.rss_peak_bytes)),
+        *_sided(sides, "{} VRAM MiB", lambda r: units.mib(r.vram_peak_bytes), "empty"),
+        *_sided(sides, "{} p50 ms", lambda r: units.ms(r.p50_s)),
+        *_sided(sides, "{}s/s", lambda r: units.rate(r.items_per_s)),
+        *_sided(sides, "{} vs PyTorch", short_ratio),
     ]
     score_columns, caveats = _score_columns(results)
     columns += score_columns
@@ -177,7 +177,9 @@ def summary(results: Sequence[ResultFile]) -> Report:
         pairs,
         caveats=[
             "Each tower runs in its own process: disk is the sum of both towers, RAM and VRAM are "
-            "the peak of each process.",
+            "the peak of each process."
+            if len(sides) == 2
+            else f"Of the {sides[0]} tower alone; RAM and VRAM are the peak of its process.",
             f"{NO_DIFFERENCE} marks a ratio whose 95 % interval includes 1, or that has none "
             "because too few blocks were measured.",
             *caveats,
@@ -186,11 +188,10 @@ def summary(results: Sequence[ResultFile]) -> Report:
     )
 
 
-def both_disk_bytes(image: Row | None, text: Row | None) -> int | None:
-    """Bytes of both towers on disk; None where one of them is unknown."""
-    if image is None or text is None or image.disk_bytes is None or text.disk_bytes is None:
-        return None
-    return image.disk_bytes + text.disk_bytes
+def disk_bytes(*towers: Row | None) -> int | None:
+    """Bytes of all towers on disk; None where one of them is unknown."""
+    known = [row.disk_bytes for row in towers if row is not None and row.disk_bytes is not None]
+    return sum(known) if len(known) == len(towers) else None
 
 
 def short_ratio(row: Row) -> str:
@@ -203,14 +204,21 @@ def short_ratio(row: Row) -> str:
 
 
 def _sided(
-    name: str, text: Callable[[Row], str], fold: Literal["never", "empty"] = "never"
+    sides: Sequence[Side],
+    name: str,
+    text: Callable[[Row], str],
+    fold: Literal["never", "empty"] = "never",
 ) -> list[Column[Pair]]:
-    """The same column for each tower."""
-    absent = units.NOT_MEASURED
-    return [
-        Column(f"Image {name}", lambda p: text(p.image) if p.image else absent, fold=fold),
-        Column(f"Text {name}", lambda p: text(p.text) if p.text else absent, fold=fold),
-    ]
+    """The same column for each tower that there is."""
+
+    def of(side: Side) -> Callable[[Pair], str]:
+        def shown(pair: Pair) -> str:
+            row: Row | None = getattr(pair, side)
+            return units.NOT_MEASURED if row is None else text(row)
+
+        return shown
+
+    return [Column(name.format(side.capitalize()), of(side), fold=fold) for side in sides]
 
 
 def _tokens(pair: Pair) -> str:
