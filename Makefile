@@ -1,9 +1,10 @@
 # make demo   environment, the main job on the bundled sample, a report to open from disk
-# make test   environment, lint, types, the whole test suite
+# make test   environment, lint, types, all tests: those of times, the suite, the slow ones
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+SUITE = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 DEMO ?= demo
 
 .PHONY: demo test lint clean
@@ -13,8 +14,8 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest -m timing
-	$(BIN)/python -m pytest -m "not timing" --numprocesses 2 --dist loadfile \
-		--no-loadscope-reorder
+	$(SUITE) -m "not timing and not slow"
+	$(SUITE) -m "slow and not timing"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

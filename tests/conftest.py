@@ -39,10 +39,12 @@ if "CLIPPERF_TEST_SAMPLE" in os.environ:
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
-LONG_FILES = (
-    *("test_readme.py", "test_export.py", "test_engines_export.py", "test_engine_models.py"),
-    *("test_uint8.py", "test_tune.py", "test_quantize.py", "test_openvino.py", "test_evaluate.py"),
-    *("test_profile.py", "test_fast_export.py", "test_sample_model.py"),
+LONG_FILES = tuple(
+    f"test_{name}.py"
+    for name in (
+        *("readme", "demo", "export", "engines_export", "engine_models", "uint8", "tune"),
+        *("quantize", "openvino", "evaluate", "profile", "fast_export", "sample_model"),
+    )
 )
 """Those that take minutes, the longest first: two processes that share the files end together."""
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import Cli
 
 from clipperf import env
-from clipperf.engines import _contract, doctor
+from clipperf.engines import _contract, _tensorrt, doctor
 from clipperf.env import Gpu
 
 EXPECTED = {
@@ -54,6 +54,16 @@ def test_the_machine_s_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts["VRAM per process"].startswith("no")
     table = doctor.machine_report(facts)
     assert ("Compute capability", "8.9") in table.rows
+
+
+def test_what_builds_engines_without_a_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"trt": "10.13", "trt-rtx": "1.7"}
+    monkeypatch.setattr(_tensorrt, "version", versions.get)
+    facts = doctor.machine()
+    assert facts["TensorRT"] == "10.13"
+    assert facts["TensorRT for RTX"] == "1.7, builds engines without a GPU"
+    versions.clear()
+    assert doctor.machine()["TensorRT for RTX"] == "not installed"
 
 
 def test_an_unsupported_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,9 @@ def machine() -> dict[str, str]:
             "VRAM per process": listed,
         }
     for flavour in _tensorrt.FLAVOURS:
-        facts[_tensorrt.TITLES[flavour]] = _tensorrt.version(flavour) or "not installed"
+        version = _tensorrt.version(flavour)
+        builds = ", builds engines without a GPU" if flavour == "trt-rtx" and version else ""
+        facts[_tensorrt.TITLES[flavour]] = f"{version}{builds}" if version else "not installed"
     for package in _cuda.PACKAGES:
         facts[package] = version_of(package) or "not installed"
     return facts

@@ -1,0 +1,35 @@
+"""`make demo`, but for the environment that it makes: the main job on the bundled sample."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.mark.slow
+def test_make_demo_leaves_a_report_that_opens_from_disk(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", str(ROOT / "tools" / "demo.sh"), str(tmp_path / "demo")],
+        env={
+            **os.environ,
+            "CLIPPERF_HOME": str(tmp_path / "store"),
+            "CLIPPERF": str(Path(sys.executable).parent / "clipperf"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", page)
+    for word in ("clipperf-sample", "onnx", "torch", "recall@1", "text-to-image"):
+        assert word in page
+    for name in ("image/model.onnx", "text/model.onnx", "manifest.json", "preprocess.json"):
+        assert (tmp_path / "demo" / "clipperf-sample" / name).is_file()
