@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from clipperf.tokenize import Tokenizer, TokenizerSpec
 from clipperf.types import Side, Tower
@@ -170,6 +174,25 @@ def test_what_is_left_out_is_what_nobody_reads(side: Side, linear: int, mix: int
     make_lean(tower.module, START)
     found = operations(tower.module, inputs)
     assert (found["aten.addmm"], found["aten.bmm"]) == (linear, mix)
+
+
+def test_the_benchmark_counts_vit_b_32() -> None:
+    patches, block, mix = 49 * 3072 * 768, 768 * 768, 2 * 768
+    before = patches + 12 * (50 * 12 * block + 50 * 50 * mix) + 768 * 512
+    after = before - (50 * 12 - 50 * 2 - 10) * block - 49 * 50 * mix
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "lean.py", "ViT-B-32"],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = done.stdout.splitlines()
+    saved = 100 * (1 - after / before)
+    assert rows[2] == (
+        f"| ViT-B-32 | image | {2 * before / 1e9:.2f} | {2 * after / 1e9:.2f} | {saved:.1f} % |"
+    )
+    assert [row.split(" | ")[1] for row in rows[3:]] == [
+        f"text, {tokens} tokens" for tokens in (8, 16, 77)
+    ]
 
 
 @pytest.mark.parametrize("batch", [1, 5])
