@@ -25,7 +25,7 @@ RUNTIMES = (
     *(("openvino", "fp32"), ("openvino", "int8w"), ("openvino", "int8")),
 )
 STREAMS = 2
-"""What is shared by two streams is what `clipperf tune` finds fastest on two cores."""
+"""As many as cores. Not for one input at once, which is then a matter of one core."""
 
 HERE = Path(__file__).resolve().parent
 

@@ -13,7 +13,7 @@ def open(setup: Setup) -> dict[str, Action]:
     `clipperf.load` is given besides.
     """
     import clipperf
-    from clipperf.engines._streams import run_all
+    from clipperf.engines._streams import run_all, spread
     from clipperf.tokenize import Tokenizer
 
     folder = f"{setup.options['graph']}/{setup.side}"
@@ -21,7 +21,8 @@ def open(setup: Setup) -> dict[str, Action]:
 
     def image(inputs: Inputs) -> np.ndarray:
         # `encode_images` takes pictures; the candidates are compared on the same pixels here.
-        engine, size = model._engine("image", inputs.batch, len(inputs.pixels))
+        engine, _ = model._engine("image", inputs.batch)
+        size = spread(engine, len(inputs.pixels), inputs.batch)
         return np.concatenate(run_all(engine, chunks(inputs.pixels, size)))
 
     def jpeg(inputs: Inputs) -> np.ndarray:

@@ -102,7 +102,9 @@ def speed(data: dict[str, Any]) -> Report:
             f"ratio: over {EAGER} (texts padded to 77 tokens), for JPEG files over {OPEN_CLIP}; "
             "between blocks of equal number",
             "GEMM peak: share of the machine's measured matrix throughput, int8's for int8; above "
-            "100 % other programs ran while it was measured",
+            "100 % other programs ran while it was measured; counted by the whole tower's operations, "
+            "of which clipperf's graphs leave out 6.6 % (benchmarks/lean.py)",
+            "at batch 1 captions are 16 calls; streams run two of them at once",
             "texts go in as strings: tokenisation is part of the time",
             "weights are random, so no layer of int8 is kept in fp32 for accuracy's sake; with "
             "trained weights some may be",
@@ -243,7 +245,9 @@ def goals(data: dict[str, Any]) -> Report:
             found = rows_of(data, work.name)
             if not found:
                 continue
-            best = fastest(data, found, OURS)
+            # At batch 1 one input is to be ready soon, not several at once.
+            mine = {k: v for k, v in found.items() if work.batch > 1 or "streams" not in k}
+            best = fastest(data, mine, OURS)
             rival = fastest(data, found, base)
             over, interval = ratio(best, rival)
             wanted = f"{least:g}x"

@@ -156,9 +156,8 @@ class Tokenizer:
 
     @property
     def start_id(self) -> int | None:
-        """The token that every text begins with; None where there is none."""
-        known = self.spec.kind == "clip" and self.spec.sot_id != self.spec.zeroed_id
-        return self.spec.sot_id if known else None
+        """The token that every text begins with; None where that is not known."""
+        return self.spec.sot_id if self.spec.kind == "clip" else None
 
     def __call__(self, texts: str | Sequence[str], context_tokens: int | None = None) -> np.ndarray:
         """Tokens of every text as int64 [batch, context_tokens], padded and cut as open_clip does.

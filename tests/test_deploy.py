@@ -20,7 +20,13 @@ from PIL import Image
 
 import clipperf
 from clipperf.engines import _contract
-from clipperf.errors import ArtifactError, EngineError, MissingDependencyError, UsageError
+from clipperf.errors import (
+    ArtifactError,
+    EngineError,
+    MissingDependencyError,
+    UnsupportedError,
+    UsageError,
+)
 from clipperf.models import sample
 from clipperf.types import EngineRequest
 
@@ -231,6 +237,8 @@ def test_few_inputs_keep_every_stream_busy(
             found(values, batch_size=2)
             assert max(given) == 2
             given.clear()
+        shared.encode_texts(texts * 9)  # the same five
+        assert max(given) == 3
 
 
 def test_streams_that_cannot_be_are_refused(sample_artifact: Path) -> None:
@@ -252,6 +260,32 @@ def test_a_runtime_that_cannot_run_here_says_what_is_missing(sample_artifact: Pa
     words = str(caught.value)
     assert f"ort-cuda cannot run here: {found.detail}. To use it: {found.fix}" in words
     assert len(words.splitlines()) == 1
+
+
+def test_a_package_that_is_missing_is_named(sample_artifact: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sample_artifact, tmp_path / "of-openvino"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "runtime": "openvino"}))
+    code = f"""
+import sys
+sys.modules["openvino"] = None
+import clipperf
+clipperf.load({str(folder)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("clipperf.errors.MissingDependencyError: "), done.stderr
+    assert "openvino cannot run here" in last and "pip install 'clipperf[openvino]'" in last
+
+
+def test_what_a_runtime_never_does_is_not_put_down_to_the_machine(
+    sample_artifact: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(sample_artifact, tmp_path / "of-int8"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "precision": "int8"}))
+    with pytest.raises(UnsupportedError, match=r"ort-cuda runs .*, not int8"):
+        clipperf.load(folder, runtime="ort-cuda")
 
 
 def test_damaged_artifacts_are_refused(sample_artifact: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ onnx = pytest.importorskip("onnx")
 ir = pytest.importorskip("onnx_ir")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from toy_models import embed, encode, inputs_of, reference, registered, saved, spec_of  # noqa: E402
+from toy_models import START, embed, encode, inputs_of, reference, registered, saved, spec_of  # noqa: E402
 
 from clipperf.engines.onnxruntime import open_session  # noqa: E402
 from clipperf.errors import ExportError  # noqa: E402
@@ -40,6 +41,8 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def export(name: str, pretrained: Path | str, side: Side, path: Path, precision: str) -> Path:
     spec = spec_of(name, pretrained)
     tower = towers.build_tower(spec, side)
+    if side == "text":
+        tower = replace(tower, start_id=START)
     path.mkdir(parents=True, exist_ok=True)
     key = onnx_export.graph_key(tower, precision, towers.model_config(spec))
     onnx_export.export_onnx(tower, path / "model.onnx", precision, key)
@@ -56,6 +59,7 @@ TOWERS: list[tuple[str, Side, str]] = [
     ("toy-clip", "text", "fp32"),
     ("toy-clip", "image", "fp16"),
     ("toy-resnet", "image", "fp32"),
+    ("toy-clip", "text", "fp16"),
 ]
 
 
@@ -105,7 +109,7 @@ def test_kept_graphs_hold_no_weights(tmp_path: Path, home: Path) -> None:
     (kept,) = (home / "graphs").iterdir()
     model = onnx.load(kept)
     tower = towers.build_tower(spec_of("toy-clip", "random:1"), "text").module
-    make_lean(tower)
+    make_lean(tower, START)
     state = tower.state_dict()
     assert {value.name for value in model.graph.input[1:]} <= set(state)
     assert len(model.graph.input) > 20
@@ -175,9 +179,10 @@ def test_the_key_holds_everything_that_changes_a_graph(monkeypatch: Any) -> None
     keys |= {key(config, tower, "fp32", 22, 1), key(config, tower, "fp32", 20, 2)}
     keys.add(key(config, towers.build_tower(spec_of("toy-clip"), "text", normalize=True)))
     keys.add(key(config, towers.build_tower(spec_of("toy-clip"), "image")))
+    keys.add(key(config, replace(tower, start_id=START)))
     monkeypatch.setattr(graph, "version_of", lambda name: "0")
     keys.add(key())
-    assert len(keys) == 8
+    assert len(keys) == 9
 
 
 # --- filling, by hand ----------------------------------------------------------------------

@@ -21,15 +21,13 @@ pytest.importorskip("open_clip")
 onnx = pytest.importorskip("onnx")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-from toy_models import CONFIGS, VOCAB, inputs_of, registered, spec_of  # noqa: E402
+from toy_models import START, VOCAB, inputs_of, registered, spec_of  # noqa: E402
 
 from clipperf.engines.onnxruntime import open_session  # noqa: E402
 from clipperf.export import onnx as onnx_export  # noqa: E402
 from clipperf.models import open_clip as towers  # noqa: E402
-from clipperf.models.lean import LeanPool, LeanTransformer, make_lean  # noqa: E402
+from clipperf.models.lean import LeanPool, LeanTransformer, first_token, make_lean  # noqa: E402
 from clipperf.models.towers import text_part  # noqa: E402
-
-START = 7
 
 ROWS: dict[tuple[str, Side], Any] = {
     ("toy-clip", "image"): 0,
@@ -59,16 +57,6 @@ def tower_of(name: str, side: Side) -> Tower:
     return towers.build_tower(spec_of(name, "random:1"), side)
 
 
-def begun(name: str) -> Any:
-    """Texts that all begin with the same token."""
-    tokens = inputs_of(name, "text")
-    tokens[:, 1:] = tokens[:, :-1].clone()
-    tokens[:, 0] = START
-    end = CONFIGS[name]["text_cfg"].get("eos_id", VOCAB - 1)
-    tokens[:, -1] = torch.where((tokens == end).any(1), tokens[:, -1], end)
-    return tokens
-
-
 def embedded(module: Any, inputs: Any) -> np.ndarray:
     with torch.inference_mode():
         found: np.ndarray = module(inputs).numpy()
@@ -96,17 +84,13 @@ def test_embeddings_stay(name: str, side: Side) -> None:
     close(embedded(tower.module, inputs), expected)
 
 
-@pytest.mark.parametrize("name", ["toy-clip", "toy-worldwide"])
-def test_a_first_token_that_never_changes_is_a_constant(name: str) -> None:
-    tower, inputs = tower_of(name, "text"), begun(name)
+def test_a_first_token_that_never_changes_is_a_constant() -> None:
+    tower, inputs = tower_of("toy-clip", "text"), inputs_of("toy-clip", "text")
     expected = embedded(tower.module, inputs)
     make_lean(tower.module, START)
     part = transformer(tower)
-    assert (
-        [x.shape for x in part.first_keys]
-        == [(1, 1, 64)] * 2
-        == [x.shape for x in part.first_values]
-    )
+    assert [x.shape for x in [*part.first_keys, *part.first_values]] == [(1, 1, 64)] * 4
+    assert first_token(tower.module, START) == START
     close(embedded(tower.module, inputs), expected)
     # It is not read any longer: this is what the tokenizer has to promise.
     other = inputs.clone()
@@ -114,12 +98,23 @@ def test_a_first_token_that_never_changes_is_a_constant(name: str) -> None:
     np.testing.assert_array_equal(embedded(tower.module, other), embedded(tower.module, inputs))
 
 
-def test_a_first_token_is_no_constant_where_texts_are_not_causal() -> None:
-    tower, inputs = tower_of("toy-clipa", "text"), begun("toy-clipa")
+@pytest.mark.parametrize("name", ["toy-clipa", "toy-worldwide", "toy-coca"])
+def test_a_first_token_is_read_where_that_may_matter(name: str) -> None:
+    """Without a causal mask, or pooled at an id that a text may lack, or with a class token."""
+    tower, inputs = tower_of(name, "text"), inputs_of(name, "text")
     expected = embedded(tower.module, inputs)
     make_lean(tower.module, START)
     assert not transformer(tower).begins_alike
+    assert first_token(tower.module, START) is None
     close(embedded(tower.module, inputs), expected)
+
+
+@pytest.mark.parametrize("wrong", ["use_pad_mask", "correct_cls_mask"])
+def test_masks_that_may_allow_nothing_are_left_alone(wrong: str) -> None:
+    tower = tower_of("toy-coca", "text")
+    setattr(text_part(tower.module.model), wrong, True)
+    make_lean(tower.module)
+    assert not isinstance(transformer(tower), LeanTransformer)
 
 
 def test_resnets_ask_for_the_mean_alone() -> None:
@@ -170,7 +165,9 @@ LINEAR, MIX = 2 * 64 * 64, 4 * 64
 )
 def test_what_is_left_out_is_what_nobody_reads(side: Side, linear: int, mix: int) -> None:
     tower = tower_of("toy-clip", side)
-    inputs = inputs_of("toy-clip", "image")[:1] if side == "image" else begun("toy-clip")[:1]
+    inputs = (
+        inputs_of("toy-clip", "image")[:1] if side == "image" else inputs_of("toy-clip", "text")[:1]
+    )
     make_lean(tower.module, START)
     found = operations(tower.module, inputs)
     assert (found["aten.addmm"], found["aten.bmm"]) == (linear, mix)
@@ -178,28 +175,34 @@ def test_what_is_left_out_is_what_nobody_reads(side: Side, linear: int, mix: int
 
 def test_the_benchmark_counts_vit_b_32() -> None:
     patches, block, mix = 49 * 3072 * 768, 768 * 768, 2 * 768
-    before = patches + 12 * (50 * 12 * block + 50 * 50 * mix) + 768 * 512
-    after = before - (50 * 12 - 50 * 2 - 10) * block - 49 * 50 * mix
+    image = patches + 12 * (50 * 12 * block + 50 * 50 * mix) + 768 * 512
+    image = (image, image - (50 * 12 - 50 * 2 - 10) * block - 49 * 50 * mix)
+    block, mix = 512 * 512, 2 * 512
+    text = (
+        12 * (77 * 12 * block + 77 * 77 * mix) + 512 * 512,
+        11 * (76 * 12 * block + 76 * 77 * mix) + (76 * 2 + 10) * block + 2 * 77 * mix + 512 * 512,
+    )
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "lean.py", "ViT-B-32"],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rows = done.stdout.splitlines()
-    saved = 100 * (1 - after / before)
-    assert rows[2] == (
-        f"| ViT-B-32 | image | {2 * before / 1e9:.2f} | {2 * after / 1e9:.2f} | {saved:.1f} % |"
-    )
-    assert [row.split(" | ")[1] for row in rows[3:]] == [
-        f"text, {tokens} tokens" for tokens in (8, 16, 77)
-    ]
+    rows = done.stdout.splitlines()[2:]
+
+    def row(tower: str, before: int, after: int) -> str:
+        saved = 100 * (1 - after / before)
+        giga = f"{2 * before / 1e9:.2f} | {2 * after / 1e9:.2f}"
+        return f"| ViT-B-32 | {tower} | {giga} | {saved:.1f} % |"
+
+    assert [line.split(" | ")[1] for line in rows[1:3]] == ["text, 8 tokens", "text, 16 tokens"]
+    assert [rows[0], *rows[3:]] == [row("image", *image), row("text, 77 tokens", *text)]
 
 
 @pytest.mark.parametrize("batch", [1, 5])
 def test_the_graph_reads_texts_of_any_length_behind_their_start(batch: int, tmp_path: Path) -> None:
     tower = tower_of("toy-clip", "text")
     tower = Tower(**{**vars(tower), "start_id": START})
-    inputs = begun("toy-clip")[:batch]
+    inputs = inputs_of("toy-clip", "text")[:batch]
     expected = embedded(tower.module, inputs)
     onnx_export.export_onnx(tower, tmp_path / "model.onnx")
     engine = open_session(tmp_path / "model.onnx", threads=1)
@@ -228,4 +231,3 @@ def test_only_tokenizers_that_begin_every_text_alike_have_a_start(tmp_path: Path
 
     assert start() == 5
     assert start(kind="hf") is None and start(kind="clips") is None
-    assert start(zeroed_id=5) is None

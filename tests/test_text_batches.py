@@ -15,6 +15,7 @@ from clipperf.engines.deploy import ClipModel
 from clipperf.engines.onnxruntime import open_session
 from clipperf.engines.texts import RUN_COST_TOKENS, batches, encode
 from clipperf.errors import UsageError
+from clipperf.store import read_manifest
 from clipperf.tokenize import Tokenizer, eot_lengths
 
 CAPTION = "a photo of the red apple on table with two small dogs near an old wooden house"
@@ -167,6 +168,19 @@ def test_bit_equal_to_the_padded_context(
         for batch_size in (1, int(rng.integers(2, 20)), 64):
             found = encode(texts, tokenizer, engine, batch_size, cut=True)
             np.testing.assert_array_equal(found, one_run)
+
+
+def test_the_artifact_does_not_read_the_first_token_and_says_so(
+    sample_artifact: Path, tokenizer: Tokenizer
+) -> None:
+    engine = open_session(sample_artifact / "text" / "model.onnx", 1)
+    tokens = tokenizer(captions(3, seed=1))
+    other = tokens.copy()
+    other[:, 0] = 5
+    np.testing.assert_array_equal(engine.run(other), engine.run(tokens))
+    towers = {tower.side: tower for tower in read_manifest(sample_artifact).towers}
+    assert towers["text"].notes == {"first token": f"taken to be {tokens[0, 0]}, not read"}
+    assert towers["image"].notes == {}
 
 
 def test_the_model_takes_the_short_way_by_itself(sample_artifact: Path) -> None:

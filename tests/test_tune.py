@@ -315,9 +315,9 @@ def test_load_opens_what_was_tuned(tuned: Path, sample_artifact: Path) -> None:
     with clipperf.load(tuned) as ours, clipperf.load(sample_artifact) as theirs:
         cells = [tower["cell"] for tower in json.loads(tuned.read_text())["towers"]]
         for one in cells:
-            engine, batch = ours._engine(one["side"], None, items=1000)
+            engine, batch = ours._engine(one["side"], None)
             assert (engine.streams, batch) == (one["streams"], one["batch"])  # type: ignore[attr-defined]
-            assert ours._engine(one["side"], 7, items=1000)[1] == 7
+            assert ours._engine(one["side"], 7)[1] == 7
         np.testing.assert_allclose(
             ours.encode_images(images), theirs.encode_images(images), atol=1e-5
         )

@@ -19,7 +19,8 @@ import torch
 from clipperf.models import open_clip as towers
 from clipperf.types import ModelSpec, Side
 
-PX, VOCAB = 64, 120
+PX, VOCAB, START = 64, 120, 1
+"""Texts begin with `START`."""
 IMAGE = {"image_size": PX, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
 TEXT = {"context_length": 77, "vocab_size": VOCAB, "width": 64, "heads": 2, "layers": 2}
 NOT_CAUSAL = {**TEXT, "context_length": 16, "no_causal_mask": True, "pool_type": "last"}
@@ -142,7 +143,7 @@ def inputs_of(name: str, side: Side, rows: int = 12) -> Any:
     for row in tokens:
         words = int(torch.randint(1, text["context_length"] - 1, (), generator=generator))
         row[:words] = torch.randint(3, VOCAB - 1, (words,), generator=generator)
-        row[words] = end
+        row[0], row[words] = START, end
     return tokens
 
 

@@ -16,6 +16,9 @@ from clipperf.engines import _contract
 from clipperf.errors import ClipperfError, UsageError
 from clipperf.types import Cell, EngineRequest, Measurement, ModelSpec, PixelDtype, ResultFile, Side
 
+SHORTEST_TEXT = 2
+"""Its first token and its last."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
@@ -82,6 +85,11 @@ def profile(
         StorageError: the result file cannot be written; checked before measuring.
     """
     prepare.check_runtimes(sweep.devices, sweep.precisions)
+    if sweep.tokens and min(sweep.tokens) < SHORTEST_TEXT:
+        raise UsageError(
+            f"--tokens {min(sweep.tokens)}: a text has a first and a last token, which are "
+            f"{SHORTEST_TEXT}"
+        )
     for spec in sweep.specs:
         if sweep.tokens and max(sweep.tokens) > spec.context_tokens:
             raise UsageError(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FLAVOURS = ("trt", "trt-rtx")
 
+BUILDS_WITHOUT_GPU = frozenset({"trt-rtx"})
+
 TITLES = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX"}
 
 INSTALL = {"trt": "pip install 'clipperf[trt]'", "trt-rtx": "pip install 'clipperf[trt-rtx]'"}

@@ -28,6 +28,7 @@ from clipperf.errors import (
     ArtifactError,
     EngineError,
     MissingDependencyError,
+    UnsupportedError,
     UsageError,
 )
 from clipperf.preprocess import ImageSource
@@ -86,7 +87,8 @@ class ClipModel:
             ArtifactError: the artifact has no image tower.
         """
         images = _listed(images, "encode_images takes a list of images: put it in brackets")
-        engine, batch_size = self._engine("image", batch_size, len(images))
+        engine, batch_size = self._engine("image", batch_size)
+        batch_size = spread(engine, len(images), batch_size)
         workers = _workers(workers, len(images))
         assert self.pixels is not None
         dtype = self._pixel_dtype
@@ -109,15 +111,15 @@ class ClipModel:
             ArtifactError: the artifact has no text tower.
         """
         texts = _listed(texts, "encode_texts takes a list of strings: put it in brackets")
-        engine, batch_size = self._engine("text", batch_size, len(texts))
+        engine, batch_size = self._engine("text", batch_size)
         assert self._tokenizer is not None
         found = None
         if texts:
             found = embed_texts(texts, self._tokenizer, engine, batch_size, cut=self._short_texts)
         return self._finished(found, normalize)
 
-    def _engine(self, side: Side, batch_size: int | None, items: int) -> tuple[Engine, int]:
-        """A tower's engine, and how many of `items` inputs it is to be given at once."""
+    def _engine(self, side: Side, batch_size: int | None) -> tuple[Engine, int]:
+        """A tower's engine, and the number of inputs that it is to be given at once."""
         if self._closed:
             raise UsageError("this model is closed; open the artifact again with clipperf.load")
         if batch_size is None:
@@ -129,8 +131,7 @@ class ClipModel:
                 f"this artifact has no {side} tower; export it too: "
                 f"clipperf export MODEL --tower {side}"
             )
-        engine = self._engines[side]
-        return engine, spread(engine, items, batch_size)
+        return self._engines[side], batch_size
 
     def _finished(self, found: np.ndarray | None, normalize: bool) -> np.ndarray:
         if found is None:
@@ -163,11 +164,14 @@ def _opened(request: EngineRequest) -> Engine:
     runtime = _contract.get(request.cell.runtime)
     try:
         return runtime.open(request)
-    except (EngineError, MissingDependencyError) as exc:
+    except UnsupportedError:  # on no machine
+        raise
+    except (EngineError, MissingDependencyError, ImportError) as exc:
         found = runtime.availability(request.cell.device)
         if found.usable:
             raise
-        raise type(exc)(
+        kind = MissingDependencyError if isinstance(exc, ImportError) else type(exc)
+        raise kind(
             f"{request.path}: {runtime.name} cannot run here: {found.detail}. To use it: "
             f"{found.fix}"
         ) from exc
@@ -207,8 +211,9 @@ def load(
 
     A tuning, which is a file or the folder of ``--bundle``, says which artifact, runtime, threads,
     streams and batch each tower takes. Of an artifact folder, `threads` are those of one tower's
-    engine, by default all cores of this process; `streams` batches, by default one, share them and
-    run at once, and a call with fewer inputs than that is spread over them. `runtime` is the one
+    engine, by default all cores of this process. `streams` batches, by default one, share them and
+    run at once: more inputs a second, where one alone takes longer. A call with less than a full
+    batch for every stream is given to them in smaller ones. `runtime` is the one
     that it was exported for, or another that loads it: "ort-cuda" takes ONNX artifacts. `device`
     is by default where that runtime usually runs. `preprocess` is "exact", "fast" or "draft" (see
     `preprocess_fast`), by default what `preprocess.json` names as its method (``clipperf export
@@ -220,7 +225,8 @@ def load(
             the files hold is checked by ``clipperf inspect``, which reads all of it.)
         EngineError: the runtime cannot load a tower.
         UsageError: an option is not valid, or the runtime cannot do what it says.
-        MissingDependencyError: the way to preprocess needs a package that is not installed.
+        MissingDependencyError: the runtime or the way to preprocess needs a package that is not
+            installed.
     """
     for name, value in (("threads", threads), ("streams", streams)):
         if value is not None and (not isinstance(value, int) or value < 1):

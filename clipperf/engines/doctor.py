@@ -67,7 +67,7 @@ def machine() -> dict[str, str]:
         }
     for flavour in _tensorrt.FLAVOURS:
         version = _tensorrt.version(flavour)
-        builds = ", builds engines without a GPU" if flavour == "trt-rtx" and version else ""
+        builds = ", builds engines without a GPU" if flavour in _tensorrt.BUILDS_WITHOUT_GPU else ""
         facts[_tensorrt.TITLES[flavour]] = f"{version}{builds}" if version else "not installed"
     for package in _cuda.PACKAGES:
         facts[package] = version_of(package) or "not installed"

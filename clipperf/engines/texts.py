@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from clipperf.engines._streams import run_all
+from clipperf.engines._streams import run_all, spread
 from clipperf.errors import UsageError
 from clipperf.tokenize import Tokenizer, eot_lengths
 from clipperf.types import Engine
@@ -45,6 +45,7 @@ def encode(
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     unique = list(place)
     eot_id = tokenizer.eot_id if cut else None
+    batch_size = spread(engine, len(unique), batch_size)
     parts = [
         _run(tokenizer(unique[i : i + WINDOW]), engine, batch_size, eot_id)
         for i in range(0, len(unique), WINDOW)

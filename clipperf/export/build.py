@@ -159,6 +159,7 @@ def _build(
         build_s=done["build_s"],
         peak_rss_bytes=done["peak_rss_bytes"],
         parity=found,
+        notes=done["notes"],
     )
 
 

@@ -276,7 +276,7 @@ def _build(
         build_s=done["build_s"],
         peak_rss_bytes=done["peak_rss_bytes"],
         parity=found,
-        notes=done["notes"] | _weight_bits(wanted),
+        notes=graph.notes | done["notes"] | _weight_bits(wanted),
     )
 
 

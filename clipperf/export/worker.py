@@ -21,7 +21,7 @@ from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.processes import die_with_parent, status_bytes
 from clipperf.serialize import from_json, to_json
 from clipperf.tokenize import Tokenizer
-from clipperf.types import ModelSpec, Side
+from clipperf.types import ModelSpec, Side, Tower
 
 
 def reference_name(side: Side) -> str:
@@ -79,10 +79,19 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
         "inputs": [to_json(given)],
         "outputs": [to_json(produced)],
         "graph": key,
+        "notes": _notes(tower),
         "batches": list(batches),
         "build_s": time.perf_counter() - start,
         "peak_rss_bytes": status_bytes("VmHWM"),
     }
+
+
+def _notes(tower: Tower) -> dict[str, str]:
+    """What whoever feeds the exported graph by hand has to know of it."""
+    from clipperf.models.lean import first_token
+
+    token = first_token(tower.module, tower.start_id)
+    return {} if token is None else {"first token": f"taken to be {token}, not read"}
 
 
 def engine(job: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def make_lean(tower: nn.Module, start_id: int | None = None) -> None:
 
     if isinstance(tower, TextTower):
         part, row = text_part(tower.model), None
+        if getattr(part, "use_pad_mask", False) or getattr(part, "correct_cls_mask", False):
+            return  # a row of their masks may allow nothing at all
         if getattr(part, "cls_emb", None) is not None:
             row = -1
         elif not tower.short:
@@ -51,8 +53,16 @@ def make_lean(tower: nn.Module, start_id: int | None = None) -> None:
         part.transformer = LeanTransformer(part.transformer, row)
         if isinstance(tower, TextTower) and tower.short:
             tower.lean = True
-            if start_id is not None:
-                part.transformer.begin_with(tower.embedded(torch.tensor([[start_id]])))
+            # Pooled at an id that a row lacks, open_clip reads the first token.
+            if start_id is not None and pool_type(part) == "argmax":
+                token = torch.tensor([[start_id]], device=part.positional_embedding.device)
+                part.transformer.begin_with(tower.embedded(token))
+
+
+def first_token(tower: nn.Module, start_id: int | None) -> int | None:
+    """The token that a lean tower takes for the first of every text; None where it reads it."""
+    part = text_part(tower.model) if isinstance(tower, TextTower) else None
+    return start_id if getattr(getattr(part, "transformer", None), "begins_alike", False) else None
 
 
 def _is_plain(transformer: Any) -> bool:
