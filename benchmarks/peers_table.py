@@ -102,8 +102,8 @@ def speed(data: dict[str, Any]) -> Report:
             f"ratio: over {EAGER} (texts padded to 77 tokens), for JPEG files over {OPEN_CLIP}; "
             "between blocks of equal number",
             "GEMM peak: share of the machine's measured matrix throughput, int8's for int8; above "
-            "100 % other programs ran while it was measured; counted by the whole tower's operations, "
-            "of which clipperf's graphs leave out 6.6 % (benchmarks/lean.py)",
+            "100 % other programs ran while it was measured; counted by the whole tower's "
+            "operations, of which clipperf's graphs leave out 6.6 % (benchmarks/lean.py)",
             "at batch 1 captions are 16 calls; streams run two of them at once",
             "texts go in as strings: tokenisation is part of the time",
             "weights are random, so no layer of int8 is kept in fp32 for accuracy's sake; with "

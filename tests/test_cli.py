@@ -31,6 +31,7 @@ MISTAKES = [
     ("profile --batch 0", 2, "--batch 0", "start at 1"),
     ("profile --batch 1,x", 2, "--batch 1,x", "1,8,32"),
     ("profile --batch ,", 2, "--batch ,", "1,8,32"),
+    ("profile --tower text --tokens 1,8", 2, "--tokens 1", "which are 2"),
     ("profile --threads 0", 2, "--threads", "clipperf profile --help"),
     ("profile --runtime tensorflow", 2, "no runtime 'tensorflow'", "torch, torch-compile, onnx"),
     ("profile --runtime ,", 2, "--runtime", "at least one"),
