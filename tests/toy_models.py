@@ -141,7 +141,7 @@ def inputs_of(name: str, side: Side, rows: int = 12) -> Any:
     end = text["eos_id"] if text.get("pool_type") == "eos" else VOCAB - 1
     tokens = torch.zeros(rows, text["context_length"], dtype=torch.int64)
     for row in tokens:
-        words = int(torch.randint(1, text["context_length"] - 1, (), generator=generator))
+        words = int(torch.randint(2, text["context_length"] - 1, (), generator=generator))
         row[:words] = torch.randint(3, VOCAB - 1, (words,), generator=generator)
         row[0], row[words] = START, end
     return tokens

@@ -88,6 +88,7 @@ def export_onnx(
     try:
         with quiet(), torch.no_grad():
             model = _filled(tower, precision, key) or _plain(tower, precision)
+            _narrow_slices(model)
             if takes_bytes is not None:
                 uint8.take_bytes(model, takes_bytes)
             _save(model, path)
@@ -161,6 +162,24 @@ def _traced(module: Any, tower: Tower, precision: str, optimize: bool) -> ir.Mod
     if program is None:
         raise ExportError(f"{tower.spec.id} {tower.side}: torch's exporter gave nothing")
     return program.model
+
+
+def _narrow_slices(model: ir.Model) -> None:
+    """Let slices to the end of an axis end at the largest int32.
+
+    torch's exporter writes the largest int64, which OpenVINO takes for -1, so for all but the
+    last, where it reads a compiled model again.
+    """
+    import numpy as np
+    import onnx_ir as ir
+
+    largest = np.iinfo(np.int32).max
+    for node in model.graph:
+        ends = node.inputs[2] if node.op_type == "Slice" else None
+        if ends is not None and ends.const_value is not None:
+            values = ends.const_value.numpy()
+            if (values > largest).any():
+                ends.const_value = ir.tensor(np.minimum(values, largest), name=ends.name)
 
 
 def _save(model: ir.Model, path: Path) -> None:

@@ -152,8 +152,9 @@ class LeanTransformer(nn.Module):
         queries = self.last_queries(block.ln_1(read))
         if at is not None:
             # ONNX Runtime multiplies one row in an order that depends on the number of keys, which
-            # must not matter to the embedding of a text; two rows it does not.
-            queries = queries.expand(-1, 2, -1)
+            # must not matter to the embedding of a text; two rows it does not. (Not expanded:
+            # OpenVINO's quantised graphs lose an expansion before a reshape.)
+            queries = torch.cat([queries, queries], dim=1)
         keys, values = self.last_keys_values(block.ln_1(x)).chunk(2, dim=-1)
         return self._finished(last, read, (queries, keys, values), mask, alone=True)
 
