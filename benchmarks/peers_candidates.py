@@ -219,8 +219,10 @@ def make_export(
     for command in export_commands(name, work, peers_python):
         try:
             taken_s, rss, anon = run_logged(command, env, log)
-        except (SystemExit, OSError) as exc:
-            return {"error": f"{exc}: {last_line(log)}"[:400]}
+        except OSError as exc:
+            return {"error": str(exc)}
+        except SystemExit:
+            return {"error": last_line(log)[:400]}
         seconds, peak, anonymous = seconds + taken_s, max(peak, rss), max(anonymous, anon)
     found = {"seconds": seconds, "rss_bytes": peak, "anonymous_bytes": anonymous}
     record.write_text(json.dumps(found), encoding="utf-8")
