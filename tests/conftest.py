@@ -168,6 +168,19 @@ def exported_once(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -
     return root
 
 
+@pytest.fixture(scope="module")
+def toy_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The architectures of `toy_models` are open_clip's, and PyTorch has one thread."""
+    import torch
+    from toy_models import registered
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with registered(tmp_path_factory.mktemp("model_configs")):
+        yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MiB."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ onnx = pytest.importorskip("onnx")
 ir = pytest.importorskip("onnx_ir")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from toy_models import START, embed, encode, inputs_of, reference, registered, saved, spec_of  # noqa: E402
+from toy_models import START, embed, encode, inputs_of, reference, saved, spec_of  # noqa: E402
 
 from clipperf.engines.onnxruntime import open_session  # noqa: E402
 from clipperf.errors import ExportError  # noqa: E402
@@ -28,14 +27,7 @@ from clipperf.export import onnx as onnx_export  # noqa: E402
 from clipperf.models import open_clip as towers  # noqa: E402
 from clipperf.models.lean import make_lean  # noqa: E402
 
-
-@pytest.fixture(scope="module", autouse=True)
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with registered(tmp_path_factory.mktemp("model_configs")):
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("toy_catalogue")
 
 
 def export(name: str, pretrained: Path | str, side: Side, path: Path, precision: str) -> Path:

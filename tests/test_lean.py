@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,15 @@ pytest.importorskip("open_clip")
 onnx = pytest.importorskip("onnx")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-from toy_models import START, VOCAB, inputs_of, registered, spec_of  # noqa: E402
+from toy_models import START, VOCAB, inputs_of, spec_of  # noqa: E402
 
 from clipperf.engines.onnxruntime import open_session  # noqa: E402
 from clipperf.export import onnx as onnx_export  # noqa: E402
 from clipperf.models import open_clip as towers  # noqa: E402
 from clipperf.models.lean import LeanPool, LeanTransformer, first_token, make_lean  # noqa: E402
 from clipperf.models.towers import text_part  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("toy_catalogue")
 
 ROWS: dict[tuple[str, Side], Any] = {
     ("toy-clip", "image"): 0,
@@ -42,15 +43,6 @@ ROWS: dict[tuple[str, Side], Any] = {
     ("toy-siglip", "text"): -1,
 }
 """The token that each transformer reads."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with registered(tmp_path_factory.mktemp("model_configs")):
-        yield
-    torch.set_num_threads(threads)
 
 
 def tower_of(name: str, side: Side) -> Tower:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from toy_models import (  # noqa: E402
     encode,
     inputs_of,
     reference,
-    registered,
     saved,
     spec_of,
 )
@@ -37,14 +35,7 @@ from clipperf.export import parity  # noqa: E402
 from clipperf.models import open_clip as towers  # noqa: E402
 from clipperf.models import weights  # noqa: E402
 
-
-@pytest.fixture(scope="module", autouse=True)
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with registered(tmp_path_factory.mktemp("model_configs")):
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("toy_catalogue")
 
 
 # --- Checkpoints ---------------------------------------------------------------------------

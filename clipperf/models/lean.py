@@ -7,6 +7,9 @@ are computed for nothing. That is up to ten twelfths of a block, 1/15 of ViT-B-3
 ViT-H-14. What is left is computed as before; only the order of sums in a matrix product of fewer
 rows may differ.
 
+Behind a causal mask the first token attends to itself alone. Where a tokenizer begins every text
+with the same one, its keys and values are constants of the weights: 1/8 of a text of 8 tokens.
+
 Attention is also laid out anew in every block: heads are split and joined by one transposition
 each, where PyTorch's own goes by way of [tokens, batch, width].
 """
