@@ -213,9 +213,9 @@ def load(
     streams and batch each tower takes. Of an artifact folder, `threads` are those of one tower's
     engine, by default all cores of this process. `streams` batches, by default one, share them and
     run at once: more inputs a second, where one alone takes longer. A call with less than a full
-    batch for every stream is given to them in smaller ones. `runtime` is the one
-    that it was exported for, or another that loads it: "ort-cuda" takes ONNX artifacts. `device`
-    is by default where that runtime usually runs. `preprocess` is "exact", "fast" or "draft" (see
+    batch for every stream is given to them in smaller ones. `runtime` is the one that it was
+    exported for, or another that loads it: "ort-cuda" takes ONNX artifacts. `device` is by default
+    where that runtime usually runs. `preprocess` is "exact", "fast" or "draft" (see
     `preprocess_fast`), by default what `preprocess.json` names as its method (``clipperf export
     --preprocess``). Warns with `AccuracyWarning` where an int8 tower was made for another kind of
     CPU.
@@ -244,8 +244,9 @@ def load(
             )
         openings = tuned.read(path)
     else:
-        whole = Opening(path, runtime=runtime, device=device, threads=threads)
-        openings = [dataclasses.replace(whole, streams=streams or 1)]
+        openings = [
+            Opening(path, runtime=runtime, device=device, threads=threads, streams=streams or 1)
+        ]
     engines: dict[Side, Engine] = {}
     folders: dict[Side, Path] = {}
     batches: dict[Side, int] = {}

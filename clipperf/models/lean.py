@@ -64,8 +64,7 @@ def make_lean(tower: nn.Module, start_id: int | None = None) -> None:
 
 def first_token(tower: nn.Module, start_id: int | None) -> int | None:
     """The token that a lean tower takes for the first of every text; None where it reads it."""
-    part = text_part(tower.model) if isinstance(tower, TextTower) else None
-    return start_id if getattr(getattr(part, "transformer", None), "begins_alike", False) else None
+    return start_id if isinstance(tower, TextTower) and tower.begins_alike else None
 
 
 def _is_plain(transformer: Any) -> bool:
@@ -153,13 +152,8 @@ class LeanTransformer(nn.Module):
         else:
             return self._finished(last, x, _projected(block, x), mask)
         queries = self.last_queries(block.ln_1(read))
-        if at is not None:
-            # ONNX Runtime multiplies one row in an order that depends on the number of keys, which
-            # must not matter to the embedding of a text; two rows it does not. (Not expanded:
-            # OpenVINO's quantised graphs lose an expansion before a reshape.)
-            queries = torch.cat([queries, queries], dim=1)
         keys, values = self.last_keys_values(block.ln_1(x)).chunk(2, dim=-1)
-        return self._finished(last, read, (queries, keys, values), mask, alone=True)
+        return self._finished(last, read, (queries, keys, values), mask, twice=at is not None)
 
     def _finished(
         self,
@@ -167,18 +161,22 @@ class LeanTransformer(nn.Module):
         read: torch.Tensor,
         projected: tuple[torch.Tensor, ...],
         mask: torch.Tensor | None,
-        alone: bool = False,
+        twice: bool = False,
     ) -> torch.Tensor:
         """The output of a block at the tokens `read`, [batch, read, width].
 
-        `projected` are queries, keys and values. `alone`: only the first query is of `read`.
+        `projected` are queries, keys and values. `twice`: the one query is asked two times. ONNX
+        Runtime multiplies one row in an order that depends on the number of keys, which must not
+        matter to the embedding of a text; two rows it does not.
         """
         block, (q, k, v) = self.resblocks[place], projected
         if self.begins_alike:
             k = torch.cat([self.first_keys[place].expand(k.shape[0], -1, -1), k], dim=1)
             v = torch.cat([self.first_values[place].expand(v.shape[0], -1, -1), v], dim=1)
+        if twice:  # not expanded: OpenVINO's quantised graphs lose that before a reshape
+            q = torch.cat([q, q], dim=1)
         mixed = _mixed(q, k, v, block.attn.num_heads, mask)
-        if alone:
+        if twice:
             mixed = mixed[:, :1]
         x = read + block.ls_1(block.attn.out_proj(mixed))
         out: torch.Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))

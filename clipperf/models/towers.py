@@ -51,7 +51,7 @@ class TextTower(nn.Module):
     def _encode(self, tokens: torch.Tensor) -> torch.Tensor:
         text = text_part(self.model)
         transformer, length = text.transformer, tokens.shape[1]
-        begin = int(self.lean and transformer.begins_alike)
+        begin = int(self.begins_alike)
         tokens = tokens[:, begin:]
         if pool_type(text) == "eos":
             at = (tokens == eos_id(text)).int().argmax(dim=-1)
@@ -69,6 +69,11 @@ class TextTower(nn.Module):
         if projection is None:
             return x
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+    @property
+    def begins_alike(self) -> bool:
+        """Whether the first token is a constant of the weights, so that none is read."""
+        return self.lean and bool(text_part(self.model).transformer.begins_alike)
 
     def embedded(self, tokens: torch.Tensor, begin: int = 0) -> torch.Tensor:
         """Tokens [batch, tokens] from position `begin` on as [batch, tokens, width]."""
