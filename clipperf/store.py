@@ -57,14 +57,25 @@ def cached_sha256(path: Path, remember: bool = True) -> str:
     Raises:
         ArtifactError: the file cannot be read.
     """
-    stamp = _stamp(path)
-    known = _digests().get(str(path.absolute()))
-    if isinstance(known, list) and known[:-1] == stamp:
-        return str(known[-1])
+    known = known_sha256(path)
+    if known is not None:
+        return known
     digest = sha256_file(path)
     if remember:
         remember_sha256(path, digest)
     return digest
+
+
+def known_sha256(path: Path) -> str | None:
+    """What `cached_sha256` knows without reading the file, else None.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+    """
+    known = _digests().get(str(path.absolute()))
+    if isinstance(known, list) and known[:-1] == _stamp(path):
+        return str(known[-1])
+    return None
 
 
 def remember_sha256(path: Path, digest: str) -> None:

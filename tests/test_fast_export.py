@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipperf.types import Side
+from clipperf.types import Side, Tower
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip")
@@ -25,7 +25,7 @@ from clipperf.errors import ExportError  # noqa: E402
 from clipperf.export import graph, parity, weights  # noqa: E402
 from clipperf.export import onnx as onnx_export  # noqa: E402
 from clipperf.models import open_clip as towers  # noqa: E402
-from clipperf.models.lean import make_lean  # noqa: E402
+from clipperf.models.lean import LeanBlock, make_lean  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("toy_catalogue")
 
@@ -43,6 +43,63 @@ def export(name: str, pretrained: Path | str, side: Side, path: Path, precision:
 
 def refuse(*args: Any, **options: Any) -> None:
     raise AssertionError("this should not be needed")
+
+
+# --- one block, many blocks ----------------------------------------------------------------
+
+
+def deep_tower(side: Side, layers: int) -> Tower:
+    """A toy with blocks of its own number, ready to be traced."""
+    spec = spec_of("toy-clip", "random:1")
+    config = towers.model_config(spec)
+    for part in ("vision_cfg", "text_cfg"):
+        config[part] = {**config[part], "layers": layers}
+    tower = towers.build_from_config(spec, config, side)
+    make_lean(tower.module, START if side == "text" else None)
+    return tower
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_blocks_are_traced_once(side: Side, monkeypatch: Any) -> None:
+    traced: list[int] = []
+    whole = LeanBlock.finished
+
+    def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+        traced.append(id(self))
+        return whole(self, *arguments, **options)
+
+    monkeypatch.setattr(LeanBlock, "finished", counted)
+    counts, nodes = [], []
+    for layers in (2, 3, 7):
+        tower = deep_tower(side, layers)
+        traced.clear()
+        empty = graph.without_values(tower.module, torch.float32)
+        model = onnx_export._traced(empty, tower, "fp32")
+        graph.take_out_weights(model, empty)
+        counts.append(len(traced))
+        nodes.append(len(list(model.graph)))
+        assert not model.functions
+        assert {node.domain for node in model.graph} == {""}
+        named = [str(node.name) for node in model.graph]
+        assert len(set(named)) == len(named)
+    assert counts[0] == counts[1] == counts[2] > 0
+    assert nodes[2] - nodes[1] == 4 * (nodes[1] - nodes[0]) > 0
+
+
+def test_blocks_that_differ_are_each_traced(tmp_path: Path) -> None:
+    tower = deep_tower("image", 3)
+    block = tower.module.model.visual.transformer.resblocks[1]
+    block.mlp = torch.nn.Sequential(block.mlp.c_fc, torch.nn.ReLU(), block.mlp.c_proj)
+    inputs = inputs_of("toy-clip", "image")
+    with torch.inference_mode():
+        expected = tower.module(inputs).numpy()
+    onnx_export.export_onnx(tower, tmp_path / "model.onnx")
+    operators = Counter(node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node)
+    assert (operators["Gelu"], operators["Relu"]) == (2, 1)
+    found = parity.measure(
+        open_session(tmp_path / "model.onnx", 1), inputs.numpy(), expected, "fp32"
+    )
+    assert found.passed
 
 
 # --- one graph, many checkpoints -----------------------------------------------------------
@@ -87,6 +144,10 @@ def test_the_plain_exporter_writes_the_same(
     monkeypatch.setattr(onnx_export, "_filled", lambda *arguments: None)
     plain = export(name, pretrained, side, tmp_path / "plain", precision)
     assert contents(fast) == contents(plain)
+    inputs = inputs_of(name, side).numpy()
+    for given in (inputs, inputs[:1], *([inputs[:, :9]] if side == "text" else [])):
+        found = [open_session(path, 1).run(given) for path in (fast, plain)]
+        np.testing.assert_array_equal(*found)
 
 
 def contents(path: Path) -> tuple[Counter[str], Counter[bytes]]:

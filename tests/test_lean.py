@@ -81,7 +81,8 @@ def test_a_first_token_that_never_changes_is_a_constant() -> None:
     expected = embedded(tower.module, inputs)
     make_lean(tower.module, START)
     part = transformer(tower)
-    assert [x.shape for x in [*part.first_keys, *part.first_values]] == [(1, 1, 64)] * 4
+    firsts = [x for block in part.resblocks for x in (block.first_key, block.first_value)]
+    assert [x.shape for x in firsts] == [(1, 1, 64)] * 4
     assert first_token(tower.module, START) == START
     close(embedded(tower.module, inputs), expected)
     # It is not read any longer: this is what the tokenizer has to promise.

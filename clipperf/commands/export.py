@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -138,6 +139,7 @@ def command(
     from clipperf.export.engines import export_engine
     from clipperf.export.folder import set_preprocess
     from clipperf.export.plan_options import BuildOptions
+    from clipperf.export.process import started_early
     from clipperf.export.summary import failed, lines
     from clipperf.models import zoo
     from clipperf.progress import progress
@@ -156,8 +158,12 @@ def command(
         raise UsageError(f"{given[0]} is for TensorRT engines: add --runtime trt or trt-rtx")
     if preprocess is not None:
         preprocess_fast.check(preprocess)
-    spec = zoo.resolve(model, pretrained)
-    with progress(quiet, plain=verbose) as bar:
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(progress(quiet, plain=verbose))
+        if zoo.must_read(model, pretrained):
+            stack.enter_context(started_early())
+            bar.stage("reading the checkpoint")
+        spec = zoo.resolve(model, pretrained)
         if derived is not None:
             exported = export_derived(
                 spec,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +20,7 @@ from clipperf.export import graph, parity, uint8
 from clipperf.export import onnx as onnx_export
 from clipperf.export.folder import Exported, Wanted
 from clipperf.export.inputs import parity_inputs
-from clipperf.export.process import run_worker
+from clipperf.export.process import run_worker, worker
 from clipperf.export.widen import runnable_on_cpu
 from clipperf.export.worker import reference_name
 from clipperf.models import zoo
@@ -74,7 +77,9 @@ def export_model(
     )
     return artifact_folder.ensure(
         wanted,
-        lambda side, staging: _build(wanted, pixel_dtype, side, staging, keep_failed, on_stage),
+        lambda missing, staging: _build(
+            wanted, pixel_dtype, missing, staging, keep_failed, on_stage
+        ),
         keep_failed=keep_failed,
         on_stage=on_stage,
     )
@@ -119,34 +124,56 @@ def cache_key(
 def _build(
     wanted: Wanted,
     pixel_dtype: PixelDtype,
-    side: Side,
+    sides: Sequence[Side],
     staging: Path,
     keep_failed: bool,
     on_stage: Callable[[str], None],
+) -> list[Artifact]:
+    """Export towers in one child process, then check them, when its memory is given back."""
+    done: dict[Side, dict[str, Any]] = {}
+    digests: dict[Side, Future[dict[str, str]]] = {}
+    with ThreadPoolExecutor(1) as hashing:  # reading gigabytes goes on beside the next stages
+        with worker() as child:
+            for side in sides:
+                job = {
+                    "op": "export",
+                    "spec": to_json(wanted.spec),
+                    "side": side,
+                    "precision": wanted.precision,
+                    "normalized": wanted.normalized,
+                    "input": pixel_dtype,
+                    "folder": str(staging),
+                    "threads": available_cores(),
+                }
+                tell = partial(_tell, on_stage, side)
+                done[side] = child.run(job, _label(wanted, side), tell)
+                digests[side] = hashing.submit(artifact_folder.digests_of, staging, side)
+        towers = []
+        for side in sides:
+            _tell(on_stage, side, "checking parity")
+            found = _check_parity(wanted, staging, side, done[side], keep_failed)
+            tower = _described(wanted, staging, side, done[side], found, digests[side].result())
+            towers.append(tower)
+    return towers
+
+
+def _tell(on_stage: Callable[[str], None], side: Side, stage: str) -> None:
+    on_stage(f"{side} tower: {stage}")
+
+
+def _label(wanted: Wanted, side: Side) -> str:
+    return f"{wanted.spec.id} {side} {wanted.precision}"
+
+
+def _described(
+    wanted: Wanted,
+    staging: Path,
+    side: Side,
+    done: dict[str, Any],
+    parity: Parity,
+    digests: dict[str, str],
 ) -> Artifact:
-    spec, precision = wanted.spec, wanted.precision
-    label = f"{spec.id} {side} {precision}"
-    job = {
-        "op": "export",
-        "spec": to_json(spec),
-        "side": side,
-        "precision": precision,
-        "normalized": wanted.normalized,
-        "input": pixel_dtype,
-        "folder": str(staging),
-        "threads": available_cores(),
-    }
-    done = run_worker(job, label, lambda stage: on_stage(f"{side} tower: {stage}"))
-    on_stage(f"{side} tower: checking parity")
     inputs = tuple(from_json(TensorSpec, value) for value in done["inputs"])
-    fed = parity_inputs(staging, side, inputs[0].dtype)
-    found = _check_parity(staging, side, fed, precision, done["batches"])
-    if not found.passed and not keep_failed:
-        raise ParityError(
-            f"{parity.explain(found, label)}. The artifact was refused; --keep-failed keeps it"
-        )
-    if found.passed and found.batches == parity.BATCHES:
-        graph.prove(done["graph"])
     length = inputs[0].shape[1] if side == "text" else None
     return artifact_folder.built_tower(
         wanted,
@@ -158,20 +185,36 @@ def _build(
         tokens=length if isinstance(length, int) else None,
         build_s=done["build_s"],
         peak_rss_bytes=done["peak_rss_bytes"],
-        parity=found,
+        parity=parity,
         notes=done["notes"],
+        digests=digests,
     )
 
 
 def _check_parity(
-    staging: Path, side: Side, inputs: np.ndarray, precision: str, sizes: Sequence[int]
+    wanted: Wanted, staging: Path, side: Side, done: dict[str, Any], keep_failed: bool
 ) -> Parity:
+    """Compare an exported tower with PyTorch fp32; notes that its graph is good where it is.
+
+    Raises:
+        ParityError: they differ, and failed towers are not to be kept.
+    """
+    precision, sizes = wanted.precision, done["batches"]
+    inputs = parity_inputs(staging, side, done["inputs"][0]["dtype"])
     reference = np.load(staging / reference_name(side))
     with runnable_on_cpu(staging / side / "model.onnx", precision) as path:
         engine = ort_engine.open_session(path, available_cores(), prepack=False)
         try:
             note = parity.ARITHMETIC.get(precision, "")
-            return parity.measure(engine, inputs, reference, precision, note, sizes)
+            found = parity.measure(engine, inputs, reference, precision, note, sizes)
         finally:
             engine.close()
             gc.collect()
+    if not found.passed and not keep_failed:
+        raise ParityError(
+            f"{parity.explain(found, _label(wanted, side))}. The artifact was refused; "
+            f"--keep-failed keeps it"
+        )
+    if found.passed and found.batches != parity.PROVEN_BATCHES:
+        graph.prove(done["graph"])
+    return found

@@ -187,11 +187,15 @@ def export_derived(
         normalized=normalized,
         options=settings.described,
     )
+
+    def build_tower(side: Side, staging: Path) -> Artifact:
+        return _build(
+            wanted, settings, graphs[side], source.folder, baseline, staging, keep_failed, on_stage
+        )
+
     return artifact_folder.ensure(
         wanted,
-        lambda side, staging: _build(
-            wanted, settings, graphs[side], source.folder, baseline, staging, keep_failed, on_stage
-        ),
+        lambda missing, staging: (build_tower(side, staging) for side in missing),
         shared_from=source.folder,
         keep_failed=keep_failed,
         on_stage=on_stage,

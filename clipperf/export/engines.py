@@ -82,7 +82,7 @@ def export_engine(
 
     return artifact_folder.ensure(
         wanted,
-        build_side,
+        lambda missing, staging: (build_side(side, staging) for side in missing),
         shared_from=source.folder,
         keep_failed=keep_failed,
         on_stage=on_stage,

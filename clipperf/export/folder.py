@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +78,7 @@ def variant(precision: str, normalized: bool, pixel_dtype: PixelDtype) -> str:
 
 def ensure(
     wanted: Wanted,
-    build: Callable[[Side, Path], Artifact],
+    build: Callable[[Sequence[Side], Path], Iterable[Artifact]],
     *,
     shared_from: Path | None = None,
     keep_failed: bool = False,
@@ -86,8 +86,8 @@ def ensure(
 ) -> Exported:
     """Make sure that the folder holds the wanted towers, building those that are missing.
 
-    `build(side, staging)` writes one tower into a staging folder and describes it; the files
-    that towers share (preprocessing, tokenizer) are its to write, too, or are copied from
+    `build(sides, staging)` writes towers into a staging folder and describes them; the files
+    that they share (preprocessing, tokenizer) are its to write, too, or are copied from
     `shared_from`. A tower that failed the parity gate counts only with `keep_failed`.
 
     Raises:
@@ -116,7 +116,7 @@ def ensure(
         with files.staged(folder) as staging:
             for tower in kept.values():
                 _carry_over(folder, staging, tower)
-            towers = {**kept, **{side: build(side, staging) for side in missing}}
+            towers = {**kept, **{tower.side: tower for tower in build(missing, staging)}}
             for source in (folder, shared_from):
                 _copy_shared(source, staging)
             manifest = _manifest(wanted, staging, towers)
@@ -246,17 +246,21 @@ def built_tower(
     peak_rss_bytes: int | None,
     parity: Parity | None,
     notes: Mapping[str, str] | None = None,
+    digests: Mapping[str, str] | None = None,
 ) -> Artifact:
-    """Describe a tower that was just built to `path`, with all that lies in its side's folder."""
-    written = sorted(p for p in (staging / side).rglob("*") if p.is_file())
+    """Describe a tower that was just built to `path`, with all that lies in its side's folder.
+
+    `digests` are those of `digests_of`, where that has been asked already.
+    """
+    digests = digests or digests_of(staging, side)
     return Artifact(
         model_id=wanted.spec.id,
         side=side,
         runtime=wanted.runtime,
         precision=wanted.precision,
         path=path.relative_to(staging).as_posix(),
-        disk_bytes=sum(p.stat().st_size for p in written),
-        files={p.relative_to(staging).as_posix(): files.sha256_file(p) for p in written},
+        disk_bytes=sum((staging / name).stat().st_size for name in digests),
+        files=dict(digests),
         inputs=inputs,
         outputs=outputs,
         normalized=wanted.normalized,
@@ -270,6 +274,12 @@ def built_tower(
         options=dict(wanted.options),
         notes=dict(notes or {}),
     )
+
+
+def digests_of(staging: Path, side: Side) -> dict[str, str]:
+    """The sha256 of every file of a side in a folder, by its path in there."""
+    written = sorted(path for path in (staging / side).rglob("*") if path.is_file())
+    return {path.relative_to(staging).as_posix(): files.sha256_file(path) for path in written}
 
 
 def _carry_over(folder: Path, staging: Path, tower: Artifact) -> None:

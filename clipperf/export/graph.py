@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from clipperf import store
 from clipperf.env import version_of
 from clipperf.errors import ArtifactError
+from clipperf.export import shapes
 from clipperf.files import digest_of, replacing, sha256_file, write_text
 from clipperf.types import Tower
 
@@ -135,6 +136,7 @@ def _optimise(model: ir.Model) -> None:
     from onnxscript import optimizer, rewriter
 
     common.InlinePass()(model)
+    shapes.sizes_of_input(model)
     rules = [r for r in rewriter._DEFAULT_REWRITE_RULES if r.name != "SlicesSplit"]
     for _ in range(2):
         optimizer.fold_constants_ir(model, onnx_shape_inference=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import warnings
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import ClipperfError, ExportError
-from clipperf.export import graph, uint8, weights
+from clipperf.export import graph, shapes, uint8, weights
 from clipperf.export.fold import fold_batch_norms
 from clipperf.preprocess_spec import PreprocessSpec
 from clipperf.types import PixelDtype, TensorSpec, Tower
@@ -31,7 +32,7 @@ EXTERNAL_DATA_FROM_BYTES = 2**25
 copies them, which takes longer than all else that it does to open a tower, and RAM for the copies.
 Below it one file is handier. A protobuf file must stay below 2 GiB anyway."""
 
-RECIPE = 4
+RECIPE = 5
 """Raise it when the same weights and versions come to give another file."""
 
 INPUT_NAMES = {"image": "pixels", "text": "tokens"}
@@ -88,7 +89,8 @@ def export_onnx(
     try:
         with quiet(), torch.no_grad():
             model = _filled(tower, precision, key) or _plain(tower, precision)
-            _narrow_slices(model)
+            shapes.narrow_slices(model)
+            shapes.reshape_by_constants(model)
             if takes_bytes is not None:
                 uint8.take_bytes(model, takes_bytes)
             _save(model, path)
@@ -116,10 +118,11 @@ def _filled(tower: Tower, precision: str, key: str | None) -> ir.Model | None:
         model = graph.kept(key) if key else None
         if model is None:
             empty = graph.without_values(tower.module, _dtype(precision))
-            model = _traced(empty, tower, precision, optimize=False)
+            model = _traced(empty, tower, precision)
             graph.take_out_weights(model, empty)
-            if key:
+            if key:  # read again: torch remembers what it traced, and would hold the weights
                 graph.keep(key, model)
+                model = graph.kept(key) or model
         weights.fill(model, tower.module.state_dict())
     except (OSError, ClipperfError):
         raise
@@ -137,49 +140,41 @@ def _filled(tower: Tower, precision: str, key: str | None) -> ir.Model | None:
 def _plain(tower: Tower, precision: str) -> ir.Model:
     """The graph as torch's exporter makes it of the tower as it is; takes more memory."""
     tower.module.to(_dtype(precision))
-    return _traced(tower.module, tower, precision, optimize=True)
+    return _traced(tower.module, tower, precision, whole=True)
 
 
-def _traced(module: Any, tower: Tower, precision: str, optimize: bool) -> ir.Model:
-    import torch
+def _traced(module: Any, tower: Tower, precision: str, whole: bool = False) -> ir.Model:
+    """The graph of a tower's module; `whole`: optimised, and no part of it taken for another."""
     from torch.export import Dim
+
+    from clipperf.export import once
 
     given, produced = io_specs(tower)
     axes = {0: Dim("batch", min=1, max=MAX_BATCH)}
     if tower.dynamic_tokens:
         axes[1] = Dim("tokens", min=2, max=tower.spec.context_tokens)
-    program = torch.onnx.export(
-        module,
-        (tower.example,),
-        dynamo=True,
-        dynamic_shapes=(axes,),
-        input_names=[given.name],
-        output_names=[produced.name],
-        opset_version=opset(precision),
-        optimize=optimize,
-        verbose=False,
-    )
-    if program is None:
-        raise ExportError(f"{tower.spec.id} {tower.side}: torch's exporter gave nothing")
-    return program.model
 
+    def trace(module: torch.nn.Module, args: tuple[torch.Tensor, ...], axes: Any) -> ir.Model:
+        import torch
 
-def _narrow_slices(model: ir.Model) -> None:
-    """Let slices to the end of an axis end at the largest int32.
+        program = torch.onnx.export(
+            module,
+            args,
+            dynamo=True,
+            dynamic_shapes=axes,
+            opset_version=opset(precision),
+            optimize=whole,
+            verbose=False,
+        )
+        if program is None:
+            raise ExportError(f"{tower.spec.id} {tower.side}: torch's exporter gave nothing")
+        return program.model
 
-    torch's exporter writes the largest int64, which OpenVINO takes for -1, so for all but the
-    last, where it reads a compiled model again.
-    """
-    import numpy as np
-    import onnx_ir as ir
-
-    largest = np.iinfo(np.int32).max
-    for node in model.graph:
-        ends = node.inputs[2] if node.op_type == "Slice" else None
-        if ends is not None and ends.const_value is not None:
-            values = ends.const_value.numpy()
-            if (values > largest).any():
-                ends.const_value = ir.tensor(np.minimum(values, largest), name=ends.name)
+    with uncollected():
+        args = (tower.example,)
+        model = trace(module, args, (axes,)) if whole else once.traced(module, args, (axes,), trace)
+    model.graph.inputs[0].name, model.graph.outputs[0].name = given.name, produced.name
+    return model
 
 
 def _save(model: ir.Model, path: Path) -> None:
@@ -222,6 +217,18 @@ def check_axes(path: Path, given: TensorSpec, produced: TensorSpec) -> None:
             raise ExportError(
                 f"{path.name}: {value.name} came out as {found}, expected {spec.name} {wanted}"
             )
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Look for no garbage meanwhile: a trace makes millions of objects and keeps most of them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """The child process of an export: what needs torch, and what builds engines.
 
-``python -m clipperf.export.worker`` reads one JSON job from standard input, prints one JSON line
-per stage and a last one with the outcome. A process of its own gives back all of torch's memory
-before the exported tower is loaded for the parity check, and lets a kill hit it without harm.
+``python -m clipperf.export.worker`` reads JSON jobs from standard input, one a line. For each it
+prints one JSON line per stage and a last one with the outcome. A process of its own gives back all
+of torch's memory before exported towers are loaded for the parity check, and lets a kill hit it
+without harm.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -25,8 +27,17 @@ from clipperf.types import ModelSpec, Side, Tower
 
 
 def reference_name(side: Side) -> str:
-    """The file with PyTorch fp32's embeddings of a side's parity inputs, [12 or 3, embed_dim]."""
+    """The file with PyTorch fp32's embeddings of a side's first parity inputs, [n, embed_dim]."""
     return f"parity-{side}.npy"
+
+
+def imports(job: dict[str, Any]) -> dict[str, Any]:
+    """Import what `export` needs."""
+    import onnxscript  # noqa: F401
+    import open_clip  # noqa: F401
+    import torch.onnx  # noqa: F401
+
+    return {}
 
 
 def fetch(job: dict[str, Any]) -> dict[str, Any]:
@@ -63,8 +74,9 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
         tower = replace(tower, start_id=Tokenizer.from_folder(folder).start_id)
     key = onnx_export.graph_key(tower, job["precision"], model_config(spec))
     # What takes bytes is computed from the weights, so a proven graph says too little of it.
-    few = takes_bytes is None and graph.is_proven(key)
-    batches = parity.FEW_BATCHES if few else parity.BATCHES
+    proven = takes_bytes is None and graph.is_proven(key)
+    parameters = sum(parameter.numel() for parameter in tower.module.parameters())
+    batches = parity.batches_for(parameters, proven)
     tell("reference")
     with torch.inference_mode():
         pairs = inputs[: sum(batches)].split(2)  # few at a time: activations are memory, too
@@ -139,6 +151,7 @@ _answers_fd = 1
 
 
 OPERATIONS = {
+    "imports": imports,
     "fetch": fetch,
     "export": export,
     "engine": engine,
@@ -148,24 +161,26 @@ OPERATIONS = {
 
 
 def main() -> int:
-    """Run the job on standard input; errors that clipperf knows become an answer."""
+    """Run the jobs on standard input; errors that clipperf knows become an answer."""
     global _answers_fd
     die_with_parent()
     # Libraries print to standard output as they please: answers get a descriptor of their own.
     _answers_fd = os.dup(1)
     os.dup2(2, 1)
-    job = json.loads(sys.stdin.read())
+    for line in sys.stdin:
+        _answer(_outcome(json.loads(line)))
+        gc.collect()
+    return 0
+
+
+def _outcome(job: dict[str, Any]) -> dict[str, Any]:
     try:
-        outcome = OPERATIONS[job["op"]](job)
+        return {"done": OPERATIONS[job["op"]](job)}
     except ClipperfError as exc:
-        _answer({"error": str(exc), "kind": type(exc).__name__})
-        return 1
+        return {"error": str(exc), "kind": type(exc).__name__}
     except OSError as exc:
         error = storage_error(Path(job.get("folder") or job.get("plan") or "."), exc)
-        _answer({"error": str(error), "kind": "StorageError"})
-        return 1
-    _answer({"done": outcome})
-    return 0
+        return {"error": str(error), "kind": "StorageError"}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ each, where PyTorch's own goes by way of [tokens, batch, width].
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -47,13 +47,13 @@ def make_lean(tower: nn.Module, start_id: int | None = None) -> None:
         model: Any = tower.model
         part, row = model.visual, None
         if isinstance(part, ModifiedResNet):
-            part.attnpool = LeanPool(part.attnpool)
+            part.attnpool = LeanPool(part.attnpool).eval()
         if not isinstance(part, VisionTransformer):
             return
         if part.pool_type == "tok" and part.attn_pool is None:
             row = 0
     if _is_plain(getattr(part, "transformer", None)):
-        part.transformer = LeanTransformer(part.transformer, row)
+        part.transformer = LeanTransformer(part.transformer, row).eval()
         if isinstance(tower, TextTower) and tower.short:
             tower.lean = True
             # Pooled at an id that a row lacks, open_clip reads the first token.
@@ -85,19 +85,21 @@ class LeanTransformer(nn.Module):
     """The blocks of open_clip's ``Transformer``, under the same names.
 
     `row` is the token that embeddings are read off: the first (0) or the last (-1); None: all, or
-    what `forward` is told. `first_keys` and `first_values` are those of a first token that is the
-    same in every sequence, [1, 1, width] a block, or empty.
+    what `forward` is told.
     """
 
     def __init__(self, transformer: Any, row: int | None) -> None:
         super().__init__()
-        self.resblocks = transformer.resblocks
+        self.resblocks = nn.ModuleList(map(LeanBlock, transformer.resblocks))
         self.row = row
-        self.first_keys, self.first_values = nn.ParameterList(), nn.ParameterList()
         # Parts of a weight that the graph would have to cut at are weights of their own.
-        attention = self.resblocks[-1].attn
+        attention = transformer.resblocks[-1].attn
         self.last_queries = _part_of(attention, 0, 1)
         self.last_keys_values = _part_of(attention, 1, 3)
+
+    @property
+    def _blocks(self) -> list[LeanBlock]:
+        return cast(list[LeanBlock], list(self.resblocks))
 
     @torch.no_grad()
     def begin_with(self, token: torch.Tensor) -> None:
@@ -105,22 +107,21 @@ class LeanTransformer(nn.Module):
 
         It attends to itself alone, so what it is in every block is a constant of the weights.
         """
-        keys, values = [], []
-        for place, block in enumerate(self.resblocks):
-            projected = _projected(block, token)
-            keys.append(nn.Parameter(projected[1].clone(), requires_grad=False))
-            values.append(nn.Parameter(projected[2].clone(), requires_grad=False))
-            token = self._finished(place, token, projected, None)
-        self.first_keys, self.first_values = nn.ParameterList(keys), nn.ParameterList(values)
+        for block in self._blocks:
+            projected = block.projected(token)
+            _, key, value = projected
+            token = block.finished(token, projected)
+            block.first_key = nn.Parameter(key.clone(), requires_grad=False)
+            block.first_value = nn.Parameter(value.clone(), requires_grad=False)
 
     @property
     def begins_alike(self) -> bool:
         """Whether `forward` is given sequences without their first token."""
-        return len(self.first_keys) > 0
+        return self._blocks[0].first_key is not None
 
     def get_cast_dtype(self) -> torch.dtype:
         """The weights' dtype, which open_clip's text tower asks for."""
-        dtype: torch.dtype = self.resblocks[0].get_weight_dtype()
+        dtype: torch.dtype = self._blocks[0].attn.in_proj_weight.dtype
         return dtype
 
     def forward(
@@ -138,10 +139,9 @@ class LeanTransformer(nn.Module):
         mask = None if attn_mask is None else attn_mask.to(x.dtype)
         if mask is not None and mask.dim() == 3:
             mask = mask.unflatten(0, (x.shape[0], -1))
-        last = len(self.resblocks) - 1
-        for place, block in enumerate(self.resblocks[:-1]):
-            x = self._finished(place, x, _projected(block, x), mask)
-        block = self.resblocks[last]
+        *blocks, last = self._blocks
+        for block in blocks:
+            x = block(x, mask)
         if at is not None:
             read = x[torch.arange(x.shape[0], device=x.device), at][:, None]
             mask = None if mask is None else mask[at][:, None, None]
@@ -150,36 +150,63 @@ class LeanTransformer(nn.Module):
             read = x[:, chosen]
             mask = None if mask is None else mask[..., chosen, :]
         else:
-            return self._finished(last, x, _projected(block, x), mask)
-        queries = self.last_queries(block.ln_1(read))
-        keys, values = self.last_keys_values(block.ln_1(x)).chunk(2, dim=-1)
-        return self._finished(last, read, (queries, keys, values), mask, twice=at is not None)
+            out: torch.Tensor = last(x, mask)
+            return out
+        queries = self.last_queries(last.ln_1(read))
+        keys, values = self.last_keys_values(last.ln_1(x)).chunk(2, dim=-1)
+        return last.finished(read, (queries, keys, values), mask, twice=at is not None)
 
-    def _finished(
+
+class LeanBlock(nn.Module):
+    """One of open_clip's ``ResidualAttentionBlock``, under the same names.
+
+    `first_key` and `first_value`, [1, 1, width], are those of a first token that is the same in
+    every sequence, None where `forward` is given all tokens.
+    """
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.attn, self.mlp = block.attn, block.mlp
+        self.ln_1, self.ls_1 = block.ln_1, block.ls_1
+        self.ln_2, self.ls_2 = block.ln_2, block.ls_2
+        self.first_key: nn.Parameter | None
+        self.first_value: nn.Parameter | None
+        self.register_parameter("first_key", None)
+        self.register_parameter("first_value", None)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """[batch, tokens, width] to the same."""
+        return self.finished(x, self.projected(x), mask)
+
+    def projected(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Queries, keys and values of all tokens, [batch, tokens, width] each."""
+        weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
+        return functional.linear(self.ln_1(x), weight, bias).chunk(3, dim=-1)
+
+    def finished(
         self,
-        place: int,
         read: torch.Tensor,
         projected: tuple[torch.Tensor, ...],
-        mask: torch.Tensor | None,
+        mask: torch.Tensor | None = None,
         twice: bool = False,
     ) -> torch.Tensor:
-        """The output of a block at the tokens `read`, [batch, read, width].
+        """The output of the block at the tokens `read`, [batch, read, width].
 
         `projected` are queries, keys and values. `twice`: the one query is asked two times. ONNX
         Runtime multiplies one row in an order that depends on the number of keys, which must not
         matter to the embedding of a text; two rows it does not.
         """
-        block, (q, k, v) = self.resblocks[place], projected
-        if self.begins_alike:
-            k = torch.cat([self.first_keys[place].expand(k.shape[0], -1, -1), k], dim=1)
-            v = torch.cat([self.first_values[place].expand(v.shape[0], -1, -1), v], dim=1)
+        q, k, v = projected
+        if self.first_key is not None and self.first_value is not None:
+            k = torch.cat([self.first_key.expand(k.shape[0], -1, -1), k], dim=1)
+            v = torch.cat([self.first_value.expand(v.shape[0], -1, -1), v], dim=1)
         if twice:  # not expanded: OpenVINO's quantised graphs lose that before a reshape
             q = torch.cat([q, q], dim=1)
-        mixed = _mixed(q, k, v, block.attn.num_heads, mask)
+        mixed = _mixed(q, k, v, self.attn.num_heads, mask)
         if twice:
             mixed = mixed[:, :1]
-        x = read + block.ls_1(block.attn.out_proj(mixed))
-        out: torch.Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
+        x = read + self.ls_1(self.attn.out_proj(mixed))
+        out: torch.Tensor = x + self.ls_2(self.mlp(self.ln_2(x)))
         return out
 
 
@@ -214,13 +241,6 @@ def _part_of(attention: Any, first: int, last: int) -> nn.Linear:
     if bias is not None:
         linear.bias = nn.Parameter(bias[part], requires_grad=False)
     return linear
-
-
-def _projected(block: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Queries, keys and values of all tokens in a block, [batch, tokens, width] each."""
-    attention = block.attn
-    weight, bias = attention.in_proj_weight, attention.in_proj_bias
-    return functional.linear(block.ln_1(x), weight, bias).chunk(3, dim=-1)
 
 
 def _mixed(

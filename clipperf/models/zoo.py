@@ -7,6 +7,7 @@ from pathlib import Path
 from clipperf.errors import UsageError
 from clipperf.models import catalog, sample, weights
 from clipperf.models.published import accuracy
+from clipperf.store import known_sha256
 from clipperf.types import ModelSpec
 
 
@@ -55,6 +56,13 @@ def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
         text_parameters=entry.text_parameters,
         licence=entry.licence(canonical),
     )
+
+
+def must_read(name: str, pretrained: str | None) -> bool:
+    """Whether `resolve` will read a whole checkpoint for its digest, which takes seconds."""
+    given = pretrained or name.partition("::")[2]
+    path = Path(given).expanduser()
+    return given.endswith(weights.SUFFIXES) and path.is_file() and known_sha256(path) is None
 
 
 def _default_weights(entry: catalog.CatalogEntry) -> str:
