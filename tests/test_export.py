@@ -404,6 +404,15 @@ def test_the_gate_by_hand() -> None:
     assert not parity.compare(0 * reference, reference, "fp16", "angles").passed
 
 
+def test_how_many_inputs_are_compared() -> None:
+    assert parity.batches_for(151_000_000, proven=False) == (1, 3, 8)
+    assert parity.batches_for(632_000_000, proven=False) == (1, 3)
+    assert parity.batches_for(151_000_000, proven=True) == (2,)
+    inputs = np.arange(12)
+    batches = parity.batches_of(inputs, (1, 3))
+    assert [batch.tolist() for batch in batches] == [[0], [1, 2, 3]]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_one_embedding_that_is_not_finite_fails(value: float) -> None:
     reference = np.eye(3, 4, dtype=np.float32)
