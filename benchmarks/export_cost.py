@@ -7,8 +7,7 @@ Each model is exported into an empty store, then with other weights (of the same
 that its graphs are there already), then again as it is. Peak RSS is the largest sum over the
 command's processes, sampled every 20 ms, beside the larger tower's fp32 weights; anonymous memory
 is the part of it that is no file's pages. With --checkpoint the weights are first written to
-.safetensors files and exported from there, memory-mapped, as users' own weights are. Then "copy"
-is what copying such a file takes at the end: what this machine needs to write as many bytes.
+.safetensors files and exported from there, memory-mapped, as users' own weights are.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,10 +37,10 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
     print(
-        "| model | weights | export s | other weights s | copy s | repeat s | peak RSS MiB "
+        "| model | weights | export s | other weights s | repeat s | peak RSS MiB "
         "| anonymous MiB | larger tower MiB | ratio |"
     )
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for model in options.models:
         with tempfile.TemporaryDirectory(dir=store.home().parent) as scratch:
             print(row(model, Path(scratch), options.checkpoint, options.precision), flush=True)
@@ -66,9 +64,8 @@ def row(model: str, scratch: Path, checkpoint: bool, precision: str) -> str:
     peak_bytes, anonymous_bytes = (max(found) for found in list(zip(*runs, strict=True))[1:])
     larger_bytes = 4 * max(spec.image_parameters or 0, spec.text_parameters or 0)
     source = "checkpoint file" if checkpoint else "seeded random"
-    copied = f"{copy_s(Path(pretrained)):.1f}" if checkpoint else "-"
     return (
-        f"| {model} {precision} | {source} | {export_s:.1f} | {other_s:.1f} | {copied} | "
+        f"| {model} {precision} | {source} | {export_s:.1f} | {other_s:.1f} | "
         f"{repeat_s:.2f} | "
         f"{units.mib(peak_bytes)} | {units.mib(anonymous_bytes)} | {units.mib(larger_bytes)} | "
         f"{peak_bytes / larger_bytes:.2f} |"
@@ -87,17 +84,6 @@ def run(command: list[str], environment: dict[str, str]) -> tuple[float, int, in
     if child.returncode:
         sys.exit(f"{' '.join(command)} failed")
     return time.perf_counter() - start, peak, anonymous
-
-
-def copy_s(path: Path) -> float:
-    """Seconds of reading a file and writing it once more, as `cp` does."""
-    target = path.with_name(f"copy-of-{path.name}")
-    start = time.perf_counter()
-    with open(path, "rb") as read, open(target, "wb") as written:
-        shutil.copyfileobj(read, written, 2**22)
-    took = time.perf_counter() - start
-    target.unlink()
-    return took
 
 
 def tree_bytes(top: psutil.Process) -> tuple[int, int]:

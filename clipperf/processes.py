@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def status_bytes(field: str) -> int | None:
@@ -21,6 +22,21 @@ def status_bytes(field: str) -> int | None:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def reset_peak_rss() -> bool:
+    """Lower the high-water mark to what is resident now; False where the kernel cannot.
+
+    Linux resets VmHWM when "5" is written to /proc/self/clear_refs (proc(5)). No other platform
+    has anything like it, and some containers forbid the write.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        CLEAR_REFS.write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def protocol_streams() -> tuple[TextIO, TextIO]:

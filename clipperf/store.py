@@ -5,8 +5,10 @@ Layout under `home()` ($CLIPPERF_HOME, else the user's cache folder)::
     artifacts/ARCHITECTURE/WEIGHTS/RUNTIME-PRECISION/   one deployable folder, see Manifest
     results/DATE-KIND-ID.json                           one run of `profile` or `eval`
     tuned/MODEL.json                                    what `tune` chose for this machine
+    graphs/KEY.onnx                                     an architecture's graph without weights
     cache/                                              what runtimes compile and can make again
-    digests.json                                        sha256 by path, size and mtime
+    digests.json                                        sha256 by path, size and times
+    fetched.json                                        where the hub's weights lie
 
 `files` says how all of it is written.
 """

@@ -84,7 +84,8 @@ class Parity:
     """How close an artifact's embeddings are to PyTorch fp32 on the same `n` inputs.
 
     Cosines are per input, between the two runtimes' embeddings. `top1_agreement` is the share
-    of inputs whose nearest neighbour among the other side's reference embeddings is the same.
+    of inputs whose nearest neighbour among the other side's reference embeddings is the same,
+    None below three inputs, where there is no choice.
     """
 
     n: int
@@ -92,7 +93,7 @@ class Parity:
     min_cosine: float
     mean_cosine: float
     max_abs_diff: float
-    top1_agreement: float
+    top1_agreement: float | None
     finite: bool
     required_min_cosine: float
     passed: bool

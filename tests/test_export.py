@@ -405,12 +405,42 @@ def test_the_gate_by_hand() -> None:
 
 
 def test_how_many_inputs_are_compared() -> None:
-    assert parity.batches_for(151_000_000, proven=False) == (1, 3, 8)
-    assert parity.batches_for(632_000_000, proven=False) == (1, 3)
-    assert parity.batches_for(151_000_000, proven=True) == (2,)
-    inputs = np.arange(12)
-    batches = parity.batches_of(inputs, (1, 3))
-    assert [batch.tolist() for batch in batches] == [[0], [1, 2, 3]]
+    small, large = zoo.resolve("ViT-B-32", "random"), zoo.resolve("ViT-H-14", "random")
+    assert parity.batches_for(small, "image") == (1, 3, 8)
+    assert parity.batches_for(large, "image") == parity.batches_for(large, "text") == (1, 3)
+    assert parity.batches_for(dataclasses.replace(large, image_parameters=None), "image") == (
+        1,
+        3,
+        8,
+    )
+    assert parity.batches_for(large, "image", proven=True) == (2,)
+
+
+class Echo:
+    """An engine whose embeddings are its inputs; it keeps the sizes of its batches."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        self.sizes.append(len(inputs))
+        return inputs
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes", "n", "agreement"),
+    [(12, (1, 3, 8), 12, 1), (4, (1, 3, 8), 4, 1), (12, (1, 3), 4, 1), (2, (1, 3), 2, None)],
+)
+def test_inputs_that_repeat_count_once(
+    rows: int, sizes: tuple[int, ...], n: int, agreement: float | None
+) -> None:
+    angles = np.radians(np.arange(12) ** 2)
+    inputs = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    engine = Echo()
+    found = parity.measure(engine, inputs, inputs[:rows], "fp32", sizes=sizes)
+    assert tuple(engine.sizes) == found.batches == sizes
+    assert (found.n, found.top1_agreement, found.passed) == (n, agreement, True)
+    assert found.inputs.startswith(f"{n} of")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -10,7 +10,9 @@ from typing import Any
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from clipperf.cli import app
 from clipperf.errors import ExportError, UsageError, WeightsError
 from clipperf.export import process
 from clipperf.export.process import Worker, run_worker, started_early
@@ -77,9 +79,17 @@ def test_the_first_job_takes_the_process_that_was_started_early(file: Path) -> N
         assert gone(ready._child.pid)
         with process.worker() as second:
             assert second is not ready
+    with started_early():
+        ready = process._ready
+        assert ready is not None
+        assert run_worker(fetch(file), "other work") == {"path": str(file)}
+        assert process._ready is ready
+        process.dismiss()
+        assert gone(ready._child.pid)
     assert process._ready is None
 
 
+@pytest.mark.timing
 def test_a_process_that_nobody_took_is_killed_at_once() -> None:
     with pytest.raises(UsageError), started_early():
         ready = process._ready
@@ -103,3 +113,18 @@ def test_only_a_checkpoint_never_seen_is_read(file: Path) -> None:
     for given in ("random:1", "openai", str(file.with_name("absent.pt"))):
         assert not zoo.must_read("ViT-B-32", given)
     assert not zoo.must_read("ViT-B-32", None)
+
+
+def test_a_checkpoint_is_read_while_a_process_imports(file: Path, monkeypatch: Any) -> None:
+    ready: list[bool] = []
+
+    def export_model(*arguments: Any, **options: Any) -> None:
+        ready.append(process._ready is not None)
+        raise ExportError("far enough")
+
+    monkeypatch.setattr("clipperf.export.build.export_model", export_model)
+    for _ in range(2):  # the second time its digest is known
+        done = CliRunner().invoke(app, ["export", "ViT-B-32", "--pretrained", str(file)])
+        assert isinstance(done.exception, ExportError) and str(done.exception) == "far enough"
+        assert process._ready is None
+    assert ready == [True, False]

@@ -52,11 +52,11 @@ def test_without_proc_the_source_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
     if sys.platform == "win32":
         pytest.skip("ru_maxrss does not exist on Windows")
     monkeypatch.setattr(processes, "STATUS", tmp_path / "none")
-    monkeypatch.setattr(meters, "CLEAR_REFS", tmp_path / "missing" / "none")
+    monkeypatch.setattr(processes, "CLEAR_REFS", tmp_path / "missing" / "none")
     peak, source = meters.peak_rss_bytes()
     assert source == "ru_maxrss"
     assert peak is not None and peak > MIB
-    assert not meters.reset_peak_rss()
+    assert not processes.reset_peak_rss()
     assert (meters.rss_bytes() or 0) > MIB
 
 

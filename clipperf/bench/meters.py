@@ -9,9 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from clipperf.processes import status_bytes
+from clipperf.processes import reset_peak_rss, status_bytes
 
-CLEAR_REFS = Path("/proc/self/clear_refs")
 CGROUP = Path("/sys/fs/cgroup")
 
 # --- RAM -----------------------------------------------------------------------------------
@@ -26,21 +25,6 @@ def rss_bytes() -> int | None:
     except ImportError:
         return None
     return int(psutil.Process().memory_info().rss)
-
-
-def reset_peak_rss() -> bool:
-    """Lower the high-water mark to what is resident now; False where the kernel cannot.
-
-    Linux resets VmHWM when "5" is written to /proc/self/clear_refs (proc(5)). No other platform
-    has anything like it, and some containers forbid the write.
-    """
-    if sys.platform != "linux":
-        return False
-    try:
-        CLEAR_REFS.write_text("5")
-    except OSError:
-        return False
-    return True
 
 
 def peak_rss_bytes() -> tuple[int | None, str | None]:

@@ -20,7 +20,7 @@ from clipperf.export import graph, parity, uint8
 from clipperf.export import onnx as onnx_export
 from clipperf.export.folder import Exported, Wanted
 from clipperf.export.inputs import parity_inputs
-from clipperf.export.process import run_worker, worker
+from clipperf.export.process import dismiss, run_worker, worker
 from clipperf.export.widen import runnable_on_cpu
 from clipperf.export.worker import reference_name
 from clipperf.models import zoo
@@ -75,7 +75,7 @@ def export_model(
         needed_bytes=artifact_folder.weight_bytes(spec, sides, precision),
         normalized=normalized,
     )
-    return artifact_folder.ensure(
+    exported = artifact_folder.ensure(
         wanted,
         lambda missing, staging: _build(
             wanted, pixel_dtype, missing, staging, keep_failed, on_stage
@@ -83,6 +83,8 @@ def export_model(
         keep_failed=keep_failed,
         on_stage=on_stage,
     )
+    dismiss()
+    return exported
 
 
 def present_weights(spec: ModelSpec, on_stage: Callable[[str], None]) -> str:
@@ -132,7 +134,8 @@ def _build(
     """Export towers in one child process, then check them, when its memory is given back."""
     done: dict[Side, dict[str, Any]] = {}
     digests: dict[Side, Future[dict[str, str]]] = {}
-    with ThreadPoolExecutor(1) as hashing:  # reading gigabytes goes on beside the next stages
+    hashing = ThreadPoolExecutor(1)  # reading gigabytes goes on beside the next stages
+    try:
         with worker() as child:
             for side in sides:
                 job = {
@@ -147,13 +150,16 @@ def _build(
                 }
                 tell = partial(_tell, on_stage, side)
                 done[side] = child.run(job, _label(wanted, side), tell)
-                digests[side] = hashing.submit(artifact_folder.digests_of, staging, side)
+                written = artifact_folder.written(staging, side)
+                digests[side] = hashing.submit(artifact_folder.digests_of, staging, written)
         towers = []
         for side in sides:
             _tell(on_stage, side, "checking parity")
             found = _check_parity(wanted, staging, side, done[side], keep_failed)
             tower = _described(wanted, staging, side, done[side], found, digests[side].result())
             towers.append(tower)
+    finally:
+        hashing.shutdown(cancel_futures=True)
     return towers
 
 
@@ -170,7 +176,7 @@ def _described(
     staging: Path,
     side: Side,
     done: dict[str, Any],
-    parity: Parity,
+    found: Parity,
     digests: dict[str, str],
 ) -> Artifact:
     inputs = tuple(from_json(TensorSpec, value) for value in done["inputs"])
@@ -185,7 +191,7 @@ def _described(
         tokens=length if isinstance(length, int) else None,
         build_s=done["build_s"],
         peak_rss_bytes=done["peak_rss_bytes"],
-        parity=parity,
+        parity=found,
         notes=done["notes"],
         digests=digests,
     )

@@ -297,7 +297,8 @@ def _check_parity(
     cell = Cell(wanted.spec.id, side, wanted.runtime, wanted.precision, "cpu", 1, available_cores())
     request = EngineRequest(cell, wanted.spec, str(path), wanted.normalized)
     with closing(_contract.get(wanted.runtime).open(request)) as engine:
-        return parity.measure(engine, inputs, reference, wanted.precision)
+        sizes = parity.batches_for(wanted.spec, side)
+        return parity.measure(engine, inputs, reference, wanted.precision, sizes=sizes)
 
 
 def _refusal(label: str, found: Parity, done: dict, settings: Settings) -> str:

@@ -291,8 +291,10 @@ def check_engine(job: dict[str, Any]) -> dict[str, Any]:
     plan = Path(job["plan"])
     info = plan_file.read(plan)
     low, high = _batches(info)
-    sizes = tuple(dict.fromkeys(min(max(size, low), high) for size in parity.BATCHES))
-    request = EngineRequest(cell, from_json(ModelSpec, job["spec"]), str(plan))
+    spec = from_json(ModelSpec, job["spec"])
+    wanted = parity.batches_for(spec, cell.side)
+    sizes = tuple(dict.fromkeys(min(max(size, low), high) for size in wanted))
+    request = EngineRequest(cell, spec, str(plan))
     engine = _contract.get(cell.runtime).open(request)
     try:
         found = parity.measure(

@@ -250,9 +250,9 @@ def built_tower(
 ) -> Artifact:
     """Describe a tower that was just built to `path`, with all that lies in its side's folder.
 
-    `digests` are those of `digests_of`, where that has been asked already.
+    `digests` are those of all `written` files, where they are known already.
     """
-    digests = digests or digests_of(staging, side)
+    digests = digests or digests_of(staging, written(staging, side))
     return Artifact(
         model_id=wanted.spec.id,
         side=side,
@@ -276,10 +276,15 @@ def built_tower(
     )
 
 
-def digests_of(staging: Path, side: Side) -> dict[str, str]:
-    """The sha256 of every file of a side in a folder, by its path in there."""
-    written = sorted(path for path in (staging / side).rglob("*") if path.is_file())
-    return {path.relative_to(staging).as_posix(): files.sha256_file(path) for path in written}
+def written(staging: Path, side: Side) -> list[str]:
+    """All files of a side in a folder, as paths in there."""
+    found = sorted(path for path in (staging / side).rglob("*") if path.is_file())
+    return [path.relative_to(staging).as_posix() for path in found]
+
+
+def digests_of(staging: Path, names: Sequence[str]) -> dict[str, str]:
+    """The sha256 of files of a folder, by their paths in there."""
+    return {name: files.sha256_file(staging / name) for name in names}
 
 
 def _carry_over(folder: Path, staging: Path, tower: Artifact) -> None:

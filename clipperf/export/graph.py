@@ -63,13 +63,13 @@ def keep(key: str, model: ir.Model) -> None:
 
 
 def prove(key: str) -> None:
-    """Note that a tower with the graph kept under `key` has passed the whole parity gate."""
+    """Note that a tower with the graph kept under `key` has passed the parity gate."""
     with contextlib.suppress(ArtifactError):  # no such graph: it was not kept
         write_text(_path(key).with_suffix(".proven"), sha256_file(_path(key)))
 
 
 def is_proven(key: str) -> bool:
-    """Whether the graph kept under `key` is one that has passed the whole parity gate."""
+    """Whether the graph kept under `key` is one that has passed the parity gate."""
     try:
         return _path(key).with_suffix(".proven").read_text() == sha256_file(_path(key))
     except (OSError, ArtifactError):

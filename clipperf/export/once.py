@@ -25,7 +25,10 @@ Trace = Callable[["nn.Module", tuple["torch.Tensor", ...], Any], "ir.Model"]
 
 
 def traced(module: nn.Module, args: tuple[torch.Tensor, ...], axes: Any, trace: Trace) -> ir.Model:
-    """`trace(module, args, axes)`, where lean blocks that are alike are traced once."""
+    """`trace(module, args, axes)`, where lean blocks that are alike are traced once.
+
+    Raises: as `trace`; KeyError where a weight of the blocks plays no part in them.
+    """
     from onnx_ir.passes.common import InlinePass
 
     from clipperf.models.lean import LeanBlock
@@ -33,9 +36,9 @@ def traced(module: nn.Module, args: tuple[torch.Tensor, ...], axes: Any, trace: 
     blocks = [part for part in module.modules() if isinstance(part, LeanBlock)]
     if len({_kind(block) for block in blocks}) != 1:
         return trace(module, args, axes)
-    shapes: list[torch.Size] = []
+    given: list[torch.Tensor] = []
     for block in blocks:
-        block.forward = partial(_called, block, shapes)  # type: ignore[method-assign]
+        block.forward = partial(_called, block, given)  # type: ignore[method-assign]
     try:
         model = trace(module, args, axes)
     finally:
@@ -43,27 +46,27 @@ def traced(module: nn.Module, args: tuple[torch.Tensor, ...], axes: Any, trace: 
             del block.forward
     calls = [node for node in model.graph if node.op_identifier()[:2] == (DOMAIN, NAME)]
     if calls:
-        function = _function(blocks[0], shapes, trace)
+        body = trace(blocks[0], *_like(given))
+        function = _function(blocks[0], body.graph)
         _name_axes(function, calls[0].inputs)
-        model.functions[function.identifier()] = function
+        model.functions.update({**body.functions, function.identifier(): function})
         InlinePass()(model)
     return model
 
 
 def _kind(block: LeanBlock) -> tuple[Any, ...]:
-    """What is the same in two blocks if their graphs are."""
+    """Blocks of one kind have one graph."""
     weights = tuple((name, w.shape, w.dtype) for name, w in block.state_dict().items())
     return repr(block), block.attn.num_heads, weights
 
 
 def _called(
-    block: LeanBlock, shapes: list[torch.Size], x: torch.Tensor, mask: torch.Tensor | None = None
+    block: LeanBlock, given: list[torch.Tensor], x: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """A block as a call of the function with its weights; notes the inputs' shapes."""
+    """A block as a call of the function with its weights; leaves its inputs in `given`."""
     import torch
 
-    given = [x] if mask is None else [x, mask]
-    shapes[:] = [value.shape for value in given]
+    given[:] = [x] if mask is None else [x, mask]
     weights = block.state_dict(keep_vars=True).values()
     called: torch.Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{NAME}", [*given, *weights], dtype=x.dtype, shape=x.shape, version=1
@@ -71,24 +74,27 @@ def _called(
     return called
 
 
-def _function(block: LeanBlock, shapes: list[torch.Size], trace: Trace) -> ir.Function:
-    """The function that `_called` calls, of inputs of these shapes."""
-    import onnx_ir as ir
+def _like(given: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tensor, ...], Any]:
+    """Example inputs of the shapes that a trace has met, and their dynamic axes."""
     import torch
 
-    weights = block.state_dict(keep_vars=True)
-    dtype = block.attn.in_proj_weight.dtype
-    args = tuple(torch.zeros([int(n) for n in shape], dtype=dtype) for shape in shapes)
     auto = torch.export.Dim.AUTO
+    args = tuple(torch.zeros([int(n) for n in x.shape], dtype=x.dtype) for x in given)
     axes = tuple(
-        {axis: auto for axis, n in enumerate(shape) if not isinstance(n, int)} for shape in shapes
+        {axis: auto for axis, n in enumerate(x.shape) if not isinstance(n, int)} for x in given
     )
-    graph = trace(block, args, axes).graph
-    for name in weights:
-        weight = graph.initializers.pop(name)
+    return args, axes
+
+
+def _function(block: LeanBlock, body: ir.Graph) -> ir.Function:
+    """The function that `_called` calls, of the graph of a block: its weights become inputs."""
+    import onnx_ir as ir
+
+    for name in block.state_dict():
+        weight = body.initializers.pop(name)
         weight.const_value = None
-        graph.inputs.append(weight)
-    return ir.Function(DOMAIN, NAME, graph=graph, attributes=[])
+        body.inputs.append(weight)
+    return ir.Function(DOMAIN, NAME, graph=body, attributes=[])
 
 
 def _name_axes(function: ir.Function, given: Sequence[ir.Value | None]) -> None:

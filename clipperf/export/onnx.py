@@ -144,7 +144,7 @@ def _plain(tower: Tower, precision: str) -> ir.Model:
 
 
 def _traced(module: Any, tower: Tower, precision: str, whole: bool = False) -> ir.Model:
-    """The graph of a tower's module; `whole`: optimised, and no part of it taken for another."""
+    """The graph of a tower's module; `whole`: optimised, each block traced by itself."""
     from torch.export import Dim
 
     from clipperf.export import once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,9 @@ from typing import Any
 from clipperf import errors
 from clipperf.errors import ExportError
 
+_ready: Worker | None = None
+"""The worker that `started_early` has started, until a job takes it."""
+
 
 class Worker:
     """A child process for jobs one after the other: torch is imported once for all of them.
@@ -23,6 +27,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._importing = False
+        self._said_bytes = 0
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         try:
             self._child = subprocess.Popen(
@@ -77,6 +82,7 @@ class Worker:
 
     def _ask(self, job: dict[str, Any]) -> None:
         assert self._child.stdin is not None
+        self._said_bytes = os.fstat(self._stderr.fileno()).st_size
         with contextlib.suppress(BrokenPipeError):  # it died: then it answers nothing
             self._child.stdin.write(f"{json.dumps(job)}\n")
             self._child.stdin.flush()
@@ -91,7 +97,7 @@ class Worker:
                 raise getattr(errors, answer["kind"], ExportError)(answer["error"])
             on_stage(answer["stage"])
         code = self._child.wait()
-        self._stderr.seek(0)
+        self._stderr.seek(self._said_bytes)
         tail = self._stderr.read().decode(errors="replace").strip().splitlines()[-1:]
         ended = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"exited {code}"
         raise ExportError(f"{what}: the export process {ended}: {' '.join(tail) or 'no message'}")
@@ -106,24 +112,30 @@ def worker() -> Worker:
 
 @contextlib.contextmanager
 def started_early() -> Iterator[None]:
-    """Start the first `worker` of the block now, and its imports, which take seconds."""
+    """Start the first `worker` of the block now, and its imports, which take seconds.
+
+    One that no job has taken is killed with the block, or by `dismiss`. Blocks do not nest.
+    """
     global _ready
     _ready = Worker()
     try:
         _ready.start_imports()
         yield
     finally:
-        if _ready is not None:
-            _ready.close(kill=True)
-            _ready = None
+        dismiss()
 
 
-_ready: Worker | None = None
+def dismiss() -> None:
+    """End the worker that was started early, if there is one: nothing has to be exported."""
+    global _ready
+    if _ready is not None:
+        _ready.close(kill=True)
+        _ready = None
 
 
 def run_worker(
     job: dict[str, Any], what: str, on_stage: Callable[[str], None] = lambda stage: None
 ) -> dict[str, Any]:
     """Run one job in a process of its own; see `Worker.run`."""
-    with worker() as child:
+    with Worker() as child:
         return child.run(job, what, on_stage)

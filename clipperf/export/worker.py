@@ -8,19 +8,19 @@ without harm.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
-import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from clipperf.errors import ClipperfError
 from clipperf.files import storage_error, write_json
 from clipperf.preprocess_spec import PreprocessSpec
-from clipperf.processes import die_with_parent, status_bytes
+from clipperf.processes import die_with_parent, protocol_streams, reset_peak_rss, status_bytes
 from clipperf.serialize import from_json, to_json
 from clipperf.tokenize import Tokenizer
 from clipperf.types import ModelSpec, Side, Tower
@@ -32,10 +32,11 @@ def reference_name(side: Side) -> str:
 
 
 def imports(job: dict[str, Any]) -> dict[str, Any]:
-    """Import what `export` needs."""
-    import onnxscript  # noqa: F401
-    import open_clip  # noqa: F401
-    import torch.onnx  # noqa: F401
+    """Import what `export` needs; where that fails, the job that needs it says so."""
+    with contextlib.suppress(ImportError, OSError):
+        import onnxscript  # noqa: F401
+        import open_clip  # noqa: F401
+        import torch.onnx  # noqa: F401
 
     return {}
 
@@ -75,8 +76,7 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     key = onnx_export.graph_key(tower, job["precision"], model_config(spec))
     # What takes bytes is computed from the weights, so a proven graph says too little of it.
     proven = takes_bytes is None and graph.is_proven(key)
-    parameters = sum(parameter.numel() for parameter in tower.module.parameters())
-    batches = parity.batches_for(parameters, proven)
+    batches = parity.batches_for(spec, side, proven)
     tell("reference")
     with torch.inference_mode():
         pairs = inputs[: sum(batches)].split(2)  # few at a time: activations are memory, too
@@ -144,10 +144,11 @@ def tell(stage: str) -> None:
 
 
 def _answer(line: dict[str, Any]) -> None:
-    os.write(_answers_fd, (json.dumps(line) + "\n").encode())
+    print(json.dumps(line), file=_answers, flush=True)
 
 
-_answers_fd = 1
+_answers: TextIO = sys.stdout
+"""Where the parent listens; libraries print to standard output as they please."""
 
 
 OPERATIONS = {
@@ -162,12 +163,11 @@ OPERATIONS = {
 
 def main() -> int:
     """Run the jobs on standard input; errors that clipperf knows become an answer."""
-    global _answers_fd
+    global _answers
     die_with_parent()
-    # Libraries print to standard output as they please: answers get a descriptor of their own.
-    _answers_fd = os.dup(1)
-    os.dup2(2, 1)
-    for line in sys.stdin:
+    jobs, _answers = protocol_streams()
+    for line in jobs:
+        reset_peak_rss()
         _answer(_outcome(json.loads(line)))
         gc.collect()
     return 0

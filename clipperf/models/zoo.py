@@ -61,8 +61,10 @@ def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
 def must_read(name: str, pretrained: str | None) -> bool:
     """Whether `resolve` will read a whole checkpoint for its digest, which takes seconds."""
     given = pretrained or name.partition("::")[2]
+    if not given.endswith(weights.SUFFIXES):
+        return False
     path = Path(given).expanduser()
-    return given.endswith(weights.SUFFIXES) and path.is_file() and known_sha256(path) is None
+    return path.is_file() and known_sha256(path) is None
 
 
 def _default_weights(entry: catalog.CatalogEntry) -> str:
