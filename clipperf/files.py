@@ -17,7 +17,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -260,6 +260,14 @@ def sha256_file(path: Path) -> str:
             return hashlib.file_digest(f, "sha256").hexdigest()
     except OSError as exc:
         raise ArtifactError(f"{path} cannot be read: {exc.strerror}") from exc
+
+
+def sha256_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """`sha256_file` of files in a folder, by their paths in there.
+
+    Raises: as `sha256_file`.
+    """
+    return {name: sha256_file(folder / name) for name in names}
 
 
 def digest_of(*parts: Any) -> str:

@@ -151,7 +151,7 @@ def _build(
                 tell = partial(_tell, on_stage, side)
                 done[side] = child.run(job, _label(wanted, side), tell)
                 written = artifact_folder.written(staging, side)
-                digests[side] = hashing.submit(artifact_folder.digests_of, staging, written)
+                digests[side] = hashing.submit(files.sha256_files, staging, written)
         towers = []
         for side in sides:
             _tell(on_stage, side, "checking parity")

@@ -252,7 +252,7 @@ def built_tower(
 
     `digests` are those of all `written` files, where they are known already.
     """
-    digests = digests or digests_of(staging, written(staging, side))
+    digests = digests or files.sha256_files(staging, written(staging, side))
     return Artifact(
         model_id=wanted.spec.id,
         side=side,
@@ -280,11 +280,6 @@ def written(staging: Path, side: Side) -> list[str]:
     """All files of a side in a folder, as paths in there."""
     found = sorted(path for path in (staging / side).rglob("*") if path.is_file())
     return [path.relative_to(staging).as_posix() for path in found]
-
-
-def digests_of(staging: Path, names: Sequence[str]) -> dict[str, str]:
-    """The sha256 of files of a folder, by their paths in there."""
-    return {name: files.sha256_file(staging / name) for name in names}
 
 
 def _carry_over(folder: Path, staging: Path, tower: Artifact) -> None:
@@ -315,7 +310,7 @@ def _manifest(wanted: Wanted, staging: Path, towers: Mapping[Side, Artifact]) ->
         precision=wanted.precision,
         preprocess=settings(PREPROCESS),
         tokenizer=settings("tokenizer_config.json"),
-        files={name: files.sha256_file(staging / name) for name in present},
+        files=files.sha256_files(staging, present),
         towers=tuple(towers[s] for s in ("image", "text") if s in towers),
         created_utc=files.utc_now(),
         clipperf_version=clipperf.__version__,
