@@ -37,8 +37,8 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
     print(
-        "| model | weights | export s | other weights s | repeat s | peak RSS MiB "
-        "| anonymous MiB | larger tower MiB | ratio |"
+        "| model | weights | export s | other weights s | repeat s | peak RSS MiB | anonymous MiB "
+        "| larger tower MiB | ratio |"
     )
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for model in options.models:
@@ -65,8 +65,7 @@ def row(model: str, scratch: Path, checkpoint: bool, precision: str) -> str:
     larger_bytes = 4 * max(spec.image_parameters or 0, spec.text_parameters or 0)
     source = "checkpoint file" if checkpoint else "seeded random"
     return (
-        f"| {model} {precision} | {source} | {export_s:.1f} | {other_s:.1f} | "
-        f"{repeat_s:.2f} | "
+        f"| {model} {precision} | {source} | {export_s:.1f} | {other_s:.1f} | {repeat_s:.2f} | "
         f"{units.mib(peak_bytes)} | {units.mib(anonymous_bytes)} | {units.mib(larger_bytes)} | "
         f"{peak_bytes / larger_bytes:.2f} |"
     )
