@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from clipperf import units
-from clipperf.export import onnx as onnx_export
 from clipperf.export.plan_options import BuildOptions, token_range
 from clipperf.export.process import run_worker
+from clipperf.graph import trace as onnx_export
 from clipperf.models import catalog, open_clip, published, zoo
+from clipperf.nouns.variant import SIDES, Side
 from clipperf.serialize import to_json
-from clipperf.types import SIDES, Side
 
 
 def main() -> None:

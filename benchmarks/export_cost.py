@@ -23,8 +23,9 @@ from pathlib import Path
 
 import psutil
 
-from clipperf import store, units
+from clipperf import units
 from clipperf.models import zoo
+from clipperf.system import store
 
 SAMPLE_EVERY_S = 0.02
 

@@ -17,14 +17,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from clipperf import env, store
-from clipperf.engines import _contract, doctor
-from clipperf.engines._tensorrt import gpu_kind
+from clipperf.engines import contract
+from clipperf.engines.tensorrt.flavours import gpu_kind
 from clipperf.errors import ClipperfError
-from clipperf.export.engines import export_engine
+from clipperf.export.exporters.tensorrt import export_engine
 from clipperf.export.plan_options import BuildOptions
+from clipperf.inspect import doctor
 from clipperf.models import zoo
 from clipperf.report.build import build_report, render
+from clipperf.system import env, store
 
 MODELS = ("ViT-B-32", "ViT-L-14", "ViT-H-14")
 
@@ -84,7 +85,7 @@ def try_rtx_plan() -> str:
         lines.append(f"built and run: {exported.manifest.towers[0].parity}")
     except ClipperfError as exc:
         lines.append(f"{type(exc).__name__}: {exc}")
-    lines.append(f"runtime: {_contract.get('trt-rtx').availability('cuda')}")
+    lines.append(f"runtime: {contract.get('trt-rtx').availability('cuda')}")
     print("\n".join(lines))
     return "\n".join(lines) + "\n"
 

@@ -23,17 +23,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clipperf import store, units
+from clipperf import units
 from clipperf.bench import cost, prepare
 from clipperf.bench.inputs import make_inputs
 from clipperf.bench.worker import request_from_json
-from clipperf.engines import _contract
-from clipperf.env import available_cores
+from clipperf.engines import contract
 from clipperf.errors import ClipperfError
 from clipperf.models import zoo
-from clipperf.processes import status_bytes
+from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.variant import SIDES
 from clipperf.serialize import to_json
-from clipperf.types import SIDES, Cell, EngineRequest
+from clipperf.system import store
+from clipperf.system.env import available_cores
+from clipperf.system.processes import status_bytes
 
 CHOICES = (("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "int8w"))
 """OpenVINO's int8 passes its gate on trained weights alone."""
@@ -123,7 +125,7 @@ def child(job: dict[str, Any]) -> dict[str, float]:
     request = request_from_json(job["request"])
     library = {"onnx": "onnxruntime"}.get(request.cell.runtime, request.cell.runtime)
     _, import_s = cost.timed(lambda: __import__(library))
-    runtime = _contract.get(request.cell.runtime)
+    runtime = contract.get(request.cell.runtime)
     cpu_s = time.process_time()
     engine, wall_s = cost.timed(lambda: runtime.open(request))
     cpu_s = time.process_time() - cpu_s

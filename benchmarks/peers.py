@@ -26,15 +26,17 @@ from peers_candidates import EAGER, HERE, MODEL, OPEN_CLIP, make_export, ours, p
 from peers_measure import Bench, chosen_works, measure_memory, measure_side
 from peers_table import selected, tables
 
-from clipperf import env, units
+from clipperf import units
 from clipperf.bench import cost, meters
 from clipperf.bench.process import worker_environment
-from clipperf.files import write_json, write_text
 from clipperf.models import catalog
+from clipperf.nouns.result import Environment
+from clipperf.nouns.variant import SIDES
 from clipperf.report.document import Document, Section
 from clipperf.report.formats import render_markdown, render_text
 from clipperf.serialize import to_json
-from clipperf.types import SIDES, Environment
+from clipperf.system import env
+from clipperf.system.files import write_json, write_text
 
 PEERS_PYTHON = HERE.parent / "build" / "peers" / "bin" / "python"
 INSTALL = (

@@ -14,9 +14,9 @@ from typing import Any
 from export_cost import run as run_measured
 from peers_prepare import CAPTIONS, MODEL, SEED
 
-from clipperf.engines import _contract
+from clipperf.engines import contract
 from clipperf.errors import ClipperfError
-from clipperf.types import SIDES
+from clipperf.nouns.variant import SIDES
 
 EAGER = "PyTorch eager"
 OPEN_CLIP = "open_clip"
@@ -157,10 +157,10 @@ def ours(exports: Path) -> tuple[list[Candidate], dict[str, str]]:
 
 def missing(runtime: str, precision: str) -> str:
     """Why one of clipperf's runtimes cannot take part; empty where it can."""
-    if runtime not in _contract.names():
+    if runtime not in contract.names():
         return f"this clipperf has no runtime {runtime}"
     try:
-        record = _contract.get(runtime)
+        record = contract.get(runtime)
     except ClipperfError as exc:
         return str(exc)
     if precision not in record.precisions:

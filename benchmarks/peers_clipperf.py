@@ -13,8 +13,8 @@ def open(setup: Setup) -> dict[str, Action]:
     `clipperf.load` is given besides.
     """
     import clipperf
-    from clipperf.engines._streams import run_all, spread
-    from clipperf.tokenize import Tokenizer
+    from clipperf.inputs.tokenize import Tokenizer
+    from clipperf.serve.streams import run_all, spread
 
     folder = f"{setup.options['graph']}/{setup.side}"
     model = clipperf.load(folder, threads=setup.threads, **setup.options.get("load", {}))

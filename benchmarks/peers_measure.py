@@ -21,7 +21,7 @@ from peers_candidates import (
 
 from clipperf import stats
 from clipperf.bench.process import Worker, WorkerError, worker_environment
-from clipperf.types import SIDES
+from clipperf.nouns.variant import SIDES
 
 Say = Callable[[str], None]
 MEMORY_BATCH = 8

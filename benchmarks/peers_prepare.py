@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from clipperf.datasets import load_dataset
+from clipperf.evals.datasets import load_dataset
 from clipperf.models import open_clip, weights, zoo
-from clipperf.types import ModelSpec, Side
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import Side
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from peers_candidates import EAGER, OPEN_CLIP, WORKS, Work
 from roofline import bound_s, peaks
 
 from clipperf import stats, units
-from clipperf.types import Report
+from clipperf.nouns.report import Report
 
 RAM_ALLOWANCE_BYTES = 150e6
 OPTIMUM = "optimum-onnx"

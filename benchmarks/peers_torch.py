@@ -12,15 +12,15 @@ PACKAGES = ("torch", "open_clip_torch")
 
 def open(setup: Setup) -> dict[str, Action]:
     """`options["runtime"]` is "torch" or "torch-compile"."""
-    from clipperf.engines import _contract
+    from clipperf.engines import contract
     from clipperf.models import zoo
-    from clipperf.types import Cell, EngineRequest
+    from clipperf.nouns.cell import Cell, EngineRequest
 
     spec = zoo.resolve(setup.options["model"], str(setup.folder / "open_clip.safetensors"))
     runtime = setup.options["runtime"]
     side: Any = setup.side
     cell = Cell(spec.id, side, runtime, "fp32", "cpu", 1, setup.threads)
-    engine = _contract.get(runtime).open(EngineRequest(cell, spec, None))
+    engine = contract.get(runtime).open(EngineRequest(cell, spec, None))
     if setup.side == "image":
         return {"image": lambda inputs: engine.run(inputs.pixels)}
     from open_clip import get_tokenizer

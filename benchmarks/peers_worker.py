@@ -31,7 +31,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from clipperf.bench import cost, meters
-from clipperf.processes import die_with_parent, protocol_streams
+from clipperf.system.processes import die_with_parent, protocol_streams
 
 KINDS = ("image", "jpeg", "text", "tokenise")
 CHECKED = 16

@@ -27,15 +27,16 @@ from PIL import Image
 
 import clipperf
 from clipperf import stats, units
-from clipperf.bench import accuracy
-from clipperf.datasets import SAMPLE, Dataset, load_dataset
-from clipperf.engines.deploy import ClipModel
-from clipperf.export.build import export_model
+from clipperf.evals import accuracy
+from clipperf.evals.datasets import SAMPLE, Dataset, load_dataset
+from clipperf.export.exporters.onnx import export_model
+from clipperf.inputs.preprocess import preprocess
+from clipperf.inputs.preprocess_spec import METHODS, PreprocessSpec
+from clipperf.inputs.sources import ImageSource
 from clipperf.models import zoo
-from clipperf.preprocess import preprocess
-from clipperf.preprocess_spec import METHODS, PreprocessSpec
-from clipperf.sources import ImageSource
-from clipperf.types import PIXEL_DTYPES, Cell
+from clipperf.nouns.cell import Cell
+from clipperf.nouns.variant import PIXEL_DTYPES
+from clipperf.serve.load import ClipModel
 
 PICTURES = (("JPEG", 640, 480), ("JPEG", 1920, 1080), ("JPEG", 4000, 3000), ("PNG", 512, 512))
 ROUNDS = 15

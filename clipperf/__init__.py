@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from clipperf.version import __version__
 
 __all__ = ["__version__", "load"]
 
 if TYPE_CHECKING:
-    from clipperf.engines.deploy import load
+    from clipperf.serve.load import load
 
 
 def __getattr__(name: str) -> Any:
     if name == "load":
-        from clipperf.engines.deploy import load
+        from clipperf.serve.load import load
 
         return load
     raise AttributeError(f"module 'clipperf' has no attribute {name!r}")

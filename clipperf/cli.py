@@ -46,7 +46,7 @@ def root(
 ) -> None:
     """Which CLIP, in which runtime and precision, fits this machine and keeps its accuracy?"""
     if version:
-        from clipperf import __version__
+        from clipperf.version import __version__
 
         print(f"clipperf {__version__}")
         raise typer.Exit

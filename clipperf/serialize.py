@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -29,16 +30,21 @@ def to_json(value: Any) -> Any:
 def from_json(cls: type[T], data: Any, where: str = "") -> T:
     """Build a record of type `cls` from plain JSON values, validating every field.
 
-    Unknown fields are ignored (a newer minor version may add some).
+    Unknown fields are ignored (a newer minor version may add some). This is the one way in which
+    files and messages become records: it costs milliseconds and 3 MiB of RAM, so that deployments
+    and measured processes can afford it.
 
     Raises:
         ArtifactError: a field is missing or has another type; the message names its path.
     """
-    from pydantic import TypeAdapter, ValidationError
+    import msgspec
 
     try:
-        return TypeAdapter(cls).validate_python(data)
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        at = ".".join([where or cls.__name__, *map(str, first["loc"])])
-        raise ArtifactError(f"{at}: {first['msg'].lower()}") from exc
+        return msgspec.convert(data, cls)
+    except msgspec.ValidationError as exc:
+        said, _, place = str(exc).partition(" - at `$")
+        at = (where or cls.__name__) + place.rstrip("`").replace("[...]", "")
+        missing = re.fullmatch(r"Object missing required field `(\w+)`", said)
+        if missing:
+            at, said = f"{at}.{missing[1]}", "field required"
+        raise ArtifactError(f"{at}: {said[:1].lower()}{said[1:]}") from exc

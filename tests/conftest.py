@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from clipperf import datasets, files, store
-from clipperf.export import build
+from clipperf.evals import datasets
+from clipperf.export.exporters import onnx
 from clipperf.models import catalog, sample, zoo
-from clipperf.types import ModelSpec
+from clipperf.nouns.model import ModelSpec
+from clipperf.system import files, store
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 300
@@ -40,10 +41,11 @@ if "CLIPPERF_TEST_SAMPLE" in os.environ:
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 LONG_FILES = tuple(
-    f"test_{name}.py"
+    f"{name}.py"
     for name in (
-        *("readme", "demo", "export", "engines_export", "engine_models", "uint8", "tune"),
-        *("quantize", "openvino", "evaluate", "profile", "fast_export", "sample_model"),
+        *("test_readme", "test_demo", "test_exporters_onnx", "test_exporters_tensorrt"),
+        *("test_exporters_tensorrt_models", "test_uint8", "test_tune", "test_exporters_quantized"),
+        *("test_openvino", "test_evaluate", "test_profile", "test_kept", "test_sample"),
     )
 )
 """Those that take minutes, the longest first: two processes that share the files end together."""
@@ -70,7 +72,7 @@ def sample_artifact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     Read it, copy it, derive defaults into its store; a test that changes or counts what is there
     takes a `store_of` it.
     """
-    from clipperf.export.build import export_model
+    from clipperf.export.exporters.onnx import export_model
     from clipperf.models import zoo
 
     with pytest.MonkeyPatch.context() as patch:
@@ -163,7 +165,7 @@ def exported_once(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -
     root = tmp_path_factory.mktemp("tiny-home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPPERF_HOME", str(root))
-        build.export_model(use(patch, checkpoints / "a"), ("image",))
+        onnx.export_model(use(patch, checkpoints / "a"), ("image",))
     catalog._entries.cache_clear()
     return root
 

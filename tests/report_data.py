@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from clipperf.types import Cell, Environment, Measurement, ModelSpec, ResultFile, Score
+from clipperf.nouns.cell import Cell
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.result import Environment, Measurement, ResultFile, Score
 
 MIB = 2**20
 GIB = 2**30
@@ -90,7 +92,7 @@ def result(measurements=(), scores=(), **more) -> ResultFile:
         "kind": "profile",
         "command": "clipperf profile M::w",
         "created_utc": "2026-01-01T00:00:00Z",
-        "environment": ENVIRONMENT,
+        "environments": (ENVIRONMENT,),
         "path": "a.json",
     } | more
     return ResultFile(measurements=tuple(measurements), scores=tuple(scores), **values)

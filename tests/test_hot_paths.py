@@ -21,12 +21,13 @@ from PIL import Image
 
 import clipperf
 from clipperf.bench import cost
-from clipperf.engines import deploy, onnxruntime
-from clipperf.engines import images as image_batches
-from clipperf.engines import texts as text_batches
-from clipperf.engines.deploy import ClipModel
-from clipperf.preprocess import PreprocessSpec
-from clipperf.tokenize import Tokenizer
+from clipperf.engines import onnxruntime
+from clipperf.inputs.preprocess import PreprocessSpec
+from clipperf.inputs.tokenize import Tokenizer
+from clipperf.serve import images as image_batches
+from clipperf.serve import load
+from clipperf.serve import texts as text_batches
+from clipperf.serve.load import ClipModel
 
 PACKAGE = str(Path(clipperf.__file__).parent)
 HEADROOM = 1.15
@@ -224,7 +225,7 @@ def test_duplicates_that_are_embedded_again_are_noticed(
     def each(texts: Any, tokenizer: Tokenizer, engine: Any, size: int, cut: bool) -> np.ndarray:
         return text_batches._run(tokenizer(texts), engine, size, tokenizer.eot_id)
 
-    monkeypatch.setattr(deploy, "embed_texts", each)
+    monkeypatch.setattr(load, "embed_texts", each)
     found = broken(text_counts(tokenizer))
     assert {"instructions of 64 texts", "tokens of 64 texts"} <= found.keys()
 
@@ -235,7 +236,7 @@ def test_padding_that_is_not_cut_is_noticed(
     def whole(texts: Any, tokenizer: Tokenizer, engine: Any, size: int, cut: bool) -> np.ndarray:
         return text_batches.encode(texts, tokenizer, engine, size, cut=False)
 
-    monkeypatch.setattr(deploy, "embed_texts", whole)
+    monkeypatch.setattr(load, "embed_texts", whole)
     assert "tokens of 64 texts" in broken(text_counts(tokenizer))
 
 
@@ -248,7 +249,7 @@ def test_texts_in_their_own_order_are_noticed(
         parts = [text_batches.encode(part, tokenizer, engine, size, cut) for part in chunks]
         return np.concatenate([*parts, parts[0]])
 
-    monkeypatch.setattr(deploy, "embed_texts", arrived)
+    monkeypatch.setattr(load, "embed_texts", arrived)
     found = broken(text_counts(tokenizer))
     assert {"tokens of 64 texts", "engine calls of 64 texts"} <= found.keys()
 
@@ -269,7 +270,7 @@ def test_batches_that_pile_up_are_noticed(workers: int, monkeypatch: pytest.Monk
     def piled(*args: Any) -> Iterator[np.ndarray]:
         yield from list(image_batches.batches(*args))
 
-    monkeypatch.setattr(deploy, "image_batches", piled)
+    monkeypatch.setattr(load, "image_batches", piled)
     assert any(name.startswith("bytes") for name in broken(image_counts(workers)))
 
 

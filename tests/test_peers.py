@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipperf import env
+from clipperf.nouns.report import Report
 from clipperf.serialize import to_json
-from clipperf.types import Report
+from clipperf.system import env
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted([*FOLDER.glob("peers*.py"), FOLDER / "roofline.py"])

@@ -22,23 +22,24 @@ MODULES = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES]
 MODULES = [name.removesuffix(".__init__") for name in MODULES]
 COMMANDS = ("models", "export", "profile", "eval", "tune", "inspect", "doctor", "report", "size")
 
-LAYERS = {
-    "": {""},
-    "models": {"", "models"},
-    "engines": {"", "engines"},
-    "export": {"", "models", "engines", "export"},
-    "bench": {"", "models", "engines", "export", "bench"},
-    "report": {"", "report"},
-    "commands": {"", "models", "engines", "export", "bench", "report", "commands"},
-}
-"""Folder of a module (the root is "") to the folders that it may import."""
+FLOORS = (
+    ("",),
+    ("nouns",),
+    ("system",),
+    ("inputs",),
+    ("models",),
+    ("graph", "engines"),
+    ("serve", "inspect"),
+    ("evals",),
+    ("export",),
+    ("bench", "report"),
+    ("commands",),
+)
+"""The rooms from the ground ("", the files of the package itself) up; those of a floor know nothing
+of each other, and each may import what lies below it."""
 
-EXTRA = {
-    "clipperf/cli.py": set(LAYERS),
-    "clipperf/__main__.py": set(LAYERS),
-    "clipperf/__init__.py": {"engines"},  # the lazy `clipperf.load`
-    "clipperf/engines/pytorch.py": {"models"},
-}
+ROOF = ("clipperf/__init__.py", "clipperf/cli.py", "clipperf/__main__.py")
+"""Files of the package itself that lie above all rooms."""
 
 HEAVY = frozenset(
     (
@@ -56,7 +57,6 @@ HEAVY_AT_IMPORT = {
 NOT_WITHOUT_TORCH = {"clipperf.models.lean", "clipperf.models.towers"}
 
 MAX_LINES = 320
-LONGER_FILES = {"clipperf/types.py": 480}  # all the nouns in one place
 
 BLOCK = f"""
 import sys
@@ -107,23 +107,73 @@ def python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
 # --- who imports whom ----------------------------------------------------------------------
 
 
-def test_every_folder_is_a_known_layer() -> None:
+def floor_of(name: str) -> int:
+    """The floor of a dotted module name's room."""
+    parts = name.split(".")
+    room = parts[1] if len(parts) > 1 and (PACKAGE / parts[1]).is_dir() else ""
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def modules_imported(path: Path) -> set[str]:
+    """The modules of clipperf that a file imports anywhere, in functions too."""
+    found = set()
+    for _, name in imports(ast.parse(path.read_text())):
+        if name.partition(".")[0] == "clipperf":
+            while name not in MODULES:
+                name = name.rpartition(".")[0]
+            found.add(name)
+    return found
+
+
+IMPORTED = {
+    name: modules_imported(path) - {"clipperf"} for name, path in zip(MODULES, FILES, strict=True)
+}
+
+
+def test_every_folder_is_a_room() -> None:
     folders = {path.relative_to(PACKAGE).parts[0] for path in FILES if path.parent != PACKAGE}
-    assert folders | {""} == set(LAYERS)
-    assert all((ROOT / name).is_file() for name in [*EXTRA, *HEAVY_AT_IMPORT])
+    assert folders | {""} == {room for rooms in FLOORS for room in rooms}
+    assert all((ROOT / name).is_file() for name in [*ROOF, *HEAVY_AT_IMPORT])
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
-def test_imports_stay_within_the_layers(path: Path) -> None:
-    folder = "" if path.parent == PACKAGE else path.relative_to(PACKAGE).parts[0]
-    allowed = LAYERS[folder] | EXTRA.get(relative(path), set())
-    for node, name in imports(ast.parse(path.read_text())):
-        parts = name.split(".")
-        if parts[0] != "clipperf":
+def test_no_import_goes_up_or_aside(path: Path) -> None:
+    if relative(path) in ROOF:
+        return
+    name = MODULES[FILES.index(path)]
+    own = name.split(".")[1] if path.parent != PACKAGE else ""
+    for other in IMPORTED[name]:
+        room = other.split(".")[1] if (PACKAGE / other.split(".")[1]).is_dir() else ""
+        assert room == own or floor_of(other) < floor_of(name), f"imports {other}"
+        assert other not in ("clipperf.cli", "clipperf.__main__")
+
+
+def test_no_circle_of_imports() -> None:
+    """Not even through functions: what is left after taking away modules that need nothing."""
+    left = {name: set(others) - {name} for name, others in IMPORTED.items()}
+    while free := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in free}
+    assert not {name: sorted(others & left.keys()) for name, others in left.items()}
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_nobody_imports_what_another_file_keeps_to_itself(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("clipperf"):
+            words = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+            private = [w for w in words if w.startswith("_") and not w.startswith("__")]
+            assert not private, f"line {node.lineno} imports {private}"
+
+
+def test_tests_mirror_the_package() -> None:
+    """A test's folder is a room, and its name starts with a module or folder in it."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        folder = PACKAGE / path.parent.relative_to(ROOT / "tests")
+        if folder == PACKAGE:
             continue
-        wanted = parts[1] if len(parts) > 1 and (PACKAGE / parts[1]).is_dir() else ""
-        assert wanted in allowed, f"line {node.lineno} imports {name}"
-        assert parts[1:2] != ["cli"] or path.name == "__main__.py", f"line {node.lineno}"
+        subjects = [p.stem for p in folder.iterdir() if p.suffix == ".py" or p.is_dir()]
+        name = path.stem.removeprefix("test_")
+        assert any(f"{name}_".startswith(f"{subject}_") for subject in subjects), relative(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
@@ -209,7 +259,7 @@ def test_public_names_have_docstrings(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_files_stay_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LONGER_FILES.get(relative(path), MAX_LINES)
+    assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
 @pytest.mark.parametrize("path", [*FILES, *TESTS_AND_TOOLS], ids=relative)

@@ -17,7 +17,8 @@ import safetensors.torch
 import torch
 
 from clipperf.models import open_clip as towers
-from clipperf.types import ModelSpec, Side
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import Side
 
 PX, VOCAB, START = 64, 120, 1
 """Texts begin with `START`."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from architecture_structures import LAYERS, Structure, clip_as_service
 
-from clipperf.types import SIDES
+from clipperf.nouns.variant import SIDES
 
 Outcome = dict[str, Any]
 

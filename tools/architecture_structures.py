@@ -17,11 +17,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clipperf.files import digest_of
 from clipperf.models import open_clip, zoo
-from clipperf.models._open_clip_facts import installed_configs, read_snapshot
+from clipperf.models.open_clip_facts import installed_configs, read_snapshot
 from clipperf.models.published import basic_statistics
-from clipperf.types import SIDES, Side
+from clipperf.nouns.variant import SIDES, Side
+from clipperf.system.files import digest_of
 
 LAYERS = 2
 VOCABULARY = 1000

@@ -23,14 +23,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from clipperf.files import write_text
-from clipperf.models._open_clip_facts import (
-    SNAPSHOT,
-    config_digest,
-    config_facts,
-    installed_configs,
-)
+from clipperf.models.open_clip_facts import SNAPSHOT, config_digest, config_facts, installed_configs
 from clipperf.models.published import profiles
+from clipperf.system.files import write_text
 
 # Licences of the weights, first match wins: (where open_clip fetches them from and their tag, as
 # a regular expression over "REPOSITORY TAG"; licence). Each is what the publisher's model card or

@@ -30,9 +30,10 @@ from architecture_page import Outcome, page
 from architecture_structures import Structure, small_config, structures
 
 from clipperf.errors import ClipperfError
-from clipperf.files import read_json, write_json, write_text
-from clipperf.models._open_clip_facts import config_facts, installed_configs
-from clipperf.types import SIDES, ModelSpec, Side, Tower
+from clipperf.models.open_clip_facts import config_facts, installed_configs
+from clipperf.nouns.model import ModelSpec, Tower
+from clipperf.nouns.variant import SIDES, Side
+from clipperf.system.files import read_json, write_json, write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 SHORT_TOKENS = 16
@@ -45,7 +46,8 @@ def attempt(architecture: str, side: Side, folder: Path) -> Outcome:
     """Export one small tower and compare it; the outcome of a refusal holds its reason."""
     import torch
 
-    from clipperf.export import onnx, parity
+    from clipperf.export.judge import parity
+    from clipperf.graph import trace
     from clipperf.models import open_clip
 
     config, changed = small_config(architecture, side, folder)
@@ -66,7 +68,7 @@ def attempt(architecture: str, side: Side, folder: Path) -> Outcome:
         encode = model.encode_image if side == "image" else model.encode_text
         with torch.inference_mode():
             reference = encode(inputs, normalize=False).numpy()
-        onnx.export_onnx(tower, folder / "model.onnx")
+        trace.export_onnx(tower, folder / "model.onnx")
         outcome |= _compare(tower, folder / "model.onnx", inputs.numpy(), reference)
     except ClipperfError as exc:
         return outcome | {"status": "refused", "reason": str(exc)}
@@ -81,7 +83,7 @@ def _compare(tower: Tower, path: Path, inputs: Any, reference: Any) -> Outcome:
     import numpy as np
 
     from clipperf.engines.onnxruntime import open_session
-    from clipperf.export import parity
+    from clipperf.export.judge import parity
 
     engine = open_session(path, threads=1)
     found = parity.measure(engine, inputs, reference, "fp32")

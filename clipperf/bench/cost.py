@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from clipperf import stats
-from clipperf.types import Phases
+from clipperf.nouns.cell import Phases
 
 T = TypeVar("T")
 

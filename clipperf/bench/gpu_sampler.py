@@ -31,7 +31,7 @@ from typing import Any, TextIO
 
 from clipperf.bench import cost
 from clipperf.errors import MeasurementError
-from clipperf.processes import die_with_parent
+from clipperf.system.processes import die_with_parent
 
 PERIOD_S = 0.015
 

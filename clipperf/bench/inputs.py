@@ -10,7 +10,7 @@ import numpy as np
 # to whichever engine used it first.
 from numpy.random import default_rng
 
-from clipperf.types import EngineRequest
+from clipperf.nouns.cell import EngineRequest
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from clipperf.processes import reset_peak_rss, status_bytes
+from clipperf.system.processes import reset_peak_rss, status_bytes
 
 CGROUP = Path("/sys/fs/cgroup")
 

@@ -13,8 +13,9 @@ from clipperf.bench.cost import Settings
 from clipperf.bench.gpu_sampler import Seen
 from clipperf.bench.inputs import CLIP_IDS, TextIds
 from clipperf.bench.process import Worker, WorkerError
+from clipperf.nouns.cell import EngineRequest
+from clipperf.nouns.result import Environment, GpuLoad, Measurement
 from clipperf.serialize import to_json
-from clipperf.types import EngineRequest, Environment, GpuLoad, Measurement
 
 # --- memory --------------------------------------------------------------------------------
 

@@ -6,7 +6,9 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from clipperf.types import SIDES, Cell, ModelSpec, PixelDtype, Side
+from clipperf.nouns.cell import Cell
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import SIDES, PixelDtype, Side
 
 BASELINE = "torch"
 BASELINE_PRECISION = "fp32"

@@ -6,18 +6,20 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from clipperf import store
 from clipperf.bench.inputs import CLIP_IDS, TextIds
 from clipperf.bench.plan import BASELINE_PRECISION, FLOATS
-from clipperf.engines import _contract
-from clipperf.engines._tensorrt import FLAVOURS
+from clipperf.engines import contract
+from clipperf.engines.tensorrt.flavours import FLAVOURS
 from clipperf.errors import MissingDependencyError, UsageError
-from clipperf.export.build import export_model
-from clipperf.export.derived import MARGIN, RECIPES, Settings, export_derived
-from clipperf.export.engines import export_engine, find_engines
+from clipperf.export.exporters.onnx import export_model
+from clipperf.export.exporters.quantized import MARGIN, RECIPES, Settings, export_derived
+from clipperf.export.exporters.tensorrt import export_engine, find_engines
 from clipperf.export.plan_options import BuildOptions
 from clipperf.models import catalog, sample, weights, zoo
-from clipperf.types import Cell, EngineRequest, ModelSpec, PixelDtype, Side
+from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import PixelDtype, Side
+from clipperf.system import store
 
 OTHER_VOCABULARY = TextIds(sot=None, eot=1, low=2, high=1000)
 """Ids that every tokenizer has: only their number matters for cost."""
@@ -43,7 +45,7 @@ def choose_devices(runtimes: Sequence[str], device: str | None) -> dict[str, str
     Raises:
         UsageError: an unknown runtime, or one that does not run on `device`.
     """
-    known = {name: _contract.get(name).devices for name in runtimes}
+    known = {name: contract.get(name).devices for name in runtimes}
     if device is None:
         wanted = "cpu" if all("cpu" in devices for devices in known.values()) else "cuda"
         return {
@@ -64,12 +66,12 @@ def check_runtimes(devices: Mapping[str, str], precisions: Sequence[str]) -> Non
     """
     missing = []
     for name, device in devices.items():
-        found = _contract.get(name).availability(device)
+        found = contract.get(name).availability(device)
         if not found.usable:
             missing.append(f"runtime {name} on {device}: {found.detail}. To use it: {found.fix}")
     if missing:
         raise MissingDependencyError("; ".join(missing))
-    known = dict.fromkeys(p for name in devices for p in _contract.get(name).precisions)
+    known = dict.fromkeys(p for name in devices for p in contract.get(name).precisions)
     for precision in precisions:
         if precision not in known:
             raise UsageError(
@@ -86,7 +88,7 @@ def choose_inputs(
     Raises:
         UsageError: uint8 is asked for, and none of them takes it.
     """
-    known = {name: inputs if _contract.get(name).artifact else FLOATS for name in runtimes}
+    known = {name: inputs if contract.get(name).artifact else FLOATS for name in runtimes}
     if "uint8" in inputs and all(found is FLOATS for found in known.values()):
         raise UsageError(
             f"--input uint8 is for runtimes that load exported towers, not {', '.join(runtimes)}"
@@ -112,7 +114,7 @@ def artifact_folder(
     that users exported with ranges of their own are taken where they do. Quantised towers lose
     at most `margin` points on the sample.
     """
-    made = _contract.get(runtime).artifact
+    made = contract.get(runtime).artifact
     if made in FLAVOURS:
         usual = BuildOptions(made, precision, pixel_dtype=pixel_dtype)
         low, tuned, high = usual.batch
@@ -122,7 +124,7 @@ def artifact_folder(
     if made is not None and (made, precision) in RECIPES:
         settings = Settings(made, precision, margin=margin, pixel_dtype=pixel_dtype)
         return export_derived(spec, sides, settings, on_stage=on_stage).folder
-    graph = _contract.graph_precision(precision) if made else BASELINE_PRECISION
+    graph = contract.graph_precision(precision) if made else BASELINE_PRECISION
     return export_model(spec, sides, graph, pixel_dtype=pixel_dtype, on_stage=on_stage).folder
 
 
@@ -138,7 +140,7 @@ def engine_request(
     `largest_batch` is that of a sweep, in which a cell runs whole batches of its own size; without
     it the engine takes any batch up to the cell's.
     """
-    if _contract.get(cell.runtime).artifact is None:
+    if contract.get(cell.runtime).artifact is None:
         return EngineRequest(cell, spec, None), checkpoint_bytes(spec, cell.side)
     smallest = 1 if largest_batch is None else cell.batch
     largest = max(cell.batch, largest_batch or 1)

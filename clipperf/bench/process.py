@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from clipperf.errors import MeasurementError
-from clipperf.types import Status
+from clipperf.nouns.cell import Status
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",

@@ -6,15 +6,19 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from clipperf import env, files, store, units
+from clipperf import units
 from clipperf.bench import prepare
 from clipperf.bench.cost import Settings
 from clipperf.bench.passes import blank
 from clipperf.bench.plan import BASELINE, FLOATS, Group, plan
 from clipperf.bench.runner import Event, harness_overhead_s, measure_group
-from clipperf.engines import _contract
+from clipperf.engines import contract
 from clipperf.errors import ClipperfError, UsageError
-from clipperf.types import Cell, EngineRequest, Measurement, ModelSpec, PixelDtype, ResultFile, Side
+from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.result import Measurement, ResultFile
+from clipperf.nouns.variant import PixelDtype, Side
+from clipperf.system import env, files, store
 
 SHORTEST_TEXT = 2
 """Its first token and its last."""
@@ -54,7 +58,7 @@ class Sweep:
             batches=self.batches,
             precisions=self.precisions,
             devices=devices,
-            baseline_precisions=_contract.get(BASELINE).precisions if on_gpu else (),
+            baseline_precisions=contract.get(BASELINE).precisions if on_gpu else (),
             threads=(self.threads,),
             tokens=self.tokens,
             inputs=prepare.choose_inputs(self.runtimes, self.inputs),
@@ -103,7 +107,7 @@ def profile(
         kind="profile",
         command=command,
         created_utc=files.utc_now(),
-        environment=environment,
+        environments=(environment,),
         specs=sweep.specs,
         path=str(path or store.new_result_path("profile")),
     )

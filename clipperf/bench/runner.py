@@ -21,7 +21,9 @@ from clipperf.bench.cost import Settings
 from clipperf.bench.inputs import CLIP_IDS, TextIds
 from clipperf.bench.passes import blank, memory_pass, time_pass
 from clipperf.errors import MeasurementError
-from clipperf.types import Cell, EngineRequest, Environment, Measurement, ModelSpec
+from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.result import Environment, Measurement
 
 RAM_SHARE = 0.9
 """How much of what is free a group may plan to use."""

@@ -24,7 +24,9 @@ from clipperf.bench.cost import Settings
 from clipperf.bench.inputs import CLIP_IDS, TextIds
 from clipperf.bench.passes import time_pass
 from clipperf.errors import ClipperfError, MeasurementError, WeightsError
-from clipperf.types import Cell, EngineRequest, Environment, Measurement, Trial
+from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.result import Environment, Measurement
+from clipperf.nouns.tuning import Trial
 
 SCOUT = dataclasses.replace(
     cost.QUICK, min_runs=6, min_blocks=3, min_s=0.2, max_s=4.0, target_rel_width=0.2, block_calls=2

@@ -8,15 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipperf import env, files, store
 from clipperf.bench import cost, prepare
 from clipperf.bench.passes import memory_pass
 from clipperf.bench.search import Search, Space, described, splits
-from clipperf.engines import _contract, tuned
+from clipperf.engines import contract
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export import folder
-from clipperf.export.derived import MARGIN
-from clipperf.types import SIDES, Cell, EngineRequest, ModelSpec, Side, Trial, TunedTower, Tuning
+from clipperf.export.exporters.quantized import MARGIN
+from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.tuning import Trial, TunedTower, Tuning
+from clipperf.nouns.variant import SIDES, Side
+from clipperf.serve import tuned
+from clipperf.system import env, files, store
 
 PRECISIONS = {
     "cpu": ("fp32", "int8", "int8-static", "int8w"),
@@ -149,7 +153,7 @@ def usable_devices(
     """
     if runtimes is not None:
         for name in runtimes:
-            if _contract.get(name).artifact is None:
+            if contract.get(name).artifact is None:
                 raise UsageError(
                     f"--runtime {name}: it has no artifact that clipperf.load could open; "
                     f"choose from {', '.join(_deployable())}"
@@ -158,7 +162,7 @@ def usable_devices(
         prepare.check_runtimes(devices, precisions or ())
         return devices
     for place in ("cuda", "cpu") if device is None else (device,):
-        known = [_contract.get(name) for name in _deployable()]
+        known = [contract.get(name) for name in _deployable()]
         usable = [r.name for r in known if place in r.devices and r.availability(place).usable]
         if usable:
             devices = dict.fromkeys(usable, str(place))
@@ -170,7 +174,7 @@ def usable_devices(
 
 
 def _deployable() -> list[str]:
-    return [name for name in _contract.names() if _contract.get(name).artifact is not None]
+    return [name for name in contract.names() if contract.get(name).artifact is not None]
 
 
 def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
@@ -181,7 +185,7 @@ def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
     """
     pairs = _splits(wishes)
     threads, streams = max(pairs, key=lambda pair: (pair[0], -pair[1]))
-    streaming = frozenset(name for name in devices if _contract.get(name).streams)
+    streaming = frozenset(name for name in devices if contract.get(name).streams)
     tokens = None
     if side == "text":
         tokens = min(wishes.tokens or CAPTION_TOKENS, wishes.spec.context_tokens)
@@ -202,7 +206,7 @@ def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
         for precision in wishes.precisions or PRECISIONS[device]
         for name in devices
         if devices[name] == device
-        and precision in _contract.get(name).precisions
+        and precision in contract.get(name).precisions
         and (streams == 1 or name in streaming)
     )
     if not makes:

@@ -38,10 +38,11 @@ import numpy as np
 
 from clipperf.bench import cost, meters
 from clipperf.bench.inputs import CLIP_IDS, TextIds, make_inputs
-from clipperf.engines import _contract
+from clipperf.engines import contract
 from clipperf.errors import ClipperfError, EngineError, UnsupportedError
-from clipperf.processes import die_with_parent, protocol_streams
-from clipperf.types import Cell, Engine, EngineRequest, ModelSpec
+from clipperf.nouns.cell import Cell, Engine, EngineRequest
+from clipperf.nouns.model import ModelSpec
+from clipperf.system.processes import die_with_parent, protocol_streams
 
 
 class Session:
@@ -60,7 +61,7 @@ class Session:
         self.peak.start()
 
         def load() -> Engine:
-            return _contract.get(request.cell.runtime).open(request)
+            return contract.get(request.cell.runtime).open(request)
 
         self.engine, load_s = cost.timed(load)
         peak = self.peak.take()
@@ -157,7 +158,7 @@ class Session:
 
 def forbid_torch(runtime: str) -> None:
     """Refuse to report the RAM of a deployment runtime that dragged torch in."""
-    if _contract.get(runtime).artifact is not None and "torch" in sys.modules:
+    if contract.get(runtime).artifact is not None and "torch" in sys.modules:
         raise EngineError(
             f"the {runtime} worker imported torch, which costs several times the RAM of a tower; "
             f"its figures would be wrong"
@@ -165,7 +166,7 @@ def forbid_torch(runtime: str) -> None:
 
 
 def request_from_json(data: dict[str, Any]) -> EngineRequest:
-    """The parent's request. Not `types.from_json`: pydantic's RAM would be counted as ours."""
+    """The parent's request. Not `from_json`: pydantic's RAM would be counted as ours."""
     return EngineRequest(
         cell=Cell(**data["cell"]),
         spec=ModelSpec(**data["spec"]),

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from clipperf.commands._options import (
-    Json,
-    print_json,
-    print_reports,
-)
+from clipperf.commands.options import Json, print_json, print_reports
 
 EXAMPLES = (
     "clipperf doctor",
@@ -16,7 +12,7 @@ EXAMPLES = (
 
 def command(json: Json = False) -> None:
     """Say which runtimes and devices are usable here, and what would make the others usable."""
-    from clipperf.engines import doctor as checks
+    from clipperf.inspect import doctor as checks
 
     rows = checks.check()
     if json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipperf.commands._options import (
+from clipperf.commands.options import (
     Device,
     Inputs,
     JsonFile,
@@ -55,13 +55,13 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Check zero-shot and retrieval accuracy of each runtime against PyTorch fp32."""
-    from clipperf.bench import evaluate as bench
     from clipperf.bench import prepare
-    from clipperf.datasets import load_dataset
-    from clipperf.env import available_cores
-    from clipperf.progress import progress
+    from clipperf.evals import evaluate as bench
+    from clipperf.evals.datasets import load_dataset
+    from clipperf.nouns.variant import SIDES
     from clipperf.report.accuracy import accuracy_report
-    from clipperf.types import SIDES
+    from clipperf.system.env import available_cores
+    from clipperf.system.progress import progress
 
     target = open_target(json, "eval")
     specs = prepare.choose_models(models or (), pretrained)

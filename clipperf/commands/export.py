@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from clipperf.commands._options import (
+from clipperf.commands.options import (
     Json,
     Pretrained,
     Quiet,
@@ -132,17 +132,17 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Export a model's towers to ONNX, OpenVINO or TensorRT, checked, as a deployable folder."""
-    from clipperf import preprocess_fast
-    from clipperf.engines._tensorrt import FLAVOURS
-    from clipperf.export.build import export_model
-    from clipperf.export.derived import export_derived, settings_of
-    from clipperf.export.engines import export_engine
+    from clipperf.engines.tensorrt.flavours import FLAVOURS
+    from clipperf.export.exporters.onnx import export_model
+    from clipperf.export.exporters.quantized import export_derived, settings_of
+    from clipperf.export.exporters.tensorrt import export_engine
     from clipperf.export.folder import set_preprocess
     from clipperf.export.plan_options import BuildOptions
     from clipperf.export.process import started_early
     from clipperf.export.summary import failed, lines
+    from clipperf.inputs import preprocess_fast
     from clipperf.models import zoo
-    from clipperf.progress import progress
+    from clipperf.system.progress import progress
 
     engine_only = {
         "--batch": batch, "--target": target, "--hardware-compat": hardware_compat,

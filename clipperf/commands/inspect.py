@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipperf.commands._options import Json, print_json, print_reports
+from clipperf.commands.options import Json, print_json, print_reports
 
 EXAMPLES = (
     "clipperf inspect model.plan",
@@ -22,8 +22,8 @@ def command(
     json: Json = False,
 ) -> None:
     """Say what a plan, ONNX file or artifact folder is, if it is whole, and if it runs here."""
-    from clipperf.engines.inspect import inspect
-    from clipperf.engines.inspection import report
+    from clipperf.inspect.artifact import inspect
+    from clipperf.inspect.inspection import report
 
     found = inspect(path.expanduser().absolute())
     if json:

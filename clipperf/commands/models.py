@@ -6,11 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from clipperf.commands._options import (
-    Json,
-    print_json,
-    print_reports,
-)
+from clipperf.commands.options import Json, print_json, print_reports
 from clipperf.errors import UsageError
 
 EXAMPLES = (

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from clipperf.commands._options import (
+from clipperf.commands.options import (
     Device,
     Inputs,
     JsonFile,
@@ -70,12 +70,12 @@ def command(
     from clipperf.bench import cost, prepare
     from clipperf.bench.profile import Sweep, failures
     from clipperf.bench.profile import profile as run
-    from clipperf.env import available_cores
     from clipperf.models.published import basic_statistics
-    from clipperf.progress import progress
     from clipperf.report.accuracy import published_report
     from clipperf.report.gpu import gpu_report
     from clipperf.report.tables import cost_report
+    from clipperf.system.env import available_cores
+    from clipperf.system.progress import progress
 
     if not 0 < timeout <= 86400:
         raise UsageError(f"--timeout {timeout}: give seconds above 0, up to a day")

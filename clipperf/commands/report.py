@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from clipperf.commands._options import (
+from clipperf.commands.options import (
     ImagesPerS,
     RamGb,
     Results,
@@ -42,9 +42,9 @@ def command(
     utilisation: Utilisation = 0.7,
 ) -> None:
     """Make a report from stored results alone; with targets it includes the sizing."""
-    from clipperf.files import write_text
     from clipperf.models.published import basic_statistics
     from clipperf.report.build import build_report, render
+    from clipperf.system.files import write_text
 
     targets = None
     if images_per_s or texts_per_s:

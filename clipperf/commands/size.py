@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from clipperf.commands._options import (
+from clipperf.commands.options import (
     ImagesPerS,
     Json,
     RamGb,
@@ -38,8 +38,8 @@ def command(
     """Say which measured configurations meet the targets, and how many machines they need."""
     from clipperf.report.build import sizing_json
     from clipperf.report.records import environments
-    from clipperf.report.sizing import size as plan
-    from clipperf.report.sizing_tables import sizing_reports
+    from clipperf.report.sizing.solve import size as plan
+    from clipperf.report.sizing.tables import sizing_reports
 
     targets = sizing_targets(images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, utilisation)
     found = read_results(results)

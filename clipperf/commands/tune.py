@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from clipperf.commands._options import (
+from clipperf.commands.options import (
     Device,
     Json,
     Pretrained,
@@ -80,11 +80,11 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Find the fastest runtime, precision, threads, streams and batch for this machine."""
-    from clipperf import store
     from clipperf.bench import tune as bench
     from clipperf.models import zoo
-    from clipperf.progress import progress
     from clipperf.report.tuning import tuning_report
+    from clipperf.system import store
+    from clipperf.system.progress import progress
 
     for option, value in (("--max-batch-ms", max_batch_ms), ("--minutes", minutes)):
         if value is not None and not (math.isfinite(value) and value > 0):

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines._contract import Availability, Runtime
+from clipperf.engines.contract import Availability, Runtime
 from clipperf.errors import EngineError
-from clipperf.types import EngineRequest
+from clipperf.nouns.cell import EngineRequest
 
 CPU = "CPUExecutionProvider"
 
@@ -25,7 +25,7 @@ WEIGHT_BITS = "weight bits"
 
 def availability(device: str) -> Availability:
     """Whether ONNX Runtime is installed."""
-    from clipperf.env import version_of
+    from clipperf.system.env import version_of
 
     if importlib.util.find_spec("onnxruntime") is None:
         return Availability(False, "onnxruntime is not installed", "pip install onnxruntime-gpu")
@@ -139,7 +139,7 @@ def check_provider(session: Any, wanted: str, reason: str = "") -> None:
 
 def accuracy_warning(notes: Mapping[str, str]) -> str | None:
     """Why a tower of which the export noted this loses accuracy on this CPU; None: it does not."""
-    from clipperf.env import cpu_flags, saturates_int8
+    from clipperf.system.env import cpu_flags, saturates_int8
 
     if notes.get(WEIGHT_BITS) != "8" or not cpu_flags() or not saturates_int8():
         return None

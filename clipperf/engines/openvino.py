@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines._contract import Availability, Runtime
-from clipperf.env import available_cores, cpu_flags, version_of
+from clipperf.engines.contract import Availability, Runtime
 from clipperf.errors import ArtifactError, EngineError, StorageError
-from clipperf.files import digest_of, read_json, sha256_file, staged, write_json
-from clipperf.types import EngineRequest
+from clipperf.nouns.cell import EngineRequest
+from clipperf.system.env import available_cores, cpu_flags, version_of
+from clipperf.system.files import digest_of, read_json, sha256_file, staged, write_json
 
 CHECKSUMS = "sha256.json"
 

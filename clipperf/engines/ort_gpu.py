@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines import _nvidia
-from clipperf.engines import _ort_providers as providers
-from clipperf.engines._contract import Runtime
+from clipperf.engines import ort_providers as providers
+from clipperf.engines.contract import Runtime
 from clipperf.engines.onnxruntime import (
     DISABLED_OPTIMIZERS,
     OnnxRuntimeEngine,
@@ -31,8 +30,9 @@ from clipperf.engines.onnxruntime import (
     session_options,
 )
 from clipperf.errors import EngineError, UnsupportedError
-from clipperf.files import locked, staged
-from clipperf.types import EngineRequest
+from clipperf.nouns.cell import EngineRequest
+from clipperf.system import nvidia
+from clipperf.system.files import locked, staged
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
@@ -111,7 +111,7 @@ def open_tensorrt(request: EngineRequest) -> BoundEngine:
     """
     _check(request)
     _load_cuda()
-    for wheel in _nvidia.package_folders("tensorrt_libs"):
+    for wheel in nvidia.package_folders("tensorrt_libs"):
         for name in providers.TENSORRT_LIBRARIES:
             with contextlib.suppress(OSError):  # the session's error says what is missing
                 ctypes.CDLL(str(wheel / name))

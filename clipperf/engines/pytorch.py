@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines import _nvidia
-from clipperf.engines._contract import Availability, Runtime
+from clipperf.engines.contract import Availability, Runtime, verdict
 from clipperf.errors import EngineError, UnsupportedError
-from clipperf.types import EngineRequest, Phases
+from clipperf.nouns.cell import EngineRequest, Phases
+from clipperf.system import nvidia
 
 DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """The type of the weights. Whether float32 is multiplied as TF32 is a switch of the GPU's."""
@@ -36,7 +36,7 @@ INDUCTOR_ERRORS = {
 
 def availability(device: str) -> Availability:
     """Whether torch is installed and, for "cuda", built for CUDA beside a GPU with a driver."""
-    return _nvidia.verdict(_problems(device), _version())
+    return verdict(_problems(device), _version())
 
 
 def compile_availability(device: str) -> Availability:
@@ -49,17 +49,17 @@ def compile_availability(device: str) -> Availability:
         problems.append(NO_HEADERS)
     if device == "cuda" and importlib.util.find_spec("triton") is None:
         problems.append(("TorchInductor needs Triton on a GPU", "pip install triton"))
-    return _nvidia.verdict(problems, _version())
+    return verdict(problems, _version())
 
 
-def _problems(device: str) -> list[_nvidia.Problem]:
+def _problems(device: str) -> list[nvidia.Problem]:
     if importlib.util.find_spec("torch") is None:
         return [("torch is not installed", "pip install torch")]
-    return _nvidia.gpu_problems() if device == "cuda" else []
+    return nvidia.gpu_problems() if device == "cuda" else []
 
 
 def _version() -> str:
-    from clipperf.env import version_of
+    from clipperf.system.env import version_of
 
     return f"torch {version_of('torch') or 'unknown version'}"
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from clipperf.engines._contract import Availability, Runtime
+from clipperf.engines.contract import Availability, Runtime
 from clipperf.errors import EngineError, UnsupportedError
-from clipperf.types import EngineRequest, Phases
+from clipperf.nouns.cell import EngineRequest, Phases
 
 SPIN_S = 2e-3
 """How long before its deadline a wait stops sleeping and spins: more than a usual overshoot."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from clipperf.engines import _contract
-from clipperf.export import build, derived
+from clipperf.engines import contract
+from clipperf.export.exporters import onnx, quantized
 from clipperf.export.folder import Exported
-from clipperf.types import ModelSpec, PixelDtype, Side
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import PixelDtype, Side
 
 QUANTISED = {"int8": "int8-static", "fp8": "fp8"}
 """Graphs that carry a quantised precision: TensorRT needs the scales to be fixed."""
@@ -15,7 +16,7 @@ QUANTISED = {"int8": "int8-static", "fp8": "fp8"}
 
 def can_export(precision: str) -> bool:
     """Whether there is a graph for engines of this precision."""
-    return precision in QUANTISED or _contract.graph_precision(precision) in build.PRECISIONS
+    return precision in QUANTISED or contract.graph_precision(precision) in onnx.PRECISIONS
 
 
 def export_graph(
@@ -29,11 +30,11 @@ def export_graph(
     """Make sure that the graphs exist; raises as `export_model` and `export_derived`."""
     if precision in QUANTISED:
         settings = _settings(precision, pixel_dtype)
-        return derived.export_derived(
+        return quantized.export_derived(
             spec, sides, settings, normalized=normalized, on_stage=on_stage
         )
-    graph = _contract.graph_precision(precision)
-    return build.export_model(
+    graph = contract.graph_precision(precision)
+    return onnx.export_model(
         spec, sides, graph, normalized=normalized, pixel_dtype=pixel_dtype, on_stage=on_stage
     )
 
@@ -45,11 +46,11 @@ def graph_key(
     if precision in QUANTISED:
         settings = _settings(precision, pixel_dtype)
         graph = settings.recipe.graph
-        source = build.cache_key(spec, weights_id, side, graph, False, pixel_dtype)
-        return derived.cache_key(source, settings)
-    graph = _contract.graph_precision(precision)
-    return build.cache_key(spec, weights_id, side, graph, False, pixel_dtype)
+        source = onnx.cache_key(spec, weights_id, side, graph, False, pixel_dtype)
+        return quantized.cache_key(source, settings)
+    graph = contract.graph_precision(precision)
+    return onnx.cache_key(spec, weights_id, side, graph, False, pixel_dtype)
 
 
-def _settings(precision: str, pixel_dtype: PixelDtype) -> derived.Settings:
-    return derived.Settings(build.RUNTIME, QUANTISED[precision], pixel_dtype=pixel_dtype)
+def _settings(precision: str, pixel_dtype: PixelDtype) -> quantized.Settings:
+    return quantized.Settings(onnx.RUNTIME, QUANTISED[precision], pixel_dtype=pixel_dtype)

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import clipperf
-from clipperf import files, store
-from clipperf.env import installed_versions
 from clipperf.errors import ArtifactError, StorageError, UsageError
-from clipperf.preprocess_spec import PreprocessSpec
-from clipperf.types import Artifact, Manifest, ModelSpec, Parity, PixelDtype, Side, TensorSpec
+from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.nouns.artifact import Artifact, Manifest, Parity, TensorSpec
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import PixelDtype, Side
+from clipperf.system import files, store
+from clipperf.system.env import installed_versions
+from clipperf.version import __version__
 
 PREPROCESS = "preprocess.json"
 SHARED_FILES = (
@@ -313,5 +315,5 @@ def _manifest(wanted: Wanted, staging: Path, towers: Mapping[Side, Artifact]) ->
         files=files.sha256_files(staging, present),
         towers=tuple(towers[s] for s in ("image", "text") if s in towers),
         created_utc=files.utc_now(),
-        clipperf_version=clipperf.__version__,
+        clipperf_version=__version__,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from clipperf.engines import _tensorrt
+from clipperf.engines.tensorrt import flavours
 from clipperf.errors import ExportError, UsageError
-from clipperf.types import PixelDtype, ShapeRange, TensorSpec
+from clipperf.nouns.artifact import ShapeRange, TensorSpec
+from clipperf.nouns.variant import PixelDtype
 
 Range = tuple[int, int, int]
 
@@ -50,10 +51,10 @@ class BuildOptions:
     pixel_dtype: PixelDtype = "float32"
 
     def __post_init__(self) -> None:
-        if self.flavour not in _tensorrt.FLAVOURS:
+        if self.flavour not in flavours.FLAVOURS:
             raise UsageError(
                 f"no TensorRT flavour {self.flavour!r}; --runtime is one of "
-                f"{', '.join(_tensorrt.FLAVOURS)}"
+                f"{', '.join(flavours.FLAVOURS)}"
             )
         for option, (low, middle, high) in (("--batch", self.batch), ("tokens", self.tokens)):
             if not 1 <= low <= middle <= high:
@@ -78,13 +79,13 @@ def token_range(context_tokens: int) -> Range:
     return (min(8, context_tokens), context_tokens, context_tokens)
 
 
-def check_support(options: BuildOptions, can: _tensorrt.Capabilities) -> None:
+def check_support(options: BuildOptions, can: flavours.Capabilities) -> None:
     """Refuse what this flavour cannot do.
 
     Raises:
         UsageError: the message names the option to change.
     """
-    title = _tensorrt.TITLES[options.flavour]
+    title = flavours.TITLES[options.flavour]
     unknown = [kind for kind in options.targets if kind not in can.targets]
     if unknown and not can.targets:
         raise UsageError(
@@ -107,14 +108,14 @@ def check_support(options: BuildOptions, can: _tensorrt.Capabilities) -> None:
         raise UsageError(f"{title} times nothing while it builds: leave out --timing-cache")
 
 
-def suits(kind: str, precision: str, can: _tensorrt.Capabilities) -> bool:
+def suits(kind: str, precision: str, can: flavours.Capabilities) -> bool:
     """Whether engines of a precision can be built for a GPU kind such as "sm89"."""
     first = FIRST_KIND_AHEAD_OF_TIME if can.targets else FIRST_KIND
     return int(kind[2:]) >= int(first.get(precision, "sm0")[2:])
 
 
 def targeted(
-    options: BuildOptions, can: _tensorrt.Capabilities, present: str | None
+    options: BuildOptions, can: flavours.Capabilities, present: str | None
 ) -> BuildOptions:
     """The options with the GPU kinds to build for, where the flavour knows kinds.
 
@@ -129,7 +130,7 @@ def targeted(
     return replace(options, targets=(present,)) if present in can.targets else options
 
 
-def check_kinds(options: BuildOptions, can: _tensorrt.Capabilities, present: str | None) -> None:
+def check_kinds(options: BuildOptions, can: flavours.Capabilities, present: str | None) -> None:
     """Refuse a precision that a GPU kind to build for does not have; `present` is this machine's.
 
     Raises:
@@ -141,7 +142,7 @@ def check_kinds(options: BuildOptions, can: _tensorrt.Capabilities, present: str
         known = [kind for kind in can.targets if suits(kind, options.precision, can)]
         choice = f": choose --target from {', '.join(known)}" if known else ""
         raise UsageError(
-            f"{_tensorrt.TITLES[options.flavour]} builds no {options.precision} engine for "
+            f"{flavours.TITLES[options.flavour]} builds no {options.precision} engine for "
             f"{', '.join(lacking)}{choice}, or --precision fp16"
         )
 

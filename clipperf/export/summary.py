@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clipperf import units
 from clipperf.export.folder import Exported
-from clipperf.types import Artifact
+from clipperf.nouns.artifact import Artifact
 
 
 def failed(exported: Exported) -> bool:

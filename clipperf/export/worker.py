@@ -18,12 +18,18 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from clipperf.errors import ClipperfError
-from clipperf.files import storage_error, write_json
-from clipperf.preprocess_spec import PreprocessSpec
-from clipperf.processes import die_with_parent, protocol_streams, reset_peak_rss, status_bytes
+from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.inputs.tokenize import Tokenizer
+from clipperf.nouns.model import ModelSpec, Tower
+from clipperf.nouns.variant import Side
 from clipperf.serialize import from_json, to_json
-from clipperf.tokenize import Tokenizer
-from clipperf.types import ModelSpec, Side, Tower
+from clipperf.system.files import storage_error, write_json
+from clipperf.system.processes import (
+    die_with_parent,
+    protocol_streams,
+    reset_peak_rss,
+    status_bytes,
+)
 
 
 def reference_name(side: Side) -> str:
@@ -54,9 +60,10 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from clipperf.export import graph, parity
-    from clipperf.export import onnx as onnx_export
-    from clipperf.export.inputs import parity_inputs
+    from clipperf.export.judge import parity
+    from clipperf.export.judge.inputs import parity_inputs
+    from clipperf.graph import kept
+    from clipperf.graph import trace as onnx_export
     from clipperf.models.open_clip import build_tower, model_config
 
     spec = from_json(ModelSpec, job["spec"])
@@ -75,7 +82,7 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
         tower = replace(tower, start_id=Tokenizer.from_folder(folder).start_id)
     key = onnx_export.graph_key(tower, job["precision"], model_config(spec))
     # What takes bytes is computed from the weights, so a proven graph says too little of it.
-    proven = takes_bytes is None and graph.is_proven(key)
+    proven = takes_bytes is None and kept.is_proven(key)
     batches = parity.batches_for(spec, side, proven)
     tell("reference")
     with torch.inference_mode():
@@ -107,22 +114,22 @@ def _notes(tower: Tower) -> dict[str, str]:
 
 
 def engine(job: dict[str, Any]) -> dict[str, Any]:
-    """Build one TensorRT engine; see `export.tensorrt.build_engine`."""
-    from clipperf.export.tensorrt import build_engine
+    """Build one TensorRT engine; see `export.jobs.plan.build_engine`."""
+    from clipperf.export.jobs.plan import build_engine
 
     return build_engine(job, tell)
 
 
 def check(job: dict[str, Any]) -> dict[str, Any]:
-    """Run an engine on its GPU and compare it with PyTorch fp32; see `export.engines.check`."""
-    from clipperf.export.engines import check_engine
+    """Run an engine on its GPU and compare it with PyTorch fp32; see `check_engine`."""
+    from clipperf.export.exporters.tensorrt import check_engine
 
     return check_engine(job)
 
 
 def derive(job: dict[str, Any]) -> dict[str, Any]:
-    """Make one tower from its fp32 ONNX file; see `export.derive_job.derive`."""
-    from clipperf.export.derive_job import derive as run
+    """Make one tower from its fp32 ONNX file; see `export.jobs.derive.derive`."""
+    from clipperf.export.jobs.derive import derive as run
 
     return run(job, tell)
 

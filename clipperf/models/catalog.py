@@ -19,7 +19,7 @@ from typing import Any
 from clipperf import units
 from clipperf.errors import UsageError
 from clipperf.models import sample
-from clipperf.models._open_clip_facts import (
+from clipperf.models.open_clip_facts import (
     COUNTS,
     FACTS,
     config_digest,
@@ -29,8 +29,8 @@ from clipperf.models._open_clip_facts import (
     read_snapshot,
 )
 from clipperf.models.published import Published, accuracy, normal, published_accuracy
+from clipperf.nouns.report import Report
 from clipperf.serialize import to_json
-from clipperf.types import Report
 
 SAMPLE_TAG = "bundled"
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import MissingDependencyError, UsageError, WeightsError
 from clipperf.models import sample, weights
-from clipperf.types import ModelSpec, Side, Tower
+from clipperf.nouns.model import ModelSpec, Tower
+from clipperf.nouns.variant import Side
 
 if TYPE_CHECKING:
     import torch

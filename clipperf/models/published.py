@@ -16,7 +16,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-from clipperf.models._dataset_names import (
+from clipperf.models.dataset_names import (
     ACC1,
     AVERAGE_RETRIEVAL,
     CLIP_AS_SERVICE_RETRIEVAL,

@@ -1,4 +1,4 @@
-"""Writes the tokenizer files of an artifact folder, which `clipperf.tokenize` reads.
+"""Writes the tokenizer files of an artifact folder, which `clipperf.inputs.tokenize` reads.
 
 CLIP's own tokenizer is made from open_clip's vocabulary file; those from the Hugging Face hub are
 copied. Whatever is written is read back and compared with the original.
@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from clipperf.errors import ArtifactError, ExportError, MissingDependencyError, UsageError
-from clipperf.files import write_json, write_text
-from clipperf.tokenize import (
+from clipperf.inputs.tokenize import (
     CLEANERS,
     CONFIG_FILE,
     CONTRACTIONS,
@@ -29,6 +28,7 @@ from clipperf.tokenize import (
     check_context,
     import_late,
 )
+from clipperf.system.files import write_json, write_text
 
 _MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
 _MERGES = 49152 - 256 - 2

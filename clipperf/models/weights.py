@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import UsageError, WeightsError
-from clipperf.files import read_json, write_json
-from clipperf.store import cached_sha256, home
+from clipperf.system.files import read_json, write_json
+from clipperf.system.store import cached_sha256, home
 
 if TYPE_CHECKING:
     import torch

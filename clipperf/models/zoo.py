@@ -7,8 +7,8 @@ from pathlib import Path
 from clipperf.errors import UsageError
 from clipperf.models import catalog, sample, weights
 from clipperf.models.published import accuracy
-from clipperf.store import known_sha256
-from clipperf.types import ModelSpec
+from clipperf.nouns.model import ModelSpec
+from clipperf.system.store import known_sha256
 
 
 def resolve(name: str, pretrained: str | None = None) -> ModelSpec:

@@ -8,18 +8,12 @@ from typing import Any
 
 from clipperf import units
 from clipperf.errors import UsageError
+from clipperf.nouns.report import Report
+from clipperf.nouns.result import ResultFile, Score
 from clipperf.report import findings
-from clipperf.report._columns import Column, environment_column, model_name, tabulate
-from clipperf.report.records import (
-    Row,
-    environments,
-    finite,
-    finite_interval,
-    merge,
-    merge_scores,
-)
+from clipperf.report.columns import Column, environment_column, model_name, tabulate
+from clipperf.report.records import Row, environments, finite, finite_interval, merge, merge_scores
 from clipperf.report.tables import Pair, disk_bytes, pair_towers
-from clipperf.types import Report, ResultFile, Score
 
 PUBLISHED_BATCH = 8
 
@@ -45,7 +39,7 @@ def accuracy_report(results: Sequence[ResultFile]) -> Report:
         Column("Device", lambda s: s.cell.device, numeric=False, fold="constant"),
         Column("Dataset", lambda s: s.dataset, numeric=False),
         Column("Metric", lambda s: s.metric, numeric=False),
-        Column("Runtime", lambda s: s.cell.engine, numeric=False),
+        Column("Runtime", lambda s: s.cell.setup, numeric=False),
         Column("n", lambda s: str(s.n)),
         Column("Score", lambda s: units.share(finite(s.value), finite_interval(s.ci95))),
         Column("Baseline", lambda s: units.share(s.baseline_value), fold="empty"),
@@ -160,7 +154,7 @@ def published_report(results: Sequence[ResultFile], published: Sequence[Any]) ->
     closest: dict[tuple, Pair] = {}
     for pair in pair_towers(rows):
         c = pair.any.cell
-        key = (pair.any.env_id, c.model_id, c.device, c.engine)
+        key = (pair.any.env_id, c.model_id, c.device, c.setup)
         if key not in closest or _distance(pair) < _distance(closest[key]):
             closest[key] = pair
     for pair in closest.values():
@@ -177,7 +171,7 @@ def published_report(results: Sequence[ResultFile], published: Sequence[Any]) ->
         ),
         *environment_column(labels, lambda x: x[0].any.env_id),
         Column("Device", lambda x: x[0].any.cell.device, numeric=False, fold="constant"),
-        Column("Runtime", lambda x: x[0].any.engine, numeric=False),
+        Column("Runtime", lambda x: x[0].any.setup, numeric=False),
         Column("Batch", lambda x: str(x[0].any.cell.batch)),
         Column("Disk MiB", lambda x: units.mib(disk_bytes(x[0].image, x[0].text))),
         Column("Published disk MiB", lambda x: _mib(x[1].disk_mb)),

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipperf.errors import UsageError
+from clipperf.nouns.report import Report
+from clipperf.nouns.result import ResultFile, Score
 from clipperf.report import findings
 from clipperf.report.accuracy import accuracy_report, published_report
 from clipperf.report.charts import speed_charts
@@ -14,11 +16,10 @@ from clipperf.report.document import Document, Section, Source
 from clipperf.report.formats import FORMATS, without_nan
 from clipperf.report.gpu import gpu_record, gpu_report
 from clipperf.report.records import Row, environments, in_order, merge, merge_scores
-from clipperf.report.sizing import Sizing, Targets, size
-from clipperf.report.sizing_tables import sizing_reports, targets_text
+from clipperf.report.sizing.solve import Sizing, Targets, size
+from clipperf.report.sizing.tables import sizing_reports, targets_text
 from clipperf.report.tables import cost_report, summary
 from clipperf.serialize import to_json
-from clipperf.types import Report, ResultFile, Score
 
 
 def build_report(
@@ -127,7 +128,7 @@ def _source(result: ResultFile, labels: dict[str, str]) -> Source:
         kind=result.kind,
         command=result.command,
         created_utc=result.created_utc,
-        environment=labels.get(result.environment.id, ""),
+        environment=", ".join(labels[e.id] for e in result.environments if e.id in labels),
         measurements=len(result.measurements),
         scores=len(result.scores),
         notes=result.notes,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipperf import units
-from clipperf.report._columns import model_name
+from clipperf.report.columns import model_name
 from clipperf.report.findings import ITEMS
 from clipperf.report.pairs import Interval
-from clipperf.report.records import Row, engine_order
+from clipperf.report.records import Row, setup_order
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ Chart = BarChart | LineChart
 
 def speed_charts(rows: Sequence[Row], labels: dict[str, str]) -> tuple[Chart, ...]:
     """Throughput bars of each model and tower, and latency over batch where several were run."""
-    ordered = sorted(rows, key=lambda r: engine_order(r.cell))
-    series = {name: i for i, name in enumerate(dict.fromkeys(r.engine for r in ordered))}
+    ordered = sorted(rows, key=lambda r: setup_order(r.cell))
+    series = {name: i for i, name in enumerate(dict.fromkeys(r.setup for r in ordered))}
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         c = row.cell
@@ -87,12 +87,12 @@ def _throughput(where: str, unit: str, group: Sequence[Row], series: dict[str, i
         if row.items_per_s is None and row.time_status in (None, "ok"):
             continue
         bar = Bar(
-            label=row.engine,
+            label=row.setup,
             value=row.items_per_s or 0.0,
             interval=row.items_interval,
             # A bar that is missing without a word would look like one that was not asked for.
             text=units.rate(row.items_per_s) if row.items_per_s else row.time_status or "",
-            series=series[row.engine],
+            series=series[row.setup],
         )
         by_batch.setdefault(row.cell.batch, []).append(bar)
     best = max(group, key=lambda r: r.items_per_s or 0.0)
@@ -100,7 +100,7 @@ def _throughput(where: str, unit: str, group: Sequence[Row], series: dict[str, i
         title=f"Throughput, {unit}: {where}",
         description=(
             f"Bars by batch and runtime; whiskers are 95 % intervals of the median. Highest: "
-            f"{best.engine} at batch {best.cell.batch}, {units.rate(best.items_per_s)} {unit}."
+            f"{best.setup} at batch {best.cell.batch}, {units.rate(best.items_per_s)} {unit}."
         ),
         groups=tuple((f"Batch {batch}", tuple(bars)) for batch, bars in sorted(by_batch.items())),
     )
@@ -109,7 +109,7 @@ def _throughput(where: str, unit: str, group: Sequence[Row], series: dict[str, i
 def _latency(where: str, group: Sequence[Row], series: dict[str, int]) -> LineChart:
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in sorted(group, key=lambda r: r.cell.batch):
-        lines.setdefault(row.engine, []).append((float(row.cell.batch), row.p50_s or 0.0))
+        lines.setdefault(row.setup, []).append((float(row.cell.batch), row.p50_s or 0.0))
     latencies = [y for points in lines.values() for _, y in points]
     batches = sorted({r.cell.batch for r in group})
     ticks = _ticks(min(latencies), max(latencies))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipperf import units
+from clipperf.nouns.report import Report
+from clipperf.nouns.result import Environment
 from clipperf.report.charts import Chart
-from clipperf.types import Environment, Report
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from clipperf import units
+from clipperf.nouns.result import ResultFile, Score
 from clipperf.report.gpu import gpu_caveats
-from clipperf.report.records import (
-    RESOLVABLE_GAP,
-    Row,
-    environments,
-    finite,
-    speed_ratio,
-)
-from clipperf.types import ResultFile, Score
+from clipperf.report.records import RESOLVABLE_GAP, Row, environments, finite, speed_ratio
 
 KEPT_WITHIN = 0.01
 """Accuracy counts as kept where the whole paired interval lies above minus one point."""
@@ -53,7 +47,7 @@ def speed_findings(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
     for key, rivals in races.items():
         if len(rivals) > 1:
             winners = leaders(rivals)
-            engines = tuple(r.engine for r in winners)
+            engines = tuple(r.setup for r in winners)
             told = sentences.setdefault((*key[:-1], engines), [])
             told.append((key[-1], winners[0].items_per_s or 0.0))
             shaky[(*key[:-1], engines)] |= any(r.stable is False for r in rivals)
@@ -125,15 +119,15 @@ def memory_findings(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
 
 
 def _rivals(group: Sequence[Row]) -> bool:
-    return len({r.engine for r in group}) > 1
+    return len({r.setup for r in group}) > 1
 
 
 def _least_memory(side: str, group: Sequence[Row]) -> str:
-    least = min(group, key=lambda r: (r.rss_peak_bytes or 0, r.cell.batch, r.engine))
-    text = f"{side} tower {units.size(least.rss_peak_bytes)} ({least.engine}, batch "
+    least = min(group, key=lambda r: (r.rss_peak_bytes or 0, r.cell.batch, r.setup))
+    text = f"{side} tower {units.size(least.rss_peak_bytes)} ({least.setup}, batch "
     text += str(least.cell.batch)
-    peers = [r for r in group if r.cell.batch == least.cell.batch and r.engine == "torch fp32"]
-    if peers and least.engine != "torch fp32":
+    peers = [r for r in group if r.cell.batch == least.cell.batch and r.setup == "torch fp32"]
+    if peers and least.setup != "torch fp32":
         text += f"; torch fp32 {units.size(peers[0].rss_peak_bytes)}"
     return text + ")"
 
@@ -163,7 +157,7 @@ def accuracy_findings(scores: Sequence[Score], labels: dict[str, str]) -> list[s
     for s in scores:
         if s.difference is not None and accuracy_verdict(s) in ("kept", "lost", "unresolved"):
             c = s.cell
-            key = (s.env_id, c.model_id, c.device, c.engine)
+            key = (s.env_id, c.model_id, c.device, c.setup)
             groups.setdefault(key, []).append(s)
     found = []
     for (env_id, model_id, device, engine), group in groups.items():

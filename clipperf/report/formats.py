@@ -14,10 +14,10 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clipperf.nouns.report import Report
 from clipperf.report.document import Document, clean, describe
 from clipperf.report.page import render_html
 from clipperf.serialize import to_json
-from clipperf.types import Report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipperf import stats, units
-from clipperf.report._columns import Column, cell_columns, tabulate
+from clipperf.nouns.report import Report
+from clipperf.nouns.result import GpuLoad, ResultFile
+from clipperf.report.columns import Column, cell_columns, tabulate
 from clipperf.report.records import Row, environments, finite, merge
-from clipperf.types import GpuLoad, Report, ResultFile
 
 PHASES = ("h2d", "compute", "d2h", "host")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from clipperf import __version__, units
-from clipperf.report._columns import RANDOM_MARK
+from clipperf import units
+from clipperf.nouns.report import Report
+from clipperf.nouns.result import Environment
+from clipperf.report.columns import RANDOM_MARK
 from clipperf.report.document import Document, Section, Source, clean, describe
 from clipperf.report.style import STYLE
 from clipperf.report.svg import draw
-from clipperf.types import Environment, Report
+from clipperf.version import __version__
 
 MARKS = (
     ("failed", "bad"),

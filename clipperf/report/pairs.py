@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 
 from clipperf import stats
-from clipperf.types import Measurement
+from clipperf.nouns.result import Measurement
 
 BASELINE_RUNTIME = "torch"
 """The runtime that ratios are taken over; its fp32 where that was measured."""

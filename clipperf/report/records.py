@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 from clipperf import stats
 from clipperf.errors import UsageError
+from clipperf.nouns.cell import Cell
+from clipperf.nouns.result import Environment, Measurement, ResultFile, Score
 from clipperf.report.pairs import (
     BASELINE_RUNTIME,
     Interval,
@@ -23,7 +25,6 @@ from clipperf.report.pairs import (
     torch_at,
     usable_samples,
 )
-from clipperf.types import Cell, Environment, Measurement, ResultFile, Score
 
 RESOLVABLE_GAP = 0.10
 """Differences of speed below this share are not called: machines drift by as much."""
@@ -76,9 +77,9 @@ class Row:
     time: Measurement | None = field(default=None, repr=False)
 
     @property
-    def engine(self) -> str:
-        """Runtime and precision as people say it: "onnx int8"; see `Cell.engine`."""
-        return self.cell.engine
+    def setup(self) -> str:
+        """Runtime and precision as people say it: "onnx int8"; see `Cell.setup`."""
+        return self.cell.setup
 
     @property
     def failed(self) -> bool:
@@ -117,11 +118,12 @@ def environments(results: Sequence[ResultFile]) -> dict[str, tuple[str, Environm
     found: dict[str, Environment | None] = {}
     for result in sorted(results, key=lambda r: (r.created_utc, r.path)):
         if result.measurements or result.scores:
-            found.setdefault(result.environment.id, result.environment)
+            for environment in result.environments:
+                found.setdefault(environment.id, environment)
     for result in results:
         ids = [m.env_id for m in result.measurements] + [s.env_id for s in result.scores]
         for env_id in ids:
-            found.setdefault(env_id or result.environment.id, None)
+            found.setdefault(env_id, None)
     return {env_id: (f"E{i}", env) for i, (env_id, env) in enumerate(found.items(), start=1)}
 
 
@@ -136,7 +138,7 @@ def merge(results: Sequence[ResultFile]) -> list[Row]:
     newest: dict[tuple[str, Cell], dict[str, tuple[int, Measurement]]] = {}
     for number, result in enumerate(ordered):
         for m in result.measurements:
-            key = (m.env_id or result.environment.id, m.cell)
+            key = (m.env_id, m.cell)
             newest.setdefault(key, {})[m.kind] = (number, m)
     rows = []
     for (env_id, cell), passes in newest.items():
@@ -163,11 +165,11 @@ def cell_order(cell: Cell) -> tuple:
         cell.tokens or 0,
         cell.threads,
         cell.batch,
-        *engine_order(cell),
+        *setup_order(cell),
     )
 
 
-def engine_order(cell: Cell) -> tuple[bool, str, int, str, str]:
+def setup_order(cell: Cell) -> tuple[bool, str, int, str, str]:
     """Sort key of a runtime, precision and input: the baseline first, then by name."""
     known = cell.precision in PRECISION_ORDER
     rank = PRECISION_ORDER.index(cell.precision) if known else len(PRECISION_ORDER)
@@ -225,7 +227,7 @@ def _row(
         vram_allocated_bytes=memory.vram_allocated_bytes if memory else None,
         ratio=pair[0] if pair else None,
         ratio_interval=pair[1] if pair else None,
-        ratio_baseline=baseline.cell.engine if pair and baseline else None,
+        ratio_baseline=baseline.cell.setup if pair and baseline else None,
         problems=tuple(problems),
         source=source,
         time=time,
@@ -248,9 +250,9 @@ def speed_ratio(ours: Row, theirs: Row) -> tuple[float, Interval | None] | None:
         return None
     if ours.source != theirs.source:
         return None
-    if ours.ratio is not None and ours.ratio_baseline == theirs.engine:
+    if ours.ratio is not None and ours.ratio_baseline == theirs.setup:
         return ours.ratio, ours.ratio_interval
-    if theirs.ratio is not None and theirs.ratio_baseline == ours.engine:
+    if theirs.ratio is not None and theirs.ratio_baseline == ours.setup:
         ends = theirs.ratio_interval
         return 1 / theirs.ratio, (1 / ends[1], 1 / ends[0]) if ends else None
     return block_ratio(ours.time, theirs.time) if took_turns(ours.time, theirs.time) else None
@@ -269,10 +271,9 @@ def merge_scores(results: Sequence[ResultFile]) -> list[Score]:
     newest: dict[tuple, Score] = {}
     for result in ordered:
         for score in result.scores:
-            env_id = score.env_id or result.environment.id
             marked = score.random_weights or score.cell.model_id in random_models
-            key = (env_id, score.cell, score.dataset, score.dataset_sha256, score.metric)
-            newest[key] = dataclasses.replace(score, env_id=env_id, random_weights=marked)
+            key = (score.env_id, score.cell, score.dataset, score.dataset_sha256, score.metric)
+            newest[key] = dataclasses.replace(score, random_weights=marked)
     order = {env_id: i for i, env_id in enumerate(environments(results))}
     # Metrics keep the order in which the evaluation wrote them: the main one comes first.
     metrics = list(dict.fromkeys(s.metric for r in ordered for s in r.scores))

@@ -8,10 +8,13 @@ from typing import Literal
 
 from clipperf import stats, units
 from clipperf.errors import UsageError
+from clipperf.nouns.cell import Cell
+from clipperf.nouns.report import Report
+from clipperf.nouns.result import ResultFile, Score
+from clipperf.nouns.variant import SIDES, Side
 from clipperf.report import findings
-from clipperf.report._columns import Column, cell_columns, environment_column, model_name, tabulate
-from clipperf.report.records import Row, engine_order, environments, merge, merge_scores
-from clipperf.types import SIDES, Cell, Report, ResultFile, Score, Side
+from clipperf.report.columns import Column, cell_columns, environment_column, model_name, tabulate
+from clipperf.report.records import Row, environments, merge, merge_scores, setup_order
 
 SUMMARY_SCORES = 4
 """Accuracy columns in the summary at most; the rest is in the accuracy table."""
@@ -132,7 +135,7 @@ def pair_towers(rows: Sequence[Row]) -> list[Pair]:
 def _line_order(pair: Pair, order: dict[str, int]) -> tuple:
     c = pair.any.cell
     tokens = (pair.text.cell.tokens if pair.text else None) or 0
-    engine = engine_order(c)
+    engine = setup_order(c)
     return (order[pair.any.env_id], c.model_id, c.device, c.threads, c.batch, *engine, tokens)
 
 
@@ -160,7 +163,7 @@ def summary(results: Sequence[ResultFile]) -> Report:
         Column("Threads", lambda p: str(p.any.cell.threads), fold="constant", phrase="{} threads"),
         Column("Tokens", _tokens, fold="constant", phrase="{} tokens"),
         Column("Batch", lambda p: str(p.any.cell.batch)),
-        Column("Runtime", lambda p: p.any.engine, numeric=False),
+        Column("Runtime", lambda p: p.any.setup, numeric=False),
         Column("Disk MiB", lambda p: units.mib(disk_bytes(*(getattr(p, side) for side in sides)))),
         *_sided(sides, "{} RAM MiB", lambda r: units.mib(r.rss_peak_bytes)),
         *_sided(sides, "{} VRAM MiB", lambda r: units.mib(r.vram_peak_bytes), "empty"),
@@ -266,7 +269,7 @@ def _score_columns(results: Sequence[ResultFile]) -> tuple[list[Column[Pair]], l
 
 
 def _score_key(cell: Cell) -> tuple[str, str, str]:
-    return (cell.model_id, cell.engine, cell.device)
+    return (cell.model_id, cell.setup, cell.device)
 
 
 def _score_text(by_engine: dict[tuple, dict[str, Score]]) -> Callable[[Pair], str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from clipperf import units
-from clipperf.report._columns import Column, model_name, tabulate
-from clipperf.report.records import engine_order
-from clipperf.types import Report, Trial, TunedTower, Tuning
+from clipperf.nouns.report import Report
+from clipperf.nouns.tuning import Trial, TunedTower, Tuning
+from clipperf.report.columns import Column, model_name, tabulate
+from clipperf.report.records import setup_order
 
 
 def tuning_report(tuning: Tuning) -> Report:
@@ -13,7 +14,7 @@ def tuning_report(tuning: Tuning) -> Report:
     columns: list[Column[Trial]] = [
         Column("Tower", lambda t: t.cell.side, numeric=False, fold="constant"),
         Column("Device", lambda t: t.cell.device, numeric=False, fold="constant"),
-        Column("Runtime", lambda t: t.cell.engine, numeric=False),
+        Column("Runtime", lambda t: t.cell.setup, numeric=False),
         Column("Threads", lambda t: str(t.cell.threads)),
         Column("Streams", lambda t: str(t.cell.streams)),
         Column("Batch", lambda t: str(t.cell.batch)),
@@ -40,7 +41,7 @@ def _order(trial: Trial) -> tuple:
         cell.side,
         trial.verdict != "",
         -(trial.items_per_s or 0.0),
-        *engine_order(cell),
+        *setup_order(cell),
         cell.batch,
     )
 
@@ -52,7 +53,7 @@ def _finding(tower: TunedTower) -> str:
     streams = f" in {cell.streams} streams" if cell.streams > 1 else ""
     threads = "1 thread" if cell.threads == 1 else f"{cell.threads} threads"
     return (
-        f"{cell.side}: {cell.engine} on {cell.device}, batch {cell.batch}, {threads}{streams}: "
+        f"{cell.side}: {cell.setup} on {cell.device}, batch {cell.batch}, {threads}{streams}: "
         f"{units.rate(tower.items_per_s)}{spread} a second, p90 {units.seconds(tower.batch_s)} "
         f"a batch, {units.size(tower.rss_peak_bytes)} RAM"
     )

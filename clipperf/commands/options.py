@@ -1,0 +1,257 @@
+"""What several commands share: their options, how values are parsed, how JSON is printed."""
+
+from __future__ import annotations
+
+import contextlib
+import json as jsonlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from clipperf.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipperf.nouns.report import Report
+    from clipperf.nouns.result import ResultFile
+    from clipperf.nouns.variant import PixelDtype, Side
+    from clipperf.report.sizing.solve import Targets
+
+Pretrained = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads the annotation at run time
+    typer.Option(
+        "--pretrained",
+        metavar="TAG|FILE|random[:SEED]",
+        help="Weights: an open_clip tag, a .safetensors or .pt file, or seeded random ones.",
+    ),
+]
+Models = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(
+        metavar="[MODEL]...",
+        help="Architectures or ARCHITECTURE::TAG; none: every exported model, else the sample.",
+    ),
+]
+TowerChoice = Annotated[str, typer.Option("--tower", help="image, text or both.")]
+Precisions = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="fp32, tf32, fp16, bf16, int8, int8-static, int8w, fp8; several: fp32,int8.",
+    ),
+]
+Runtimes = Annotated[
+    str,
+    typer.Option("--runtime", help="Runtimes, with commas: torch,onnx. clipperf doctor lists all."),
+]
+Inputs = Annotated[
+    str,
+    typer.Option("--input", help="Pixels that image towers take: float32, uint8 or both."),
+]
+Device = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--device", help="cpu or cuda; default: cuda where a runtime needs it."),
+]
+Threads = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--threads", min=1, help="Threads of each engine; default: all cores."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+JsonFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Write the result file here, not in the store; - prints it.",
+    ),
+]
+
+Results = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Argument(metavar="[RESULTS]...", help="Result files; none: all of the store."),
+]
+ImagesPerS = Annotated[float, typer.Option("--images-per-s", help="Images to embed a second.")]
+TextsPerS = Annotated[float, typer.Option("--texts-per-s", help="Texts to embed a second.")]
+SloMs = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--slo-ms", help="Longest time that a batch may take."),
+]
+RamGb = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--ram-gb", help="RAM of one machine in GiB; default: the measured machine's."),
+]
+VramGb = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--vram-gb", help="GPU memory of one machine in GiB."),
+]
+Utilisation = Annotated[
+    float, typer.Option("--utilisation", help="Share of the measured rate to plan for.")
+]
+
+
+def sides(tower: str) -> tuple[Any, ...]:
+    """The sides that --tower means; raises UsageError."""
+    if tower == "both":
+        return ("image", "text")
+    if tower not in ("image", "text"):
+        raise UsageError(f"--tower {tower}: choose image, text or both")
+    return (tower,)
+
+
+def names(text: str, option: str) -> tuple[str, ...]:
+    """Names separated by commas; raises UsageError that names the option."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise UsageError(f"{option} needs at least one name")
+    return names
+
+
+def pixel_dtypes(
+    text: str, towers: tuple[Side, ...], *, several: bool = True
+) -> tuple[PixelDtype, ...]:
+    """What --input means, one or `several` with commas; raises UsageError."""
+    from clipperf.nouns.variant import PIXEL_DTYPES
+
+    asked = names(text, "--input")
+    found = tuple(dtype for dtype in PIXEL_DTYPES if dtype in asked)
+    if len(found) < len(asked) or (len(found) > 1 and not several):
+        raise UsageError(f"--input {text}: choose {' or '.join(PIXEL_DTYPES)}")
+    if "uint8" in found and "image" not in towers:
+        raise UsageError(f"--input {text} is for images: leave it out, or add --tower both")
+    return found
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers from 1, separated by commas; raises UsageError that names the option."""
+    try:
+        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as exc:
+        raise UsageError(f"{option} {text}: whole numbers with commas, such as 1,8,32") from exc
+    if min(numbers) < 1:
+        raise UsageError(f"{option} {text}: the numbers start at 1")
+    return numbers
+
+
+def ranged(text: str, option: str) -> tuple[int, int, int]:
+    """MIN:OPT:MAX, or one number for all three; raises UsageError that names the option."""
+    try:
+        found = [int(part) for part in text.split(":")]
+    except ValueError as exc:
+        raise UsageError(f"{option} {text}: give MIN:OPT:MAX, such as 1:8:64") from exc
+    if len(found) == 1:
+        found *= 3
+    if len(found) != 3:
+        raise UsageError(f"{option} {text}: give MIN:OPT:MAX, such as 1:8:64")
+    return (found[0], found[1], found[2])
+
+
+def read_results(paths: list[Path] | None) -> list[ResultFile]:
+    """The named result files, or all of the store; raises UsageError where there are none."""
+    from clipperf.system.store import find_results, home, read_result
+
+    found = [path.expanduser() for path in paths or ()] or find_results()
+    if not found:
+        raise UsageError(
+            f"no results in {home() / 'results'}: measure something first, for example "
+            f"clipperf profile, or name result files"
+        )
+    return [read_result(path) for path in found]
+
+
+def prints_json(json: Path | None) -> bool:
+    """Whether ``--json -`` asks for the result on standard output."""
+    return json is not None and str(json) == "-"
+
+
+def open_target(json: Path | None, kind: str) -> Path:
+    """The result file: what --json names, else a fresh one in the store."""
+    from clipperf.system.store import new_result_path
+
+    if json is None or prints_json(json):
+        return new_result_path(kind)
+    target = json.expanduser().absolute()
+    if target.is_dir():
+        raise UsageError(f"--json {json} is a folder: name a file in it")
+    return target
+
+
+@contextlib.contextmanager
+def resumable(target: Path) -> Iterator[None]:
+    """Say where the rows so far are when the user interrupts."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if target.exists():
+            print(f"rows measured so far: {target}", file=sys.stderr)
+        raise
+
+
+def print_json(value: Any) -> None:
+    """Print records or plain values as JSON."""
+    from clipperf.serialize import to_json
+
+    print(jsonlib.dumps(to_json(value), indent=1, ensure_ascii=False, default=str))
+
+
+def command_line() -> str:
+    """The command as it was typed, for the result file."""
+    import shlex
+
+    return shlex.join(["clipperf", *sys.argv[1:]])
+
+
+def refuse_to_replace_data(out: Path, results: list[Path] | None) -> None:
+    """A report must not be written over the measurements that it is made from."""
+    from clipperf.system.store import find_results
+
+    target = out.expanduser().absolute()
+    if target.resolve() in {path.expanduser().resolve() for path in results or find_results()}:
+        raise UsageError(f"--out {out} is one of the result files: choose another name")
+
+
+def sizing_targets(
+    images_per_s: float,
+    texts_per_s: float,
+    slo_ms: float | None,
+    ram_gb: float | None,
+    vram_gb: float | None,
+    utilisation: float,
+) -> Targets:
+    """The targets of a sizing, checked; raises UsageError."""
+    import math
+
+    from clipperf.report.sizing.solve import Targets
+    from clipperf.units import GIB
+
+    for option, value in (("--ram-gb", ram_gb), ("--vram-gb", vram_gb), ("--slo-ms", slo_ms)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UsageError(f"{option} {value}: give a number above 0")
+    for option, value in (("--images-per-s", images_per_s), ("--texts-per-s", texts_per_s)):
+        if not 0 <= value <= 1e9:
+            raise UsageError(f"{option} {value}: give a number from 0 to a billion")
+
+    return Targets(
+        images_per_s=images_per_s,
+        texts_per_s=texts_per_s,
+        slo_s=None if slo_ms is None else slo_ms / 1e3,
+        ram_bytes=None if ram_gb is None else round(ram_gb * GIB),
+        vram_bytes=None if vram_gb is None else round(vram_gb * GIB),
+        utilisation=utilisation,
+    )
+
+
+def print_reports(*reports: Report) -> None:
+    """Print tables, as wide as the window, or whole where there is none."""
+    from rich.console import Console
+
+    from clipperf.report.formats import TEXT_WIDTH, rich_report
+
+    # Into a file or a pipe there is no window to fit: wide tables stay whole as far as they can.
+    fits_window = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console(width=None if fits_window else TEXT_WIDTH)
+    for each in reports:
+        console.print(rich_report(each, console.width))

@@ -1,0 +1,107 @@
+"""What a runtime offers, and how it is found.
+
+A runtime is one `Runtime` record in the `RUNTIMES` of a module in this folder; runtimes that
+share a library share a module. Adding one means adding the record and one row in `MODULES`.
+
+Nothing in here keeps time: only `bench.cost` holds a clock. What an engine may offer beyond
+`Engine`, looked for by name:
+
+- ``provider``: what really ran, such as "CUDAExecutionProvider"
+- ``run_phases(array)``: as `run`, and the `Phases` by the GPU's events; absent where the
+  runtime cannot tell them apart
+- ``streams``: how many threads may be in `run` at once; absent where only one may
+- ``min_tokens``: the shortest text that it takes; shorter ones are padded
+- ``allocated_bytes()``: the most device memory held so far, by the runtime's own account
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from clipperf.errors import UsageError
+from clipperf.nouns.cell import Engine, EngineRequest
+
+MODULES = {
+    "torch": "pytorch",
+    "torch-compile": "pytorch",
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "ort-cuda": "ort_gpu",
+    "ort-trt": "ort_gpu",
+    "ort-trt-rtx": "ort_gpu",
+    "trt": "tensorrt",
+    "trt-rtx": "tensorrt",
+    "simulated": "simulated",
+}
+"""File name by runtime name. "simulated" has exactly known cost; it tests the harness."""
+
+HIDDEN = frozenset({"simulated"})
+
+GRAPH_PRECISION = {"tf32": "fp32"}
+"""The precision of the ONNX graph behind one that is only a switch of the runtime."""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a runtime is usable on a device here; `fix` is the command that would make it."""
+
+    usable: bool
+    detail: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One way to run a tower.
+
+    `artifact` is the runtime whose artifact it loads ("onnx", "trt"), None where it builds the
+    tower from the weights itself. `devices` are those that it knows, the usual one first.
+    `availability(device)` says whether it can run here, else the command that would make it; it
+    imports no heavy package. `open(request)` loads one tower; it raises EngineError, or
+    UnsupportedError where the runtime never could. `streams` says whether its engines can run
+    several batches at once; the others take cells of one stream only.
+    """
+
+    name: str
+    artifact: str | None
+    precisions: tuple[str, ...]
+    devices: tuple[str, ...]
+    availability: Callable[[str], Availability]
+    open: Callable[[EngineRequest], Engine]
+    streams: bool = False
+
+
+def verdict(problems: Iterable[tuple[str, str]], detail: str) -> Availability:
+    """Usable where there is no problem, else all of them in one line with their remedies.
+
+    A problem is what is missing, and the command that mends it.
+    """
+    found = list(problems)
+    if not found:
+        return Availability(True, detail)
+    remedies = dict.fromkeys(remedy for _, remedy in found)
+    return Availability(False, "; ".join(text for text, _ in found), "; ".join(remedies))
+
+
+def names() -> list[str]:
+    """The runtimes that users can name."""
+    return [name for name in MODULES if name not in HIDDEN]
+
+
+def get(name: str) -> Runtime:
+    """A runtime by its name.
+
+    Raises:
+        UsageError: there is no such runtime.
+    """
+    if name not in MODULES:
+        raise UsageError(f"no runtime {name!r}; choose from: {', '.join(names())}")
+    module = importlib.import_module(f"clipperf.engines.{MODULES[name]}")
+    return next(runtime for runtime in module.RUNTIMES if runtime.name == name)
+
+
+def graph_precision(precision: str) -> str:
+    """The precision of the ONNX graph that a cell of this precision runs."""
+    return GRAPH_PRECISION.get(precision, precision)

@@ -1,0 +1,170 @@
+"""ONNX Runtime's NVIDIA providers: what each needs and the options it gets. Nothing is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+from clipperf.engines.contract import Availability, verdict
+from clipperf.nouns.cell import EngineRequest
+from clipperf.system import nvidia
+from clipperf.system.files import digest_of
+
+PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+PLUGIN_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
+
+TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
+"""What the TensorRT provider links, in the order of their dependencies: TensorRT 10, not 11."""
+
+PROFILE_MAX_BATCH = 64
+
+
+# --- what is installed ---------------------------------------------------------------------
+
+
+def cuda_availability(device: str) -> Availability:
+    """Whether ONNX Runtime's CUDA provider, its libraries and a GPU are there."""
+    return verdict(
+        [*_provider_problems(), *nvidia.gpu_problems(), *nvidia.missing(cuda_libraries())],
+        f"{_ort_version()}, CUDA {_cuda_major()}",
+    )
+
+
+def tensorrt_availability(device: str) -> Availability:
+    """As for CUDA, and TensorRT 10."""
+    package = f"'tensorrt-cu{_cuda_major()}>=10.13,<11'"
+    wanted = {**cuda_libraries(), **dict.fromkeys(TENSORRT_LIBRARIES, package)}
+    return verdict(
+        [*_provider_problems(), *nvidia.gpu_problems(), *nvidia.missing(wanted)],
+        f"{_ort_version()}, TensorRT 10",
+    )
+
+
+def tensorrt_rtx_availability(device: str) -> Availability:
+    """Whether the plugin is installed and there is a GPU that it takes."""
+    from clipperf.system.env import gpu, version_of
+
+    problems = [*_provider_problems(), *nvidia.gpu_problems()]
+    if not nvidia.package_folders(PLUGIN):
+        problems.append((f"{PLUGIN_PACKAGE} is not installed", f"pip install {PLUGIN_PACKAGE}"))
+    found = gpu()
+    if found is not None and not takes_capability(found.compute_capability):
+        problems.append((no_capability(found.name, found.compute_capability), "use ort-cuda"))
+    version = version_of(PLUGIN_PACKAGE) or "unknown version"
+    return verdict(problems, f"{_ort_version()}, plugin {version}")
+
+
+def takes_capability(capability: tuple[int, int]) -> bool:
+    """Whether the plugin lists a GPU of this compute capability (its provider options header)."""
+    return capability in ((8, 6), (8, 9)) or capability >= (12, 0)
+
+
+def no_capability(name: str, capability: tuple[int, int]) -> str:
+    """Why the plugin does not take a GPU."""
+    major, minor = capability
+    return (
+        f"{name} has compute capability {major}.{minor}, TensorRT-RTX's plugin takes "
+        f"8.6, 8.9, 12.0 and later"
+    )
+
+
+def cuda_libraries() -> dict[str, str]:
+    """The libraries that the CUDA provider needs, and the pip package of each."""
+    major = _cuda_major()
+    suffix = "" if major >= 13 else f"-cu{major}"
+    return {
+        f"libcudart.so.{major}": f"nvidia-cuda-runtime{suffix}",
+        f"libcublas.so.{major}": f"nvidia-cublas{suffix}",
+        "libcurand.so.10": f"nvidia-curand{suffix}",
+        "libcudnn.so.9": f"nvidia-cudnn-cu{major}",
+    }
+
+
+def _provider_problems() -> list[nvidia.Problem]:
+    folders = nvidia.package_folders("onnxruntime")
+    if any(any(folder.glob("capi/*onnxruntime_providers_cuda.*")) for folder in folders):
+        return []
+    return [("onnxruntime-gpu is not installed", "pip install onnxruntime-gpu")]
+
+
+def _cuda_major() -> int:
+    """The CUDA that the installed onnxruntime-gpu was built for, read without importing it."""
+    for folder in nvidia.package_folders("onnxruntime"):
+        with contextlib.suppress(OSError):
+            text = (folder / "capi" / "build_and_package_info.py").read_text()
+            if found := re.search(r"cuda_version = '(\d+)", text):
+                return int(found[1])
+    return 13
+
+
+def _ort_version() -> str:
+    from clipperf.system.env import version_of
+
+    return f"onnxruntime-gpu {version_of('onnxruntime-gpu') or 'unknown version'}"
+
+
+# --- options -------------------------------------------------------------------------------
+
+
+def cuda_options(precision: str) -> dict[str, str]:
+    """The CUDA provider's options. TF32 is its default and is switched off for "fp32".
+
+    Its memory arena would double with every extension, which would hide what a tower needs.
+    """
+    return {
+        "device_id": "0",
+        "use_tf32": "1" if precision == "tf32" else "0",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+
+
+def profile(request: EngineRequest) -> dict[str, str]:
+    """Shapes by "min", "opt" and "max", as both TensorRT providers spell them.
+
+    Any batch up to 64 (more where the cell's is larger) is taken, the cell's is tuned for; the
+    length of texts is the cell's own.
+    """
+    spec, cell = request.spec, request.cell
+    if cell.side == "image":
+        name, rest = "pixels", f"3x{spec.image_px}x{spec.image_px}"
+    else:
+        name, rest = "tokens", str(cell.tokens or spec.context_tokens)
+    batches = {"min": 1, "opt": cell.batch, "max": max(PROFILE_MAX_BATCH, cell.batch)}
+    return {kind: f"{name}:{batch}x{rest}" for kind, batch in batches.items()}
+
+
+def cache_folder(request: EngineRequest) -> Path | None:
+    """Where a cell's compiled engine is kept; None where the artifact's key is not known.
+
+    The providers' own cache keys leave out the weights: two checkpoints of one architecture
+    would share an engine. The artifact's key holds them.
+    """
+    if request.cache_folder is None or not request.key:
+        return None
+    cell = request.cell
+    digest = digest_of(request.key, cell.runtime, cell.precision, profile(request), _ort_version())
+    return Path(request.cache_folder) / f"{cell.runtime}-{digest}"
+
+
+def tensorrt_options(request: EngineRequest, folder: Path | None) -> dict[str, str]:
+    """The TensorRT provider's options; engines are kept in `folder`, under a prefix of ours."""
+    shapes = profile(request)
+    options = {
+        "device_id": "0",
+        "trt_fp16_enable": str(request.cell.precision == "fp16"),
+        **{f"trt_profile_{kind}_shapes": text for kind, text in shapes.items()},
+    }
+    if folder is not None:
+        options |= {
+            "trt_engine_cache_enable": "True",
+            "trt_engine_cache_path": str(folder),
+            "trt_engine_cache_prefix": digest_of(request.key, request.cell.precision, shapes),
+        }
+    return options
+
+
+def tensorrt_rtx_options(request: EngineRequest, folder: Path | None) -> dict[str, str]:
+    """The plugin's options; what it compiles for the GPU at run time is kept in `folder`."""
+    options = {f"nv_profile_{kind}_shapes": text for kind, text in profile(request).items()}
+    return options if folder is None else {**options, "nv_runtime_cache_path": str(folder)}

@@ -1,0 +1,291 @@
+"""TensorRT and TensorRT for RTX on the GPU, without torch: plans that `clipperf export` built.
+
+One engine runs both. Activations live in memory that the engine owns (USER_MANAGED contexts), so
+it grows with the shapes that are really run, and every captured CUDA graph has an execution
+context of its own on that shared memory, as TensorRT asks for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipperf.engines.contract import Availability, Runtime, verdict
+from clipperf.engines.tensorrt import cuda as cuda_driver
+from clipperf.engines.tensorrt import flavours
+from clipperf.engines.tensorrt.plan import Plan, check_shape
+from clipperf.errors import EngineError
+from clipperf.nouns.cell import EngineRequest, Phases
+from clipperf.system import nvidia
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+CHUNK_BYTES = 4 * 2**20
+"""Inputs cross in pieces of this size, so that filling pinned memory overlaps the transfer."""
+
+SHAPES = 8
+"""So many input shapes are remembered, and with them their graphs."""
+
+
+class _Buffer:
+    """Device memory that grows on demand, with as much pinned host memory beside it if asked."""
+
+    def __init__(self, cuda: cuda_driver.Cuda, *, pinned: bool) -> None:
+        self._cuda = cuda
+        self._pinned = pinned
+        self._device: Any = None
+        self.host = np.empty(0, np.uint8)
+        self.size = 0
+
+    @property
+    def address(self) -> int:
+        return 0 if self._device is None else int(self._device)
+
+    def grow(self, size: int) -> None:
+        """Make room for `size` bytes; the old content is lost."""
+        if size > self.size:
+            self.free()
+            self._device = self._cuda.device_alloc(size)
+            if self._pinned:
+                self.host = self._cuda.host_alloc(size)
+            self.size = size
+
+    def free(self) -> None:
+        device, host, self._device, self.size = self._device, self.host, None, 0
+        self.host = np.empty(0, np.uint8)
+        if device is not None:
+            self._cuda.device_free(device)
+        if host.size:
+            self._cuda.host_free(host)
+
+
+@dataclass
+class _Shape:
+    """What is kept of one input shape: a context bound to it, and its graph once captured."""
+
+    context: trt.IExecutionContext
+    output: tuple[int, ...]
+    graph: Any = None
+
+
+class TensorRTEngine:
+    """One plan with a single input and a single output. Calls from several threads take turns.
+
+    The first run of a shape is plain, the second gets an execution context of its own and is
+    captured after it ran, later ones replay the graph. Graphs end when a buffer moves.
+    """
+
+    def __init__(self, plan: Plan, cuda: cuda_driver.Cuda) -> None:
+        self._plan = plan
+        self._cuda = cuda
+        self._lock = threading.Lock()
+        self._closed = False
+        self._capturing = cuda.graphs
+        self._shapes: OrderedDict[tuple[int, ...], _Shape] = OrderedDict()
+        self._bound: tuple[int, ...] | None = None
+        self._stream = cuda.stream()
+        self._handle = cuda.stream_handle(self._stream)
+        self._context = plan.new_context(self._handle)
+        self._events = [cuda.event() for _ in range(4)]
+        self._in = _Buffer(cuda, pinned=True)
+        self._out = _Buffer(cuda, pinned=True)
+        self._work = _Buffer(cuda, pinned=False)
+        self.provider = plan.provider
+        self.min_tokens = plan.profile.min[1]  # of a text tower; images have no short inputs
+
+    @property
+    def graphs(self) -> int:
+        """How many input shapes run as a captured CUDA graph now."""
+        return sum(shape.graph is not None for shape in self._shapes.values())
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        """Embed a batch; returns float32 [batch, embed_dim] on the host.
+
+        Raises:
+            EngineError: the shape is outside the plan's profile, the GPU is out of memory, or
+                the run failed.
+        """
+        with self._lock:
+            return self._run(array, timed=False)
+
+    def run_phases(self, array: np.ndarray) -> tuple[np.ndarray, Phases]:
+        """As `run`, with the GPU's seconds; copying in includes filling the pinned memory."""
+        with self._lock:
+            output = self._run(array, timed=True)
+            marks = self._events
+            seconds = [self._cuda.elapsed_s(*pair) for pair in pairwise(marks)]
+            return output, Phases(*seconds)
+
+    def allocated_bytes(self) -> int:
+        """Device bytes of the weights, the activations and the input and output buffers."""
+        if self._closed:
+            return 0
+        return self._plan.weights_bytes + sum(b.size for b in (self._in, self._out, self._work))
+
+    def close(self) -> None:
+        """Free everything on the GPU; safe to call twice."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            # After a failed run CUDA may refuse these too; the first error is the one that counts.
+            with contextlib.suppress(EngineError):
+                self._cuda.synchronize(self._stream)
+                self._forget_shapes()
+                for buffer in (self._in, self._out, self._work):
+                    buffer.free()
+                for event in self._events:
+                    self._cuda.event_free(event)
+                self._cuda.stream_free(self._stream)
+            self._shapes.clear()
+            del self._context
+            self._plan.close()
+
+    def _run(self, array: np.ndarray, *, timed: bool) -> np.ndarray:
+        if self._closed:
+            raise EngineError("this engine is closed")
+        check_shape(array.shape, self._plan.profile, self._plan.flavour)
+        kept = self._prepared(array.shape)
+        cuda, stream = self._cuda, self._stream
+        marks = self._events if timed else []
+        self._mark(marks, 0)
+        self._copy_in(array)
+        self._mark(marks, 1)
+        if kept.graph is not None:
+            cuda.launch(kept.graph, stream)
+        else:
+            self._enqueue(kept.context)
+        self._mark(marks, 2)
+        dtype = np.dtype(self._plan.output.dtype)
+        host = self._out.host[: prod(kept.output) * dtype.itemsize]
+        cuda.to_host(host, self._out.address, stream)
+        self._mark(marks, 3)
+        cuda.synchronize(stream)
+        if kept.graph is None and kept.context is not self._context:
+            self._capture(kept)
+        return host.view(dtype).reshape(kept.output).astype(np.float32)
+
+    def _mark(self, events: list[Any], number: int) -> None:
+        if events:
+            self._cuda.record(events[number], self._stream)
+
+    def _copy_in(self, array: np.ndarray) -> None:
+        source = np.ascontiguousarray(array, self._plan.input.dtype).reshape(-1).view(np.uint8)
+        for start in range(0, source.size, CHUNK_BYTES):
+            pinned = self._in.host[start : min(start + CHUNK_BYTES, source.size)]
+            pinned[:] = source[start : start + pinned.size]
+            self._cuda.to_device(self._in.address + start, pinned, self._stream)
+
+    def _enqueue(self, context: trt.IExecutionContext) -> None:
+        if not context.execute_async_v3(self._handle):
+            raise self._plan.failure("failed to run")
+
+    def _prepared(self, shape: tuple[int, ...]) -> _Shape:
+        """The record of a shape; without a graph, its context is bound to shape and buffers."""
+        kept = self._shapes.get(shape)
+        if kept is None:
+            kept = self._bind(self._context, shape)
+        elif kept.context is self._context and self._capturing:
+            kept = self._bind(self._plan.new_context(self._handle), shape)
+        elif kept.context is self._context and self._bound != shape:
+            kept = self._bind(self._context, shape)
+        self._shapes[shape] = kept
+        self._shapes.move_to_end(shape)
+        while len(self._shapes) > SHAPES:
+            self._drop_graph(self._shapes.popitem(last=False)[1])
+        return kept
+
+    def _bind(self, context: trt.IExecutionContext, shape: tuple[int, ...]) -> _Shape:
+        """Tell a context its shape and where its memory is, after making enough of it."""
+        plan = self._plan
+        if context is self._context:
+            self._bound = None
+        if not context.set_input_shape(plan.input.name, shape):
+            raise plan.failure(f"refuses the input shape {list(shape)}")
+        dims = context.get_tensor_shape(plan.output.name)
+        output = tuple(dims[axis] for axis in range(len(dims)))
+        needed = (
+            (self._in, prod(shape) * np.dtype(plan.input.dtype).itemsize),
+            (self._out, prod(output) * np.dtype(plan.output.dtype).itemsize),
+            (self._work, int(context.update_device_memory_size_for_shapes())),
+        )
+        if any(size > buffer.size for buffer, size in needed):
+            self._forget_shapes()
+            for buffer, size in needed:
+                buffer.grow(size)
+        context.set_device_memory(self._work.address, self._work.size)
+        context.set_tensor_address(plan.input.name, self._in.address)
+        context.set_tensor_address(plan.output.name, self._out.address)
+        if context is self._context:
+            self._bound = shape
+        return _Shape(context, output)
+
+    def _capture(self, kept: _Shape) -> None:
+        """Keep a run that just went through as a graph; without one, runs stay plain."""
+        if not self._plan.capturable(kept.context, self._handle):
+            return
+        try:
+            kept.graph = self._cuda.capture(self._stream, partial(self._enqueue, kept.context))
+        except EngineError:
+            self._capturing = False
+
+    def _forget_shapes(self) -> None:
+        """Drop what is tied to the buffers' addresses."""
+        for kept in self._shapes.values():
+            self._drop_graph(kept)
+        self._shapes.clear()
+        self._bound = None
+
+    def _drop_graph(self, kept: _Shape) -> None:
+        if kept.graph is not None:
+            self._cuda.graph_free(kept.graph)
+            kept.graph = None
+
+
+def availability(flavour: str, device: str) -> Availability:
+    """Whether a flavour's package, a binding of CUDA and a GPU with a driver are there."""
+    title = flavours.TITLES[flavour]
+    problems: list[nvidia.Problem] = []
+    if not flavours.installed(flavour):
+        other = " on a machine with a GPU, or take --runtime trt-rtx" if flavour == "trt" else ""
+        problems.append((f"{title} is not installed", flavours.INSTALL[flavour] + other))
+    binding = cuda_driver.package()
+    if binding is None:
+        problems.append(
+            ("neither cuda-bindings nor pycuda is installed", "pip install cuda-bindings")
+        )
+    versions = f"{title} {flavours.version(flavour)}, {binding}"
+    return verdict([*problems, *nvidia.gpu_problems()], versions)
+
+
+def open(request: EngineRequest) -> TensorRTEngine:
+    """Load a plan.
+
+    Raises:
+        ArtifactError: the plan or its sidecar is missing or damaged.
+        EngineError: no driver or GPU, a GPU or version that the plan was not built for, or too
+            little memory.
+        MissingDependencyError: TensorRT, or any binding of CUDA, is not installed.
+    """
+    if request.path is None:
+        raise EngineError(f"{request.cell.label}: no artifact was given")
+    cuda = cuda_driver.open_cuda()
+    return TensorRTEngine(Plan(request, Path(request.path), cuda), cuda)
+
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
+
+RUNTIMES = tuple(
+    Runtime(flavour, flavour, PRECISIONS, ("cuda",), partial(availability, flavour), open)
+    for flavour in flavours.FLAVOURS
+)

@@ -1,0 +1,1 @@
+"""Accuracy: datasets, metrics, and what each runtime keeps."""

@@ -1,0 +1,94 @@
+"""A tower as an OpenVINO IR: fp32, with int8 weights, or quantised by NNCF after training.
+
+NNCF imports torch, so all of this runs in the child process of an export.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clipperf.engines import openvino as runtime
+from clipperf.errors import ExportError
+from clipperf.export.judge.drift import Judge
+from clipperf.nouns.cell import Engine
+
+LAYERS = ("MatMul", "Convolution", "GroupConvolution")
+
+
+def convert(source: Path, target: Path, weights_only: bool = False) -> None:
+    """Write the IR of an ONNX file; with `weights_only` its matrices are int8, one scale a row.
+
+    Raises:
+        ExportError: OpenVINO cannot read the graph.
+    """
+    model = _read(source)
+    if weights_only:
+        nncf = _nncf()
+        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    _save(model, target)
+
+
+class OpenVinoQuantizer:
+    """Weights and activations in int8 by NNCF's post-training quantisation on a judge's probes.
+
+    Attention's products are quantised too, as NNCF sees fit; `layers` are the operators with
+    constant weights, which can be kept.
+    """
+
+    def __init__(self, source: Path, judge: Judge, threads: int) -> None:
+        self._source = source
+        self._probes = judge.probes
+        self._threads = threads
+        model = _read(source)
+        self._convolutions = any("Convolution" in op.get_type_name() for op in model.get_ops())
+        self.layers = [op.get_friendly_name() for op in model.get_ordered_ops() if _has_weights(op)]
+
+    def write(self, kept: Sequence[str], path: Path) -> None:
+        """See `Quantizer`."""
+        nncf = _nncf()
+        model = nncf.quantize(
+            _read(self._source),
+            nncf.Dataset(self._probes),
+            subset_size=len(self._probes),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=list(kept)),
+        )
+        _save(model, path)
+
+    def open(self, path: Path) -> Engine:
+        """See `Quantizer`."""
+        return runtime.open_compiled(path, self._threads)
+
+
+def _has_weights(op: Any) -> bool:
+    if op.get_type_name() not in LAYERS:
+        return False
+    node = op.input_value(1).get_node()
+    while node.get_type_name() in ("Convert", "Transpose", "Reshape"):
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Constant")
+
+
+def _read(source: Path) -> Any:
+    import openvino
+
+    try:
+        return openvino.Core().read_model(source)
+    except RuntimeError as exc:
+        raise ExportError(f"openvino cannot read {source}: {runtime.reason(exc)}") from exc
+
+
+def _save(model: Any, target: Path) -> None:
+    import openvino
+
+    openvino.save_model(model, target, compress_to_fp16=False)
+
+
+def _nncf() -> Any:
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    return nncf

@@ -1,0 +1,250 @@
+"""ONNX to TensorRT plans, in both flavours. Runs in the child process of an export, without torch.
+
+Networks are strongly typed: the precision is that of the ONNX graph. The plan goes to its file
+piece by piece as TensorRT serialises it, which saves holding the whole of it (a quarter of the
+peak RSS for ViT-H-14), and its sha256 is taken on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from clipperf.engines.tensorrt import flavours, plan_file
+from clipperf.errors import ExportError
+from clipperf.export.plan_options import BuildOptions, check_support, shape_range
+from clipperf.nouns.artifact import PlanInfo, TensorSpec
+from clipperf.serialize import from_json, to_json
+from clipperf.system.env import gpu
+from clipperf.system.files import replacing, utc_now
+from clipperf.system.processes import status_bytes
+
+if TYPE_CHECKING:
+    import tensorrt
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """What a build learns of its plan: TensorRT's version, the GPU kinds, the file's sha256."""
+
+    version: str
+    targets: tuple[str, ...]
+    sha256: str
+
+
+def build_engine(job: dict[str, Any], tell: Tell = lambda stage: None) -> dict[str, Any]:
+    """Build one plan and its sidecar; the operation of the export's child process.
+
+    `job` holds ``onnx`` and ``plan`` (paths), ``options`` (of `BuildOptions`), ``inputs`` and
+    ``outputs`` (of `TensorSpec`), ``model_id``, ``side``, ``onnx_sha256`` and ``verbose``, which
+    tells TensorRT's own messages too. Returns the `PlanInfo` as JSON values.
+
+    Raises:
+        UsageError, MissingDependencyError, ExportError, StorageError: see `build_plan`.
+    """
+    start = time.perf_counter()
+    plan = Path(job["plan"])
+    options = from_json(BuildOptions, job["options"])
+    inputs = tuple(from_json(TensorSpec, value) for value in job["inputs"])
+    built = build_plan(
+        Path(job["onnx"]), plan, options, inputs,
+        label=f"{job['model_id']} {job['side']}", tell=tell, verbose=job.get("verbose", False),
+    )  # fmt: skip
+    present = None if options.targets else gpu()
+    chosen = to_json(options)
+    info = PlanInfo(
+        schema_version=plan_file.SCHEMA_VERSION,
+        flavour=options.flavour,
+        version=built.version,
+        model_id=job["model_id"],
+        side=job["side"],
+        precision=options.precision,
+        inputs=inputs,
+        outputs=tuple(from_json(TensorSpec, value) for value in job["outputs"]),
+        profile=tuple(shape_range(given, options) for given in inputs),
+        targets=built.targets,
+        gpu=None if present is None else present.name,
+        options={name: str(chosen[name]) for name in SETTINGS if chosen[name] is not None},
+        onnx_sha256=job["onnx_sha256"],
+        plan_sha256=built.sha256,
+        plan_bytes=plan.stat().st_size,
+        build_s=time.perf_counter() - start,
+        peak_rss_bytes=status_bytes("VmHWM"),
+        created_utc=utc_now(),
+    )
+    plan_file.write(plan, info)
+    return dict(to_json(info))
+
+
+SETTINGS = ("hardware_compat", "workspace_bytes", "opt_level")
+"""Options that a sidecar keeps beside what has a field of its own."""
+
+
+def build_plan(
+    onnx: Path,
+    plan: Path,
+    options: BuildOptions,
+    inputs: tuple[TensorSpec, ...],
+    *,
+    label: str = "",
+    tell: Tell = lambda stage: None,
+    verbose: bool = False,
+) -> BuiltPlan:
+    """Build a plan file from an ONNX file, its external data included.
+
+    Raises:
+        UsageError: this flavour cannot do what the options ask.
+        MissingDependencyError: it is not installed.
+        ExportError: TensorRT cannot read the graph or build it; the message holds its reason.
+        StorageError: the plan cannot be written.
+    """
+    if TYPE_CHECKING:
+        import tensorrt as trt
+    else:
+        trt = flavours.load(options.flavour)
+    can = flavours.capabilities(trt)
+    check_support(options, can)
+    said = (lambda message: tell(f"tensorrt: {message}")) if verbose else None
+    log = flavours.Log(said)
+    logger = flavours.logger(options.flavour, log)
+    title, label = flavours.TITLES[options.flavour], label or onnx.name
+    failed = f"{title} cannot build {label}"
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as exc:  # what pybind11 raises where the library gives no object
+        raise ExportError(f"{failed}: {_explain(log, options)}") from exc
+    tell("reading the graph")
+    network = builder.create_network(can.network_flags)
+    parser = trt.OnnxParser(network, logger)
+    # Garbage is "parsed" to an empty network without an error.
+    if not parser.parse_from_file(str(onnx)) or network.num_outputs == 0:
+        raise ExportError(f"{title} cannot read {label} ({onnx}): {_parse_reason(parser, log)}")
+    config = builder.create_builder_config()
+    _configure(builder, network, config, options, can, inputs)
+    tell(f"building for {', '.join(options.targets) or 'the GPU of this machine'}")
+    with replacing(plan) as temporary, open(temporary, "wb") as file:
+        writer = _writer(options.flavour, file)
+        done = builder.build_serialized_network_to_stream(network, config, writer)
+        if writer.failure is not None:
+            raise writer.failure
+        if not done:
+            raise ExportError(f"{failed}: {_explain(log, options)}")
+    if options.timing_cache is not None:
+        with replacing(Path(options.timing_cache)) as temporary:
+            temporary.write_bytes(config.get_timing_cache().serialize())
+    header = plan_file.read_header(plan)
+    version = header.version if header else flavours.version(options.flavour) or trt.__version__
+    kinds = header.targets if header else ()
+    if not kinds and (kind := flavours.gpu_kind()) is not None:
+        kinds = (kind,)
+    return BuiltPlan(version, kinds, writer.digest.hexdigest())
+
+
+def _configure(
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    options: BuildOptions,
+    can: flavours.Capabilities,
+    inputs: tuple[TensorSpec, ...],
+) -> None:
+    """Hand the options to TensorRT."""
+    if TYPE_CHECKING:
+        import tensorrt as trt
+    else:
+        trt = flavours.load(options.flavour)
+    found = {network.get_input(i).name for i in range(network.num_inputs)}
+    if found != {given.name for given in inputs}:
+        raise ExportError(
+            f"the graph takes {', '.join(sorted(found))}, not "
+            f"{', '.join(given.name for given in inputs)}: export the model again"
+        )
+    profile = builder.create_optimization_profile()
+    for given in inputs:
+        shapes = shape_range(given, options)
+        smallest, usual, largest = (trt.Dims([*s]) for s in (shapes.min, shapes.opt, shapes.max))
+        profile.set_shape(given.name, smallest, usual, largest)
+    config.add_optimization_profile(profile)
+    if options.precision == "tf32":
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:  # on unless cleared
+        config.clear_flag(trt.BuilderFlag.TF32)
+    flags, features = trt.BuilderFlag.__members__, trt.PreviewFeature.__members__
+    if "REQUIRE_USER_ALLOCATION" in flags:  # else a run may allocate, and cannot be captured
+        config.set_flag(flags["REQUIRE_USER_ALLOCATION"])
+    if "RUNTIME_ACTIVATION_RESIZE_10_10" in features:  # the workspace shrinks with the batch
+        config.set_preview_feature(features["RUNTIME_ACTIVATION_RESIZE_10_10"], True)
+    if can.targets:
+        kinds = [kind.upper() for kind in options.targets] or ["CURRENT"]
+        # Not in full TensorRT, so not in the stubs.
+        rtx: Any = trt
+        rtx_config: Any = config
+        rtx_config.num_compute_capabilities = len(kinds)
+        for i, kind in enumerate(kinds):
+            rtx_config.set_compute_capability(rtx.ComputeCapability.__members__[kind], i)
+    if options.hardware_compat is not None:
+        level = options.hardware_compat.upper().replace("-", "_")
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.__members__[level]
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if options.opt_level is not None:
+        config.builder_optimization_level = options.opt_level
+    if options.timing_cache is not None:
+        path = Path(options.timing_cache)
+        cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            # Damaged, or of another GPU or version: start a new one.
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def _parse_reason(parser: tensorrt.OnnxParser, log: flavours.Log) -> str:
+    """The parser's first error with its node, and what the log adds to it."""
+    if parser.num_errors == 0:
+        return "it is not an ONNX model with an output"
+    error = parser.get_error(0)
+    where = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_name() else ""
+    # The log repeats the parser's error, but may also hold its cause, such as a short file.
+    repeats = ("ModelImporter.cpp", "In node")
+    causes = [e for e in log.errors if not e.startswith(repeats)]
+    return where + "; ".join([" ".join(error.desc().split()), *causes])
+
+
+def _explain(log: flavours.Log, options: BuildOptions) -> str:
+    reason = log.reason()
+    if "outofmemory" in reason.lower().replace(" ", ""):
+        return f"{reason}. Give it a smaller --batch, or more --workspace"
+    if options.targets or "cudaError" not in reason:
+        return reason
+    ahead = "" if options.flavour == "trt-rtx" else " --runtime trt-rtx"
+    return f"{reason}. This needs an NVIDIA GPU; without one, name its kind:{ahead} --target sm89"
+
+
+def _writer(flavour: str, file: BinaryIO) -> Any:
+    """A TensorRT stream writer into `file`, with the `digest` and the `failure` of the writing."""
+    if TYPE_CHECKING:
+        import tensorrt as trt
+    else:
+        trt = flavours.load(flavour)
+
+    class Writer(trt.IStreamWriter):
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+            self.digest = hashlib.sha256()
+            self.failure: OSError | None = None
+
+        # The stubs give the signature of C++; Python gets the bytes alone.
+        def write(self, data: bytes) -> int:  # type: ignore[override]
+            self.digest.update(data)
+            try:
+                return file.write(data)
+            except OSError as exc:  # TensorRT would only print it
+                self.failure = exc
+                return 0
+
+    return Writer()

@@ -1,0 +1,1 @@
+"""ONNX graphs: traced, filled with weights, and changed by hand."""

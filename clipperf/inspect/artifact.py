@@ -1,0 +1,256 @@
+"""`clipperf inspect`: what a plan, an ONNX file or an artifact folder is, and if it runs here.
+
+Nothing is written or loaded into a runtime: plans are read by header and sidecar, ONNX files
+without external data. `Inspection.problems` is damage, `obstacle` what this machine lacks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from clipperf import units
+from clipperf.engines import contract
+from clipperf.engines.onnxruntime import notes_here
+from clipperf.engines.tensorrt import flavours, plan_file
+from clipperf.errors import ArtifactError, UsageError
+from clipperf.inspect.inspection import Inspection
+from clipperf.nouns.artifact import TensorSpec
+from clipperf.system import store
+
+PRECISIONS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8"}
+"""By ONNX's name of the type that most bytes of the weights have; any FLOAT8 is fp8."""
+
+
+def inspect(path: Path) -> Inspection:
+    """Look at a plan, an ONNX file or an artifact folder; damage is reported, not raised.
+
+    Raises:
+        UsageError: there is nothing at `path`, or nothing that clipperf knows.
+    """
+    if not path.exists():
+        raise UsageError(f"{path} does not exist: give a plan, an ONNX file or an artifact folder")
+    if path.is_dir() and (path / store.MANIFEST_NAME).exists():
+        return _artifact(path)
+    if not path.is_file():
+        raise UsageError(f"{path} is no file and no artifact folder (it has no manifest.json)")
+    if path.suffix == ".onnx":
+        return _onnx(path)
+    if path.suffix == ".xml":
+        return _openvino(path)
+    if _is_plan(path):
+        return _plan(path)
+    raise UsageError(
+        f"{path} is no TensorRT plan with its sidecar, no ONNX file (.onnx), no OpenVINO IR (.xml) "
+        f"and no artifact folder"
+    )
+
+
+def _is_plan(path: Path) -> bool:
+    known = path.suffix in (".plan", ".engine") or plan_file.sidecar_path(path).exists()
+    return known or plan_file.read_header(path) is not None
+
+
+# --- plans ---------------------------------------------------------------------------------
+
+
+def _plan(path: Path) -> Inspection:
+    found = path.stat().st_size
+    problems = tuple(plan_file.damage(path))
+    try:
+        info = plan_file.read(path)
+    except ArtifactError:
+        header = plan_file.read_header(path)
+        facts = (
+            {}
+            if header is None
+            else {
+                "flavour": flavours.TITLES["trt-rtx"],
+                "version": header.version,
+                "targets": ", ".join(header.targets),
+            }
+        )
+        return Inspection(str(path), "plan", found, facts=facts, problems=problems)
+    facts = {
+        "model": f"{info.model_id} {info.side}",
+        "flavour": f"{flavours.TITLES[info.flavour]} ({info.flavour})",
+        "version": info.version,
+        "targets": ", ".join(info.targets),
+        "built on": info.gpu or "ahead of time, without a GPU",
+        **info.options,
+        "source ONNX sha256": info.onnx_sha256,
+        "build": f"{units.seconds(info.build_s)}, peak RAM {units.size(info.peak_rss_bytes)}",
+        "created": info.created_utc,
+    }
+    return Inspection(
+        str(path), "plan", found, info.precision, info.inputs, info.outputs, info.profile,
+        facts, problems, plan_file.obstacle(info, flavours.gpu_kind()),
+    )  # fmt: skip
+
+
+# --- ONNX ----------------------------------------------------------------------------------
+
+
+def _onnx(path: Path) -> Inspection:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    found = path.stat().st_size
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError:
+        problem = f"{path} is no ONNX model, or is cut off: export the model again"
+        return Inspection(str(path), "onnx", found, problems=(problem,))
+    if not model.graph.output:
+        problem = f"{path} holds no ONNX graph with an output: export the model again"
+        return Inspection(str(path), "onnx", found, problems=(problem,))
+    needed = _external_files(model)
+    data = [path.parent / name for name in needed]
+    opsets = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)
+    facts = {
+        "opset": opsets,
+        "producer": f"{model.producer_name} {model.producer_version}".strip() or "not said",
+        "nodes": str(len(model.graph.node)),
+        "weights in": ", ".join([path.name, *needed]),
+    }
+    weights = {tensor.name for tensor in model.graph.initializer}
+    runtime = contract.get("onnx").availability("cpu")
+    return Inspection(
+        str(path),
+        "onnx",
+        found + sum(p.stat().st_size for p in data if p.is_file()),
+        _precision(model),
+        tuple(_tensor_spec(v) for v in model.graph.input if v.name not in weights),
+        tuple(_tensor_spec(v) for v in model.graph.output),
+        facts=facts,
+        problems=tuple(_missing_data(path, needed)),
+        obstacle=None if runtime.usable else f"{runtime.detail}: {runtime.fix}",
+    )
+
+
+def _external_files(model: Any) -> dict[str, int]:
+    """Names of the files that hold external weights, with the bytes that each must have."""
+    import onnx
+
+    needed: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            said = {entry.key: entry.value for entry in tensor.external_data}
+            end = int(said.get("offset", 0)) + int(said.get("length", 0))
+            needed[said["location"]] = max(end, needed.get(said["location"], 0))
+    return needed
+
+
+def _missing_data(path: Path, needed: dict[str, int]) -> list[str]:
+    problems = []
+    for name, size in needed.items():
+        file = path.parent / name
+        if not file.is_file():
+            problems.append(f"{file}, which holds weights of {path.name}, is missing")
+        elif file.stat().st_size < size:
+            problems.append(f"{file} is cut off: {file.stat().st_size} of {size} bytes")
+    return problems
+
+
+def _precision(model: Any) -> str | None:
+    """What most of the weights' bytes are; None for a graph without weights of a known type."""
+    import math
+
+    import onnx
+
+    sizes: Counter[str] = Counter()
+    for tensor in model.graph.initializer:
+        name = onnx.TensorProto.DataType.Name(tensor.data_type)
+        kind = "fp8" if name.startswith("FLOAT8") else PRECISIONS.get(name)
+        if kind is not None:
+            each = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            sizes[kind] += math.prod(tensor.dims) * each
+    return sizes.most_common(1)[0][0] if sizes else None
+
+
+def _tensor_spec(value: Any) -> TensorSpec:
+    import onnx
+
+    kind = value.type.tensor_type
+    shape = tuple(
+        axis.dim_param or "?" if not axis.HasField("dim_value") else int(axis.dim_value)
+        for axis in kind.shape.dim
+    )
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+    return TensorSpec(value.name, str(dtype), shape)
+
+
+# --- OpenVINO ------------------------------------------------------------------------------
+
+
+def _openvino(path: Path) -> Inspection:
+    from xml.etree import ElementTree
+
+    weights = path.with_suffix(".bin")
+    found = path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError:
+        root = None
+    if root is None or root.tag != "net":
+        problem = f"{path} is no OpenVINO IR, or is cut off: export the model again"
+        return Inspection(str(path), "openvino", found, problems=(problem,))
+    missing = f"{weights}, which holds weights of {path.name}, is missing"
+    runtime = contract.get("openvino").availability("cpu")
+    layers = [layer.get("type") for layer in root.iter("layer")]
+    return Inspection(
+        str(path),
+        "openvino",
+        found,
+        facts={
+            "IR version": root.get("version") or "not said",
+            "layers": str(len(layers)),
+            "rounded to int8 and back": str(layers.count("FakeQuantize")),
+            "weights in": weights.name,
+        },
+        problems=() if weights.is_file() else (missing,),
+        obstacle=None if runtime.usable else f"{runtime.detail}: {runtime.fix}",
+    )
+
+
+# --- artifact folders ----------------------------------------------------------------------
+
+
+def _artifact(folder: Path) -> Inspection:
+    try:
+        manifest = store.read_manifest(folder)
+    except ArtifactError as exc:
+        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        return Inspection(str(folder), "artifact", size, problems=(str(exc),))
+    problems = store.check_files(folder, manifest, content=True, remember=False)
+    facts = {
+        "model": manifest.spec.id,
+        "licence": manifest.spec.licence or "not known",
+        "runtime": manifest.runtime,
+        "towers": ", ".join(tower.side for tower in manifest.towers),
+        "written by": f"clipperf {manifest.clipperf_version}, {manifest.created_utc}",
+    }
+    parts = []
+    for tower in manifest.towers:
+        if (folder / tower.path).is_file():
+            facts |= {f"{tower.side}: {k}": text for k, text in notes_here(tower.notes).items()}
+            part = replace(
+                inspect(folder / tower.path),
+                precision=tower.precision,
+                inputs=tower.inputs,
+                outputs=tower.outputs,
+            )
+            parts.append(part)
+            problems += [text for text in part.problems if text not in problems]
+    return Inspection(
+        str(folder),
+        "artifact",
+        sum(tower.disk_bytes for tower in manifest.towers),
+        manifest.precision,
+        facts=facts,
+        problems=tuple(problems),
+        obstacle=next((part.obstacle for part in parts if part.obstacle), None),
+        parts=tuple(parts),
+    )

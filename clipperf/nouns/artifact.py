@@ -1,0 +1,131 @@
+"""Exported towers on disk: what an artifact folder's manifest and a plan's sidecar hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import Side
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of an engine; a dynamic axis is a name, such as "batch"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close an artifact's embeddings are to PyTorch fp32 on the same `n` inputs.
+
+    Cosines are per input, between the two runtimes' embeddings. `top1_agreement` is the share
+    of inputs whose nearest neighbour among the other side's reference embeddings is the same,
+    None below three inputs, where there is no choice.
+    """
+
+    n: int
+    batches: tuple[int, ...]
+    min_cosine: float
+    mean_cosine: float
+    max_abs_diff: float
+    top1_agreement: float | None
+    finite: bool
+    required_min_cosine: float
+    passed: bool
+    inputs: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exported tower on disk.
+
+    `path` is relative to the artifact folder; `files` maps every file (external data included),
+    relative to the folder, to its sha256. `tokens` is the fixed text length, or None where the
+    token axis is dynamic (and for images). `key` holds everything that changes the bytes.
+    `options` are the settings of the build that users choose, such as an engine's batch range;
+    `notes` what the build found out, such as the layers that had to stay in fp32.
+    """
+
+    model_id: str
+    side: Side
+    runtime: str
+    precision: str
+    path: str
+    disk_bytes: int
+    files: dict[str, str]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    normalized: bool
+    tokens: int | None
+    key: str
+    weights_id: str
+    build_s: float
+    peak_rss_bytes: int | None
+    built_with: dict[str, str]
+    parity: Parity | None
+    options: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShapeRange:
+    """The shapes of one input that an engine takes: smallest, the one it is tuned for, largest."""
+
+    name: str
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PlanInfo:
+    """The sidecar of a TensorRT plan: what cannot be read back from the plan without its GPU.
+
+    `flavour` is the runtime ("trt", "trt-rtx"), `version` TensorRT's own. `targets` are GPU
+    kinds such as "sm89"; `gpu` is the name of the one that it was built on, None where it was
+    built ahead of time. `options` are the builder's settings, `onnx_sha256` covers the source
+    graph with its external data.
+    """
+
+    schema_version: int
+    flavour: str
+    version: str
+    model_id: str
+    side: Side
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profile: tuple[ShapeRange, ...]
+    targets: tuple[str, ...]
+    gpu: str | None
+    options: dict[str, str]
+    onnx_sha256: str
+    plan_sha256: str
+    plan_bytes: int
+    build_s: float
+    peak_rss_bytes: int | None
+    created_utc: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`manifest.json` of an artifact folder: one model at one precision, one or both towers."""
+
+    schema_version: int
+    spec: ModelSpec
+    runtime: str
+    precision: str
+    preprocess: dict[str, Any]
+    tokenizer: dict[str, Any]
+    files: dict[str, str]
+    towers: tuple[Artifact, ...]
+    created_utc: str
+    clipperf_version: str
+
+    def tower(self, side: Side) -> Artifact | None:
+        """The artifact of one side, or None where only the other was exported."""
+        return next((t for t in self.towers if t.side == side), None)

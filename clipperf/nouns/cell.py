@@ -1,0 +1,85 @@
+"""What is measured, and the engine that runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import PixelDtype, Side
+
+Status = Literal["ok", "failed", "unsupported"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What exactly is measured: the key of every measurement and score.
+
+    `tokens` is the length of the text inputs (None for images). `streams` batches run at once
+    and share the `threads`. `input` is what images are fed as; it says nothing of a text tower.
+    """
+
+    model_id: str
+    side: Side
+    runtime: str
+    precision: str
+    device: str
+    batch: int
+    threads: int
+    tokens: int | None = None
+    streams: int = 1
+    input: PixelDtype = "float32"
+
+    @property
+    def setup(self) -> str:
+        """Runtime and precision as people say it, and the input where it is not the usual one."""
+        usual = f"{self.runtime} {self.precision}"
+        return usual if self.input == "float32" else f"{usual} {self.input}"
+
+    @property
+    def label(self) -> str:
+        """A short name for progress lines and errors."""
+        return f"{self.model_id} {self.side} {self.setup} {self.device} batch {self.batch}"
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What a runtime needs to open one tower; plain values, so that it crosses to a worker.
+
+    `path` is the absolute path of the artifact's model file (None for PyTorch, which builds the
+    tower from `spec`). `key` is the artifact's, a digest of everything that changes its bytes,
+    and `cache_folder` an absolute path where a runtime may keep what it compiles from them.
+    """
+
+    cell: Cell
+    spec: ModelSpec
+    path: str | None
+    normalized: bool = False
+    key: str = ""
+    cache_folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Seconds of one run by the GPU's own events: copy in, compute, copy out."""
+
+    h2d_s: float
+    compute_s: float
+    d2h_s: float
+
+
+class Engine(Protocol):
+    """A loaded tower in some runtime."""
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        """Embed a batch: returns float32 [batch, embed_dim] once it is on the host.
+
+        As many threads as the engine has `streams` may call it at once, else one alone.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the runtime holds; safe to call twice."""
+        ...

@@ -1,0 +1,53 @@
+"""A CLIP by name, and one half of it ready to run in PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from clipperf.nouns.variant import Side
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One CLIP: an architecture and where its weights come from.
+
+    `id` is ``ARCHITECTURE::WEIGHTS``, for example ``ViT-B-32::laion2b_s34b_b79k``,
+    ``ViT-B-32::random:0`` or ``ViT-B-32::checkpoint.safetensors``.
+    `pretrained` is an open_clip tag, ``random:SEED``, or the absolute path of a file.
+    """
+
+    id: str
+    family: str
+    architecture: str
+    pretrained: str
+    image_px: int
+    context_tokens: int
+    embed_dim: int
+    image_parameters: int | None = None
+    text_parameters: int | None = None
+    licence: str | None = None
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the weights are seeded noise: right for sizing, meaningless for accuracy."""
+        return self.pretrained.split(":")[0] == "random"
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One half of a CLIP, ready to run in PyTorch. Holds live objects; never serialised.
+
+    `module` maps a float32 image batch [batch, 3, px, px] or an int64 token batch
+    [batch, tokens] to float32 embeddings [batch, embed_dim].
+    `example` is one valid input batch of 2. `dynamic_tokens` says whether a text batch cut at
+    its longest EOT gives the same embeddings as the padded one (causal, EOT-pooled towers).
+    `start_id` is the token that the tokenizer begins every text with, None where it has none.
+    """
+
+    spec: ModelSpec
+    side: Side
+    module: Any
+    example: Any
+    dynamic_tokens: bool
+    start_id: int | None = None

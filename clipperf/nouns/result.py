@@ -1,0 +1,129 @@
+"""What measuring and evaluating leave: rows, the machine, the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from clipperf.nouns.cell import Cell, Status
+from clipperf.nouns.model import ModelSpec
+
+
+@dataclass(frozen=True)
+class GpuLoad:
+    """What NVML saw of the GPU while one cell ran without pause for `seconds` and `runs` runs.
+
+    `energy_j` is the whole board's, from its counter, else from power samples (`energy_source`).
+    Clocks are the lowest and highest SM clock seen; `throttle` names the reasons that slowed it.
+    """
+
+    seconds: float
+    runs: int
+    energy_j: float | None = None
+    energy_source: str | None = None
+    power_w: float | None = None
+    sm_clock_mhz: tuple[int, int] | None = None
+    temperature_c: int | None = None
+    throttle: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One pass over one cell, made in one fresh process.
+
+    Memory: `rss_bare_bytes` is the worker before it imported anything of the runtime,
+    `rss_load_peak_bytes` and `rss_run_peak_bytes` are kernel high-water marks (VmHWM) of the two
+    phases, `rss_peak_bytes` the larger. Time: `run_s` are raw seconds of single calls, and
+    `blocks` says to which block of calls each belongs. Cells with the same `group` took turns
+    block by block, so their ratio is taken between blocks of equal number.
+    GPU: `vram_peak_bytes` as `vram_source` says, `vram_allocated_bytes` by the runtime's own
+    account. `phases_s` holds the samples of separate runs, one per run under each of "h2d",
+    "compute" and "d2h" (the GPU's events) and "host" (the host's clock around the same run).
+    """
+
+    cell: Cell
+    kind: Literal["time", "memory"]
+    status: Status
+    env_id: str
+    load_s: float | None = None
+    first_run_s: float | None = None
+    run_s: tuple[float, ...] = ()
+    blocks: tuple[int, ...] = ()
+    group: str | None = None
+    stable: bool | None = None
+    rss_bare_bytes: int | None = None
+    rss_load_peak_bytes: int | None = None
+    rss_run_peak_bytes: int | None = None
+    rss_peak_bytes: int | None = None
+    rss_source: str | None = None
+    vram_peak_bytes: int | None = None
+    vram_source: str | None = None
+    vram_allocated_bytes: int | None = None
+    phases_s: dict[str, tuple[float, ...]] | None = None
+    gpu: GpuLoad | None = None
+    disk_bytes: int | None = None
+    provider: str | None = None
+    random_weights: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One accuracy figure of one cell, beside the PyTorch baseline on the same samples.
+
+    `ci95` belongs to `value`; `difference` is value minus baseline with its paired `diff_ci95`.
+    `flips` counts samples whose prediction differs between the two, right or wrong.
+    """
+
+    cell: Cell
+    dataset: str
+    dataset_sha256: str
+    metric: str
+    value: float
+    n: int
+    ci95: tuple[float, float]
+    baseline_runtime: str | None = None
+    baseline_value: float | None = None
+    difference: float | None = None
+    diff_ci95: tuple[float, float] | None = None
+    flips: int | None = None
+    chance: float | None = None
+    random_weights: bool = False
+    env_id: str = ""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the versions under which something was measured."""
+
+    id: str
+    cpu: str
+    cores: int
+    ram_bytes: int
+    gpu: str | None
+    vram_bytes: int | None
+    driver: str | None
+    os: str
+    python: str
+    versions: dict[str, str]
+    git_sha: str | None
+    created_utc: str
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """What one `profile` or `eval` run leaves on disk; rewritten after every row.
+
+    `environments` are the machines that it ran on; each row's `env_id` says on which.
+    """
+
+    schema_version: int
+    kind: Literal["profile", "eval"]
+    command: str
+    created_utc: str
+    environments: tuple[Environment, ...]
+    measurements: tuple[Measurement, ...] = ()
+    scores: tuple[Score, ...] = ()
+    specs: tuple[ModelSpec, ...] = ()
+    notes: tuple[str, ...] = ()
+    path: str = ""

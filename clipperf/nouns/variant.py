@@ -1,0 +1,174 @@
+"""How a tower is made: for which runtime, in which precision, from which pixels.
+
+A precision is one row of `PRECISIONS`. Whoever needs to know something of one asks its row, and
+nobody compares names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from clipperf.registry import Registry
+
+Side = Literal["image", "text"]
+SIDES: tuple[Side, Side] = ("image", "text")
+
+PixelDtype = Literal["float32", "uint8"]
+"""What an image tower takes: normalised floats, or bytes that it normalises itself."""
+PIXEL_DTYPES: tuple[PixelDtype, PixelDtype] = ("float32", "uint8")
+FLOATS: tuple[PixelDtype, ...] = ("float32",)
+
+BASELINE_RUNTIME = "torch"
+BASELINE_PRECISION = "fp32"
+"""What every other runtime and precision is judged by: PyTorch with the weights as published."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A kind of number by its width: "float" 32, 16 or 8, "bfloat" 16, "int" 8."""
+
+    kind: Literal["float", "bfloat", "int"]
+    bits: int
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One precision: what is asked of it all over clipperf.
+
+    `graph` is the precision of the ONNX graph that it is computed from, which everything that is
+    not quantised keeps. `weights` and `activations` are what large products multiply. `samples`
+    says whether it takes samples to make a tower: they set or judge the scales of activations.
+    `fixed` is the precision with the same numbers whose scales are fixed, where there is one.
+    `tf32`: the GPU multiplies float32 in TF32 (10 bits of mantissa).
+
+    `min_cosine` is what the parity gate asks for against PyTorch fp32, `arithmetic` adds to the
+    words on what was compared. `first_gpu` is the first compute capability (89 for 8.9) that has
+    these numbers. `tune` is the place among what `tune` tries where the user does not say, by
+    device. `onnx_type` is ONNX's name of the type that most bytes of the weights have.
+    """
+
+    name: str
+    graph: str
+    weights: Numbers
+    activations: Numbers
+    min_cosine: float
+    samples: bool = False
+    fixed: str | None = None
+    tf32: bool = False
+    arithmetic: str = ""
+    first_gpu: int = 0
+    tune: Mapping[str, int] = field(default_factory=dict)
+    onnx_type: str = ""
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is the one that all others are judged by."""
+        return self.name == BASELINE_PRECISION
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether a graph is traced in it, not made from another precision's."""
+        return self.graph == self.name
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether weights have eight bits."""
+        return self.weights.bits == 8
+
+    @property
+    def floats(self) -> Numbers:
+        """The numbers of all that is not quantised."""
+        return PRECISIONS.get(self.graph).weights
+
+
+FLOAT32, FLOAT16, BFLOAT16 = Numbers("float", 32), Numbers("float", 16), Numbers("bfloat", 16)
+FLOAT8, INT8 = Numbers("float", 8), Numbers("int", 8)
+
+# Least cosines: weights rounded to bf16 alone bring the bundled sample to 0.99996 and a random
+# ViT-B-32 to 0.99997; errors grow with the root of the depth, and a wrong fold or cast lands far
+# below 0.999. int8 is judged by the accuracy that it keeps as well; it gave 0.995 to 0.9999 here,
+# and a layer that is too coarse for its outliers lands far below 0.99.
+#
+# What `tune` tries: 16-bit floats gain nothing on most CPUs, and full fp32 nothing on a GPU.
+PRECISIONS: Registry[Precision] = Registry(
+    "precision",
+    rows=(
+        Precision("fp32", "fp32", FLOAT32, FLOAT32, 0.99999, tune={"cpu": 0}, onnx_type="FLOAT"),
+        Precision("tf32", "fp32", FLOAT32, FLOAT32, 0.999, tf32=True, tune={"cuda": 1}),
+        Precision("fp16", "fp16", FLOAT16, FLOAT16, 0.999, tune={"cuda": 0}, onnx_type="FLOAT16"),
+        Precision(
+            "bf16",
+            "bf16",
+            BFLOAT16,
+            BFLOAT16,
+            0.999,
+            arithmetic="; weights rounded to bf16, computed in float32",
+            first_gpu=80,
+            onnx_type="BFLOAT16",
+        ),
+        Precision("int8w", "fp32", INT8, FLOAT32, 0.99, tune={"cpu": 3}),
+        Precision(
+            "int8",
+            "fp32",
+            INT8,
+            INT8,
+            0.99,
+            samples=True,
+            fixed="int8-static",
+            tune={"cpu": 1, "cuda": 2},
+            onnx_type="INT8",
+        ),
+        Precision(
+            "int8-static",
+            "fp32",
+            INT8,
+            INT8,
+            0.99,
+            samples=True,
+            fixed="int8-static",
+            tune={"cpu": 2},
+        ),
+        Precision(
+            "fp8",
+            "fp16",
+            FLOAT8,
+            FLOAT8,
+            0.99,
+            samples=True,
+            fixed="fp8",
+            first_gpu=89,
+            tune={"cuda": 3},
+            onnx_type="FLOAT8E4M3FN",
+        ),
+    ),
+)
+"""Every precision, in the order in which tables list them."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a model's towers are made.
+
+    `runtime` is the one whose artifact it is ("onnx", "openvino", "trt"). `pixel_dtype` is what
+    the image tower takes, `normalized` says whether the tower gives unit vectors. `settings` are
+    the typed choices of the one exporter that makes it; None for its defaults.
+    """
+
+    runtime: str
+    precision: str = BASELINE_PRECISION
+    pixel_dtype: PixelDtype = "float32"
+    normalized: bool = False
+    settings: Hashable | None = None
+
+    @property
+    def row(self) -> Precision:
+        """Its precision's row; raises UsageError where there is none."""
+        return PRECISIONS.get(self.precision)
+
+    @property
+    def folder_name(self) -> str:
+        """The part of a stored folder's name that says what kind of towers it holds."""
+        parts = [self.precision, *(["normalized"] if self.normalized else [])]
+        return "-".join([*parts, *([self.pixel_dtype] if self.pixel_dtype != "float32" else [])])

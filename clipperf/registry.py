@@ -1,0 +1,109 @@
+"""Records by name: those of clipperf itself, and those that installed packages add.
+
+Everything that clipperf can be extended by (runtimes, precisions, exporters, families, scenarios,
+launchers, tasks, metrics, report formats) is a record in a registry. A registry finds a record
+
+1. among the `rows` that it was made with,
+2. in its `room`: a package with one module a record, named after it ("-" in the name is "_" in
+   the file's), which holds it under the registry's kind in capitals (``RUNTIME = Runtime(...)``),
+3. among the entry points of installed packages, in the group ``clipperf.KIND``.
+
+Names are listed without importing anything, and entry points, which take long to list, are looked
+at only where a name is not clipperf's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from clipperf.errors import UsageError
+
+
+class Named(Protocol):
+    """What has a name."""
+
+    @property
+    def name(self) -> str:
+        """The name that it is found by."""
+        ...
+
+
+R = TypeVar("R", bound=Named)
+
+
+class Registry(Generic[R]):
+    """The records of one kind; see the module. `first` names come before the others in a list."""
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        rows: Sequence[R] = (),
+        room: str | None = None,
+        first: Sequence[str] = (),
+        hidden: Sequence[str] = (),
+    ) -> None:
+        self._kind = kind
+        self._rows = {row.name: row for row in rows}
+        self._room = room
+        self._first = tuple(first)
+        self._hidden = frozenset(hidden)
+
+    def get(self, name: str) -> R:
+        """The record of a name.
+
+        Raises:
+            UsageError: there is none; the message lists what there is.
+        """
+        found = self.find(name)
+        if found is None:
+            raise UsageError(f"no {self._kind} {name!r}; choose from: {', '.join(self.names())}")
+        return found
+
+    def find(self, name: str) -> R | None:
+        """The record of a name, None where there is none."""
+        if name in self._rows:
+            return self._rows[name]
+        if name in self._files():
+            module = importlib.import_module(f"{self._room}.{name.replace('-', '_')}")
+            found: R = getattr(module, self._kind.upper())
+            return found
+        point = entry_points(f"clipperf.{self._kind}").get(name)
+        return None if point is None else point.load()
+
+    def own(self) -> list[str]:
+        """The names of clipperf's own records that users can choose."""
+        names = dict.fromkeys((*self._first, *self._rows, *self._files()))
+        return [name for name in names if name not in self._hidden]
+
+    def names(self) -> list[str]:
+        """Every name that users can choose, clipperf's own first."""
+        return list(dict.fromkeys((*self.own(), *sorted(entry_points(f"clipperf.{self._kind}")))))
+
+    def rank(self, name: str) -> int:
+        """The place of a name among clipperf's own; behind all of them for others."""
+        own = self.own()
+        return own.index(name) if name in own else len(own)
+
+    def __iter__(self) -> Iterator[R]:
+        return (self.get(name) for name in self.names())
+
+    @functools.cache  # noqa: B019 - registries live as long as the process
+    def _files(self) -> tuple[str, ...]:
+        """The names of the modules in the room, as records are named."""
+        if self._room is None:
+            return ()
+        package = importlib.import_module(self._room)
+        found = (module.name for module in pkgutil.iter_modules(package.__path__))
+        return tuple(sorted(name.replace("_", "-") for name in found))
+
+
+@functools.cache
+def entry_points(group: str) -> dict[str, Any]:
+    """What installed packages offer in a group of entry points, by name."""
+    return {point.name: point for point in importlib.metadata.entry_points(group=group)}

@@ -1,0 +1,1 @@
+"""Exported models in use: images and strings in, embeddings out."""

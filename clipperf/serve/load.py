@@ -1,0 +1,289 @@
+"""An exported model in use: images and strings in, embeddings out, without torch.
+
+Needs numpy, pillow, tokenizers and the artifact's runtime (and ftfy for texts beyond plain ASCII,
+cykooz-resizer for the fast ways to preprocess).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from clipperf.engines import contract
+from clipperf.engines.onnxruntime import accuracy_warning
+from clipperf.errors import (
+    AccuracyWarning,
+    ArtifactError,
+    EngineError,
+    MissingDependencyError,
+    UnsupportedError,
+    UsageError,
+)
+from clipperf.inputs import preprocess_fast
+from clipperf.inputs.preprocess import ImageSource
+from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.inputs.tokenize import Tokenizer
+from clipperf.nouns.cell import Engine, EngineRequest
+from clipperf.nouns.variant import PixelDtype, Side
+from clipperf.serve import tuned
+from clipperf.serve.images import batches as image_batches
+from clipperf.serve.opening import DEFAULT_BATCH, Opening, read_manifest, read_pixels, requests
+from clipperf.serve.streams import run_all, spread
+from clipperf.serve.texts import encode as embed_texts
+
+
+class ClipModel:
+    """A CLIP whose towers run in some runtime. Make one with `clipperf.load`.
+
+    `encode_images` and `encode_texts` return float32 [n, embed_dim]: the raw embeddings, or unit
+    vectors where the model was exported with ``--normalize`` or `normalize` is passed.
+    `batch_size` is by default the tuned one, else 32.
+    `pixels` says how images are preprocessed, None without an image tower.
+    """
+
+    def __init__(
+        self,
+        engines: dict[Side, Engine],
+        pixels: PreprocessSpec | None,
+        tokenizer: Tokenizer | None,
+        *,
+        embed_dim: int,
+        short_texts: bool,
+        random_weights: bool = False,
+        batches: Mapping[Side, int] | None = None,
+        pixel_dtype: PixelDtype = "float32",
+    ) -> None:
+        self._engines = engines
+        self._batches = dict(batches or {})
+        self._tokenizer = tokenizer
+        self._short_texts = short_texts
+        self._closed = False
+        self._pixel_dtype = pixel_dtype
+        self.pixels = pixels
+        self.embed_dim = embed_dim
+        self.random_weights = random_weights
+
+    def encode_images(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        batch_size: int | None = None,
+        normalize: bool = False,
+        workers: int | None = None,
+    ) -> np.ndarray:
+        """Decode, preprocess and embed images given as paths or PIL images.
+
+        `workers` threads prepare the next batch while the engine runs the current one, by default
+        one for each core of this process; 0 does all of it in the calling thread.
+
+        Raises:
+            UsageError: an image cannot be read, `images` is not a list, `batch_size` is below 1,
+                or `workers` below 0.
+            ArtifactError: the artifact has no image tower.
+        """
+        images = _listed(images, "encode_images takes a list of images: put it in brackets")
+        engine, batch_size = self._engine("image", batch_size)
+        batch_size = spread(engine, len(images), batch_size)
+        workers = _workers(workers, len(images))
+        assert self.pixels is not None
+        dtype = self._pixel_dtype
+        with contextlib.closing(
+            image_batches(images, self.pixels, batch_size, workers, dtype)
+        ) as batches:
+            parts = run_all(engine, batches)
+        return self._finished(np.concatenate(parts) if parts else None, normalize)
+
+    def encode_texts(
+        self, texts: Sequence[str], *, batch_size: int | None = None, normalize: bool = False
+    ) -> np.ndarray:
+        """Tokenise and embed strings; longer ones than the context are cut as open_clip does.
+
+        Equal texts are embedded once. Where the tower allows it, which is exact, texts of like
+        length share batches that are cut at their longest (see `serve.texts`).
+
+        Raises:
+            UsageError: `texts` is not a list of strings, or `batch_size` is below 1.
+            ArtifactError: the artifact has no text tower.
+        """
+        texts = _listed(texts, "encode_texts takes a list of strings: put it in brackets")
+        engine, batch_size = self._engine("text", batch_size)
+        assert self._tokenizer is not None
+        found = None
+        if texts:
+            found = embed_texts(texts, self._tokenizer, engine, batch_size, cut=self._short_texts)
+        return self._finished(found, normalize)
+
+    def _engine(self, side: Side, batch_size: int | None) -> tuple[Engine, int]:
+        """A tower's engine, and the number of inputs that it is to be given at once."""
+        if self._closed:
+            raise UsageError("this model is closed; open the artifact again with clipperf.load")
+        if batch_size is None:
+            batch_size = self._batches.get(side, DEFAULT_BATCH)
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}, it must be 1 or more")
+        if side not in self._engines:
+            raise ArtifactError(
+                f"this artifact has no {side} tower; export it too: "
+                f"clipperf export MODEL --tower {side}"
+            )
+        return self._engines[side], batch_size
+
+    def _finished(self, found: np.ndarray | None, normalize: bool) -> np.ndarray:
+        if found is None:
+            return np.zeros((0, self.embed_dim), np.float32)
+        if normalize:
+            found = found / np.linalg.norm(found, axis=1, keepdims=True)
+        return np.ascontiguousarray(found, dtype=np.float32)
+
+    def close(self) -> None:
+        """Free both towers."""
+        for engine in self._engines.values():
+            engine.close()
+        self._engines = {}
+        self._closed = True
+
+    def __enter__(self) -> ClipModel:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _opened(request: EngineRequest) -> Engine:
+    """The engine of one tower; a runtime that cannot run here says what is missing."""
+    runtime = contract.get(request.cell.runtime)
+    try:
+        return runtime.open(request)
+    except UnsupportedError:  # on no machine
+        raise
+    except (EngineError, MissingDependencyError, ImportError) as exc:
+        found = runtime.availability(request.cell.device)
+        if found.usable:
+            raise
+        kind = MissingDependencyError if isinstance(exc, ImportError) else type(exc)
+        raise kind(
+            f"{request.path}: {runtime.name} cannot run here: {found.detail}. To use it: "
+            f"{found.fix}"
+        ) from exc
+
+
+def _listed(values: Any, advice: str) -> list[Any]:
+    """The values as a list; a single one, which users pass by mistake, is refused."""
+    if isinstance(values, str | bytes | Path | dict):
+        raise UsageError(advice)
+    try:
+        return list(values)
+    except TypeError as exc:
+        raise UsageError(advice) from exc
+
+
+def _workers(workers: int | None, images: int) -> int:
+    """How many threads to preprocess with; a single image is not worth starting one."""
+    if workers is None:
+        from clipperf.system.env import available_cores
+
+        return min(available_cores(), images) if images > 1 else 0
+    if not isinstance(workers, int) or workers < 0:
+        raise UsageError(f"workers is {workers!r}: give a whole number from 0")
+    return workers
+
+
+def load(
+    folder: str | Path,
+    *,
+    threads: int | None = None,
+    streams: int | None = None,
+    runtime: str | None = None,
+    device: str | None = None,
+    preprocess: str | None = None,
+) -> ClipModel:
+    """Open an artifact folder that `clipperf export` wrote, or what `clipperf tune` wrote.
+
+    A tuning, which is a file or the folder of ``--bundle``, says which artifact, runtime, threads,
+    streams and batch each tower takes. Of an artifact folder, `threads` are those of one tower's
+    engine, by default all cores of this process. `streams` batches, by default one, share them and
+    run at once: more inputs a second, where one alone takes longer. A call with less than a full
+    batch for every stream is given to them in smaller ones. `runtime` is the one that it was
+    exported for, or another that loads it: "ort-cuda" takes ONNX artifacts. `device` is by default
+    where that runtime usually runs. `preprocess` is "exact", "fast" or "draft" (see
+    `preprocess_fast`), by default what `preprocess.json` names as its method (``clipperf export
+    --preprocess``). Warns with `AccuracyWarning` where an int8 tower was made for another kind of
+    CPU.
+
+    Raises:
+        ArtifactError: the folder is no artifact, or a file is missing or of another size. (What
+            the files hold is checked by ``clipperf inspect``, which reads all of it.)
+        EngineError: the runtime cannot load a tower.
+        UsageError: an option is not valid, or the runtime cannot do what it says.
+        MissingDependencyError: the runtime or the way to preprocess needs a package that is not
+            installed.
+    """
+    for name, value in (("threads", threads), ("streams", streams)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UsageError(f"{name} is {value!r}: give a whole number from 1")
+    path = Path(folder).expanduser().absolute()
+    if not path.exists():
+        raise ArtifactError(f"{path}: there is no such file or folder")
+    if (path / tuned.FILE).is_file():
+        path /= tuned.FILE
+    if path.is_file():
+        if (threads, streams, runtime, device) != (None, None, None, None):
+            raise UsageError(
+                f"{path} is a tuning, which sets threads, streams, runtime and device; load the "
+                f"artifact folder to choose them"
+            )
+        openings = tuned.read(path)
+    else:
+        openings = [
+            Opening(path, runtime=runtime, device=device, threads=threads, streams=streams or 1)
+        ]
+    engines: dict[Side, Engine] = {}
+    folders: dict[Side, Path] = {}
+    batches: dict[Side, int] = {}
+    short_texts = False
+    pixel_dtype: PixelDtype = "float32"
+    with contextlib.ExitStack() as opened:
+        for opening in openings:
+            manifest = read_manifest(opening.folder)
+            for request, tower in requests(opening, manifest):
+                side = request.cell.side
+                problem = accuracy_warning(tower.get("notes", {}))
+                if problem is not None and request.cell.runtime == "onnx":
+                    warnings.warn(f"{request.path}: {problem}", AccuracyWarning, stacklevel=2)
+                engine = _opened(request)
+                opened.callback(engine.close)
+                engines[side], folders[side] = engine, opening.folder
+                batches[side] = opening.batch
+                if side == "text":
+                    short_texts = tower["tokens"] is None
+                else:
+                    pixel_dtype = request.cell.input
+        pixels = read_pixels(folders.get("image", openings[0].folder))
+        if preprocess is not None:
+            pixels = dataclasses.replace(pixels, method=preprocess)
+        preprocess_fast.check(pixels.method)
+        tokenizer = Tokenizer.from_folder(folders["text"]) if "text" in folders else None
+        opened.pop_all()
+    spec = manifest["spec"]
+    return ClipModel(
+        engines,
+        pixels,
+        tokenizer,
+        embed_dim=spec.embed_dim,
+        short_texts=short_texts,
+        random_weights=spec.random_weights,
+        batches=batches,
+        pixel_dtype=pixel_dtype,
+    )

@@ -1,0 +1,41 @@
+"""Batches through an engine that may run several of them at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from clipperf.nouns.cell import Engine
+
+
+def spread(engine: Engine, items: int, batch_size: int) -> int:
+    """The number of inputs to run at once so that few of them keep every stream busy, too."""
+    streams = getattr(engine, "streams", 1)
+    return batch_size if streams == 1 else max(1, min(batch_size, -(-items // streams)))
+
+
+def run_all(engine: Engine, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Embed batches, as many at once as the engine has streams; the results in their order.
+
+    Of an iterator no more is taken than twice the streams ahead of what is done.
+    """
+    streams = getattr(engine, "streams", 1)
+    if streams == 1:
+        # A loop's variable would hold one batch more in RAM than is being used or prepared.
+        return list(map(engine.run, batches))
+    waiting: deque[Future[np.ndarray]] = deque()
+    results = []
+    with ThreadPoolExecutor(streams, thread_name_prefix="clipperf-stream") as pool:
+        try:
+            for batch in batches:
+                if len(waiting) == 2 * streams:
+                    results.append(waiting.popleft().result())
+                waiting.append(pool.submit(engine.run, batch))
+            results += [task.result() for task in waiting]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results

@@ -1,0 +1,1 @@
+"""The machine: files, folders and locks, processes, what is installed, what a user is told."""

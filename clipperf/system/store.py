@@ -1,0 +1,224 @@
+"""The artifact store and the result files: what lies where, and how it is read back.
+
+Layout under `home()` ($CLIPPERF_HOME, else the user's cache folder)::
+
+    artifacts/ARCHITECTURE/WEIGHTS/RUNTIME-PRECISION/   one deployable folder, see Manifest
+    results/DATE-KIND-ID.json                           one run of `profile` or `eval`
+    tuned/MODEL.json                                    what `tune` chose for this machine
+    graphs/KEY.onnx                                     an architecture's graph without weights
+    cache/                                              what runtimes compile and can make again
+    digests.json                                        sha256 by path, size and times
+    fetched.json                                        where the hub's weights lie
+
+`files` says how all of it is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from clipperf.errors import ArtifactError, ClipperfError
+from clipperf.nouns.artifact import Manifest
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.result import ResultFile
+from clipperf.nouns.variant import Side
+from clipperf.serialize import from_json
+from clipperf.system.files import digest_of, read_json, safe_name, sha256_file, write_json
+
+SCHEMA_VERSION = 2
+MANIFEST_NAME = "manifest.json"
+
+
+def home() -> Path:
+    """The folder that holds artifacts and results; set CLIPPERF_HOME to move it."""
+    chosen = os.environ.get("CLIPPERF_HOME")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "clipperf"
+    return Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "clipperf"
+
+
+def cache_folder() -> Path:
+    """Where runtimes keep what they compile; they make it when they have something to keep."""
+    return home() / "cache"
+
+
+# --- checksums -----------------------------------------------------------------------------
+
+
+def cached_sha256(path: Path, remember: bool = True) -> str:
+    """`sha256_file`, remembered by path, size, times and inode in `home()/digests.json`.
+
+    Without `remember` nothing is written.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+    """
+    known = known_sha256(path)
+    if known is not None:
+        return known
+    digest = sha256_file(path)
+    if remember:
+        remember_sha256(path, digest)
+    return digest
+
+
+def known_sha256(path: Path) -> str | None:
+    """What `cached_sha256` knows without reading the file, else None.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+    """
+    known = _digests().get(str(path.absolute()))
+    if isinstance(known, list) and known[:-1] == _stamp(path):
+        return str(known[-1])
+    return None
+
+
+def remember_sha256(path: Path, digest: str) -> None:
+    """Note the sha256 of a file just written, so that the next look need not read it."""
+    known = {**_digests(), str(path.absolute()): [*_stamp(path), digest]}
+    write_json(home() / "digests.json", known)
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        stat = path.stat()
+    except OSError as exc:
+        raise ArtifactError(f"{path} cannot be read: {exc.strerror}") from exc
+    # The mtime can be set to anything, as `cp -p` does; the ctime cannot.
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns]
+
+
+def _digests() -> dict[str, Any]:
+    """What is remembered; nothing where the file is missing or damaged."""
+    try:
+        found = read_json(home() / "digests.json")
+    except ArtifactError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# --- artifacts -----------------------------------------------------------------------------
+
+
+def artifact_folder(spec: ModelSpec, weights_id: str, runtime: str, variant: str) -> Path:
+    """Where the store keeps one model in one runtime and variant (precision and options).
+
+    `weights_id` is part of the path, so two checkpoints of one architecture never meet.
+    """
+    weights = f"{safe_name(spec.id.partition('::')[2] or 'default')}-{digest_of(weights_id)[:8]}"
+    return home() / "artifacts" / safe_name(spec.architecture) / weights / f"{runtime}-{variant}"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate an artifact folder's manifest.
+
+    Raises:
+        ArtifactError: there is none, it is damaged, or a newer clipperf wrote it.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.exists():
+        raise ArtifactError(
+            f"{folder} holds no {MANIFEST_NAME}: it is not an artifact folder. "
+            f"Make one with: clipperf export MODEL --out {folder}"
+        )
+    data = read_json(path)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has schema version {version}, this clipperf reads {SCHEMA_VERSION}: "
+            f"export the model again, or use the clipperf that wrote it"
+        )
+    return from_json(Manifest, data, str(path))
+
+
+def check_files(
+    folder: Path, manifest: Manifest, content: bool = False, remember: bool = True
+) -> list[str]:
+    """What is wrong with an artifact folder's files: missing, of another size, or altered.
+
+    With `content` every sha256 is compared too (read again only where a file's size or times
+    changed; with `remember` what was read is noted for the next time), else only existence and
+    the towers' sizes.
+    """
+    problems = []
+    expected = dict(manifest.files)
+    for tower in manifest.towers:
+        expected.update(tower.files)
+        present = [folder / name for name in tower.files if (folder / name).is_file()]
+        if len(present) == len(tower.files):
+            found = sum(p.stat().st_size for p in present)
+            if found != tower.disk_bytes:
+                problems.append(f"{tower.path}: {found} bytes, expected {tower.disk_bytes}")
+    for name, digest in expected.items():
+        if not (folder / name).is_file():
+            problems.append(f"{name} is missing")
+        elif content and cached_sha256(folder / name, remember) != digest:
+            problems.append(f"{name} was altered: its sha256 is not the manifest's")
+    return problems
+
+
+def find_artifacts(root: Path | None = None) -> list[tuple[Path, Manifest]]:
+    """Every usable artifact folder of the store, in the order of their paths."""
+    found = []
+    for path in sorted((root or home() / "artifacts").glob(f"*/*/*/{MANIFEST_NAME}")):
+        if path.parent.name.startswith("."):
+            continue
+        try:
+            manifest = read_manifest(path.parent)
+        except ClipperfError:
+            continue
+        if not check_files(path.parent, manifest):
+            found.append((path.parent, manifest))
+    return found
+
+
+# --- results -------------------------------------------------------------------------------
+
+
+def new_result_path(kind: str) -> Path:
+    """A fresh path for a result file; names sort by time."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return home() / "results" / f"{stamp}-{kind}-{secrets.token_hex(3)}.json"
+
+
+def write_result(path: Path, result: ResultFile) -> None:
+    """Write a result file whole; called again after every row, so a kill loses at most one."""
+    write_json(path, result)
+
+
+def read_result(path: Path) -> ResultFile:
+    """Read and validate one result file; `path` is filled in.
+
+    Raises:
+        ArtifactError: missing, damaged, or of another schema version.
+    """
+    data = read_json(path)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} is no clipperf result of schema version {SCHEMA_VERSION} (found {version})"
+        )
+    if data.get("kind") == "tuning":
+        raise ArtifactError(f"{path} is a tuning, not measurements: clipperf.load opens it")
+    return dataclasses.replace(from_json(ResultFile, data, str(path)), path=str(path))
+
+
+def tuning_path(spec: ModelSpec, sides: Sequence[Side]) -> Path:
+    """Where the store keeps the tuning of these towers of a model on this machine."""
+    one = f"-{sides[0]}" if len(sides) == 1 else ""
+    return home() / "tuned" / f"{safe_name(spec.id)}{one}.json"
+
+
+def find_results() -> list[Path]:
+    """The store's result files, oldest first."""
+    return sorted((home() / "results").glob("*.json"))

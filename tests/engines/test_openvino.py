@@ -1,0 +1,157 @@
+"""OpenVINO: real towers of the sample as IR, by every recipe, and what goes wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import clipperf
+from clipperf.bench import prepare
+from clipperf.engines import contract
+from clipperf.engines.onnxruntime import open_session
+from clipperf.errors import EngineError, MissingDependencyError
+from clipperf.export.exporters.quantized import Settings, export_derived
+from clipperf.export.folder import Exported
+from clipperf.export.judge.inputs import parity_inputs
+from clipperf.inspect import artifact
+from clipperf.models import zoo
+from clipperf.nouns.cell import Cell
+
+pytest.importorskip("openvino", reason="needs the extra openvino")
+
+from clipperf.engines.openvino import open_compiled
+
+SPEC = zoo.resolve("clipperf-sample")
+
+
+@pytest.fixture(scope="module")
+def fp32(sample_artifact: Path) -> Iterator[Exported]:
+    """The sample's towers as fp32 IR, in the store that holds their ONNX files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPPERF_HOME", str(sample_artifact.parents[3]))
+        yield export_derived(SPEC, ("image", "text"), Settings("openvino", "fp32"))
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+@pytest.mark.parametrize("batch", [1, 3, 12])
+def test_an_ir_gives_what_the_onnx_file_gives(
+    fp32: Exported, sample_artifact: Path, side: str, batch: int
+) -> None:
+    inputs = parity_inputs(sample_artifact, side)[:batch]  # type: ignore[arg-type]
+    onnx_file = sample_artifact / side / "model.onnx"
+    expected = open_session(onnx_file, 1).run(inputs)
+    for path in (fp32.folder / side / "model.xml", onnx_file):
+        engine = open_compiled(path, 1)
+        found = engine.run(inputs)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-3)
+
+
+def test_results_stay_when_the_engine_runs_again(fp32: Exported, sample_artifact: Path) -> None:
+    inputs = parity_inputs(sample_artifact, "text")
+    engine = open_compiled(fp32.folder / "text" / "model.xml", 1)
+    first = engine.run(inputs[:2])
+    copy = first.copy()
+    engine.run(inputs[2:4])
+    assert (first == copy).all()
+
+
+def test_shorter_texts_give_the_same_embeddings(fp32: Exported, sample_artifact: Path) -> None:
+    tokens = parity_inputs(sample_artifact, "text")
+    longest = int(tokens.argmax(axis=1).max()) + 1
+    engine = open_compiled(fp32.folder / "text" / "model.xml", 1)
+    cut = engine.run(np.ascontiguousarray(tokens[:, :longest]))
+    np.testing.assert_allclose(cut, engine.run(tokens), rtol=1e-3, atol=1e-4)
+
+
+def test_threads_and_streams_are_those_asked_for(fp32: Exported) -> None:
+    engine = open_compiled(fp32.folder / "text" / "model.xml", 1)
+    compiled = engine._compiled
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("NUM_STREAMS") == 1
+    assert str(compiled.get_property("PERFORMANCE_HINT")) == "LATENCY"
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
+def test_errors_are_clipperfs_own(fp32: Exported, tmp_path: Path) -> None:
+    engine = open_compiled(fp32.folder / "image" / "model.xml", 1)
+    with pytest.raises(EngineError, match="openvino: "):
+        engine.run(np.zeros((1, 3, 7), np.float32))
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(np.zeros((1, 3, 64, 64), np.float32))
+    broken = tmp_path / "model.xml"
+    broken.write_text("<net")
+    with pytest.raises(EngineError, match=r"openvino cannot load .*model\.xml"):
+        open_compiled(broken, 1)
+
+
+def test_the_runtime_does_without_torch_and_nncf(fp32: Exported) -> None:
+    code = (
+        "import sys, clipperf\n"
+        "with clipperf.load(sys.argv[1]) as model:\n"
+        "    assert model.encode_texts(['a cat', 'a dog']).shape == (2, 192)\n"
+        "print(*{'torch', 'nncf', 'onnxruntime'} & set(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(fp32.folder)], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_int8_weights_are_a_quarter_and_stay_close(fp32: Exported) -> None:
+    done = export_derived(SPEC, ("text",), Settings("openvino", "int8w"))
+    ours, whole = done.manifest.tower("text"), fp32.manifest.tower("text")
+    assert ours is not None and whole is not None and ours.parity is not None
+    assert 0.24 < ours.disk_bytes / whole.disk_bytes < 0.30
+    assert set(ours.files) == {"text/model.xml", "text/model.bin"}
+    assert 0.999 < ours.parity.min_cosine < 0.999999
+    cell = Cell(SPEC.id, "text", "openvino", "int8w", "cpu", 1, 1)
+    request, size = prepare.engine_request(cell, SPEC, lambda stage: None)
+    assert (request.path, size) == (str(done.folder / ours.path), ours.disk_bytes)
+    engine = contract.get("openvino").open(request)
+    assert engine.run(np.full((1, 8), 49407, np.int64)).shape == (1, 192)
+
+
+@pytest.mark.slow
+def test_int8_of_a_tower_holds_the_margin_on_the_sample(fp32: Exported) -> None:
+    done = export_derived(SPEC, ("text",), Settings("openvino", "int8"))
+    tower = done.manifest.tower("text")
+    assert tower is not None and tower.parity is not None and tower.parity.passed
+    assert float(tower.notes["points lost"]) <= 0.5
+    assert float(tower.notes["min cosine"]) >= 0.99
+    with clipperf.load(done.folder) as ours, clipperf.load(fp32.folder) as whole:
+        pair = [m.encode_texts(["a red heart"], normalize=True) for m in (ours, whole)]
+    assert 0.99 < float((pair[0] * pair[1]).sum()) < 0.999999
+    assert int(artifact.inspect(done.folder / tower.path).facts["rounded to int8 and back"]) > 0
+
+
+def test_inspect_names_an_ir_and_sees_what_is_missing(fp32: Exported, tmp_path: Path) -> None:
+    found = artifact.inspect(fp32.folder)
+    assert found.runs_here
+    assert [part.kind for part in found.parts] == ["openvino", "openvino"]
+    assert found.parts[0].disk_bytes == fp32.manifest.towers[0].disk_bytes
+    alone = tmp_path / "model.xml"
+    alone.write_bytes((fp32.folder / "text" / "model.xml").read_bytes())
+    assert "model.bin, which holds weights of model.xml, is missing" in str(
+        artifact.inspect(alone).problems
+    )
+    alone.write_text("<other/>")
+    assert "is no OpenVINO IR" in artifact.inspect(alone).problems[0]
+
+
+def test_without_the_package_the_extra_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipperf.export.exporters.quantized.version_of", lambda package: None)
+    with pytest.raises(MissingDependencyError, match=r"clipperf\[openvino\]"):
+        export_derived(SPEC, ("text",), Settings("openvino", "int8"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = contract.get("openvino").availability("cpu")
+    assert (found.usable, found.fix) == (False, 'pip install "clipperf[openvino]"')

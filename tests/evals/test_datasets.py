@@ -1,0 +1,391 @@
+"""Datasets from real files: layouts, checksums, and an error that helps for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clipperf.errors import UsageError
+from clipperf.evals import datasets
+from clipperf.evals.datasets import DEFAULT_TEMPLATES, SAMPLE, Dataset, load_dataset
+
+
+def picture(path: Path, shade: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 3), (shade, 100, 200)).save(path)
+    return path
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def lines(*rows: dict) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    root = tmp_path / "pets"
+    for shade, name in enumerate(["cat/1.png", "cat/deep/2.JPG", "big_dog/1.webp"]):
+        picture(root / name, shade)
+    write(root / "cat" / "notes.txt", "not an image")
+    return root
+
+
+@pytest.fixture
+def captioned(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    picture(root / "a.png", 1)
+    picture(root / "b.png", 2)
+    write(root / "captions.csv", 'image,caption\na.png,"red, round"\nb.png,blue\na.png, ball \n')
+    return root
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Path:
+    """A folder in the layout of the bundled sample."""
+    root = tmp_path / "made"
+    picture(root / "images" / "a.png", 1)
+    picture(root / "images" / "b.png", 2)
+    rows = [
+        {"image": "images/a.png", "caption": "one", "category": "x"},
+        {"image": "images/b.png", "caption": "two", "category": "y"},
+        {"image": "images/a.png", "caption": "three", "category": "x"},
+    ]
+    write(root / "captions.jsonl", lines(*rows))
+    found = {"categories": ["y", "x"], "class_names": ["a y", "an x"], "templates": ["see {}!"]}
+    write(root / "classes.json", json.dumps(found))
+    return root
+
+
+def zipped(folder: Path, to: Path, compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(to, "w", compression) as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder).as_posix())
+    return to
+
+
+def test_class_folders(classes: Path) -> None:
+    data = load_dataset(classes)
+    assert data.name == "pets"
+    assert data.class_names == ("big dog", "cat")
+    assert [image.name for image in data.images] == [
+        "big_dog/1.webp",
+        "cat/1.png",
+        "cat/deep/2.JPG",
+    ]
+    assert data.labels == (0, 1, 1)
+    assert data.templates == DEFAULT_TEMPLATES
+    assert data.captions == ()
+    assert data.prompts[: len(DEFAULT_TEMPLATES)] == tuple(
+        template.replace("{}", "big dog") for template in DEFAULT_TEMPLATES
+    )
+    assert data.images[1].open().size == (4, 3)
+
+
+def test_class_folders_with_names_and_templates(classes: Path) -> None:
+    (classes / "empty").mkdir()
+    (classes / "ignored").mkdir()
+    write(classes / "classes.json", json.dumps({"cat": "tabby {cat}", "empty": "void"}))
+    write(classes / "templates.txt", "a {}\r\n\r\nmany {} and {}s\r\n")
+    data = load_dataset(str(classes))
+    assert data.class_names == ("big dog", "tabby {cat}", "void")
+    assert data.templates == ("a {}", "many {} and {}s")
+    assert data.prompts[3] == "many tabby {cat} and tabby {cat}s"
+    assert data.labels == (0, 1, 1)
+
+
+def test_captions_csv(captioned: Path) -> None:
+    data = load_dataset(captioned)
+    assert [image.name for image in data.images] == ["a.png", "b.png"]
+    assert data.captions == ("red, round", "blue", "ball")
+    assert data.caption_image == (0, 1, 0)
+    assert data.labels == () and data.class_names == () and data.prompts == ()
+
+
+def test_captions_file_written_by_a_spreadsheet(captioned: Path) -> None:
+    text = '\ufeffid, image ,caption\r\n7,a.png,"two\r\nlines"\r\n8,./b.png,blue\r\n'
+    (captioned / "captions.csv").write_bytes(text.encode())
+    assert load_dataset(captioned).captions == ("two\r\nlines", "blue")
+
+
+def test_sample_layout_has_both_tasks(sample: Path) -> None:
+    data = load_dataset(sample)
+    assert data.labels == (1, 0)
+    assert data.class_names == ("a y", "an x")
+    assert data.prompts == ("see a y!", "see an x!")
+    assert data.captions == ("one", "two", "three")
+    assert data.caption_image == (0, 1, 0)
+
+
+def test_zip_is_the_same_dataset(sample: Path, tmp_path: Path) -> None:
+    packed = load_dataset(zipped(sample, tmp_path / "made.zip"))
+    stored = load_dataset(zipped(sample, tmp_path / "stored.zip", zipfile.ZIP_STORED))
+    folder = load_dataset(sample)
+    assert packed.sha256 == stored.sha256 == folder.sha256
+    assert packed.images[1].open().tobytes() == folder.images[1].open().tobytes()
+    assert "made.zip:images/b.png" in str(packed.images[1])
+
+
+def test_named_sample_is_the_bundled_one(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "SAMPLE", zipped(sample, tmp_path / "eval.zip"))
+    assert load_dataset("sample").name == "sample"
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "sample" / "cat" / "1.png")
+    assert load_dataset("./sample").class_names == ("cat",)
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason="the sample is not built in this tree")
+def test_bundled_sample_loads() -> None:
+    data = load_dataset("sample")
+    assert len(data.images) == len(data.labels) > len(data.class_names) > 1
+    assert len(data.captions) >= len(data.images)
+    assert data.images[-1].open().mode == "RGB"
+
+
+def test_images_may_be_named_relative_to_the_images_folder(sample: Path) -> None:
+    rows = [{"image": "a.png", "caption": "one", "category": "x"}]
+    before = write(sample / "captions.jsonl", lines(*rows)) and load_dataset(sample)
+    assert before.images[0].name == "images/a.png"
+
+
+def test_checksum_covers_what_scores_depend_on(classes: Path) -> None:
+    seen = {load_dataset(classes).sha256}
+
+    def changed(change: Callable[[], object]) -> bool:
+        change()
+        before = len(seen)
+        seen.add(load_dataset(classes).sha256)
+        return len(seen) > before
+
+    assert not changed(lambda: write(classes / "README", "words"))
+    assert not changed(lambda: os.utime(classes / "cat" / "1.png", (0, 0)))
+    assert changed(lambda: picture(classes / "cat" / "1.png", 99))
+    assert changed(lambda: (classes / "cat" / "1.png").rename(classes / "cat" / "9.png"))
+    assert changed(lambda: write(classes / "templates.txt", "a {}"))
+    assert changed(lambda: write(classes / "classes.json", '{"cat": "kitten"}'))
+    assert changed(
+        lambda: (
+            (classes / "cat").rename(classes / "feline")
+            and write(classes / "classes.json", '{"feline": "kitten"}')
+        )
+    )
+
+
+def test_checksum_does_not_depend_on_place_or_kind_of_captions(
+    captioned: Path, tmp_path: Path
+) -> None:
+    first = load_dataset(captioned)
+    moved = captioned.rename(tmp_path / "elsewhere")
+    rows = [
+        {"image": first.images[i].name, "caption": caption}
+        for caption, i in zip(first.captions, first.caption_image, strict=True)
+    ]
+    (moved / "captions.csv").unlink()
+    write(moved / "captions.jsonl", "\n" + lines(*rows) + "\n")
+    assert load_dataset(moved).sha256 == first.sha256
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accented_names_match_in_either_spelling(tmp_path: Path, form: str) -> None:
+    name = "café ☕ 猫.png"
+    picture(tmp_path / unicodedata.normalize(form, name))
+    other = "NFD" if form == "NFC" else "NFC"
+    row = {"image": unicodedata.normalize(other, name), "caption": "un café"}
+    write(tmp_path / "captions.jsonl", lines(row))
+    data = load_dataset(tmp_path)
+    assert data.images[0].name == unicodedata.normalize("NFC", name)
+    assert data.images[0].open().size == (4, 3)
+
+
+def test_links_are_followed_and_loops_end(classes: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "store" / "fox" / "1.png", 7)
+    (classes / "fox").symlink_to(tmp_path / "store" / "fox")
+    (classes / "cat" / "3.png").symlink_to(classes / "cat" / "1.png")
+    (classes / "cat" / "loop").symlink_to(classes)
+    data = load_dataset(classes)
+    assert data.class_names == ("big dog", "cat", "fox")
+    assert data.labels == (0, 1, 1, 1, 2)
+
+
+def test_hidden_files_are_left_out(classes: Path) -> None:
+    before = load_dataset(classes).sha256
+    write(classes / "cat" / "._1.png", "what another system leaves behind")
+    picture(classes / ".thumbnails" / "1.png")
+    assert load_dataset(classes).sha256 == before
+
+
+def load_error(path: Path) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_dataset(path)
+    return str(caught.value)
+
+
+def test_missing_and_empty(tmp_path: Path) -> None:
+    assert "no dataset at" in load_error(tmp_path / "nowhere")
+    assert "no images in" in load_error(tmp_path)
+    assert "neither a folder nor a readable zip" in load_error(write(tmp_path / "x.txt", "hi"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image,caption\na.png,x\nc.png,y\n", "line 3: no image 'c.png'"),
+        ("image,caption\n../photos/a.png,x\n", "line 2: no image '../photos/a.png'"),
+        ("image,caption\na.png,x\nb.png,\n", "line 3: empty caption"),
+        ("image,caption\na.png,x\nb.png\n", "line 3: empty caption"),
+        ("image,caption\na.png,'  \n ,x\n", "line 3: no image"),
+        ("image,caption\na.png,red, round\n", "line 2: more fields than columns"),
+        ("a.png,x\nb.png,y\n", "the header lacks caption, image"),
+        ("image;caption\na.png;x\n", "the header lacks caption, image"),
+        ("", "the header lacks caption, image"),
+        ("image,caption\n", "holds no captions"),
+        ('image,caption\na.png,"x\n', "unexpected end of data"),
+    ],
+)
+def test_captions_csv_mistakes(captioned: Path, text: str, words: str) -> None:
+    write(captioned / "captions.csv", text)
+    message = load_error(captioned)
+    assert words in message
+    assert "captions.csv" in message
+
+
+def test_captions_csv_in_another_encoding(captioned: Path) -> None:
+    (captioned / "captions.csv").write_bytes("image,caption\na.png,caf\u00e9\n".encode("latin-1"))
+    assert "captions.csv is not UTF-8" in load_error(captioned)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("{'image': 1}", "line 2: not JSON"),
+        ("[1]", "line 2: need a JSON object"),
+        ('{"image": "images/a.png"}', "line 2: empty caption"),
+        ('{"image": 5, "caption": "x"}', "line 2: no image"),
+        ('{"image": "images/a.png", "caption": "x"}', "line 2: category None is not in"),
+        ('{"image": "images/a.png", "caption": "x", "category": ["x"]}', "is not in classes.json"),
+        ('{"image": "images/a.png", "caption": "x", "category": "y"}', "another category"),
+    ],
+)
+def test_captions_jsonl_mistakes(sample: Path, row: str, words: str) -> None:
+    first = lines({"image": "images/a.png", "caption": "one", "category": "x"})
+    write(sample / "captions.jsonl", first + row + "\n")
+    message = load_error(sample)
+    assert words in message
+    assert "captions.jsonl" in message
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({}, "'categories' must be a list"),
+        ({"categories": ["x", 3]}, "'categories' must be a list"),
+        ({"categories": ["x", "y"], "class_names": ["x"]}, "differ in length"),
+        ({"categories": ["x", "y"], "class_names": ["z", "z"]}, "two classes share a name (z)"),
+        ({"categories": ["x", "x"]}, "two classes share a name (x)"),
+        ({"categories": ["x", "y"], "templates": ["a photo"]}, "'a photo' has no {}"),
+        ({"categories": ["x", "y"], "templates": []}, "no templates"),
+        ({"categories": []}, "no classes"),
+        (["x"], "need a JSON object"),
+    ],
+)
+def test_sample_classes_mistakes(sample: Path, found: object, words: str) -> None:
+    write(sample / "classes.json", json.dumps(found))
+    message = load_error(sample)
+    assert words in message
+    assert "classes.json" in message
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"cat": 1}, "must map folders to names"),
+        ({"cta": "a cat"}, "names 'cta', which is not a folder"),
+        ({"cat": "big dog"}, "two classes share a name (big dog)"),
+    ],
+)
+def test_folder_classes_mistakes(classes: Path, found: object, words: str) -> None:
+    write(classes / "classes.json", json.dumps(found))
+    assert words in load_error(classes)
+
+
+def test_template_mistakes(classes: Path) -> None:
+    write(classes / "templates.txt", "a photo of a {}\na photo\n")
+    assert "template 'a photo' has no {}" in load_error(classes)
+    write(classes / "templates.txt", "\n")
+    assert "no templates" in load_error(classes)
+
+
+def test_ambiguous_layouts_say_what_to_do(classes: Path, captioned: Path) -> None:
+    picture(classes / "stray.png")
+    assert "images outside any class folder" in load_error(classes)
+    write(classes / "captions.csv", "image,caption\nstray.png,x\n")
+    message = load_error(classes)
+    assert "(big_dog, cat)" in message and "move captions.csv elsewhere" in message
+    write(captioned / "captions.jsonl", lines({"image": "a.png", "caption": "x"}))
+    assert "both captions.csv and captions.jsonl" in load_error(captioned)
+
+
+def test_what_is_not_an_image_is_named_when_loading(classes: Path) -> None:
+    write(classes / "cat" / "bad.jpg", "<html>not found</html>")
+    assert f"{classes / 'cat' / 'bad.jpg'} is not a readable image" in load_error(classes)
+    (classes / "cat" / "bad.jpg").write_bytes(b"")
+    assert "bad.jpg" in load_error(classes)
+    (classes / "cat" / "bad.jpg").unlink()
+    (classes / "cat" / "bad.jpg").symlink_to(classes / "gone.jpg")
+    assert "bad.jpg" in load_error(classes)
+
+
+def test_a_damaged_png_is_named_when_loading(classes: Path) -> None:
+    path = classes / "cat" / "1.png"
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 0xFF
+    path.write_bytes(data)
+    assert "1.png is not a readable image" in load_error(classes)
+
+
+def test_a_cut_jpeg_is_named_when_decoded(classes: Path) -> None:
+    path = classes / "cat" / "deep" / "2.JPG"
+    Image.effect_noise((64, 64), 80).save(path)
+    path.write_bytes(path.read_bytes()[:-500])
+    data = load_dataset(classes)
+    with pytest.raises(UsageError, match=r"2\.JPG is not a readable image"):
+        data.images[2].open()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow comments on damaged TIFF tags
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tif", "ppm"])
+def test_no_damage_escapes_as_another_error(tmp_path: Path, suffix: str) -> None:
+    path = picture(tmp_path / "cat" / f"1.{suffix}")
+    whole = path.read_bytes()
+    for at in range(0, len(whole), max(1, len(whole) // 60)):
+        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]):
+            path.write_bytes(damaged)
+            try:
+                loaded: Dataset = load_dataset(tmp_path)
+                loaded.images[0].open()
+            except UsageError as exc:
+                assert f"1.{suffix}" in str(exc)
+
+
+def test_no_damage_to_a_zip_escapes_as_another_error(sample: Path, tmp_path: Path) -> None:
+    path = zipped(sample, tmp_path / "made.zip")
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 7):
+        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]):
+            path.write_bytes(damaged)
+            try:
+                load_dataset(path)
+            except UsageError as exc:
+                assert str(exc)

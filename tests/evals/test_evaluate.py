@@ -1,0 +1,61 @@
+"""`eval` on the real sample: both runtimes answer alike, and random weights are marked."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+
+from PIL import Image
+
+from clipperf.models import sample
+from clipperf.system import store
+
+
+def scores_of(result):
+    return {(s.cell.runtime, s.cell.precision, s.metric): s for s in result.scores}
+
+
+def test_onnx_keeps_the_samples_accuracy(cli, sample_artifact, tmp_path):
+    target = tmp_path / "e.json"
+    home = sample_artifact.parents[3]
+    done = cli(
+        "eval", "clipperf-sample", "--json", target, "--quiet", "--batch", "64", home=home
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = scores_of(store.read_result(target))
+    metrics = {metric for _, _, metric in found}
+    assert {"zeroshot top-1", "text-to-image recall@1", "image-to-text recall@10"} <= metrics
+    for (runtime, _, metric), score in found.items():
+        assert score.n >= 1500
+        assert score.ci95[0] <= score.value <= score.ci95[1]
+        if runtime == "onnx":
+            base = found["torch", "fp32", metric]
+            assert score.baseline_value == base.value
+            assert abs(score.difference) <= 0.005, metric
+            assert score.diff_ci95[0] <= score.difference <= score.diff_ci95[1]
+    assert "clipperf-sample" in done.stdout
+
+
+def test_random_weights_are_marked_everywhere(cli, tmp_path):
+    images = tmp_path / "photos"
+    with zipfile.ZipFile(sample.folder() / "eval.zip") as archive:
+        rows = [json.loads(r) for r in archive.read("captions.jsonl").decode().splitlines()]
+        for row in rows[:40:2]:
+            folder = images / row["category"].replace(" & ", " and ")
+            folder.mkdir(parents=True, exist_ok=True)
+            image = Image.open(io.BytesIO(archive.read(row["image"])))
+            image.save(folder / row["image"].rpartition("/")[2])
+    (images / "another").mkdir()
+    Image.new("RGB", (80, 60), "red").save(images / "another" / "red.jpg")
+    target = tmp_path / "e.json"
+    done = cli(
+        "eval", "RN50", "--pretrained", "random", "--dataset", str(images),
+        "--json", str(target), "--quiet",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "random" in done.stdout.lower()
+    result = store.read_result(target)
+    assert result.scores and all(score.random_weights for score in result.scores)
+    page = cli("report", str(target), "--format", "md")
+    assert "random weights" in page.stdout.lower()

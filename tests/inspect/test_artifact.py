@@ -1,0 +1,273 @@
+"""`inspect` on real plans, ONNX files and artifact folders, sound and damaged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipperf.engines.tensorrt import flavours, plan_file
+from clipperf.errors import UsageError
+from clipperf.inspect.artifact import inspect
+from clipperf.inspect.inspection import Inspection, report
+from clipperf.nouns.artifact import TensorSpec
+from clipperf.serialize import to_json
+from clipperf.system import files
+
+WIDTH = 64
+
+needs_rtx = pytest.mark.skipif(
+    not flavours.installed("trt-rtx"),
+    reason="TensorRT for RTX is not installed: pip install 'clipperf[trt-rtx]'",
+)
+
+
+def save(path: Path, dtype: Any = np.float32, **options: Any) -> Path:
+    """An ONNX file whose weights, 64 x 64, have another type than the rest of it."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.ones((WIDTH, WIDTH), dtype), "w")
+    nodes = [
+        helper.make_node("Cast", ["w"], ["weights"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["x", "weights"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "toy",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", WIDTH])],
+        [weights, numpy_helper.from_array(np.ones(3, np.float32), "unused")],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10, producer_name="tests")
+    onnx.save(model, path, **options)
+    return path
+
+
+def beside(path: Path) -> Path:
+    """The same with its weights in a file of their own, `weights.bin`."""
+    return save(
+        path, save_as_external_data=True, location="weights.bin", size_threshold=WIDTH * WIDTH
+    )
+
+
+def words(found: Inspection) -> dict[str, str]:
+    return dict(report(found).rows)  # type: ignore[arg-type]
+
+
+# --- ONNX ----------------------------------------------------------------------------------
+
+
+def test_an_onnx_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.onnx")
+    found = inspect(path)
+    axes = ("batch", WIDTH)
+    assert found.inputs == (TensorSpec("x", "float32", axes),)
+    assert found.outputs == (TensorSpec("y", "float32", axes),)
+    assert (found.kind, found.precision) == ("onnx", "fp32")
+    assert found.disk_bytes == path.stat().st_size
+    assert found.runs_here and found.problems == ()
+    said = words(found)
+    assert (said["opset"], said["producer"], said["nodes"]) == ("ai.onnx 20", "tests", "2")
+    assert said["input"] == "x float32 [batch, 64]"
+    assert said["runs here"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [(np.float16, "fp16"), (np.int8, "int8"), (np.float32, "fp32")]
+)
+def test_precision_is_that_of_most_weights(tmp_path: Path, dtype: Any, precision: str) -> None:
+    assert inspect(save(tmp_path / "a.onnx", dtype)).precision == precision
+
+
+@pytest.mark.parametrize(("name", "precision"), [("bfloat16", "bf16"), ("float8_e4m3fn", "fp8")])
+def test_precision_of_types_that_numpy_lacks(tmp_path: Path, name: str, precision: str) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    assert inspect(save(tmp_path / "a.onnx", getattr(ml_dtypes, name))).precision == precision
+
+
+def test_external_data_counts_and_is_checked(tmp_path: Path) -> None:
+    path = beside(tmp_path / "a.onnx")
+    data = tmp_path / "weights.bin"
+    size = WIDTH * WIDTH * 4
+    found = inspect(path)
+    assert found.disk_bytes == path.stat().st_size + size
+    assert found.runs_here
+    assert words(found)["weights in"] == "a.onnx, weights.bin"
+
+    data.write_bytes(bytes(size - 1))
+    found = inspect(path)
+    assert found.problems == (f"{data} is cut off: {size - 1} of {size} bytes",)
+    assert not found.runs_here
+    assert words(found)["runs here"] == "no, it is damaged"
+    assert report(found).caveats == found.problems
+
+    data.unlink()
+    (problem,) = inspect(path).problems
+    assert "weights.bin" in problem and "is missing" in problem
+
+
+def test_external_data_is_not_read(tmp_path: Path) -> None:
+    path = beside(tmp_path / "a.onnx")
+    data = tmp_path / "weights.bin"
+    data.unlink()
+    with open(data, "wb") as f:
+        f.truncate(2**40)  # takes no room, and could not be read
+    assert inspect(path).problems == ()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello" * 20, b"\x08"])
+def test_what_is_no_onnx_model(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.onnx").write_bytes(content)
+    found = inspect(tmp_path / "a.onnx")
+    assert len(found.problems) == 1 and "no ONNX" in found.problems[0]
+    assert not found.runs_here
+
+
+def test_a_cut_onnx_file_is_damaged(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.onnx")
+    path.write_bytes(path.read_bytes()[:1000])
+    (problem,) = inspect(path).problems
+    assert "cut off" in problem
+
+
+def test_a_missing_runtime_is_an_obstacle_and_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    path = save(tmp_path / "a.onnx")
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else real(name)
+    )
+    found = inspect(path)
+    assert found.problems == () and not found.runs_here
+    assert "pip install onnxruntime" in words(found)["runs here"]
+
+
+# --- plans ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """A plan of the toy for two kinds of GPU, built for real."""
+    from clipperf.export.jobs.plan import build_engine
+    from clipperf.export.plan_options import BuildOptions
+
+    axes = ("batch", WIDTH)
+    onnx = save(tmp_path / "a.onnx")
+    build_engine(
+        {
+            "onnx": str(onnx),
+            "plan": str(tmp_path / "a.plan"),
+            "options": to_json(BuildOptions("trt-rtx", "fp32", targets=("sm86", "sm89"))),
+            "inputs": to_json((TensorSpec("x", "float32", axes),)),
+            "outputs": to_json((TensorSpec("y", "float32", axes),)),
+            "model_id": "toy",
+            "side": "image",
+            "onnx_sha256": files.sha256_file(onnx),
+        }
+    )
+    return tmp_path / "a.plan"
+
+
+@needs_rtx
+def test_a_plan(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flavours, "gpu_kind", lambda: None)
+    found = inspect(plan)
+    assert found.problems == ()
+    assert found.obstacle == "no NVIDIA GPU was found"
+    said = words(found)
+    assert said["what"] == "TensorRT plan"
+    assert said["profile"] == "x [1, 64] to [64, 64], tuned for [8, 64]"
+    assert said["targets"] == "sm86, sm89"
+    assert said["flavour"] == "TensorRT for RTX (trt-rtx)"
+    assert said["version"] == flavours.version("trt-rtx")
+    assert said["source ONNX sha256"] == files.sha256_file(plan.with_suffix(".onnx"))
+    assert said["runs here"] == "no: no NVIDIA GPU was found"
+    monkeypatch.setattr(flavours, "gpu_kind", lambda: "sm89")
+    assert inspect(plan).runs_here
+    monkeypatch.setattr(flavours, "gpu_kind", lambda: "sm90")
+    assert "the GPU here is sm90" in (inspect(plan).obstacle or "")
+
+
+@needs_rtx
+def test_a_damaged_plan_is_reported(plan: Path) -> None:
+    sound = plan.read_bytes()
+    plan.write_bytes(sound[:5000])
+    found = inspect(plan)
+    assert found.problems == (
+        f"{plan} is cut off: 5000 of {len(sound)} bytes: export the model again",
+    )
+    assert words(found)["runs here"] == "no, it is damaged"
+
+
+@needs_rtx
+def test_a_plan_without_sidecar_says_what_its_header_does(plan: Path) -> None:
+    plan_file.sidecar_path(plan).unlink()
+    bare = plan.rename(plan.with_name("engine.bin"))
+    found = inspect(bare)
+    said = words(found)
+    assert (said["targets"], said["version"]) == ("sm86, sm89", flavours.version("trt-rtx"))
+    assert len(found.problems) == 1 and "is missing" in found.problems[0]
+
+
+def test_garbage_named_plan_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "a.plan").write_bytes(b"hello" * 20)
+    found = inspect(tmp_path / "a.plan")
+    assert "is no plan" in found.problems[0]
+
+
+# --- artifact folders ----------------------------------------------------------------------
+
+
+def test_an_artifact_folder(sample_artifact: Path, home: Path) -> None:
+    found = inspect(sample_artifact)
+    assert (found.kind, found.precision) == ("artifact", "fp32")
+    assert found.runs_here
+    assert [Path(part.path).parent.name for part in found.parts] == ["image", "text"]
+    assert found.disk_bytes == sum(part.disk_bytes for part in found.parts)
+    said = words(found)
+    assert said["towers"] == "image, text"
+    assert said["text: input"] == "tokens int64 [batch, tokens]"
+    assert not home.exists(), "looking writes nothing"
+
+
+def test_a_damaged_artifact_folder(sample_artifact: Path, tmp_path: Path, home: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(sample_artifact, folder)
+    model = folder / "image/model.onnx"
+    model.write_bytes(model.read_bytes()[:-10])
+    found = inspect(folder)
+    assert any("image/model.onnx" in problem for problem in found.problems)
+    assert not found.runs_here
+    model.unlink()
+    assert "image/model.onnx is missing" in inspect(folder).problems
+    (folder / "manifest.json").write_text("{}")
+    assert "schema version" in inspect(folder).problems[0]
+
+
+def test_what_is_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        inspect(tmp_path / "none.plan")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(UsageError, match="no TensorRT plan"):
+        inspect(tmp_path / "notes.txt")
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe.plan")  # opening one would wait for a writer
+    for name in ("empty", "pipe.plan"):
+        with pytest.raises(UsageError, match="no file and no artifact folder"):
+            inspect(tmp_path / name)
+
+
+def test_every_inspection_is_plain_json(sample_artifact: Path, home: Path) -> None:
+    import json
+
+    data = to_json(inspect(sample_artifact))
+    assert json.loads(json.dumps(data)) == data

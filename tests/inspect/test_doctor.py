@@ -1,0 +1,77 @@
+"""`clipperf doctor`: every runtime on every device, and the machine."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import Cli
+
+from clipperf.engines import contract
+from clipperf.engines.tensorrt import flavours
+from clipperf.inspect import doctor
+from clipperf.system import env
+from clipperf.system.env import Gpu
+
+EXPECTED = {
+    ("torch", "cpu"),
+    ("torch", "cuda"),
+    ("torch-compile", "cpu"),
+    ("torch-compile", "cuda"),
+    ("onnx", "cpu"),
+    ("openvino", "cpu"),
+    ("ort-cuda", "cuda"),
+    ("ort-trt", "cuda"),
+    ("ort-trt-rtx", "cuda"),
+    ("trt", "cuda"),
+    ("trt-rtx", "cuda"),
+}
+
+
+def test_every_runtime_and_device_has_one_line(cli: Cli) -> None:
+    rows = json.loads(cli("doctor", "--json", check=True).stdout)
+    keys = [(row["runtime"], row["device"]) for row in rows]
+    assert set(keys) >= EXPECTED
+    assert len(keys) == len(set(keys))
+    for row in rows:
+        assert row["detail"]
+        assert "\n" not in row["detail"] + row["fix"]
+        assert row["usable"] is (row["fix"] == "")
+    if env.gpu() is None:
+        on_gpu = [row for row in rows if row["device"] == "cuda"]
+        assert not any(row["usable"] for row in on_gpu)
+
+
+def test_the_machine_s_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = doctor.machine()
+    assert facts["Cores"] == str(env.available_cores())
+    assert {"RAM", "GPU", "TensorRT", "TensorRT for RTX", "cuda-bindings", "pycuda"} <= set(facts)
+    there = Gpu("NVIDIA L4", 24 * 2**30, "580.1", (8, 9), lists_processes=False)
+    monkeypatch.setattr(doctor, "gpu", lambda: there)
+    facts = doctor.machine()
+    assert facts["GPU"] == "NVIDIA L4"
+    assert facts["Compute capability"] == "8.9"
+    assert facts["VRAM"] == "24.00 GiB"
+    assert facts["Driver"] == "580.1"
+    assert facts["VRAM per process"].startswith("no")
+    table = doctor.machine_report(facts)
+    assert ("Compute capability", "8.9") in table.rows
+
+
+def test_what_builds_engines_without_a_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"trt": "10.13", "trt-rtx": "1.7"}
+    monkeypatch.setattr(flavours, "version", versions.get)
+    facts = doctor.machine()
+    assert facts["TensorRT"] == "10.13"
+    assert facts["TensorRT for RTX"] == "1.7, builds engines without a GPU"
+    versions.clear()
+    assert doctor.machine()["TensorRT for RTX"] == "not installed"
+
+
+def test_an_unsupported_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    hopper = Gpu("NVIDIA H100", 80 * 2**30, "580.1", (9, 0), lists_processes=True)
+    monkeypatch.setattr(env, "gpu", lambda: hopper)
+    found = contract.get("ort-trt-rtx").availability("cuda")
+    assert not found.usable
+    assert "NVIDIA H100 has compute capability 9.0" in found.detail
+    assert "ort-cuda" in found.fix

@@ -1,0 +1,296 @@
+"""Formats of a report: what they show, what they escape, and that they load nothing."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+from report_data import GIB, PUBLISHED, broken, cell, memory, realistic, result, score, timed
+from rich.console import Console
+
+from clipperf.errors import UsageError
+from clipperf.report.build import build_report, render
+from clipperf.report.charts import BarChart, LineChart, speed_charts
+from clipperf.report.document import clean
+from clipperf.report.formats import FORMATS, rich_report, split_columns
+from clipperf.report.records import merge
+from clipperf.report.sizing.solve import Targets
+from clipperf.report.svg import draw
+from clipperf.report.tables import cost_report
+
+EVIL = "<script>alert('x')</script>|[red]\x1b[31m\n::w"
+
+
+@pytest.fixture(scope="module")
+def document():
+    """The realistic report, with sizing and published figures."""
+    return build_report(realistic(), PUBLISHED, Targets(200, 100, slo_s=0.5, ram_bytes=4 * GIB))
+
+
+@pytest.fixture(scope="module")
+def evil():
+    """A report whose model, dataset, error and command try to be more than text."""
+    c = cell(model=EVIL)
+    return build_report(
+        [
+            result(
+                [timed(c, [0.1] * 6), memory(c, 100), broken(cell("text", model=EVIL), EVIL)],
+                scores=[score(c, dataset=EVIL)],
+                command=f"clipperf profile {EVIL}",
+                notes=(EVIL,),
+            )
+        ],
+        [{"model": EVIL, "disk_mb": 1, "peak_ram_gb": 1, "peak_vram_gb": 1}],
+        Targets(1, 0),
+        title=EVIL,
+    )
+
+
+class Page(HTMLParser):
+    """Collects the tags of a page and checks that they close in order."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("fmt", list(FORMATS))
+def test_every_format_is_deterministic(fmt, document) -> None:
+    again = build_report(realistic(), PUBLISHED, Targets(200, 100, slo_s=0.5, ram_bytes=4 * GIB))
+    turned = build_report(
+        realistic()[::-1], PUBLISHED, Targets(200, 100, slo_s=0.5, ram_bytes=4 * GIB)
+    )
+    first = render(document, fmt)
+    assert first == render(again, fmt) == render(turned, fmt)
+    assert first.endswith("\n")
+    assert "nan" not in re.findall(r"[\w.]+", first.lower())
+
+
+def test_unknown_format(document) -> None:
+    with pytest.raises(UsageError, match="choose from: text, md, csv, json, html"):
+        render(document, "pdf")
+
+
+def test_nothing_to_report() -> None:
+    with pytest.raises(UsageError, match="clipperf profile"):
+        build_report([])
+
+
+@pytest.mark.parametrize("fmt", list(FORMATS))
+def test_only_failed_rows_render(fmt) -> None:
+    text = render(build_report([result([broken(cell(), "out of memory")])]), fmt)
+    assert "out of memory" in text
+
+
+@pytest.mark.parametrize("fmt", list(FORMATS))
+def test_only_scores_render(fmt) -> None:
+    assert "cifar10" in render(build_report([result(scores=[score(cell())])]), fmt)
+
+
+# --- HTML ----------------------------------------------------------------------------------
+
+
+def test_html_is_self_contained(document, evil) -> None:
+    for text in (render(document, "html"), render(evil, "html")):
+        page = Page(text)
+        assert page.open == []
+        names = {tag for tag, _ in page.tags}
+        assert not names & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+        for _, attributes in page.tags:
+            assert not any(name.startswith("on") for name in attributes)
+            assert "src" not in attributes
+            assert (attributes.get("href") or "#").startswith("#")
+        assert not re.search(r"https?:|@import|url\(", text)
+        identifiers = [a["id"] for _, a in page.tags if "id" in a]
+        assert len(identifiers) == len(set(identifiers))
+        for _, attributes in page.tags:
+            if (attributes.get("href") or "").startswith("#"):
+                assert (attributes["href"] or "")[1:] in identifiers
+
+
+def test_html_escapes_everything(evil) -> None:
+    text = render(evil, "html")
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in text
+    assert "\x1b" not in text
+
+
+def test_html_sections_and_charts(document) -> None:
+    text = render(document, "html")
+    for key in ("summary", "speed", "cost", "accuracy", "sizing", "published", "provenance"):
+        assert f'<section id="{key}">' in text
+    page = Page(text)
+    drawings = [a for tag, a in page.tags if tag == "svg"]
+    assert drawings and all(a["role"] == "img" and a["aria-labelledby"] for a in drawings)
+    assert "prefers-color-scheme:dark" in text
+    assert "Random weights." in text
+    assert text.count("<tr") > 40
+
+
+# --- charts --------------------------------------------------------------------------------
+
+
+def test_chart_data() -> None:
+    rows = merge(
+        [
+            result(
+                [
+                    timed(cell(batch=1), [0.1] * 6),
+                    timed(cell(batch=8), [0.4] * 6),
+                    timed(cell(runtime="onnx", batch=8), [0.2] * 6),
+                ]
+            )
+        ]
+    )
+    bars, lines = speed_charts(rows, {"env-a": "E1"})
+    assert isinstance(bars, BarChart) and isinstance(lines, LineChart)
+    assert [(name, [(b.label, b.text) for b in group]) for name, group in bars.groups] == [
+        ("Batch 1", [("torch fp32", "10.0")]),
+        ("Batch 8", [("torch fp32", "20.0"), ("onnx fp32", "40.0")]),
+    ]
+    assert lines.lines[0].points == ((1.0, 0.1), (8.0, 0.4))
+    assert lines.y_range == (0.1, 0.5)
+    assert lines.y_ticks[0][1] == "100 ms"
+
+
+def test_failed_rows_stay_in_the_chart() -> None:
+    rows = merge([result([timed(cell(), [0.1] * 6), broken(cell(runtime="onnx"), "boom")])])
+    (bars,) = speed_charts(rows, {"env-a": "E1"})
+    assert isinstance(bars, BarChart)
+    assert [(b.label, b.value, b.text) for b in bars.groups[0][1]] == [
+        ("torch fp32", 10.0, "10.0"),
+        ("onnx fp32", 0.0, "failed"),
+    ]
+    assert draw(bars, "c").count("<rect") == 1
+    assert speed_charts(rows[1:], {"env-a": "E1"}) == ()
+
+
+# --- Markdown and text ---------------------------------------------------------------------
+
+
+def parse_markdown_table(lines: list[str]) -> list[list[str]]:
+    """Cells of a pipe table, its rule left out."""
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    return [[c.strip() for c in row] for i, row in enumerate(rows) if i != 1]
+
+
+def test_markdown_parses_back() -> None:
+    files = [result([timed(cell(), [0.1] * 6), memory(cell(), 100)])]
+    lines = render(build_report(files), "md").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("**Cost per tower"))
+    table = [line for line in lines[start + 2 :] if line.startswith("|")]
+    report = cost_report(files)
+    assert parse_markdown_table(table) == [list(report.columns), *map(list, report.rows)]
+
+
+def test_markdown_escapes(evil) -> None:
+    text = render(evil, "md")
+    assert "<script" not in text and "\x1b" not in text
+    for line in text.splitlines():
+        if line.startswith("| ") and "---" not in line:
+            cells = re.split(r"(?<!\\)\|", line)
+            assert len(cells) > 2
+
+
+def test_text_has_no_markup_and_no_control_characters(evil) -> None:
+    text = render(evil, "text")
+    assert "\x1b" not in text
+    assert "[red]" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_wide_tables_are_split_not_cut(width) -> None:
+    report = cost_report(realistic())
+    parts = split_columns(report, width)
+    assert sorted({i for part in parts for i in part}) == list(range(len(report.columns)))
+    console = Console(file=io.StringIO(), width=width)
+    console.print(rich_report(report, width))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for row in report.rows:
+        for i, value in enumerate(row):
+            if report.numeric[i]:
+                assert value in text
+
+
+def test_clean() -> None:
+    assert clean("a\nb\x1b[0m\u202e") == "a b [0m "
+
+
+# --- for machines --------------------------------------------------------------------------
+
+
+def test_csv_parses_back_in_si_units() -> None:
+    c = cell(batch=8)
+    files = [
+        result(
+            [
+                timed(c, [0.1, 0.2, 0.4, 0.2, 0.2, 0.2]),
+                timed(cell(runtime="onnx", batch=8), [0.1] * 6),
+                memory(c, 110, 10),
+            ],
+            scores=[score(c, 0.6)],
+        )
+    ]
+    rows = list(csv.DictReader(io.StringIO(render(build_report(files), "csv"))))
+    assert [r["record"] for r in rows] == ["cost", "cost", "score"]
+    first = rows[0]
+    assert float(first["p50_s"]) == 0.2
+    assert float(first["items_per_s"]) == 40
+    assert float(first["p50_interval_s_high"]) == 0.4
+    assert int(first["rss_peak_bytes"]) == 110 * 2**20
+    assert first["p99_s"] == "" and first["vram_peak_bytes"] == ""
+    assert float(rows[1]["ratio"]) == 2.0
+    assert float(rows[2]["value"]) == 0.6 and rows[2]["p50_s"] == ""
+
+
+def test_csv_keeps_odd_names(evil) -> None:
+    rows = list(csv.DictReader(io.StringIO(render(evil, "csv"), newline="")))
+    assert {r["model_id"] for r in rows} == {EVIL}
+
+
+def test_json_is_exact_and_whole(document) -> None:
+    data = json.loads(render(document, "json"))
+    assert data["sections"][0]["key"] == "sizing"
+    assert data["provenance"][0]["command"].startswith("clipperf profile")
+    assert data["sizing"]["targets"]["slo_s"] == 0.5
+    assert data["records"][0]["p50_s"] == merge(realistic())[0].p50_s
+    assert data["environment"][0][0] == "E1"
+
+
+def test_json_has_null_for_nan() -> None:
+    files = [result([timed(cell(), [0.1] * 6)], scores=[score(cell(), math.nan)])]
+    data = json.loads(render(build_report(files), "json"))
+    assert [r["value"] for r in data["records"] if r["record"] == "score"] == [None]
+
+
+def test_shared_caveats_are_told_once(document) -> None:
+    for caveat in document.caveats:
+        for section in document.sections:
+            for report in section.reports:
+                assert caveat not in report.caveats
+    assert dataclasses.replace(document) == document
