@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from clipperf.bench.inputs import CLIP_IDS, TextIds
-from clipperf.bench.plan import BASELINE_PRECISION, FLOATS
 from clipperf.engines import contract
 from clipperf.engines.tensorrt.flavours import FLAVOURS
 from clipperf.errors import MissingDependencyError, UsageError
@@ -18,7 +17,7 @@ from clipperf.export.plan_options import BuildOptions
 from clipperf.models import catalog, sample, weights, zoo
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import PixelDtype, Side
+from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, PixelDtype, Side
 from clipperf.system import store
 
 OTHER_VOCABULARY = TextIds(sot=None, eot=1, low=2, high=1000)

@@ -61,6 +61,8 @@ def command(
     compare_published: Annotated[
         bool, typer.Option("--compare-published", help="Beside the CLIP-as-service figures.")
     ] = False,
+    scenario: Annotated[str, typer.Option("--scenario", hidden=True)] = "closed-loop",
+    launcher: Annotated[str, typer.Option("--launcher", hidden=True)] = "local",
     json: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
@@ -90,6 +92,7 @@ def command(
         threads=threads or available_cores(),
         tokens=numbers(tokens, "--tokens") if tokens else None,
         inputs=pixel_dtypes(input_, sides(tower)),
+        scenario=scenario,
     )
     with resumable(target), progress(quiet, total=sweep.rows) as bar:
 
@@ -98,7 +101,14 @@ def command(
 
         preset = cost.PRESETS["quick" if quick else "default"]
         settings = replace(preset, timeout_s=timeout)
-        result = run(sweep, settings, command=command_line(), path=target, on_event=on_event)
+        result = run(
+            sweep,
+            settings,
+            launcher=launcher,
+            command=command_line(),
+            path=target,
+            on_event=on_event,
+        )
     if prints_json(json):
         print_json(result)
     else:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from clipperf.bench import prepare
-from clipperf.bench.plan import BASELINE, BASELINE_PRECISION, FLOATS
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError
 from clipperf.evals import accuracy
@@ -19,7 +18,8 @@ from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import ResultFile, Score
-from clipperf.nouns.variant import SIDES, PixelDtype
+from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, SIDES, PixelDtype
+from clipperf.nouns.variant import BASELINE_RUNTIME as BASELINE
 from clipperf.serve.load import ClipModel
 from clipperf.serve.opening import read_pixels
 from clipperf.system import env, files, store

@@ -25,7 +25,6 @@ from typing import Any
 from clipperf import errors
 from clipperf.errors import ClipperfError
 from clipperf.serialize import to_json
-from clipperf.system.files import storage_error
 from clipperf.system.processes import die_with_parent, prefer_as_victim, protocol_streams
 
 ERROR_CHARACTERS = 2000
@@ -78,6 +77,8 @@ def serve(
         except Exception as exc:  # noqa: BLE001 - a library may raise anything
             target = next((fields[name] for name in targets if fields.get(name)), None)
             if isinstance(exc, OSError) and target is not None:
+                from clipperf.system.files import storage_error  # RAM that is seldom needed
+
                 error = storage_error(Path(target), exc)
                 say({"status": "failed", "error": str(error), "kind": own_kind(error)})
                 return goes_on

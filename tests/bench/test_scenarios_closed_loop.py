@@ -17,16 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from measuring import measure_group
 
 from clipperf import stats
-from clipperf.bench import gpu_meters, meters, passes, runner
+from clipperf.bench import gpu_meters, meters, passes
 from clipperf.bench.cost import QUICK
 from clipperf.bench.inputs import CLIP_IDS, TextIds, make_inputs
-from clipperf.bench.process import Worker, WorkerError, exit_reason, worker_environment
+from clipperf.bench.jobs import Event
+from clipperf.bench.launchers.local import harness_overhead_s
+from clipperf.bench.scenarios.closed_loop import fits
+from clipperf.errors import EngineError
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Measurement
 from clipperf.system import env as environment
+from clipperf.system.child import Child, child_environment, exit_reason
 
 pytestmark = pytest.mark.timing
 
@@ -122,7 +127,7 @@ def test_a_bare_worker_is_light(make: Make, env: Any) -> None:
 
 def test_the_harness_itself_costs_microseconds(env: Any) -> None:
     def check() -> bool:
-        overhead_s = runner.harness_overhead_s(env)
+        overhead_s = harness_overhead_s(env)
         print(f"overhead {overhead_s * 1e6:.2f} us")
         return 0 < overhead_s < 50e-6
 
@@ -171,11 +176,11 @@ def test_failures_are_rows_with_reasons_and_the_sweep_goes_on(make: Make, env: A
     requests.append(make("good", run_s=0.001))
     seen: list[Measurement] = []
 
-    def on_event(event: runner.Event) -> None:
+    def on_event(event: Event) -> None:
         if event.measurement is not None:
             seen.append(event.measurement)
 
-    rows = runner.measure_group(requests, FAST, env, on_event, group="g")
+    rows = measure_group(requests, FAST, env, on_event, group="g")
     assert rows == seen
     memory, times = by_cell(rows, "memory"), by_cell(rows, "time")
     for name, (_, status, reason) in FAILURES.items():
@@ -200,7 +205,7 @@ def test_a_worker_that_dies_in_the_time_pass_leaves_the_others_running(
         make("sigkill", run_s=0.001, fail_at="run:11", how="signal", exit_code=9),
         make("error", run_s=0.001, fail_at="run:7"),
     ]
-    rows = by_cell(runner.measure_group(requests, FAST, env, group="g"), "time")
+    rows = by_cell(measure_group(requests, FAST, env, group="g"), "time")
     assert rows["good"].status == "ok"
     assert len(set(rows["good"].blocks)) >= 6
     assert rows["sigkill"].status == "failed"
@@ -214,7 +219,7 @@ def test_a_hang_is_ended_after_the_timeout(make: Make, env: Any) -> None:
     settings = replace(FAST, timeout_s=6.0)
     requests = [make("hang", fail_at="run", how="hang"), make("good")]
     start = time.monotonic()
-    rows = runner.measure_group(requests, settings, env)
+    rows = measure_group(requests, settings, env)
     assert time.monotonic() - start < 30
     for row in rows:
         if row.cell.precision == "hang":
@@ -226,13 +231,13 @@ def test_a_hang_is_ended_after_the_timeout(make: Make, env: Any) -> None:
 
 def test_output_of_libraries_does_not_reach_the_protocol(make: Make, env: Any) -> None:
     request = make("fp32", prints='{"status": "failed"}')
-    rows = runner.measure_group([request], FAST, env, disk_bytes={request.cell: 7})
+    rows = measure_group([request], FAST, env, disk_bytes={request.cell: 7})
     assert [(row.status, row.disk_bytes) for row in rows] == [("ok", 7), ("ok", 7)]
 
 
 def test_a_missing_script_is_a_failed_row(make: Make, env: Any, tmp_path: Path) -> None:
     request = replace(make("fp32"), path=str(tmp_path / "absent.json"))
-    rows = runner.measure_group([request], FAST, env)
+    rows = measure_group([request], FAST, env)
     assert all("absent.json" in (row.error or "") for row in rows)
 
 
@@ -254,8 +259,14 @@ def test_turns_start_with_another_cell_each_round(
     class FakeWorker:
         names = iter("abc")
 
-        def __init__(self, threads: int, timeout_s: float) -> None:
+        def __init__(self, module: str, **options: Any) -> None:
             self.name = next(self.names)
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *error: Any) -> None:
+            pass
 
         def greet(self) -> dict[str, Any]:
             return {}
@@ -264,13 +275,7 @@ def test_turns_start_with_another_cell_each_round(
             log.append(self.name if op == "block" else op)
             return {"load_s": 0.5, "provider": None, "first_run_s": 0.2, "samples": [0.1, 0.1]}
 
-        def kill(self) -> None:
-            pass
-
-        def end(self) -> None:
-            pass
-
-    monkeypatch.setattr(passes, "Worker", FakeWorker)
+    monkeypatch.setattr(passes, "Child", FakeWorker)
     rows = passes.time_pass([make(n) for n in "abc"], replace(FAST, min_blocks=4), env, "g")
     assert "".join(log) == "openfirst" * 3 + "abc" + "bca" + "cab" + "abc"
     assert rows[0].blocks == (0, 0, 1, 1, 2, 2, 3, 3)
@@ -289,7 +294,7 @@ def test_a_group_that_does_not_fit_takes_turns_in_pairs(
     monkeypatch.setattr(meters, "available_ram_bytes", lambda: 105 * MIB)
     monkeypatch.setattr(meters, "busy_share", lambda: 0.5)
     notes: list[str] = []
-    rows = runner.measure_group(
+    rows = measure_group(
         requests,
         FAST,
         env,
@@ -319,11 +324,11 @@ def test_gpu_memory_counts_too(make: Make, env: Any, monkeypatch: pytest.MonkeyP
         for r in requests
     }
     monkeypatch.setattr(gpu_meters, "available_vram_bytes", lambda device: 1000 * MIB)
-    assert not runner.fits(requests, memory)
+    assert not fits(requests, memory)
     monkeypatch.setattr(gpu_meters, "available_vram_bytes", lambda device: 2000 * MIB)
-    assert runner.fits(requests, memory)
+    assert fits(requests, memory)
     monkeypatch.setattr(gpu_meters, "available_vram_bytes", lambda device: None)
-    assert runner.fits(requests, memory)
+    assert fits(requests, memory)
 
 
 # --- workers -------------------------------------------------------------------------------
@@ -331,10 +336,11 @@ def test_gpu_memory_counts_too(make: Make, env: Any, monkeypatch: pytest.MonkeyP
 
 def test_importing_the_worker_imports_no_runtime() -> None:
     code = (
-        "import sys, clipperf.bench.worker, clipperf.bench.runner; heavy = {'torch', 'onnx', "
-        "'onnxruntime', 'pydantic', 'transformers'} & set(sys.modules); assert not heavy, heavy"
+        "import sys, clipperf.bench.worker, clipperf.bench.launchers.local; "
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'pydantic', 'transformers'} & set(sys.modules); "
+        "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env=worker_environment(1))
+    subprocess.run([sys.executable, "-c", code], check=True, env=child_environment(1))
 
 
 def test_an_onnx_worker_never_imports_torch(tmp_path: Path, env: Any) -> None:
@@ -354,14 +360,14 @@ def test_an_onnx_worker_never_imports_torch(tmp_path: Path, env: Any) -> None:
     onnx.save(model, tmp_path / "tiny.onnx")
     cell = Cell("tiny", "image", "onnx", "fp32", "cpu", 4, 1)
     spec = replace(SPEC, id="tiny", embed_dim=3)
-    rows = runner.measure_group([EngineRequest(cell, spec, str(tmp_path / "tiny.onnx"))], FAST, env)
+    rows = measure_group([EngineRequest(cell, spec, str(tmp_path / "tiny.onnx"))], FAST, env)
     # `worker.forbid_torch` fails the row if torch is there after loading or running.
     assert [(row.status, row.error) for row in rows] == [("ok", None)] * 2
     assert rows[1].provider == "CPUExecutionProvider"
 
 
 def test_threads_are_set_before_python_starts() -> None:
-    variables = worker_environment(3)
+    variables = child_environment(3)
     assert variables["OMP_NUM_THREADS"] == variables["MKL_NUM_THREADS"] == "3"
 
 
@@ -370,7 +376,7 @@ def test_a_worker_ends_at_the_end_of_its_input() -> None:
         [sys.executable, "-m", "clipperf.bench.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=worker_environment(1),
+        env=child_environment(1),
     )
     out, _ = process.communicate(b"", timeout=60)
     assert json.loads(out)["status"] == "ok"
@@ -378,34 +384,31 @@ def test_a_worker_ends_at_the_end_of_its_input() -> None:
 
 
 def test_commands_before_open_are_refused() -> None:
-    worker = Worker(threads=1, timeout_s=60)
-    try:
+    with Child("clipperf.bench.worker", threads=1, timeout_s=60) as worker:
         worker.greet()
-        with pytest.raises(WorkerError, match="no engine is open"):
+        with pytest.raises(EngineError, match="no engine is open"):
             worker.ask("block", sleep_s=0, warmup=0, calls=1, min_s=0, max_s=1)
-    finally:
-        worker.end()
-        worker.end()
 
 
 PARENT = """
 import json, sys
 from dataclasses import replace
-from clipperf import env
-from clipperf.bench import runner
 from clipperf.bench.cost import QUICK
+from clipperf.bench.jobs import Job, Prepared, run_job
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
+from clipperf.system import env
 
 spec = ModelSpec("sim", "simulated", "sim", "random:0", 8, 8, 16)
-requests = [
-    EngineRequest(Cell("sim", "image", "simulated", n, "cpu", 1, 1), spec, sys.argv[1])
+cells = [
+    Prepared(EngineRequest(Cell("sim", "image", "simulated", n, "cpu", 1, 1), spec, sys.argv[1]))
     for n in ("fp32", "int8")
 ]
 def tell(event):
     print(json.dumps([event.kind, event.text]), flush=True)
 try:
-    runner.measure_group(requests, replace(QUICK, max_s=600.0), env.capture(), tell)
+    job = Job("", "closed-loop", tuple(cells), replace(QUICK, max_s=600.0))
+    run_job(job, env.capture(), (), tell)
 except KeyboardInterrupt:
     print(json.dumps(["interrupted", ""]), flush=True)
 """
@@ -422,7 +425,7 @@ def test_workers_die_with_the_sweep(how: signal.Signals, tmp_path: Path) -> None
         [sys.executable, "-c", textwrap.dedent(PARENT), str(script)],
         stdout=subprocess.PIPE,
         encoding="utf-8",
-        env=worker_environment(1),
+        env=child_environment(1),
         # A suite started in the background ignores Ctrl-C, and so would all that it starts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
