@@ -46,11 +46,11 @@ OnProgress = Callable[[Any], None]
 class Child:
     """A process that runs ``python -m module args``, whose main function calls `protocol.serve`.
 
-    A thread sits in a blocking read and hands lines over, so that the parent can wait with a
-    timeout on every platform (pipes cannot be selected on Windows) and burns no cycles of cores
-    under measurement. The child leads a process group of its own, is out of Ctrl-C's reach, and
-    dies with its parent. It ends with its ``with`` block: killed where that fails or nobody
-    waits for its answer, else once it has closed what it holds.
+    Threads sit in a blocking read, which hands lines over, and in a blocking wait for the child's
+    end, so that the parent can wait with a timeout on every platform (pipes cannot be selected on
+    Windows) and burns no cycles of cores under measurement. The child leads a process group of its
+    own, is out of Ctrl-C's reach, and dies with its parent. It ends with its ``with`` block:
+    killed where that fails or nobody waits for its answer, else once it has closed what it holds.
 
     `threads` is the size of its libraries' thread pools, by default their own choice.
     `timeout_s` is how long it may be silent, by default for ever. `python` and `env` are for
@@ -97,7 +97,9 @@ class Child:
             self._stderr.close()
             raise ChildError(f"a {noun} process cannot be started: {exc}") from exc
         self._reader = threading.Thread(target=self._read, daemon=True)
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._reader.start()
+        self._watcher.start()
 
     def __enter__(self) -> Child:
         return self
@@ -171,9 +173,10 @@ class Child:
 
     def kill(self) -> None:
         """End the child and whatever it started, now."""
-        self._killed = self._killed or self._process.poll() is None
-        self._kill_group()
-        self._process.kill()
+        if self._process.poll() is None:
+            self._killed = True
+            self._kill_group()
+            self._process.kill()
         self._process.wait()
 
     def end(self) -> None:
@@ -186,11 +189,9 @@ class Child:
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        try:
-            self._process.wait(timeout=END_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        self._kill_group()
+        self._watcher.join(timeout=END_S)
+        self.kill()
+        self._watcher.join()
         self._stderr.close()
         self._reader.join(timeout=END_S)
         if not self._reader.is_alive() and self._process.stdout is not None:
@@ -201,6 +202,11 @@ class Child:
         for line in self._process.stdout:
             self._lines.put(line)
         self._lines.put("")
+
+    def _watch(self) -> None:
+        """What the child forked holds its output open, and would have the parent wait for ever."""
+        self._process.wait()
+        self._kill_group()
 
     def _message(self, step: str) -> Fields | None:
         """The next message; None for a line that is none."""
@@ -233,9 +239,9 @@ class Child:
     def _death(self, step: str) -> ChildError:
         if self._killed:
             return ChildError(f"the {self._noun} was ended before it answered {step!r}")
-        try:
-            code = self._process.wait(timeout=2 * END_S)
-        except subprocess.TimeoutExpired:
+        self._watcher.join(timeout=2 * END_S)
+        code = self._process.returncode
+        if code is None:
             self.kill()
             return ChildError(f"the {self._noun} closed its output during {step!r} and did not end")
         said = self._tail()

@@ -65,6 +65,13 @@ def say_and_hang(fields, tell):
 def start_helper(fields, tell):
     return {"pid": subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid}
 
+def fork_helper(fields, tell):
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    return {"pid": pid}
+
 def crash(fields, tell):
     print("about to crash", file=sys.stderr)
     import ctypes
@@ -95,7 +102,8 @@ def at_end():
 
 if __name__ == "__main__":
     names = (
-        "echo steps fail known full say_and_hang start_helper crash leave variables modules slow"
+        "echo steps fail known full say_and_hang start_helper fork_helper crash leave variables "
+        "modules slow"
     )
     sys.exit(
         serve(
@@ -291,6 +299,18 @@ def test_what_a_child_started_ends_with_it(how: str) -> None:
         child.kill()
     child.end()
     assert gone(child.pid) and gone(helper)
+
+
+def test_nobody_waits_for_what_a_dead_child_has_forked() -> None:
+    """It holds copies of the child's pipes."""
+    with Child("toy_child") as child:
+        helper = child.ask("fork_helper")["pid"]
+        os.kill(child.pid, signal.SIGKILL)
+        start = time.monotonic()
+        with pytest.raises(ChildError, match="killed by SIGKILL"):
+            child.ask("steps", n=1)
+        assert time.monotonic() - start < 10
+    assert gone(helper)
 
 
 PARENT = """
