@@ -64,6 +64,16 @@ class Outcome:
         return self.estimate.gap(self.values, other.values, self.groups)
 
 
+def mean(values: np.ndarray, groups: np.ndarray) -> float:
+    """The mean of `values`, whatever their groups; of hits: their share."""
+    return float(values.mean())
+
+
+def mean_interval(values: np.ndarray, groups: np.ndarray) -> Interval:
+    """95 % percentile bootstrap interval of `mean` over the samples."""
+    return stats.paired_difference_interval(values.tolist(), [0.0] * len(values))
+
+
 def mean_per_class(values: np.ndarray, labels: np.ndarray) -> float:
     """Mean over classes of the mean of `values` in each; of hits: mean per-class recall.
 
@@ -117,18 +127,6 @@ def _middle_95(means: list[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _share(values: np.ndarray, groups: np.ndarray) -> float:
-    return float(values.mean())
-
-
-def _share_interval(hits: np.ndarray, groups: np.ndarray) -> Interval:
-    return stats.wilson_interval(int(hits.sum()), len(hits))
-
-
-def _resampled_share(values: np.ndarray, groups: np.ndarray) -> Interval:
-    return stats.paired_difference_interval(values.tolist(), [0.0] * len(values))
-
-
 def linear(
     value: Callable[[np.ndarray, np.ndarray], float],
     resampled: Callable[[np.ndarray, np.ndarray], Interval],
@@ -140,6 +138,10 @@ def linear(
         return resampled(ours.astype(np.float64) - theirs.astype(np.float64), groups)
 
     return Estimate(value, interval, gap)
+
+
+def _wilson(hits: np.ndarray, groups: np.ndarray) -> Interval:
+    return stats.wilson_interval(int(hits.sum()), len(hits))
 
 
 def _unless_certain(
@@ -161,13 +163,13 @@ def _unless_certain(
     return interval
 
 
-SHARE = linear(_share, _resampled_share, _share_interval)
+SHARE = linear(mean, mean_interval, _wilson)
 """The share of independent samples that are hits."""
 
 SHARE_OF_GROUPS = linear(
-    _share,
+    mean,
     grouped_mean_interval,
-    _unless_certain(_share, grouped_mean_interval, lambda groups: len(np.unique(groups))),
+    _unless_certain(mean, grouped_mean_interval, lambda groups: len(np.unique(groups))),
 )
 """The share of hits where samples of one group, such as the captions of an image, are alike."""
 

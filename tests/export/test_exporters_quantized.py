@@ -278,6 +278,16 @@ class Shuffled:
         self._engine.close()
 
 
+class Nothing:
+    """An engine whose arithmetic overflows."""
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        return np.full((len(array), 192), np.nan, np.float32)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 def test_the_judge_sees_no_loss_in_fp32_and_all_of_it_in_a_mix_up(
     sample_artifact: Path, samples: str
 ) -> None:
@@ -294,6 +304,9 @@ def test_the_judge_sees_no_loss_in_fp32_and_all_of_it_in_a_mix_up(
     assert worse.min_cosine < 0.9
     assert not worse.within(margin=100, min_cosine=0.99)
     assert judge.drift(Shuffled(paths["image"])) > 0.05
+    nothing = judge.loss(Nothing())
+    assert nothing.points is None and not nothing.within(margin=100, min_cosine=0.99)
+    assert judge.drift(Nothing()) == 1
 
 
 # --- artifacts -----------------------------------------------------------------------------
