@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -13,14 +12,13 @@ from clipperf.evals.ranks import chance_any_in_top
 from clipperf.nouns.variant import Side
 from clipperf.registry import Registry
 
-Kind = Literal["classification", "retrieval"]
-
 
 @dataclass(frozen=True)
 class Ranked:
     """Where each of n queries ranked what is right for it among a number of candidates.
 
-    `name` begins the names of its figures, `side` is the one that queries. `ranks` int64 [n] are
+    `name` begins the names of its figures. `kind` chooses the metrics: "classification",
+    "retrieval", or one of the task's own. `side` is the one that queries. `ranks` int64 [n] are
     those of `evals.ranks`. `groups` int [n] is the class or image that a query belongs to;
     `clustered` says that queries of one group are alike, such as the captions of one image.
     `right` int [n] counts the candidates that are right for each query, None for one each.
@@ -28,7 +26,7 @@ class Ranked:
     """
 
     name: str
-    kind: Kind
+    kind: str
     side: Side
     ranks: np.ndarray
     candidates: int
@@ -52,7 +50,7 @@ class Metric:
     """
 
     name: str
-    kind: Kind
+    kind: str
     outcomes: Callable[[Ranked], list[Outcome]]
 
 

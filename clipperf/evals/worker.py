@@ -100,4 +100,4 @@ _TEXTS = "texts of "
 
 
 if __name__ == "__main__":
-    sys.exit(protocol.serve({"embed": embed}))
+    sys.exit(protocol.serve({"embed": embed}, targets=("target",)))
