@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 
 from clipperf.cli import app
 from clipperf.commands.options import print_tables
+from clipperf.inspect.doctor import Check
 from clipperf.inspect.inspection import Inspection
 from clipperf.models import catalog
 from clipperf.models.published import BasicStatistics
@@ -36,7 +37,8 @@ from clipperf.nouns.artifact import ShapeRange, TensorSpec
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import GpuLoad, Measurement, ResultFile, Score
 from clipperf.nouns.tuning import Trial, TunedTower, Tuning
-from clipperf.report.build import build_report, sizing_json
+from clipperf.report.build import build_report
+from clipperf.report.document import plain_json
 from clipperf.report.doctor import machine_table, runtimes_table
 from clipperf.report.format import render
 from clipperf.report.inspection import inspection_table
@@ -255,10 +257,7 @@ def tuning() -> Tuning:
 
 TENSOR = TensorSpec("in", "float32", ("batch", 3, 32, 32))
 PROFILE = ShapeRange("in", (1, 3, 32, 32), (8, 3, 32, 32), (64, 3, 32, 32))
-CHECKS: tuple[dict[str, Any], ...] = (
-    {"runtime": "onnx", "device": "cpu", "usable": True, "detail": "1.31", "fix": ""},
-    {"runtime": "trt", "device": "cuda", "usable": False, "detail": "no GPU", "fix": "buy one"},
-)
+CHECKS = (Check("onnx", "cpu", True, "1.31", ""), Check("trt", "cuda", False, "no GPU", "buy one"))
 
 # --- what is stored ------------------------------------------------------------------------
 
@@ -284,7 +283,7 @@ def outputs() -> dict[str, str]:
             sizing = size(files, targets)
             found[f"size-{name}.txt"] = printed(*sizing_tables(sizing, environments(files)))
             if name == "machines":
-                found[f"size-{name}.json"] = as_json(sizing_json(sizing))
+                found[f"size-{name}.json"] = as_json(plain_json(sizing))
     found["tune.txt"] = printed(tuning_table(tuning()))
     found["doctor.txt"] = printed(runtimes_table(CHECKS), machine_table({"RAM": "4 GiB"}))
     found["inspect.txt"] = printed(inspection_table(inspection()))

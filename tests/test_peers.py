@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipperf.nouns.report import Report
+from clipperf.report.table import Table
 from clipperf.serialize import to_json
 from clipperf.system import env
 
@@ -87,7 +87,7 @@ def data() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def cells(report: Report, *starts: str) -> tuple[str, ...]:
+def cells(report: Table, *starts: str) -> tuple[str, ...]:
     """The one row whose first cells are these."""
     (row,) = [row for row in report.rows if row[: len(starts)] == starts]
     return row[len(starts) :]

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipperf import stats, units
-from clipperf.nouns.report import Report
 from clipperf.nouns.result import GpuLoad, ResultFile
-from clipperf.report.columns import Column, cell_columns, tabulate
+from clipperf.report.columns import CELL, Column, cell_columns, same, tabulate, who_columns
+from clipperf.report.pairs import full_precision
 from clipperf.report.records import Row, environments, finite, merge
+from clipperf.report.table import Table, Value
+from clipperf.report.words import row_name
 
 PHASES = ("h2d", "compute", "d2h", "host")
 
@@ -47,7 +49,7 @@ def energy_per_1000_j(row: Row) -> float | None:
     load = _load(row)
     if load is None or finite(load.energy_j) is None or load.runs <= 0:
         return None
-    return (load.energy_j or 0.0) / (load.runs * row.cell.batch) * 1000
+    return (load.energy_j or 0.0) / (load.runs * row.cell.batch * row.cell.streams) * 1000
 
 
 def _load(row: Row) -> GpuLoad | None:
@@ -75,7 +77,7 @@ def gpu_record(row: Row) -> dict[str, Any]:
 # --- table ---------------------------------------------------------------------------------
 
 
-def gpu_report(results: Sequence[ResultFile]) -> Report | None:
+def gpu_table(results: Sequence[ResultFile]) -> Table | None:
     """What the GPU's meters saw, one row a cell that has any such figure; None without them.
 
     Raises:
@@ -86,28 +88,21 @@ def gpu_report(results: Sequence[ResultFile]) -> Report | None:
         return None
     labels = {env_id: label for env_id, (label, _) in environments(results).items()}
     columns: list[Column[Row]] = [
-        *cell_columns(labels),
-        Column(
-            "vs PyTorch same precision",
-            lambda r: (
-                units.ratio(r.peer_ratio, r.peer_interval)
-                if r.cell.precision != "fp32"
-                else units.NOT_MEASURED
-            ),
-            fold="empty",
-        ),
-        Column("Copy in ms", lambda r: units.ms(phase_s(r, "h2d")), fold="empty"),
-        Column("Compute ms", lambda r: units.ms(phase_s(r, "compute")), fold="empty"),
-        Column("Copy out ms", lambda r: units.ms(phase_s(r, "d2h")), fold="empty"),
-        Column("Host ms", lambda r: units.ms(phase_s(r, "host")), fold="empty"),
-        Column("J per 1000", lambda r: _number(energy_per_1000_j(r)), fold="empty"),
-        Column("Power W", _power, fold="empty"),
-        Column("SM MHz", _clocks, fold="empty"),
-        Column("Max °C", _temperature, fold="empty"),
-        Column("VRAM MiB", lambda r: units.mib(r.vram_peak_bytes), fold="empty"),
-        Column("VRAM by", _vram_source, numeric=False, fold="empty"),
-        Column("Allocated MiB", lambda r: units.mib(r.vram_allocated_bytes), fold="empty"),
-        Column("Throttled by", lambda r: ", ".join(_reasons(r)), numeric=False, fold="empty"),
+        *who_columns(labels, same),
+        *cell_columns(CELL, rows, same, optional=["Threads"]),
+        Column("vs PyTorch same precision", _peer_ratio, fold="empty"),
+        Column("Copy in ms", lambda r: phase_s(r, "h2d"), "ms", "empty"),
+        Column("Compute ms", lambda r: phase_s(r, "compute"), "ms", "empty"),
+        Column("Copy out ms", lambda r: phase_s(r, "d2h"), "ms", "empty"),
+        Column("Host ms", lambda r: phase_s(r, "host"), "ms", "empty"),
+        Column("J per 1000", energy_per_1000_j, "number", "empty"),
+        Column("Power W", lambda r: load.power_w if (load := _load(r)) else None, "number", "empty"),
+        Column("SM MHz", _clocks, "span", "empty"),
+        Column("Max °C", lambda r: load.temperature_c if (load := _load(r)) else None, fold="empty"),
+        Column("VRAM MiB", lambda r: r.vram_peak_bytes, "MiB", "empty"),
+        Column("VRAM by", lambda r: r.vram_source, "words", "empty"),
+        Column("Allocated MiB", lambda r: r.vram_allocated_bytes, "MiB", "empty"),
+        Column("Throttled by", lambda r: ", ".join(_reasons(r)), "words", "empty"),
     ]
     return tabulate("GPU", columns, rows, caveats=[*_legend(rows), *gpu_caveats(rows, labels)])
 
@@ -117,32 +112,16 @@ def _has_figures(row: Row) -> bool:
     return bytes_known or _load(row) is not None or phase_s(row, "host") is not None
 
 
-def _power(row: Row) -> str:
+def _peer_ratio(row: Row) -> Value:
+    """Over PyTorch in the same precision; full precision has it in the cost table."""
+    told = None if full_precision(row.cell) else row.peer_ratio
+    return Value(told, "ratio", row.peer_interval)
+
+
+def _clocks(row: Row) -> Value:
     load = _load(row)
-    return _number(finite(load.power_w) if load is not None else None)
-
-
-def _temperature(row: Row) -> str:
-    load = _load(row)
-    if load is None or load.temperature_c is None:
-        return units.NOT_MEASURED
-    return str(load.temperature_c)
-
-
-def _vram_source(row: Row) -> str:
-    return row.vram_source or units.NOT_MEASURED
-
-
-def _number(value: float | None) -> str:
-    return units.NOT_MEASURED if value is None else units.significant(value)
-
-
-def _clocks(row: Row) -> str:
-    load = _load(row)
-    if load is None or load.sm_clock_mhz is None:
-        return units.NOT_MEASURED
-    low, high = load.sm_clock_mhz
-    return str(low) if low == high else f"{low} to {high}"
+    clocks = load.sm_clock_mhz if load is not None else None
+    return Value(clocks[0] if clocks else None, "span", clocks)
 
 
 def _reasons(row: Row) -> tuple[str, ...]:
@@ -200,7 +179,6 @@ def gpu_caveats(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
 
 
 def _named(rows: Sequence[Row], labels: dict[str, str]) -> str:
-    several = len(labels) > 1
-    names = [f"{labels[r.env_id]} {r.cell.label}" if several else r.cell.label for r in rows]
+    names = [row_name(row, labels) for row in rows]
     more = len(names) - NAMED_ROWS
     return ", ".join(names[:NAMED_ROWS]) + (f" and {more} more" if more > 0 else "")

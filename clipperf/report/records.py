@@ -16,20 +16,20 @@ from clipperf import stats
 from clipperf.errors import UsageError
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Environment, Measurement, ResultFile, Score
+from clipperf.nouns.variant import BASELINE_RUNTIME, PRECISIONS
 from clipperf.report.pairs import (
-    BASELINE_RUNTIME,
-    Interval,
+    SETUP,
+    alike,
     baseline_of,
     block_ratio,
     took_turns,
     torch_at,
     usable_samples,
 )
+from clipperf.report.table import Interval
 
 RESOLVABLE_GAP = 0.10
 """Differences of speed below this share are not called: machines drift by as much."""
-
-PRECISION_ORDER = ("fp32", "tf32", "fp16", "bf16", "int8w", "int8", "int8-static", "fp8")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Row:
     vram_allocated_bytes: int | None = None
     ratio: float | None = None
     ratio_interval: Interval | None = None
-    ratio_baseline: str | None = None
+    ratio_baseline: Cell | None = None
     peer_ratio: float | None = None
     peer_interval: Interval | None = None
     problems: tuple[str, ...] = ()
@@ -90,13 +90,6 @@ class Row:
 def finite(value: float | None) -> float | None:
     """`value`, or None where it is missing, NaN or infinite."""
     return value if value is not None and math.isfinite(value) else None
-
-
-def finite_interval(interval: Interval | None) -> Interval | None:
-    """`interval`, or None where it is missing or an end is not finite."""
-    if interval is None or not all(map(math.isfinite, interval)):
-        return None
-    return interval
 
 
 def in_order(results: Sequence[ResultFile]) -> list[ResultFile]:
@@ -164,6 +157,7 @@ def cell_order(cell: Cell) -> tuple:
         cell.device,
         cell.tokens or 0,
         cell.threads,
+        cell.streams,
         cell.batch,
         *setup_order(cell),
     )
@@ -171,8 +165,7 @@ def cell_order(cell: Cell) -> tuple:
 
 def setup_order(cell: Cell) -> tuple[bool, str, int, str, str]:
     """Sort key of a runtime, precision and input: the baseline first, then by name."""
-    known = cell.precision in PRECISION_ORDER
-    rank = PRECISION_ORDER.index(cell.precision) if known else len(PRECISION_ORDER)
+    rank = PRECISIONS.rank(cell.precision)
     return (cell.runtime != BASELINE_RUNTIME, cell.runtime, rank, cell.precision, cell.input)
 
 
@@ -227,7 +220,7 @@ def _row(
         vram_allocated_bytes=memory.vram_allocated_bytes if memory else None,
         ratio=pair[0] if pair else None,
         ratio_interval=pair[1] if pair else None,
-        ratio_baseline=baseline.cell.setup if pair and baseline else None,
+        ratio_baseline=baseline.cell if pair and baseline else None,
         problems=tuple(problems),
         source=source,
         time=time,
@@ -240,19 +233,15 @@ def speed_ratio(ours: Row, theirs: Row) -> tuple[float, Interval | None] | None:
     PyTorch may have taken turns in several groups of a run: then its own row shows the last, and
     a rival's ratio is the one of their common group.
     """
-    own, other = (
-        dataclasses.replace(row.cell, runtime="", precision="", input="float32")
-        for row in (ours, theirs)
-    )
-    if own != other:
+    if alike(ours.cell, *SETUP) != alike(theirs.cell, *SETUP):
         return None
     if ours.time is None or theirs.time is None or ours.env_id != theirs.env_id:
         return None
     if ours.source != theirs.source:
         return None
-    if ours.ratio is not None and ours.ratio_baseline == theirs.setup:
+    if ours.ratio is not None and ours.ratio_baseline == theirs.cell:
         return ours.ratio, ours.ratio_interval
-    if theirs.ratio is not None and theirs.ratio_baseline == ours.setup:
+    if theirs.ratio is not None and theirs.ratio_baseline == ours.cell:
         ends = theirs.ratio_interval
         return 1 / theirs.ratio, (1 / ends[1], 1 / ends[0]) if ends else None
     return block_ratio(ours.time, theirs.time) if took_turns(ours.time, theirs.time) else None

@@ -31,7 +31,7 @@ from clipperf.models import catalog, sample, zoo
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
-from clipperf.report.tables import cost_report
+from clipperf.report.tables import cost_table
 from clipperf.serve.images import batches
 from clipperf.system import store
 
@@ -367,7 +367,7 @@ def test_a_profile_shows_both_kinds(stocked: ModelSpec, cli: Cli) -> None:
         "--input", "float32,uint8", "--quick", "-q", check=True,
     )  # fmt: skip
     (path,) = store.find_results()
-    table = cost_report([store.read_result(path)])
+    table = cost_table([store.read_result(path)])
     runtime, ratio = (table.columns.index(name) for name in ("Runtime", "vs PyTorch"))
     ratios = {row[runtime]: row[ratio] for row in table.rows}
     assert list(ratios) == ["torch fp32", "onnx fp32", "onnx fp32 uint8"]

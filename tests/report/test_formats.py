@@ -18,11 +18,11 @@ from clipperf.errors import UsageError
 from clipperf.report.build import build_report, render
 from clipperf.report.charts import BarChart, LineChart, speed_charts
 from clipperf.report.document import clean
-from clipperf.report.formats import FORMATS, rich_report, split_columns
+from clipperf.report.formats import FORMATS, rich_table, split_columns
 from clipperf.report.records import merge
 from clipperf.report.sizing.solve import Targets
 from clipperf.report.svg import draw
-from clipperf.report.tables import cost_report
+from clipperf.report.tables import cost_table
 
 EVIL = "<script>alert('x')</script>|[red]\x1b[31m\n::w"
 
@@ -201,7 +201,7 @@ def test_markdown_parses_back() -> None:
     lines = render(build_report(files), "md").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("**Cost per tower"))
     table = [line for line in lines[start + 2 :] if line.startswith("|")]
-    report = cost_report(files)
+    report = cost_table(files)
     assert parse_markdown_table(table) == [list(report.columns), *map(list, report.rows)]
 
 
@@ -223,11 +223,11 @@ def test_text_has_no_markup_and_no_control_characters(evil) -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_wide_tables_are_split_not_cut(width) -> None:
-    report = cost_report(realistic())
+    report = cost_table(realistic())
     parts = split_columns(report, width)
     assert sorted({i for part in parts for i in part}) == list(range(len(report.columns)))
     console = Console(file=io.StringIO(), width=width)
-    console.print(rich_report(report, width))
+    console.print(rich_table(report, width))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width

@@ -11,7 +11,7 @@ from report_data import ENVIRONMENT, GIB, MIB, OTHER, broken, cell, memory, resu
 from clipperf.errors import UsageError
 from clipperf.report.sizing.packing import Load, Machine, pack
 from clipperf.report.sizing.solve import Targets, size
-from clipperf.report.sizing.tables import sizing_reports
+from clipperf.report.sizing.tables import sizing_tables
 
 
 def measured(seconds: float, peak_mib: int, calls: int = 6, **where):
@@ -74,7 +74,7 @@ def test_limits_say_by_how_much() -> None:
     )
     assert image.replicas is None
     assert sizing.unmet == ("M::w: no image configuration passes.",)
-    tables = sizing_reports(sizing, {"env-a": ("E1", ENVIRONMENT)})
+    tables = sizing_tables(sizing, {"env-a": ("E1", ENVIRONMENT)})
     assert tables[0].rows == ()
     assert any("No configuration meets" in f for f in tables[0].findings)
     assert "SLO: max 100 ms" in tables[2].rows[0][-1]
