@@ -16,6 +16,7 @@ from report_data import (
     GIB,
     MIB,
     OTHER,
+    PUBLISHED,
     broken,
     cell,
     memory,
@@ -24,22 +25,20 @@ from report_data import (
     score,
     timed,
 )
-
 from typer.testing import CliRunner
 
-from clipperf.cli import app
+from clipperf import cli
 from clipperf.commands.options import print_tables
 from clipperf.inspect.doctor import Check
 from clipperf.inspect.inspection import Inspection
 from clipperf.models import catalog
-from clipperf.models.published import BasicStatistics
 from clipperf.nouns.artifact import ShapeRange, TensorSpec
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import GpuLoad, Measurement, ResultFile, Score
 from clipperf.nouns.tuning import Trial, TunedTower, Tuning
 from clipperf.report.build import build_report
-from clipperf.report.document import plain_json
 from clipperf.report.doctor import machine_table, runtimes_table
+from clipperf.report.document import plain_json
 from clipperf.report.format import render
 from clipperf.report.inspection import inspection_table
 from clipperf.report.models import models_json, models_table
@@ -51,10 +50,6 @@ from clipperf.report.table import Table
 from clipperf.report.tuning import tuning_table
 from clipperf.serialize import to_json
 
-PUBLISHED = (
-    BasicStatistics("ViT-B-32::openai", 338, 3.20, 1.40),
-    BasicStatistics("ViT-B-32::laion2b_e16", 577, 2.93, 1.40),
-)
 ODD = "<script>alert('x')</script>|[red]\x1b[31m\n::w"
 GPU_MACHINE = dataclasses.replace(OTHER, driver="580.1", git_sha="abc1234")
 
@@ -172,9 +167,7 @@ def _machines() -> list[ResultFile]:
     ]
     return [
         result(here),
-        result(
-            there, environments=(OTHER,), path="b.json", created_utc="2026-01-02T00:00:00Z"
-        ),
+        result(there, environments=(OTHER,), path="b.json", created_utc="2026-01-02T00:00:00Z"),
     ]
 
 
@@ -269,7 +262,18 @@ SHOWN = {
     "failed": ("text", "md", "json", "html"),
 }
 """Formats whose output is stored; of the other cases text, Markdown and HTML."""
-COMMANDS = ("", "models", "export", "profile", "eval", "tune", "inspect", "doctor", "report", "size")
+COMMANDS = (
+    "",
+    "models",
+    "export",
+    "profile",
+    "eval",
+    "tune",
+    "inspect",
+    "doctor",
+    "report",
+    "size",
+)
 
 
 def outputs() -> dict[str, str]:
@@ -290,7 +294,7 @@ def outputs() -> dict[str, str]:
     listed = catalog.search("clipperf-sample") + catalog.search("RN50")
     found["models.txt"] = printed(models_table(listed))
     found["models.json"] = as_json(models_json(listed[:1]))
-    found |= {f"help-{name or 'clipperf'}.txt": help_of(name) for name in COMMANDS}
+    found |= {f"help-{name or 'clipperf'}.txt": help_of(name) for name in ("", *cli.COMMANDS)}
     return found
 
 
@@ -302,9 +306,7 @@ def inspection() -> Inspection:
     plan = Inspection(
         "f/text/model.plan", "plan", 3000, profile=(PROFILE,), problems=("cut short",)
     )
-    return Inspection(
-        "f", "artifact", 6 * MIB, problems=("text: cut short",), parts=(tower, plan)
-    )
+    return Inspection("f", "artifact", 6 * MIB, problems=("text: cut short",), parts=(tower, plan))
 
 
 def printed(*tables: Table) -> str:
@@ -323,7 +325,7 @@ def as_json(value: Any) -> str:
 def help_of(command: str) -> str:
     """The help of one command, "" for the program's."""
     words = [*([command] if command else []), "--help"]
-    done = CliRunner().invoke(app, words, prog_name="clipperf", terminal_width=100)
+    done = CliRunner().invoke(cli.app, words, prog_name="clipperf", terminal_width=100)
     assert done.exit_code == 0
     return done.stdout
 

@@ -139,9 +139,9 @@ def command(
     from clipperf.export.folder import set_preprocess
     from clipperf.export.plan_options import BuildOptions
     from clipperf.export.process import started_early
-    from clipperf.report.exported import exported_lines, failed
     from clipperf.inputs import preprocess_fast
     from clipperf.models import zoo
+    from clipperf.report.exported import exported_lines, failed
     from clipperf.system.progress import progress
 
     engine_only = {

@@ -9,7 +9,7 @@ from clipperf.errors import UsageError
 from clipperf.evals.verdicts import COMPARED, KEPT_WITHIN, Verdict, verdict_of
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import ResultFile, Score
-from clipperf.report.columns import KEY, Column, cell_columns, same, tabulate, who_columns
+from clipperf.report.columns import KEY, Column, cell_columns, tabulate, who_columns
 from clipperf.report.pairs import alike
 from clipperf.report.records import environments, merge_scores
 from clipperf.report.table import Severity, Table, Value
@@ -40,11 +40,11 @@ def accuracy_table(results: Sequence[ResultFile]) -> Table:
         raise UsageError("no scores to report: run `clipperf eval MODEL --dataset NAME` first")
     labels = {env_id: label for env_id, (label, _) in environments(results).items()}
     columns: list[Column[Score]] = [
-        *who_columns(labels, same),
-        *cell_columns(["Device"], scores, same),
+        *who_columns(labels),
+        *cell_columns(["Device"], scores),
         Column("Dataset", lambda s: s.dataset, "words", **KEY),
         Column("Metric", lambda s: s.metric, "words", **KEY),
-        *cell_columns(["Runtime"], scores, same),
+        *cell_columns(["Runtime"], scores),
         Column("n", lambda s: s.n),
         Column("Score", lambda s: Value(s.value, "share", s.ci95)),
         Column("Baseline", lambda s: s.baseline_value, "share", "empty"),
@@ -83,8 +83,7 @@ def accuracy_table(results: Sequence[ResultFile]) -> Table:
     changed = sorted(d for d, digests in versions.items() if len(digests) > 1)
     if changed:
         caveats.append(
-            f"More than one version (sha256) of {listed(changed)}: their scores are not "
-            f"comparable."
+            f"More than one version (sha256) of {listed(changed)}: their scores are not comparable."
         )
     caveats += [note for result in results for note in result.notes if result.kind == "eval"]
     return tabulate("Accuracy", columns, scores, accuracy_findings(scores, labels), caveats)

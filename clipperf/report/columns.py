@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from clipperf.nouns.cell import Cell
 from clipperf.report.table import RANDOM_WEIGHTS, WORDS, Heading, Table, Unit, Value
@@ -116,35 +116,35 @@ CELL_COLUMNS: dict[str, Column[Cell]] = {
 CELL = tuple(CELL_COLUMNS)
 
 
-def same(record: R) -> R:
-    """What a row is about where that is the record itself."""
+def _itself(record: Any) -> Any:
     return record
 
 
 def who_columns(
-    labels: dict[str, str], about: Callable[[R], About], fold: Fold = "constant"
-) -> list[Column[R]]:
-    """The columns that keep models (see `fold`) and, where there are several, machines apart."""
+    labels: dict[str, str], about: Callable[[Any], About] = _itself, fold: Fold = "constant"
+) -> list[Column[Any]]:
+    """The columns that keep models (see `fold`) and, where there are several, machines apart.
 
-    def model(record: R) -> Value:
+    `about` says what a record is about, where it is not a row about a cell itself.
+    """
+
+    def model(record: Any) -> Value:
         return model_name(about(record).cell.model_id, about(record).random_weights)
 
-    def environment(record: R) -> str:
-        return labels[about(record).env_id]
-
-    columns: list[Column[R]] = [Column("Model", model, "words", fold, **KEY, split=True)]
+    columns: list[Column[Any]] = [Column("Model", model, "words", fold, **KEY, split=True)]
     if len(labels) > 1:
-        columns.append(Column("Env", environment, "words", "constant", **KEY))
+        env = Column[Any]("Env", lambda r: labels[about(r).env_id], "words", "constant", **KEY)
+        columns.append(env)
     return columns
 
 
 def cell_columns(
     names: Sequence[str],
-    records: Sequence[R],
-    about: Callable[[R], About],
+    records: Sequence[Any],
+    about: Callable[[Any], About] = _itself,
     optional: Sequence[str] = (),
-) -> list[Column[R]]:
-    """Columns of CELL_COLUMNS that say which cell a row is about.
+) -> list[Column[Any]]:
+    """Columns of CELL_COLUMNS that say which cell a row is about; `about` as in `who_columns`.
 
     What is `optional` is left out where it does not differ. So are streams where there is only
     one everywhere, as nearly always.
@@ -154,9 +154,8 @@ def cell_columns(
         values = {CELL_COLUMNS[name].of(about(record).cell) for record in records} - {None}
         return bool(values - {1}) if name == "Streams" else name not in optional or len(values) > 1
 
-    def of(column: Column[Cell]) -> Column[R]:
-        return cast(
-            Column[R], dataclasses.replace(column, of=lambda record: column.of(about(record).cell))
-        )
+    def of(column: Column[Cell]) -> Column[Any]:
+        whole: Column[Any] = column
+        return dataclasses.replace(whole, of=lambda record: column.of(about(record).cell))
 
     return [of(CELL_COLUMNS[name]) for name in names if shown(name)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from clipperf import stats, units
 from clipperf.nouns.result import GpuLoad, ResultFile
-from clipperf.report.columns import CELL, Column, cell_columns, same, tabulate, who_columns
+from clipperf.report.columns import CELL, Column, cell_columns, tabulate, who_columns
 from clipperf.report.pairs import full_precision
 from clipperf.report.records import Row, environments, finite, merge
 from clipperf.report.table import Table, Value
@@ -88,17 +88,21 @@ def gpu_table(results: Sequence[ResultFile]) -> Table | None:
         return None
     labels = {env_id: label for env_id, (label, _) in environments(results).items()}
     columns: list[Column[Row]] = [
-        *who_columns(labels, same),
-        *cell_columns(CELL, rows, same, optional=["Threads"]),
+        *who_columns(labels),
+        *cell_columns(CELL, rows, optional=["Threads"]),
         Column("vs PyTorch same precision", _peer_ratio, fold="empty"),
         Column("Copy in ms", lambda r: phase_s(r, "h2d"), "ms", "empty"),
         Column("Compute ms", lambda r: phase_s(r, "compute"), "ms", "empty"),
         Column("Copy out ms", lambda r: phase_s(r, "d2h"), "ms", "empty"),
         Column("Host ms", lambda r: phase_s(r, "host"), "ms", "empty"),
         Column("J per 1000", energy_per_1000_j, "number", "empty"),
-        Column("Power W", lambda r: load.power_w if (load := _load(r)) else None, "number", "empty"),
+        Column(
+            "Power W", lambda r: load.power_w if (load := _load(r)) else None, "number", "empty"
+        ),
         Column("SM MHz", _clocks, "span", "empty"),
-        Column("Max °C", lambda r: load.temperature_c if (load := _load(r)) else None, fold="empty"),
+        Column(
+            "Max °C", lambda r: load.temperature_c if (load := _load(r)) else None, fold="empty"
+        ),
         Column("VRAM MiB", lambda r: r.vram_peak_bytes, "MiB", "empty"),
         Column("VRAM by", lambda r: r.vram_source, "words", "empty"),
         Column("Allocated MiB", lambda r: r.vram_allocated_bytes, "MiB", "empty"),

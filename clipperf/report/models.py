@@ -21,7 +21,9 @@ def models_table(listed: Sequence[CatalogEntry]) -> Table:
     """The listing as a table: a row for each architecture with each of its tags."""
     rows = [(entry, tag) for entry in listed for tag in entry.tags or ("",)]
     columns: list[Column[tuple[CatalogEntry, str]]] = [
-        Column("model", lambda x: "::".join(filter(None, (x[0].architecture, x[1]))), "words", key=True),
+        Column(
+            "model", lambda x: "::".join(filter(None, (x[0].architecture, x[1]))), "words", key=True
+        ),
         Column("image M", lambda x: x[0].image_parameters, "millions"),
         Column("text M", lambda x: x[0].text_parameters, "millions"),
         Column("image GFLOPs", lambda x: x[0].image_gflops, "number"),

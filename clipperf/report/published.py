@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from clipperf.models.published import BasicStatistics, normal
 from clipperf.nouns.result import ResultFile
-from clipperf.report.columns import Column, cell_columns, tabulate, who_columns
 from clipperf.report.accuracy import judged
+from clipperf.report.columns import Column, cell_columns, tabulate, who_columns
 from clipperf.report.records import Row, environments, merge
 from clipperf.report.table import Table
 from clipperf.report.tables import Pair, disk_bytes, pair_towers

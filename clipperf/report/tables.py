@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from clipperf import stats, units
+
+from clipperf import stats
 from clipperf.errors import UsageError
 from clipperf.nouns.result import ResultFile, Score
 from clipperf.nouns.variant import SIDES, Side
 from clipperf.report import findings
 from clipperf.report.accuracy import judged
-from clipperf.report.columns import CELL, Column, Fold, cell_columns, same, tabulate, who_columns
+from clipperf.report.columns import CELL, Column, Fold, cell_columns, tabulate, who_columns
 from clipperf.report.pairs import alike
 from clipperf.report.records import Row, environments, merge, merge_scores, setup_order
 from clipperf.report.table import RANDOM, UNRESOLVED, Severity, Table, Unit, Value, worst
@@ -34,8 +35,8 @@ def cost_table(results: Sequence[ResultFile]) -> Table:
         raise UsageError("no measurements to report: run `clipperf profile MODEL` first")
     labels = {env_id: label for env_id, (label, _) in environments(results).items()}
     columns: list[Column[Row]] = [
-        *who_columns(labels, same),
-        *cell_columns(CELL, rows, same),
+        *who_columns(labels),
+        *cell_columns(CELL, rows),
         Column("Items/s", lambda r: r.items_per_s, "rate"),
         Column("vs PyTorch", lambda r: Value(r.ratio, "ratio", r.ratio_interval)),
         Column("p50 ms", lambda r: r.p50_s, "ms"),

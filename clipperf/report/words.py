@@ -14,7 +14,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def in_streams(cell: Cell) -> str:
-    """" in 2 streams"; nothing for one, which is how nearly everything is measured."""
+    """ " in 2 streams"; nothing for one, which is how nearly everything is measured."""
     return f" in {cell.streams} streams" if cell.streams > 1 else ""
 
 

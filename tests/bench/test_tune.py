@@ -430,9 +430,9 @@ def test_a_bundle_holds_all_that_is_needed(
 def test_the_table_of_a_tuning(tuned: Path) -> None:
     tuning = from_json(Tuning, json.loads(tuned.read_text()))
     found = tuning_table(tuning)
-    assert len(found.rows) == len(tuning.trials)
-    note = found.columns.index("Note")
-    assert [row[note] for row in found.rows].count("chosen") == 2
+    assert len(found.texts) == len(tuning.trials)
+    note = found.names.index("Note")
+    assert [row[note] for row in found.texts].count("chosen") == 2
     assert [line.split(":")[0] for line in found.findings] == ["image", "text"]
     assert "Texts have 16 tokens." in found.caveats
     images = dataclasses.replace(

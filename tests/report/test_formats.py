@@ -15,14 +15,16 @@ from report_data import GIB, PUBLISHED, broken, cell, memory, realistic, result,
 from rich.console import Console
 
 from clipperf.errors import UsageError
-from clipperf.report.build import build_report, render
+from clipperf.models.published import BasicStatistics
+from clipperf.report.build import build_report
 from clipperf.report.charts import BarChart, LineChart, speed_charts
 from clipperf.report.document import clean
-from clipperf.report.formats import FORMATS, rich_table, split_columns
+from clipperf.report.format import FORMATS, render
 from clipperf.report.records import merge
 from clipperf.report.sizing.solve import Targets
 from clipperf.report.svg import draw
 from clipperf.report.tables import cost_table
+from clipperf.report.terminal import rich_table, split_columns
 
 EVIL = "<script>alert('x')</script>|[red]\x1b[31m\n::w"
 
@@ -46,7 +48,7 @@ def evil():
                 notes=(EVIL,),
             )
         ],
-        [{"model": EVIL, "disk_mb": 1, "peak_ram_gb": 1, "peak_vram_gb": 1}],
+        [BasicStatistics(EVIL, 1, 1, 1)],
         Targets(1, 0),
         title=EVIL,
     )
@@ -76,7 +78,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.mark.parametrize("fmt", list(FORMATS))
+@pytest.mark.parametrize("fmt", FORMATS.names())
 def test_every_format_is_deterministic(fmt, document) -> None:
     again = build_report(realistic(), PUBLISHED, Targets(200, 100, slo_s=0.5, ram_bytes=4 * GIB))
     turned = build_report(
@@ -98,13 +100,13 @@ def test_nothing_to_report() -> None:
         build_report([])
 
 
-@pytest.mark.parametrize("fmt", list(FORMATS))
+@pytest.mark.parametrize("fmt", FORMATS.names())
 def test_only_failed_rows_render(fmt) -> None:
     text = render(build_report([result([broken(cell(), "out of memory")])]), fmt)
     assert "out of memory" in text
 
 
-@pytest.mark.parametrize("fmt", list(FORMATS))
+@pytest.mark.parametrize("fmt", FORMATS.names())
 def test_only_scores_render(fmt) -> None:
     assert "cifar10" in render(build_report([result(scores=[score(cell())])]), fmt)
 
@@ -133,7 +135,7 @@ def test_html_is_self_contained(document, evil) -> None:
 def test_html_escapes_everything(evil) -> None:
     text = render(evil, "html")
     assert "<script" not in text
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in text
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in text
     assert "\x1b" not in text
 
 
@@ -202,7 +204,7 @@ def test_markdown_parses_back() -> None:
     start = next(i for i, line in enumerate(lines) if line.startswith("**Cost per tower"))
     table = [line for line in lines[start + 2 :] if line.startswith("|")]
     report = cost_table(files)
-    assert parse_markdown_table(table) == [list(report.columns), *map(list, report.rows)]
+    assert parse_markdown_table(table) == [list(report.names), *map(list, report.texts)]
 
 
 def test_markdown_escapes(evil) -> None:
@@ -231,9 +233,9 @@ def test_wide_tables_are_split_not_cut(width) -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
-    for row in report.rows:
+    for row in report.texts:
         for i, value in enumerate(row):
-            if report.numeric[i]:
+            if report.columns[i].numeric:
                 assert value in text
 
 
@@ -291,6 +293,6 @@ def test_json_has_null_for_nan() -> None:
 def test_shared_caveats_are_told_once(document) -> None:
     for caveat in document.caveats:
         for section in document.sections:
-            for report in section.reports:
+            for report in section.tables:
                 assert caveat not in report.caveats
     assert dataclasses.replace(document) == document

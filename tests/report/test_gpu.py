@@ -9,11 +9,12 @@ import math
 import pytest
 from report_data import MIB, cell, memory, result, timed
 
-from clipperf.report.table import Table
 from clipperf.nouns.result import GpuLoad, Measurement, ResultFile
-from clipperf.report.build import build_report, render
+from clipperf.report.build import build_report
+from clipperf.report.format import render
 from clipperf.report.gpu import energy_per_1000_j, gpu_table, host_gap, phase_s
 from clipperf.report.records import Row, merge
+from clipperf.report.table import Table
 from clipperf.report.tables import cost_table
 
 LOAD = GpuLoad(
@@ -43,8 +44,8 @@ def one_row(measurement: Measurement) -> Row:
 
 
 def column(report: Table, name: str) -> list[str]:
-    at = report.columns.index(name)
-    return [row[at] for row in report.rows]
+    at = report.names.index(name)
+    return [row[at] for row in report.texts]
 
 
 @pytest.fixture
@@ -118,9 +119,7 @@ def test_empty_columns_are_not_shown() -> None:
     report = gpu_table([result([on_gpu(gpu=GpuLoad(2.0, 50, power_w=80.0))])])
     assert report is not None
     assert column(report, "Power W") == ["80.0"]
-    assert not {"J per 1000", "Host ms", "VRAM MiB", "VRAM by", "Throttled by"} & set(
-        report.columns
-    )
+    assert not {"J per 1000", "Host ms", "VRAM MiB", "VRAM by", "Throttled by"} & set(report.names)
 
 
 def test_throttling_names_reason_and_rows(full: list[ResultFile]) -> None:
@@ -144,7 +143,7 @@ def test_a_slow_host_is_told(host_s: float, told: bool) -> None:
 def test_missing_gpu_figures_say_why_and_are_no_failure() -> None:
     report = cost_table([result([on_gpu(error="GPU figures missing: told to fail")])])
     assert any(c.endswith("batch 8: GPU figures missing: told to fail") for c in report.caveats)
-    assert "Note" not in report.columns
+    assert "Note" not in report.names
 
 
 def test_formats_hold_the_figures(full: list[ResultFile]) -> None:

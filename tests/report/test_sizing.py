@@ -75,9 +75,9 @@ def test_limits_say_by_how_much() -> None:
     assert image.replicas is None
     assert sizing.unmet == ("M::w: no image configuration passes.",)
     tables = sizing_tables(sizing, {"env-a": ("E1", ENVIRONMENT)})
-    assert tables[0].rows == ()
+    assert tables[0].texts == ()
     assert any("No configuration meets" in f for f in tables[0].findings)
-    assert "SLO: max 100 ms" in tables[2].rows[0][-1]
+    assert "SLO: max 100 ms" in tables[2].texts[0][-1]
 
 
 def test_latency_quantile_is_the_highest_backed() -> None:

@@ -22,18 +22,20 @@ from report_data import (
 )
 
 from clipperf.errors import UsageError
-from clipperf.report.table import Table
+from clipperf.models.published import BasicStatistics
 from clipperf.nouns.variant import Side
 from clipperf.report import findings
-from clipperf.report.accuracy import accuracy_table, published_table
+from clipperf.report.accuracy import accuracy_table
+from clipperf.report.published import published_table
 from clipperf.report.records import environments, merge, speed_ratio
+from clipperf.report.table import Table
 from clipperf.report.tables import cost_table, summary
 
 
 def column(report: Table, name: str) -> list[str]:
     """One column's cells; the name must be there."""
-    at = report.columns.index(name)
-    return [row[at] for row in report.rows]
+    at = report.names.index(name)
+    return [row[at] for row in report.texts]
 
 
 def row_of(results, runtime="onnx", **want):
@@ -63,7 +65,7 @@ def test_figures_of_one_row() -> None:
     assert column(report, "Load s") == ["0.50"]
     assert column(report, "First ms") == ["20.0"]
     assert column(report, "Disk MiB") == ["100"]
-    assert "p99 ms" not in report.columns
+    assert "p99 ms" not in report.names
     assert any("p99 (662)" in c and "has 6" in c for c in report.caveats)
     assert "M::w" in report.title and "2 threads" in report.title
 
@@ -76,7 +78,7 @@ def test_quantiles_appear_with_enough_calls() -> None:
     assert not any("Not shown" in c for c in report.caveats)
     few = cost_table([result([timed(cell(), runs[:64], group=None)])])
     assert column(few, "p90 ms") == ["57.7"]
-    assert "p95 ms" not in few.columns
+    assert "p95 ms" not in few.names
 
 
 def test_ratio_is_paired_by_block() -> None:
@@ -93,7 +95,7 @@ def test_ratio_is_paired_by_block() -> None:
     row = row_of(files)
     assert row.ratio == pytest.approx(2.0)
     assert row.ratio_interval is None  # two pairs are too few
-    assert row.ratio_baseline == "torch fp32"
+    assert row.ratio_baseline is not None and row.ratio_baseline.setup == "torch fp32"
     assert row_of(files, "torch").ratio is None
 
 
@@ -158,7 +160,8 @@ def test_ratio_falls_back_to_torch_at_the_same_precision() -> None:
             ]
         )
     ]
-    assert row_of(files).ratio_baseline == "torch fp16"
+    baseline = row_of(files).ratio_baseline
+    assert baseline is not None and baseline.setup == "torch fp16"
     assert any("torch fp16" in c for c in cost_table(files).caveats)
 
 
@@ -250,7 +253,7 @@ def test_impossible_samples_are_not_used(samples) -> None:
     row = row_of(files, "torch")
     assert row.p50_s is None and row.problems
     assert row_of(files).ratio is None
-    assert "nan" not in " ".join(" ".join(r) for r in cost_table(files).rows).lower()
+    assert "nan" not in " ".join(" ".join(r) for r in cost_table(files).texts).lower()
 
 
 @pytest.mark.parametrize("report", [cost_table, summary, accuracy_table])
@@ -280,7 +283,7 @@ def test_summary_puts_towers_side_by_side() -> None:
         path="b.json",
     )
     report = summary([result(measurements), scored])
-    assert len(report.rows) == 1
+    assert len(report.texts) == 1
     assert column(report, "Images/s") == ["40.0"]
     assert column(report, "Texts/s") == ["80.0"]
     assert column(report, "Disk MiB") == ["200"]
@@ -294,7 +297,7 @@ def test_summary_puts_towers_side_by_side() -> None:
 def test_summary_of_one_tower_has_no_columns_of_the_other(side: Side, other: str) -> None:
     c = cell(side, batch=4)
     report = summary([result([timed(c, [0.1] * 6), memory(c, 300)])])
-    assert not [name for name in report.columns if other in name]
+    assert not [name for name in report.names if other in name]
     assert column(report, f"{side.capitalize()}s/s") == ["40.0"]
     assert column(report, "Disk MiB") == ["100"]
     assert any(f"Of the {side} tower alone" in caveat for caveat in report.caveats)
@@ -377,21 +380,11 @@ def test_nan_scores_are_not_printed() -> None:
 def test_dataset_versions_are_told_apart() -> None:
     first, second = score(cell()), score(cell(), dataset_sha256="e" * 64)
     report = accuracy_table([result(scores=[first, second])])
-    assert len(report.rows) == 2
+    assert len(report.texts) == 2
     assert any("More than one version" in c for c in report.caveats)
 
 
 # --- published -----------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Line:
-    """A published row as a record."""
-
-    model: str
-    disk_mb: float
-    peak_ram_gb: float
-    peak_vram_gb: float
 
 
 def test_published_beside_measured() -> None:
@@ -400,7 +393,7 @@ def test_published_beside_measured() -> None:
     for side in ("image", "text"):
         for batch in (1, 8):
             measurements.append(memory(cell(side, batch=batch, model=model), 522, 10))
-    lines = [Line("ViT-B-32::laion2b-s34b-b79k", 577, 2.94, 1.40)]
+    lines = [BasicStatistics("ViT-B-32::laion2b-s34b-b79k", 577, 2.94, 1.40)]
     report = published_table([result(measurements)], lines)
     assert report is not None
     assert column(report, "Batch") == ["8"]
@@ -415,19 +408,7 @@ def test_random_weights_stand_beside_their_architecture() -> None:
     report = published_table(realistic(), PUBLISHED)
     assert report is not None
     assert set(column(report, "Published as")) == {"ViT-B-32::laion2b_e16"}
-    other_names = [
-        {
-            "alias": row["model"],
-            "disk_mib": row["disk_mb"],
-            "peak_ram_gb": row["peak_ram_gb"],
-            "peak_vram_gb": row["peak_vram_gb"],
-        }
-        for row in PUBLISHED
-    ]
-    assert published_table(realistic(), other_names) == report
     assert published_table([result([memory(cell(), 100)])], PUBLISHED) is None
-    with pytest.raises(UsageError, match="names no model"):
-        published_table(realistic(), [{"disk_mb": 1}])
 
 
 # --- findings ------------------------------------------------------------------------------

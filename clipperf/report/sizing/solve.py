@@ -174,11 +174,13 @@ def _cheapest(passing: Sequence[Option], targets: Targets, machine: Machine) -> 
     for side in ("image", "text"):
         found: list[Option | None] = [o for o in passing if o.cell.side == side]
         sides.append(found if targets.of(side) > 0 else [None])
-    plans = [_plan(i, t, targets, machine) for i in sides[0] for t in sides[1]]
+    plans = [_deployment(i, t, targets, machine) for i in sides[0] for t in sides[1]]
     return min(plans, key=_plan_order, default=None)
 
 
-def _plan(image: Option | None, text: Option | None, targets: Targets, machine: Machine) -> Deployment:
+def _deployment(
+    image: Option | None, text: Option | None, targets: Targets, machine: Machine
+) -> Deployment:
     chosen = [o for o in (image, text) if o is not None]
     loads = [load_of(o) for o in chosen]
     filled = pack(loads, machine, targets.slo_s)
@@ -209,7 +211,13 @@ def _plan_order(plan: Deployment) -> tuple:
     """Fewest machines, then least memory (unknown last), then fewest replicas, then names."""
     memory = math.inf if plan.memory_bytes is None else plan.memory_bytes
     replicas = sum(o.replicas or 0 for o in plan.towers)
-    return (plan.machines, memory, replicas, plan.model_id, [cell_order(o.cell) for o in plan.towers])
+    return (
+        plan.machines,
+        memory,
+        replicas,
+        plan.model_id,
+        [cell_order(o.cell) for o in plan.towers],
+    )
 
 
 def _ranked(plans: Sequence[Deployment], env_ids: Sequence[str]) -> list[Deployment]:

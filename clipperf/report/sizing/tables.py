@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from clipperf import units
 from clipperf.nouns.result import Environment
-from clipperf.report.columns import CELL, Column, cell_columns, model_name, same, tabulate, who_columns
+from clipperf.report.columns import (
+    CELL,
+    Column,
+    cell_columns,
+    model_name,
+    tabulate,
+    who_columns,
+)
 from clipperf.report.sizing.types import Deployment, Option, Sizing
 from clipperf.report.table import Table, Value
 from clipperf.report.words import in_streams
@@ -87,7 +94,7 @@ def _tower(option: Option | None, alike: bool) -> str | None:
 
 
 def _shared_columns(options: Sequence[Option], labels: dict[str, str]) -> list[Column[Option]]:
-    return [*who_columns(labels, same), *cell_columns(CELL, options, same, optional=["Tokens"])]
+    return [*who_columns(labels), *cell_columns(CELL, options, optional=["Tokens"])]
 
 
 def _options(title: str, options: Sequence[Option], labels: dict[str, str]) -> Table:

@@ -88,7 +88,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Sizing:
-    """The plans of deployments, best first within each environment, and all that they were chosen from."""
+    """Deployments, best first within each environment, and all that they were chosen from."""
 
     targets: Targets
     plans: tuple[Deployment, ...]
