@@ -47,30 +47,32 @@ def host_gap(row: Row) -> float | None:
 def energy_per_1000_j(row: Row) -> float | None:
     """Joules of the whole board for 1,000 embeddings."""
     load = _load(row)
-    if load is None or finite(load.energy_j) is None or load.runs <= 0:
+    energy_j = finite(load.energy_j)
+    if energy_j is None or load.runs <= 0:
         return None
-    return (load.energy_j or 0.0) / (load.runs * row.cell.batch * row.cell.streams) * 1000
+    return energy_j / (load.runs * row.cell.batch * row.cell.streams) * 1000
 
 
-def _load(row: Row) -> GpuLoad | None:
-    return row.time.gpu if row.time is not None else None
+def _load(row: Row) -> GpuLoad:
+    """What the meters saw, all of it None where there were none."""
+    return (row.time.gpu if row.time is not None else None) or GpuLoad(0.0, 0)
 
 
 def gpu_record(row: Row) -> dict[str, Any]:
     """The figures of a row in SI units, flat."""
     load = _load(row)
-    low, high = (load.sm_clock_mhz if load else None) or (None, None)
+    low, high = load.sm_clock_mhz or (None, None)
     return {
         **{f"phase_{name}_s": phase_s(row, name) for name in PHASES},
         "peer_ratio": row.peer_ratio,
         "peer_ratio_interval": row.peer_interval,
         "energy_per_1000_j": energy_per_1000_j(row),
-        "energy_source": load.energy_source if load else None,
-        "power_w": load.power_w if load else None,
+        "energy_source": load.energy_source,
+        "power_w": load.power_w,
         "sm_clock_low_mhz": low,
         "sm_clock_high_mhz": high,
-        "temperature_c": load.temperature_c if load else None,
-        "throttle": ", ".join(_reasons(row)) or None,
+        "temperature_c": load.temperature_c,
+        "throttle": ", ".join(load.throttle) or None,
     }
 
 
@@ -96,24 +98,20 @@ def gpu_table(results: Sequence[ResultFile]) -> Table | None:
         Column("Copy out ms", lambda r: phase_s(r, "d2h"), "ms", "empty"),
         Column("Host ms", lambda r: phase_s(r, "host"), "ms", "empty"),
         Column("J per 1000", energy_per_1000_j, "number", "empty"),
-        Column(
-            "Power W", lambda r: load.power_w if (load := _load(r)) else None, "number", "empty"
-        ),
+        Column("Power W", lambda r: _load(r).power_w, "number", "empty"),
         Column("SM MHz", _clocks, "span", "empty"),
-        Column(
-            "Max °C", lambda r: load.temperature_c if (load := _load(r)) else None, fold="empty"
-        ),
+        Column("Max °C", lambda r: _load(r).temperature_c, "count", "empty"),
         Column("VRAM MiB", lambda r: r.vram_peak_bytes, "MiB", "empty"),
         Column("VRAM by", lambda r: r.vram_source, "words", "empty"),
         Column("Allocated MiB", lambda r: r.vram_allocated_bytes, "MiB", "empty"),
-        Column("Throttled by", lambda r: ", ".join(_reasons(r)), "words", "empty"),
+        Column("Throttled by", lambda r: ", ".join(_load(r).throttle), "words", "empty"),
     ]
     return tabulate("GPU", columns, rows, caveats=[*_legend(rows), *gpu_caveats(rows, labels)])
 
 
 def _has_figures(row: Row) -> bool:
     bytes_known = (row.vram_peak_bytes, row.vram_allocated_bytes) != (None, None)
-    return bytes_known or _load(row) is not None or phase_s(row, "host") is not None
+    return bytes_known or _load(row).runs > 0 or phase_s(row, "host") is not None
 
 
 def _peer_ratio(row: Row) -> Value:
@@ -123,14 +121,8 @@ def _peer_ratio(row: Row) -> Value:
 
 
 def _clocks(row: Row) -> Value:
-    load = _load(row)
-    clocks = load.sm_clock_mhz if load is not None else None
+    clocks = _load(row).sm_clock_mhz
     return Value(clocks[0] if clocks else None, "span", clocks)
-
-
-def _reasons(row: Row) -> tuple[str, ...]:
-    load = _load(row)
-    return load.throttle if load is not None else ()
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:
@@ -140,9 +132,7 @@ def _legend(rows: Sequence[Row]) -> list[str]:
             "Copies and compute are medians by the GPU's events, Host is the host's clock around "
             "the same runs."
         )
-    sources = sorted(
-        {load.energy_source for r in rows if (load := _load(r)) and load.energy_source}
-    )
+    sources = sorted({source for r in rows if (source := _load(r).energy_source)})
     if sources:
         found.append(
             "J per 1000 is the energy of the whole board for 1,000 embeddings without pause, by "
@@ -162,7 +152,7 @@ def gpu_caveats(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
     """What weakens the figures of a GPU; `labels` are the environments by their id."""
     throttled: dict[str, list[Row]] = {}
     for row in rows:
-        for reason in _reasons(row):
+        for reason in _load(row).throttle:
             throttled.setdefault(reason, []).append(row)
     found = [
         f"The GPU throttled under load ({reason}): {_named(slowed, labels)}. The figures hold for "

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -16,6 +17,9 @@ from rich.console import Console
 
 from clipperf.errors import UsageError
 from clipperf.models.published import BasicStatistics
+from clipperf.registry import Registry
+from clipperf.report import format as format_
+from clipperf.report import formats
 from clipperf.report.build import build_report
 from clipperf.report.charts import BarChart, LineChart, speed_charts
 from clipperf.report.document import clean
@@ -23,6 +27,7 @@ from clipperf.report.format import FORMATS, render
 from clipperf.report.records import merge
 from clipperf.report.sizing.solve import Targets
 from clipperf.report.svg import draw
+from clipperf.report.table import RANDOM_WEIGHTS, UNRESOLVED, Value
 from clipperf.report.tables import cost_table
 from clipperf.report.terminal import rich_table, split_columns
 
@@ -109,6 +114,64 @@ def test_only_failed_rows_render(fmt) -> None:
 @pytest.mark.parametrize("fmt", FORMATS.names())
 def test_only_scores_render(fmt) -> None:
     assert "cifar10" in render(build_report([result(scores=[score(cell())])]), fmt)
+
+
+def test_a_format_is_one_file(monkeypatch, tmp_path, document) -> None:
+    (tmp_path / "shout.py").write_text(
+        "from clipperf.report.format import Format\n"
+        "FORMAT = Format('shout', lambda document: document.title.upper() + '!\\n')\n"
+    )
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    monkeypatch.setattr(format_, "FORMATS", Registry("format", room="clipperf.report.formats"))
+    assert render(document, "shout") == "CLIP COST AND ACCURACY!\n"
+    monkeypatch.delitem(sys.modules, "clipperf.report.formats.shout")
+
+
+# --- typed values --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Value(None, "ms"), "-"),
+        (Value(math.nan, "share", (0.0, 1.0)), "-"),
+        (Value(0.0, "points"), "+0.0"),
+        (Value(0.5, "share", (math.nan, 1.0)), "50.0 %"),
+        (Value(0.5, "share", (0.4, 0.6)), "50.0 % [40.0, 60.0]"),
+        (Value(2.0, "ratio", (1.5, 2.5)), "2.00x [1.50, 2.50]"),
+        (Value(1234.5, "rate", (1000.0, 1500.0)), "1234 [1000, 1500]"),
+        (Value(20, "count", beside=Value(0.02, "share")), "20 (2.0 %)"),
+        (Value(1410, "span", (1410, 1980)), "1410 to 1980"),
+        (Value(1980, "span", (1980, 1980)), "1980"),
+        (Value("M::w", mark=RANDOM_WEIGHTS), "M::w (random weights)"),
+        (Value(1.0, "ratio", mark=UNRESOLVED), "1.00x ≈"),
+        (Value(""), ""),
+    ],
+)
+def test_values_read_as_their_unit(value: Value, text: str) -> None:
+    assert value.text == text
+
+
+NAMES = ("failed lost", "a [b]", "x random", "RANDOM WEIGHTS (random weights)", "-")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_not_read_as_verdicts_marks_or_intervals(name: str) -> None:
+    files = [result([timed(cell(model=m), [0.1] * 6) for m in (name, "M::w")])]
+    page = render(build_report(files), "html").partition("<main>")[2]
+    assert not re.findall(r'class="(?:mark|ci|failed|banner)\b', page)
+    out = io.StringIO()
+    console = Console(file=out, width=120, color_system="standard", force_terminal=True)
+    console.print(rich_table(cost_table(files), 120))
+    assert "\x1b[31m" not in out.getvalue(), "no row is red"
+
+
+def test_a_table_says_what_its_columns_are() -> None:
+    heads = {column.name: column for column in cost_table(realistic()).columns}
+    assert [name for name, head in heads.items() if head.split] == ["Model"]
+    keys = [name for name, head in heads.items() if head.key]
+    assert keys == ["Model", "Tower", "Batch", "Runtime", "Note"]
+    assert not heads["Tower"].numeric and heads["Batch"].numeric
 
 
 # --- HTML ----------------------------------------------------------------------------------

@@ -217,6 +217,25 @@ def test_notes_tell_of_noise_randomness_and_accuracy() -> None:
 
 
 @pytest.mark.parametrize(
+    ("precision", "pixels", "asked"),
+    [
+        ("fp32", "float32", False),
+        ("fp32", "uint8", False),
+        ("tf32", "float32", True),
+        ("int8", "uint8", True),
+        ("my-fp32", "float32", True),
+    ],
+)
+def test_full_precision_needs_no_evaluation_whatever_it_is_fed(
+    precision: str, pixels: str, asked: bool
+) -> None:
+    c = cell(runtime="onnx", precision=precision, input=pixels)
+    (plan,) = size([result([timed(c, [0.1] * 6), memory(c, 100)])], Targets(1, 0)).plans
+    told = f"accuracy of {c.setup} was not confirmed: run `clipperf eval`"
+    assert plan.notes == ((told,) if asked else ())
+
+
+@pytest.mark.parametrize(
     ("targets", "words"),
     [
         (Targets(0, 0), "nothing to size"),
