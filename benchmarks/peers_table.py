@@ -9,7 +9,7 @@ from peers_candidates import EAGER, OPEN_CLIP, WORKS, Work
 from roofline import bound_s, peaks
 
 from clipperf import stats, units
-from clipperf.report.table import Heading, Table, Value
+from clipperf.report.table import Table, plain_table
 
 RAM_ALLOWANCE_BYTES = 150e6
 OPTIMUM = "optimum-onnx"
@@ -30,31 +30,11 @@ GOALS = (
 
 Row = dict[str, Any]
 
-KEYS = ("runtime", "tower")
-"""Columns that every part of a table that is too wide repeats."""
-
 
 def tables(data: dict[str, Any]) -> list[Table]:
     """Every table, the overview first."""
     parts = (overview, speed, memory, exports, roofline, goals)
     return [part(data) for part in parts]
-
-
-def table(
-    title: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    caveats: Sequence[str] = (),
-    numeric: Sequence[bool] = (),
-) -> Table:
-    """A table of finished texts; `numeric` columns stand to the right."""
-    right = dict(zip(columns, numeric, strict=False))
-    return Table(
-        title,
-        tuple(Heading(name, right.get(name, False), key=name in KEYS) for name in columns),
-        tuple(tuple(map(Value, row)) for row in rows),
-        caveats=tuple(caveats),
-    )
 
 
 # --- speed ---------------------------------------------------------------------------------
@@ -99,11 +79,12 @@ def overview(data: dict[str, Any]) -> Table:
         return f"{units.rate(work.n / call_s(row))} ({units.ratio(over)})"
 
     names = dict.fromkeys(row["candidate"] for row in data["speed"])
-    return table(
+    return plain_table(
         title="Inputs per second, and how many times as fast as the baseline",
-        columns=("runtime", *(work.name for work in works)),
+        names=("runtime", *(work.name for work in works)),
         rows=tuple((name, *(cell(work, name) for work in works)) for name in names),
         caveats=("-: the candidate cannot do it, or is left out for a reason given below",),
+        keys=("runtime",),
         numeric=(False, *(True for _ in works)),
     )
 
@@ -114,9 +95,9 @@ def speed(data: dict[str, Any]) -> Table:
     for work in WORKS:
         for row in [row for row in data["speed"] if row["work"] == work.name]:
             rows.append(speed_row(data, work, row))
-    return table(
+    return plain_table(
         title="Speed",
-        columns=("workload", "candidate", "per second [95 %]", "ratio [95 %]", "GEMM peak"),
+        names=("workload", "candidate", "per second [95 %]", "ratio [95 %]", "GEMM peak"),
         rows=tuple(rows),
         caveats=(
             f"ratio: over {EAGER} (texts padded to 77 tokens), for JPEG files over {OPEN_CLIP}; "
@@ -194,9 +175,9 @@ def memory(data: dict[str, Any]) -> Table:
         rows.append(
             (row["candidate"], row["side"], *map(units.mib, figures), units.seconds(row["load_s"]))
         )
-    return table(
+    return plain_table(
         title="Peak RAM",
-        columns=(
+        names=(
             *("candidate", "tower", "load MiB", "8 inputs MiB", "weights MiB", "peak over MiB"),
             "load",
         ),
@@ -206,6 +187,7 @@ def memory(data: dict[str, Any]) -> Table:
             "open_clip, sentence-transformers and the optimum-onnx graph of 77 tokens hold both "
             "towers in the process, the others one",
         ),
+        keys=("tower",),
         numeric=(False, False, True, True, True, True, True),
     )
 
@@ -219,9 +201,9 @@ def exports(data: dict[str, Any]) -> Table:
         else:
             figures = map(units.mib, (row["rss_bytes"], row["anonymous_bytes"]))
             rows.append((name, f"{row['seconds']:.1f}", *figures))
-    return table(
+    return plain_table(
         title="Exports, both towers",
-        columns=("export", "seconds", "peak RSS MiB", "anonymous MiB"),
+        names=("export", "seconds", "peak RSS MiB", "anonymous MiB"),
         rows=tuple(rows),
         caveats=(
             "whole commands from a checkpoint file; RSS is summed over a command's processes",
@@ -236,7 +218,7 @@ def exports(data: dict[str, Any]) -> Table:
 def roofline(data: dict[str, Any]) -> Table:
     """The machine's ceilings, and the images a second that they allow."""
     if not data["roofline"]:
-        return table("Roofline", ("figure", "value"), (), caveats=("not measured",))
+        return plain_table("Roofline", ("figure", "value"), (), caveats=("not measured",))
     top = peaks(*data["roofline"])
     rows = [
         ("GEMM fp32", f"{top['fp32'] / 1e9:.0f} GFLOP/s"),
@@ -251,7 +233,7 @@ def roofline(data: dict[str, Any]) -> Table:
             rate = units.rate(batch / least_s)
             rows.append((f"images, batch {batch}, {precision}, at most", f"{rate} /s"))
     note = "what lies above these rates only a faster matrix product or fewer operations can give"
-    return table("Roofline", ("figure", "value"), rows, (note,), (False, True))
+    return plain_table("Roofline", ("figure", "value"), rows, (note,), numeric=(False, True))
 
 
 # --- goals ---------------------------------------------------------------------------------
@@ -281,7 +263,7 @@ def goals(data: dict[str, Any]) -> Table:
         if row.get("weight_bytes") is not None:
             rows.append(_ram_goal(row))
     columns = ("goal", "workload", "wanted", "measured [95 %]", "verdict", "who over whom")
-    return table("Goals", columns, tuple(rows))
+    return plain_table("Goals", columns, tuple(rows))
 
 
 def fastest(data: dict[str, Any], found: dict[str, Row], base: str) -> Row | None:

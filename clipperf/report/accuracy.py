@@ -11,7 +11,7 @@ from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import ResultFile, Score
 from clipperf.report.columns import KEY, Column, cell_columns, tabulate, who_columns
 from clipperf.report.pairs import alike
-from clipperf.report.records import environments, merge_scores
+from clipperf.report.records import labels_of, merge_scores
 from clipperf.report.table import Severity, Table, Value
 from clipperf.report.words import listed
 
@@ -38,7 +38,7 @@ def accuracy_table(results: Sequence[ResultFile]) -> Table:
     scores = merge_scores(results)
     if not scores:
         raise UsageError("no scores to report: run `clipperf eval MODEL --dataset NAME` first")
-    labels = {env_id: label for env_id, (label, _) in environments(results).items()}
+    labels = labels_of(results)
     columns: list[Column[Score]] = [
         *who_columns(labels),
         *cell_columns(["Device"], scores),

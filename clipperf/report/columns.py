@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from clipperf.nouns.cell import Cell
 from clipperf.report.table import RANDOM_WEIGHTS, WORDS, Heading, Table, Unit, Value
@@ -80,25 +80,6 @@ def model_name(model_id: str, random_weights: bool) -> Value:
 # --- which cell a row is about -------------------------------------------------------------
 
 
-class About(Protocol):
-    """What is known of a cell in an environment."""
-
-    @property
-    def cell(self) -> Cell:
-        """The cell."""
-        ...
-
-    @property
-    def env_id(self) -> str:
-        """Where it was measured."""
-        ...
-
-    @property
-    def random_weights(self) -> bool:
-        """Whether the model's weights are noise."""
-        ...
-
-
 CELL_COLUMNS: dict[str, Column[Cell]] = {
     column.name: column
     for column in (
@@ -121,11 +102,12 @@ def _itself(record: Any) -> Any:
 
 
 def who_columns(
-    labels: dict[str, str], about: Callable[[Any], About] = _itself, fold: Fold = "constant"
+    labels: dict[str, str], about: Callable[[Any], Any] = _itself, fold: Fold = "constant"
 ) -> list[Column[Any]]:
     """The columns that keep models (see `fold`) and, where there are several, machines apart.
 
-    `about` says what a record is about, where it is not a row about a cell itself.
+    `about` gives what has a record's `cell`, `env_id` and `random_weights`, where these are not
+    the record's own.
     """
 
     def model(record: Any) -> Value:
@@ -141,7 +123,7 @@ def who_columns(
 def cell_columns(
     names: Sequence[str],
     records: Sequence[Any],
-    about: Callable[[Any], About] = _itself,
+    about: Callable[[Any], Any] = _itself,
     optional: Sequence[str] = (),
 ) -> list[Column[Any]]:
     """Columns of CELL_COLUMNS that say which cell a row is about; `about` as in `who_columns`.

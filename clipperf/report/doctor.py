@@ -5,29 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from clipperf.inspect.doctor import Check
-from clipperf.report.columns import Column, tabulate
-from clipperf.report.table import Table
+from clipperf.report.table import Table, plain_table
 
 
 def runtimes_table(checks: Sequence[Check]) -> Table:
     """Every runtime on every device: whether it is usable, and what would make it so."""
-    columns: list[Column[Check]] = [
-        Column("Runtime", lambda c: c.runtime, "words", key=True),
-        Column("Device", lambda c: c.device, "words"),
-        Column("Usable", lambda c: "yes" if c.usable else "no", "words"),
-        Column(
-            "Details",
-            lambda c: f"{c.detail}. To use it: {c.fix}" if c.fix else c.detail,
-            "words",
-        ),
+    names = ("Runtime", "Device", "Usable", "Details")
+    rows = [
+        (c.runtime, c.device, "yes" if c.usable else "no", f"{c.detail}{_fix(c)}") for c in checks
     ]
-    return tabulate("Runtimes on this machine", columns, checks)
+    return plain_table("Runtimes on this machine", names, rows, keys=["Runtime"])
+
+
+def _fix(check: Check) -> str:
+    return f". To use it: {check.fix}" if check.fix else ""
 
 
 def machine_table(facts: Mapping[str, str]) -> Table:
     """What decides which runtimes are usable and what can be measured."""
-    columns: list[Column[tuple[str, str]]] = [
-        Column("What", lambda fact: fact[0], "words"),
-        Column("Found", lambda fact: fact[1], "words"),
-    ]
-    return tabulate("This machine", columns, list(facts.items()))
+    return plain_table("This machine", ("What", "Found"), facts.items())

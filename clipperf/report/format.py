@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from clipperf.errors import UsageError
 from clipperf.registry import Registry
 from clipperf.report.document import Document
 
@@ -28,4 +29,7 @@ def render(document: Document, fmt: str) -> str:
     Raises:
         UsageError: there is no such format.
     """
-    return FORMATS.get(fmt).render(document)
+    found = FORMATS.find(fmt)
+    if found is None:
+        raise UsageError(f"no report format {fmt!r}; choose from: {', '.join(FORMATS.names())}")
+    return found.render(document)

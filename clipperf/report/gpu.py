@@ -10,7 +10,7 @@ from clipperf import stats, units
 from clipperf.nouns.result import GpuLoad, ResultFile
 from clipperf.report.columns import CELL, Column, cell_columns, tabulate, who_columns
 from clipperf.report.pairs import full_precision
-from clipperf.report.records import Row, environments, finite, merge
+from clipperf.report.records import Row, finite, labels_of, merge
 from clipperf.report.table import Table, Value
 from clipperf.report.words import row_name
 
@@ -88,7 +88,7 @@ def gpu_table(results: Sequence[ResultFile]) -> Table | None:
     rows = [row for row in merge(results) if _has_figures(row)]
     if not rows:
         return None
-    labels = {env_id: label for env_id, (label, _) in environments(results).items()}
+    labels = labels_of(results)
     columns: list[Column[Row]] = [
         *who_columns(labels),
         *cell_columns(CELL, rows, optional=["Threads"]),

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from clipperf import units
 from clipperf.inspect.inspection import TITLES, Inspection
-from clipperf.report.columns import Column, tabulate
-from clipperf.report.table import Table
+from clipperf.report.table import Table, plain_table
 
 Fact = tuple[str, str]
 
@@ -21,11 +20,7 @@ def inspection_table(found: Inspection) -> Table:
         verdict = "no, it is damaged"
     else:
         verdict = "yes" if found.obstacle is None else f"no: {found.obstacle}"
-    columns: list[Column[Fact]] = [
-        Column("", lambda fact: fact[0], "words"),
-        Column("", lambda fact: fact[1], "words"),
-    ]
-    return tabulate(found.path, columns, [*facts, ("runs here", verdict)], caveats=found.problems)
+    return plain_table(found.path, ("", ""), [*facts, ("runs here", verdict)], found.problems)
 
 
 def _facts(found: Inspection) -> list[Fact]:

@@ -8,7 +8,7 @@ from clipperf.models.published import BasicStatistics, normal
 from clipperf.nouns.result import ResultFile
 from clipperf.report.accuracy import judged
 from clipperf.report.columns import Column, cell_columns, tabulate, who_columns
-from clipperf.report.records import Row, environments, merge
+from clipperf.report.records import Row, labels_of, merge
 from clipperf.report.table import Table
 from clipperf.report.tables import Pair, disk_bytes, pair_towers
 from clipperf.units import GIB, MIB
@@ -27,7 +27,7 @@ def published_table(
     under its architecture's (there the largest published file, which is the fp32 one).
     """
     rows = merge(results)
-    labels = {env_id: label for env_id, (label, _) in environments(results).items()}
+    labels = labels_of(results)
     closest: dict[tuple, Pair] = {}
     for pair in pair_towers(rows):
         key = (pair.any.env_id, judged(pair.any.cell))

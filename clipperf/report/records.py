@@ -120,6 +120,11 @@ def environments(results: Sequence[ResultFile]) -> dict[str, tuple[str, Environm
     return {env_id: (f"E{i}", env) for i, (env_id, env) in enumerate(found.items(), start=1)}
 
 
+def labels_of(results: Sequence[ResultFile]) -> dict[str, str]:
+    """The environments' labels by id; see `environments`."""
+    return {env_id: label for env_id, (label, _) in environments(results).items()}
+
+
 def merge(results: Sequence[ResultFile]) -> list[Row]:
     """One row per cell and environment, in the order in which tables print them.
 
@@ -179,19 +184,21 @@ def _row(
     source: int,
 ) -> Row:
     passes = [m for m in (time, memory) if m is not None]
-    problems = []
-    for m in passes:
-        if m.status != "ok":
-            problems.append(f"{m.kind} pass {m.status}: {m.error or 'no reason was recorded'}")
+    problems = [
+        f"{m.kind} pass {m.status}: {m.error or 'no reason was recorded'}"
+        for m in passes
+        if m.status != "ok"
+    ]
     samples = usable_samples(time)
-    items = cell.batch * cell.streams
     if time is not None and time.status == "ok" and not samples:
         problems.append("time pass: no usable samples (none, or not finite, or not positive)")
     p50 = stats.median(samples) if samples else None
-    p50_interval = stats.median_interval(samples) if samples else None
+    p50_interval = stats.median_interval(samples)
+    items = cell.batch * cell.streams
     pair = block_ratio(time, baseline) if time is not None and baseline is not None else None
-    bare = memory.rss_bare_bytes if memory else None
-    peak = memory.rss_peak_bytes if memory else None
+    blank = Measurement(cell, "time", "ok", env_id)
+    timed, held = time or blank, memory or blank
+    bare, peak = held.rss_bare_bytes, held.rss_peak_bytes
     return Row(
         cell=cell,
         env_id=env_id,
@@ -199,25 +206,25 @@ def _row(
         time_status=time.status if time else None,
         memory_status=memory.status if memory else None,
         samples=len(samples),
-        load_s=finite(time.load_s) if time else None,
-        first_run_s=finite(time.first_run_s) if time else None,
+        load_s=finite(timed.load_s),
+        first_run_s=finite(timed.first_run_s),
         p50_s=p50,
         p50_interval_s=p50_interval,
-        p90_s=stats.quantile(samples, 0.90) if samples else None,
-        p95_s=stats.quantile(samples, 0.95) if samples else None,
-        p99_s=stats.quantile(samples, 0.99) if samples else None,
+        p90_s=stats.quantile(samples, 0.90),
+        p95_s=stats.quantile(samples, 0.95),
+        p99_s=stats.quantile(samples, 0.99),
         max_s=max(samples, default=None),
         mean_s=math.fsum(samples) / len(samples) if samples else None,
         items_per_s=items / p50 if p50 else None,
         items_interval=(items / p50_interval[1], items / p50_interval[0]) if p50_interval else None,
-        stable=time.stable if time else None,
+        stable=timed.stable,
         disk_bytes=next((m.disk_bytes for m in passes if m.disk_bytes is not None), None),
         rss_bare_bytes=bare,
         rss_peak_bytes=peak,
         rss_delta_bytes=peak - bare if peak is not None and bare is not None else None,
-        vram_peak_bytes=memory.vram_peak_bytes if memory else None,
-        vram_source=memory.vram_source if memory else None,
-        vram_allocated_bytes=memory.vram_allocated_bytes if memory else None,
+        vram_peak_bytes=held.vram_peak_bytes,
+        vram_source=held.vram_source,
+        vram_allocated_bytes=held.vram_allocated_bytes,
         ratio=pair[0] if pair else None,
         ratio_interval=pair[1] if pair else None,
         ratio_baseline=baseline.cell if pair and baseline else None,

@@ -151,6 +151,20 @@ class Table:
         return tuple(tuple(value.text for value in row) for row in self.rows)
 
 
+def plain_table(
+    title: str,
+    names: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    caveats: Sequence[str] = (),
+    keys: Sequence[str] = (),
+    numeric: Sequence[bool] = (),
+) -> Table:
+    """A table of finished words; `keys` names columns, `numeric` says it of each: see `Heading`."""
+    right = numeric or [False] * len(names)
+    columns = tuple(Heading(n, r, n in keys) for n, r in zip(names, right, strict=True))
+    return Table(title, columns, tuple(tuple(map(Value, row)) for row in rows), (), tuple(caveats))
+
+
 def worst(values: Iterable[Value]) -> Severity | None:
     """The worst severity among some values, None where there is none."""
     found = (value.severity for value in values if value.severity is not None)

@@ -13,7 +13,7 @@ from clipperf.report import findings
 from clipperf.report.accuracy import judged
 from clipperf.report.columns import CELL, Column, Fold, cell_columns, tabulate, who_columns
 from clipperf.report.pairs import alike
-from clipperf.report.records import Row, environments, merge, merge_scores, setup_order
+from clipperf.report.records import Row, labels_of, merge, merge_scores, setup_order
 from clipperf.report.table import RANDOM, UNRESOLVED, Severity, Table, Unit, Value, worst
 
 SUMMARY_SCORES = 4
@@ -33,7 +33,7 @@ def cost_table(results: Sequence[ResultFile]) -> Table:
     rows = merge(results)
     if not rows:
         raise UsageError("no measurements to report: run `clipperf profile MODEL` first")
-    labels = {env_id: label for env_id, (label, _) in environments(results).items()}
+    labels = labels_of(results)
     columns: list[Column[Row]] = [
         *who_columns(labels),
         *cell_columns(CELL, rows),
@@ -51,8 +51,9 @@ def cost_table(results: Sequence[ResultFile]) -> Table:
         Column("First ms", lambda r: r.first_run_s, "ms"),
         Column("Note", note, "note", "empty", key=True),
     ]
+    items = "batches of all streams" if any(r.cell.streams > 1 for r in rows) else "batch"
     legend = (
-        'Items/s is the batch over the median call. "vs PyTorch" is the speed-up over PyTorch '
+        f'Items/s is the {items} over the median call. "vs PyTorch" is the speed-up over PyTorch '
         "with its 95 % interval, block against block of one interleaved run.",
         '"RAM +MiB" is the peak over the bare worker, "RAM MiB" the whole process.',
     )
@@ -135,7 +136,7 @@ def summary(results: Sequence[ResultFile]) -> Table:
     rows = merge(results)
     if not rows:
         raise UsageError("no measurements to report: run `clipperf profile MODEL` first")
-    labels = {env_id: label for env_id, (label, _) in environments(results).items()}
+    labels = labels_of(results)
     pairs = pair_towers(rows)
     sides = [side for side in SIDES if any(getattr(pair, side) for pair in pairs)]
     columns: list[Column[Pair]] = [
