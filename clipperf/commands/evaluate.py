@@ -23,7 +23,7 @@ from clipperf.commands.options import (
     open_target,
     pixel_dtypes,
     print_json,
-    print_reports,
+    print_tables,
     prints_json,
     resumable,
 )
@@ -66,7 +66,7 @@ def command(
     from clipperf.evals import evaluate
     from clipperf.evals.datasets import load_dataset
     from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, SIDES
-    from clipperf.report.accuracy import accuracy_report
+    from clipperf.report.accuracy import accuracy_table
     from clipperf.system.env import available_cores
     from clipperf.system.progress import progress
 
@@ -100,7 +100,7 @@ def command(
         print_json(result)
     else:
         if result.scores:
-            print_reports(accuracy_report([result]))
+            print_tables(accuracy_table([result]))
         print(f"\nresult file: {result.path}")
     raise typer.Exit(1 if failures else 0)
 

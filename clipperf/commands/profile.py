@@ -23,7 +23,7 @@ from clipperf.commands.options import (
     open_target,
     pixel_dtypes,
     print_json,
-    print_reports,
+    print_tables,
     prints_json,
     resumable,
     sides,
@@ -73,9 +73,9 @@ def command(
     from clipperf.bench.profile import Sweep, failures
     from clipperf.bench.profile import profile as run
     from clipperf.models.published import basic_statistics
-    from clipperf.report.accuracy import published_report
-    from clipperf.report.gpu import gpu_report
-    from clipperf.report.tables import cost_report
+    from clipperf.report.gpu import gpu_table
+    from clipperf.report.published import published_table
+    from clipperf.report.tables import cost_table
     from clipperf.system.env import available_cores
     from clipperf.system.progress import progress
 
@@ -112,8 +112,8 @@ def command(
     if prints_json(json):
         print_json(result)
     else:
-        published = published_report([result], basic_statistics()) if compare_published else None
-        more = [table for table in (gpu_report([result]), published) if table is not None]
-        print_reports(cost_report([result]), *more)
+        published = published_table([result], basic_statistics()) if compare_published else None
+        more = [table for table in (gpu_table([result]), published) if table is not None]
+        print_tables(cost_table([result]), *more)
         print(f"\nresult file: {result.path}")
     raise typer.Exit(1 if failures(result) else 0)

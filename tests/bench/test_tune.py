@@ -40,7 +40,7 @@ from clipperf.nouns.result import Measurement
 from clipperf.nouns.tuning import Trial, Tuning
 from clipperf.nouns.variant import SIDES
 from clipperf.report.records import merge
-from clipperf.report.tuning import tuning_report
+from clipperf.report.tuning import tuning_table
 from clipperf.serialize import from_json
 from clipperf.serve import streams as _streams
 from clipperf.system import env as environment
@@ -477,16 +477,16 @@ def test_a_bundle_holds_all_that_is_needed(
 
 def test_the_table_of_a_tuning(tuned: Path) -> None:
     tuning = from_json(Tuning, json.loads(tuned.read_text()))
-    found = tuning_report(tuning)
-    assert len(found.rows) == len(tuning.trials)
-    note = found.columns.index("Note")
-    assert [row[note] for row in found.rows].count("chosen") == 2
+    found = tuning_table(tuning)
+    assert len(found.texts) == len(tuning.trials)
+    note = found.names.index("Note")
+    assert [row[note] for row in found.texts].count("chosen") == 2
     assert [line.split(":")[0] for line in found.findings] == ["image", "text"]
     assert "Texts have 16 tokens." in found.caveats
     images = dataclasses.replace(
         tuning, trials=tuple(t for t in tuning.trials if t.cell.side == "image")
     )
-    assert not any("tokens" in line for line in tuning_report(images).caveats)
+    assert not any("tokens" in line for line in tuning_table(images).caveats)
 
 
 def test_a_tuning_of_one_tower_does_not_replace_that_of_both(home: Path) -> None:

@@ -489,10 +489,10 @@ def test_a_tower_that_fails_the_gate_is_stored_only_on_demand(
     assert_usable(kept.folder)
     found = store.read_manifest(kept.folder).towers[0].parity
     assert found is not None and not found.passed
-    from clipperf.export.summary import failed, lines
+    from clipperf.report.exported import exported_lines, failed
 
     assert failed(kept)
-    assert "PARITY FAILED" in "\n".join(lines(kept))
+    assert "PARITY FAILED" in "\n".join(exported_lines(kept))
     again = build.export_model(tiny, ("image",), keep_failed=True)
     assert again.up_to_date and failed(again), "kept, but still a failure"
     with pytest.raises(ParityError):  # nobody uses it who has not asked for it

@@ -19,9 +19,9 @@ from clipperf.evals.worker import open_model
 from clipperf.export import folder as folders
 from clipperf.export.exporters.quantized import Settings, export_derived
 from clipperf.export.folder import Exported, set_preprocess
-from clipperf.export.summary import lines
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell
+from clipperf.report.exported import exported_lines
 from clipperf.system import files, store
 
 pytest.importorskip("cykooz_resizer")
@@ -52,7 +52,7 @@ def test_the_method_is_in_the_folder_and_load_takes_it(stocked: Path) -> None:
     assert files.read_json(stocked / "preprocess.json") == done.manifest.preprocess
     assert done.manifest.towers == towers
     assert not store.check_files(stocked, done.manifest, content=True)
-    assert "  images preprocessed by 'fast'" in lines(done)
+    assert "  images preprocessed by 'fast'" in exported_lines(done)
     with clipperf.load(stocked) as fast, clipperf.load(stocked, preprocess="exact") as again:
         assert fast.pixels is not None and fast.pixels.method == "fast"
         np.testing.assert_array_equal(again.encode_images(images), reference)
@@ -60,7 +60,7 @@ def test_the_method_is_in_the_folder_and_load_takes_it(stocked: Path) -> None:
         assert 0 < difference < 0.02 * np.abs(reference).max()
     set_preprocess(done, "exact")
     assert files.read_json(stocked / "preprocess.json")["method"] == "exact"
-    assert not any("preprocessed" in line for line in lines(exported(stocked)))
+    assert not any("preprocessed" in line for line in exported_lines(exported(stocked)))
 
 
 def test_what_is_derived_starts_from_the_method_and_may_have_its_own(stocked: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from clipperf import units
 from clipperf.export.folder import Exported
 from clipperf.nouns.artifact import Artifact
+from clipperf.report.inspection import shape_text
 
 
 def failed(exported: Exported) -> bool:
@@ -12,7 +13,7 @@ def failed(exported: Exported) -> bool:
     return any(t.parity is not None and not t.parity.passed for t in exported.manifest.towers)
 
 
-def lines(exported: Exported) -> list[str]:
+def exported_lines(exported: Exported) -> list[str]:
     """The folder, and one line per tower: size, shape, build time, parity."""
     manifest = exported.manifest
     mark = " (random weights: for sizing only)" if manifest.spec.random_weights else ""
@@ -30,8 +31,8 @@ def lines(exported: Exported) -> list[str]:
             )
         said.append(
             f"  {tower.path}  {units.size(tower.disk_bytes)}  "
-            f"{given.name} {given.dtype} {_shape(given.shape)} -> "
-            f"{produced.name} {_shape(produced.shape)}  "
+            f"{given.name} {given.dtype} {shape_text(given.shape)} -> "
+            f"{produced.name} {shape_text(produced.shape)}  "
             f"built in {units.seconds(tower.build_s)} ({units.size(tower.peak_rss_bytes)} peak)  "
             f"{verdict}"
         )
@@ -48,7 +49,3 @@ def _unchecked(tower: Artifact) -> str:
     kinds = tower.options.get("targets", "another").split(",")
     choice = " or ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
     return f"parity not checked: needs a {choice} GPU"
-
-
-def _shape(shape: tuple[int | str, ...]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
