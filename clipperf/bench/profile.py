@@ -14,6 +14,7 @@ from clipperf.bench.plan import BASELINE, FLOATS, Group, plan
 from clipperf.bench.runner import Event, harness_overhead_s, measure_group
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError, UsageError
+from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Measurement, ResultFile
@@ -147,13 +148,14 @@ def profile(
                 requests.append(ready[0])
                 sizes[cell] = ready[1]
         if requests:
+            spec = specs[group.cells[0].model_id]
             measured = measure_group(
                 requests,
                 settings,
                 environment,
                 keep,
                 group=group.id,
-                text_ids=prepare.text_ids(specs[group.cells[0].model_id]),
+                text_ids=family_of(spec).text_ids(spec),
                 known_memory=known,
                 disk_bytes=sizes,
             )

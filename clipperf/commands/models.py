@@ -25,7 +25,7 @@ def command(
     """List the models: sizes and GFLOPs of each tower, weights, licences, published accuracy."""
     from clipperf.models import catalog
 
-    found = catalog.search(search) if search else catalog.entries()
+    found = catalog.search(search or "")
     if not found:
         raise UsageError(f"no architecture or tag contains {search!r}; clipperf models lists all")
     if json:

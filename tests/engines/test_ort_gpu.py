@@ -47,12 +47,12 @@ def request(
 def graph(tmp_path: Path) -> Path:
     """pixels [batch, 4] times a matrix of twos: every output is twice the sum of its row."""
     value = helper.make_tensor_value_info
-    node = helper.make_node("MatMul", ["pixels", "w"], ["image_embeds"])
+    node = helper.make_node("MatMul", ["pixel_values", "w"], ["image_embeds"])
     twos = helper.make_tensor("w", TensorProto.FLOAT, [4, 3], np.full(12, 2.0))
     body = helper.make_graph(
         [node],
         "toy",
-        [value("pixels", TensorProto.FLOAT, ["batch", 4])],
+        [value("pixel_values", TensorProto.FLOAT, ["batch", 4])],
         [value("image_embeds", TensorProto.FLOAT, ["batch", 3])],
         [twos],
     )
@@ -73,10 +73,15 @@ def test_cuda_multiplies_in_tf32_only_where_asked() -> None:
 @pytest.mark.parametrize(
     ("side", "batch", "tokens", "expected"),
     [
-        ("image", 8, None, ("pixels:1x3x224x224", "pixels:8x3x224x224", "pixels:64x3x224x224")),
-        ("image", 128, None, ("pixels:1x3x224x224", *["pixels:128x3x224x224"] * 2)),
-        ("text", 1, 8, ("tokens:1x8", "tokens:1x8", "tokens:64x8")),
-        ("text", 4, None, ("tokens:1x77", "tokens:4x77", "tokens:64x77")),
+        (
+            "image",
+            8,
+            None,
+            ("pixel_values:1x3x224x224", "pixel_values:8x3x224x224", "pixel_values:64x3x224x224"),
+        ),
+        ("image", 128, None, ("pixel_values:1x3x224x224", *["pixel_values:128x3x224x224"] * 2)),
+        ("text", 1, 8, ("input_ids:1x8", "input_ids:1x8", "input_ids:64x8")),
+        ("text", 4, None, ("input_ids:1x77", "input_ids:4x77", "input_ids:64x77")),
     ],
 )
 def test_profile_covers_the_cell(
@@ -94,7 +99,7 @@ def test_tensorrt_options(tmp_path: Path) -> None:
     assert kept["trt_fp16_enable"] == "True"
     assert kept["trt_engine_cache_enable"] == "True"
     assert kept["trt_engine_cache_path"] == str(tmp_path)
-    assert kept["trt_profile_opt_shapes"] == "pixels:8x3x224x224"
+    assert kept["trt_profile_opt_shapes"] == "pixel_values:8x3x224x224"
 
 
 def test_onnx_runtime_knows_every_tensorrt_option(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from clipperf.export.plan_options import BuildOptions
 from clipperf.inputs.preprocess import preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inspect import artifact, inspection
-from clipperf.models import catalog, sample, zoo
+from clipperf.models import sample, zoo
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
@@ -44,7 +44,7 @@ from toy_models import embed, registered, spec_of  # noqa: E402
 
 from clipperf.graph import trace as onnx_export  # noqa: E402
 from clipperf.graph import uint8  # noqa: E402
-from clipperf.models import open_clip as towers  # noqa: E402
+from clipperf.models.families import open_clip as towers  # noqa: E402
 
 ROUND = PreprocessSpec(4, 4, mean=(10 / 255, 20 / 255, 30 / 255), std=(2 / 255, 4 / 255, 0.5 / 255))
 """Channels are (byte - 10) / 2, (byte - 20) / 4 and (byte - 30) * 2."""
@@ -213,7 +213,6 @@ def bytes_once(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPPERF_HOME", str(root))
         build.export_model(use(patch, checkpoints / "a"), ("image", "text"), pixel_dtype="uint8")
-    catalog._entries.cache_clear()
     return root
 
 

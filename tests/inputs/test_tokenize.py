@@ -206,7 +206,7 @@ def test_shapes_of_small_inputs(folders):
 
 def test_written_files_are_the_same_every_time(folders, tmp_path):
     write_clip_tokenizer(tmp_path, 77, "lower")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json", "clipperf_tokenizer.json"):
         assert (tmp_path / name).read_bytes() == (folders["lower"] / name).read_bytes()
 
 
@@ -243,10 +243,10 @@ def test_bad_input_is_refused(folders, tmp_path):
 
 
 def test_damaged_folders_are_refused(folders, tmp_path):
-    with pytest.raises(ArtifactError, match="tokenizer_config"):
+    with pytest.raises(ArtifactError, match="clipperf_tokenizer"):
         Tokenizer.from_folder(tmp_path)
-    good = json.loads((folders["lower"] / "tokenizer_config.json").read_text())
-    config = tmp_path / "tokenizer_config.json"
+    good = json.loads((folders["lower"] / "clipperf_tokenizer.json").read_text())
+    config = tmp_path / "clipperf_tokenizer.json"
     config.write_text(json.dumps(good))
     with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
         Tokenizer.from_folder(tmp_path)

@@ -13,6 +13,7 @@ import pytest
 
 from clipperf.errors import UsageError
 from clipperf.models import catalog, open_clip_facts, published, sample
+from clipperf.models.families import open_clip
 from clipperf.models.published import normal
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_catalog.py"
@@ -30,9 +31,9 @@ def tool():
 @pytest.fixture
 def fresh_catalog():
     """Forget the listing before and after a test that changes what it is made from."""
-    catalog._entries.cache_clear()
+    open_clip.entries.cache_clear()
     yield
-    catalog._entries.cache_clear()
+    open_clip.entries.cache_clear()
 
 
 def of_open_clip() -> list[catalog.CatalogEntry]:
@@ -279,8 +280,8 @@ def test_licence_of_unknown_weights_is_unknown(tool):
 
 def test_without_open_clip_the_snapshot_serves(monkeypatch, fresh_catalog):
     before = catalog.entries()
-    catalog._entries.cache_clear()
-    monkeypatch.setattr(catalog, "installed_configs", lambda: None)
+    open_clip.entries.cache_clear()
+    monkeypatch.setattr(open_clip, "installed_configs", lambda: None)
     assert catalog.entries() == before
 
 
@@ -290,7 +291,7 @@ def test_a_changed_configuration_shows_no_stale_figures(monkeypatch, fresh_catal
     configs["ViT-B-32"] = {**configs["ViT-B-32"], "embed_dim": 640}
     configs["ViT-new-7"] = configs["ViT-B-16"]
     del configs["RN50"]
-    monkeypatch.setattr(catalog, "installed_configs", lambda: configs)
+    monkeypatch.setattr(open_clip, "installed_configs", lambda: configs)
     monkeypatch.setattr(catalog, "version", lambda _: "9.9.9")
     changed, new = catalog.find("ViT-B-32"), catalog.find("ViT-new-7")
     assert changed.embed_dim == 640 and "openai" in changed.tags
@@ -332,15 +333,15 @@ def test_the_sample_is_listed_where_it_is_there(monkeypatch, fresh_catalog, tmp_
     with pytest.raises(UsageError):
         catalog.find(sample.NAME)
     write_sample(tmp_path)
-    catalog._entries.cache_clear()
+    open_clip.entries.cache_clear()
     entry = catalog.find("CLIPPERF_sample")
     assert entry == catalog.entries()[0]
     assert (entry.image_px, entry.context_tokens, entry.embed_dim) == (64, 32, 64)
     assert (entry.image_parameters, entry.text_parameters) == (24, 35)
-    assert entry.licence(catalog.SAMPLE_TAG) == sample.LICENCE
+    assert entry.licence(sample.TAG) == sample.LICENCE
     assert catalog.models_report([entry]).findings == entry.notes
     (tmp_path / "model.safetensors").unlink()
-    catalog._entries.cache_clear()
+    open_clip.entries.cache_clear()
     assert catalog.find(sample.NAME).image_parameters is None
 
 

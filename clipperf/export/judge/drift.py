@@ -12,7 +12,7 @@ import numpy as np
 from clipperf.errors import UsageError
 from clipperf.evals import metrics
 from clipperf.evals.datasets import Dataset
-from clipperf.inputs.tokenize import Tokenizer
+from clipperf.inputs.tokenize import CONFIG_FILE, Tokenizer
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.serve.images import batches as image_batches
@@ -153,7 +153,7 @@ class _Recorder:
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    return (folder / "tokenizer_config.json").exists()
+    return (folder / CONFIG_FILE).exists()
 
 
 def _spread(items: Sequence) -> Sequence:
