@@ -77,6 +77,11 @@ class Registry(Generic[R]):
         point = entry_points(f"clipperf.{self._kind}").get(name)
         return None if point is None else point.load()
 
+    @property
+    def rows(self) -> tuple[R, ...]:
+        """The records that the registry was made with."""
+        return tuple(self._rows.values())
+
     def own(self) -> list[str]:
         """The names of clipperf's own records that users can choose."""
         names = dict.fromkeys((*self._first, *self._rows, *self._files()))

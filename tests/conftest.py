@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from clipperf import registry
 from clipperf.evals import datasets
 from clipperf.export.exporters import onnx
 from clipperf.models import sample, zoo
@@ -99,6 +100,35 @@ def cli(home: Path) -> Cli:
         return done
 
     return run
+
+
+Install = Callable[[str, str, dict[str, dict[str, str]]], None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """`install(name, code, points)`: a package of one module, for this test and its processes.
+
+    `points` are the package's entry points by group and name.
+    """
+    site = tmp_path / "site-packages"
+
+    def package(name: str, code: str, points: dict[str, dict[str, str]]) -> None:
+        metadata = site / f"{name}-1.0.dist-info"
+        metadata.mkdir(parents=True)
+        (site / f"{name}.py").write_text(code)
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        sections = (
+            "\n".join([f"[{group}]", *(f"{key} = {value}" for key, value in named.items())])
+            for group, named in points.items()
+        )
+        (metadata / "entry_points.txt").write_text("\n".join(sections) + "\n")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(site), str(ROOT))))
+        monkeypatch.syspath_prepend(str(site))
+        registry.entry_points.cache_clear()
+
+    yield package
+    registry.entry_points.cache_clear()
 
 
 @pytest.fixture(scope="session")

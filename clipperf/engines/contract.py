@@ -1,7 +1,7 @@
 """What a runtime offers, and how it is found.
 
-A runtime is one `Runtime` record in the `RUNTIMES` of a module in this folder; runtimes that
-share a library share a module. Adding one means adding the record and one row in `MODULES`.
+A runtime is one `Runtime` record, in a file of `runtimes/` that is named after it, or in an
+installed package (see `registry`). Runtimes of one library share the module that uses it.
 
 Nothing in here keeps time: only `bench.cost` holds a clock. What an engine may offer beyond
 `Engine`, looked for by name:
@@ -16,31 +16,12 @@ Nothing in here keeps time: only `bench.cost` holds a clock. What an engine may 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from clipperf.errors import UsageError
 from clipperf.nouns.cell import Engine, EngineRequest
-
-MODULES = {
-    "torch": "pytorch",
-    "torch-compile": "pytorch",
-    "onnx": "onnxruntime",
-    "openvino": "openvino",
-    "ort-cuda": "ort_gpu",
-    "ort-trt": "ort_gpu",
-    "ort-trt-rtx": "ort_gpu",
-    "trt": "tensorrt",
-    "trt-rtx": "tensorrt",
-    "simulated": "simulated",
-}
-"""File name by runtime name. "simulated" has exactly known cost; it tests the harness."""
-
-HIDDEN = frozenset({"simulated"})
-
-GRAPH_PRECISION = {"tf32": "fp32"}
-"""The precision of the ONNX graph behind one that is only a switch of the runtime."""
+from clipperf.nouns.variant import PRECISIONS
+from clipperf.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -85,23 +66,18 @@ def verdict(problems: Iterable[tuple[str, str]], detail: str) -> Availability:
     return Availability(False, "; ".join(text for text, _ in found), "; ".join(remedies))
 
 
-def names() -> list[str]:
-    """The runtimes that users can name."""
-    return [name for name in MODULES if name not in HIDDEN]
+RUNTIMES: Registry[Runtime] = Registry(
+    "runtime",
+    room="clipperf.engines.runtimes",
+    first=("torch", "torch-compile"),
+    hidden=("simulated",),
+)
+"""Every runtime; "simulated", which has exactly known cost and tests the harness, is for tests."""
 
-
-def get(name: str) -> Runtime:
-    """A runtime by its name.
-
-    Raises:
-        UsageError: there is no such runtime.
-    """
-    if name not in MODULES:
-        raise UsageError(f"no runtime {name!r}; choose from: {', '.join(names())}")
-    module = importlib.import_module(f"clipperf.engines.{MODULES[name]}")
-    return next(runtime for runtime in module.RUNTIMES if runtime.name == name)
+get, names = RUNTIMES.get, RUNTIMES.names
 
 
 def graph_precision(precision: str) -> str:
     """The precision of the ONNX graph that a cell of this precision runs."""
-    return GRAPH_PRECISION.get(precision, precision)
+    row = PRECISIONS.find(precision)
+    return precision if row is None or row.is_quantised else row.graph

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines.contract import Availability, Runtime
+from clipperf.engines.contract import Availability
 from clipperf.errors import EngineError
 from clipperf.nouns.cell import EngineRequest
+from clipperf.nouns.variant import FLOAT8, PRECISIONS
 
 CPU = "CPUExecutionProvider"
 
@@ -102,8 +103,8 @@ def cpu_session(
 ) -> Any:
     """ONNX Runtime's own session. Without `prepack` weights are used where they lie, memory-mapped.
 
-    Where `precision` is fp8, values are rounded to it and computed with in the graph's other
-    precision: the optimizer would move fp8 into operators that have no kernel for it.
+    Where `precision` has 8-bit floats, values are rounded to them and computed with in the graph's
+    other precision: the optimizer would move fp8 into operators that have no kernel for it.
 
     Raises:
         EngineError: the file cannot be loaded, or another provider than the asked one would run.
@@ -113,7 +114,8 @@ def cpu_session(
     options = session_options(threads)
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
-    if precision == "fp8":
+    row = None if precision is None else PRECISIONS.find(precision)
+    if row is not None and row.weights == FLOAT8:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = ort.InferenceSession(
@@ -164,8 +166,3 @@ def open(request: EngineRequest) -> OnnxRuntimeEngine:
     return open_session(
         Path(request.path), cell.threads, streams=cell.streams, precision=cell.precision
     )
-
-
-PRECISIONS = ("fp32", "fp16", "int8", "int8-static", "fp8")
-
-RUNTIMES = (Runtime("onnx", "onnx", PRECISIONS, ("cpu",), availability, open, streams=True),)

@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines.contract import Availability, Runtime
+from clipperf.engines.contract import Availability
 from clipperf.errors import ArtifactError, EngineError, StorageError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.system.env import available_cores, cpu_flags, version_of
 from clipperf.system.files import digest_of, read_json, sha256_file, staged, write_json
 
 CHECKSUMS = "sha256.json"
-
-PRECISIONS = ("fp32", "int8w", "int8")
 
 
 def availability(device: str) -> Availability:
@@ -145,8 +143,3 @@ def is_whole(folder: Path) -> bool:
 def _checksums(folder: Path) -> dict[str, str]:
     kept = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS)
     return {path.name: sha256_file(path) for path in kept}
-
-
-RUNTIMES = (
-    Runtime("openvino", "openvino", PRECISIONS, ("cpu",), availability, open, streams=True),
-)

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from clipperf.engines import contract
 from clipperf.engines import ort_providers as providers
-from clipperf.engines.contract import Runtime
 from clipperf.engines.onnxruntime import (
     DISABLED_OPTIMIZERS,
     OnnxRuntimeEngine,
@@ -181,7 +181,7 @@ def _register_plugin() -> None:
 
 def _check(request: EngineRequest) -> None:
     cell = request.cell
-    precisions = PRECISIONS[cell.runtime]
+    precisions = contract.get(cell.runtime).precisions
     if cell.precision not in precisions:
         known = ", ".join(precisions)
         raise UnsupportedError(f"{cell.runtime} runs {known}, not {cell.precision}")
@@ -288,21 +288,3 @@ def reason_in(log: str) -> str:
         if found := re.search(pattern, log):
             return found[1].strip()
     return next((line.strip() for line in log.splitlines() if line.strip()), "")
-
-
-PRECISIONS = {
-    "ort-cuda": ("fp32", "tf32", "fp16"),
-    "ort-trt": ("tf32", "fp16"),
-    "ort-trt-rtx": ("tf32", "fp16"),
-}
-"""TensorRT multiplies fp32 as TF32 where the GPU can, and neither provider has an option against
-it, so what they run is not fp32."""
-
-RUNTIMES = tuple(
-    Runtime(name, "onnx", PRECISIONS[name], ("cuda",), availability, open_)
-    for name, availability, open_ in (
-        ("ort-cuda", providers.cuda_availability, open_cuda),
-        ("ort-trt", providers.tensorrt_availability, open_tensorrt),
-        ("ort-trt-rtx", providers.tensorrt_rtx_availability, open_tensorrt_rtx),
-    )
-)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clipperf.engines.contract import Availability, verdict
 from clipperf.nouns.cell import EngineRequest
+from clipperf.nouns.variant import FLOAT16, PRECISIONS
 from clipperf.system import nvidia
 from clipperf.system.files import digest_of
 
@@ -114,7 +115,7 @@ def cuda_options(precision: str) -> dict[str, str]:
     """
     return {
         "device_id": "0",
-        "use_tf32": "1" if precision == "tf32" else "0",
+        "use_tf32": "1" if PRECISIONS.get(precision).tf32 else "0",
         "arena_extend_strategy": "kSameAsRequested",
     }
 
@@ -152,7 +153,7 @@ def tensorrt_options(request: EngineRequest, folder: Path | None) -> dict[str, s
     shapes = profile(request)
     options = {
         "device_id": "0",
-        "trt_fp16_enable": str(request.cell.precision == "fp16"),
+        "trt_fp16_enable": str(PRECISIONS.get(request.cell.precision).weights == FLOAT16),
         **{f"trt_profile_{kind}_shapes": text for kind, text in shapes.items()},
     }
     if folder is not None:

@@ -8,18 +8,18 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clipperf.engines.contract import Availability, Runtime, verdict
+from clipperf.engines.contract import Availability, verdict
 from clipperf.errors import EngineError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest, Phases
+from clipperf.nouns.variant import BFLOAT16, FLOAT16, FLOAT32, PRECISIONS
 from clipperf.system import nvidia
 
-DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+DTYPES = {FLOAT32: "float32", FLOAT16: "float16", BFLOAT16: "bfloat16"}
 """The type of the weights. Whether float32 is multiplied as TF32 is a switch of the GPU's."""
 
 NO_COMPILER = ("TorchInductor needs a C++ compiler", "apt install g++ (or set CXX to another)")
@@ -208,15 +208,16 @@ def open(request: EngineRequest, prepare: Callable[[Any], Any] | None = None) ->
     from clipperf.models.family import family_of
 
     cell = request.cell
-    if cell.precision not in DTYPES:
+    row = PRECISIONS.find(cell.precision)
+    if row is None or row.weights not in DTYPES:
         raise UnsupportedError(f"{cell.runtime} does not run {cell.precision}")
-    if cell.device == "cpu" and cell.precision == "tf32":
+    if cell.device == "cpu" and row.tf32:
         raise UnsupportedError("tf32 is a mode of NVIDIA GPUs; give --device cuda")
     if cell.device == "cuda" and not torch.cuda.is_available():
         raise EngineError("torch sees no CUDA device; clipperf doctor says what is missing")
     torch.set_num_threads(cell.threads)
     tower = family_of(request.spec).build(request.spec, cell.side, request.normalized)
-    dtype = getattr(torch, DTYPES[cell.precision])
+    dtype = getattr(torch, DTYPES[row.weights])
     module = tower.module if dtype == torch.float32 else tower.module.to(dtype)
     if cell.device == "cuda":
         try:
@@ -226,18 +227,5 @@ def open(request: EngineRequest, prepare: Callable[[Any], Any] | None = None) ->
     if prepare is not None:
         module = prepare(module)
     if cell.device == "cuda":
-        return CudaEngine(module, tf32=cell.precision == "tf32")
+        return CudaEngine(module, tf32=row.tf32)
     return PyTorchEngine(module)
-
-
-RUNTIMES = (
-    Runtime("torch", None, tuple(DTYPES), ("cpu", "cuda"), availability, open),
-    Runtime(
-        "torch-compile",
-        None,
-        tuple(DTYPES),
-        ("cpu", "cuda"),
-        compile_availability,
-        partial(open, prepare=compiled),
-    ),
-)

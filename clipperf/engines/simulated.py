@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipperf.engines.contract import Availability, Runtime
+from clipperf.engines.contract import Availability
 from clipperf.errors import EngineError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest, Phases
 
@@ -168,10 +168,3 @@ def misbehave(script: Script) -> None:
     if script.how == "raise":
         raise ValueError("simulated: an error that the engine did not translate")
     raise EngineError("simulated: told to fail")
-
-
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-
-RUNTIMES = (
-    Runtime("simulated", "simulated", PRECISIONS, DEVICES, availability, open, streams=True),
-)

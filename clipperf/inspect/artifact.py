@@ -18,10 +18,8 @@ from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import ArtifactError, UsageError
 from clipperf.inspect.inspection import Inspection
 from clipperf.nouns.artifact import TensorSpec
+from clipperf.nouns.variant import PRECISIONS
 from clipperf.system import store
-
-PRECISIONS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8"}
-"""By ONNX's name of the type that most bytes of the weights have; any FLOAT8 is fp8."""
 
 
 def inspect(path: Path) -> Inspection:
@@ -163,7 +161,7 @@ def _precision(model: Any) -> str | None:
     sizes: Counter[str] = Counter()
     for tensor in model.graph.initializer:
         name = onnx.TensorProto.DataType.Name(tensor.data_type)
-        kind = "fp8" if name.startswith("FLOAT8") else PRECISIONS.get(name)
+        kind = next((row.name for row in PRECISIONS.rows if row.onnx_type == name), None)
         if kind is not None:
             each = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
             sizes[kind] += math.prod(tensor.dims) * each

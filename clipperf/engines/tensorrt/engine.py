@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipperf.engines.contract import Availability, Runtime, verdict
+from clipperf.engines.contract import Availability, verdict
 from clipperf.engines.tensorrt import cuda as cuda_driver
 from clipperf.engines.tensorrt import flavours
 from clipperf.engines.tensorrt.plan import Plan, check_shape
@@ -284,8 +284,3 @@ def open(request: EngineRequest) -> TensorRTEngine:
 
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
-
-RUNTIMES = tuple(
-    Runtime(flavour, flavour, PRECISIONS, ("cuda",), partial(availability, flavour), open)
-    for flavour in flavours.FLAVOURS
-)

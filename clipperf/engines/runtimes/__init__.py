@@ -1,0 +1,1 @@
+"""One file a runtime, named after it: a `Runtime` record called RUNTIME."""

@@ -1,0 +1,16 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+from clipperf.engines import openvino
+from clipperf.engines.contract import Runtime
+
+RUNTIME = Runtime(
+    "openvino",
+    "openvino",
+    ("fp32", "int8w", "int8"),
+    ("cpu",),
+    openvino.availability,
+    openvino.open,
+    streams=True,
+)

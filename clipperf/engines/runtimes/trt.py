@@ -1,0 +1,17 @@
+"""TensorRT: plans that an export built."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from clipperf.engines.contract import Runtime
+from clipperf.engines.tensorrt import engine
+
+RUNTIME = Runtime(
+    "trt",
+    "trt",
+    engine.PRECISIONS,
+    ("cuda",),
+    partial(engine.availability, "trt"),
+    engine.open,
+)

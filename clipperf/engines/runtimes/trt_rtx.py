@@ -1,0 +1,17 @@
+"""TensorRT for RTX: plans that an export built."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from clipperf.engines.contract import Runtime
+from clipperf.engines.tensorrt import engine
+
+RUNTIME = Runtime(
+    "trt-rtx",
+    "trt-rtx",
+    engine.PRECISIONS,
+    ("cuda",),
+    partial(engine.availability, "trt-rtx"),
+    engine.open,
+)
