@@ -307,7 +307,8 @@ def test_damaged_artifacts_are_refused(sample_artifact: Path, tmp_path: Path) ->
     (settings / "preprocess.json").write_text("{}")
     with pytest.raises(ArtifactError, match="preprocess"):
         clipperf.load(settings)
-    for i, text in enumerate(("", "{", "[]", "{}", '{"schema_version": 99}')):
+    broken = ("", "{", "[]", "{}", "[" * 100_000, "9" * 5000, '{"schema_version": 99}')
+    for i, text in enumerate(broken):
         edited = copy(f"edited-{i}")
         (edited / "manifest.json").write_text(text)
         with pytest.raises(ArtifactError, match="export the model again"):
@@ -317,6 +318,10 @@ def test_damaged_artifacts_are_refused(sample_artifact: Path, tmp_path: Path) ->
     del manifest["towers"][0]["path"]
     (fields / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtifactError, match="export the model again"):
+        clipperf.load(fields)
+    manifest["towers"][0] |= {"path": "image/model.onnx", "disk_bytes": "many"}
+    (fields / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"towers\.disk_bytes.*export the model again"):
         clipperf.load(fields)
 
 
