@@ -262,11 +262,11 @@ def test_both_kinds_lie_side_by_side_and_are_cached(stocked: ModelSpec) -> None:
     before = snapshot(floats)
     again = build.export_model(stocked, ("image", "text"), pixel_dtype="uint8")
     assert again.up_to_date and again.folder == taken
-    assert "pixels uint8 [batch, 3, 32, 32]" in "\n".join(summary.lines(again))
+    assert "pixel_values uint8 [batch, 3, 32, 32]" in "\n".join(summary.lines(again))
     assert build.export_model(stocked, ("image",)).folder == floats
     assert snapshot(floats) == before
     said = dict(inspection.report(artifact.inspect(taken)).rows)
-    assert said["image: input"] == "pixels uint8 [batch, 3, 32, 32]"
+    assert said["image: input"] == "pixel_values uint8 [batch, 3, 32, 32]"
 
 
 def test_a_text_tower_has_the_key_that_it_has_beside_floats(stocked: ModelSpec) -> None:
