@@ -22,7 +22,8 @@ from clipperf import units
 from clipperf.export.plan_options import BuildOptions, token_range
 from clipperf.export.process import run_worker
 from clipperf.graph import trace as onnx_export
-from clipperf.models import catalog, open_clip, published, zoo
+from clipperf.models import catalog, published, zoo
+from clipperf.models.families import open_clip
 from clipperf.nouns.variant import SIDES, Side
 from clipperf.serialize import to_json
 

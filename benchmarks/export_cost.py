@@ -104,9 +104,10 @@ def write_checkpoint(model: str, folder: Path, seed: int) -> Path:
         return path
     code = (
         "import sys; from clipperf.models import open_clip, weights, zoo;"
+        "from clipperf.models.family import family_of;"
         "from safetensors.torch import save_file;"
         "spec = zoo.resolve(sys.argv[1], 'random');"
-        "module = open_clip.skeleton(open_clip.model_config(spec));"
+        "module = open_clip.skeleton(family_of(spec).config(spec));"
         "weights.fill_random(module, '', int(sys.argv[3]));"
         "save_file({k: v.contiguous() for k, v in module.state_dict().items()}, sys.argv[2])"
     )

@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from clipperf import units
 from clipperf.errors import ClipperfError
 from clipperf.models import catalog, zoo
+from clipperf.models.families.open_clip import model_config
 from clipperf.models.lean import make_lean
-from clipperf.models.open_clip import model_config, skeleton
+from clipperf.models.open_clip import skeleton
 from clipperf.models.towers import ImageTower, TextTower, takes_short_texts
 
 TOKENS = (8, 16)

@@ -19,7 +19,9 @@ import numpy as np
 from PIL import Image
 
 from clipperf.evals.datasets import load_dataset
-from clipperf.models import open_clip, weights, zoo
+from clipperf.models import weights, zoo
+from clipperf.models.families import open_clip
+from clipperf.models.open_clip import build_from_config, skeleton
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Side
 
@@ -69,7 +71,7 @@ def write_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """The seeded weights of both towers under open_clip's names; returns them."""
     from safetensors.torch import save_file
 
-    module = open_clip.skeleton(open_clip.model_config(zoo.resolve(MODEL, f"random:{SEED}")))
+    module = skeleton(open_clip.model_config(zoo.resolve(MODEL, f"random:{SEED}")))
     weights.fill_random(module, "", SEED)
     state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     save_file(state, path)
@@ -269,7 +271,7 @@ def embed(spec: ModelSpec, side: Side, inputs: torch.Tensor, quick_gelu: bool) -
     import torch
 
     config = {**open_clip.model_config(spec), "quick_gelu": quick_gelu}
-    tower = open_clip.build_from_config(spec, config, side)
+    tower = build_from_config(spec, config, side, Path(spec.pretrained))
     with torch.inference_mode():
         found: np.ndarray = tower.module(inputs).numpy()
     return found

@@ -5,7 +5,8 @@ launchers, tasks, metrics, report formats) is a record in a registry. A registry
 
 1. among the `rows` that it was made with,
 2. in its `room`: a package with one module a record, named after it ("-" in the name is "_" in
-   the file's), which holds it under the registry's kind in capitals (``RUNTIME = Runtime(...)``),
+   the file's, but for names in `first`), which holds it under the registry's kind in capitals
+   (``RUNTIME = Runtime(...)``),
 3. among the entry points of installed packages, in the group ``clipperf.KIND``.
 
 Names are listed without importing anything, and entry points, which take long to list, are looked
@@ -69,7 +70,7 @@ class Registry(Generic[R]):
         if name in self._rows:
             return self._rows[name]
         if name in self._files():
-            module = importlib.import_module(f"{self._room}.{name.replace('-', '_')}")
+            module = importlib.import_module(f"{self._room}.{self._files()[name]}")
             found: R = getattr(module, self._kind.upper())
             return found
         point = entry_points(f"clipperf.{self._kind}").get(name)
@@ -95,16 +96,18 @@ class Registry(Generic[R]):
         return own.index(name) if name in own else len(own)
 
     def __iter__(self) -> Iterator[R]:
-        return (self.get(name) for name in self.names())
+        own = self.own()
+        yield from map(self.get, own)
+        yield from (self.get(name) for name in self.names() if name not in own)
 
     @functools.cache  # noqa: B019 - registries live as long as the process
-    def _files(self) -> tuple[str, ...]:
-        """The names of the modules in the room, as records are named."""
+    def _files(self) -> dict[str, str]:
+        """The modules in the room by their records' names."""
         if self._room is None:
-            return ()
+            return {}
         package = importlib.import_module(self._room)
-        found = (module.name for module in pkgutil.iter_modules(package.__path__))
-        return tuple(sorted(name.replace("_", "-") for name in found))
+        found = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+        return {n if n in self._first else n.replace("_", "-"): n for n in found}
 
 
 @functools.cache

@@ -43,7 +43,7 @@ def from_json(cls: type[T], data: Any, where: str = "") -> T:
         return msgspec.convert(data, cls, dec_hook=_decoded)
     except msgspec.ValidationError as exc:
         said, _, place = str(exc).partition(" - at `$")
-        at = (where or cls.__name__) + place.rstrip("`").replace("[...]", "")
+        at = (where or cls.__name__) + re.sub(r"\[[^]]*\]|`$", "", place)
         missing = re.fullmatch(r"Object missing required field `(\w+)`", said)
         if missing:
             at, said = f"{at}.{missing[1]}", "field required"

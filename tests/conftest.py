@@ -18,7 +18,7 @@ import pytest
 from clipperf import registry
 from clipperf.evals import datasets
 from clipperf.export.exporters import onnx
-from clipperf.models import catalog, sample, zoo
+from clipperf.models import sample, zoo
 from clipperf.nouns.model import ModelSpec
 from clipperf.system import files, store
 
@@ -177,7 +177,6 @@ def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> ModelSpec:
     monkeypatch.setenv("CLIPPERF_TEST_SAMPLE", str(folder))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(folder.parent), str(ROOT))))
     monkeypatch.setattr(sample, "folder", lambda: Path(os.environ["CLIPPERF_TEST_SAMPLE"]))
-    catalog._entries.cache_clear()
     return zoo.resolve(sample.NAME)
 
 
@@ -186,7 +185,6 @@ def tiny(checkpoints: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """The tiny model "a" in the place of the sample, and an empty store."""
     yield use(monkeypatch, checkpoints / "a")
     monkeypatch.undo()
-    catalog._entries.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -196,7 +194,6 @@ def exported_once(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPPERF_HOME", str(root))
         onnx.export_model(use(patch, checkpoints / "a"), ("image",))
-    catalog._entries.cache_clear()
     return root
 
 

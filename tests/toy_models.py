@@ -16,7 +16,7 @@ import open_clip
 import safetensors.torch
 import torch
 
-from clipperf.models import open_clip as towers
+from clipperf.models.families import open_clip as towers
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Side
 

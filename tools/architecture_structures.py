@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.models import open_clip, zoo
+from clipperf.models.families.open_clip import model_config
 from clipperf.models.open_clip_facts import installed_configs, read_snapshot
 from clipperf.models.published import basic_statistics
 from clipperf.nouns.variant import SIDES, Side
@@ -231,7 +232,7 @@ def clip_as_service() -> list[tuple[str, dict[Side, str]]]:
     for row in basic_statistics():
         if row.alias.startswith("M-CLIP/"):
             continue
-        config = open_clip.model_config(zoo.resolve(row.alias))
+        config = model_config(zoo.resolve(row.alias))
         keys: dict[Side, str] = {
             side: _signature(json.dumps(_alone(config, side)), side)[0] for side in SIDES
         }

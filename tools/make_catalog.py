@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.models.open_clip_facts import SNAPSHOT, config_digest, config_facts, installed_configs
-from clipperf.models.published import profiles
+from clipperf.models.published import read_table
 from clipperf.system.files import write_text
 
 # Licences of the weights, first match wins: (where open_clip fetches them from and their tag, as
@@ -54,6 +54,15 @@ LICENCES = (
     # facebookresearch/perception_models, PE core: Apache 2.0.
     (r"^timm/PE-Core", "Apache-2.0"),
 )
+
+
+def profile(architecture: str) -> dict[str, int | float]:
+    """open_clip's own figures: parameters (from millions with two decimals) and GFLOPs."""
+    (row,) = (r for r in read_table("open_clip_model_profile.csv") if r["model"] == architecture)
+    return {
+        **{f"{s}_parameters": round(float(row[f"{s}_mparams"]) * 1e6) for s in ("image", "text")},
+        **{f"{s}_gflops": float(row[f"{s}_gflops"]) for s in ("image", "text")},
+    }
 
 
 def licence_of(repository: str, tag: str) -> str | None:
@@ -87,8 +96,8 @@ def counts_of(architecture: str, config: dict[str, Any]) -> dict[str, int | floa
         tiny = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
         with torch.device("meta"):
             model = open_clip.CustomTextCLIP(config["embed_dim"], vision, tiny).eval()
-        row = profiles()[architecture]
-        text = {"text_parameters": row.text_parameters, "text_gflops": row.text_gflops}
+        row = profile(architecture)
+        text = {name: row[name] for name in ("text_parameters", "text_gflops")}
     else:
         with torch.device("meta"):
             model = open_clip.create_model(architecture, device="meta").eval()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 # Imported here because numpy puts it off until first use, and 6 MiB of RAM would then be charged
@@ -11,23 +9,7 @@ import numpy as np
 from numpy.random import default_rng
 
 from clipperf.nouns.cell import EngineRequest
-
-
-@dataclass(frozen=True)
-class TextIds:
-    """Which token ids a synthetic text may use: `sot`, then ids in [low, high), then `eot`.
-
-    `sot` is None for tokenizers without a start token. The defaults of CLIP's own tokenizer are
-    `CLIP_IDS`; its `eot` is the largest id, which is how the towers find where to pool.
-    """
-
-    sot: int | None
-    eot: int
-    low: int
-    high: int
-
-
-CLIP_IDS = TextIds(sot=49406, eot=49407, low=1, high=49406)
+from clipperf.nouns.model import CLIP_IDS, TextIds
 
 
 def make_inputs(request: EngineRequest, text_ids: TextIds = CLIP_IDS, seed: int = 0) -> np.ndarray:

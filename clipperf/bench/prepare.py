@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from clipperf.bench.inputs import CLIP_IDS, TextIds
 from clipperf.engines import contract
 from clipperf.engines.tensorrt.flavours import FLAVOURS
 from clipperf.errors import MissingDependencyError, UsageError
@@ -14,14 +13,12 @@ from clipperf.export.exporters.onnx import export_model
 from clipperf.export.exporters.quantized import MARGIN, RECIPES, Settings, export_derived
 from clipperf.export.exporters.tensorrt import export_engine, find_engines
 from clipperf.export.plan_options import BuildOptions
-from clipperf.models import catalog, sample, weights, zoo
+from clipperf.models import sample, zoo
+from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, PixelDtype, Side
 from clipperf.system import store
-
-OTHER_VOCABULARY = TextIds(sot=None, eot=1, low=2, high=1000)
-"""Ids that every tokenizer has: only their number matters for cost."""
 
 OnStage = Callable[[str], None]
 
@@ -176,12 +173,5 @@ def checkpoint_bytes(spec: ModelSpec, side: Side) -> int:
     counts = {"image": spec.image_parameters or 0, "text": spec.text_parameters or 0}
     if spec.random_weights:
         return counts[side] * 4
-    path = sample.weights_path() if spec.family == "sample" else None
-    size = (path or weights.locate(spec.architecture, spec.pretrained)).stat().st_size
+    size = family_of(spec).fetch(spec).stat().st_size
     return round(size * counts[side] / max(1, sum(counts.values())))
-
-
-def text_ids(spec: ModelSpec) -> TextIds:
-    """Valid token ids for a model's synthetic texts."""
-    kind = catalog.find(spec.architecture).text_kind
-    return CLIP_IDS if kind == "clip-bpe" else OTHER_VOCABULARY

@@ -148,9 +148,10 @@ def prepared(
             scenario=sweep.scenario,
             cells=tuple(cells[cell] for cell in group.cells),
             settings=settings,
-            text_ids=prepare.text_ids(specs[group.cells[0].model_id]),
+            text_ids=family_of(spec).text_ids(spec),
         )
         for group in groups
+        for spec in (specs[group.cells[0].model_id],)
     ]
 
 

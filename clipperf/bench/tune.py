@@ -15,6 +15,7 @@ from clipperf.engines import contract
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export import folder
 from clipperf.export.exporters.quantized import MARGIN
+from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.tuning import Trial, TunedTower, Tuning
@@ -80,7 +81,7 @@ def tune(
             env=environment,
             budget_s=(wishes.budget_s - elapsed_s()) / (len(wishes.sides) - number),
             max_batch_s=wishes.max_batch_s,
-            text_ids=prepare.text_ids(spec),
+            text_ids=family_of(spec).text_ids(spec),
             on_stage=on_stage,
         )
         best, request = search.run()

@@ -26,7 +26,7 @@ def command(
     from clipperf.models import catalog
     from clipperf.report.models import models_json, models_table
 
-    found = catalog.search(search) if search else catalog.entries()
+    found = catalog.search(search or "")
     if not found:
         raise UsageError(f"no architecture or tag contains {search!r}; clipperf models lists all")
     if json:

@@ -128,9 +128,9 @@ def profile(request: EngineRequest) -> dict[str, str]:
     """
     spec, cell = request.spec, request.cell
     if cell.side == "image":
-        name, rest = "pixels", f"3x{spec.image_px}x{spec.image_px}"
+        name, rest = "pixel_values", f"3x{spec.image_px}x{spec.image_px}"
     else:
-        name, rest = "tokens", str(cell.tokens or spec.context_tokens)
+        name, rest = "input_ids", str(cell.tokens or spec.context_tokens)
     batches = {"min": 1, "opt": cell.batch, "max": max(PROFILE_MAX_BATCH, cell.batch)}
     return {kind: f"{name}:{batch}x{rest}" for kind, batch in batches.items()}
 

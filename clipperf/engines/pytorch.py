@@ -205,7 +205,7 @@ def open(request: EngineRequest, prepare: Callable[[Any], Any] | None = None) ->
     """
     import torch
 
-    from clipperf.models.open_clip import build_tower
+    from clipperf.models.family import family_of
 
     cell = request.cell
     row = PRECISIONS.find(cell.precision)
@@ -216,7 +216,7 @@ def open(request: EngineRequest, prepare: Callable[[Any], Any] | None = None) ->
     if cell.device == "cuda" and not torch.cuda.is_available():
         raise EngineError("torch sees no CUDA device; clipperf doctor says what is missing")
     torch.set_num_threads(cell.threads)
-    tower = build_tower(request.spec, cell.side, normalize=request.normalized)
+    tower = family_of(request.spec).build(request.spec, cell.side, request.normalized)
     dtype = getattr(torch, DTYPES[row.weights])
     module = tower.module if dtype == torch.float32 else tower.module.to(dtype)
     if cell.device == "cuda":

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import ArtifactError, StorageError, UsageError
-from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
+from clipperf.inputs.tokenize import CONFIG_FILE, TOKENIZER_FILE
 from clipperf.nouns.artifact import Artifact, Manifest, Parity, TensorSpec
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import PixelDtype, Side
@@ -20,9 +21,8 @@ from clipperf.system import files, store
 from clipperf.system.env import installed_versions
 from clipperf.version import __version__
 
-PREPROCESS = "preprocess.json"
 SHARED_FILES = (
-    *(PREPROCESS, "tokenizer.json", "tokenizer_config.json"),
+    *(PREPROCESS_FILE, TOKENIZER_FILE, CONFIG_FILE),
     *("parity-image.npy", "parity-text.npy"),
 )
 """What lies beside the towers: how inputs are made, and PyTorch's embeddings of some of them."""
@@ -149,8 +149,9 @@ def set_preprocess(
                 for tower in manifest.towers:
                     _carry_over(folder, staging, tower)
                 _copy_shared(folder, staging)
-                files.write_json(staging / PREPROCESS, settings)
-                digests = {**manifest.files, PREPROCESS: files.sha256_file(staging / PREPROCESS)}
+                files.write_json(staging / PREPROCESS_FILE, settings)
+                digest = files.sha256_file(staging / PREPROCESS_FILE)
+                digests = {**manifest.files, PREPROCESS_FILE: digest}
                 manifest = dataclasses.replace(manifest, preprocess=settings, files=digests)
                 files.write_json(staging / store.MANIFEST_NAME, manifest)
     return dataclasses.replace(exported, manifest=manifest)
@@ -310,8 +311,8 @@ def _manifest(wanted: Wanted, staging: Path, towers: Mapping[Side, Artifact]) ->
         spec=wanted.spec,
         runtime=wanted.runtime,
         precision=wanted.precision,
-        preprocess=settings(PREPROCESS),
-        tokenizer=settings("tokenizer_config.json"),
+        preprocess=settings(PREPROCESS_FILE),
+        tokenizer=settings(CONFIG_FILE),
         files=files.sha256_files(staging, present),
         towers=tuple(towers[s] for s in ("image", "text") if s in towers),
         created_utc=files.utc_now(),

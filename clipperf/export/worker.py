@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from clipperf.errors import ClipperfError
-from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
+from clipperf.models.family import family_of
 from clipperf.nouns.model import ModelSpec, Tower
 from clipperf.nouns.variant import Side
 from clipperf.serialize import from_json, to_json
@@ -49,10 +50,8 @@ def imports(job: dict[str, Any]) -> dict[str, Any]:
 
 def fetch(job: dict[str, Any]) -> dict[str, Any]:
     """Make sure that a tag's weights are on this machine."""
-    from clipperf.models import weights
-
-    path = weights.locate(job["spec"]["architecture"], job["spec"]["pretrained"])
-    return {"path": str(path)}
+    spec = from_json(ModelSpec, job["spec"])
+    return {"path": str(family_of(spec).fetch(spec))}
 
 
 def export(job: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +63,6 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     from clipperf.export.judge.inputs import parity_inputs
     from clipperf.graph import kept
     from clipperf.graph import trace as onnx_export
-    from clipperf.models.open_clip import build_tower, model_config
 
     spec = from_json(ModelSpec, job["spec"])
     side: Side = job["side"]
@@ -77,10 +75,10 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     takes_bytes = pixels if side == "image" and job["input"] == "uint8" else None
     inputs = torch.from_numpy(parity_inputs(folder, side))
     tell("building")
-    tower = build_tower(spec, side, normalize=job["normalized"])
+    tower = family_of(spec).build(spec, side, job["normalized"])
     if side == "text":
         tower = replace(tower, start_id=Tokenizer.from_folder(folder).start_id)
-    key = onnx_export.graph_key(tower, job["precision"], model_config(spec))
+    key = onnx_export.graph_key(tower, job["precision"], family_of(spec).config(spec))
     # What takes bytes is computed from the weights, so a proven graph says too little of it.
     proven = takes_bytes is None and kept.is_proven(key)
     batches = parity.batches_for(spec, side, proven)
@@ -136,12 +134,10 @@ def derive(job: dict[str, Any]) -> dict[str, Any]:
 
 def write_settings(spec: ModelSpec, side: Side, folder: Path) -> PreprocessSpec:
     """Write the files that say how a model's inputs are made; returns how images are."""
-    from clipperf.models import open_clip
-
-    pixels = PreprocessSpec.from_open_clip(open_clip.preprocess_config(spec))
-    write_json(folder / "preprocess.json", pixels.to_json())
+    pixels = family_of(spec).pixels(spec)
+    write_json(folder / PREPROCESS_FILE, pixels.to_json())
     if side == "text":
-        open_clip.write_tokenizer(spec, folder)
+        family_of(spec).write_tokenizer(spec, folder)
     return pixels
 
 

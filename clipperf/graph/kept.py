@@ -33,8 +33,8 @@ BUILT_WITH = (
 def key(config: dict[str, Any], tower: Tower, precision: str, opset: int, recipe: int) -> str:
     """A digest of everything that a graph depends on; `config` is the model configuration."""
     return digest_of(
-        "graph", recipe, config, tower.side, tower.spec.context_tokens, tower.spec.embed_dim,
-        tower.module.normalize, tower.start_id is not None, precision, opset,
+        "graph", recipe, tower.spec.family, config, tower.side, tower.spec.context_tokens,
+        tower.spec.embed_dim, tower.normalized, tower.start_id is not None, precision, opset,
         {name: version_of(name) for name in BUILT_WITH},
     )  # fmt: skip
 

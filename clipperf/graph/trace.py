@@ -34,12 +34,12 @@ EXTERNAL_DATA_FROM_BYTES = 2**25
 copies them, which takes longer than all else that it does to open a tower, and RAM for the copies.
 Below it one file is handier. A protobuf file must stay below 2 GiB anyway."""
 
-RECIPE = 5
+RECIPE = 6
 """Raise it when the same weights and versions come to give another file."""
 
-INPUT_NAMES = {"image": "pixels", "text": "tokens"}
+INPUT_NAMES = {"image": "pixel_values", "text": "input_ids"}
 OUTPUT_NAMES = {"image": "image_embeds", "text": "text_embeds"}
-"""Not `embedding`: that name collides with the token-embedding node of the text tower."""
+"""The names that the ecosystem's graphs have (Hugging Face transformers, optimum)."""
 
 MAX_BATCH = 65536
 

@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from clipperf.errors import UsageError
-from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec
+from clipperf.inputs.preprocess_fast import resize_and_crop
+from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec, Size
 from clipperf.nouns.variant import PIXEL_DTYPES
 
-ImageSource = str | Path | Image.Image
-Size = tuple[int, int]
+ImageInput = str | Path | Image.Image
 
 DRAFT_GAP = 2
 
@@ -34,7 +34,7 @@ DRAFT_GAP = 2
 _PIL_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
-def load_image(source: ImageSource) -> Image.Image:
+def load_image(source: ImageInput) -> Image.Image:
     """Open an image file and decode it fully, in the mode it is stored in (see the module's note).
 
     A Pillow image is passed through after being decoded. Of a multi-frame file the first frame
@@ -46,7 +46,7 @@ def load_image(source: ImageSource) -> Image.Image:
     return decode(source)[0]
 
 
-def decode(source: ImageSource, draft: PreprocessSpec | None = None) -> tuple[Image.Image, Size]:
+def decode(source: ImageInput, draft: PreprocessSpec | None = None) -> tuple[Image.Image, Size]:
     """`load_image`, beside the (width, height) that the image is stored in.
 
     With `draft` a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, where that still is
@@ -80,7 +80,7 @@ def decode(source: ImageSource, draft: PreprocessSpec | None = None) -> tuple[Im
 
 
 def preprocess(
-    images: Sequence[ImageSource], spec: PreprocessSpec, out: np.ndarray | None = None
+    images: Sequence[ImageInput], spec: PreprocessSpec, out: np.ndarray | None = None
 ) -> np.ndarray:
     """Turn image files or Pillow images into one float32 batch [batch, 3, height, width].
 
@@ -115,7 +115,7 @@ def preprocess(
     return out
 
 
-def _frame(source: ImageSource, spec: PreprocessSpec) -> Image.Image:
+def _frame(source: ImageInput, spec: PreprocessSpec) -> Image.Image:
     """Decode, resize, pad and crop to the spec's frame, then convert to RGB."""
     image, full_size = decode(source, spec if spec.method == "draft" else None)
     name = source if isinstance(source, str | Path) else "the image"
@@ -129,8 +129,6 @@ def _frame(source: ImageSource, spec: PreprocessSpec) -> Image.Image:
         )
     try:
         if spec.method != "exact":
-            from clipperf.inputs.preprocess_fast import resize_and_crop
-
             image = resize_and_crop(image, full_size, size, spec)
         elif size != image.size:
             image = image.resize(size, INTERPOLATIONS[spec.interpolation])

@@ -20,8 +20,7 @@ from typing import Any
 from PIL import Image
 
 from clipperf.errors import MissingDependencyError
-from clipperf.inputs.preprocess import Size
-from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec
+from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec, Size
 
 MODES = ("RGB", "L")
 

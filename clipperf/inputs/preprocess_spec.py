@@ -11,11 +11,18 @@ import numpy as np
 from PIL import Image
 
 from clipperf.errors import ArtifactError, UsageError
+from clipperf.serialize import from_json
 
 INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
+PREPROCESS_FILE = "preprocess.json"
+"""Its name in an artifact folder."""
+
+Size = tuple[int, int]
+"""Width and height of an image, in pixels."""
+
 RESIZE_MODES = ("shortest", "longest", "squash")
 METHODS = ("exact", "fast", "draft")
 
@@ -100,8 +107,8 @@ class PreprocessSpec:
         if missing:
             raise ArtifactError(f"preprocess.{missing[0]}: missing; export the model again")
         try:
-            return cls(**{field.name: given[field.name] for field in fields(cls)})
-        except UsageError as exc:
+            return from_json(cls, given, "preprocess")
+        except (ArtifactError, UsageError) as exc:
             raise ArtifactError(f"{exc}; export the model again") from exc
 
     @classmethod

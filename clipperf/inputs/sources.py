@@ -80,7 +80,7 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     """A JSON object from a text; raises UsageError that begins with `where`."""
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as exc:
+    except (ValueError, RecursionError) as exc:  # no JSON, numbers too long, nested too deep
         raise UsageError(f"{where}: not JSON: {exc}") from exc
     if not isinstance(value, dict):
         raise UsageError(f"{where}: need a JSON object")

@@ -1,7 +1,7 @@
 """Texts to the token arrays that CLIP text towers expect, without torch or open_clip.
 
 A tokenizer lives in an artifact folder as two files: `tokenizer.json`, read by the `tokenizers`
-library, and `tokenizer_config.json`, a `TokenizerSpec`: what open_clip does around it in Python
+library, and `clipperf_tokenizer.json`, a `TokenizerSpec`: what open_clip does around it in Python
 (cleaning, context length, padding). Reading one needs numpy and tokenizers, and ftfy for texts
 that are not plain ASCII. `models.tokenizer_files` writes them. Token for token the result equals
 open_clip's tokenizer of the machine that wrote the folder.
@@ -13,18 +13,20 @@ import html
 import importlib
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clipperf.errors import ArtifactError, MissingDependencyError, UsageError
+from clipperf.serialize import from_json
 from clipperf.system.files import read_json
 
 TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
+CONFIG_FILE = "clipperf_tokenizer.json"
+"""Not Hugging Face's `tokenizer_config.json`: its content is another."""
 SOT, EOT = "<start_of_text>", "<end_of_text>"
 KINDS = ("clip", "hf", "clips")
 SIDES = ("right", "left")
@@ -46,7 +48,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """What surrounds `tokenizer.json`; the content of `tokenizer_config.json`.
+    """What surrounds `tokenizer.json`; the content of `clipperf_tokenizer.json`.
 
     `kind`: "clip" (open_clip's own BPE: SOT, text, EOT), "hf" (a Hugging Face tokenizer with its
     own special tokens) or "clips" (begin, text, end, padding and a class token in the last place).
@@ -81,30 +83,32 @@ class TokenizerSpec:
             ArtifactError: a field is missing or wrong; the message names it.
         """
 
-        def check(name: str, fits: bool) -> None:
-            if not fits:
-                raise ArtifactError(
-                    f"{where}: {name} is missing or not valid: {data.get(name)!r}; "
-                    "export the model again"
-                )
-
         if not isinstance(data, Mapping):
             raise ArtifactError(f"{where}: expected an object, got {type(data).__name__}")
-        spec = cls(**{f.name: data.get(f.name, f.default) for f in fields(cls)})
-        needed = {"clip": ("sot_id", "eot_id"), "clips": ("sot_id", "eot_id", "cls_id")}
-        check("kind", spec.kind in KINDS)
-        check("clean", spec.clean in CLEANERS)
-        check("context_tokens", _is_id(spec.context_tokens) and spec.context_tokens > 0)
-        check("pad_id", _is_id(spec.pad_id))
-        for name in ("sot_id", "eot_id", "cls_id", "zeroed_id"):
-            optional = name not in needed.get(spec.kind, ())
-            value = getattr(spec, name)
-            check(name, (optional and value is None) or _is_id(value))
-        for name in ("padding_side", "truncation_side"):
-            check(name, getattr(spec, name) in SIDES)
-        check("plain_specials", isinstance(spec.plain_specials, bool))
-        check("origin", spec.origin is None or isinstance(spec.origin, str))
+        try:
+            spec = from_json(cls, data, where)
+        except ArtifactError as exc:
+            raise ArtifactError(f"{exc}; export the model again") from exc
+        for name, fits in spec._fitting():
+            if not fits:
+                raise ArtifactError(
+                    f"{where}: {name} is missing or not valid: {getattr(spec, name)!r}; "
+                    "export the model again"
+                )
         return spec
+
+    def _fitting(self) -> Iterator[tuple[str, bool]]:
+        """Each field beside whether its value is one that it may have."""
+        yield "kind", self.kind in KINDS
+        yield "clean", self.clean in CLEANERS
+        yield "context_tokens", self.context_tokens > 0
+        yield "pad_id", self.pad_id >= 0
+        needed = {"clip": ("sot_id", "eot_id"), "clips": ("sot_id", "eot_id", "cls_id")}
+        for name in ("sot_id", "eot_id", "cls_id", "zeroed_id"):
+            value = getattr(self, name)
+            yield name, name not in needed.get(self.kind, ()) if value is None else value >= 0
+        for name in ("padding_side", "truncation_side"):
+            yield name, getattr(self, name) in SIDES
 
 
 class Tokenizer:
@@ -124,7 +128,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
-        """Read `tokenizer.json` and `tokenizer_config.json` of an artifact folder.
+        """Read `tokenizer.json` and `clipperf_tokenizer.json` of an artifact folder.
 
         Raises:
             ArtifactError: a file is missing or damaged.

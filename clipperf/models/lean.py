@@ -22,11 +22,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clipperf.models.towers import TextTower, pool_type, text_part
+from clipperf.models.towers import ImageTower, TextTower, pool_type, text_part
 
 
 def make_lean(tower: nn.Module, start_id: int | None = None) -> None:
-    """Change an `ImageTower` or `TextTower` in place.
+    """Change an `ImageTower` or `TextTower` in place; any other module stays as it is.
 
     `start_id` is the token that every text begins with, None where there is no such token. Blocks
     and poolings that are not open_clip's plain ones, and towers of other libraries, stay as they
@@ -43,9 +43,10 @@ def make_lean(tower: nn.Module, start_id: int | None = None) -> None:
             row = -1
         elif not tower.short:
             row = {"first": 0, "last": -1}.get(pool_type(part))
+    elif not isinstance(tower, ImageTower):
+        return
     else:
-        model: Any = tower.model
-        part, row = model.visual, None
+        part, row = tower.model.visual, None
         if isinstance(part, ModifiedResNet):
             part.attnpool = LeanPool(part.attnpool).eval()
         if not isinstance(part, VisionTransformer):

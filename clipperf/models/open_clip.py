@@ -12,66 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipperf.errors import MissingDependencyError, UsageError, WeightsError
-from clipperf.models import sample, weights
+from clipperf.errors import MissingDependencyError, WeightsError
+from clipperf.models import weights
 from clipperf.nouns.model import ModelSpec, Tower
 from clipperf.nouns.variant import Side
 
 if TYPE_CHECKING:
     import torch
-
-
-def model_config(spec: ModelSpec) -> dict[str, Any]:
-    """open_clip's model configuration, with QuickGELU as the weights were trained.
-
-    open_clip itself only warns when ``ViT-B-32`` is loaded with weights trained with QuickGELU;
-    such a model loses accuracy. Here the tag decides.
-    """
-    if spec.family == "sample":
-        return dict(sample.config()["model_cfg"])
-    from open_clip import get_model_config
-    from open_clip.pretrained import get_pretrained_cfg
-
-    config = get_model_config(spec.architecture)
-    if config is None:
-        raise UsageError(f"the installed open_clip has no architecture {spec.architecture!r}")
-    tag = get_pretrained_cfg(spec.architecture, spec.pretrained)
-    if tag:
-        config["quick_gelu"] = bool(tag.get("quick_gelu", False)) or bool(
-            config.get("quick_gelu", False)
-        )
-    return dict(config)
-
-
-def preprocess_config(spec: ModelSpec) -> dict[str, Any]:
-    """open_clip's preprocessing configuration: the tag's, else what the tags agree on.
-
-    Weights from a file or random ones carry no such record. Where every tag of the architecture
-    has the same mean, std, interpolation and resize mode those are used, else open_clip's
-    defaults.
-    """
-    if spec.family == "sample":
-        return dict(sample.config()["preprocess_cfg"])
-    from dataclasses import asdict
-
-    from open_clip.pretrained import _PRETRAINED, get_pretrained_cfg
-    from open_clip.transform import PreprocessCfg
-
-    config = asdict(PreprocessCfg())
-    fields = ("mean", "std", "interpolation", "resize_mode", "fill_color")
-
-    def relevant(tag: dict[str, Any]) -> dict[str, Any]:
-        return {k: tag[k] for k in fields if k in tag}
-
-    known = get_pretrained_cfg(spec.architecture, spec.pretrained)
-    if known:
-        config.update(relevant(known))
-    else:
-        variants = [relevant(t) for t in _PRETRAINED.get(spec.architecture, {}).values()]
-        if variants and all(v == variants[0] for v in variants):
-            config.update(variants[0])
-    config["size"] = model_config(spec)["vision_cfg"]["image_size"]
-    return config
 
 
 @contextlib.contextmanager
@@ -152,45 +99,45 @@ def _laid_out(kind: type[torch.nn.Module], config: dict[str, Any]) -> torch.nn.M
         return kind(**config).eval()
 
 
-def build_tower(spec: ModelSpec, side: Side, normalize: bool = False) -> Tower:
-    """Build one tower in fp32, ready to run on the CPU.
+def build_from_config(
+    spec: ModelSpec,
+    config: dict[str, Any],
+    side: Side,
+    checkpoint: Path | None = None,
+    normalize: bool = False,
+) -> Tower:
+    """Build one tower of a model configuration in fp32, ready to run on the CPU.
+
+    Without `checkpoint` its weights are the seeded ones that `spec` names.
 
     Raises:
-        WeightsError: the checkpoint cannot be fetched or read, or does not fit.
+        WeightsError: the checkpoint cannot be read, or does not fit.
         MissingDependencyError: an optional package is needed.
-    """
-    return build_from_config(spec, model_config(spec), side, normalize)
-
-
-def build_from_config(
-    spec: ModelSpec, config: dict[str, Any], side: Side, normalize: bool = False
-) -> Tower:
-    """`build_tower` with the model configuration given, so that it may be another than the name's.
-
-    Raises: as `build_tower`.
     """
     import torch
 
+    from clipperf.models.towers import ImageTower, TextTower, takes_short_texts
+
     model = skeleton(config)
-    if spec.random_weights:
+    if checkpoint is None:
         drop_other(model, side)
         weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
     else:
-        path = sample.weights_path() if spec.family == "sample" else None
-        assign(model, path or weights.locate(spec.architecture, spec.pretrained), side, spec.id)
+        assign(model, checkpoint, side, spec.id)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    from clipperf.models.towers import ImageTower, TextTower, takes_short_texts
-
+    module: torch.nn.Module
     if side == "image":
         px = config["vision_cfg"]["image_size"]
         height, width = (px, px) if isinstance(px, int) else px
         example = torch.zeros(2, 3, height, width)
-        return Tower(spec, side, ImageTower(model, normalize).eval(), example, False)
-    dynamic = takes_short_texts(model)
-    tokens = torch.zeros(2, spec.context_tokens, dtype=torch.int64)
-    tokens[:, 1:3] = 1
-    return Tower(spec, side, TextTower(model, dynamic, normalize).eval(), tokens, dynamic)
+        dynamic, module = False, ImageTower(model, normalize)
+    else:
+        example = torch.zeros(2, spec.context_tokens, dtype=torch.int64)
+        example[:, 1:3] = 1
+        dynamic = takes_short_texts(model)
+        module = TextTower(model, dynamic, normalize)
+    return Tower(spec, side, module.eval(), example, dynamic, normalized=normalize)
 
 
 TEXT_OF_PLAIN_CLIP = (
@@ -260,36 +207,3 @@ def assign(model: torch.nn.Module, path: Path, side: Side, label: str) -> None:
 
 def _as_fp32(tensor: torch.Tensor, torch: Any) -> torch.Tensor:
     return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
-
-
-def write_tokenizer(spec: ModelSpec, folder: Path) -> None:
-    """Write the model's tokenizer files into `folder`.
-
-    Raises:
-        WeightsError: the tokenizer lives on the hub and cannot be fetched.
-        MissingDependencyError: it needs the transformers package.
-    """
-    from clipperf.models import tokenizer_files
-
-    if spec.family == "sample":
-        tokenizer_files.write_clip_tokenizer(folder, spec.context_tokens)
-    else:
-        tokenizer_files.write_tokenizer(folder, _open_clip_tokenizer(spec))
-
-
-def _open_clip_tokenizer(spec: ModelSpec) -> Any:
-    from open_clip import get_tokenizer
-
-    try:
-        return get_tokenizer(spec.architecture)
-    except ImportError as exc:
-        raise MissingDependencyError(
-            f"the tokenizer of {spec.architecture} needs the transformers package: "
-            f"pip install 'clipperf[eval]'"
-        ) from exc
-    except OSError as exc:
-        raise WeightsError(
-            f"the tokenizer of {spec.architecture} cannot be fetched from the hub "
-            f"({str(exc).splitlines()[0]}). Fetch it once on a machine with network and copy the "
-            f"hub cache, or export the image tower alone: --tower image"
-        ) from exc

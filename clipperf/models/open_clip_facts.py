@@ -18,6 +18,10 @@ SNAPSHOT = "open_clip_catalog.json"
 FACTS = ("image_px", "context_tokens", "embed_dim", "text_kind")
 COUNTS = ("image_parameters", "text_parameters", "image_gflops", "text_gflops")
 
+# open_clip's profile table fed these text towers (by the start of their architecture's name) as
+# many tokens as they can take, not the 77 that its tokenizer produces.
+COUNTED_AT = {"roberta": 512, "xlm-roberta": 512, "nllb": 1024}
+
 # open_clip's defaults for what a configuration leaves out.
 _DEFAULT_CONTEXT, _DEFAULT_PX = 77, 224
 

@@ -64,17 +64,6 @@ class BasicStatistics:
     peak_vram_gb: float
 
 
-@dataclass(frozen=True)
-class Profile:
-    """A row of open_clip's profile table: parameters (from millions with two decimals) and 1e9
-    floating-point operations for one input of each tower, a multiply-add counting as two."""
-
-    image_parameters: int
-    text_parameters: int
-    image_gflops: float
-    text_gflops: float
-
-
 def normal(name: str) -> str:
     """The spelling under which names are compared: lower case, hyphens for underscores."""
     return name.strip().lower().replace("_", "-")
@@ -98,26 +87,6 @@ def basic_statistics() -> tuple[BasicStatistics, ...]:
         )
         for row in read_table("clip_as_service_basic_statistics.csv")
     )
-
-
-def basic_statistics_of(architecture: str, tag: str) -> BasicStatistics | None:
-    """The size row of one model, or None where CLIP-as-service has none."""
-    wanted = normal(f"{architecture}::{tag}")
-    return next((row for row in basic_statistics() if normal(row.alias) == wanted), None)
-
-
-@cache
-def profiles() -> dict[str, Profile]:
-    """open_clip's parameters and GFLOPs by architecture, spelled as there."""
-    return {
-        row["model"]: Profile(
-            image_parameters=round(float(row["image_mparams"]) * 1e6),
-            text_parameters=round(float(row["text_mparams"]) * 1e6),
-            image_gflops=float(row["image_gflops"]),
-            text_gflops=float(row["text_gflops"]),
-        )
-        for row in read_table("open_clip_model_profile.csv")
-    }
 
 
 def published_accuracy(architecture: str, tag: str) -> list[Published]:
@@ -145,11 +114,6 @@ def accuracy(
         ),
         None,
     )
-
-
-def published_models() -> set[tuple[str, str]]:
-    """The (architecture, tag) pairs that have published accuracy, in their normal spelling."""
-    return set(_by_model())
 
 
 def _key(architecture: str, tag: str) -> tuple[str, str]:

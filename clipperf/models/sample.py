@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "clipperf-sample"
+TAG = "bundled"
 LICENCE = "Apache-2.0"
 
 

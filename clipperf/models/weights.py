@@ -57,20 +57,12 @@ def is_file(pretrained: str) -> bool:
     return pretrained.endswith(SUFFIXES) and Path(pretrained).is_absolute()
 
 
-def identity(architecture: str, pretrained: str) -> str | None:
-    """What tells these weights from all others: their sha256, or the seed.
-
-    None for a tag whose file has never been fetched: only fetching can tell. Imports no torch.
-    """
-    if pretrained.startswith("random:"):
-        return pretrained
-    path = Path(pretrained) if is_file(pretrained) else _fetched(architecture, pretrained)
-    return f"sha256:{cached_sha256(path)}" if path is not None and path.is_file() else None
-
-
-def _fetched(architecture: str, tag: str) -> Path | None:
+def known(architecture: str, pretrained: str) -> Path | None:
+    """The local file of a path, or of a tag that was fetched before; None for other tags."""
+    if is_file(pretrained):
+        return Path(pretrained)
     try:
-        found = read_json(home() / "fetched.json").get(f"{architecture}::{tag}")
+        found = read_json(home() / "fetched.json").get(f"{architecture}::{pretrained}")
     except Exception:  # noqa: BLE001 - a damaged note of past downloads means "not known"
         return None
     return Path(found) if found else None
@@ -82,11 +74,9 @@ def locate(architecture: str, pretrained: str) -> Path:
     Raises:
         WeightsError: the hub cannot be reached; the message names the alternatives.
     """
-    if is_file(pretrained):
-        return Path(pretrained)
-    known = _fetched(architecture, pretrained)
-    if known is not None and known.is_file():
-        return known
+    path = known(architecture, pretrained)
+    if path is not None and (path.is_file() or is_file(pretrained)):
+        return path
     path = _fetch(architecture, pretrained)
     note = home() / "fetched.json"
     entries = read_json(note) if note.exists() else {}

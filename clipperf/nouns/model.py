@@ -14,7 +14,8 @@ class ModelSpec:
 
     `id` is ``ARCHITECTURE::WEIGHTS``, for example ``ViT-B-32::laion2b_s34b_b79k``,
     ``ViT-B-32::random:0`` or ``ViT-B-32::checkpoint.safetensors``.
-    `pretrained` is an open_clip tag, ``random:SEED``, or the absolute path of a file.
+    `family` says who knows more of it (`models.family`). `pretrained` is a tag of that family's,
+    ``random:SEED``, or the absolute path of a file.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Tower:
     `example` is one valid input batch of 2. `dynamic_tokens` says whether a text batch cut at
     its longest EOT gives the same embeddings as the padded one (causal, EOT-pooled towers).
     `start_id` is the token that the tokenizer begins every text with, None where it has none.
+    `normalized` says whether the embeddings are unit vectors.
     """
 
     spec: ModelSpec
@@ -51,3 +53,21 @@ class Tower:
     example: Any
     dynamic_tokens: bool
     start_id: int | None = None
+    normalized: bool = False
+
+
+@dataclass(frozen=True)
+class TextIds:
+    """Which token ids a synthetic text may use: `sot`, then ids in [low, high), then `eot`.
+
+    `sot` is None for tokenizers without a start token. The defaults of CLIP's own tokenizer are
+    `CLIP_IDS`; its `eot` is the largest id, which is how the towers find where to pool.
+    """
+
+    sot: int | None
+    eot: int
+    low: int
+    high: int
+
+
+CLIP_IDS = TextIds(sot=49406, eot=49407, low=1, high=49406)

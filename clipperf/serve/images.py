@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 from clipperf.errors import UsageError
-from clipperf.inputs.preprocess import ImageSource, load_image, preprocess
+from clipperf.inputs.preprocess import ImageInput, load_image, preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.nouns.variant import PixelDtype
 
 
 def batches(
-    images: Sequence[ImageSource],
+    images: Sequence[ImageInput],
     spec: PreprocessSpec,
     batch_size: int,
     workers: int,
@@ -65,14 +65,14 @@ def batches(
         pool.shutdown(cancel_futures=True)
 
 
-def _fill(image: ImageSource, place: int, spec: PreprocessSpec, out: np.ndarray) -> None:
+def _fill(image: ImageInput, place: int, spec: PreprocessSpec, out: np.ndarray) -> None:
     try:
         preprocess([image], spec, out)
     except UsageError as exc:
         raise UsageError(f"image {place}: {exc}") from exc
 
 
-def _decode_repeated(images: Sequence[ImageSource]) -> None:
+def _decode_repeated(images: Sequence[ImageInput]) -> None:
     """Decode what several threads would otherwise decode at once: Pillow's images are not safe."""
     times = Counter(id(image) for image in images)
     for place, image in enumerate(images):

@@ -1,7 +1,7 @@
 """An exported model in use: images and strings in, embeddings out, without torch.
 
-Needs numpy, pillow, tokenizers and the artifact's runtime (and ftfy for texts beyond plain ASCII,
-cykooz-resizer for the fast ways to preprocess).
+Needs numpy, pillow, tokenizers, msgspec and the artifact's runtime (and ftfy for texts beyond
+plain ASCII, cykooz-resizer for the fast ways to preprocess).
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ from clipperf.errors import (
     UsageError,
 )
 from clipperf.inputs import preprocess_fast
-from clipperf.inputs.preprocess import ImageSource
+from clipperf.inputs.preprocess import ImageInput
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.cell import Engine, EngineRequest
 from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.serve import tuned
 from clipperf.serve.images import batches as image_batches
-from clipperf.serve.opening import DEFAULT_BATCH, Opening, read_manifest, read_pixels, requests
+from clipperf.serve.opening import DEFAULT_BATCH, Opening, read_pixels, requests
 from clipperf.serve.streams import run_all, spread
 from clipperf.serve.texts import encode as embed_texts
+from clipperf.system.env import available_cores
+from clipperf.system.store import read_manifest
 
 
 class ClipModel:
@@ -72,7 +74,7 @@ class ClipModel:
 
     def encode_images(
         self,
-        images: Sequence[ImageSource],
+        images: Sequence[ImageInput],
         *,
         batch_size: int | None = None,
         normalize: bool = False,
@@ -208,8 +210,6 @@ def _listed(values: Any, advice: str) -> list[Any]:
 def _workers(workers: int | None, images: int) -> int:
     """How many threads to preprocess with; a single image is not worth starting one."""
     if workers is None:
-        from clipperf.system.env import available_cores
-
         return min(available_cores(), images) if images > 1 else 0
     if not isinstance(workers, int) or workers < 0:
         raise UsageError(f"workers is {workers!r}: give a whole number from 0")
@@ -274,13 +274,13 @@ def load(
         manifest = read_manifest(opening.folder)
         for request, tower in requests(opening, manifest):
             side = request.cell.side
-            problem = accuracy_warning(tower.get("notes", {}))
+            problem = accuracy_warning(tower.notes)
             if problem is not None and request.cell.runtime == "onnx":
                 warnings.warn(f"{request.path}: {problem}", AccuracyWarning, stacklevel=2)
             wanted.append(request)
             folders[side], batches[side] = opening.folder, opening.batch
             if side == "text":
-                short_texts = tower["tokens"] is None
+                short_texts = tower.tokens is None
             else:
                 pixel_dtype = request.cell.input
     pixels = read_pixels(folders.get("image", openings[0].folder))
@@ -288,7 +288,7 @@ def load(
         pixels = dataclasses.replace(pixels, method=preprocess)
     preprocess_fast.check(pixels.method)
     tokenizer = Tokenizer.from_folder(folders["text"]) if "text" in folders else None
-    spec = manifest["spec"]
+    spec = manifest.spec
     return ClipModel(
         open_engines(wanted),
         pixels,

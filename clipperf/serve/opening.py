@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from clipperf.engines import contract
 from clipperf.errors import ArtifactError, UsageError
-from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
+from clipperf.nouns.artifact import Artifact, Manifest
 from clipperf.nouns.cell import Cell, EngineRequest
-from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import Side
+from clipperf.nouns.variant import PixelDtype, Side
+from clipperf.system.env import available_cores
+from clipperf.system.files import read_json
+from clipperf.system.store import cache_folder
 
 DEFAULT_BATCH = 32
-
-TOWER_FIELDS = ("path", "side", "files", "disk_bytes", "inputs", "normalized", "tokens", "key")
-"""What `load` reads of a tower."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +37,13 @@ class Opening:
     key: str | None = None
 
 
-def requests(
-    opening: Opening, manifest: dict[str, Any]
-) -> Iterator[tuple[EngineRequest, dict[str, Any]]]:
+def requests(opening: Opening, manifest: Manifest) -> Iterator[tuple[EngineRequest, Artifact]]:
     """What opens each wanted tower of an artifact folder, beside its entry in the manifest."""
-    from clipperf.system.env import available_cores
-    from clipperf.system.store import cache_folder
-
-    folder, spec = opening.folder, manifest["spec"]
-    chosen = contract.get(opening.runtime or manifest["runtime"])
-    if chosen.artifact != manifest["runtime"]:
+    folder, spec = opening.folder, manifest.spec
+    chosen = contract.get(opening.runtime or manifest.runtime)
+    if chosen.artifact != manifest.runtime:
         raise UsageError(
-            f"{chosen.name} does not load {manifest['runtime']} artifacts, which {folder} holds; "
+            f"{chosen.name} does not load {manifest.runtime} artifacts, which {folder} holds; "
             f"export the model for it: clipperf export {spec.id} --runtime {chosen.artifact}"
         )
     device = opening.device or chosen.devices[0]
@@ -64,77 +57,44 @@ def requests(
             f"streams is {opening.streams}, but each needs a thread of its own, and threads is "
             f"{threads}"
         )
-    for tower in manifest["towers"]:
-        if opening.side not in (None, tower["side"]):
+    for tower in manifest.towers:
+        if opening.side not in (None, tower.side):
             continue
-        if opening.key not in (None, tower["key"]):
+        if opening.key not in (None, tower.key):
             raise ArtifactError(
                 f"{folder} was exported anew since the tuning: run clipperf tune {spec.id} again"
             )
         check_sizes(folder, tower)
         cell = Cell(
             spec.id,
-            tower["side"],
+            tower.side,
             chosen.name,
-            manifest["precision"],
+            manifest.precision,
             device,
             batch=1,
             threads=threads,
             streams=opening.streams,
-            input=tower["inputs"][0]["dtype"] if tower["side"] == "image" else "float32",
+            input=cast(PixelDtype, tower.inputs[0].dtype) if tower.side == "image" else "float32",
         )
-        path = str(folder / tower["path"])
+        path = str(folder / tower.path)
         cache = str(cache_folder())
-        yield EngineRequest(cell, spec, path, tower["normalized"], tower["key"], cache), tower
+        yield EngineRequest(cell, spec, path, tower.normalized, tower.key, cache), tower
 
 
 def read_pixels(folder: Path) -> PreprocessSpec:
     """An artifact folder's `preprocess.json`."""
-    from clipperf.system.files import read_json
-
-    return PreprocessSpec.from_json(read_json(folder / "preprocess.json"))
+    return PreprocessSpec.from_json(read_json(folder / PREPROCESS_FILE))
 
 
-def check_sizes(folder: Path, tower: dict[str, Any]) -> None:
+def check_sizes(folder: Path, tower: Artifact) -> None:
     """Notice a missing or truncated file; runtimes say it less clearly, or not at all."""
     found = 0
-    for name in tower["files"]:
+    for name in tower.files:
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder / name} is missing: export the model again")
         found += (folder / name).stat().st_size
-    if found != tower["disk_bytes"]:
+    if found != tower.disk_bytes:
         raise ArtifactError(
-            f"the {tower['side']} tower of {folder} is damaged: its files have {found} bytes, "
-            f"expected {tower['disk_bytes']}; export the model again"
+            f"the {tower.side} tower of {folder} is damaged: its files have {found} bytes, "
+            f"expected {tower.disk_bytes}; export the model again"
         )
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest as plain values: validating it fully would need pydantic in deployments."""
-    from clipperf.system.store import MANIFEST_NAME, SCHEMA_VERSION
-
-    path = folder / MANIFEST_NAME
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["schema_version"]
-        needed = ("spec", "runtime", "precision", "towers")
-        missing = [name for name in needed if name not in manifest]
-        if version == SCHEMA_VERSION and not missing:
-            known = {field.name for field in dataclasses.fields(ModelSpec)}
-            spec = {name: value for name, value in manifest["spec"].items() if name in known}
-            manifest["spec"] = ModelSpec(**spec)
-            for tower in manifest["towers"]:
-                missing += [name for name in TOWER_FIELDS if name not in tower]
-    except FileNotFoundError as exc:
-        raise ArtifactError(
-            f"{folder} holds no {MANIFEST_NAME}: make an artifact folder with "
-            f"clipperf export MODEL --out {folder}"
-        ) from exc
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ArtifactError(f"{path} is damaged: export the model again") from exc
-    if version != SCHEMA_VERSION or missing:
-        raise ArtifactError(
-            f"{path} was written by another version of clipperf (schema {version}, this one "
-            f"reads {SCHEMA_VERSION}): export the model again"
-        )
-    return dict(manifest)

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from clipperf.errors import ArtifactError, ClipperfError
 from clipperf.nouns.artifact import Manifest
@@ -31,6 +31,8 @@ from clipperf.nouns.result import ResultFile
 from clipperf.nouns.variant import Side
 from clipperf.serialize import from_json
 from clipperf.system.files import digest_of, read_json, safe_name, sha256_file, write_json
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -131,14 +133,39 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} holds no {MANIFEST_NAME}: it is not an artifact folder. "
             f"Make one with: clipperf export MODEL --out {folder}"
         )
-    data = read_json(path)
+    fix = "export the model again, or use the clipperf that wrote it"
+    return record_of(Manifest, read_versioned(path, fix), path, fix)
+
+
+def read_versioned(path: Path, fix: str, schema_version: int = SCHEMA_VERSION) -> dict[str, Any]:
+    """The JSON object in a file of a schema version; `record_of` checks its fields.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or of another version; `fix` ends the message.
+    """
+    try:
+        data = read_json(path)
+    except ArtifactError as exc:
+        raise ArtifactError(f"{exc}; {path.name} is damaged: {fix}") from exc
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
+    if version != schema_version:
         raise ArtifactError(
-            f"{path} has schema version {version}, this clipperf reads {SCHEMA_VERSION}: "
-            f"export the model again, or use the clipperf that wrote it"
+            f"{path} was written by another version of clipperf (schema version {version}, this "
+            f"one reads {schema_version}): {fix}"
         )
-    return from_json(Manifest, data, str(path))
+    return dict(data)
+
+
+def record_of(cls: type[T], data: Any, path: Path, fix: str) -> T:
+    """The record that a file's values are, every field checked.
+
+    Raises:
+        ArtifactError: they are not; the message names the field and ends with `fix`.
+    """
+    try:
+        return from_json(cls, data, str(path))
+    except ArtifactError as exc:
+        raise ArtifactError(f"{exc}; {path.name} is damaged: {fix}") from exc
 
 
 def check_files(

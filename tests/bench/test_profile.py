@@ -10,7 +10,7 @@ from clipperf.bench import prepare
 from clipperf.bench.cost import QUICK
 from clipperf.bench.profile import Sweep, failures, profile
 from clipperf.errors import MissingDependencyError, UsageError
-from clipperf.models import zoo
+from clipperf.models import sample, zoo
 from clipperf.nouns.variant import SIDES
 from clipperf.report.records import merge
 from clipperf.system import store
@@ -27,7 +27,7 @@ def test_disk_of_random_weights_is_the_published_one(architecture, mib):
 
 def test_towers_share_the_checkpoint_file_exactly():
     spec = zoo.resolve("clipperf-sample")
-    size = zoo.sample.weights_path().stat().st_size
+    size = sample.weights_path().stat().st_size
     assert sum(prepare.checkpoint_bytes(spec, side) for side in SIDES) == size
 
 
@@ -97,7 +97,7 @@ def test_failed_cell_is_a_row_and_exit_1(cli, home):
     import shutil
 
     weights = home.parent / "RN50.safetensors"
-    shutil.copy(zoo.sample.weights_path(), weights)
+    shutil.copy(sample.weights_path(), weights)
     done = cli(
         "profile", "RN50", "--pretrained", str(weights), "--tower", "image", "--quick",
         "--batch", "1", "--json", "-", "--quiet",

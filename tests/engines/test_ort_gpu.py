@@ -47,12 +47,12 @@ def request(
 def graph(tmp_path: Path) -> Path:
     """pixels [batch, 4] times a matrix of twos: every output is twice the sum of its row."""
     value = helper.make_tensor_value_info
-    node = helper.make_node("MatMul", ["pixels", "w"], ["image_embeds"])
+    node = helper.make_node("MatMul", ["pixel_values", "w"], ["image_embeds"])
     twos = helper.make_tensor("w", TensorProto.FLOAT, [4, 3], np.full(12, 2.0))
     body = helper.make_graph(
         [node],
         "toy",
-        [value("pixels", TensorProto.FLOAT, ["batch", 4])],
+        [value("pixel_values", TensorProto.FLOAT, ["batch", 4])],
         [value("image_embeds", TensorProto.FLOAT, ["batch", 3])],
         [twos],
     )
@@ -73,17 +73,17 @@ def test_cuda_multiplies_in_tf32_only_where_asked() -> None:
 @pytest.mark.parametrize(
     ("side", "batch", "tokens", "expected"),
     [
-        ("image", 8, None, ("pixels:1x3x224x224", "pixels:8x3x224x224", "pixels:64x3x224x224")),
-        ("image", 128, None, ("pixels:1x3x224x224", *["pixels:128x3x224x224"] * 2)),
-        ("text", 1, 8, ("tokens:1x8", "tokens:1x8", "tokens:64x8")),
-        ("text", 4, None, ("tokens:1x77", "tokens:4x77", "tokens:64x77")),
+        ("image", 8, None, [f"pixel_values:{n}x3x224x224" for n in (1, 8, 64)]),
+        ("image", 128, None, [f"pixel_values:{n}x3x224x224" for n in (1, 128, 128)]),
+        ("text", 1, 8, [f"input_ids:{n}x8" for n in (1, 1, 64)]),
+        ("text", 4, None, [f"input_ids:{n}x77" for n in (1, 4, 64)]),
     ],
 )
 def test_profile_covers_the_cell(
-    side: str, batch: int, tokens: int | None, expected: tuple[str, str, str]
+    side: str, batch: int, tokens: int | None, expected: list[str]
 ) -> None:
     found = providers.profile(request(side=side, batch=batch, tokens=tokens))
-    assert (found["min"], found["opt"], found["max"]) == expected
+    assert [found["min"], found["opt"], found["max"]] == expected
 
 
 def test_tensorrt_options(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_tensorrt_options(tmp_path: Path) -> None:
     assert kept["trt_fp16_enable"] == "True"
     assert kept["trt_engine_cache_enable"] == "True"
     assert kept["trt_engine_cache_path"] == str(tmp_path)
-    assert kept["trt_profile_opt_shapes"] == "pixels:8x3x224x224"
+    assert kept["trt_profile_opt_shapes"] == "pixel_values:8x3x224x224"
 
 
 def test_onnx_runtime_knows_every_tensorrt_option(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ class Context:
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        assert (name, self._profile) == ("pixels", 0)
+        assert (name, self._profile) == ("pixel_values", 0)
         self._shape = tuple(shape)
         self._changes += 1
         return True
@@ -213,7 +213,7 @@ class Context:
         def compute() -> None:
             assert changes == self._changes, "the context changed under its work or its graph"
             dtype = np.dtype(module.input_dtype)
-            values = cuda.at(addresses["pixels"], prod(shape) * dtype.itemsize).view(dtype)
+            values = cuda.at(addresses["pixel_values"], prod(shape) * dtype.itemsize).view(dtype)
             sums = values.reshape(shape[0], -1).astype(np.float64).sum(axis=1)
             result = (sums[:, None] * np.arange(1, EMBED + 1)).astype(module.output_dtype)
             cuda.at(addresses["image_embeds"], result.nbytes)[:] = result.reshape(-1).view(np.uint8)
@@ -321,10 +321,10 @@ SPEC = ModelSpec("toy::random:0", "toy", "toy", "random:0", 2, 8, EMBED)
 
 
 def info(path: Path, **changes: Any) -> PlanInfo:
-    ranges = ShapeRange("pixels", (1, WIDTH), (8, WIDTH), (MAX_BATCH, WIDTH))
+    ranges = ShapeRange("pixel_values", (1, WIDTH), (8, WIDTH), (MAX_BATCH, WIDTH))
     base = PlanInfo(
         schema_version=1, flavour="trt-rtx", version="1.2.3", model_id=SPEC.id, side="image",
-        precision="fp16", inputs=(TensorSpec("pixels", "float32", ("batch", WIDTH)),),
+        precision="fp16", inputs=(TensorSpec("pixel_values", "float32", ("batch", WIDTH)),),
         outputs=(TensorSpec("image_embeds", "float32", ("batch", EMBED)),), profile=(ranges,),
         targets=("sm86", "sm89"), gpu=None, options={}, onnx_sha256="0",
         plan_sha256=sha256_file(path), plan_bytes=path.stat().st_size, build_s=1.0,
@@ -480,7 +480,7 @@ def test_inputs_are_converted_and_cross_in_pieces(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorrt, "CHUNK_BYTES", 40)
-    tokens = TensorSpec("pixels", "int64", ("batch", WIDTH))
+    tokens = TensorSpec("pixel_values", "int64", ("batch", WIDTH))
     engine, cuda, _ = opened(inputs=(tokens,), setup=lambda m: setattr(m, "input_dtype", "int64"))
     columns = np.asfortranarray(batch(5).astype(np.int32))
     np.testing.assert_array_equal(engine.run(columns), expected(5))
@@ -710,7 +710,7 @@ def real_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trt = flavours.load("trt-rtx")
     builder = trt.Builder(flavours.logger("trt-rtx", flavours.Log()))
     network = builder.create_network(0)
-    pixels = network.add_input("pixels", trt.float32, (-1, WIDTH))
+    pixels = network.add_input("pixel_values", trt.float32, (-1, WIDTH))
     result = network.add_activation(pixels, trt.ActivationType.RELU).get_output(0)
     result.name = "image_embeds"
     network.mark_output(result)
@@ -719,7 +719,7 @@ def real_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config.set_compute_capability(trt.ComputeCapability.SM86, 0)
     config.set_compute_capability(trt.ComputeCapability.SM89, 1)
     profile = builder.create_optimization_profile()
-    profile.set_shape("pixels", (1, WIDTH), (8, WIDTH), (MAX_BATCH, WIDTH))
+    profile.set_shape("pixel_values", (1, WIDTH), (8, WIDTH), (MAX_BATCH, WIDTH))
     config.add_optimization_profile(profile)
     path = tmp_path_factory.mktemp("plan") / "image.plan"
     path.write_bytes(bytes(builder.build_serialized_network(network, config)))

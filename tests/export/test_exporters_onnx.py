@@ -73,7 +73,7 @@ def test_the_folder_holds_what_a_deployment_needs(sample_artifact: Path) -> None
         "text/model.onnx",
         "preprocess.json",
         "tokenizer.json",
-        "tokenizer_config.json",
+        "clipperf_tokenizer.json",
         "parity-image.npy",
         "parity-text.npy",
         "manifest.json",

@@ -27,8 +27,9 @@ from clipperf.export.judge import parity  # noqa: E402
 from clipperf.graph import kept as graph  # noqa: E402
 from clipperf.graph import trace as onnx_export  # noqa: E402
 from clipperf.graph import weights  # noqa: E402
-from clipperf.models import open_clip as towers  # noqa: E402
+from clipperf.models.families import open_clip as towers  # noqa: E402
 from clipperf.models.lean import LeanBlock, make_lean  # noqa: E402
+from clipperf.models.open_clip import build_from_config  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("toy_catalogue")
 
@@ -57,7 +58,7 @@ def deep_tower(side: Side, layers: int) -> Tower:
     config = towers.model_config(spec)
     for part in ("vision_cfg", "text_cfg"):
         config[part] = {**config[part], "layers": layers}
-    tower = towers.build_from_config(spec, config, side)
+    tower = build_from_config(spec, config, side)
     make_lean(tower.module, START if side == "text" else None)
     return tower
 

@@ -27,7 +27,7 @@ from clipperf.export.plan_options import BuildOptions
 from clipperf.inputs.preprocess import preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inspect import artifact
-from clipperf.models import catalog, sample, zoo
+from clipperf.models import sample, zoo
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
@@ -46,7 +46,7 @@ from toy_models import embed, registered, spec_of  # noqa: E402
 
 from clipperf.graph import trace as onnx_export  # noqa: E402
 from clipperf.graph import uint8  # noqa: E402
-from clipperf.models import open_clip as towers  # noqa: E402
+from clipperf.models.families import open_clip as towers  # noqa: E402
 
 ROUND = PreprocessSpec(4, 4, mean=(10 / 255, 20 / 255, 30 / 255), std=(2 / 255, 4 / 255, 0.5 / 255))
 """Channels are (byte - 10) / 2, (byte - 20) / 4 and (byte - 30) * 2."""
@@ -215,7 +215,6 @@ def bytes_once(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPPERF_HOME", str(root))
         build.export_model(use(patch, checkpoints / "a"), ("image", "text"), pixel_dtype="uint8")
-    catalog._entries.cache_clear()
     return root
 
 
@@ -265,11 +264,11 @@ def test_both_kinds_lie_side_by_side_and_are_cached(stocked: ModelSpec) -> None:
     before = snapshot(floats)
     again = build.export_model(stocked, ("image", "text"), pixel_dtype="uint8")
     assert again.up_to_date and again.folder == taken
-    assert "pixels uint8 [batch, 3, 32, 32]" in "\n".join(exported_lines(again))
+    assert "pixel_values uint8 [batch, 3, 32, 32]" in "\n".join(exported_lines(again))
     assert build.export_model(stocked, ("image",)).folder == floats
     assert snapshot(floats) == before
     said = dict(inspection_table(artifact.inspect(taken)).texts)
-    assert said["image: input"] == "pixels uint8 [batch, 3, 32, 32]"
+    assert said["image: input"] == "pixel_values uint8 [batch, 3, 32, 32]"
 
 
 def test_a_text_tower_has_the_key_that_it_has_beside_floats(stocked: ModelSpec) -> None:

@@ -25,8 +25,8 @@ from clipperf.export.worker import write_settings  # noqa: E402
 from clipperf.graph import trace as onnx_export  # noqa: E402
 from clipperf.graph import widen  # noqa: E402
 from clipperf.graph.fold import fold_batch_norms  # noqa: E402
-from clipperf.models import open_clip as towers  # noqa: E402
 from clipperf.models import zoo  # noqa: E402
+from clipperf.models.family import family_of  # noqa: E402
 
 BF16 = onnx.TensorProto.BFLOAT16
 
@@ -206,7 +206,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[Side, tuple[Path,
         folder = tmp_path_factory.mktemp(side)
         write_settings(spec, side, folder)
         inputs = parity_inputs(folder, side)
-        tower = towers.build_tower(spec, side)
+        tower = family_of(spec).build(spec, side, False)
         with torch.inference_mode():
             reference = tower.module(torch.from_numpy(inputs)).numpy()
         onnx_export.export_onnx(tower, folder / "model.onnx", "bf16")

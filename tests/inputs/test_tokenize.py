@@ -206,7 +206,7 @@ def test_shapes_of_small_inputs(folders):
 
 def test_written_files_are_the_same_every_time(folders, tmp_path):
     write_clip_tokenizer(tmp_path, 77, "lower")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json", "clipperf_tokenizer.json"):
         assert (tmp_path / name).read_bytes() == (folders["lower"] / name).read_bytes()
 
 
@@ -243,10 +243,10 @@ def test_bad_input_is_refused(folders, tmp_path):
 
 
 def test_damaged_folders_are_refused(folders, tmp_path):
-    with pytest.raises(ArtifactError, match="tokenizer_config"):
+    with pytest.raises(ArtifactError, match="clipperf_tokenizer"):
         Tokenizer.from_folder(tmp_path)
-    good = json.loads((folders["lower"] / "tokenizer_config.json").read_text())
-    config = tmp_path / "tokenizer_config.json"
+    good = json.loads((folders["lower"] / "clipperf_tokenizer.json").read_text())
+    config = tmp_path / "clipperf_tokenizer.json"
     config.write_text(json.dumps(good))
     with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
         Tokenizer.from_folder(tmp_path)
@@ -300,7 +300,7 @@ from clipperf.inputs.tokenize import Tokenizer, eot_lengths
 tokenizer = Tokenizer.from_folder(sys.argv[1])
 assert eot_lengths(tokenizer(["a dog", "un café"]), tokenizer.eot_id).tolist() == [4, 4]
 assert preprocess([Image.new("RGB", (9, 7))], PreprocessSpec()).shape == (1, 3, 224, 224)
-heavy = {"torch", "torchvision", "open_clip", "transformers", "pydantic", "onnxruntime", "regex"}
+heavy = {"torch", "torchvision", "open_clip", "transformers", "onnxruntime", "regex"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 write_clip_tokenizer(sys.argv[2])
 assert not {"torch", "open_clip", "transformers"} & set(sys.modules)

@@ -236,7 +236,7 @@ def test_an_artifact_folder(sample_artifact: Path, home: Path) -> None:
     assert found.disk_bytes == sum(part.disk_bytes for part in found.parts)
     said = words(found)
     assert said["towers"] == "image, text"
-    assert said["text: input"] == "tokens int64 [batch, tokens]"
+    assert said["text: input"] == "input_ids int64 [batch, tokens]"
     assert not home.exists(), "looking writes nothing"
 
 

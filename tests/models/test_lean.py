@@ -25,7 +25,7 @@ from toy_models import START, VOCAB, inputs_of, spec_of  # noqa: E402
 
 from clipperf.engines.onnxruntime import open_session  # noqa: E402
 from clipperf.graph import trace as onnx_export  # noqa: E402
-from clipperf.models import open_clip as towers  # noqa: E402
+from clipperf.models.families import open_clip as towers  # noqa: E402
 from clipperf.models.lean import LeanPool, LeanTransformer, first_token, make_lean  # noqa: E402
 from clipperf.models.towers import text_part  # noqa: E402
 

@@ -33,8 +33,9 @@ from toy_models import (  # noqa: E402
 from clipperf.engines.onnxruntime import open_session  # noqa: E402
 from clipperf.export.judge import parity  # noqa: E402
 from clipperf.graph import trace as onnx_export  # noqa: E402
-from clipperf.models import open_clip as towers  # noqa: E402
 from clipperf.models import weights  # noqa: E402
+from clipperf.models.families import open_clip as towers  # noqa: E402
+from clipperf.models.open_clip import build_from_config, skeleton  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("toy_catalogue")
 
@@ -89,7 +90,7 @@ def test_another_image_size_gets_its_positions_interpolated(tmp_path: Path) -> N
     model = open_clip.CLIP(**copy.deepcopy(config)).eval().requires_grad_(False)
     open_clip.load_checkpoint(model, str(path))
     inputs = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-    tower = towers.build_from_config(spec_of("toy-clip", path), config, "image")
+    tower = build_from_config(spec_of("toy-clip", path), config, "image", path)
     assert tower.example.shape[2:] == (96, 96)
     expected = encode(model, "image", inputs)
     torch.testing.assert_close(tower.module(inputs), expected, atol=1e-6, rtol=0)
@@ -245,7 +246,7 @@ def test_random_weights_tell_inputs_apart(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_skeletons_hold_no_weights(name: str) -> None:
-    model = towers.skeleton(towers.model_config(spec_of(name)))
+    model = skeleton(towers.model_config(spec_of(name)))
     real = [n for n, p in model.named_parameters() if not p.is_meta]
     assert bool(real) == (name == "toy-hybrid"), "hybrids run while they are built"
     assert not any(buffer.is_meta for buffer in model.buffers())
@@ -253,7 +254,7 @@ def test_skeletons_hold_no_weights(name: str) -> None:
 
 def test_masks_made_on_the_device_of_a_parameter_are_real() -> None:
     spec = ModelSpec("m", "open_clip", "swin_base_patch4_window7_224", "random:0", 224, 77, 640)
-    assert not any(b.is_meta for b in towers.skeleton(towers.model_config(spec)).buffers())
+    assert not any(b.is_meta for b in skeleton(towers.model_config(spec)).buffers())
 
 
 # --- Export --------------------------------------------------------------------------------

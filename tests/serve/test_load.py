@@ -36,7 +36,7 @@ TOO_LONG = "a small drawing of a red apple " * 40
 # What a deployment has not installed.
 BLOCKED = (
     *("torch", "torchvision", "timm", "open_clip", "onnx", "onnxscript", "transformers"),
-    *("pydantic", "filelock", "psutil", "typer", "rich", "safetensors", "pynvml"),
+    *("jinja2", "filelock", "psutil", "typer", "rich", "safetensors", "pynvml"),
     "cykooz_resizer",
 )
 
@@ -200,7 +200,7 @@ def test_one_tower_alone_says_what_is_missing(sample_artifact: Path, tmp_path: P
     manifest["towers"] = [t for t in manifest["towers"] if t["side"] == "image"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     shutil.rmtree(folder / "text")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json", "clipperf_tokenizer.json"):
         (folder / name).unlink()
     with clipperf.load(folder, threads=1) as model:
         assert model.encode_images([Image.new("RGB", (80, 60), "red")]).shape[0] == 1
@@ -307,7 +307,8 @@ def test_damaged_artifacts_are_refused(sample_artifact: Path, tmp_path: Path) ->
     (settings / "preprocess.json").write_text("{}")
     with pytest.raises(ArtifactError, match="preprocess"):
         clipperf.load(settings)
-    for i, text in enumerate(("", "{", "[]", "{}", '{"schema_version": 99}')):
+    broken = ("", "{", "[]", "{}", "[" * 100_000, "9" * 5000, '{"schema_version": 99}')
+    for i, text in enumerate(broken):
         edited = copy(f"edited-{i}")
         (edited / "manifest.json").write_text(text)
         with pytest.raises(ArtifactError, match="export the model again"):
@@ -317,6 +318,10 @@ def test_damaged_artifacts_are_refused(sample_artifact: Path, tmp_path: Path) ->
     del manifest["towers"][0]["path"]
     (fields / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtifactError, match="export the model again"):
+        clipperf.load(fields)
+    manifest["towers"][0] |= {"path": "image/model.onnx", "disk_bytes": "many"}
+    (fields / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"towers\.disk_bytes.*export the model again"):
         clipperf.load(fields)
 
 

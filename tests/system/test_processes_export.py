@@ -17,17 +17,21 @@ from clipperf.errors import ExportError, UsageError, WeightsError
 from clipperf.export import process
 from clipperf.export.process import Worker, run_worker, started_early
 from clipperf.models import zoo
+from clipperf.nouns.model import ModelSpec
+from clipperf.serialize import to_json
 from clipperf.system.store import cached_sha256, known_sha256
 
 
 def fetch(file: Path) -> dict[str, Any]:
     """A job that needs no torch: the file of a model's weights."""
-    return {"op": "fetch", "spec": {"architecture": "ViT-B-32", "pretrained": str(file)}}
+    spec = ModelSpec("m", "open_clip", "ViT-B-32", str(file), 224, 77, 512)
+    return {"op": "fetch", "spec": to_json(spec)}
 
 
 def offline(architecture: str) -> dict[str, Any]:
     """A job that fails: no such weights, wherever it runs."""
-    return {"op": "fetch", "spec": {"architecture": architecture, "pretrained": "nobody"}}
+    spec = ModelSpec("m", "open_clip", architecture, "nobody", 224, 77, 512)
+    return {"op": "fetch", "spec": to_json(spec)}
 
 
 @pytest.fixture

@@ -449,6 +449,8 @@ DAMAGES: dict[str, Any] = {
     "empty": "",
     "cut": '{"schema_version": 1, "spec"',
     "binary": "\x00\x01",
+    "deep": "[" * 100_000,
+    "number": f'{{"schema_version": {"9" * 5000}}}',
     "list": "[]",
     "null": "null",
     "version": json.dumps({"schema_version": 99}),

@@ -32,7 +32,7 @@ class Plan:
             trt = flavours.load(self.flavour)
         module: Any = trt  # for what only TensorRT for RTX has
         self._cuda = cuda
-        self._info = plan_file.read_light(path)
+        self._info = plan_file.read(path)
         if reason := plan_file.obstacle(self._info, cuda.kind):
             raise EngineError(f"{path}: {reason}")
         self.input, self.output = self._info.inputs[0], self._info.outputs[0]

@@ -20,16 +20,14 @@ The header of full TensorRT is not documented; its plans are known by their side
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clipperf.engines.tensorrt import flavours
 from clipperf.errors import ArtifactError
-from clipperf.nouns.artifact import PlanInfo, ShapeRange, TensorSpec
-from clipperf.serialize import from_json
+from clipperf.nouns.artifact import PlanInfo
 from clipperf.system.files import sha256_file, write_json
+from clipperf.system.store import read_versioned, record_of
 
 SCHEMA_VERSION = 1
 MAGIC = b"vtrt"
@@ -64,49 +62,13 @@ def read(plan: Path) -> PlanInfo:
     Raises:
         ArtifactError: it is missing, damaged, or of another version of clipperf.
     """
-    return from_json(PlanInfo, _values(plan), str(sidecar_path(plan)))
-
-
-def read_light(plan: Path) -> PlanInfo:
-    """As `read`, but fields are not checked one by one.
-
-    That takes pydantic, whose memory would count as the runtime's in a measured process.
-    """
-    values = _values(plan)
-    try:
-        for name in ("inputs", "outputs"):
-            values[name] = tuple(
-                TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in values[name]
-            )
-        values["profile"] = tuple(
-            ShapeRange(r["name"], tuple(r["min"]), tuple(r["opt"]), tuple(r["max"]))
-            for r in values["profile"]
-        )
-        values["targets"] = tuple(values["targets"])
-        return PlanInfo(**{name: values[name] for name in PlanInfo.__dataclass_fields__})
-    except (KeyError, TypeError) as exc:
-        raise ArtifactError(f"{sidecar_path(plan)} is damaged: {AGAIN}") from exc
-
-
-def _values(plan: Path) -> dict[str, Any]:
     path = sidecar_path(plan)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        version = values["schema_version"]
-        if values["flavour"] not in flavours.FLAVOURS:
-            raise ValueError(values["flavour"])
-    except FileNotFoundError as exc:
-        raise ArtifactError(
-            f"{path} is missing, and a plan cannot be used without it: {AGAIN}"
-        ) from exc
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise ArtifactError(f"{path} is damaged: {AGAIN}") from exc
-    if version != SCHEMA_VERSION:
-        raise ArtifactError(
-            f"{path} was written by another version of clipperf (schema {version}, this one "
-            f"reads {SCHEMA_VERSION}): {AGAIN}"
-        )
-    return dict(values)
+    if not path.exists():
+        raise ArtifactError(f"{path} is missing, and a plan cannot be used without it: {AGAIN}")
+    info = record_of(PlanInfo, read_versioned(path, AGAIN, SCHEMA_VERSION), path, AGAIN)
+    if info.flavour not in flavours.FLAVOURS:
+        raise ArtifactError(f"{path} is damaged: {AGAIN}")
+    return info
 
 
 def read_header(plan: Path) -> Header | None:
@@ -145,7 +107,7 @@ def damage(plan: Path, content: bool = True) -> list[str]:
     except (OSError, ArtifactError):
         return [f"{plan} is missing or cannot be read: {AGAIN}"]
     try:
-        info = read_light(plan)
+        info = read(plan)
     except ArtifactError as exc:
         return [*_header_damage(plan, header, found), str(exc)]
     problems = [] if info.flavour != "trt-rtx" else _header_damage(plan, header, found)
@@ -211,5 +173,5 @@ def check(plan: Path, content: bool = True) -> list[str]:
     problems = damage(plan, content)
     if problems:
         return problems
-    reason = mismatch(read_light(plan))
+    reason = mismatch(read(plan))
     return [f"{plan}: {reason}"] if reason else []

@@ -16,7 +16,7 @@ from clipperf.evals.metric import Ranked
 from clipperf.evals.ranks import hits_at, normalize
 from clipperf.evals.task import Embeddings
 from clipperf.evals.tasks import retrieval, zeroshot
-from clipperf.inputs.tokenize import Tokenizer
+from clipperf.inputs.tokenize import CONFIG_FILE, Tokenizer
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.serve.load import ClipModel
@@ -154,7 +154,7 @@ class _Recorder:
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    return (folder / "tokenizer_config.json").exists()
+    return (folder / CONFIG_FILE).exists()
 
 
 def _spread(items: Sequence) -> Sequence:

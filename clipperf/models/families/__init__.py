@@ -1,0 +1,1 @@
+"""One file a family of models; see `clipperf.models.family`."""

@@ -1,0 +1,266 @@
+"""open_clip's architectures, with its published weights, a file's, or seeded noise.
+
+Architectures are read from the installed open_clip's own `model_configs`; its tags cannot be, as
+reading them means importing open_clip and with it torch, or interpreting its source. They come
+from a snapshot (`clipperf/data/open_clip_catalog.json`, written by `tools/make_catalog.py`) that
+also holds parameters and GFLOPs; a test compares it with the installed open_clip. Figures of an
+architecture whose configuration has changed since are left out rather than shown wrong.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from clipperf.errors import MissingDependencyError, UsageError, WeightsError
+from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.models import catalog, weights
+from clipperf.models.family import CatalogEntry, Family
+from clipperf.models.open_clip_facts import (
+    COUNTED_AT,
+    COUNTS,
+    FACTS,
+    config_digest,
+    config_facts,
+    installed_configs,
+    read_snapshot,
+)
+from clipperf.models.published import accuracy, normal
+from clipperf.nouns.model import CLIP_IDS, ModelSpec, TextIds, Tower
+from clipperf.nouns.variant import Side
+
+OTHER_VOCABULARY = TextIds(sot=None, eot=1, low=2, high=1000)
+"""Ids that every tokenizer has: only their number matters for cost."""
+
+
+# --- names ---------------------------------------------------------------------------------
+
+
+@cache
+def entries() -> tuple[CatalogEntry, ...]:
+    """Every architecture in alphabetical order."""
+    known = read_snapshot()["models"]
+    configs = installed_configs()
+    found = []
+    for name in sorted(known if configs is None else configs, key=str.lower):
+        record = known.get(name, {})
+        if configs is None:
+            facts, current = {key: record[key] for key in FACTS}, True
+        else:
+            facts = config_facts(configs[name])
+            current = record.get("config_sha256") == config_digest(configs[name])
+        counts = {key: record[key] for key in COUNTS} if current else {}
+        tags = record.get("tags", {})
+        found.append(
+            CatalogEntry(
+                architecture=name,
+                tags=tuple(tags),
+                licences={tag: source["licence"] for tag, source in tags.items()},
+                notes=_notes(name, facts["text_kind"], bool(tags)),
+                **facts,
+                **counts,
+            )
+        )
+    return tuple(found)
+
+
+def _notes(architecture: str, text_kind: str, has_tags: bool) -> tuple[str, ...]:
+    notes = []
+    origin, _, name = text_kind.partition(":")
+    if origin == "hf":
+        notes.append(f"text tower {name} needs the transformers package: clipperf[eval]")
+        notes += [
+            f"text GFLOPs are for {tokens} tokens"
+            for start, tokens in COUNTED_AT.items()
+            if architecture.startswith(start)
+        ]
+    elif origin == "hf-tokenizer":
+        notes.append(f"tokenizer {name} is fetched from the hub")
+    if not has_tags:
+        notes.append("no published weights: --pretrained random or a file")
+    return tuple(notes)
+
+
+def _entry(architecture: str) -> CatalogEntry | None:
+    wanted = normal(architecture)
+    return next((entry for entry in entries() if normal(entry.architecture) == wanted), None)
+
+
+def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
+    """The model of ``ARCHITECTURE`` or ``ARCHITECTURE::WEIGHTS``; None for other architectures.
+
+    WEIGHTS is a tag (hyphens and underscores are the same), ``random:SEED`` or a file. An
+    architecture without weights gets the tag with the best published mean accuracy.
+
+    Raises:
+        UsageError: unknown weights; the message lists close names.
+    """
+    architecture, _, own = name.partition("::")
+    entry = _entry(architecture)
+    if entry is None:
+        return None
+    if own and pretrained and own != pretrained:
+        raise UsageError(f"{name} already names its weights: leave --pretrained {pretrained} out")
+    if own and not (own.startswith("random") or own.endswith(weights.SUFFIXES)):
+        own = catalog.split_alias(name)[1]
+    wanted: str | None = own or pretrained
+    if wanted is not None and not wanted.strip():
+        raise UsageError("--pretrained is empty: give a tag, a file, or random[:SEED]")
+    if wanted is None:
+        wanted = _default_weights(entry)
+    label, canonical = weights.parse(wanted, entry.tags, entry.architecture)
+    return ModelSpec(
+        id=f"{entry.architecture}::{label}",
+        family=FAMILY.name,
+        architecture=entry.architecture,
+        pretrained=canonical,
+        image_px=entry.image_px,
+        context_tokens=entry.context_tokens,
+        embed_dim=entry.embed_dim,
+        image_parameters=entry.image_parameters,
+        text_parameters=entry.text_parameters,
+        licence=entry.licence(canonical),
+    )
+
+
+def _default_weights(entry: CatalogEntry) -> str:
+    """The tag with the best published mean over open_clip's 38 datasets, else the only tag.
+
+    Raises:
+        UsageError: nothing published tells several tags apart.
+    """
+    means = {
+        tag: mean.value
+        for tag in entry.tags
+        if (mean := accuracy(entry.architecture, tag, "38 datasets", "mean")) is not None
+    }
+    if means:
+        return max(means, key=lambda tag: means[tag])
+    if len(entry.tags) == 1:
+        return entry.tags[0]
+    raise UsageError(
+        f"{entry.architecture} comes with {len(entry.tags)} sets of weights and no published "
+        f"ranking; choose one with --pretrained TAG ({', '.join(entry.tags) or 'no tags known'}), "
+        f"--pretrained FILE, or --pretrained random for sizing"
+    )
+
+
+def checkpoint(name: str, pretrained: str | None) -> Path | None:
+    """The file that is named, where there is one."""
+    given = pretrained or name.partition("::")[2]
+    path = Path(given).expanduser()
+    return path if given.endswith(weights.SUFFIXES) and path.is_file() else None
+
+
+# --- models --------------------------------------------------------------------------------
+
+
+def model_config(spec: ModelSpec) -> dict[str, Any]:
+    """open_clip's model configuration, with QuickGELU as the weights were trained.
+
+    open_clip itself only warns when ``ViT-B-32`` is loaded with weights trained with QuickGELU;
+    such a model loses accuracy. Here the tag decides.
+    """
+    from open_clip import get_model_config
+    from open_clip.pretrained import get_pretrained_cfg
+
+    config = get_model_config(spec.architecture)
+    if config is None:
+        raise UsageError(f"the installed open_clip has no architecture {spec.architecture!r}")
+    tag = get_pretrained_cfg(spec.architecture, spec.pretrained)
+    if tag:
+        config["quick_gelu"] = bool(tag.get("quick_gelu", False)) or bool(
+            config.get("quick_gelu", False)
+        )
+    return dict(config)
+
+
+def build_tower(spec: ModelSpec, side: Side, normalize: bool = False) -> Tower:
+    """Build one tower in fp32, ready to run on the CPU.
+
+    Raises:
+        WeightsError: the checkpoint cannot be fetched or read, or does not fit.
+        MissingDependencyError: an optional package is needed.
+    """
+    from clipperf.models.open_clip import build_from_config
+
+    path = None if spec.random_weights else weights.locate(spec.architecture, spec.pretrained)
+    return build_from_config(spec, model_config(spec), side, path, normalize)
+
+
+def preprocess_config(spec: ModelSpec) -> dict[str, Any]:
+    """open_clip's preprocessing configuration: the tag's, else what the tags agree on.
+
+    Weights from a file or random ones carry no such record. Where every tag of the architecture
+    has the same mean, std, interpolation and resize mode those are used, else open_clip's
+    defaults.
+    """
+    from dataclasses import asdict
+
+    from open_clip.pretrained import _PRETRAINED, get_pretrained_cfg
+    from open_clip.transform import PreprocessCfg
+
+    config = asdict(PreprocessCfg())
+    fields = ("mean", "std", "interpolation", "resize_mode", "fill_color")
+
+    def relevant(tag: dict[str, Any]) -> dict[str, Any]:
+        return {k: tag[k] for k in fields if k in tag}
+
+    known = get_pretrained_cfg(spec.architecture, spec.pretrained)
+    if known:
+        config.update(relevant(known))
+    else:
+        variants = [relevant(t) for t in _PRETRAINED.get(spec.architecture, {}).values()]
+        if variants and all(v == variants[0] for v in variants):
+            config.update(variants[0])
+    config["size"] = model_config(spec)["vision_cfg"]["image_size"]
+    return config
+
+
+def write_tokenizer(spec: ModelSpec, folder: Path) -> None:
+    """Write the model's tokenizer files into `folder`.
+
+    Raises:
+        WeightsError: the tokenizer lives on the hub and cannot be fetched.
+        MissingDependencyError: it needs the transformers package.
+    """
+    from open_clip import get_tokenizer
+
+    from clipperf.models import tokenizer_files
+
+    try:
+        tokenizer = get_tokenizer(spec.architecture)
+    except ImportError as exc:
+        raise MissingDependencyError(
+            f"the tokenizer of {spec.architecture} needs the transformers package: "
+            f"pip install 'clipperf[eval]'"
+        ) from exc
+    except OSError as exc:
+        raise WeightsError(
+            f"the tokenizer of {spec.architecture} cannot be fetched from the hub "
+            f"({str(exc).splitlines()[0]}). Fetch it once on a machine with network and copy the "
+            f"hub cache, or export the image tower alone: --tower image"
+        ) from exc
+    tokenizer_files.write_tokenizer(folder, tokenizer)
+
+
+def text_ids(spec: ModelSpec) -> TextIds:
+    """Those of CLIP's own tokenizer, or some that every other has."""
+    entry = _entry(spec.architecture)
+    return CLIP_IDS if entry and entry.text_kind == "clip-bpe" else OTHER_VOCABULARY
+
+
+FAMILY = Family(
+    name="open_clip",
+    resolve=resolve,
+    weights=lambda spec: weights.known(spec.architecture, spec.pretrained),
+    fetch=lambda spec: weights.locate(spec.architecture, spec.pretrained),
+    config=model_config,
+    build=build_tower,
+    pixels=lambda spec: PreprocessSpec.from_open_clip(preprocess_config(spec)),
+    write_tokenizer=write_tokenizer,
+    text_ids=text_ids,
+    entries=entries,
+    checkpoint=checkpoint,
+)
