@@ -12,6 +12,7 @@ from clipperf.bench.jobs import LAUNCHERS, SCENARIOS, Event, Job, OnEvent, Prepa
 from clipperf.bench.plan import Group, plan
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError, UsageError
+from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment, Measurement, ResultFile
