@@ -19,7 +19,7 @@ from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import ResultFile, Score
-from clipperf.nouns.variant import SIDES, PixelDtype
+from clipperf.nouns.variant import SIDES, PixelDtype, Variant
 from clipperf.serve.load import ClipModel
 from clipperf.serve.opening import read_pixels
 from clipperf.system import env, files, store
@@ -138,9 +138,8 @@ def _cell(
 def open_model(cell: Cell, spec: ModelSpec, on_stage: Callable[[str], None]) -> ClipModel:
     """Both towers of a model in a cell's runtime, exported on the way where needed."""
     runtime = contract.get(cell.runtime)
-    folder = prepare.artifact_folder(
-        spec, cell.runtime, cell.precision, SIDES, on_stage, cell.batch, pixel_dtype=cell.input
-    )
+    variant = Variant(cell.runtime, cell.precision, cell.input)
+    folder = prepare.artifact_folder(spec, SIDES, variant, on_stage, (1, cell.batch))
     manifest = store.read_manifest(folder)
     engines = {}
     for side in SIDES:

@@ -259,7 +259,7 @@ def load(
             manifest = read_manifest(opening.folder)
             for request, tower in requests(opening, manifest):
                 side = request.cell.side
-                problem = accuracy_warning(tower.get("notes", {}))
+                problem = accuracy_warning(tower.get("weight_bits"))
                 if problem is not None and request.cell.runtime == "onnx":
                     warnings.warn(f"{request.path}: {problem}", AccuracyWarning, stacklevel=2)
                 engine = _opened(request)
