@@ -46,7 +46,7 @@ def make(fields: Fields, tell: Tell) -> Built:
     reset_peak_rss()
     start = time.perf_counter()
     built = exporter.job(job, tell)
-    seconds = time.perf_counter() - start
+    seconds = built.build_s or time.perf_counter() - start
     return replace(built, build_s=seconds, peak_rss_bytes=status_bytes("VmHWM"))
 
 

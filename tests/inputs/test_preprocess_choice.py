@@ -11,14 +11,17 @@ from conftest import Cli, store_of
 from PIL import Image
 
 import clipperf
+from clipperf.commands.evaluate import prepared
 from clipperf.errors import UsageError
-from clipperf.evals import evaluate
 from clipperf.evals.datasets import load_dataset
+from clipperf.evals.evaluate import evaluate
+from clipperf.evals.worker import open_model
 from clipperf.export import folder as folders
 from clipperf.export.exporters.quantized import Settings, export_derived
 from clipperf.export.folder import Exported, set_preprocess
 from clipperf.export.summary import lines
 from clipperf.models import zoo
+from clipperf.nouns.cell import Cell
 from clipperf.system import files, store
 
 pytest.importorskip("cykooz_resizer")
@@ -87,14 +90,18 @@ def test_eval_compares_with_exact_pytorch_and_says_so(
 ) -> None:
     set_preprocess(exported(stocked), "fast")
     spec = zoo.resolve("clipperf-sample")
-    result, failures = evaluate.evaluate(
-        [spec], ("onnx",), load_dataset(samples), path=tmp_path / "eval.json"
+    result, failures = evaluate(
+        [spec],
+        {"torch": "cpu", "onnx": "cpu"},
+        load_dataset(samples),
+        prepared,
+        path=tmp_path / "eval.json",
     )
     assert not failures
     (note,) = result.notes
     assert "onnx fp32" in note and "'fast'" in note
-    baseline = evaluate._cell(spec, "torch", "fp32", "cpu", 1, 1)
-    with evaluate.open_model(baseline, spec, lambda stage: None) as model:
+    baseline = Cell(spec.id, "image", "torch", "fp32", "cpu", 1, 1)
+    with open_model(prepared(baseline, spec, lambda stage: None)) as model:
         assert model.pixels is not None and model.pixels.method == "exact"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -44,12 +44,12 @@ def engine_of_tower(job: Job, tell: Tell) -> Built:
         UsageError, MissingDependencyError, ExportError, StorageError: see `build_plan`.
     """
     onnx, graph = job.source()
-    build_engine(
+    info = build_engine(
         onnx, job.target, job.variant,
         model_id=job.spec.id, side=job.side, inputs=graph.inputs, outputs=graph.outputs,
         digest=onnx_sha256(graph), tell=tell,
     )  # fmt: skip
-    return like(graph)
+    return replace(like(graph), build_s=info.build_s, peak_rss_bytes=info.peak_rss_bytes)
 
 
 def build_engine(

@@ -1,6 +1,6 @@
-"""Zero-shot classification and retrieval metrics over embeddings. Pure numpy; no model runs here.
+"""Ranks of the right candidates in classification and retrieval. Pure numpy; no model runs here.
 
-Every metric starts from a rank per sample: how many wrong candidates score at least as high as
+Metrics start from a rank per sample: how many wrong candidates score at least as high as
 the right one. A tie therefore counts against us: a tower that maps everything to one point gets
 0, not 100 %, and the result never depends on the order of the candidates. A sample is a hit at k
 where its rank is below k.
@@ -156,59 +156,6 @@ def hits_at(ranks: np.ndarray, k: int) -> np.ndarray:
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     return ranks < k
-
-
-def mean_per_class(values: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over classes of the mean of `values` in each; of hits: mean per-class recall.
-
-    Classes without a sample have no recall and are left out. `values` may also be paired
-    differences of hits, since the mean is linear.
-    """
-    if not len(labels):
-        raise ValueError("no samples")
-    counts = np.bincount(labels)
-    sums = np.bincount(labels, weights=values)
-    return float((sums[counts > 0] / counts[counts > 0]).mean())
-
-
-def mean_per_class_interval(
-    values: np.ndarray, labels: np.ndarray, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of `mean_per_class` over the samples.
-
-    Samples are drawn across classes, so that classes of one sample add their share of doubt. A
-    class that a resample misses is left out of that resample's mean.
-    """
-    rng = np.random.default_rng(seed)
-    means = []
-    for _ in range(resamples):
-        drawn = rng.integers(0, len(labels), len(labels))
-        means.append(mean_per_class(values[drawn], labels[drawn]))
-    return _middle_95(means)
-
-
-def grouped_mean_interval(
-    values: np.ndarray, groups: np.ndarray, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of `values`, drawing whole groups.
-
-    For samples that are alike within a group, such as the captions of one image: drawing them
-    one by one would take them for more evidence than they are. Groups of unequal
-    size make the mean a ratio: the drawn groups' sum over the number of their samples.
-    """
-    _, groups = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(groups, weights=values), np.bincount(groups)
-    rng = np.random.default_rng(seed)
-    means = []
-    for _ in range(resamples):
-        drawn = rng.integers(0, len(sums), len(sums))
-        means.append(float(sums[drawn].sum() / counts[drawn].sum()))
-    return _middle_95(means)
-
-
-def _middle_95(means: list[float]) -> tuple[float, float]:
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def chance_any_in_top(k: int, candidates: int, right: np.ndarray) -> float:
