@@ -47,7 +47,8 @@ def make(fields: Fields, tell: Tell) -> Built:
     start = time.perf_counter()
     built = exporter.job(job, tell)
     seconds = built.build_s or time.perf_counter() - start
-    return replace(built, build_s=seconds, peak_rss_bytes=status_bytes("VmHWM"))
+    peak = built.peak_rss_bytes or status_bytes("VmHWM")
+    return replace(built, build_s=seconds, peak_rss_bytes=peak)
 
 
 def gate(fields: Fields, tell: Tell) -> Parity:

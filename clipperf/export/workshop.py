@@ -80,7 +80,7 @@ class Workshop:
     """
 
     def __init__(self) -> None:
-        self._ready: Worker | None = None
+        self.ready: Worker | None = None
 
     def __enter__(self) -> Workshop:
         return self
@@ -90,23 +90,23 @@ class Workshop:
 
     def start_early(self) -> Worker:
         """Start the process for what needs torch now, and its imports, which take seconds."""
-        self._ready = Worker()
-        self._ready.start_imports()
-        return self._ready
+        self.ready = Worker()
+        self.ready.start_imports()
+        return self.ready
 
     def worker(self, torch: bool = False) -> Worker:
         """A process for jobs: the early one, where they need torch and it is there."""
-        if not torch or self._ready is None:
+        if not torch or self.ready is None:
             return Worker()
-        taken, self._ready = self._ready, None
+        taken, self.ready = self.ready, None
         return taken
 
     def dismiss(self) -> None:
         """End the process that was started early, if there is one: nothing has to be exported."""
-        if self._ready is not None:
-            with self._ready:
-                self._ready.kill()
-            self._ready = None
+        if self.ready is not None:
+            with self.ready:
+                self.ready.kill()
+            self.ready = None
 
     def run(self, op: str, what: str, **fields: Any) -> dict[str, Any]:
         """Run one operation in a process of its own; see `Worker.run`."""
