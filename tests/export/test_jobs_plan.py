@@ -218,7 +218,7 @@ def test_brain_floats_build_from_ampere_on(tmp_path: Path) -> None:
 
 def test_turing_has_no_full_precision_products(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"SM75.*FP32 GEMM is not supported"):
-        build(matmul(tmp_path / "a.onnx"), replace(AMPERE_ON, targets=("sm75",)))
+        build(matmul(tmp_path / "a.onnx"), changed(AMPERE_ON, targets=("sm75",)))
 
 
 def quantised(path: Path, quantiser: str) -> Path:
@@ -248,14 +248,14 @@ def quantised(path: Path, quantiser: str) -> Path:
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_quantised_graphs_build(tmp_path: Path, precision: str) -> None:
     onnx = quantised(tmp_path / "a.onnx", precision)
-    plan = build(onnx, replace(AMPERE_ON, precision=precision, targets=("sm89", "sm120")))
+    plan = build(onnx, engine(precision, targets=("sm89", "sm120")))
     assert plan_file.read_header(plan).targets == ("sm89", "sm120")  # type: ignore[union-attr]
 
 
 def test_eight_bit_floats_need_ada(tmp_path: Path) -> None:
     onnx = quantised(tmp_path / "a.onnx", "fp8")
     with pytest.raises(ExportError, match="sm86"):
-        build(onnx, replace(AMPERE_ON, precision="fp8", targets=("sm86",)))
+        build(onnx, engine("fp8", targets=("sm86",)))
 
 
 def test_what_onnxruntime_quantises_builds(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_a_full_disk_leaves_the_old_plan(tmp_path: Path, monkeypatch: pytest.Mon
     real = tensorrt._writer
     monkeypatch.setattr(tensorrt, "_writer", lambda flavour, file: real(flavour, Full()))
     with pytest.raises(StorageError, match="disk full"):
-        build(onnx, replace(AMPERE_ON, batch=(1, 2, 3)))
+        build(onnx, changed(AMPERE_ON, batch=(1, 2, 3)))
     assert plan.read_bytes() == before
     assert {p.name for p in tmp_path.iterdir()} == {"a.onnx", "a.plan"}
 
@@ -371,7 +371,6 @@ def test_messages_are_told_only_when_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"flavour": "trt-lite"}, "--runtime"),
         ({"batch": (2, 1, 8)}, "--batch 2:1:8"),
         ({"batch": (0, 1, 8)}, "--batch"),
         ({"targets": ("ada",)}, "--target ada"),

@@ -68,6 +68,7 @@ EXPORTER = Exporter(
     job=make,
     complete=lambda spec, variant: replace(variant, settings=variant.settings or Settings()),
     needs=lambda spec, sides, variant: [(Variant("onnx", variant.precision), sides)],
+    gate_in_child=True,
     settings=Settings,
     described=lambda variant: {"colour": variant.settings.colour},
 )
