@@ -47,7 +47,14 @@ LONG_FILES = tuple(
     for name in (
         *("test_readme", "test_demo", "test_exporters_onnx", "test_exporters_tensorrt"),
         *("test_exporters_tensorrt_models", "test_uint8", "test_tune", "test_exporters_quantized"),
-        *("test_openvino", "test_evaluate", "test_profile", "test_kept", "test_sample"),
+        *(
+            "test_openvino",
+            "test_evaluate",
+            "test_make",
+            "test_profile",
+            "test_kept",
+            "test_sample",
+        ),
     )
 )
 """Those that take minutes, the longest first: two processes that share the files end together."""

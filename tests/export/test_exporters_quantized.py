@@ -18,11 +18,11 @@ from clipperf.bench import prepare
 from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import ParityError, UsageError
 from clipperf.evals import datasets
+from clipperf.export.derived import QuantizeSettings
 from clipperf.export.exporter import Below, chosen
 from clipperf.export.exporters import quantized
 from clipperf.export.judge.drift import Judge
 from clipperf.export.judge.search import search
-from clipperf.export.judged import QuantizeSettings
 from clipperf.export.make import make
 from clipperf.graph import quantize
 from clipperf.models import zoo
@@ -389,7 +389,7 @@ def test_keys_tell_apart_all_that_changes_the_bytes(
     ]
     assert len(set(keys)) == len(keys)
     assert key("a") == keys[0]
-    monkeypatch.setattr("clipperf.export.judged.version_of", lambda package: "another")
+    monkeypatch.setattr("clipperf.export.derived.version_of", lambda package: "another")
     assert key("a") not in keys
 
 

@@ -20,9 +20,9 @@ from clipperf.engines.onnxruntime import open_session
 from clipperf.engines.tensorrt import flavours
 from clipperf.errors import UsageError
 from clipperf.export import summary
+from clipperf.export.derived import QuantizeSettings
 from clipperf.export.exporter import exporter_of, key_of
 from clipperf.export.judge import parity
-from clipperf.export.judged import QuantizeSettings
 from clipperf.export.make import make
 from clipperf.export.plan_options import EngineSettings
 from clipperf.inputs.preprocess import preprocess

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipperf.errors import MissingDependencyError
-from clipperf.export import judged
+from clipperf.export import derived
 from clipperf.export.exporter import Below, Exporter
 from clipperf.export.job import Built, Job, Tell
 from clipperf.nouns.model import ModelSpec
@@ -22,7 +22,7 @@ def complete(spec: ModelSpec, variant: Variant) -> Variant:
     Raises:
         MissingDependencyError: a package is not installed.
     """
-    variant = judged.complete(spec, variant)
+    variant = derived.complete(spec, variant)
     for package in packages(variant):
         if version_of(package) is None:
             raise MissingDependencyError(
@@ -33,7 +33,7 @@ def complete(spec: ModelSpec, variant: Variant) -> Variant:
 
 def key(spec: ModelSpec, side: Side, variant: Variant, below: Below) -> str:
     """See `Exporter`."""
-    return judged.key(variant, below, variant.precision, packages(variant))
+    return derived.key(variant, below, variant.precision, packages(variant))
 
 
 def make(job: Job, tell: Tell) -> Built:
@@ -52,11 +52,11 @@ EXPORTER = Exporter(
     key=key,
     job=make,
     complete=complete,
-    needs=judged.needs,
-    refusal=judged.refusal,
-    settings=judged.QuantizeSettings,
-    described=judged.described,
-    suffix=judged.suffix,
-    options=judged.options,
-    options_for=judged.OPTIONS_FOR,
+    needs=derived.needs,
+    refusal=derived.refusal,
+    settings=derived.QuantizeSettings,
+    described=derived.described,
+    suffix=derived.suffix,
+    options=derived.options,
+    options_for=derived.OPTIONS_FOR,
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from clipperf.export import judged
+from clipperf.export import derived
 from clipperf.export.exporter import Below, Exporter
 from clipperf.export.job import Built, Job, Tell
 from clipperf.graph import quantize
@@ -20,13 +20,13 @@ PACKAGES = ("onnx", "onnxruntime-gpu")
 def key(spec: ModelSpec, side: Side, variant: Variant, below: Below) -> str:
     """See `Exporter`; how far weights reach depends on this machine's CPU."""
     method = quantize.method_of(variant.row)
-    return judged.key(variant, below, method, PACKAGES, quantize.weight_max(method))
+    return derived.key(variant, below, method, PACKAGES, quantize.weight_max(method))
 
 
 def choose(variant: Variant, values: Mapping[str, Any]) -> Variant:
     """See `Exporter`: samples that are given fix the scales."""
     fixed = variant.row.fixed if "calibrate" in values else None
-    settings = judged.QuantizeSettings(**values)
+    settings = derived.QuantizeSettings(**values)
     return replace(variant, precision=fixed or variant.precision, settings=settings)
 
 
@@ -43,13 +43,13 @@ EXPORTER = Exporter(
     file="model.onnx",
     key=key,
     job=make,
-    complete=judged.complete,
-    needs=judged.needs,
-    refusal=judged.refusal,
-    settings=judged.QuantizeSettings,
-    described=judged.described,
-    suffix=judged.suffix,
-    options=judged.options,
-    options_for=judged.OPTIONS_FOR,
+    complete=derived.complete,
+    needs=derived.needs,
+    refusal=derived.refusal,
+    settings=derived.QuantizeSettings,
+    described=derived.described,
+    suffix=derived.suffix,
+    options=derived.options,
+    options_for=derived.OPTIONS_FOR,
     choose=choose,
 )

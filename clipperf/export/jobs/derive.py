@@ -13,11 +13,11 @@ import numpy as np
 
 from clipperf.engines import onnxruntime as ort_engine
 from clipperf.evals.datasets import load_dataset
-from clipperf.export import judged
+from clipperf.export import derived
+from clipperf.export.derived import QuantizeSettings
 from clipperf.export.job import Built, Job, Tell, like
 from clipperf.export.judge.drift import Judge, Loss
 from clipperf.export.judge.search import search
-from clipperf.export.judged import QuantizeSettings
 from clipperf.graph import quantize
 from clipperf.nouns.artifact import Artifact, Quantization
 from clipperf.nouns.cell import Engine
@@ -96,7 +96,7 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
         EngineError: a runtime cannot run what was written.
     """
     source, graph = job.source()
-    settings, kept_in, target = judged.settings_of(job.variant), job.variant.row.graph, job.target
+    settings, kept_in, target = derived.settings_of(job.variant), job.variant.row.graph, job.target
     tell("embedding the samples in fp32")
     judge = _judge(job, settings, graph)
     tell("calibrating")
