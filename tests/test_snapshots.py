@@ -17,10 +17,11 @@ def now() -> dict[str, str]:
 
 def plain(name: str, text: str) -> str:
     """Of a page its tags, attributes and text: white space around line breaks and between tags
-    may differ, and how quotes are escaped."""
+    may differ, and how quotes are escaped. Its style is not stored."""
     if not name.endswith(".html"):
         return text
     text = text.replace("&#39;", "&#x27;").replace("&#34;", "&quot;")
+    text = re.sub(r"<style>.*?</style>", "<style></style>", text, flags=re.DOTALL)
     return re.sub(r"\s*\n\s*", "\n", re.sub(r">\s+<", "><", text))
 
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from clipperf.nouns.cell import Cell
+from clipperf.nouns.cell import CLOSED_LOOP, Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import (
     BASELINE_PRECISION,
@@ -43,6 +43,7 @@ def plan(
     threads: Sequence[int] = (1,),
     tokens: Sequence[int] | None = None,
     inputs: Mapping[str, Sequence[PixelDtype]] | None = None,
+    scenario: str = CLOSED_LOOP,
 ) -> list[Group]:
     """Every combination as a list of groups, models outermost, batches innermost.
 
@@ -88,6 +89,7 @@ def plan(
                     threads=count,
                     tokens=length,
                     input=dtype,
+                    scenario=scenario,
                 )
                 for runtime, cell_precision, dtype in turns
             )

@@ -13,7 +13,7 @@ from clipperf.bench.plan import Group, plan
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError, UsageError
 from clipperf.models.family import family_of
-from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment, Measurement, ResultFile
 from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, FLOATS, PixelDtype, Side
@@ -36,7 +36,7 @@ class Sweep:
     threads: int = 1
     tokens: tuple[int, ...] | None = None
     inputs: tuple[PixelDtype, ...] = FLOATS
-    scenario: str = "closed-loop"
+    scenario: str = CLOSED_LOOP
 
     @property
     def devices(self) -> dict[str, str]:
@@ -62,6 +62,7 @@ class Sweep:
             threads=(self.threads,),
             tokens=self.tokens,
             inputs=prepare.choose_inputs(self.runtimes, self.inputs),
+            scenario=self.scenario,
         )
 
     @property

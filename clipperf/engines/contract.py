@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import Engine, EngineRequest
 from clipperf.registry import Registry
 
@@ -41,7 +42,8 @@ class Runtime:
     `availability(device)` says whether it can run here, else the command that would make it; it
     imports no heavy package. `open(request)` loads one tower; it raises EngineError, or
     UnsupportedError where the runtime never could. `streams` says whether its engines can run
-    several batches at once; the others take cells of one stream only.
+    several batches at once; the others take cells of one stream only. `warning(tower)` is why a
+    tower that runs here may give worse embeddings than where it was made, None where it does not.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Runtime:
     availability: Callable[[str], Availability]
     open: Callable[[EngineRequest], Engine]
     streams: bool = False
+    warning: Callable[[Artifact], str | None] = lambda tower: None
 
 
 def verdict(problems: Iterable[tuple[str, str]], detail: str) -> Availability:

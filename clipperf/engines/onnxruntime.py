@@ -10,6 +10,7 @@ import numpy as np
 
 from clipperf.engines.contract import Availability
 from clipperf.errors import EngineError
+from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.variant import FLOAT8, PRECISIONS
 
@@ -134,11 +135,11 @@ def check_provider(session: Any, wanted: str, reason: str = "") -> None:
         raise EngineError(f"asked for {wanted}, onnxruntime chose {running[0]}{because}")
 
 
-def accuracy_warning(weight_bits: int | None) -> str | None:
-    """Why an int8 tower with weights of so many bits loses accuracy on this CPU, if it does."""
+def accuracy_warning(tower: Artifact) -> str | None:
+    """Why an int8 tower with 8-bit weights loses accuracy on this CPU, if it does."""
     from clipperf.system.env import cpu_flags, saturates_int8
 
-    if weight_bits != 8 or not cpu_flags() or not saturates_int8():
+    if tower.weight_bits != 8 or not cpu_flags() or not saturates_int8():
         return None
     return (
         "it was exported on a CPU with VNNI and has 8-bit weights, whose sums can saturate on this "

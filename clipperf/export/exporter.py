@@ -7,7 +7,7 @@ all the rest, the same for every exporter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,16 +90,9 @@ EXPORTERS: Registry[Exporter] = Registry("exporter", room="clipperf.export.expor
 """Every exporter."""
 
 
-def _all() -> Iterator[Exporter]:
-    """clipperf's own exporters first: entry points take long to list."""
-    own = EXPORTERS.own()
-    yield from map(EXPORTERS.get, own)
-    yield from (EXPORTERS.get(name) for name in EXPORTERS.names() if name not in own)
-
-
 def find(runtime: str, precision: str) -> Exporter | None:
     """What makes towers for a runtime in a precision; None where nothing does."""
-    return next((e for e in _all() if precision in e.makes.get(runtime, ())), None)
+    return next((e for e in EXPORTERS if precision in e.makes.get(runtime, ())), None)
 
 
 def exporter_of(variant: Variant) -> Exporter:
@@ -110,9 +103,9 @@ def exporter_of(variant: Variant) -> Exporter:
     """
     found = find(variant.runtime, variant.precision)
     if found is None:
-        known = {name for e in _all() for name in e.makes.get(variant.runtime, ())}
+        known = {name for e in EXPORTERS for name in e.makes.get(variant.runtime, ())}
         if not known:
-            *others, last = dict.fromkeys(runtime for e in _all() for runtime in e.makes)
+            *others, last = dict.fromkeys(runtime for e in EXPORTERS for runtime in e.makes)
             choice = f"{', '.join(others)} or {last}"
             raise UsageError(f"--runtime {variant.runtime}: export to {choice}")
         choice = ", ".join(sorted(known, key=PRECISIONS.rank))
@@ -159,7 +152,7 @@ def chosen(variant: Variant, options: Mapping[str, Any], *, strict: bool = True)
 
 
 def _what_for(option: str) -> str:
-    for exporter in _all():
+    for exporter in EXPORTERS:
         made = (Variant(r, p) for r, precisions in exporter.makes.items() for p in precisions)
         if any(option in exporter.options(variant) for variant in made):
             return exporter.options_for

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from clipperf.graph.rounding import FP8, INT8, Numbers, rounded, safe_weight_max, scales_for
+from clipperf.graph.rounding import FP8, INT8, ByteNumbers, rounded, safe_weight_max, scales_for
 from clipperf.graph.trace import EXTERNAL_DATA_FROM_BYTES
 from clipperf.nouns.variant import FLOAT8, Precision
 
@@ -42,7 +42,7 @@ QUANTISED = {
 MIN_ROWS = 1000
 """A table of fewer rows is no vocabulary: not worth a scale per row."""
 
-NUMBERS: dict[str, Numbers] = {"dynamic": INT8, "static": INT8, "fp8": FP8}
+NUMBERS: dict[str, ByteNumbers] = {"dynamic": INT8, "static": INT8, "fp8": FP8}
 """What each method rounds to."""
 
 

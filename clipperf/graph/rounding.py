@@ -1,4 +1,4 @@
-"""Numbers of eight bits: how far they reach, and weights rounded to them by scales."""
+"""ByteNumbers of eight bits: how far they reach, and weights rounded to them by scales."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clipperf.system.env import saturates_int8
 
 
 @dataclass(frozen=True)
-class Numbers:
+class ByteNumbers:
     """A kind of number; `largest` is the greatest magnitude that is used.
 
     int8 leaves out -128, so that zero is exact and TensorRT takes the scales. fp8 is E4M3 without
@@ -31,8 +31,8 @@ class Numbers:
         return np.dtype(ml_dtypes.float8_e4m3fn)
 
 
-INT8 = Numbers("int8", 127)
-FP8 = Numbers("fp8", 448)
+INT8 = ByteNumbers("int8", 127)
+FP8 = ByteNumbers("fp8", 448)
 
 
 def scales_for(largest: np.ndarray, most: int, dtype: np.dtype[Any]) -> np.ndarray:
@@ -45,7 +45,7 @@ def scales_for(largest: np.ndarray, most: int, dtype: np.dtype[Any]) -> np.ndarr
 
 
 def rounded(
-    weight: np.ndarray, axis: int, numbers: Numbers, most: int
+    weight: np.ndarray, axis: int, numbers: ByteNumbers, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Values within -most to most and scales [n] of the weight's type, one an index of `axis`."""
     others = tuple(i for i in range(weight.ndim) if i != axis)

@@ -13,7 +13,6 @@ from typing import Any
 
 from clipperf import units
 from clipperf.engines import contract
-from clipperf.engines.onnxruntime import accuracy_warning
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import ArtifactError, UsageError
 from clipperf.inspect.inspection import Inspection
@@ -234,7 +233,8 @@ def _artifact(folder: Path) -> Inspection:
     for tower in manifest.towers:
         if (folder / tower.path).is_file():
             facts |= {f"{tower.side}: {name}": said for name, said in tower.findings.items()}
-            if (problem := accuracy_warning(tower.weight_bits)) is not None:
+            runtime = contract.RUNTIMES.find(tower.runtime)
+            if runtime is not None and (problem := runtime.warning(tower)) is not None:
                 facts[f"{tower.side}: accuracy here"] = problem
             part = replace(
                 inspect(folder / tower.path),

@@ -12,6 +12,9 @@ from clipperf.nouns.variant import PixelDtype, Side
 
 Status = Literal["ok", "failed", "unsupported"]
 
+CLOSED_LOOP = "closed-loop"
+"""The usual scenario: one caller, who asks again as soon as the answer is there."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -19,6 +22,7 @@ class Cell:
 
     `tokens` is the length of the text inputs (None for images). `streams` batches run at once
     and share the `threads`. `input` is what images are fed as; it says nothing of a text tower.
+    `scenario` is how calls come while time is taken.
     """
 
     model_id: str
@@ -31,6 +35,7 @@ class Cell:
     tokens: int | None = None
     streams: int = 1
     input: PixelDtype = "float32"
+    scenario: str = CLOSED_LOOP
 
     @property
     def setup(self) -> str:

@@ -68,11 +68,6 @@ class Precision:
         return self.name == BASELINE_PRECISION
 
     @property
-    def is_graph(self) -> bool:
-        """Whether a graph is traced in it, not made from another precision's."""
-        return self.graph == self.name
-
-    @property
     def is_quantised(self) -> bool:
         """Whether weights have eight bits."""
         return self.weights.bits == 8

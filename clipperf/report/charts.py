@@ -11,7 +11,7 @@ from clipperf.report.findings import ITEMS
 from clipperf.report.pairs import SETUP, alike
 from clipperf.report.records import Row, setup_order
 from clipperf.report.table import Interval
-from clipperf.report.words import in_streams
+from clipperf.report.words import driven
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def speed_charts(rows: Sequence[Row], labels: dict[str, str]) -> tuple[Chart, ..
         c, env_id = group[0].cell, group[0].env_id
         parts = [model_name(c.model_id, group[0].random_weights).text, f"{c.side} tower"]
         parts += [f"{c.tokens} tokens"] if c.tokens else []
-        parts += [c.device, f"{c.threads} threads{in_streams(c)}"]
+        parts += [c.device, f"{c.threads} threads{driven(c)}"]
         parts += [labels[env_id]] if len(labels) > 1 else []
         where = " · ".join(parts)
         charts.append(_throughput(where, ITEMS[c.side], group, series))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from clipperf.nouns.cell import Cell
+from clipperf.nouns.cell import CLOSED_LOOP, Cell
 from clipperf.report.table import RANDOM_WEIGHTS, WORDS, Heading, Table, Unit, Value
 
 R = TypeVar("R")
@@ -86,6 +86,7 @@ CELL_COLUMNS: dict[str, Column[Cell]] = {
         Column[Cell]("Device", lambda c: c.device, "words", "constant", group=True),
         Column[Cell]("Threads", lambda c: c.threads, fold="constant", phrase="{} threads"),
         Column[Cell]("Streams", lambda c: c.streams, fold="constant", phrase="{} streams"),
+        Column[Cell]("Scenario", lambda c: c.scenario, "words", "constant"),
         Column[Cell]("Tower", lambda c: c.side, "words", **KEY),
         Column[Cell]("Tokens", lambda c: c.tokens, fold="constant", phrase="{} tokens"),
         Column[Cell]("Batch", lambda c: c.batch, **KEY),
@@ -95,6 +96,8 @@ CELL_COLUMNS: dict[str, Column[Cell]] = {
 
 
 CELL = tuple(CELL_COLUMNS)
+
+USUAL: dict[str, object] = {"Streams": 1, "Scenario": CLOSED_LOOP}
 
 
 def _itself(record: Any) -> Any:
@@ -128,13 +131,15 @@ def cell_columns(
 ) -> list[Column[Any]]:
     """Columns of CELL_COLUMNS that say which cell a row is about; `about` as in `who_columns`.
 
-    What is `optional` is left out where it does not differ. So are streams where there is only
-    one everywhere, as nearly always.
+    What is `optional` is left out where it does not differ, and what is as nearly always in all
+    rows (see `USUAL`).
     """
 
     def shown(name: str) -> bool:
         values = {CELL_COLUMNS[name].of(about(record).cell) for record in records} - {None}
-        return bool(values - {1}) if name == "Streams" else name not in optional or len(values) > 1
+        if name in USUAL:
+            return bool(values - {USUAL[name]})
+        return name not in optional or len(values) > 1
 
     def of(column: Column[Cell]) -> Column[Any]:
         whole: Column[Any] = column

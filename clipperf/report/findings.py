@@ -10,7 +10,7 @@ from clipperf.nouns.variant import BASELINE_RUNTIME
 from clipperf.report.gpu import gpu_caveats
 from clipperf.report.pairs import SETUP, alike, is_baseline
 from clipperf.report.records import RESOLVABLE_GAP, Row, environments, speed_ratio
-from clipperf.report.words import in_streams, listed, row_name
+from clipperf.report.words import driven, listed, row_name
 
 ITEMS = {"image": "images/s", "text": "texts/s"}
 
@@ -45,7 +45,7 @@ def speed_findings(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
         where = f"{cell.model_id}, {cell.side} tower on {cell.device}"
         counts = [(getattr(cell, name), name) for name in told_apart]
         where += "".join(f", {count} {name}" for count, name in counts if count)
-        where += in_streams(cell)
+        where += driven(cell)
         where += f" ({labels[env_id]})" if len(labels) > 1 else ""
         batches = listed([str(row.cell.batch) for row, _ in told])
         rates = listed([units.rate(row.items_per_s) for row, _ in told])
@@ -114,7 +114,7 @@ def _rivals(group: Sequence[Row]) -> bool:
 def _least_memory(side: str, group: Sequence[Row]) -> str:
     least = min(group, key=lambda r: (r.rss_peak_bytes or 0, r.cell.batch, r.setup))
     text = f"{side} tower {units.size(least.rss_peak_bytes)} ({least.setup}, batch "
-    text += f"{least.cell.batch}{in_streams(least.cell)}"
+    text += f"{least.cell.batch}{driven(least.cell)}"
     rivals = [r for r in group if alike(r.cell, *SETUP) == alike(least.cell, *SETUP)]
     peers = [r for r in rivals if is_baseline(r.cell)]
     if peers and not is_baseline(least.cell):

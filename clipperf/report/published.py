@@ -42,7 +42,7 @@ def published_table(
         return None
     columns: list[Column[Line]] = [
         *who_columns(labels, _about, "never"),
-        *cell_columns(["Device", "Streams", "Runtime", "Batch"], lines, _about),
+        *cell_columns(["Device", "Streams", "Scenario", "Runtime", "Batch"], lines, _about),
         Column("Disk MiB", lambda x: disk_bytes(x[0].image, x[0].text), "MiB"),
         Column("Published disk MiB", lambda x: x[1].disk_mib * MIB, "MiB"),
         Column("Image RAM +GiB", lambda x: _delta(x[0].image), "GiB"),

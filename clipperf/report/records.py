@@ -163,6 +163,7 @@ def cell_order(cell: Cell) -> tuple:
         cell.tokens or 0,
         cell.threads,
         cell.streams,
+        cell.scenario,
         cell.batch,
         *setup_order(cell),
     )

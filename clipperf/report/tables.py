@@ -141,7 +141,7 @@ def summary(results: Sequence[ResultFile]) -> Table:
     sides = [side for side in SIDES if any(getattr(pair, side) for pair in pairs)]
     columns: list[Column[Pair]] = [
         *who_columns(labels, _any),
-        *cell_columns(["Device", "Threads", "Streams"], pairs, _any),
+        *cell_columns(["Device", "Threads", "Streams", "Scenario"], pairs, _any),
         Column("Tokens", _tokens, "count", "constant", "{} tokens"),
         *cell_columns(["Batch", "Runtime"], pairs, _any),
         Column("Disk MiB", lambda p: disk_bytes(*(getattr(p, side) for side in sides)), "MiB"),

@@ -7,7 +7,7 @@ from clipperf.nouns.tuning import Trial, TunedTower, Tuning
 from clipperf.report.columns import Column, model_name, tabulate
 from clipperf.report.records import setup_order
 from clipperf.report.table import Table, Value
-from clipperf.report.words import in_streams
+from clipperf.report.words import driven
 
 
 def tuning_table(tuning: Tuning) -> Table:
@@ -59,6 +59,6 @@ def _finding(tower: TunedTower) -> str:
     threads = "1 thread" if cell.threads == 1 else f"{cell.threads} threads"
     return (
         f"{cell.side}: {cell.setup} on {cell.device}, batch {cell.batch}, "
-        f"{threads}{in_streams(cell)}: {rate} a second, p90 {units.seconds(tower.batch_s)} "
+        f"{threads}{driven(cell)}: {rate} a second, p90 {units.seconds(tower.batch_s)} "
         f"a batch, {units.size(tower.rss_peak_bytes)} RAM"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from clipperf.nouns.cell import Cell
+from clipperf.nouns.cell import CLOSED_LOOP, Cell
 from clipperf.report.records import Row
 
 
@@ -13,12 +13,13 @@ def listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def in_streams(cell: Cell) -> str:
-    """ " in 2 streams"; nothing for one, which is how nearly everything is measured."""
-    return f" in {cell.streams} streams" if cell.streams > 1 else ""
+def driven(cell: Cell) -> str:
+    """ " in 2 streams, server"; nothing for what is nearly everywhere so, one in a closed loop."""
+    streams = f" in {cell.streams} streams" if cell.streams > 1 else ""
+    return streams if cell.scenario == CLOSED_LOOP else f"{streams}, {cell.scenario}"
 
 
 def row_name(row: Row, labels: Mapping[str, str]) -> str:
     """Which cell a row is about, and where it was measured if `labels` has several places."""
-    named = f"{row.cell.label}{in_streams(row.cell)}"
+    named = f"{row.cell.label}{driven(row.cell)}"
     return f"{labels[row.env_id]} {named}" if len(labels) > 1 else named

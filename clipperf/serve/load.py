@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from clipperf.engines import contract
-from clipperf.engines.onnxruntime import accuracy_warning
 from clipperf.errors import (
     AccuracyWarning,
     ArtifactError,
@@ -274,8 +273,8 @@ def load(
         manifest = read_manifest(opening.folder)
         for request, tower in requests(opening, manifest):
             side = request.cell.side
-            problem = accuracy_warning(tower.weight_bits)
-            if problem is not None and request.cell.runtime == "onnx":
+            problem = contract.get(request.cell.runtime).warning(tower)
+            if problem is not None:
                 warnings.warn(f"{request.path}: {problem}", AccuracyWarning, stacklevel=2)
             wanted.append(request)
             folders[side], batches[side] = opening.folder, opening.batch

@@ -37,6 +37,7 @@ OTHER: dict[str, Any] = {
     "tokens": 12,
     "streams": 2,
     "input": "uint8",
+    "scenario": "server",
 }
 """Another value of each field of a cell."""
 
@@ -116,7 +117,7 @@ def test_only_rivals_are_compared(name: str) -> None:
 # --- streams -------------------------------------------------------------------------------
 
 
-def in_streams(*counts: int, **more: Any) -> list[ResultFile]:
+def driven(*counts: int, **more: Any) -> list[ResultFile]:
     """ONNX and PyTorch in turns, 100 ms a batch of 8 in one stream, 120 ms in two."""
     rows = []
     for streams in counts:
@@ -130,16 +131,16 @@ def in_streams(*counts: int, **more: Any) -> list[ResultFile]:
 
 
 def test_one_stream_is_not_mentioned() -> None:
-    text = render(build_report(in_streams(1), targets=Targets(10, 0)), "text")
+    text = render(build_report(driven(1), targets=Targets(10, 0)), "text")
     assert "stream" not in text.lower()
 
 
 def test_tables_say_streams() -> None:
-    files = in_streams(1, 2, device="cuda")
+    files = driven(1, 2, device="cuda")
     for table in (cost_table(files), gpu_table(files), summary(files)):
         assert table is not None
         assert [row[table.names.index("Streams")].value for row in table.rows] == [1, 1, 2, 2]
-    for table in (cost_table(in_streams(2)), summary(in_streams(2))):
+    for table in (cost_table(driven(2)), summary(driven(2))):
         assert "2 streams" in table.title and "Streams" not in table.names
     published = [BasicStatistics("M::w", 1, 1.0, 1.0)]
     beside = published_table(files, published)
@@ -147,19 +148,19 @@ def test_tables_say_streams() -> None:
 
 
 def test_findings_say_streams() -> None:
-    rows = merge(in_streams(1, 2))
+    rows = merge(driven(1, 2))
     assert speed_findings(rows, LABELS) == [
         "M::w, image tower on cpu: onnx fp32 is fastest at batch 8 (80.0 images/s).",
         "M::w, image tower on cpu in 2 streams: onnx fp32 is fastest at batch 8 (133 images/s).",
     ]
-    assert memory_findings(merge(in_streams(2)), LABELS) == [
+    assert memory_findings(merge(driven(2)), LABELS) == [
         "M::w on cpu, least peak RAM: image tower 200.0 MiB (onnx fp32, batch 8 in 2 streams; "
         "torch fp32 400.0 MiB)."
     ]
 
 
 def test_threads_are_told_where_they_differ() -> None:
-    rows = merge([*in_streams(1), *in_streams(1, threads=4)])
+    rows = merge([*driven(1), *driven(1, threads=4)])
     assert [line.split(": onnx")[0] for line in speed_findings(rows, LABELS)] == [
         "M::w, image tower on cpu, 2 threads",
         "M::w, image tower on cpu, 4 threads",
@@ -176,7 +177,7 @@ def test_problems_name_their_streams() -> None:
 
 
 def test_charts_say_streams() -> None:
-    files = [*in_streams(1, 2)]
+    files = [*driven(1, 2)]
     charts = speed_charts(merge(files), LABELS)
     assert [chart.title.split(": ")[1] for chart in charts] == [
         "M::w · image tower · cpu · 2 threads",
@@ -188,14 +189,14 @@ def test_charts_say_streams() -> None:
 
 
 def test_energy_counts_every_stream() -> None:
-    one, _, two, _ = merge(in_streams(1, 2))
+    one, _, two, _ = merge(driven(1, 2))
     # 160 J / (10 runs x 8) and / (10 runs x 2 x 8), times 1000
     assert energy_per_1000_j(one) == 2000.0
     assert energy_per_1000_j(two) == 1000.0
 
 
 def test_sizing_counts_every_stream() -> None:
-    sizing = size(in_streams(2), Targets(100, 0, slo_s=0.15))
+    sizing = size(driven(2), Targets(100, 0, slo_s=0.15))
     assert [(o.setup, o.cell.streams) for o in sizing.options] == [("onnx fp32", 2)]
     # 2 x 8 images in 120 ms; 100 / (133.3 x 0.7) = 1.07
     assert sizing.options[0].rate_per_s == pytest.approx(16 / 0.12)
@@ -226,4 +227,4 @@ def test_the_baseline_is_a_precision_s_row_not_a_name_s_end() -> None:
 
 @pytest.mark.parametrize("fmt", FORMATS.names())
 def test_formats_take_streams(fmt: str) -> None:
-    assert render(build_report([*realistic(), *in_streams(1, 2)]), fmt)
+    assert render(build_report([*realistic(), *driven(1, 2)]), fmt)

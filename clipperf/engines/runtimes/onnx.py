@@ -13,4 +13,5 @@ RUNTIME = Runtime(
     onnxruntime.availability,
     onnxruntime.open,
     streams=True,
+    warning=onnxruntime.accuracy_warning,
 )

@@ -49,7 +49,6 @@ class OpenVinoQuantizer:
         self._probes = judge.probes
         self._threads = job.threads
         model = _read(source)
-        self._convolutions = any("Convolution" in op.get_type_name() for op in model.get_ops())
         self.layers = [op.get_friendly_name() for op in model.get_ordered_ops() if _has_weights(op)]
 
     def write(self, kept: Sequence[str], path: Path) -> None:

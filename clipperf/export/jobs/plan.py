@@ -238,7 +238,7 @@ def _explain(log: flavours.Log, variant: Variant) -> str:
         return f"{reason}. Give it a smaller --batch, or more --workspace"
     if settings_of(variant).targets or "cudaError" not in reason:
         return reason
-    ahead = "" if variant.runtime == "trt-rtx" else " --runtime trt-rtx"
+    ahead = "" if variant.runtime in flavours.BUILDS_WITHOUT_GPU else " --runtime trt-rtx"
     return f"{reason}. This needs an NVIDIA GPU; without one, name its kind:{ahead} --target sm89"
 
 

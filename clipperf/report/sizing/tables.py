@@ -16,7 +16,7 @@ from clipperf.report.columns import (
 )
 from clipperf.report.sizing.types import Deployment, Option, Sizing
 from clipperf.report.table import Table, Value
-from clipperf.report.words import in_streams
+from clipperf.report.words import driven
 
 
 def sizing_tables(
@@ -90,7 +90,7 @@ def _tower(option: Option | None, alike: bool) -> str | None:
         return None
     c = option.cell
     text = f"{option.replicas} x {option.setup}, batch {c.batch}"
-    return (text if alike else f"{text}, {c.device}, {c.threads} threads") + in_streams(c)
+    return (text if alike else f"{text}, {c.device}, {c.threads} threads") + driven(c)
 
 
 def _shared_columns(options: Sequence[Option], labels: dict[str, str]) -> list[Column[Option]]:
