@@ -24,7 +24,8 @@ from clipperf.export.exporters.tensorrt import export_engine
 from clipperf.export.plan_options import BuildOptions
 from clipperf.inspect import doctor
 from clipperf.models import zoo
-from clipperf.report.build import build_report, render
+from clipperf.report.build import build_report
+from clipperf.report.format import render
 from clipperf.system import env, store
 
 MODELS = ("ViT-B-32", "ViT-L-14", "ViT-H-14")
@@ -66,13 +67,13 @@ def main() -> int:
 def usable() -> list[str]:
     """The runtimes that work on this machine's GPU; prints why others do not."""
     found = []
-    for row in doctor.check():
-        if row["device"] != "cuda":
+    for check in doctor.check():
+        if check.device != "cuda":
             continue
-        if row["usable"]:
-            found.append(str(row["runtime"]))
+        if check.usable:
+            found.append(check.runtime)
         else:
-            print(f"without {row['runtime']}: {row['detail']}", flush=True)
+            print(f"without {check.runtime}: {check.detail}", flush=True)
     return found
 
 

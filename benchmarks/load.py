@@ -26,13 +26,12 @@ from typing import Any
 from clipperf import units
 from clipperf.bench import cost, prepare
 from clipperf.bench.inputs import make_inputs
-from clipperf.bench.worker import request_from_json
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.variant import SIDES
-from clipperf.serialize import to_json
+from clipperf.serialize import from_json, to_json
 from clipperf.system import store
 from clipperf.system.env import available_cores
 from clipperf.system.processes import status_bytes
@@ -122,7 +121,7 @@ def child(job: dict[str, Any]) -> dict[str, float]:
         cpu_s = time.process_time()
         _, wall_s = cost.timed(lambda: read(job["files"]))
         return {"wall_s": wall_s, "cpu_s": time.process_time() - cpu_s}
-    request = request_from_json(job["request"])
+    request = from_json(EngineRequest, job["request"])
     library = {"onnx": "onnxruntime"}.get(request.cell.runtime, request.cell.runtime)
     _, import_s = cost.timed(lambda: __import__(library))
     runtime = contract.get(request.cell.runtime)

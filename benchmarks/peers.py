@@ -28,14 +28,14 @@ from peers_table import selected, tables
 
 from clipperf import units
 from clipperf.bench import cost, meters
-from clipperf.bench.process import worker_environment
 from clipperf.models import catalog
 from clipperf.nouns.result import Environment
 from clipperf.nouns.variant import SIDES
 from clipperf.report.document import Document, Section
-from clipperf.report.formats import render_markdown, render_text
+from clipperf.report.format import render
 from clipperf.serialize import to_json
 from clipperf.system import env
+from clipperf.system.child import child_environment
 from clipperf.system.files import write_json, write_text
 
 PEERS_PYTHON = HERE.parent / "build" / "peers" / "bin" / "python"
@@ -112,7 +112,7 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     for name in data["exports"]:
         say(f"export: {name}")
         record = make_export(
-            name, work, str(options.peers_python), options.threads, worker_environment
+            name, work, str(options.peers_python), options.threads, child_environment
         )
         data["exports"][name] = record
         if "error" in record:
@@ -186,10 +186,10 @@ def show(data: dict[str, Any], markdown: Path | None) -> None:
     section = Section("peers", "Results", "", tuple(tables(data)))
     machine = (("E1", Environment(**where)),)
     document = Document(title, (), caveats, (section,), machine, (), ())
-    print(render_text(document))
+    print(render(document, "text"))
     if markdown:
         markdown.parent.mkdir(parents=True, exist_ok=True)
-        write_text(markdown, render_markdown(document))
+        write_text(markdown, render(document, "md"))
 
 
 if __name__ == "__main__":

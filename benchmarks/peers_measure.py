@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from peers_candidates import (
-    HERE,
     LEAST_COSINE,
     LEAST_COSINE_JPEG,
     WORKS,
@@ -20,8 +19,9 @@ from peers_candidates import (
 )
 
 from clipperf import stats
-from clipperf.bench.process import Worker, WorkerError, worker_environment
+from clipperf.errors import ClipperfError
 from clipperf.nouns.variant import SIDES
+from clipperf.system.child import Child, child_environment
 
 Say = Callable[[str], None]
 MEMORY_BATCH = 8
@@ -48,16 +48,15 @@ class Bench:
     timeout_s: float = 600.0
 
 
-def opened(bench: Bench, candidate: Candidate, side: str) -> tuple[Worker, dict[str, Any]]:
+def opened(bench: Bench, candidate: Candidate, side: str) -> tuple[Child, dict[str, Any]]:
     """A worker with the candidate loaded, and its answer to "open".
 
     Raises:
-        WorkerError: it cannot be loaded.
+        ClipperfError: it cannot be loaded.
     """
-    env = peers_environment(worker_environment(bench.threads), bench.work, bench.threads)
+    env = peers_environment(child_environment(bench.threads), bench.work, bench.threads)
     python = sys.executable if candidate.own else bench.peers_python
-    command = [python, str(HERE / "peers_worker.py")]
-    worker = Worker(bench.threads, bench.timeout_s, command, env)
+    worker = Child("peers_worker", python=python, env=env, timeout_s=bench.timeout_s)
     setup = {
         "folder": str(bench.work / "inputs"), "side": side, "threads": bench.threads,
         "options": candidate.options,
@@ -65,7 +64,7 @@ def opened(bench: Bench, candidate: Candidate, side: str) -> tuple[Worker, dict[
     try:
         bare = worker.greet()["rss_bare_bytes"]
         answer = worker.ask("open", adapter=candidate.adapter, setup=setup)
-    except WorkerError:
+    except ClipperfError:
         worker.end()
         raise
     kinds = [kind for kind in answer["kinds"] if kind in candidate.kinds]
@@ -89,7 +88,7 @@ def measure_side(
 ) -> dict[str, Any]:
     """Check, then time all workloads of one tower; "candidates", "checks" and "speed" rows."""
     found: dict[str, Any] = {"candidates": [], "checks": [], "speed": []}
-    workers: dict[str, Worker] = {}
+    workers: dict[str, Child] = {}
     kinds: dict[str, list[str]] = {}
     works = [work for work in works if work.side == side]
     try:
@@ -97,7 +96,7 @@ def measure_side(
         for candidate in [c for c in candidates if asked.intersection(c.kinds)]:
             try:
                 worker, answer = opened(bench, candidate, side)
-            except WorkerError as exc:
+            except ClipperfError as exc:
                 found["candidates"].append(
                     {"candidate": candidate.name, "side": side, "error": str(exc)}
                 )
@@ -123,7 +122,7 @@ def measure_side(
 
 
 def checked(
-    worker: Worker, candidate: Candidate, kinds: Sequence[str], works: Sequence[Work]
+    worker: Child, candidate: Candidate, kinds: Sequence[str], works: Sequence[Work]
 ) -> list[dict[str, Any]]:
     """Each kind's and set of texts' lowest cosine to PyTorch, and whether that will do."""
     found = []
@@ -135,7 +134,7 @@ def checked(
         row = {"candidate": candidate.name, "kind": kind, "texts": texts, "least": least}
         try:
             cosine = worker.ask("check", kind=kind, texts=texts)["min_cosine"]
-        except WorkerError as exc:
+        except ClipperfError as exc:
             found.append({**row, "min_cosine": None, "passed": False, "error": str(exc)})
             break
         found.append({**row, "min_cosine": cosine, "passed": cosine >= least})
@@ -152,7 +151,7 @@ def check_words(check: dict[str, Any]) -> str:
 
 
 def measure_work(
-    bench: Bench, work: Work, names: Sequence[str], workers: dict[str, Worker]
+    bench: Bench, work: Work, names: Sequence[str], workers: dict[str, Child]
 ) -> list[dict[str, Any]]:
     """Samples of every candidate by block; one that fails keeps its reason and leaves."""
     rows: dict[str, dict[str, Any]] = {
@@ -169,7 +168,7 @@ def measure_work(
                 "block", **work.message, sleep_s=bench.sleep_s, warmup=0 if long else 1,
                 calls=bench.calls, min_s=bench.block_s, max_s=bench.block_max_s,
             )  # fmt: skip
-        except WorkerError as exc:
+        except ClipperfError as exc:
             row["error"] = str(exc)
             workers.pop(name).end()
             continue
@@ -207,7 +206,7 @@ def measure_memory(
                     "load_s": answer["load_s"], "first_s": ran["seconds"],
                     "weight_bytes": weight_bytes(candidate, side),
                 }  # fmt: skip
-            except WorkerError as exc:
+            except ClipperfError as exc:
                 row["error"] = str(exc)
             finally:
                 if worker is not None:

@@ -1,4 +1,4 @@
-"""Tables out of what `peers.py` measured. Pure: raw figures in, `Report`s out."""
+"""Tables out of what `peers.py` measured. Pure: raw figures in, `Table`s out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peers_candidates import EAGER, OPEN_CLIP, WORKS, Work
 from roofline import bound_s, peaks
 
 from clipperf import stats, units
-from clipperf.nouns.report import Report
+from clipperf.report.table import Table, plain_table
 
 RAM_ALLOWANCE_BYTES = 150e6
 OPTIMUM = "optimum-onnx"
@@ -31,7 +31,7 @@ GOALS = (
 Row = dict[str, Any]
 
 
-def tables(data: dict[str, Any]) -> list[Report]:
+def tables(data: dict[str, Any]) -> list[Table]:
     """Every table, the overview first."""
     parts = (overview, speed, memory, exports, roofline, goals)
     return [part(data) for part in parts]
@@ -65,7 +65,7 @@ def ratio(
     return stats.paired_ratio([a for a, _ in pairs], [b for _, b in pairs])
 
 
-def overview(data: dict[str, Any]) -> Report:
+def overview(data: dict[str, Any]) -> Table:
     """Candidates down, workloads across: inputs a second and the ratio over the baseline."""
     measured = {row["work"] for row in data["speed"]}
     works = [work for work in WORKS if work.name in measured]
@@ -79,24 +79,25 @@ def overview(data: dict[str, Any]) -> Report:
         return f"{units.rate(work.n / call_s(row))} ({units.ratio(over)})"
 
     names = dict.fromkeys(row["candidate"] for row in data["speed"])
-    return Report(
+    return plain_table(
         title="Inputs per second, and how many times as fast as the baseline",
-        columns=("runtime", *(work.name for work in works)),
+        names=("runtime", *(work.name for work in works)),
         rows=tuple((name, *(cell(work, name) for work in works)) for name in names),
         caveats=("-: the candidate cannot do it, or is left out for a reason given below",),
+        keys=("runtime",),
         numeric=(False, *(True for _ in works)),
     )
 
 
-def speed(data: dict[str, Any]) -> Report:
+def speed(data: dict[str, Any]) -> Table:
     """One row for each workload and candidate."""
     rows = []
     for work in WORKS:
         for row in [row for row in data["speed"] if row["work"] == work.name]:
             rows.append(speed_row(data, work, row))
-    return Report(
+    return plain_table(
         title="Speed",
-        columns=("workload", "candidate", "per second [95 %]", "ratio [95 %]", "GEMM peak"),
+        names=("workload", "candidate", "per second [95 %]", "ratio [95 %]", "GEMM peak"),
         rows=tuple(rows),
         caveats=(
             f"ratio: over {EAGER} (texts padded to 77 tokens), for JPEG files over {OPEN_CLIP}; "
@@ -161,7 +162,7 @@ def peak_share(data: dict[str, Any], work: Work, row: Row) -> float | None:
 # --- memory, exports, roofline -------------------------------------------------------------
 
 
-def memory(data: dict[str, Any]) -> Report:
+def memory(data: dict[str, Any]) -> Table:
     """RAM peaks of one fresh process for each candidate and tower."""
     rows = []
     for row in data["memory"]:
@@ -174,9 +175,9 @@ def memory(data: dict[str, Any]) -> Report:
         rows.append(
             (row["candidate"], row["side"], *map(units.mib, figures), units.seconds(row["load_s"]))
         )
-    return Report(
+    return plain_table(
         title="Peak RAM",
-        columns=(
+        names=(
             *("candidate", "tower", "load MiB", "8 inputs MiB", "weights MiB", "peak over MiB"),
             "load",
         ),
@@ -186,11 +187,12 @@ def memory(data: dict[str, Any]) -> Report:
             "open_clip, sentence-transformers and the optimum-onnx graph of 77 tokens hold both "
             "towers in the process, the others one",
         ),
+        keys=("tower",),
         numeric=(False, False, True, True, True, True, True),
     )
 
 
-def exports(data: dict[str, Any]) -> Report:
+def exports(data: dict[str, Any]) -> Table:
     """What each exporter takes for both towers."""
     rows = []
     for name, row in data["exports"].items():
@@ -199,9 +201,9 @@ def exports(data: dict[str, Any]) -> Report:
         else:
             figures = map(units.mib, (row["rss_bytes"], row["anonymous_bytes"]))
             rows.append((name, f"{row['seconds']:.1f}", *figures))
-    return Report(
+    return plain_table(
         title="Exports, both towers",
-        columns=("export", "seconds", "peak RSS MiB", "anonymous MiB"),
+        names=("export", "seconds", "peak RSS MiB", "anonymous MiB"),
         rows=tuple(rows),
         caveats=(
             "whole commands from a checkpoint file; RSS is summed over a command's processes",
@@ -213,10 +215,10 @@ def exports(data: dict[str, Any]) -> Report:
     )
 
 
-def roofline(data: dict[str, Any]) -> Report:
+def roofline(data: dict[str, Any]) -> Table:
     """The machine's ceilings, and the images a second that they allow."""
     if not data["roofline"]:
-        return Report("Roofline", ("figure", "value"), (), caveats=("not measured",))
+        return plain_table("Roofline", ("figure", "value"), (), caveats=("not measured",))
     top = peaks(*data["roofline"])
     rows = [
         ("GEMM fp32", f"{top['fp32'] / 1e9:.0f} GFLOP/s"),
@@ -231,13 +233,13 @@ def roofline(data: dict[str, Any]) -> Report:
             rate = units.rate(batch / least_s)
             rows.append((f"images, batch {batch}, {precision}, at most", f"{rate} /s"))
     note = "what lies above these rates only a faster matrix product or fewer operations can give"
-    return Report("Roofline", ("figure", "value"), tuple(rows), (), (note,), (False, True))
+    return plain_table("Roofline", ("figure", "value"), rows, (note,), numeric=(False, True))
 
 
 # --- goals ---------------------------------------------------------------------------------
 
 
-def goals(data: dict[str, Any]) -> Report:
+def goals(data: dict[str, Any]) -> Table:
     """Each goal, what was measured, and whether it is met or by how much it is missed."""
     rows: list[tuple[str, ...]] = []
     for title, start, base, least in GOALS:
@@ -261,7 +263,7 @@ def goals(data: dict[str, Any]) -> Report:
         if row.get("weight_bytes") is not None:
             rows.append(_ram_goal(row))
     columns = ("goal", "workload", "wanted", "measured [95 %]", "verdict", "who over whom")
-    return Report("Goals", columns, tuple(rows))
+    return plain_table("Goals", columns, tuple(rows))
 
 
 def fastest(data: dict[str, Any], found: dict[str, Row], base: str) -> Row | None:

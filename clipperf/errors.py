@@ -10,18 +10,17 @@ ClipperfError                     everything clipperf raises on purpose
 ├── StorageError                  disk full, unwritable folder, lock held         exit 1
 ├── EngineError                   a runtime failed to load or to run              exit 1
 │   └── UnsupportedError          this runtime cannot do this cell                exit 1
+├── ChildError                    a process of clipperf's own died or hung        exit 1
 └── MeasurementError              the harness itself failed                       exit 1
 
-AccuracyWarning, a UserWarning, is for what runs and may give worse embeddings than it should.
+UserWarning
+├── AccuracyWarning               what runs may give worse embeddings than it should
+└── TuningWarning                 a tuning was made on another machine
 
 Errors of third-party libraries are translated where they are called, with ``from exc``.
 """
 
 from __future__ import annotations
-
-
-class AccuracyWarning(UserWarning):
-    """What was opened runs here, but may give worse embeddings; the message names the fix."""
 
 
 class ClipperfError(Exception):
@@ -70,8 +69,25 @@ class UnsupportedError(EngineError):
     """This runtime cannot do what the cell asks, on this machine or at all."""
 
 
+class ChildError(ClipperfError):
+    """A child process failed, died, hung, or wrote nonsense; callers say what that means to them.
+
+    `code` is its return code, negative for the number of the signal that killed it, None where it
+    was ended for its silence. `said` is its last words on standard error.
+    """
+
+    def __init__(self, message: str, code: int | None = None, said: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.said = said
+
+
 class MeasurementError(ClipperfError):
     """The harness itself failed: a worker died, or a meter could not be read."""
+
+
+class AccuracyWarning(UserWarning):
+    """What was opened runs here, but may give worse embeddings; the message names the fix."""
 
 
 class TuningWarning(UserWarning):

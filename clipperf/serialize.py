@@ -40,7 +40,7 @@ def from_json(cls: type[T], data: Any, where: str = "") -> T:
     import msgspec
 
     try:
-        return msgspec.convert(data, cls)
+        return msgspec.convert(data, cls, dec_hook=_decoded)
     except msgspec.ValidationError as exc:
         said, _, place = str(exc).partition(" - at `$")
         at = (where or cls.__name__) + re.sub(r"\[[^]]*\]|`$", "", place)
@@ -48,3 +48,10 @@ def from_json(cls: type[T], data: Any, where: str = "") -> T:
         if missing:
             at, said = f"{at}.{missing[1]}", "field required"
         raise ArtifactError(f"{at}: {said[:1].lower()}{said[1:]}") from exc
+
+
+def _decoded(kind: type, value: Any) -> Any:
+    """What is no JSON value: paths, which are written as texts."""
+    if issubclass(kind, PurePath) and isinstance(value, str):
+        return kind(value)
+    raise NotImplementedError(f"no way to read {kind.__name__}")

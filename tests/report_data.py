@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 
+from clipperf.models.published import BasicStatistics
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment, Measurement, ResultFile, Score
@@ -202,7 +203,7 @@ def realistic(seed: int = 0, calls: int = 140) -> list[ResultFile]:
     return [profile, evaluation]
 
 
-PUBLISHED = [
-    {"model": "ViT-B-32::openai", "disk_mb": 338, "peak_ram_gb": 3.20, "peak_vram_gb": 1.40},
-    {"model": "ViT-B-32::laion2b_e16", "disk_mb": "577", "peak_ram_gb": 2.93, "peak_vram_gb": 1.4},
-]
+PUBLISHED = (
+    BasicStatistics("ViT-B-32::openai", 338, 3.20, 1.40),
+    BasicStatistics("ViT-B-32::laion2b_e16", 577, 2.93, 1.40),
+)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipperf.nouns.report import Report
+from clipperf.report.table import Table
 from clipperf.serialize import to_json
 from clipperf.system import env
 
@@ -87,9 +87,9 @@ def data() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def cells(report: Report, *starts: str) -> tuple[str, ...]:
+def cells(report: Table, *starts: str) -> tuple[str, ...]:
     """The one row whose first cells are these."""
-    (row,) = [row for row in report.rows if row[: len(starts)] == starts]
+    (row,) = [row for row in report.texts if row[: len(starts)] == starts]
     return row[len(starts) :]
 
 
@@ -119,7 +119,7 @@ def test_overview_has_a_column_for_each_measured_workload(
     table: ModuleType, data: dict[str, Any]
 ) -> None:
     report = table.overview(data)
-    assert report.columns == ("runtime", "images, batch 8", "texts of 8 tokens, batch 64")
+    assert report.names == ("runtime", "images, batch 8", "texts of 8 tokens, batch 64")
     assert cells(report, "clipperf onnx int8") == ("80.0 (4.00x)", "640 (20.00x)")
     assert cells(report, "optimum-onnx") == ("32.0 (1.60x)", "-")
 
@@ -147,7 +147,7 @@ def test_goals(table: ModuleType, data: dict[str, Any]) -> None:
     short = ("texts of 8 tokens over PyTorch eager", "texts of 8 tokens, batch 64")
     assert cells(report, *short)[1].startswith("20.00x")
     # Not measured at all at batch 1: no row. Texts over optimum-onnx: nothing to compare with.
-    assert not [row for row in report.rows if row[1] == "images, batch 1"]
+    assert not [row for row in report.texts if row[1] == "images, batch 1"]
     lost = cells(report, "texts over optimum-onnx fp32 at its best", short[1])
     assert lost[2] == "not measured"
     # 261 MB at the highest, 100 MB of them weights: 11 MB more than the 150 MB allowed.

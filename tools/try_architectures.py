@@ -32,7 +32,7 @@ from architecture_structures import Structure, small_config, structures
 from clipperf.errors import ClipperfError
 from clipperf.models.open_clip_facts import config_facts, installed_configs
 from clipperf.nouns.model import ModelSpec, Tower
-from clipperf.nouns.variant import SIDES, Side
+from clipperf.nouns.variant import PRECISIONS, SIDES, Side
 from clipperf.system.files import read_json, write_json, write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
@@ -46,7 +46,6 @@ def attempt(architecture: str, side: Side, folder: Path) -> Outcome:
     """Export one small tower and compare it; the outcome of a refusal holds its reason."""
     import torch
 
-    from clipperf.export.judge import parity
     from clipperf.graph import trace
     from clipperf.models import open_clip
 
@@ -73,7 +72,7 @@ def attempt(architecture: str, side: Side, folder: Path) -> Outcome:
     except ClipperfError as exc:
         return outcome | {"status": "refused", "reason": str(exc)}
     worst = outcome["min_cosine"]
-    if worst < parity.REQUIRED_MIN_COSINE["fp32"]:
+    if worst < PRECISIONS.get("fp32").min_cosine:
         reason = f"minimum cosine {worst:.6f} against PyTorch"
         return outcome | {"status": "refused", "reason": reason}
     return outcome | {"status": "exported", "dynamic": tower.dynamic_tokens}

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from typing import Any
 
 from clipperf.bench import gpu_sampler
 from clipperf.bench.gpu_sampler import Seen
-from clipperf.bench.process import worker_environment
-from clipperf.errors import MeasurementError
+from clipperf.errors import ChildError, ClipperfError, MeasurementError
+from clipperf.serialize import from_json
+from clipperf.system.child import Child
 
 TIMEOUT_S = 30.0
 """NVML answers in milliseconds; the first call of a driver that was asleep takes seconds."""
@@ -54,71 +50,42 @@ class GpuSampler:
     """
 
     def __init__(self, gpu: str) -> None:
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "clipperf.bench.gpu_sampler", gpu],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=worker_environment(1),
-                encoding="utf-8",
-                start_new_session=True,
-            )
-        except OSError as exc:
-            raise MeasurementError(f"the GPU's sampler cannot be started: {exc}") from exc
-        greeting = self._answer()
-        if greeting["status"] != "ok":
-            self.close()
-            raise MeasurementError(greeting["error"])
+        with contextlib.ExitStack() as on_error:
+            try:
+                self._child = Child(
+                    "clipperf.bench.gpu_sampler",
+                    gpu,
+                    threads=1,
+                    timeout_s=TIMEOUT_S,
+                    noun="GPU's sampler",
+                )
+                on_error.callback(self.close)
+                self._child.greet()
+            except ChildError as exc:
+                raise MeasurementError(str(exc)) from exc
+            on_error.pop_all()
 
     @property
     def pid(self) -> int:
         """The sampler's process id."""
-        return self._process.pid
+        return self._child.pid
 
     def begin(self, pid: int | None = None) -> None:
         """Start reading; of memory only where `pid` says whose."""
-        self._ask("begin", pid=pid)
+        with contextlib.suppress(ClipperfError):
+            self._child.ask("begin", pid=pid)
 
     def end(self) -> Seen | None:
         """What was seen since `begin`; None where the sampler failed."""
-        answer = self._ask("end")
-        if answer.pop("status") != "ok":
+        try:
+            return from_json(Seen, self._child.ask("end"))
+        except ClipperfError:
             return None
-        for name in ("sm_clock_mhz", "throttle"):
-            answer[name] = None if answer[name] is None else tuple(answer[name])
-        return Seen(**answer)
 
     def close(self) -> None:
         """End the sampler, which has nothing to lose; safe to call twice."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
-
-    def _ask(self, op: str, **fields: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        # One that is dead is noticed by `_answer`, which finds its end.
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(json.dumps({"op": op, **fields}) + "\n")
-            self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        """The next line; a sampler that says nothing in time is killed, which ends the read."""
-        assert self._process.stdout is not None
-        watchdog = threading.Timer(TIMEOUT_S, self._process.kill)
-        watchdog.start()
-        try:
-            line = self._process.stdout.readline()
-        finally:
-            watchdog.cancel()
-        if not line:
-            return {"status": "failed", "error": "the GPU's sampler died"}
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        self._child.kill()
+        self._child.end()
 
 
 @contextlib.contextmanager

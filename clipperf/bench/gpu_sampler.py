@@ -1,37 +1,31 @@
 """The GPU's meters, in a process of their own, so that the measured one is left alone.
 
 Run as ``python -m clipperf.bench.gpu_sampler DEVICE``, DEVICE being NVML's number of a GPU or its
-UUID. The protocol is one JSON object a line on standard input and output. The sampler greets once
-it has found the GPU and noted how much of its memory is in use (the baseline), or says why it
-cannot and ends. Between "begin" and "end" it reads NVML every `PERIOD_S`; otherwise it sits in a
-blocking read.
+UUID; `system.protocol` says how it is spoken to. The sampler greets once it has found the GPU and
+noted how much of its memory is in use (the baseline), or says why it cannot and ends. Between
+"begin" and "end" it reads NVML every `PERIOD_S`; otherwise it sits in a blocking read.
 
-=======  ======  =============================================================
-command  fields  answer
-=======  ======  =============================================================
-begin    pid     (empty) pid is whose memory to read, or null to read none
-end              the fields of `Seen`
-=======  ======  =============================================================
-
-Every answer holds ``status``: "ok", or "failed" with ``error``. It ends with its input.
+=========  ======  ===========================================================
+operation  fields  answer
+=========  ======  ===========================================================
+begin      pid     (empty) pid is whose memory to read, or null to read none
+end                the fields of `Seen`
+=========  ======  ===========================================================
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
-import json
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 from clipperf.bench import cost
 from clipperf.errors import MeasurementError
-from clipperf.system.processes import die_with_parent
+from clipperf.system.protocol import Fields, Tell, serve
 
 PERIOD_S = 0.015
 
@@ -254,39 +248,43 @@ class Sampling:
         return summarise(self._samples, self._gpu.throttle_bits, baseline_bytes, counted_mj)
 
 
-def serve(device: str, commands: TextIO, answers: TextIO) -> int:
-    """Greet, then answer commands until the end of input; returns the exit code."""
+class Meters:
+    """What the sampler's process holds between operations."""
 
-    def answer(status: str, **fields: Any) -> None:
-        answers.write(json.dumps({"status": status, **fields}) + "\n")
-        answers.flush()
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._held = contextlib.ExitStack()
+        self._gpu: Gpu | None = None
+        self._baseline_bytes: int | None = None
+        self._sampling: Sampling | None = None
 
-    try:
-        with opened(device) as gpu:
-            baseline_bytes = gpu.used_bytes()
-            answer("ok")
-            sampling: Sampling | None = None
-            for line in commands:
-                command = json.loads(line)
-                if command["op"] == "begin":
-                    sampling = Sampling(gpu, command["pid"])
-                    answer("ok")
-                elif sampling is None:
-                    raise MeasurementError("the sampler was told to end before it began")
-                else:
-                    answer("ok", **dataclasses.asdict(sampling.finish(baseline_bytes)))
-                    sampling = None
-    except MeasurementError as exc:
-        answer("failed", error=str(exc))
-        return 1
-    return 0
+    def find(self) -> None:
+        """Find the GPU and note how much of its memory is in use."""
+        self._gpu = self._held.enter_context(opened(self._device))
+        self._baseline_bytes = self._gpu.used_bytes()
+
+    def begin(self, fields: Fields, tell: Tell) -> None:
+        """Start reading."""
+        assert self._gpu is not None
+        self._sampling = Sampling(self._gpu, fields["pid"])
+
+    def end(self, fields: Fields, tell: Tell) -> Seen:
+        """What was read since "begin"."""
+        if self._sampling is None:
+            raise MeasurementError("the sampler was told to end before it began")
+        sampling, self._sampling = self._sampling, None
+        return sampling.finish(self._baseline_bytes)
+
+    def close(self) -> None:
+        """Let NVML go."""
+        self._held.close()
 
 
 def main() -> int:
-    """Serve the parent; Ctrl-C is for the parent, which ends its processes itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
-    return serve(sys.argv[1], sys.stdin, sys.stdout)
+    """Serve the parent with the meters of one GPU."""
+    held = Meters(sys.argv[1])
+    operations = {"begin": held.begin, "end": held.end}
+    return serve(operations, greeting=held.find, at_end=held.close)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from clipperf.bench import cost, gpu_meters
 from clipperf.bench.cost import Settings
 from clipperf.bench.gpu_sampler import Seen
 from clipperf.bench.inputs import CLIP_IDS, TextIds
-from clipperf.bench.process import Worker, WorkerError
+from clipperf.bench.jobs import blank
+from clipperf.errors import ClipperfError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.result import Environment, GpuLoad, Measurement
-from clipperf.serialize import to_json
+from clipperf.system.child import Child
 
 # --- memory --------------------------------------------------------------------------------
 
@@ -26,13 +27,13 @@ def memory_pass(
     """Load and run one cell in a fresh process; returns its RAM and VRAM high-water marks."""
     found: dict[str, Any] = {}
     # The sampler comes first: it notes what the GPU holds without the worker.
-    with gpu_meters.sampler(request.cell.device) as gpu, workers() as start:
+    with gpu_meters.sampler(request.cell.device) as gpu, contextlib.ExitStack() as held:
         try:
-            worker = start(request, settings)
+            worker = held.enter_context(worker_of(request, settings))
             if gpu is not None:
                 gpu.begin(worker.pid)
             found["rss_bare_bytes"] = worker.greet()["rss_bare_bytes"]
-            opened = worker.ask("open", **opening(request, text_ids))
+            opened = worker.ask("open", request=request, text_ids=text_ids)
             found["rss_load_peak_bytes"] = opened["rss_load_peak_bytes"]
             found["rss_source"] = opened["rss_source"]
             found["provider"] = opened["provider"]
@@ -40,8 +41,8 @@ def memory_pass(
             found["rss_run_peak_bytes"] = ran["rss_run_peak_bytes"]
             if gpu_meters.gpu_of(request.cell.device) is not None:
                 found["vram_allocated_bytes"] = ran["vram_allocated_bytes"]
-        except WorkerError as exc:
-            found.update(status=exc.status, error=str(exc))
+        except ClipperfError as exc:
+            found.update(failure(exc))
         seen = None if gpu is None else gpu.end()
     found.update(vram_peak(seen, found.get("vram_allocated_bytes")))
     found["rss_peak_bytes"] = largest(
@@ -62,16 +63,16 @@ def vram_peak(seen: Seen | None, allocated_bytes: int | None) -> dict[str, Any]:
 
 
 @dataclass
-class Runner:
+class Turn:
     """One cell of a running time pass."""
 
     request: EngineRequest
     row: Measurement
-    worker: Worker | None = None
+    worker: Child | None = None
 
-    def fail(self, exc: WorkerError) -> None:
-        """Turn into a failed row that keeps what was measured before."""
-        self.row = dataclasses.replace(self.row, status=exc.status, error=str(exc))
+    def fail(self, exc: ClipperfError) -> None:
+        """Make a failed row of it that keeps what was measured before."""
+        self.row = dataclasses.replace(self.row, **failure(exc))
         if self.worker is not None:
             self.worker.end()
 
@@ -95,45 +96,43 @@ def time_pass(
     The turns start with another cell each round, so no cell always runs after the same one. The
     rounds go on for the cells that are settled, too: pairs need blocks of equal number.
     """
-    runners = [Runner(r, dataclasses.replace(blank(r, "time", env), group=group)) for r in requests]
-    with workers() as start:
-        for runner in runners:
+    turns = [Turn(r, dataclasses.replace(blank(r, "time", env), group=group)) for r in requests]
+    with contextlib.ExitStack() as held:
+        for turn in turns:
             try:
-                runner.worker = start(runner.request, settings)
-                open_for_time(runner, text_ids)
-            except WorkerError as exc:
-                runner.fail(exc)
-        over = cost.deadline(settings.max_s * len(runners))
+                turn.worker = held.enter_context(worker_of(turn.request, settings))
+                open_for_time(turn, text_ids)
+            except ClipperfError as exc:
+                turn.fail(exc)
+        over = cost.deadline(settings.max_s * len(turns))
         number = 0
-        while live := [r for r in runners if r.row.status == "ok"]:
-            if all(r.row.stable for r in live) or over():
+        while live := [turn for turn in turns if turn.row.status == "ok"]:
+            if all(turn.row.stable for turn in live) or over():
                 break
-            turn = number % len(live)
-            for runner in live[turn:] + live[:turn]:
-                assert runner.worker is not None
+            first = number % len(live)
+            for turn in live[first:] + live[:first]:
+                assert turn.worker is not None
                 try:
-                    samples = runner.worker.ask("block", **block_command(settings))["samples"]
-                    runner.add_block(number, samples, settings)
-                except WorkerError as exc:
-                    runner.fail(exc)
+                    samples = turn.worker.ask("block", **block_command(settings))["samples"]
+                    turn.add_block(number, samples, settings)
+                except ClipperfError as exc:
+                    turn.fail(exc)
             number += 1
-        for runner in runners:
-            if runner.row.status == "ok" and gpu_meters.gpu_of(runner.request.cell.device):
-                look_at_gpu(runner, settings)
-    return [runner.row for runner in runners]
+        for turn in turns:
+            if turn.row.status == "ok" and gpu_meters.gpu_of(turn.request.cell.device):
+                look_at_gpu(turn, settings)
+    return [turn.row for turn in turns]
 
 
-def open_for_time(runner: Runner, text_ids: TextIds) -> None:
+def open_for_time(turn: Turn, text_ids: TextIds) -> None:
     """Load the engine and run it once; both seconds go into the row."""
-    worker = runner.worker
+    worker = turn.worker
     assert worker is not None
     worker.greet()
-    opened = worker.ask("open", **opening(runner.request, text_ids))
-    runner.row = dataclasses.replace(
-        runner.row, load_s=opened["load_s"], provider=opened["provider"]
-    )
+    opened = worker.ask("open", request=turn.request, text_ids=text_ids)
+    turn.row = dataclasses.replace(turn.row, load_s=opened["load_s"], provider=opened["provider"])
     first_run_s = worker.ask("first")["first_run_s"]
-    runner.row = dataclasses.replace(runner.row, first_run_s=first_run_s, stable=False)
+    turn.row = dataclasses.replace(turn.row, first_run_s=first_run_s, stable=False)
 
 
 def block_command(settings: Settings) -> dict[str, Any]:
@@ -147,22 +146,22 @@ def block_command(settings: Settings) -> dict[str, Any]:
     }
 
 
-def look_at_gpu(runner: Runner, settings: Settings) -> None:
+def look_at_gpu(turn: Turn, settings: Settings) -> None:
     """What a cell that has its times does to the GPU: power and clocks, then copies and compute.
 
     What goes wrong here is written into the row, which keeps its times and stays as good as it is.
     """
-    worker = runner.worker
+    worker = turn.worker
     assert worker is not None
     try:
-        with gpu_meters.sampler(runner.request.cell.device) as gpu:
+        with gpu_meters.sampler(turn.request.cell.device) as gpu:
             if gpu is not None:
                 # Boards report power as a mean of up to a second, so it must not begin idle.
                 worker.ask("load", seconds=settings.gpu_load_s / 2)
                 gpu.begin()
                 ran = worker.ask("load", seconds=settings.gpu_load_s)
                 load = gpu_load(ran, gpu.end())
-                runner.row = dataclasses.replace(runner.row, gpu=load)
+                turn.row = dataclasses.replace(turn.row, gpu=load)
         phases_s = worker.ask(
             "phases",
             warmup=settings.warmup,
@@ -171,9 +170,9 @@ def look_at_gpu(runner: Runner, settings: Settings) -> None:
         )["phases_s"]
         if phases_s is not None:
             phases = {name: tuple(samples) for name, samples in phases_s.items()}
-            runner.row = dataclasses.replace(runner.row, phases_s=phases)
-    except WorkerError as exc:
-        runner.row = dataclasses.replace(runner.row, error=f"GPU figures missing: {exc}")
+            turn.row = dataclasses.replace(turn.row, phases_s=phases)
+    except ClipperfError as exc:
+        turn.row = dataclasses.replace(turn.row, error=f"GPU figures missing: {exc}")
 
 
 def gpu_load(ran: dict[str, Any], seen: Seen | None) -> GpuLoad | None:
@@ -195,41 +194,24 @@ def gpu_load(ran: dict[str, Any], seen: Seen | None) -> GpuLoad | None:
 # --- shared --------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def workers() -> Iterator[Callable[[EngineRequest, Settings], Worker]]:
-    """A function that starts workers; all are ended on the way out, killed on any error."""
-    started: list[Worker] = []
+def worker_of(request: EngineRequest, settings: Settings) -> Child:
+    """A fresh process for one cell, which ends with its ``with`` block.
 
-    def start(request: EngineRequest, settings: Settings) -> Worker:
-        worker = Worker(request.cell.threads, settings.timeout_s)
-        started.append(worker)
-        return worker
-
-    try:
-        yield start
-    except BaseException:
-        for worker in started:
-            worker.kill()
-        raise
-    finally:
-        for worker in started:
-            worker.end()
-
-
-def opening(request: EngineRequest, text_ids: TextIds) -> dict[str, Any]:
-    """The fields of an "open" command."""
-    return {"request": to_json(request), "text_ids": to_json(text_ids)}
-
-
-def blank(request: EngineRequest, kind: Literal["time", "memory"], env: Environment) -> Measurement:
-    """A row with nothing measured yet."""
-    return Measurement(
-        cell=request.cell,
-        kind=kind,
-        status="ok",
-        env_id=env.id,
-        random_weights=request.spec.random_weights,
+    Raises:
+        ChildError: it cannot be started.
+    """
+    return Child(
+        "clipperf.bench.worker",
+        threads=request.cell.threads,
+        timeout_s=settings.timeout_s,
+        remedy="raise --timeout if the cell is that slow",
     )
+
+
+def failure(exc: ClipperfError) -> dict[str, Any]:
+    """The fields of a row that say that it failed, and why."""
+    status = "unsupported" if isinstance(exc, UnsupportedError) else "failed"
+    return {"status": status, "error": str(exc)}
 
 
 def largest(values: Sequence[int | None]) -> int | None:

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import SIDES, PixelDtype, Side
-
-BASELINE = "torch"
-BASELINE_PRECISION = "fp32"
-FLOATS: tuple[PixelDtype, ...] = ("float32",)
+from clipperf.nouns.variant import (
+    BASELINE_PRECISION,
+    BASELINE_RUNTIME,
+    FLOATS,
+    SIDES,
+    PixelDtype,
+    Side,
+)
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,15 @@ def plan(
       precision in which the weights are published. The others run in the group's precision, and
       PyTorch once more where that is one of `baseline_precisions`. With several precisions the
       same baseline cell is thus part of several groups; its memory is measured once (see
-      `runner.measure_group`).
+      `scenarios.closed_loop`).
     - `inputs` are what each runtime's image towers take, by default float32 alone; its cells of
       several take turns.
     - `tokens` are lengths of text inputs, by default each model's full context. Lengths over
       the context are cut to it. Images have none.
     - Repeated values and the groups they would repeat are dropped.
     """
-    ordered = sorted(dict.fromkeys(runtimes), key=lambda name: name != BASELINE)
-    if ordered == [BASELINE]:
+    ordered = sorted(dict.fromkeys(runtimes), key=lambda name: name != BASELINE_RUNTIME)
+    if ordered == [BASELINE_RUNTIME]:
         precisions = [p for p in precisions if p in baseline_precisions] or [BASELINE_PRECISION]
     places = {runtime: (devices or {}).get(runtime, "cpu") for runtime in ordered}
     device = "+".join(dict.fromkeys(places.values()))
@@ -67,12 +70,12 @@ def plan(
         turns = [
             (runtime, precision, dtype)
             for runtime in ordered
-            if runtime != BASELINE
+            if runtime != BASELINE_RUNTIME
             for dtype in ((inputs or {}).get(runtime, FLOATS) if side == "image" else FLOATS)
         ]
-        if BASELINE in ordered:
+        if BASELINE_RUNTIME in ordered:
             own = [BASELINE_PRECISION, *([precision] if precision in baseline_precisions else [])]
-            turns = [(BASELINE, p, FLOATS[0]) for p in dict.fromkeys(own)] + turns
+            turns = [(BASELINE_RUNTIME, p, FLOATS[0]) for p in dict.fromkeys(own)] + turns
         for length, batch in itertools.product(text_lengths(spec, side, tokens), batches):
             cells = tuple(
                 Cell(

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from clipperf.bench.plan import BASELINE_PRECISION, FLOATS
 from clipperf.engines import contract
 from clipperf.engines.tensorrt.flavours import FLAVOURS
 from clipperf.errors import MissingDependencyError, UsageError
@@ -18,7 +17,7 @@ from clipperf.models import sample, zoo
 from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import PixelDtype, Side
+from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, PixelDtype, Side
 from clipperf.system import store
 
 OnStage = Callable[[str], None]

@@ -1,25 +1,23 @@
-"""`clipperf profile`: prepare, measure every group, and keep each row as soon as it is there."""
+"""`clipperf profile`: prepare jobs, have them measured, record each row as soon as it is there."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from clipperf import units
 from clipperf.bench import prepare
 from clipperf.bench.cost import Settings
-from clipperf.bench.passes import blank
-from clipperf.bench.plan import BASELINE, FLOATS, Group, plan
-from clipperf.bench.runner import Event, harness_overhead_s, measure_group
+from clipperf.bench.jobs import LAUNCHERS, SCENARIOS, Event, Job, OnEvent, Prepared
+from clipperf.bench.plan import Group, plan
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError, UsageError
 from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.result import Measurement, ResultFile
-from clipperf.nouns.variant import PixelDtype, Side
-from clipperf.system import env, files, store
+from clipperf.nouns.result import Environment, Measurement, ResultFile
+from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, FLOATS, PixelDtype, Side
+from clipperf.system import files, store
 
 SHORTEST_TEXT = 2
 """Its first token and its last."""
@@ -27,17 +25,18 @@ SHORTEST_TEXT = 2
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What to measure: every combination of these."""
+    """What to measure: every combination of these, driven as the `scenario` says."""
 
     specs: tuple[ModelSpec, ...]
     runtimes: tuple[str, ...]
     sides: tuple[Side, ...]
     batches: tuple[int, ...]
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[str, ...] = (BASELINE_PRECISION,)
     device: str | None = None
     threads: int = 1
     tokens: tuple[int, ...] | None = None
     inputs: tuple[PixelDtype, ...] = FLOATS
+    scenario: str = "closed-loop"
 
     @property
     def devices(self) -> dict[str, str]:
@@ -51,7 +50,7 @@ class Sweep:
         others have to beat there.
         """
         devices = self.devices
-        on_gpu = devices.get(BASELINE, "cpu") != "cpu"
+        on_gpu = devices.get(BASELINE_RUNTIME, "cpu") != "cpu"
         return plan(
             self.specs,
             self.runtimes,
@@ -59,7 +58,7 @@ class Sweep:
             batches=self.batches,
             precisions=self.precisions,
             devices=devices,
-            baseline_precisions=contract.get(BASELINE).precisions if on_gpu else (),
+            baseline_precisions=contract.get(BASELINE_RUNTIME).precisions if on_gpu else (),
             threads=(self.threads,),
             tokens=self.tokens,
             inputs=prepare.choose_inputs(self.runtimes, self.inputs),
@@ -67,28 +66,30 @@ class Sweep:
 
     @property
     def rows(self) -> int:
-        """How many rows a sweep without failures gives: a memory row a cell, a time row a turn."""
-        groups = self.groups()
-        cells = {cell for group in groups for cell in group.cells}
-        return len(cells) + sum(len(group.cells) for group in groups)
+        """How many rows a sweep without failures gives."""
+        return SCENARIOS.get(self.scenario).rows(self.groups())
 
 
 def profile(
     sweep: Sweep,
     settings: Settings,
     *,
+    launcher: str = "local",
     command: str = "",
     path: Path | None = None,
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_event: OnEvent = lambda event: None,
 ) -> ResultFile:
     """Measure a sweep and write its result file, again after every row.
 
-    Cells that fail are rows with a reason. Ctrl-C leaves the rows so far in the file.
+    `launcher` names where it runs. Cells that fail are rows with a reason. Ctrl-C leaves the rows
+    so far in the file.
 
     Raises:
         UsageError, MissingDependencyError: before anything is measured.
         StorageError: the result file cannot be written; checked before measuring.
     """
+    where = LAUNCHERS.get(launcher)
+    SCENARIOS.get(sweep.scenario)
     prepare.check_runtimes(sweep.devices, sweep.precisions)
     if sweep.tokens and min(sweep.tokens) < SHORTEST_TEXT:
         raise UsageError(
@@ -102,96 +103,71 @@ def profile(
                 f"{max(sweep.tokens)}: choose shorter --tokens"
             )
     groups = sweep.groups()
-    environment = env.capture()
-    result = ResultFile(
-        schema_version=store.SCHEMA_VERSION,
-        kind="profile",
-        command=command,
-        created_utc=files.utc_now(),
-        environments=(environment,),
-        specs=sweep.specs,
-        path=str(path or store.new_result_path("profile")),
-    )
-    target = Path(result.path)
-    store.write_result(target, result)
-    specs = {spec.id: spec for spec in sweep.specs}
-    prepared = _prepare_all(groups, specs, max(sweep.batches), on_event)
-    overhead = harness_overhead_s(environment)
-    result = dataclasses.replace(
-        result,
-        notes=(f"An engine that does nothing measures {units.seconds(overhead)} a call here.",),
-    )
+    with where.open() as machines:
+        result = ResultFile(
+            schema_version=store.SCHEMA_VERSION,
+            kind="profile",
+            command=command,
+            created_utc=files.utc_now(),
+            environments=tuple(machines.environments),
+            specs=sweep.specs,
+            path=str(path or store.new_result_path("profile")),
+        )
+        store.write_result(Path(result.path), result)
+        jobs = prepared(sweep, groups, settings, on_event)
 
-    def keep(event: Event) -> None:
-        nonlocal result
-        if event.kind == "note":
-            result = dataclasses.replace(result, notes=(*result.notes, event.text))
-        row = event.measurement
-        if row is not None:
-            if row.cell.runtime == "torch" and specs[row.cell.model_id].random_weights:
-                # Drawing noise is no measure of how long reading a checkpoint takes.
-                row = dataclasses.replace(row, load_s=None)
-            result = dataclasses.replace(result, measurements=(*result.measurements, row))
-        if event.kind != "started":
-            store.write_result(target, result)
-        on_event(event)
+        def keep(event: Event) -> None:
+            nonlocal result
+            if event.kind != "started":
+                result = recorded(result, event, machines.environments)
+                store.write_result(Path(result.path), result)
+            on_event(event)
 
-    known: dict[Cell, Measurement] = {}
-    for group in groups:
-        requests, sizes = [], {}
-        for cell in group.cells:
-            ready = prepared[cell]
-            if isinstance(ready, ClipperfError):
-                row = _failed(cell, specs[cell.model_id], environment, str(ready), group.id)
-                keep(Event("measured", f"{cell.label}: {ready}", cell, row))
-            else:
-                requests.append(ready[0])
-                sizes[cell] = ready[1]
-        if requests:
-            spec = specs[group.cells[0].model_id]
-            measured = measure_group(
-                requests,
-                settings,
-                environment,
-                keep,
-                group=group.id,
-                text_ids=family_of(spec).text_ids(spec),
-                known_memory=known,
-                disk_bytes=sizes,
-            )
-            known.update({row.cell: row for row in measured if row.kind == "memory"})
+        machines.run(jobs, keep)
     return result
 
 
-Prepared = dict[Cell, tuple[EngineRequest, int] | ClipperfError]
-
-
-def _prepare_all(
-    groups: Sequence[Group],
-    specs: dict[str, ModelSpec],
-    largest_batch: int,
-    on_event: Callable[[Event], None],
-) -> Prepared:
-    """Export what is missing; a cell that cannot be prepared keeps the reason."""
-    prepared: Prepared = {}
+def prepared(
+    sweep: Sweep, groups: Sequence[Group], settings: Settings, on_event: OnEvent
+) -> list[Job]:
+    """A job for each group, with what is missing exported now."""
+    specs = {spec.id: spec for spec in sweep.specs}
+    cells: dict[Cell, Prepared] = {}
     for cell in dict.fromkeys(cell for group in groups for cell in group.cells):
+        spec = specs[cell.model_id]
 
         def stage(text: str, cell: Cell = cell) -> None:
             on_event(Event("started", f"{cell.model_id}: {text}", cell))
 
         try:
-            spec = specs[cell.model_id]
-            prepared[cell] = prepare.engine_request(cell, spec, stage, largest_batch)
+            cells[cell] = Prepared(*prepare.engine_request(cell, spec, stage, max(sweep.batches)))
         except ClipperfError as exc:
-            prepared[cell] = exc
-    return prepared
+            cells[cell] = Prepared(EngineRequest(cell, spec, None), error=str(exc))
+    return [
+        Job(
+            group=group.id,
+            scenario=sweep.scenario,
+            cells=tuple(cells[cell] for cell in group.cells),
+            settings=settings,
+            text_ids=family_of(spec).text_ids(spec),
+        )
+        for group in groups
+        for spec in (specs[group.cells[0].model_id],)
+    ]
 
 
-def _failed(
-    cell: Cell, spec: ModelSpec, environment: env.Environment, reason: str, group: str
-) -> Measurement:
-    row = blank(EngineRequest(cell, spec, None), "time", environment)
-    return dataclasses.replace(row, status="failed", error=reason, group=group)
+def recorded(result: ResultFile, event: Event, environments: Sequence[Environment]) -> ResultFile:
+    """A result file with what an event brings, and the machines that are known by now."""
+    result = dataclasses.replace(result, environments=tuple(environments))
+    if event.kind == "note":
+        return dataclasses.replace(result, notes=(*result.notes, event.text))
+    row = event.measurement
+    if row is None:
+        return result
+    if row.random_weights and contract.get(row.cell.runtime).artifact is None:
+        # Drawing noise is no measure of how long reading a checkpoint takes.
+        row = dataclasses.replace(row, load_s=None)
+    return dataclasses.replace(result, measurements=(*result.measurements, row))
 
 
 def failures(result: ResultFile) -> list[Measurement]:

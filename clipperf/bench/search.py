@@ -115,8 +115,7 @@ class Search:
         self._measure("all cores", makes, lambda: False)
         worthy = self._ranked(makes, bounded=False)
         if not worthy:
-            reasons = "; ".join(f"{t.cell.label}: {t.verdict}" for t in self.trials.values())
-            raise MeasurementError(f"no candidate works: {reasons}")
+            raise self._nothing()
         best = self._rate(worthy[0])
         wanted = [cell for cell in worthy if self._rate(cell) >= SCOUT_SHARE * best]
         for cell in worthy[len(wanted) :]:
@@ -126,15 +125,15 @@ class Search:
                 cells = [c for c in self.space.variants(make) if c.batch == batch]
                 new = [c for c in cells if c not in self.trials and not self._hopeless(c)]
                 self._measure("splits and batches", new, lambda: elapsed_s() > early_s)
-        finalists = self._ranked(list(self.trials), bounded=True)[:FINALISTS]
-        if not finalists:
-            raise MeasurementError(self._out_of_bound())
-        limit_s = max((self.budget_s - elapsed_s()) / len(finalists), self.scout.max_s)
-        settings = dataclasses.replace(self.final, max_s=min(self.final.max_s, limit_s))
-        self._measure("the best in turns", finalists, lambda: False, settings)
-        kept = self._ranked(finalists, bounded=True)
-        if not kept:
-            raise MeasurementError(self._out_of_bound())
+        kept: list[Cell] = []
+        while not kept:  # again only where all finalists fail, which then are candidates no more
+            finalists = self._ranked(list(self.trials), bounded=True)[:FINALISTS]
+            if not finalists:
+                raise self._nothing()
+            limit_s = max((self.budget_s - elapsed_s()) / len(finalists), self.scout.max_s)
+            settings = dataclasses.replace(self.final, max_s=min(self.final.max_s, limit_s))
+            self._measure("the best in turns", finalists, lambda: False, settings)
+            kept = self._ranked(finalists, bounded=True)
         chosen = self._chosen(kept)
         for cell in [c for c, trial in self.trials.items() if not trial.verdict]:
             alike = cell in kept and self._alike(cell, kept[0])
@@ -236,10 +235,15 @@ class Search:
         known = self.trials.get(cell, Trial(cell, verdict))
         self.trials[cell] = dataclasses.replace(known, verdict=verdict)
 
-    def _out_of_bound(self) -> str:
-        timed = [t for t in self.trials.values() if t.batch_s is not None]
-        quickest = min(timed, key=lambda t: t.batch_s or 0.0)
-        return (
+    def _nothing(self) -> MeasurementError:
+        """Why no candidate is left: all that worked take too long, or what else went wrong."""
+        timed = [trial for trial in self.trials.values() if trial.batch_s is not None]
+        if not timed or not all(self._too_slow(trial.cell) for trial in timed):
+            failed = [trial for trial in self.trials.values() if trial.batch_s is None]
+            reasons = "; ".join(f"{t.cell.label}: {t.verdict}" for t in failed)
+            return MeasurementError(f"no candidate works: {reasons}")
+        quickest = min(timed, key=lambda trial: trial.batch_s or 0.0)
+        return MeasurementError(
             f"no candidate takes at most {units.seconds(self.max_batch_s)} a batch: the quickest, "
             f"{described(quickest.cell)}, takes {units.seconds(quickest.batch_s)}. Allow more with "
             f"--max-batch-ms, or smaller batches with --batch"

@@ -19,16 +19,9 @@ from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.tuning import Trial, TunedTower, Tuning
-from clipperf.nouns.variant import SIDES, Side
+from clipperf.nouns.variant import PRECISIONS, SIDES, Side
 from clipperf.serve import tuned
 from clipperf.system import env, files, store
-
-PRECISIONS = {
-    "cpu": ("fp32", "int8", "int8-static", "int8w"),
-    "cuda": ("fp16", "tf32", "int8", "fp8"),
-}
-"""What is tried on a device where the user does not say, the promising first: 16-bit floats gain
-nothing on most CPUs, and full fp32 nothing on a GPU."""
 
 BATCHES = (1, 8, 32)
 CAPTION_TOKENS = 16
@@ -204,7 +197,7 @@ def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
             streams=streams,
         )
         for device in dict.fromkeys(devices.values())
-        for precision in wishes.precisions or PRECISIONS[device]
+        for precision in wishes.precisions or usual_precisions(device)
         for name in devices
         if devices[name] == device
         and precision in contract.get(name).precisions
@@ -215,6 +208,12 @@ def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
             f"--streams {streams}: {', '.join(devices)} runs one batch at a time; leave it out"
         )
     return Space(makes, pairs, batches, streaming)
+
+
+def usual_precisions(device: str) -> list[str]:
+    """What is tried on a device where the user does not say, the promising first."""
+    rows = [row for row in PRECISIONS if device in row.tune]
+    return [row.name for row in sorted(rows, key=lambda row: row.tune[device])]
 
 
 def _splits(wishes: Wishes) -> tuple[tuple[int, int], ...]:

@@ -1,15 +1,12 @@
-"""The child of the harness: one engine in one fresh process, driven line by line.
+"""The child of the harness: one engine in one fresh process.
 
-Run as ``python -m clipperf.bench.worker``. The protocol is one JSON object a line, on what were
-standard input and output when the process started. Both are moved to descriptors of their own
-first: a library that prints lands in standard error, one that reads finds nothing.
-
-The worker greets with its bare RSS, then answers each command with one line:
+Run as ``python -m clipperf.bench.worker``; `system.protocol` says how it is spoken to. The worker
+greets with its bare RSS. Its operations:
 
 =========  =====================================  ==========================================
-command    fields                                 answer
+operation  fields                                 answer
 =========  =====================================  ==========================================
-open       request, text_ids, seed                load_s, rss_load_peak_bytes, rss_source,
+open       request, text_ids                      load_s, rss_load_peak_bytes, rss_source,
                                                   provider
 memory     runs                                   rss_run_peak_bytes, rss_source,
                                                   vram_allocated_bytes
@@ -17,36 +14,31 @@ first                                             first_run_s
 block      sleep_s, warmup, calls, min_s, max_s   samples
 load       seconds                                runs, seconds
 phases     warmup, runs, max_s                    phases_s
-stop                                              (none; the process ends)
 =========  =====================================  ==========================================
 
-Every answer holds ``status``: "ok", or "failed" or "unsupported" with ``error``, after which the
-worker ends. It also ends at the end of its input, so it never outlives its parent.
+It ends with the first operation that fails.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import sys
-import traceback
-from collections.abc import Callable
-from typing import Any, TextIO
 
+# Imported here because `from_json` puts it off until first use, and its RAM would then be charged
+# to whichever engine is opened.
+import msgspec  # noqa: F401
 import numpy as np
 
 from clipperf.bench import cost, meters
-from clipperf.bench.inputs import CLIP_IDS, TextIds, make_inputs
+from clipperf.bench.inputs import TextIds, make_inputs
 from clipperf.engines import contract
-from clipperf.errors import ClipperfError, EngineError, UnsupportedError
-from clipperf.nouns.cell import Cell, Engine, EngineRequest
-from clipperf.nouns.model import ModelSpec
-from clipperf.system.processes import die_with_parent, protocol_streams
+from clipperf.errors import EngineError, UnsupportedError
+from clipperf.nouns.cell import Engine, EngineRequest
+from clipperf.serialize import from_json
+from clipperf.system.protocol import Fields, Tell, serve
 
 
 class Session:
-    """What the worker holds between commands."""
+    """What the worker holds between operations."""
 
     def __init__(self) -> None:
         self.request: EngineRequest | None = None
@@ -54,9 +46,9 @@ class Session:
         self.inputs: np.ndarray | None = None
         self.peak = meters.PhasePeak()
 
-    def open(self, command: dict[str, Any]) -> dict[str, Any]:
+    def open(self, fields: Fields, tell: Tell) -> Fields:
         """Load the engine; its seconds include importing the runtime, as a cold start does."""
-        request = request_from_json(command["request"])
+        request = from_json(EngineRequest, fields["request"])
         self.request = request
         self.peak.start()
 
@@ -69,10 +61,7 @@ class Session:
         if request.cell.streams > streams:
             raise UnsupportedError(f"{request.cell.label}: runs at most {streams} batches at once")
         forbid_torch(request.cell.runtime)
-        ids = command.get("text_ids")
-        self.inputs = make_inputs(
-            request, CLIP_IDS if ids is None else TextIds(**ids), command.get("seed", 0)
-        )
+        self.inputs = make_inputs(request, from_json(TextIds, fields["text_ids"]))
         return {
             "load_s": load_s,
             "rss_load_peak_bytes": peak,
@@ -80,11 +69,11 @@ class Session:
             "provider": getattr(self.engine, "provider", None),
         }
 
-    def memory(self, command: dict[str, Any]) -> dict[str, Any]:
+    def memory(self, fields: Fields, tell: Tell) -> Fields:
         """The RAM peak of some runs, apart from that of loading; VRAM as the runtime counts it."""
         engine, inputs = self._opened()
         self.peak.start()
-        for _ in range(command["runs"]):
+        for _ in range(fields["runs"]):
             output = engine.run(inputs)
         peak = self.peak.take()
         self._check(output)
@@ -95,36 +84,36 @@ class Session:
             "vram_allocated_bytes": None if account is None else account(),
         }
 
-    def first(self, command: dict[str, Any]) -> dict[str, Any]:
+    def first(self, fields: Fields, tell: Tell) -> Fields:
         """The first run, which pays for what the runtime puts off until then."""
         engine, inputs = self._opened()
         output, first_run_s = cost.timed(lambda: engine.run(inputs))
         self._check(output)
         return {"first_run_s": first_run_s}
 
-    def block(self, command: dict[str, Any]) -> dict[str, Any]:
+    def block(self, fields: Fields, tell: Tell) -> Fields:
         """One block of timed calls, in as many threads as the cell has streams."""
         engine, inputs = self._opened()
         assert self.request is not None
         samples = cost.time_block(
             engine.run,
             inputs,
-            warmup=command["warmup"],
-            calls=command["calls"],
-            min_s=command["min_s"],
-            max_s=command["max_s"],
-            sleep_s=command["sleep_s"],
+            warmup=fields["warmup"],
+            calls=fields["calls"],
+            min_s=fields["min_s"],
+            max_s=fields["max_s"],
+            sleep_s=fields["sleep_s"],
             streams=self.request.cell.streams,
         )
         return {"samples": samples}
 
-    def load(self, command: dict[str, Any]) -> dict[str, Any]:
+    def load(self, fields: Fields, tell: Tell) -> Fields:
         """Runs without pause, while the parent has the GPU's power read."""
         engine, inputs = self._opened()
-        runs, seconds = cost.run_for(engine.run, inputs, command["seconds"])
+        runs, seconds = cost.run_for(engine.run, inputs, fields["seconds"])
         return {"runs": runs, "seconds": seconds}
 
-    def phases(self, command: dict[str, Any]) -> dict[str, Any]:
+    def phases(self, fields: Fields, tell: Tell) -> Fields:
         """Copies and compute apart; None where the engine cannot tell them apart."""
         engine, inputs = self._opened()
         run = getattr(engine, "run_phases", None)
@@ -132,9 +121,14 @@ class Session:
             return {"phases_s": None}
         return {
             "phases_s": cost.time_phases(
-                run, inputs, command["warmup"], command["runs"], command["max_s"]
+                run, inputs, fields["warmup"], fields["runs"], fields["max_s"]
             )
         }
+
+    def close(self) -> None:
+        """Close the engine, if one is open."""
+        if self.engine is not None:
+            self.engine.close()
 
     def _opened(self) -> tuple[Engine, np.ndarray]:
         if self.engine is None or self.inputs is None:
@@ -165,76 +159,21 @@ def forbid_torch(runtime: str) -> None:
         )
 
 
-def request_from_json(data: dict[str, Any]) -> EngineRequest:
-    """The parent's request. Not `from_json`: pydantic's RAM would be counted as ours."""
-    return EngineRequest(
-        cell=Cell(**data["cell"]),
-        spec=ModelSpec(**data["spec"]),
-        path=data["path"],
-        normalized=data["normalized"],
-        key=data["key"],
-        cache_folder=data["cache_folder"],
-    )
-
-
-def serve(commands: TextIO, answers: TextIO) -> int:
-    """Answer commands until "stop", the end of input, or the first failure."""
-    session = Session()
-    handlers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-        "open": session.open,
-        "memory": session.memory,
-        "first": session.first,
-        "block": session.block,
-        "load": session.load,
-        "phases": session.phases,
-    }
-
-    def answer(status: str, **fields: Any) -> None:
-        answers.write(json.dumps({"status": status, **fields}) + "\n")
-        answers.flush()
-
-    answer("ok", pid=os.getpid(), rss_bare_bytes=meters.rss_bytes())
-    for line in commands:
-        command = json.loads(line)
-        if command["op"] == "stop":
-            break
-        try:
-            answer("ok", **handlers[command["op"]](command))
-        except UnsupportedError as exc:
-            answer("unsupported", error=str(exc))
-            return 1
-        except ClipperfError as exc:
-            answer("failed", error=str(exc))
-            return 1
-        except Exception as exc:  # noqa: BLE001 - whatever a runtime raises becomes a row
-            traceback.print_exc()
-            answer("failed", error=f"{type(exc).__name__}: {exc}"[:2000])
-            return 1
-    if session.engine is not None:
-        session.engine.close()
-    return 0
-
-
-def prefer_as_victim() -> None:
-    """Tell Linux to end this process first when RAM runs out, and to leave no core file."""
-    if sys.platform == "linux":
-        import resource
-        from contextlib import suppress
-        from pathlib import Path
-
-        with suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text("1000")
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def main() -> int:
-    """Move the protocol off the standard descriptors, then serve."""
-    # The parent is the one that Ctrl-C is for; it ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
-    prefer_as_victim()
-    return serve(*protocol_streams())
+    """Serve the parent with one session."""
+    session = Session()
+    return serve(
+        {
+            "open": session.open,
+            "memory": session.memory,
+            "first": session.first,
+            "block": session.block,
+            "load": session.load,
+            "phases": session.phases,
+        },
+        greeting=lambda: {"rss_bare_bytes": meters.rss_bytes()},
+        at_end=session.close,
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipperf.commands.options import Json, print_json, print_reports
+from clipperf.commands.options import Json, print_json, print_tables
 
 EXAMPLES = (
     "clipperf doctor",
@@ -12,10 +12,11 @@ EXAMPLES = (
 
 def command(json: Json = False) -> None:
     """Say which runtimes and devices are usable here, and what would make the others usable."""
-    from clipperf.inspect import doctor as checks
+    from clipperf.inspect import doctor
+    from clipperf.report.doctor import machine_table, runtimes_table
 
-    rows = checks.check()
+    checks = doctor.check()
     if json:
-        print_json(rows)
+        print_json(checks)
     else:
-        print_reports(checks.report(rows), checks.machine_report(checks.machine()))
+        print_tables(runtimes_table(checks), machine_table(doctor.machine()))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,10 +23,16 @@ from clipperf.commands.options import (
     open_target,
     pixel_dtypes,
     print_json,
-    print_reports,
+    print_tables,
     prints_json,
     resumable,
 )
+
+if TYPE_CHECKING:
+    from clipperf.evals.evaluate import OnStage
+    from clipperf.evals.worker import Source
+    from clipperf.nouns.cell import Cell
+    from clipperf.nouns.model import ModelSpec
 
 EXAMPLES = (
     "clipperf eval",
@@ -56,32 +63,32 @@ def command(
 ) -> None:
     """Check zero-shot and retrieval accuracy of each runtime against PyTorch fp32."""
     from clipperf.bench import prepare
-    from clipperf.evals import evaluate as bench
+    from clipperf.evals import evaluate
     from clipperf.evals.datasets import load_dataset
-    from clipperf.nouns.variant import SIDES
-    from clipperf.report.accuracy import accuracy_report
+    from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, SIDES
+    from clipperf.report.accuracy import accuracy_table
     from clipperf.system.env import available_cores
     from clipperf.system.progress import progress
 
     target = open_target(json, "eval")
     specs = prepare.choose_models(models or (), pretrained)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
-    devices = prepare.choose_devices(runtimes, device)
-    prepare.check_runtimes(devices, precisions)  # before a large dataset is read
-    inputs = pixel_dtypes(input_, SIDES)
-    prepare.choose_inputs(runtimes, inputs)
+    devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
+    # Before a large dataset is read.
+    prepare.check_runtimes({name: devices[name] for name in runtimes}, precisions)
+    prepare.check_runtimes({BASELINE_RUNTIME: devices[BASELINE_RUNTIME]}, (BASELINE_PRECISION,))
+    inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
     with resumable(target), progress(quiet, total=1) as bar:
         bar.stage(f"reading dataset {dataset}")
-        data = load_dataset(dataset)
-        result, failures = bench.evaluate(
+        result, failures = evaluate.evaluate(
             specs,
-            runtimes,
-            data,
+            devices,
+            load_dataset(dataset),
+            prepared,
             precisions=precisions,
-            device=device,
+            inputs=inputs,
             threads=threads or available_cores(),
             batch=batch,
-            inputs=inputs,
             command=command_line(),
             path=target,
             on_stage=bar.stage,
@@ -93,6 +100,19 @@ def command(
         print_json(result)
     else:
         if result.scores:
-            print_reports(accuracy_report([result]))
+            print_tables(accuracy_table([result]))
         print(f"\nresult file: {result.path}")
     raise typer.Exit(1 if failures else 0)
+
+
+def prepared(cell: Cell, spec: ModelSpec, on_stage: OnStage) -> Source:
+    """What embeds in a cell with both towers, exported now where it is not there."""
+    from clipperf.bench import prepare
+    from clipperf.evals.worker import Source
+    from clipperf.nouns.variant import SIDES
+
+    folder = prepare.artifact_folder(
+        spec, cell.runtime, cell.precision, SIDES, on_stage, cell.batch, pixel_dtype=cell.input
+    )
+    cells = [dataclasses.replace(cell, side=side) for side in SIDES]
+    return Source(folder, tuple(prepare.engine_request(c, spec, on_stage)[0] for c in cells))

@@ -139,9 +139,9 @@ def command(
     from clipperf.export.folder import set_preprocess
     from clipperf.export.plan_options import BuildOptions
     from clipperf.export.process import started_early
-    from clipperf.export.summary import failed, lines
     from clipperf.inputs import preprocess_fast
     from clipperf.models import zoo
+    from clipperf.report.exported import exported_lines, failed
     from clipperf.system.progress import progress
 
     engine_only = {
@@ -212,5 +212,5 @@ def command(
     if json:
         print_json({"up_to_date": exported.up_to_date, **vars(exported)})
     else:
-        print("\n".join(lines(exported)))
+        print("\n".join(exported_lines(exported)))
     raise typer.Exit(1 if failed(exported) else 0)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipperf.commands.options import Json, print_json, print_reports
+from clipperf.commands.options import Json, print_json, print_tables
 
 EXAMPLES = (
     "clipperf inspect model.plan",
@@ -23,11 +23,11 @@ def command(
 ) -> None:
     """Say what a plan, ONNX file or artifact folder is, if it is whole, and if it runs here."""
     from clipperf.inspect.artifact import inspect
-    from clipperf.inspect.inspection import report
+    from clipperf.report.inspection import inspection_table
 
     found = inspect(path.expanduser().absolute())
     if json:
         print_json({**vars(found), "runs_here": found.runs_here})
     else:
-        print_reports(report(found))
+        print_tables(inspection_table(found))
     raise typer.Exit(1 if found.problems else 0)

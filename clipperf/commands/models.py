@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from clipperf.commands.options import Json, print_json, print_reports
+from clipperf.commands.options import Json, print_json, print_tables
 from clipperf.errors import UsageError
 
 EXAMPLES = (
@@ -24,11 +24,12 @@ def command(
 ) -> None:
     """List the models: sizes and GFLOPs of each tower, weights, licences, published accuracy."""
     from clipperf.models import catalog
+    from clipperf.report.models import models_json, models_table
 
     found = catalog.search(search or "")
     if not found:
         raise UsageError(f"no architecture or tag contains {search!r}; clipperf models lists all")
     if json:
-        print_json(catalog.models_json(found))
+        print_json(models_json(found))
     else:
-        print_reports(catalog.models_report(found))
+        print_tables(models_table(found))

@@ -15,10 +15,10 @@ import typer
 from clipperf.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipperf.nouns.report import Report
     from clipperf.nouns.result import ResultFile
     from clipperf.nouns.variant import PixelDtype, Side
-    from clipperf.report.sizing.solve import Targets
+    from clipperf.report.sizing.types import Targets
+    from clipperf.report.table import Table
 
 Pretrained = Annotated[
     Optional[str],  # noqa: UP045 - typer reads the annotation at run time
@@ -224,7 +224,7 @@ def sizing_targets(
     """The targets of a sizing, checked; raises UsageError."""
     import math
 
-    from clipperf.report.sizing.solve import Targets
+    from clipperf.report.sizing.types import Targets
     from clipperf.units import GIB
 
     for option, value in (("--ram-gb", ram_gb), ("--vram-gb", vram_gb), ("--slo-ms", slo_ms)):
@@ -244,14 +244,14 @@ def sizing_targets(
     )
 
 
-def print_reports(*reports: Report) -> None:
+def print_tables(*tables: Table) -> None:
     """Print tables, as wide as the window, or whole where there is none."""
     from rich.console import Console
 
-    from clipperf.report.formats import TEXT_WIDTH, rich_report
+    from clipperf.report.terminal import TEXT_WIDTH, rich_table
 
     # Into a file or a pipe there is no window to fit: wide tables stay whole as far as they can.
     fits_window = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console(width=None if fits_window else TEXT_WIDTH)
-    for each in reports:
-        console.print(rich_report(each, console.width))
+    for table in tables:
+        console.print(rich_table(table, console.width))

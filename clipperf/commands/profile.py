@@ -23,7 +23,7 @@ from clipperf.commands.options import (
     open_target,
     pixel_dtypes,
     print_json,
-    print_reports,
+    print_tables,
     prints_json,
     resumable,
     sides,
@@ -61,6 +61,8 @@ def command(
     compare_published: Annotated[
         bool, typer.Option("--compare-published", help="Beside the CLIP-as-service figures.")
     ] = False,
+    scenario: Annotated[str, typer.Option("--scenario", hidden=True)] = "closed-loop",
+    launcher: Annotated[str, typer.Option("--launcher", hidden=True)] = "local",
     json: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
@@ -71,9 +73,9 @@ def command(
     from clipperf.bench.profile import Sweep, failures
     from clipperf.bench.profile import profile as run
     from clipperf.models.published import basic_statistics
-    from clipperf.report.accuracy import published_report
-    from clipperf.report.gpu import gpu_report
-    from clipperf.report.tables import cost_report
+    from clipperf.report.gpu import gpu_table
+    from clipperf.report.published import published_table
+    from clipperf.report.tables import cost_table
     from clipperf.system.env import available_cores
     from clipperf.system.progress import progress
 
@@ -90,6 +92,7 @@ def command(
         threads=threads or available_cores(),
         tokens=numbers(tokens, "--tokens") if tokens else None,
         inputs=pixel_dtypes(input_, sides(tower)),
+        scenario=scenario,
     )
     with resumable(target), progress(quiet, total=sweep.rows) as bar:
 
@@ -98,12 +101,19 @@ def command(
 
         preset = cost.PRESETS["quick" if quick else "default"]
         settings = replace(preset, timeout_s=timeout)
-        result = run(sweep, settings, command=command_line(), path=target, on_event=on_event)
+        result = run(
+            sweep,
+            settings,
+            launcher=launcher,
+            command=command_line(),
+            path=target,
+            on_event=on_event,
+        )
     if prints_json(json):
         print_json(result)
     else:
-        published = published_report([result], basic_statistics()) if compare_published else None
-        more = [table for table in (gpu_report([result]), published) if table is not None]
-        print_reports(cost_report([result]), *more)
+        published = published_table([result], basic_statistics()) if compare_published else None
+        more = [table for table in (gpu_table([result]), published) if table is not None]
+        print_tables(cost_table([result]), *more)
         print(f"\nresult file: {result.path}")
     raise typer.Exit(1 if failures(result) else 0)

@@ -43,7 +43,8 @@ def command(
 ) -> None:
     """Make a report from stored results alone; with targets it includes the sizing."""
     from clipperf.models.published import basic_statistics
-    from clipperf.report.build import build_report, render
+    from clipperf.report.build import build_report
+    from clipperf.report.format import render
     from clipperf.system.files import write_text
 
     targets = None

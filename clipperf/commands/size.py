@@ -14,7 +14,7 @@ from clipperf.commands.options import (
     Utilisation,
     VramGb,
     print_json,
-    print_reports,
+    print_tables,
     read_results,
     sizing_targets,
 )
@@ -36,16 +36,16 @@ def command(
     json: Json = False,
 ) -> None:
     """Say which measured configurations meet the targets, and how many machines they need."""
-    from clipperf.report.build import sizing_json
+    from clipperf.report.document import plain_json
     from clipperf.report.records import environments
-    from clipperf.report.sizing.solve import size as plan
-    from clipperf.report.sizing.tables import sizing_reports
+    from clipperf.report.sizing.solve import size as solve
+    from clipperf.report.sizing.tables import sizing_tables
 
     targets = sizing_targets(images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, utilisation)
     found = read_results(results)
-    sizing = plan(found, targets)
+    sizing = solve(found, targets)
     if json:
-        print_json(sizing_json(sizing))
+        print_json(plain_json(sizing))
     else:
-        print_reports(*sizing_reports(sizing, environments(found)))
+        print_tables(*sizing_tables(sizing, environments(found)))
     raise typer.Exit(0 if sizing.plans else 1)

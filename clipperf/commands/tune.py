@@ -18,7 +18,7 @@ from clipperf.commands.options import (
     names,
     numbers,
     print_json,
-    print_reports,
+    print_tables,
     sides,
 )
 from clipperf.errors import UsageError
@@ -82,7 +82,7 @@ def command(
     """Find the fastest runtime, precision, threads, streams and batch for this machine."""
     from clipperf.bench import tune as bench
     from clipperf.models import zoo
-    from clipperf.report.tuning import tuning_report
+    from clipperf.report.tuning import tuning_table
     from clipperf.system import store
     from clipperf.system.progress import progress
 
@@ -123,5 +123,5 @@ def command(
     if json:
         print_json({"path": str(path), **vars(tuning)})
     else:
-        print_reports(tuning_report(tuning))
+        print_tables(tuning_table(tuning))
         print(f'\nclipperf.load("{bundle or path}")')

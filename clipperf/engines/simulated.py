@@ -1,7 +1,7 @@
 """A runtime whose cost is exactly known: it proves the measuring harness, and fails on request.
 
 `request.path` names a JSON file with any of the fields of `Script`. Users cannot choose this
-runtime; the tests and `bench.runner.harness_overhead_s` do.
+runtime; the tests and `bench.launchers.local` do.
 """
 
 from __future__ import annotations

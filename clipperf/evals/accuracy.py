@@ -1,4 +1,4 @@
-"""Zero-shot and retrieval accuracy of runtimes, beside a baseline on the same samples.
+"""Accuracy of runtimes on a dataset, beside a baseline on the same samples.
 
 A runtime shows up here as an `Embedder`; what is scored are its embeddings. All runtimes get the
 same images and texts in the same batches, so that a difference comes from the runtime alone.
@@ -8,22 +8,22 @@ Embedding (slow, one runtime at a time) and scoring (fast, all runtimes) stay ap
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
-from clipperf import stats
 from clipperf.errors import EngineError, UsageError
-from clipperf.evals import metrics
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.outcome import Outcome
+from clipperf.evals.ranks import normalize
+from clipperf.evals.task import Embeddings, fitting, texts_of
 from clipperf.inputs.sources import ImageSource
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Score
-from clipperf.nouns.variant import Side
+from clipperf.serve.load import ClipModel
 
-CLASSIFICATION_K = (1, 5)
-RETRIEVAL_K = (1, 5, 10)
+BATCH = 32
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being embedded ("images", "captions", "prompts"), done, and total."""
@@ -41,68 +41,30 @@ class Embedder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Embeddings:
-    """A dataset as one runtime sees it, all L2-normalised float32.
+class ModelEmbedder:
+    """A model that takes a dataset's image sources, and runs `batch` inputs at once."""
 
-    `images` [images, dim]; `captions` [captions, dim] and `prompts` [classes, templates, dim]
-    are None where the dataset has none.
-    """
+    def __init__(self, model: ClipModel, batch: int = BATCH) -> None:
+        self._model = model
+        self._batch = batch
 
-    images: np.ndarray
-    captions: np.ndarray | None
-    prompts: np.ndarray | None
+    def encode_images(self, images: Sequence[ImageSource]) -> np.ndarray:
+        """See `Embedder`."""
+        return self._model.encode_images([i.open() for i in images], batch_size=self._batch)
 
-
-@dataclass(frozen=True)
-class _Outcome:
-    """One metric's result per sample, for one runtime.
-
-    `hits` bool [n] gives the value, `decisions` [n] the flips. `groups` int [n] holds each
-    sample's class or image; what it is for depends on `estimate`.
-    """
-
-    metric: str
-    side: Side
-    estimate: Literal["share", "share of groups", "mean over classes"]
-    hits: np.ndarray
-    decisions: np.ndarray
-    groups: np.ndarray
-    chance: float
-
-
-def evaluate(
-    dataset: Dataset,
-    embedders: Mapping[Cell, Embedder],
-    baseline: Cell | None,
-    *,
-    batch: int = 32,
-    progress: Progress | None = None,
-    random_weights: bool = False,
-    env_id: str = "",
-) -> list[Score]:
-    """Embed the dataset with every runtime, then score them all: `embed`, then `score`.
-
-    The keys say which model, runtime, precision, device and threads an embedder stands for; their
-    side, batch and tokens are replaced. To hold only one model in memory at a time, call `embed`
-    and `score` yourself.
-    """
-    embedded = {
-        replace(cell, batch=batch): embed(dataset, embedder, batch, progress, cell.label)
-        for cell, embedder in embedders.items()
-    }
-    against = None if baseline is None else replace(baseline, batch=batch)
-    return score(dataset, embedded, against, random_weights=random_weights, env_id=env_id)
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """See `Embedder`."""
+        return self._model.encode_texts(texts, batch_size=self._batch)
 
 
 def embed(
     dataset: Dataset,
     embedder: Embedder,
-    batch: int = 32,
+    batch: int = BATCH,
     progress: Progress | None = None,
     who: str = "the runtime",
 ) -> Embeddings:
-    """Embed a dataset's images, captions and prompts in batches of `batch`.
+    """Embed a dataset's images, and the texts that its tasks need, in batches of `batch`.
 
     Equal texts are embedded once. Images are handed over as sources, a batch at a time: no more
     than one batch of them needs to be decoded at once.
@@ -112,44 +74,58 @@ def embed(
             or has no direction.
         UsageError: an image cannot be decoded, or `batch` is below 1.
     """
-    if batch < 1:
-        raise UsageError(f"the batch must be at least 1, not {batch}")
 
     def run(what: str, encode: Callable[[Sequence], np.ndarray], items: Sequence) -> np.ndarray:
-        parts = []
-        for start in range(0, len(items), batch):
-            chunk = items[start : start + batch]
-            part = np.asarray(encode(chunk))
-            at = f"{who}: {what} {start} to {start + len(chunk) - 1}"
-            if part.ndim != 2 or len(part) != len(chunk):
-                raise EngineError(f"{at}: {len(chunk)} inputs gave shape {list(part.shape)}")
-            try:
-                parts.append(metrics.normalize(part))
-            except ValueError as exc:
-                raise EngineError(f"{at}: {exc}") from exc
-            if progress is not None:
-                progress(what, start + len(chunk), len(items))
-        if len({part.shape[1] for part in parts}) != 1:
-            raise EngineError(f"{who}: {what} have embeddings of several widths")
-        return np.concatenate(parts)
-
-    def run_texts(what: str, texts: tuple[str, ...]) -> np.ndarray:
-        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        return run(what, embedder.encode_texts, list(place))[[place[text] for text in texts]]
+        return in_batches(encode, items, batch, what, progress, who, normalize)
 
     images = run("images", embedder.encode_images, dataset.images)
-    captions = run_texts("captions", dataset.captions) if dataset.captions else None
-    prompts = None
-    if dataset.labels:
-        shape = (len(dataset.class_names), len(dataset.templates), -1)
-        prompts = run_texts("prompts", dataset.prompts).reshape(shape)
-    for texts in (captions, prompts):
-        if texts is not None and texts.shape[-1] != images.shape[-1]:
+    found = {}
+    for what, texts in texts_of(dataset).items():
+        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        unique = run(what, embedder.encode_texts, list(place))
+        if unique.shape[1] != images.shape[1]:
             raise EngineError(
-                f"{who}: image embeddings have {images.shape[-1]} values, "
-                f"text embeddings {texts.shape[-1]}"
+                f"{who}: image embeddings have {images.shape[1]} values, "
+                f"text embeddings {unique.shape[1]}"
             )
-    return Embeddings(images, captions, prompts)
+        found[what] = unique[[place[text] for text in texts]]
+    return Embeddings(images, found)
+
+
+def in_batches(
+    encode: Callable[[Sequence], np.ndarray],
+    items: Sequence,
+    batch: int,
+    what: str = "inputs",
+    progress: Progress | None = None,
+    who: str = "the runtime",
+    finish: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> np.ndarray:
+    """Embed items [n, ...], `batch` at a time: float32 [n, embed_dim].
+
+    `finish` is done to each batch's embeddings; a ValueError of it is the fault of `who`.
+
+    Raises:
+        EngineError, UsageError: see `embed`.
+    """
+    if batch < 1:
+        raise UsageError(f"the batch must be at least 1, not {batch}")
+    parts = []
+    for start in range(0, len(items), batch):
+        chunk = items[start : start + batch]
+        part = np.asarray(encode(chunk))
+        at = f"{who}: {what} {start} to {start + len(chunk) - 1}"
+        if part.ndim != 2 or len(part) != len(chunk):
+            raise EngineError(f"{at}: {len(chunk)} inputs gave shape {list(part.shape)}")
+        try:
+            parts.append(finish(part))
+        except ValueError as exc:
+            raise EngineError(f"{at}: {exc}") from exc
+        if progress is not None:
+            progress(what, start + len(chunk), len(items))
+    if len({part.shape[1] for part in parts}) != 1:
+        raise EngineError(f"{who}: {what} have embeddings of several widths")
+    return np.concatenate(parts)
 
 
 def score(
@@ -165,11 +141,11 @@ def score(
     `baseline` is one of the keys of `embeddings`, or None for no comparison; its own rows have
     no baseline fields. Rows come per runtime in the order of the keys: "zeroshot top-1",
     "zeroshot top-5", "zeroshot mean per-class recall", "text-to-image recall@1", "@5", "@10",
-    "image-to-text recall@1", "@5", "@10". A row that cannot miss (k at or above the number of
-    candidates) is left out. The cell's side is the one that queries: "text" for text-to-image,
-    else "image".
+    "image-to-text recall@1", "@5", "@10", then what other tasks and metrics give. A row that
+    cannot miss (k at or above the number of candidates) is left out. The cell's side is the one
+    that queries: "text" for text-to-image, else "image".
 
-    - ``value``: share of hits, ties counted as misses (see `metrics`).
+    - ``value``: share of hits, ties counted as misses (see `ranks`).
     - ``ci95``: Wilson's interval for shares. Captions of one image are not independent, so with
       several an image text-to-image shares get a bootstrap over images; mean per-class recall
       gets a bootstrap over samples. Where all samples agree there is nothing to resample, and
@@ -185,7 +161,11 @@ def score(
     """
     if baseline is not None and baseline not in embeddings:
         raise UsageError(f"the baseline {baseline.label} was not evaluated")
-    outcomes = {cell: _outcomes(dataset, found) for cell, found in embeddings.items()}
+    tasks = fitting(dataset)
+    outcomes = {
+        cell: [outcome for task in tasks for outcome in task.outcomes(dataset, found)]
+        for cell, found in embeddings.items()
+    }
     if not any(outcomes.values()):
         raise UsageError(
             f"nothing to score in {dataset.name}: it takes two classes, or two images with captions"
@@ -198,9 +178,9 @@ def score(
                 dataset=dataset.name,
                 dataset_sha256=dataset.sha256,
                 metric=outcome.metric,
-                value=_value(outcome),
-                n=len(outcome.hits),
-                ci95=_interval(outcome),
+                value=outcome.value,
+                n=len(outcome.values),
+                ci95=outcome.interval,
                 chance=outcome.chance,
                 random_weights=random_weights,
                 env_id=env_id,
@@ -211,93 +191,14 @@ def score(
     return scores
 
 
-def _outcomes(dataset: Dataset, found: Embeddings) -> list[_Outcome]:
-    """Every metric that the dataset has data for, in the order of the rows."""
-    rows = []
-    if found.prompts is not None:
-        rows += _classification(np.asarray(dataset.labels), found.images, found.prompts)
-    if found.captions is not None:
-        rows += _retrieval(np.asarray(dataset.caption_image), found.images, found.captions)
-    return rows
-
-
-def _classification(labels: np.ndarray, images: np.ndarray, prompts: np.ndarray) -> list[_Outcome]:
-    classes = len(prompts)
-    result = metrics.classify(images, metrics.classifier_weights(prompts), labels)
-    rows = []
-    for k in CLASSIFICATION_K:
-        if k < classes:
-            hits = metrics.hits_at(result.ranks, k)
-            decisions = result.predicted if k == 1 else hits
-            name = f"zeroshot top-{k}"
-            rows.append(_Outcome(name, "image", "share", hits, decisions, labels, k / classes))
-    if classes > 1:
-        hits = metrics.hits_at(result.ranks, 1)
-        name = "zeroshot mean per-class recall"
-        rest = (hits, result.predicted, labels, 1 / classes)
-        rows.append(_Outcome(name, "image", "mean over classes", *rest))
-    return rows
-
-
-def _retrieval(owner: np.ndarray, images: np.ndarray, captions: np.ndarray) -> list[_Outcome]:
-    result = metrics.retrieve(images, captions, owner)
-    per_image = np.bincount(owner, minlength=len(images))
-    several = per_image.max() > 1
-    rows = []
-    for k in RETRIEVAL_K:
-        if k < len(images):
-            hits = metrics.hits_at(result.text_to_image, k)
-            rest = (hits, hits, owner, k / len(images))
-            estimate: Literal["share", "share of groups"] = (
-                "share of groups" if several else "share"
-            )
-            rows.append(_Outcome(f"text-to-image recall@{k}", "text", estimate, *rest))
-    for k in RETRIEVAL_K:
-        chance = metrics.chance_any_in_top(k, len(captions), per_image)
-        if chance < 1:
-            hits = metrics.hits_at(result.image_to_text, k)
-            rest = (hits, hits, np.arange(len(images)), chance)
-            rows.append(_Outcome(f"image-to-text recall@{k}", "image", "share", *rest))
-    return rows
-
-
-def _value(outcome: _Outcome) -> float:
-    if outcome.estimate == "mean over classes":
-        return metrics.mean_per_class(outcome.hits.astype(np.float64), outcome.groups)
-    return float(outcome.hits.mean())
-
-
-def _interval(outcome: _Outcome) -> tuple[float, float]:
-    """The 95 % interval of an outcome's value; see `score`."""
-    if outcome.estimate == "share":
-        return stats.wilson_interval(int(outcome.hits.sum()), len(outcome.hits))
-    interval = _resampled(outcome, outcome.hits.astype(np.float64))
-    if interval[0] < interval[1]:
-        return interval
-    # No doubt at all would be too good to be true of few samples. Classes are no clusters.
-    classes = outcome.estimate == "mean over classes"
-    n = len(outcome.hits) if classes else len(np.unique(outcome.groups))
-    return stats.wilson_interval(round(_value(outcome) * n), n)
-
-
-def _resampled(outcome: _Outcome, values: np.ndarray) -> tuple[float, float]:
-    """Bootstrap interval of the estimate over `values`: hits, or paired differences of them."""
-    if outcome.estimate == "mean over classes":
-        return metrics.mean_per_class_interval(values, outcome.groups)
-    if outcome.estimate == "share of groups":
-        return metrics.grouped_mean_interval(values, outcome.groups)
-    return stats.paired_difference_interval(values.tolist(), [0.0] * len(values))
-
-
-def _beside(own: Score, ours: _Outcome, theirs: _Outcome, runtime: str) -> Score:
+def _beside(own: Score, ours: Outcome, theirs: Outcome, runtime: str) -> Score:
     """`own` with the comparison to the baseline's outcome on the same samples."""
-    before = _value(theirs)
-    gaps = ours.hits.astype(np.float64) - theirs.hits.astype(np.float64)
+    before = theirs.value
     return replace(
         own,
         baseline_runtime=runtime,
         baseline_value=before,
         difference=own.value - before,
-        diff_ci95=_resampled(ours, gaps) if gaps.any() else (0.0, 0.0),
+        diff_ci95=ours.gap(theirs),
         flips=int((ours.decisions != theirs.decisions).sum()),
     )

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from clipperf.bench import prepare
-from clipperf.bench.plan import BASELINE, BASELINE_PRECISION, FLOATS
-from clipperf.engines import contract
 from clipperf.errors import ClipperfError
-from clipperf.evals import accuracy
+from clipperf.evals import accuracy, worker
+from clipperf.evals.accuracy import Progress
 from clipperf.evals.datasets import Dataset
-from clipperf.inputs.sources import ImageSource
-from clipperf.inputs.tokenize import Tokenizer
+from clipperf.evals.task import Embeddings
+from clipperf.evals.worker import Source
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.result import ResultFile, Score
-from clipperf.nouns.variant import SIDES, PixelDtype
-from clipperf.serve.load import ClipModel
-from clipperf.serve.opening import read_pixels
+from clipperf.nouns.result import ResultFile
+from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, FLOATS, PixelDtype
+from clipperf.serialize import to_json
 from clipperf.system import env, files, store
+from clipperf.system.child import Child
 
-Progress = Callable[[str, int, int], None]
+OnStage = Callable[[str], None]
+Prepare = Callable[[Cell, ModelSpec, OnStage], Source]
+"""Makes what a cell embeds with, exported on the way where needed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,32 +36,27 @@ class Failure:
 
 def evaluate(
     specs: Sequence[ModelSpec],
-    runtimes: Sequence[str],
+    devices: Mapping[str, str],
     dataset: Dataset,
+    prepare: Prepare,
     *,
-    precisions: Sequence[str] = ("fp32",),
-    device: str | None = None,
+    precisions: Sequence[str] = (BASELINE_PRECISION,),
+    inputs: Mapping[str, Sequence[PixelDtype]] | None = None,
     threads: int = 1,
-    batch: int = 32,
-    inputs: Sequence[PixelDtype] = FLOATS,
+    batch: int = accuracy.BATCH,
     command: str = "",
     path: Path | None = None,
-    on_stage: Callable[[str], None] = lambda stage: None,
+    on_stage: OnStage = lambda stage: None,
     progress: Progress | None = None,
 ) -> tuple[ResultFile, list[Failure]]:
     """Score every model in every runtime; the PyTorch baseline in fp32 always runs as well.
 
-    All runtimes share one tokenisation and, but for artifacts that were exported with another
-    ``--preprocess`` (the file notes them), the exact preprocessing, so that differences come from
-    the runtime alone. One tower pair is in memory at a time. The file is written after every model.
-
-    Raises:
-        UsageError, MissingDependencyError: before anything runs.
+    `devices` says where each runtime runs, the baseline's too, and `inputs` what each one's image
+    towers are fed, by default float32 alone. All runtimes share one tokenisation and, but for
+    artifacts that were exported with another ``--preprocess`` (the file notes them), the exact
+    preprocessing, so that differences come from the runtime alone. Each cell has a process of its
+    own, one after the other. The file is written after every model.
     """
-    devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE))], device)
-    prepare.check_runtimes({name: devices[name] for name in runtimes}, precisions)
-    prepare.check_runtimes({BASELINE: devices[BASELINE]}, (BASELINE_PRECISION,))
-    fed = prepare.choose_inputs(runtimes, inputs)
     result = ResultFile(
         schema_version=store.SCHEMA_VERSION,
         kind="eval",
@@ -74,88 +68,73 @@ def evaluate(
     )
     store.write_result(Path(result.path), result)
     failures: list[Failure] = []
-    for spec in specs:
-        baseline = _cell(spec, BASELINE, BASELINE_PRECISION, devices[BASELINE], threads, batch)
-        wanted = [baseline] + [
-            _cell(spec, runtime, precision, devices[runtime], threads, batch, dtype)
-            for runtime in runtimes
-            if runtime != BASELINE
-            for precision in precisions
-            for dtype in fed[runtime]
-        ]
-        embedded = {}
-        for cell in wanted:
-            on_stage(f"{cell.model_id} {cell.setup}")
-            try:
-                with open_model(cell, spec, on_stage) as model:
-                    assert model.pixels is not None
-                    if model.pixels.method != "exact":
-                        said = f"{cell.label}: images preprocessed by {model.pixels.method!r}"
+    with tempfile.TemporaryDirectory(prefix="clipperf-eval-") as scratch:
+        shared = Path(scratch) / "dataset.json"
+        files.write_json(shared, to_json(dataset))
+        for spec in specs:
+            wanted = _cells(spec, devices, precisions, inputs or {}, threads, batch)
+            embedded: dict[Cell, Embeddings] = {}
+            for cell in wanted:
+                on_stage(f"{cell.model_id} {cell.setup}")
+                try:
+                    source = prepare(cell, spec, on_stage)
+                    if (method := source.pixels.method) != "exact":
+                        said = f"{cell.label}: images preprocessed by {method!r}"
                         result = dataclasses.replace(result, notes=(*result.notes, said))
-                    embedded[cell] = accuracy.embed(
-                        dataset, _Sources(model), batch, progress, cell.label
-                    )
-            except ClipperfError as exc:
-                failures.append(Failure(cell.label, str(exc)))
-        if embedded:
-            scores: list[Score] = accuracy.score(
-                dataset,
-                embedded,
-                baseline if baseline in embedded else None,
-                random_weights=spec.random_weights,
-                env_id=result.environments[0].id,
-            )
-            result = dataclasses.replace(result, scores=(*result.scores, *scores))
-            store.write_result(Path(result.path), result)
+                    embedded[cell] = embed_apart(source, shared, batch, progress)
+                except ClipperfError as exc:
+                    failures.append(Failure(cell.label, str(exc)))
+            if embedded:
+                scores = accuracy.score(
+                    dataset,
+                    embedded,
+                    wanted[0] if wanted[0] in embedded else None,
+                    random_weights=spec.random_weights,
+                    env_id=result.environments[0].id,
+                )
+                result = dataclasses.replace(result, scores=(*result.scores, *scores))
+                store.write_result(Path(result.path), result)
     return result, failures
 
 
-class _Sources:
-    """A model that takes a dataset's image sources."""
+def embed_apart(
+    source: Source, dataset: Path, batch: int, progress: Progress | None = None
+) -> Embeddings:
+    """Embed the dataset that a file holds in a process of its own.
 
-    def __init__(self, model: ClipModel) -> None:
-        self._model = model
+    Raises:
+        ClipperfError: the child reported it, or died; the message says of what.
+    """
+    target = dataset.with_name("embeddings.npz")
+    with Child("clipperf.evals.worker", threads=source.requests[0].cell.threads) as child:
+        child.ask(
+            "embed",
+            lambda told: None if progress is None else progress(*told),
+            source=source,
+            dataset=dataset,
+            batch=batch,
+            target=target,
+        )
+    return worker.load(target)
 
-    def encode_images(self, images: Sequence[ImageSource]) -> np.ndarray:
-        return self._model.encode_images([i.open() for i in images], batch_size=len(images))
 
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return self._model.encode_texts(texts, batch_size=len(texts))
-
-
-def _cell(
+def _cells(
     spec: ModelSpec,
-    runtime: str,
-    precision: str,
-    device: str,
+    devices: Mapping[str, str],
+    precisions: Sequence[str],
+    inputs: Mapping[str, Sequence[PixelDtype]],
     threads: int,
     batch: int,
-    dtype: PixelDtype = "float32",
-) -> Cell:
-    return Cell(spec.id, "image", runtime, precision, device, batch, threads, input=dtype)
-
-
-def open_model(cell: Cell, spec: ModelSpec, on_stage: Callable[[str], None]) -> ClipModel:
-    """Both towers of a model in a cell's runtime, exported on the way where needed."""
-    runtime = contract.get(cell.runtime)
-    folder = prepare.artifact_folder(
-        spec, cell.runtime, cell.precision, SIDES, on_stage, cell.batch, pixel_dtype=cell.input
-    )
-    manifest = store.read_manifest(folder)
-    engines = {}
-    for side in SIDES:
-        request, _ = prepare.engine_request(dataclasses.replace(cell, side=side), spec, on_stage)
-        engines[side] = runtime.open(request)
-    text = manifest.tower("text")
-    pixels = read_pixels(folder)
-    if runtime.artifact is None:  # the baseline, which only borrows the folder
-        pixels = dataclasses.replace(pixels, method="exact")
-    return ClipModel(
-        engines,
-        pixels,
-        Tokenizer.from_folder(folder),
-        embed_dim=spec.embed_dim,
-        short_texts=text is not None and text.tokens is None,
-        random_weights=spec.random_weights,
-        pixel_dtype=cell.input,
-    )
+) -> list[Cell]:
+    """The baseline, then every other runtime in every precision, fed in every way."""
+    kinds = [(BASELINE_RUNTIME, BASELINE_PRECISION, FLOATS[0])] + [
+        (runtime, precision, dtype)
+        for runtime in devices
+        if runtime != BASELINE_RUNTIME
+        for precision in precisions
+        for dtype in inputs.get(runtime, FLOATS)
+    ]
+    return [
+        Cell(spec.id, "image", runtime, precision, devices[runtime], batch, threads, input=dtype)
+        for runtime, precision, dtype in kinds
+    ]

@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from clipperf import units
 from clipperf.engines import contract
 from clipperf.engines.tensorrt import cuda, flavours
-from clipperf.nouns.report import Report
 from clipperf.system.env import available_cores, gpu, saturates_int8, version_of
 
 
-def check() -> list[dict[str, str | bool]]:
-    """One record per runtime and device: runtime, device, usable, detail, fix."""
-    rows: list[dict[str, str | bool]] = []
+@dataclass(frozen=True)
+class Check:
+    """Whether a runtime is usable on a device: why, and what would make it so ("" if it is)."""
+
+    runtime: str
+    device: str
+    usable: bool
+    detail: str
+    fix: str
+
+
+def check() -> list[Check]:
+    """Every runtime on every device that it knows."""
+    checks = []
     for name in contract.names():
         runtime = contract.get(name)
         for device in runtime.devices:
             found = runtime.availability(device)
-            rows.append(
-                {
-                    "runtime": name,
-                    "device": device,
-                    "usable": found.usable,
-                    "detail": found.detail,
-                    "fix": "" if found.usable else found.fix,
-                }
-            )
-    return rows
-
-
-def report(rows: list[dict[str, str | bool]]) -> Report:
-    """The records as a table."""
-    return Report(
-        title="Runtimes on this machine",
-        columns=("Runtime", "Device", "Usable", "Details"),
-        rows=tuple(
-            (
-                str(row["runtime"]),
-                str(row["device"]),
-                "yes" if row["usable"] else "no",
-                f"{row['detail']}. To use it: {row['fix']}" if row["fix"] else str(row["detail"]),
-            )
-            for row in rows
-        ),
-        numeric=(False,) * 4,
-    )
+            fix = "" if found.usable else found.fix
+            checks.append(Check(name, device, found.usable, found.detail, fix))
+    return checks
 
 
 def machine() -> dict[str, str]:
@@ -80,8 +67,3 @@ def _int8_words() -> str:
     if not saturates_int8():
         return "exact sums; int8 towers get 8-bit weights"
     return "no VNNI found: sums of 8-bit weights can saturate, so int8 towers get 7-bit weights"
-
-
-def machine_report(facts: dict[str, str]) -> Report:
-    """The facts as a table."""
-    return Report("This machine", ("What", "Found"), tuple(facts.items()), numeric=(False,) * 2)

@@ -6,16 +6,13 @@ Nothing here imports torch or open_clip, so a listing takes a fraction of a seco
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
-from clipperf import units
 from clipperf.errors import UsageError
 from clipperf.models.family import FAMILIES, CatalogEntry
 from clipperf.models.open_clip_facts import COUNTED_AT, read_snapshot
 from clipperf.models.published import normal
-from clipperf.nouns.report import Report
-from clipperf.serialize import to_json
 
 
 def snapshot_note() -> str | None:
@@ -103,84 +100,13 @@ def _refuse_mclip(name: str) -> None:
         )
 
 
-def models_report(listed: list[CatalogEntry]) -> Report:
-    """The listing as a table: a row for each architecture with each of its tags."""
-    rows = []
-    for entry in listed:
-        for tag in entry.tags or ("",):
-            rows.append(
-                (
-                    f"{entry.architecture}::{tag}" if tag else entry.architecture,
-                    units.millions(entry.image_parameters),
-                    units.millions(entry.text_parameters),
-                    _gflops(entry.image_gflops),
-                    _gflops(entry.text_gflops),
-                    str(entry.embed_dim),
-                    str(entry.image_px),
-                    str(entry.context_tokens),
-                    entry.licence(tag) or ("unknown" if tag else units.NOT_MEASURED),
-                    units.share(entry.imagenet(tag)),
-                )
-            )
-    note = snapshot_note()
-    noted = {note: None for entry in listed for note in entry.notes}
-    return Report(
-        title=f"{len(listed)} architectures, {sum(len(e.tags) for e in listed)} sets of weights",
-        columns=(
-            "model",
-            "image M",
-            "text M",
-            "image GFLOPs",
-            "text GFLOPs",
-            "dim",
-            "px",
-            "tokens",
-            "licence",
-            "ImageNet top-1",
-        ),
-        rows=tuple(rows),
-        findings=tuple(noted) if len(listed) <= 3 else (),
-        caveats=(*([note] if note else []), *_CAVEATS, *_long_text_caveat(listed)),
-        numeric=(False, *[True] * 7, False, True),
-    )
+def long_text_counts(listed: Sequence[CatalogEntry]) -> dict[str, int]:
+    """At how many tokens text GFLOPs were counted, where not at the entry's own.
 
-
-_CAVEATS = (
-    "M: millions of parameters. GFLOPs: one image, or one text of all its tokens.",
-    "ImageNet top-1 is published, zero-shot (open_clip's table, else LAION's or the CLIP paper's); "
-    "what clipperf measures itself comes from: clipperf eval.",
-)
-
-
-def _long_text_caveat(listed: list[CatalogEntry]) -> list[str]:
-    """Says of which listed models the text GFLOPs are not for the column's tokens."""
-    long = {
+    Keys are the starts of the names of those architectures that are among the `listed`.
+    """
+    return {
         start: tokens
         for start, tokens in COUNTED_AT.items()
         if any(entry.architecture.startswith(start) for entry in listed)
     }
-    named = ", ".join(f"{start}-*: {tokens} tokens" for start, tokens in long.items())
-    return [f"Text GFLOPs of some models are for longer texts ({named})."] if named else []
-
-
-def _gflops(value: float | None) -> str:
-    return units.NOT_MEASURED if value is None else units.significant(value)
-
-
-def models_json(listed: list[CatalogEntry]) -> list[dict[str, Any]]:
-    """The listing as plain values, with every published accuracy and its source by tag."""
-    return [
-        {
-            **{key: value for key, value in to_json(entry).items() if key != "licences"},
-            "tags": [
-                {
-                    "tag": tag,
-                    "id": f"{entry.architecture}::{tag}",
-                    "licence": entry.licence(tag),
-                    "published": to_json(entry.published(tag)),
-                }
-                for tag in entry.tags
-            ],
-        }
-        for entry in listed
-    ]

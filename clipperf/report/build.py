@@ -1,4 +1,4 @@
-"""From result files to a Document, and from there to text in some format."""
+"""From result files to a Document."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from clipperf.errors import UsageError
-from clipperf.nouns.report import Report
+from clipperf.models.published import BasicStatistics
 from clipperf.nouns.result import ResultFile, Score
 from clipperf.report import findings
-from clipperf.report.accuracy import accuracy_report, published_report
+from clipperf.report.accuracy import accuracy_findings, accuracy_table
 from clipperf.report.charts import speed_charts
-from clipperf.report.document import Document, Section, Source
-from clipperf.report.formats import FORMATS, without_nan
-from clipperf.report.gpu import gpu_record, gpu_report
+from clipperf.report.document import Document, Section, Source, plain_json
+from clipperf.report.gpu import gpu_record, gpu_table
+from clipperf.report.published import published_table
 from clipperf.report.records import Row, environments, in_order, merge, merge_scores
-from clipperf.report.sizing.solve import Sizing, Targets, size
-from clipperf.report.sizing.tables import sizing_reports, targets_text
-from clipperf.report.tables import cost_report, summary
+from clipperf.report.sizing.solve import size
+from clipperf.report.sizing.tables import sizing_tables, targets_text
+from clipperf.report.sizing.types import Targets
+from clipperf.report.table import Table, without_caveats
+from clipperf.report.tables import cost_table, summary
 from clipperf.serialize import to_json
 
 
 def build_report(
     results: Sequence[ResultFile],
-    published: Sequence[Any] = (),
+    published: Sequence[BasicStatistics] = (),
     targets: Targets | None = None,
     title: str = "CLIP cost and accuracy",
 ) -> Document:
     """Assemble the report of some result files.
 
-    `published` are rows of the CLIP-as-service table (model, disk_mb, peak_ram_gb, peak_vram_gb),
-    `targets` ask for a sizing section.
+    `published` are rows to stand beside what was measured, `targets` ask for a sizing section.
 
     Raises:
         UsageError: nothing was measured, or the targets make no sense.
@@ -47,21 +47,21 @@ def build_report(
         charts = speed_charts(rows, labels)
         if charts:
             sections.append(Section("speed", "Speed", SPEED, (), charts))
-    tables: list[Report] = []
+    tables: list[Table] = []
     if sizing is not None:
-        tables = list(sizing_reports(sizing, known))
+        tables = list(sizing_tables(sizing, known))
         intro = f"For {targets_text(sizing)}."
         sections.insert(0, _section("sizing", "Sizing", intro, tables[:1]))
     if rows:
-        sections.append(_section("cost", "Cost per tower", COST, [cost_report(ordered)]))
-    meters = gpu_report(ordered) if rows else None
+        sections.append(_section("cost", "Cost per tower", COST, [cost_table(ordered)]))
+    meters = gpu_table(ordered) if rows else None
     if meters is not None:
         sections.append(_section("gpu", "GPU", GPU, [meters]))
     if tables[1:]:
         sections.append(_section("options", "Sizing in detail", OPTIONS, tables[1:]))
     if scores:
-        sections.append(_section("accuracy", "Accuracy", ACCURACY, [accuracy_report(ordered)]))
-    beside = published_report(ordered, published) if rows and published else None
+        sections.append(_section("accuracy", "Accuracy", ACCURACY, [accuracy_table(ordered)]))
+    beside = published_table(ordered, published) if rows and published else None
     if beside is not None:
         sections.append(_section("published", "Published figures", PUBLISHED, [beside]))
     shared = tuple(dict.fromkeys(findings.cost_caveats(ordered, rows))) if rows else ()
@@ -71,7 +71,7 @@ def build_report(
         *(tables[0].findings if tables else ()),
         *findings.speed_findings(rows, labels),
         *findings.memory_findings(rows, labels),
-        *findings.accuracy_findings(scores, labels),
+        *accuracy_findings(scores, labels),
     ]
     return Document(
         title=title,
@@ -81,7 +81,7 @@ def build_report(
         environment=tuple(known.values()),
         provenance=tuple(_source(r, labels) for r in ordered),
         records=(*map(_cost_record, rows), *map(_score_record, scores)),
-        sizing=sizing_json(sizing) if sizing is not None else None,
+        sizing=plain_json(sizing) if sizing is not None else None,
     )
 
 
@@ -97,28 +97,13 @@ ACCURACY = "Each runtime answers the same samples as PyTorch; differences are ta
 PUBLISHED = "The same quantities from the CLIP-as-service benchmark, on its machine."
 
 
-def render(document: Document, fmt: str) -> str:
-    """The document in one of FORMATS.
-
-    Raises:
-        UsageError: there is no such format.
-    """
-    if fmt not in FORMATS:
-        raise UsageError(f"no report format {fmt!r}; choose from: {', '.join(FORMATS)}")
-    return FORMATS[fmt](document)
-
-
-def _section(key: str, title: str, intro: str, reports: Sequence[Report]) -> Section:
-    return Section(key, title, intro, tuple(dataclasses.replace(r, findings=()) for r in reports))
+def _section(key: str, title: str, intro: str, tables: Sequence[Table]) -> Section:
+    return Section(key, title, intro, tuple(dataclasses.replace(t, findings=()) for t in tables))
 
 
 def _without(section: Section, caveats: Sequence[str]) -> Section:
     return dataclasses.replace(
-        section,
-        reports=tuple(
-            dataclasses.replace(r, caveats=tuple(c for c in r.caveats if c not in caveats))
-            for r in section.reports
-        ),
+        section, tables=tuple(without_caveats(table, caveats) for table in section.tables)
     )
 
 
@@ -145,6 +130,7 @@ def _cost_record(row: Row) -> dict[str, Any]:
     for f in dataclasses.fields(row):
         if f.name not in skipped:
             flat.update(_spread(f.name, getattr(row, f.name)))
+    flat["ratio_baseline"] = row.ratio_baseline.setup if row.ratio_baseline else None
     return {**flat, **gpu_record(row), "problems": "; ".join(row.problems) or None}
 
 
@@ -162,9 +148,3 @@ def _spread(name: str, value: Any) -> dict[str, Any]:
         return {name: value}
     low, high = value if value is not None else (None, None)
     return {f"{name}_low": low, f"{name}_high": high}
-
-
-def sizing_json(sizing: Sizing) -> dict[str, Any]:
-    """A sizing as plain JSON values in SI units."""
-    record: dict[str, Any] = without_nan(to_json(sizing))
-    return record

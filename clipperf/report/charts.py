@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from clipperf import units
 from clipperf.report.columns import model_name
 from clipperf.report.findings import ITEMS
-from clipperf.report.pairs import Interval
+from clipperf.report.pairs import SETUP, alike
 from clipperf.report.records import Row, setup_order
+from clipperf.report.table import Interval
+from clipperf.report.words import in_streams
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,19 @@ def speed_charts(rows: Sequence[Row], labels: dict[str, str]) -> tuple[Chart, ..
     series = {name: i for i, name in enumerate(dict.fromkeys(r.setup for r in ordered))}
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
-        c = row.cell
-        key = (row.env_id, c.model_id, c.device, c.threads, c.side, c.tokens)
-        groups.setdefault(key, []).append(row)
+        groups.setdefault((row.env_id, alike(row.cell, *SETUP, "batch")), []).append(row)
     charts: list[Chart] = []
-    for (env_id, _, device, threads, side, tokens), group in groups.items():
+    for group in groups.values():
         timed = [r for r in group if r.items_per_s is not None]
         if not timed:
             continue
-        parts = [model_name(group[0].cell.model_id, group[0].random_weights), f"{side} tower"]
-        parts += [f"{tokens} tokens"] if tokens else []
-        parts += [device, f"{threads} threads"] + ([labels[env_id]] if len(labels) > 1 else [])
+        c, env_id = group[0].cell, group[0].env_id
+        parts = [model_name(c.model_id, group[0].random_weights).text, f"{c.side} tower"]
+        parts += [f"{c.tokens} tokens"] if c.tokens else []
+        parts += [c.device, f"{c.threads} threads{in_streams(c)}"]
+        parts += [labels[env_id]] if len(labels) > 1 else []
         where = " · ".join(parts)
-        charts.append(_throughput(where, ITEMS.get(side, "items/s"), group, series))
+        charts.append(_throughput(where, ITEMS[c.side], group, series))
         if len({r.cell.batch for r in timed}) > 1:
             charts.append(_latency(where, timed, series))
     return tuple(charts)
@@ -130,8 +132,10 @@ def _latency(where: str, group: Sequence[Row], series: dict[str, int]) -> LineCh
 
 def _tick(value: float) -> str:
     """A round tick's text: "20 ms", not "20.0 ms"."""
-    number, _, unit = units.seconds(value).partition(" ")
-    return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
+    for unit, factor, below in (("us", 1e6, 1e-3), ("ms", 1e3, 1), ("s", 1, 120)):
+        if value < below:
+            return f"{value * factor:g} {unit}"
+    return units.seconds(value)
 
 
 def _ticks(low: float, high: float) -> list[float]:

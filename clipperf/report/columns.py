@@ -1,33 +1,49 @@
-"""How a Report is put together: columns that fold away where they say nothing."""
+"""How a Table is put together: columns that fold away where they say nothing."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
-from clipperf.nouns.report import Report
-from clipperf.report.records import Row
-from clipperf.units import NOT_MEASURED
+from clipperf.nouns.cell import Cell
+from clipperf.report.table import RANDOM_WEIGHTS, WORDS, Heading, Table, Unit, Value
 
 R = TypeVar("R")
 
-RANDOM_MARK = "(random weights)"
+Fold = Literal["never", "constant", "empty"]
+
+KEY: dict[str, Any] = {"key": True, "group": True}
+"""What columns are that say which row it is, and whose next value begins a group."""
 
 
 @dataclass(frozen=True)
 class Column(Generic[R]):
-    """One column: its header and how a record becomes its text.
+    """One column: its header, and what of a record it shows: a plain value of `unit`, or a Value.
 
     `fold` "constant" moves a value shared by all rows into the title (`phrase` says how: "{}
-    threads"); "empty" drops the column where nothing was measured.
+    threads"); "empty" drops the column where nothing was measured. See `Heading` for the rest.
     """
 
     name: str
-    text: Callable[[R], str]
-    numeric: bool = True
-    fold: Literal["never", "constant", "empty"] = "never"
+    of: Callable[[R], Value | float | str | None]
+    unit: Unit = "count"
+    fold: Fold = "never"
     phrase: str = "{}"
+    key: bool = False
+    group: bool = False
+    split: bool = False
+
+    @property
+    def heading(self) -> Heading:
+        """Its header in the table."""
+        return Heading(self.name, self.unit not in WORDS, self.key, self.group, self.split)
+
+    def value(self, record: R) -> Value:
+        """What it shows of a record."""
+        found = self.of(record)
+        return found if isinstance(found, Value) else Value(found, self.unit)
 
 
 def tabulate(
@@ -36,63 +52,92 @@ def tabulate(
     records: Sequence[R],
     findings: Sequence[str] = (),
     caveats: Sequence[str] = (),
-) -> Report:
-    """Build a Report from records, folding columns as they ask."""
-    texts = [[column.text(record) for record in records] for column in columns]
-    kept: list[int] = []
+) -> Table:
+    """Build a Table from records, folding columns as they ask."""
+    kept: list[tuple[Heading, list[Value]]] = []
     parts = [title]
-    for i, column in enumerate(columns):
-        values = {t for t in texts[i] if t != NOT_MEASURED}
-        if column.fold == "constant" and records and len(values) <= 1:
-            parts += [column.phrase.format(v) for v in values]
-        elif column.fold == "empty" and not any(values):
-            continue
-        else:
-            kept.append(i)
-    return Report(
+    for column in columns:
+        values = [column.value(record) for record in records]
+        known = {value for value in values if not value.missing}
+        if column.fold == "constant" and records and len(known) <= 1:
+            parts += [column.phrase.format(value.text) for value in known]
+        elif column.fold != "empty" or any(value.value != "" for value in known):
+            kept.append((column.heading, values))
+    return Table(
         title=" · ".join(parts),
-        columns=tuple(columns[i].name for i in kept),
-        rows=tuple(tuple(texts[i][j] for i in kept) for j in range(len(records))),
+        columns=tuple(heading for heading, _ in kept),
+        rows=tuple(tuple(values[i] for _, values in kept) for i in range(len(records))),
         findings=tuple(findings),
         caveats=tuple(dict.fromkeys(caveats)),
-        numeric=tuple(columns[i].numeric for i in kept),
     )
 
 
-def model_name(model_id: str, random_weights: bool) -> str:
+def model_name(model_id: str, random_weights: bool) -> Value:
     """The model's id, marked where its weights are noise."""
-    return f"{model_id} {RANDOM_MARK}" if random_weights else model_id
+    return Value(model_id, mark=RANDOM_WEIGHTS if random_weights else None)
 
 
-def environment_column(labels: dict[str, str], env_id: Callable[[R], str]) -> list[Column[R]]:
-    """The column that keeps environments apart; none where there is only one."""
-    if len(labels) < 2:
-        return []
-    return [Column("Env", lambda r: labels[env_id(r)], numeric=False, fold="constant")]
+# --- which cell a row is about -------------------------------------------------------------
 
 
-def cell_columns(labels: dict[str, str], *, threads: bool = False) -> list[Column[Row]]:
-    """The columns that say which cell a row is about, one row a cell."""
-    counted: Column[Row] = Column(
-        "Threads", lambda r: str(r.cell.threads), fold="constant", phrase="{} threads"
+CELL_COLUMNS: dict[str, Column[Cell]] = {
+    column.name: column
+    for column in (
+        Column[Cell]("Device", lambda c: c.device, "words", "constant", group=True),
+        Column[Cell]("Threads", lambda c: c.threads, fold="constant", phrase="{} threads"),
+        Column[Cell]("Streams", lambda c: c.streams, fold="constant", phrase="{} streams"),
+        Column[Cell]("Tower", lambda c: c.side, "words", **KEY),
+        Column[Cell]("Tokens", lambda c: c.tokens, fold="constant", phrase="{} tokens"),
+        Column[Cell]("Batch", lambda c: c.batch, **KEY),
+        Column[Cell]("Runtime", lambda c: c.setup, "words", key=True),
     )
-    return [
-        Column(
-            "Model",
-            lambda r: model_name(r.cell.model_id, r.random_weights),
-            numeric=False,
-            fold="constant",
-        ),
-        *environment_column(labels, lambda r: r.env_id),
-        Column("Device", lambda r: r.cell.device, numeric=False, fold="constant"),
-        *([counted] if threads else []),
-        Column("Tower", lambda r: r.cell.side, numeric=False),
-        Column(
-            "Tokens",
-            lambda r: NOT_MEASURED if r.cell.tokens is None else str(r.cell.tokens),
-            fold="constant",
-            phrase="{} tokens",
-        ),
-        Column("Batch", lambda r: str(r.cell.batch)),
-        Column("Runtime", lambda r: r.setup, numeric=False),
-    ]
+}
+
+
+CELL = tuple(CELL_COLUMNS)
+
+
+def _itself(record: Any) -> Any:
+    return record
+
+
+def who_columns(
+    labels: dict[str, str], about: Callable[[Any], Any] = _itself, fold: Fold = "constant"
+) -> list[Column[Any]]:
+    """The columns that keep models (see `fold`) and, where there are several, machines apart.
+
+    `about` gives what has a record's `cell`, `env_id` and `random_weights`, where these are not
+    the record's own.
+    """
+
+    def model(record: Any) -> Value:
+        return model_name(about(record).cell.model_id, about(record).random_weights)
+
+    columns: list[Column[Any]] = [Column("Model", model, "words", fold, **KEY, split=True)]
+    if len(labels) > 1:
+        env = Column[Any]("Env", lambda r: labels[about(r).env_id], "words", "constant", **KEY)
+        columns.append(env)
+    return columns
+
+
+def cell_columns(
+    names: Sequence[str],
+    records: Sequence[Any],
+    about: Callable[[Any], Any] = _itself,
+    optional: Sequence[str] = (),
+) -> list[Column[Any]]:
+    """Columns of CELL_COLUMNS that say which cell a row is about; `about` as in `who_columns`.
+
+    What is `optional` is left out where it does not differ. So are streams where there is only
+    one everywhere, as nearly always.
+    """
+
+    def shown(name: str) -> bool:
+        values = {CELL_COLUMNS[name].of(about(record).cell) for record in records} - {None}
+        return bool(values - {1}) if name == "Streams" else name not in optional or len(values) > 1
+
+    def of(column: Column[Cell]) -> Column[Any]:
+        whole: Column[Any] = column
+        return dataclasses.replace(whole, of=lambda record: column.of(about(record).cell))
+
+    return [of(CELL_COLUMNS[name]) for name in names if shown(name)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from clipperf import units
-from clipperf.nouns.report import Report
 from clipperf.nouns.result import Environment
 from clipperf.report.charts import Chart
+from clipperf.report.table import Table
+from clipperf.serialize import to_json
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Section:
     key: str
     title: str
     intro: str
-    reports: tuple[Report, ...]
+    tables: tuple[Table, ...]
     charts: tuple[Chart, ...] = ()
 
 
@@ -75,3 +77,18 @@ def describe(environment: Environment | None) -> str:
     parts += [environment.os, f"Python {environment.python}"]
     parts += [f"{name} {version}" for name, version in sorted(environment.versions.items())]
     return ", ".join(parts)
+
+
+def plain_json(value: Any) -> Any:
+    """Records as plain JSON values, with None for every NaN and infinity."""
+    return _without_nan(to_json(value))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return value

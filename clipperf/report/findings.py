@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 from clipperf import units
-from clipperf.nouns.result import ResultFile, Score
+from clipperf.nouns.result import ResultFile
+from clipperf.nouns.variant import BASELINE_RUNTIME
 from clipperf.report.gpu import gpu_caveats
-from clipperf.report.records import RESOLVABLE_GAP, Row, environments, finite, speed_ratio
-
-KEPT_WITHIN = 0.01
-"""Accuracy counts as kept where the whole paired interval lies above minus one point."""
+from clipperf.report.pairs import SETUP, alike, is_baseline
+from clipperf.report.records import RESOLVABLE_GAP, Row, environments, speed_ratio
+from clipperf.report.words import in_streams, listed, row_name
 
 ITEMS = {"image": "images/s", "text": "texts/s"}
-
-
-def share_text(value: float | None, interval: tuple[float, float] | None = None) -> str:
-    """`units.share`, with "-" for what is not a finite number."""
-    return units.share(finite(value), interval)
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words as prose: "a", "a and b", "a, b and c"."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 # --- speed ---------------------------------------------------------------------------------
@@ -39,37 +28,37 @@ def speed_findings(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
     races: dict[tuple, list[Row]] = {}
     for row in rows:
         if row.items_per_s is not None:
-            c = row.cell
-            key = (row.env_id, c.model_id, c.side, c.device, c.tokens, c.threads)
-            races.setdefault((*key, c.batch), []).append(row)
-    sentences: dict[tuple, list[tuple[int, float]]] = {}
-    shaky: dict[tuple, bool] = defaultdict(bool)
-    for key, rivals in races.items():
+            races.setdefault((row.env_id, alike(row.cell, *SETUP)), []).append(row)
+    sentences: dict[tuple, list[tuple[Row, bool]]] = {}
+    for rivals in races.values():
         if len(rivals) > 1:
             winners = leaders(rivals)
             engines = tuple(r.setup for r in winners)
-            told = sentences.setdefault((*key[:-1], engines), [])
-            told.append((key[-1], winners[0].items_per_s or 0.0))
-            shaky[(*key[:-1], engines)] |= any(r.stable is False for r in rivals)
+            key = (winners[0].env_id, alike(winners[0].cell, *SETUP, "batch"), engines)
+            unstable = any(r.stable is False for r in rivals)
+            sentences.setdefault(key, []).append((winners[0], unstable))
+    told_apart = [name for name in ("tokens", "threads") if _several(rows, name)]
     found = []
-    for verdict, told in sentences.items():
-        env_id, model_id, side, device, tokens, _, engines = verdict
-        doubt = " Some of these rows are unstable." if shaky[verdict] else ""
-        where = f"{model_id}, {side} tower on {device}"
-        where += f", {tokens} tokens" if tokens and _several(rows, "tokens") else ""
+    for (env_id, _, engines), told in sentences.items():
+        cell = told[0][0].cell
+        doubt = " Some of these rows are unstable." if any(shaky for _, shaky in told) else ""
+        where = f"{cell.model_id}, {cell.side} tower on {cell.device}"
+        counts = [(getattr(cell, name), name) for name in told_apart]
+        where += "".join(f", {count} {name}" for count, name in counts if count)
+        where += in_streams(cell)
         where += f" ({labels[env_id]})" if len(labels) > 1 else ""
-        batches = listed([str(batch) for batch, _ in told])
-        rates = listed([units.rate(rate) for _, rate in told])
+        batches = listed([str(row.cell.batch) for row, _ in told])
+        rates = listed([units.rate(row.items_per_s) for row, _ in told])
         plural = "batch" if len(told) == 1 else "batches"
         if len(engines) == 1:
             found.append(
                 f"{where}: {engines[0]} is fastest at {plural} {batches} "
-                f"({rates} {ITEMS.get(side, 'items/s')}).{doubt}"
+                f"({rates} {ITEMS[cell.side]}).{doubt}"
             )
         else:
             found.append(
                 f"{where}: no resolved difference between {listed(engines)} at {plural} "
-                f"{batches} (the fastest median: {rates} {ITEMS.get(side, 'items/s')}).{doubt}"
+                f"{batches} (the fastest median: {rates} {ITEMS[cell.side]}).{doubt}"
             )
     return found
 
@@ -125,70 +114,12 @@ def _rivals(group: Sequence[Row]) -> bool:
 def _least_memory(side: str, group: Sequence[Row]) -> str:
     least = min(group, key=lambda r: (r.rss_peak_bytes or 0, r.cell.batch, r.setup))
     text = f"{side} tower {units.size(least.rss_peak_bytes)} ({least.setup}, batch "
-    text += str(least.cell.batch)
-    peers = [r for r in group if r.cell.batch == least.cell.batch and r.setup == "torch fp32"]
-    if peers and least.setup != "torch fp32":
-        text += f"; torch fp32 {units.size(peers[0].rss_peak_bytes)}"
+    text += f"{least.cell.batch}{in_streams(least.cell)}"
+    rivals = [r for r in group if alike(r.cell, *SETUP) == alike(least.cell, *SETUP)]
+    peers = [r for r in rivals if is_baseline(r.cell)]
+    if peers and not is_baseline(least.cell):
+        text += f"; {peers[0].setup} {units.size(peers[0].rss_peak_bytes)}"
     return text + ")"
-
-
-# --- accuracy ------------------------------------------------------------------------------
-
-
-def accuracy_verdict(score: Score) -> str:
-    """What the paired difference to the baseline says, in one word or two."""
-    if score.random_weights:
-        return "RANDOM WEIGHTS"
-    if finite(score.value) is None:
-        return "not a number"
-    if score.difference is None:
-        return "baseline" if score.baseline_value is None else "not compared"
-    interval = score.diff_ci95
-    if interval is None:
-        return "unresolved"
-    if interval[0] > -KEPT_WITHIN:
-        return "kept"
-    return "lost" if interval[1] < 0 else "unresolved"
-
-
-def accuracy_findings(scores: Sequence[Score], labels: dict[str, str]) -> list[str]:
-    """Whether each runtime keeps the baseline's accuracy; silent about random weights."""
-    groups: dict[tuple, list[Score]] = {}
-    for s in scores:
-        if s.difference is not None and accuracy_verdict(s) in ("kept", "lost", "unresolved"):
-            c = s.cell
-            key = (s.env_id, c.model_id, c.device, c.setup)
-            groups.setdefault(key, []).append(s)
-    found = []
-    for (env_id, model_id, device, engine), group in groups.items():
-        where = f"{model_id} on {device}" + (f" ({labels[env_id]})" if len(labels) > 1 else "")
-        found.append(f"{where}: {engine} {_accuracy_sentence(group)}")
-    return found
-
-
-def _accuracy_sentence(group: Sequence[Score]) -> str:
-    """One runtime's verdicts over all datasets and metrics, with the worst of them."""
-    verdicts = [accuracy_verdict(s) for s in group]
-    lost, unsure = verdicts.count("lost"), verdicts.count("unresolved")
-    kept = units.points(KEPT_WITHIN).lstrip("+")
-    told = [s for s, v in zip(group, verdicts, strict=True) if not lost or v == "lost"]
-    worst = min(told, key=lambda s: s.difference or 0.0)
-    figures = (
-        f"{worst.dataset}, {worst.metric}: {units.points(worst.difference, worst.diff_ci95)} "
-        f"points over {worst.n} samples"
-    )
-    if lost:
-        return f"loses accuracy in {lost} of {_count(group)} (worst {figures})."
-    if unsure:
-        return (
-            f"may or may not keep the accuracy within {kept} point: {unsure} of {_count(group)} "
-            f"cannot tell (worst {figures})."
-        )
-    return f"keeps the accuracy within {kept} point in {_count(group)} (worst {figures})."
-
-
-def _count(group: Sequence[Score]) -> str:
-    return "1 score" if len(group) == 1 else f"{len(group)} scores"
 
 
 # --- caveats -------------------------------------------------------------------------------
@@ -224,19 +155,18 @@ def cost_caveats(results: Sequence[ResultFile], rows: Sequence[Row]) -> list[str
     unpaired = [
         r
         for r in rows
-        if r.items_per_s is not None and r.ratio is None and r.cell.runtime != "torch"
+        if r.items_per_s is not None and r.ratio is None and r.cell.runtime != BASELINE_RUNTIME
     ]
     if unpaired:
         found.append(
             f"{len(unpaired)} timed rows have no ratio: PyTorch did not take turns with them in "
             f"the same run."
         )
-    other = sorted({r.ratio_baseline for r in rows if r.ratio_baseline} - {"torch fp32"})
+    baselines = {r.ratio_baseline for r in rows if r.ratio_baseline is not None}
+    other = sorted({cell.setup for cell in baselines if not is_baseline(cell)})
     if other:
         found.append(f"Some ratios are over {listed(other)}: torch fp32 was not in that run.")
-    found += gpu_caveats(rows, {env_id: label for env_id, (label, _) in known.items()})
-    several = len(known) > 1
-    for r in rows:
-        where = f"{known[r.env_id][0]} {r.cell.label}" if several else r.cell.label
-        found += [f"{where}: {problem}" for problem in r.problems]
+    labels = {env_id: label for env_id, (label, _) in known.items()}
+    found += gpu_caveats(rows, labels)
+    found += [f"{row_name(r, labels)}: {problem}" for r in rows for problem in r.problems]
     return found

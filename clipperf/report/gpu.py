@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipperf import stats, units
-from clipperf.nouns.report import Report
 from clipperf.nouns.result import GpuLoad, ResultFile
-from clipperf.report.columns import Column, cell_columns, tabulate
-from clipperf.report.records import Row, environments, finite, merge
+from clipperf.report.columns import CELL, Column, cell_columns, tabulate, who_columns
+from clipperf.report.pairs import full_precision
+from clipperf.report.records import Row, finite, labels_of, merge
+from clipperf.report.table import Table, Value
+from clipperf.report.words import row_name
 
 PHASES = ("h2d", "compute", "d2h", "host")
 
@@ -45,37 +47,39 @@ def host_gap(row: Row) -> float | None:
 def energy_per_1000_j(row: Row) -> float | None:
     """Joules of the whole board for 1,000 embeddings."""
     load = _load(row)
-    if load is None or finite(load.energy_j) is None or load.runs <= 0:
+    energy_j = finite(load.energy_j)
+    if energy_j is None or load.runs <= 0:
         return None
-    return (load.energy_j or 0.0) / (load.runs * row.cell.batch) * 1000
+    return energy_j / (load.runs * row.cell.batch * row.cell.streams) * 1000
 
 
-def _load(row: Row) -> GpuLoad | None:
-    return row.time.gpu if row.time is not None else None
+def _load(row: Row) -> GpuLoad:
+    """What the meters saw, all of it None where there were none."""
+    return (row.time.gpu if row.time is not None else None) or GpuLoad(0.0, 0)
 
 
 def gpu_record(row: Row) -> dict[str, Any]:
     """The figures of a row in SI units, flat."""
     load = _load(row)
-    low, high = (load.sm_clock_mhz if load else None) or (None, None)
+    low, high = load.sm_clock_mhz or (None, None)
     return {
         **{f"phase_{name}_s": phase_s(row, name) for name in PHASES},
         "peer_ratio": row.peer_ratio,
         "peer_ratio_interval": row.peer_interval,
         "energy_per_1000_j": energy_per_1000_j(row),
-        "energy_source": load.energy_source if load else None,
-        "power_w": load.power_w if load else None,
+        "energy_source": load.energy_source,
+        "power_w": load.power_w,
         "sm_clock_low_mhz": low,
         "sm_clock_high_mhz": high,
-        "temperature_c": load.temperature_c if load else None,
-        "throttle": ", ".join(_reasons(row)) or None,
+        "temperature_c": load.temperature_c,
+        "throttle": ", ".join(load.throttle) or None,
     }
 
 
 # --- table ---------------------------------------------------------------------------------
 
 
-def gpu_report(results: Sequence[ResultFile]) -> Report | None:
+def gpu_table(results: Sequence[ResultFile]) -> Table | None:
     """What the GPU's meters saw, one row a cell that has any such figure; None without them.
 
     Raises:
@@ -84,70 +88,41 @@ def gpu_report(results: Sequence[ResultFile]) -> Report | None:
     rows = [row for row in merge(results) if _has_figures(row)]
     if not rows:
         return None
-    labels = {env_id: label for env_id, (label, _) in environments(results).items()}
+    labels = labels_of(results)
     columns: list[Column[Row]] = [
-        *cell_columns(labels),
-        Column(
-            "vs PyTorch same precision",
-            lambda r: (
-                units.ratio(r.peer_ratio, r.peer_interval)
-                if r.cell.precision != "fp32"
-                else units.NOT_MEASURED
-            ),
-            fold="empty",
-        ),
-        Column("Copy in ms", lambda r: units.ms(phase_s(r, "h2d")), fold="empty"),
-        Column("Compute ms", lambda r: units.ms(phase_s(r, "compute")), fold="empty"),
-        Column("Copy out ms", lambda r: units.ms(phase_s(r, "d2h")), fold="empty"),
-        Column("Host ms", lambda r: units.ms(phase_s(r, "host")), fold="empty"),
-        Column("J per 1000", lambda r: _number(energy_per_1000_j(r)), fold="empty"),
-        Column("Power W", _power, fold="empty"),
-        Column("SM MHz", _clocks, fold="empty"),
-        Column("Max °C", _temperature, fold="empty"),
-        Column("VRAM MiB", lambda r: units.mib(r.vram_peak_bytes), fold="empty"),
-        Column("VRAM by", _vram_source, numeric=False, fold="empty"),
-        Column("Allocated MiB", lambda r: units.mib(r.vram_allocated_bytes), fold="empty"),
-        Column("Throttled by", lambda r: ", ".join(_reasons(r)), numeric=False, fold="empty"),
+        *who_columns(labels),
+        *cell_columns(CELL, rows, optional=["Threads"]),
+        Column("vs PyTorch same precision", _peer_ratio, fold="empty"),
+        Column("Copy in ms", lambda r: phase_s(r, "h2d"), "ms", "empty"),
+        Column("Compute ms", lambda r: phase_s(r, "compute"), "ms", "empty"),
+        Column("Copy out ms", lambda r: phase_s(r, "d2h"), "ms", "empty"),
+        Column("Host ms", lambda r: phase_s(r, "host"), "ms", "empty"),
+        Column("J per 1000", energy_per_1000_j, "number", "empty"),
+        Column("Power W", lambda r: _load(r).power_w, "number", "empty"),
+        Column("SM MHz", _clocks, "span", "empty"),
+        Column("Max °C", lambda r: _load(r).temperature_c, "count", "empty"),
+        Column("VRAM MiB", lambda r: r.vram_peak_bytes, "MiB", "empty"),
+        Column("VRAM by", lambda r: r.vram_source, "words", "empty"),
+        Column("Allocated MiB", lambda r: r.vram_allocated_bytes, "MiB", "empty"),
+        Column("Throttled by", lambda r: ", ".join(_load(r).throttle), "words", "empty"),
     ]
     return tabulate("GPU", columns, rows, caveats=[*_legend(rows), *gpu_caveats(rows, labels)])
 
 
 def _has_figures(row: Row) -> bool:
     bytes_known = (row.vram_peak_bytes, row.vram_allocated_bytes) != (None, None)
-    return bytes_known or _load(row) is not None or phase_s(row, "host") is not None
+    return bytes_known or _load(row).runs > 0 or phase_s(row, "host") is not None
 
 
-def _power(row: Row) -> str:
-    load = _load(row)
-    return _number(finite(load.power_w) if load is not None else None)
+def _peer_ratio(row: Row) -> Value:
+    """Over PyTorch in the same precision; full precision has it in the cost table."""
+    told = None if full_precision(row.cell) else row.peer_ratio
+    return Value(told, "ratio", row.peer_interval)
 
 
-def _temperature(row: Row) -> str:
-    load = _load(row)
-    if load is None or load.temperature_c is None:
-        return units.NOT_MEASURED
-    return str(load.temperature_c)
-
-
-def _vram_source(row: Row) -> str:
-    return row.vram_source or units.NOT_MEASURED
-
-
-def _number(value: float | None) -> str:
-    return units.NOT_MEASURED if value is None else units.significant(value)
-
-
-def _clocks(row: Row) -> str:
-    load = _load(row)
-    if load is None or load.sm_clock_mhz is None:
-        return units.NOT_MEASURED
-    low, high = load.sm_clock_mhz
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def _reasons(row: Row) -> tuple[str, ...]:
-    load = _load(row)
-    return load.throttle if load is not None else ()
+def _clocks(row: Row) -> Value:
+    clocks = _load(row).sm_clock_mhz
+    return Value(clocks[0] if clocks else None, "span", clocks)
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:
@@ -157,9 +132,7 @@ def _legend(rows: Sequence[Row]) -> list[str]:
             "Copies and compute are medians by the GPU's events, Host is the host's clock around "
             "the same runs."
         )
-    sources = sorted(
-        {load.energy_source for r in rows if (load := _load(r)) and load.energy_source}
-    )
+    sources = sorted({source for r in rows if (source := _load(r).energy_source)})
     if sources:
         found.append(
             "J per 1000 is the energy of the whole board for 1,000 embeddings without pause, by "
@@ -179,7 +152,7 @@ def gpu_caveats(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
     """What weakens the figures of a GPU; `labels` are the environments by their id."""
     throttled: dict[str, list[Row]] = {}
     for row in rows:
-        for reason in _reasons(row):
+        for reason in _load(row).throttle:
             throttled.setdefault(reason, []).append(row)
     found = [
         f"The GPU throttled under load ({reason}): {_named(slowed, labels)}. The figures hold for "
@@ -200,7 +173,6 @@ def gpu_caveats(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
 
 
 def _named(rows: Sequence[Row], labels: dict[str, str]) -> str:
-    several = len(labels) > 1
-    names = [f"{labels[r.env_id]} {r.cell.label}" if several else r.cell.label for r in rows]
+    names = [row_name(row, labels) for row in rows]
     more = len(names) - NAMED_ROWS
     return ", ".join(names[:NAMED_ROWS]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Which time passes may be compared, and their ratio block against block."""
+"""What may be compared: cells that share all but some fields, passes that took turns."""
 
 from __future__ import annotations
 
@@ -7,12 +7,40 @@ import math
 from collections.abc import Iterable
 
 from clipperf import stats
+from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Measurement
+from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, PRECISIONS
+from clipperf.report.table import Interval
 
-BASELINE_RUNTIME = "torch"
-"""The runtime that ratios are taken over; its fp32 where that was measured."""
+SETUP = ("runtime", "precision", "input")
+"""The fields of a cell in which rivals differ: how a tower is run, not what it is asked."""
 
-Interval = tuple[float, float]
+
+def alike(cell: Cell, *but: str) -> tuple[object, ...]:
+    """What a cell shares with others that differ from it in the fields `but` alone.
+
+    Whatever groups, joins or compares rows takes this as its key, so that a field that cells get
+    some day is part of it, too.
+
+    Raises:
+        ValueError: cells have no such field.
+    """
+    names = [field.name for field in dataclasses.fields(cell)]
+    if not set(but) <= set(names):
+        raise ValueError(f"cells have no field {' or '.join(set(but) - set(names))}")
+    return tuple(getattr(cell, name) for name in names if name not in but)
+
+
+def full_precision(cell: Cell) -> bool:
+    """Whether it computes in the precision that all others are judged by."""
+    row = PRECISIONS.find(cell.precision)
+    return row is not None and row.is_baseline
+
+
+def is_baseline(cell: Cell) -> bool:
+    """Whether it is what the other runtimes and precisions are judged by."""
+    usual = (cell.runtime, cell.input) == (BASELINE_RUNTIME, "float32")
+    return usual and full_precision(cell)
 
 
 def usable_samples(time: Measurement | None) -> tuple[float, ...]:
@@ -30,9 +58,9 @@ def usable_samples(time: Measurement | None) -> tuple[float, ...]:
 
 def baseline_of(time: Measurement, peers: Iterable[Measurement]) -> Measurement | None:
     """PyTorch fp32 (else PyTorch at the same precision) that took turns with `time`."""
-    if (time.cell.runtime, time.cell.precision) == (BASELINE_RUNTIME, "fp32"):
+    if is_baseline(time.cell):
         return None
-    return torch_at("fp32", time, peers) or torch_at(time.cell.precision, time, peers)
+    return torch_at(BASELINE_PRECISION, time, peers) or torch_at(time.cell.precision, time, peers)
 
 
 def torch_at(precision: str, time: Measurement, peers: Iterable[Measurement]) -> Measurement | None:

@@ -16,20 +16,20 @@ from clipperf import stats
 from clipperf.errors import UsageError
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Environment, Measurement, ResultFile, Score
+from clipperf.nouns.variant import BASELINE_RUNTIME, PRECISIONS
 from clipperf.report.pairs import (
-    BASELINE_RUNTIME,
-    Interval,
+    SETUP,
+    alike,
     baseline_of,
     block_ratio,
     took_turns,
     torch_at,
     usable_samples,
 )
+from clipperf.report.table import Interval
 
 RESOLVABLE_GAP = 0.10
 """Differences of speed below this share are not called: machines drift by as much."""
-
-PRECISION_ORDER = ("fp32", "tf32", "fp16", "bf16", "int8w", "int8", "int8-static", "fp8")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Row:
     vram_allocated_bytes: int | None = None
     ratio: float | None = None
     ratio_interval: Interval | None = None
-    ratio_baseline: str | None = None
+    ratio_baseline: Cell | None = None
     peer_ratio: float | None = None
     peer_interval: Interval | None = None
     problems: tuple[str, ...] = ()
@@ -90,13 +90,6 @@ class Row:
 def finite(value: float | None) -> float | None:
     """`value`, or None where it is missing, NaN or infinite."""
     return value if value is not None and math.isfinite(value) else None
-
-
-def finite_interval(interval: Interval | None) -> Interval | None:
-    """`interval`, or None where it is missing or an end is not finite."""
-    if interval is None or not all(map(math.isfinite, interval)):
-        return None
-    return interval
 
 
 def in_order(results: Sequence[ResultFile]) -> list[ResultFile]:
@@ -125,6 +118,11 @@ def environments(results: Sequence[ResultFile]) -> dict[str, tuple[str, Environm
         for env_id in ids:
             found.setdefault(env_id, None)
     return {env_id: (f"E{i}", env) for i, (env_id, env) in enumerate(found.items(), start=1)}
+
+
+def labels_of(results: Sequence[ResultFile]) -> dict[str, str]:
+    """The environments' labels by id; see `environments`."""
+    return {env_id: label for env_id, (label, _) in environments(results).items()}
 
 
 def merge(results: Sequence[ResultFile]) -> list[Row]:
@@ -164,6 +162,7 @@ def cell_order(cell: Cell) -> tuple:
         cell.device,
         cell.tokens or 0,
         cell.threads,
+        cell.streams,
         cell.batch,
         *setup_order(cell),
     )
@@ -171,8 +170,7 @@ def cell_order(cell: Cell) -> tuple:
 
 def setup_order(cell: Cell) -> tuple[bool, str, int, str, str]:
     """Sort key of a runtime, precision and input: the baseline first, then by name."""
-    known = cell.precision in PRECISION_ORDER
-    rank = PRECISION_ORDER.index(cell.precision) if known else len(PRECISION_ORDER)
+    rank = PRECISIONS.rank(cell.precision)
     return (cell.runtime != BASELINE_RUNTIME, cell.runtime, rank, cell.precision, cell.input)
 
 
@@ -186,19 +184,21 @@ def _row(
     source: int,
 ) -> Row:
     passes = [m for m in (time, memory) if m is not None]
-    problems = []
-    for m in passes:
-        if m.status != "ok":
-            problems.append(f"{m.kind} pass {m.status}: {m.error or 'no reason was recorded'}")
+    problems = [
+        f"{m.kind} pass {m.status}: {m.error or 'no reason was recorded'}"
+        for m in passes
+        if m.status != "ok"
+    ]
     samples = usable_samples(time)
-    items = cell.batch * cell.streams
     if time is not None and time.status == "ok" and not samples:
         problems.append("time pass: no usable samples (none, or not finite, or not positive)")
     p50 = stats.median(samples) if samples else None
-    p50_interval = stats.median_interval(samples) if samples else None
+    p50_interval = stats.median_interval(samples)
+    items = cell.batch * cell.streams
     pair = block_ratio(time, baseline) if time is not None and baseline is not None else None
-    bare = memory.rss_bare_bytes if memory else None
-    peak = memory.rss_peak_bytes if memory else None
+    blank = Measurement(cell, "time", "ok", env_id)
+    timed, held = time or blank, memory or blank
+    bare, peak = held.rss_bare_bytes, held.rss_peak_bytes
     return Row(
         cell=cell,
         env_id=env_id,
@@ -206,28 +206,28 @@ def _row(
         time_status=time.status if time else None,
         memory_status=memory.status if memory else None,
         samples=len(samples),
-        load_s=finite(time.load_s) if time else None,
-        first_run_s=finite(time.first_run_s) if time else None,
+        load_s=finite(timed.load_s),
+        first_run_s=finite(timed.first_run_s),
         p50_s=p50,
         p50_interval_s=p50_interval,
-        p90_s=stats.quantile(samples, 0.90) if samples else None,
-        p95_s=stats.quantile(samples, 0.95) if samples else None,
-        p99_s=stats.quantile(samples, 0.99) if samples else None,
+        p90_s=stats.quantile(samples, 0.90),
+        p95_s=stats.quantile(samples, 0.95),
+        p99_s=stats.quantile(samples, 0.99),
         max_s=max(samples, default=None),
         mean_s=math.fsum(samples) / len(samples) if samples else None,
         items_per_s=items / p50 if p50 else None,
         items_interval=(items / p50_interval[1], items / p50_interval[0]) if p50_interval else None,
-        stable=time.stable if time else None,
+        stable=timed.stable,
         disk_bytes=next((m.disk_bytes for m in passes if m.disk_bytes is not None), None),
         rss_bare_bytes=bare,
         rss_peak_bytes=peak,
         rss_delta_bytes=peak - bare if peak is not None and bare is not None else None,
-        vram_peak_bytes=memory.vram_peak_bytes if memory else None,
-        vram_source=memory.vram_source if memory else None,
-        vram_allocated_bytes=memory.vram_allocated_bytes if memory else None,
+        vram_peak_bytes=held.vram_peak_bytes,
+        vram_source=held.vram_source,
+        vram_allocated_bytes=held.vram_allocated_bytes,
         ratio=pair[0] if pair else None,
         ratio_interval=pair[1] if pair else None,
-        ratio_baseline=baseline.cell.setup if pair and baseline else None,
+        ratio_baseline=baseline.cell if pair and baseline else None,
         problems=tuple(problems),
         source=source,
         time=time,
@@ -240,19 +240,15 @@ def speed_ratio(ours: Row, theirs: Row) -> tuple[float, Interval | None] | None:
     PyTorch may have taken turns in several groups of a run: then its own row shows the last, and
     a rival's ratio is the one of their common group.
     """
-    own, other = (
-        dataclasses.replace(row.cell, runtime="", precision="", input="float32")
-        for row in (ours, theirs)
-    )
-    if own != other:
+    if alike(ours.cell, *SETUP) != alike(theirs.cell, *SETUP):
         return None
     if ours.time is None or theirs.time is None or ours.env_id != theirs.env_id:
         return None
     if ours.source != theirs.source:
         return None
-    if ours.ratio is not None and ours.ratio_baseline == theirs.setup:
+    if ours.ratio is not None and ours.ratio_baseline == theirs.cell:
         return ours.ratio, ours.ratio_interval
-    if theirs.ratio is not None and theirs.ratio_baseline == ours.setup:
+    if theirs.ratio is not None and theirs.ratio_baseline == ours.cell:
         ends = theirs.ratio_interval
         return 1 / theirs.ratio, (1 / ends[1], 1 / ends[0]) if ends else None
     return block_ratio(ours.time, theirs.time) if took_turns(ours.time, theirs.time) else None

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from clipperf import stats, units
+from clipperf import stats
 from clipperf.errors import UsageError
-from clipperf.nouns.cell import Cell
-from clipperf.nouns.report import Report
 from clipperf.nouns.result import ResultFile, Score
 from clipperf.nouns.variant import SIDES, Side
 from clipperf.report import findings
-from clipperf.report.columns import Column, cell_columns, environment_column, model_name, tabulate
-from clipperf.report.records import Row, environments, merge, merge_scores, setup_order
+from clipperf.report.accuracy import judged
+from clipperf.report.columns import CELL, Column, Fold, cell_columns, tabulate, who_columns
+from clipperf.report.pairs import alike
+from clipperf.report.records import Row, labels_of, merge, merge_scores, setup_order
+from clipperf.report.table import RANDOM, UNRESOLVED, Severity, Table, Unit, Value, worst
 
 SUMMARY_SCORES = 4
 """Accuracy columns in the summary at most; the rest is in the accuracy table."""
 
 QUANTILES = (("p90", 0.90), ("p95", 0.95), ("p99", 0.99))
 
-NO_DIFFERENCE = "≈"
-
-
 # --- cost ----------------------------------------------------------------------------------
 
 
-def cost_report(results: Sequence[ResultFile]) -> Report:
+def cost_table(results: Sequence[ResultFile]) -> Table:
     """What each tower costs: one row per model, tower, runtime, precision, device and batch.
 
     Raises:
@@ -36,25 +33,27 @@ def cost_report(results: Sequence[ResultFile]) -> Report:
     rows = merge(results)
     if not rows:
         raise UsageError("no measurements to report: run `clipperf profile MODEL` first")
-    labels = {env_id: label for env_id, (label, _) in environments(results).items()}
+    labels = labels_of(results)
     columns: list[Column[Row]] = [
-        *cell_columns(labels, threads=True),
-        Column("Items/s", lambda r: units.rate(r.items_per_s)),
-        Column("vs PyTorch", ratio_text),
-        Column("p50 ms", lambda r: units.ms(r.p50_s)),
-        Column("p90 ms", lambda r: units.ms(r.p90_s), fold="empty"),
-        Column("p95 ms", lambda r: units.ms(r.p95_s), fold="empty"),
-        Column("p99 ms", lambda r: units.ms(r.p99_s), fold="empty"),
-        Column("Disk MiB", lambda r: units.mib(r.disk_bytes)),
-        Column("RAM +MiB", lambda r: units.mib(r.rss_delta_bytes)),
-        Column("RAM MiB", lambda r: units.mib(r.rss_peak_bytes)),
-        Column("VRAM MiB", lambda r: units.mib(r.vram_peak_bytes), fold="empty"),
-        Column("Load s", lambda r: _seconds(r.load_s)),
-        Column("First ms", lambda r: units.ms(r.first_run_s)),
-        Column("Note", _note, numeric=False, fold="empty"),
+        *who_columns(labels),
+        *cell_columns(CELL, rows),
+        Column("Items/s", lambda r: r.items_per_s, "rate"),
+        Column("vs PyTorch", lambda r: Value(r.ratio, "ratio", r.ratio_interval)),
+        Column("p50 ms", lambda r: r.p50_s, "ms"),
+        Column("p90 ms", lambda r: r.p90_s, "ms", "empty"),
+        Column("p95 ms", lambda r: r.p95_s, "ms", "empty"),
+        Column("p99 ms", lambda r: r.p99_s, "ms", "empty"),
+        Column("Disk MiB", lambda r: r.disk_bytes, "MiB"),
+        Column("RAM +MiB", lambda r: r.rss_delta_bytes, "MiB"),
+        Column("RAM MiB", lambda r: r.rss_peak_bytes, "MiB"),
+        Column("VRAM MiB", lambda r: r.vram_peak_bytes, "MiB", "empty"),
+        Column("Load s", lambda r: r.load_s, "s"),
+        Column("First ms", lambda r: r.first_run_s, "ms"),
+        Column("Note", note, "note", "empty", key=True),
     ]
+    items = "batches of all streams" if any(r.cell.streams > 1 for r in rows) else "batch"
     legend = (
-        'Items/s is the batch over the median call. "vs PyTorch" is the speed-up over PyTorch '
+        f'Items/s is the {items} over the median call. "vs PyTorch" is the speed-up over PyTorch '
         "with its 95 % interval, block against block of one interleaved run.",
         '"RAM +MiB" is the peak over the bare worker, "RAM MiB" the whole process.',
     )
@@ -62,18 +61,8 @@ def cost_report(results: Sequence[ResultFile]) -> Report:
     return tabulate("Cost per tower", columns, rows, findings.speed_findings(rows, labels), caveats)
 
 
-def _seconds(value: float | None) -> str:
-    return units.NOT_MEASURED if value is None else units.significant(value, 2)
-
-
-def ratio_text(row: Row) -> str:
-    """The speed-up over PyTorch with its interval."""
-    if row.ratio is None:
-        return units.NOT_MEASURED
-    return units.ratio(row.ratio, row.ratio_interval)
-
-
-def _note(row: Row) -> str:
+def note(row: Row) -> Value:
+    """How the measurement of a row went, where it did not go well."""
     words = []
     if "unsupported" in (row.time_status, row.memory_status):
         words.append("unsupported")
@@ -81,7 +70,8 @@ def _note(row: Row) -> str:
         words.append("failed")
     if row.stable is False:
         words.append("unstable")
-    return ", ".join(words)
+    severity: Severity | None = "bad" if "failed" in words else "warn" if words else None
+    return Value(", ".join(words), "note", severity=severity)
 
 
 def _quantile_caveats(rows: Sequence[Row]) -> list[str]:
@@ -120,9 +110,8 @@ def pair_towers(rows: Sequence[Row]) -> list[Pair]:
     order: dict[str, int] = {}
     for row in rows:
         order.setdefault(row.env_id, len(order))
-        c = row.cell
-        key = (row.env_id, c.model_id, c.device, c.threads, c.batch, c.runtime, c.precision)
-        lines.setdefault(key, {"image": [], "text": []})[c.side].append(row)
+        key = (row.env_id, alike(row.cell, "side", "tokens", "input"))
+        lines.setdefault(key, {"image": [], "text": []})[row.cell.side].append(row)
     pairs = []
     for towers in lines.values():
         images, texts = towers["image"], towers["text"]
@@ -134,12 +123,11 @@ def pair_towers(rows: Sequence[Row]) -> list[Pair]:
 
 def _line_order(pair: Pair, order: dict[str, int]) -> tuple:
     c = pair.any.cell
-    tokens = (pair.text.cell.tokens if pair.text else None) or 0
-    engine = setup_order(c)
-    return (order[pair.any.env_id], c.model_id, c.device, c.threads, c.batch, *engine, tokens)
+    place = (order[pair.any.env_id], c.model_id, c.device, c.threads, c.streams, c.batch)
+    return (*place, *setup_order(c), _tokens(pair) or 0)
 
 
-def summary(results: Sequence[ResultFile]) -> Report:
+def summary(results: Sequence[ResultFile]) -> Table:
     """The basic statistics of every configuration, both towers and the accuracy in one line.
 
     Raises:
@@ -148,32 +136,24 @@ def summary(results: Sequence[ResultFile]) -> Report:
     rows = merge(results)
     if not rows:
         raise UsageError("no measurements to report: run `clipperf profile MODEL` first")
-    labels = {env_id: label for env_id, (label, _) in environments(results).items()}
+    labels = labels_of(results)
     pairs = pair_towers(rows)
     sides = [side for side in SIDES if any(getattr(pair, side) for pair in pairs)]
     columns: list[Column[Pair]] = [
-        Column(
-            "Model",
-            lambda p: model_name(p.any.cell.model_id, p.any.random_weights),
-            numeric=False,
-            fold="constant",
-        ),
-        *environment_column(labels, lambda p: p.any.env_id),
-        Column("Device", lambda p: p.any.cell.device, numeric=False, fold="constant"),
-        Column("Threads", lambda p: str(p.any.cell.threads), fold="constant", phrase="{} threads"),
-        Column("Tokens", _tokens, fold="constant", phrase="{} tokens"),
-        Column("Batch", lambda p: str(p.any.cell.batch)),
-        Column("Runtime", lambda p: p.any.setup, numeric=False),
-        Column("Disk MiB", lambda p: units.mib(disk_bytes(*(getattr(p, side) for side in sides)))),
-        *_sided(sides, "{} RAM MiB", lambda r: units.mib(r.rss_peak_bytes)),
-        *_sided(sides, "{} VRAM MiB", lambda r: units.mib(r.vram_peak_bytes), "empty"),
-        *_sided(sides, "{} p50 ms", lambda r: units.ms(r.p50_s)),
-        *_sided(sides, "{}s/s", lambda r: units.rate(r.items_per_s)),
-        *_sided(sides, "{} vs PyTorch", short_ratio),
+        *who_columns(labels, _any),
+        *cell_columns(["Device", "Threads", "Streams"], pairs, _any),
+        Column("Tokens", _tokens, "count", "constant", "{} tokens"),
+        *cell_columns(["Batch", "Runtime"], pairs, _any),
+        Column("Disk MiB", lambda p: disk_bytes(*(getattr(p, side) for side in sides)), "MiB"),
+        *_sided(sides, "{} RAM MiB", lambda r: r.rss_peak_bytes, "MiB"),
+        *_sided(sides, "{} VRAM MiB", lambda r: r.vram_peak_bytes, "MiB", "empty"),
+        *_sided(sides, "{} p50 ms", lambda r: r.p50_s, "ms"),
+        *_sided(sides, "{}s/s", lambda r: r.items_per_s, "rate"),
+        *_sided(sides, "{} vs PyTorch", _short_ratio, "ratio"),
     ]
     score_columns, caveats = _score_columns(results)
     columns += score_columns
-    columns.append(Column("Note", _pair_note, numeric=False, fold="empty"))
+    columns.append(Column("Note", _pair_note, "note", "empty", key=True))
     return tabulate(
         "Basic statistics",
         columns,
@@ -183,7 +163,7 @@ def summary(results: Sequence[ResultFile]) -> Report:
             "the peak of each process."
             if len(sides) == 2
             else f"Of the {sides[0]} tower alone; RAM and VRAM are the peak of its process.",
-            f"{NO_DIFFERENCE} marks a ratio whose 95 % interval includes 1, or that has none "
+            f"{UNRESOLVED.text} marks a ratio whose 95 % interval includes 1, or that has none "
             "because too few blocks were measured.",
             *caveats,
             *findings.cost_caveats(results, rows),
@@ -197,44 +177,46 @@ def disk_bytes(*towers: Row | None) -> int | None:
     return sum(known) if len(known) == len(towers) else None
 
 
-def short_ratio(row: Row) -> str:
+def _short_ratio(row: Row) -> Value:
     """The speed-up alone, marked where its interval includes 1."""
-    if row.ratio is None:
-        return units.NOT_MEASURED
     low_high = row.ratio_interval
     unresolved = low_high is None or low_high[0] <= 1 <= low_high[1]
-    return units.ratio(row.ratio) + (f" {NO_DIFFERENCE}" if unresolved else "")
+    marked = row.ratio is not None and unresolved
+    return Value(row.ratio, "ratio", mark=UNRESOLVED if marked else None)
 
 
 def _sided(
     sides: Sequence[Side],
     name: str,
-    text: Callable[[Row], str],
-    fold: Literal["never", "empty"] = "never",
+    figure: Callable[[Row], Value | float | None],
+    unit: Unit,
+    fold: Fold = "never",
 ) -> list[Column[Pair]]:
     """The same column for each tower that there is."""
 
-    def of(side: Side) -> Callable[[Pair], str]:
-        def shown(pair: Pair) -> str:
+    def of(side: Side) -> Callable[[Pair], Value | float | None]:
+        def shown(pair: Pair) -> Value | float | None:
             row: Row | None = getattr(pair, side)
-            return units.NOT_MEASURED if row is None else text(row)
+            return None if row is None else figure(row)
 
         return shown
 
-    return [Column(name.format(side.capitalize()), of(side), fold=fold) for side in sides]
+    return [Column(name.format(side.capitalize()), of(side), unit, fold) for side in sides]
 
 
-def _tokens(pair: Pair) -> str:
-    tokens = pair.text.cell.tokens if pair.text else None
-    return units.NOT_MEASURED if tokens is None else str(tokens)
+def _any(pair: Pair) -> Row:
+    return pair.any
 
 
-def _pair_note(pair: Pair) -> str:
-    notes = []
-    for name, row in (("image", pair.image), ("text", pair.text)):
-        if row is not None and _note(row):
-            notes.append(f"{name} {_note(row)}")
-    return "; ".join(notes)
+def _tokens(pair: Pair) -> int | None:
+    return pair.text.cell.tokens if pair.text else None
+
+
+def _pair_note(pair: Pair) -> Value:
+    towers = (("image", pair.image), ("text", pair.text))
+    notes = [(name, note(row)) for name, row in towers if row is not None and note(row).value]
+    words = "; ".join(f"{name} {said.text}" for name, said in notes)
+    return Value(words, "note", severity=worst(said for _, said in notes))
 
 
 def _score_columns(results: Sequence[ResultFile]) -> tuple[list[Column[Pair]], list[str]]:
@@ -247,14 +229,14 @@ def _score_columns(results: Sequence[ResultFile]) -> tuple[list[Column[Pair]], l
     columns: list[Column[Pair]] = []
     elsewhere = False
     for dataset, (sha256, metric) in shown:
-        by_engine: dict[tuple, dict[str, Score]] = {}
+        by_setup: dict[tuple, dict[str, Score]] = {}
         for s in scores:
             if (s.dataset, s.dataset_sha256, s.metric) == (dataset, sha256, metric):
-                by_engine.setdefault(_score_key(s.cell), {})[s.env_id] = s
-        columns.append(Column(f"{dataset} {metric}", _score_text(by_engine)))
-        measured = {(r.env_id, _score_key(r.cell)) for r in merge(results)}
+                by_setup.setdefault(judged(s.cell), {})[s.env_id] = s
+        columns.append(Column(f"{dataset} {metric}", _score_of(by_setup), "share"))
+        measured = {(r.env_id, judged(r.cell)) for r in merge(results)}
         elsewhere |= any(
-            key in by_engine and env_id not in by_engine[key] for env_id, key in measured
+            key in by_setup and env_id not in by_setup[key] for env_id, key in measured
         )
     caveats = []
     if len(first) > len(shown) or len({(s.dataset, s.metric) for s in scores}) > len(shown):
@@ -268,16 +250,12 @@ def _score_columns(results: Sequence[ResultFile]) -> tuple[list[Column[Pair]], l
     return columns, caveats
 
 
-def _score_key(cell: Cell) -> tuple[str, str, str]:
-    return (cell.model_id, cell.setup, cell.device)
-
-
-def _score_text(by_engine: dict[tuple, dict[str, Score]]) -> Callable[[Pair], str]:
-    def text(pair: Pair) -> str:
-        scores = by_engine.get(_score_key(pair.any.cell))
+def _score_of(by_setup: dict[tuple, dict[str, Score]]) -> Callable[[Pair], Value | None]:
+    def shown(pair: Pair) -> Value | None:
+        scores = by_setup.get(judged(pair.any.cell))
         if not scores:
-            return units.NOT_MEASURED
+            return None
         score = scores.get(pair.any.env_id) or list(scores.values())[-1]
-        return findings.share_text(score.value) + (" random" if score.random_weights else "")
+        return Value(score.value, "share", mark=RANDOM if score.random_weights else None)
 
-    return text
+    return shown

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -163,6 +163,22 @@ class ClipModel:
         self.close()
 
 
+def open_engines(requests: Iterable[EngineRequest]) -> dict[Side, Engine]:
+    """The engines of towers by side; where one cannot be opened, those before it are closed.
+
+    Raises:
+        EngineError, MissingDependencyError: see `load`.
+    """
+    engines: dict[Side, Engine] = {}
+    with contextlib.ExitStack() as opened:
+        for request in requests:
+            engine = _opened(request)
+            opened.callback(engine.close)
+            engines[request.cell.side] = engine
+        opened.pop_all()
+    return engines
+
+
 def _opened(request: EngineRequest) -> Engine:
     """The engine of one tower; a runtime that cannot run here says what is missing."""
     runtime = contract.get(request.cell.runtime)
@@ -249,36 +265,32 @@ def load(
         openings = [
             Opening(path, runtime=runtime, device=device, threads=threads, streams=streams or 1)
         ]
-    engines: dict[Side, Engine] = {}
+    wanted: list[EngineRequest] = []
     folders: dict[Side, Path] = {}
     batches: dict[Side, int] = {}
     short_texts = False
     pixel_dtype: PixelDtype = "float32"
-    with contextlib.ExitStack() as opened:
-        for opening in openings:
-            manifest = read_manifest(opening.folder)
-            for request, tower in requests(opening, manifest):
-                side = request.cell.side
-                problem = accuracy_warning(tower.notes)
-                if problem is not None and request.cell.runtime == "onnx":
-                    warnings.warn(f"{request.path}: {problem}", AccuracyWarning, stacklevel=2)
-                engine = _opened(request)
-                opened.callback(engine.close)
-                engines[side], folders[side] = engine, opening.folder
-                batches[side] = opening.batch
-                if side == "text":
-                    short_texts = tower.tokens is None
-                else:
-                    pixel_dtype = request.cell.input
-        pixels = read_pixels(folders.get("image", openings[0].folder))
-        if preprocess is not None:
-            pixels = dataclasses.replace(pixels, method=preprocess)
-        preprocess_fast.check(pixels.method)
-        tokenizer = Tokenizer.from_folder(folders["text"]) if "text" in folders else None
-        opened.pop_all()
+    for opening in openings:
+        manifest = read_manifest(opening.folder)
+        for request, tower in requests(opening, manifest):
+            side = request.cell.side
+            problem = accuracy_warning(tower.notes)
+            if problem is not None and request.cell.runtime == "onnx":
+                warnings.warn(f"{request.path}: {problem}", AccuracyWarning, stacklevel=2)
+            wanted.append(request)
+            folders[side], batches[side] = opening.folder, opening.batch
+            if side == "text":
+                short_texts = tower.tokens is None
+            else:
+                pixel_dtype = request.cell.input
+    pixels = read_pixels(folders.get("image", openings[0].folder))
+    if preprocess is not None:
+        pixels = dataclasses.replace(pixels, method=preprocess)
+    preprocess_fast.check(pixels.method)
+    tokenizer = Tokenizer.from_folder(folders["text"]) if "text" in folders else None
     spec = manifest.spec
     return ClipModel(
-        engines,
+        open_engines(wanted),
         pixels,
         tokenizer,
         embed_dim=spec.embed_dim,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from typing import TextIO
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
+OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 
 def status_bytes(field: str) -> int | None:
@@ -63,3 +65,14 @@ def die_with_parent() -> None:
 
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def prefer_as_victim() -> None:
+    """Tell Linux to end this process first when RAM runs out, and to leave no core file."""
+    if sys.platform == "linux":
+        import resource
+
+        with contextlib.suppress(OSError):
+            OOM_SCORE.write_text("1000")
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from measuring import measure_group
 
-from clipperf.bench import gpu_meters, gpu_sampler, passes, runner
+from clipperf.bench import gpu_meters, gpu_sampler, passes
 from clipperf.bench.cost import QUICK
 from clipperf.bench.gpu_meters import GpuSampler
 from clipperf.bench.gpu_sampler import Sample, summarise
-from clipperf.bench.process import worker_environment
 from clipperf.errors import MeasurementError
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.system import env as environment
+from clipperf.system.child import child_environment
 
 pytestmark = pytest.mark.timing
 
@@ -325,7 +326,7 @@ def test_sampler_and_worker_end_with_their_parent(
     script.write_text(json.dumps({"fail_at": "run", "how": "hang"}))
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(script)],
-        env=worker_environment(1),
+        env=child_environment(1),
         # A suite started in the background ignores Ctrl-C, and so would all that it starts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
@@ -342,7 +343,7 @@ def test_importing_the_sampler_imports_no_runtime() -> None:
         "import sys, clipperf.bench.gpu_sampler; heavy = {'torch', 'onnxruntime', 'pydantic', "
         "'pynvml'} & set(sys.modules); assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env=worker_environment(1))
+    subprocess.run([sys.executable, "-c", code], check=True, env=child_environment(1))
 
 
 # --- which GPU -----------------------------------------------------------------------------
@@ -484,6 +485,6 @@ def test_no_sampler_for_cells_on_the_cpu(
     fake(power_mw=[1000])
     monkeypatch.setattr(gpu_meters, "GpuSampler", never)
     request = make("fp32", "cpu", allocated_bytes=5, phases_s=(0.1, 0.1, 0.1))
-    for row in runner.measure_group([request], FAST, env):
+    for row in measure_group([request], FAST, env):
         assert row.status == "ok", row.error
         assert row.gpu is row.phases_s is row.vram_peak_bytes is row.vram_allocated_bytes is None

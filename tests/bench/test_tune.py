@@ -40,7 +40,7 @@ from clipperf.nouns.result import Measurement
 from clipperf.nouns.tuning import Trial, Tuning
 from clipperf.nouns.variant import SIDES
 from clipperf.report.records import merge
-from clipperf.report.tuning import tuning_report
+from clipperf.report.tuning import tuning_table
 from clipperf.serialize import from_json
 from clipperf.serve import streams as _streams
 from clipperf.system import env as environment
@@ -64,6 +64,7 @@ def search_of(
     batches: tuple[int, ...] = (1, 4),
     budget_s: float = 60.0,
     request_of: Callable[[Cell], tuple[EngineRequest, int]] | None = None,
+    script: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Search:
     """A search over simulated engines of two threads; `run_s` says what a batch takes."""
@@ -72,7 +73,7 @@ def search_of(
         def _opened_by(self, cell: Cell) -> EngineRequest:
             request = super()._opened_by(cell)
             path = Path(f"{request.path}-{cell.threads}-{cell.streams}-{cell.batch}")
-            path.write_text(json.dumps({"run_s": run_s(cell)}))
+            path.write_text(json.dumps({"run_s": run_s(cell), **(script or {})}))
             return dataclasses.replace(request, path=str(path))
 
     def request(cell: Cell) -> tuple[EngineRequest, int]:
@@ -171,6 +172,53 @@ def test_what_cannot_be_made_or_run_is_a_trial_with_its_reason(tmp_path: Path) -
     nothing = search_of(tmp_path, batch_s, precisions=("bf16",))
     with pytest.raises(MeasurementError, match="bf16 drifted"):
         nothing.run()
+
+
+@pytest.mark.parametrize("max_batch_s", [None, 10.0])
+def test_candidates_that_die_late_are_told_with_their_reasons(
+    max_batch_s: float | None, tmp_path: Path
+) -> None:
+    """Rounds 1 and 2 take a dozen runs of each candidate, the last one more."""
+    found = search_of(
+        tmp_path,
+        lambda candidate: 2e-3,
+        precisions=("fp32",),
+        batches=(1,),
+        max_batch_s=max_batch_s,
+        script={"fail_at": "run:25", "how": "signal", "exit_code": 9},
+        final=dataclasses.replace(FAST, min_runs=60, max_s=30.0),
+    )
+    with pytest.raises(MeasurementError, match=r"no candidate works: sim image .*SIGKILL"):
+        found.run()
+    assert all("SIGKILL" in trial.verdict for trial in found.trials.values())
+
+
+def test_where_the_best_die_late_others_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def item_s(candidate: Cell) -> float:
+        return {"fp32": 15e-3, "int8": 10e-3}[candidate.precision] * candidate.streams
+
+    found = search_of(tmp_path, item_s, batches=(1,))
+    rounds: list[set[str]] = []
+
+    def time_pass(requests: Any, settings: Any, env: Any, round_: str, ids: Any) -> Any:
+        cells = [request.cell for request in requests]
+        dies = round_ == "the best in turns" and not rounds
+        if round_ == "the best in turns":
+            rounds.append({cell.precision for cell in cells})
+        row = {"status": "failed", "error": "SIGKILL"} if dies else {"status": "ok"}
+        return [
+            Measurement(c, "time", **row, env_id="e", run_s=() if dies else (item_s(c),) * 9)
+            for c in cells
+        ]
+
+    monkeypatch.setattr(search, "time_pass", time_pass)
+    best, _ = found.run()
+    assert rounds == [{"int8"}, {"fp32"}]
+    assert best.cell.precision == "fp32"
+    killed = [trial for cell, trial in found.trials.items() if cell.precision == "int8"]
+    assert {trial.verdict for trial in killed} == {"SIGKILL"}
 
 
 def test_a_spent_budget_still_gives_an_answer(tmp_path: Path) -> None:
@@ -429,16 +477,16 @@ def test_a_bundle_holds_all_that_is_needed(
 
 def test_the_table_of_a_tuning(tuned: Path) -> None:
     tuning = from_json(Tuning, json.loads(tuned.read_text()))
-    found = tuning_report(tuning)
-    assert len(found.rows) == len(tuning.trials)
-    note = found.columns.index("Note")
-    assert [row[note] for row in found.rows].count("chosen") == 2
+    found = tuning_table(tuning)
+    assert len(found.texts) == len(tuning.trials)
+    note = found.names.index("Note")
+    assert [row[note] for row in found.texts].count("chosen") == 2
     assert [line.split(":")[0] for line in found.findings] == ["image", "text"]
     assert "Texts have 16 tokens." in found.caveats
     images = dataclasses.replace(
         tuning, trials=tuple(t for t in tuning.trials if t.cell.side == "image")
     )
-    assert not any("tokens" in line for line in tuning_report(images).caveats)
+    assert not any("tokens" in line for line in tuning_table(images).caveats)
 
 
 def test_a_tuning_of_one_tower_does_not_replace_that_of_both(home: Path) -> None:

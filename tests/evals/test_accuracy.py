@@ -11,9 +11,10 @@ import pytest
 
 from clipperf import stats
 from clipperf.errors import EngineError, UsageError
-from clipperf.evals import accuracy
-from clipperf.evals.accuracy import embed, evaluate, score
+from clipperf.evals.accuracy import embed, score
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.outcome import SHARE_OF_GROUPS, Outcome
+from clipperf.evals.ranks import classifier_weights
 from clipperf.inputs.sources import ImageSource
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Score
@@ -39,6 +40,23 @@ class Table:
 
 def sources(names: Sequence[str]) -> tuple[ImageSource, ...]:
     return tuple(ImageSource(name, Path(name)) for name in names)
+
+
+def evaluate(
+    data: Dataset,
+    tables: dict[Cell, Table],
+    baseline: Cell | None,
+    batch: int = 32,
+    random_weights: bool = False,
+    env_id: str = "",
+) -> list[Score]:
+    """Embed with every table, then score them all; the cells get the batch."""
+    embedded = {
+        replace(cell, batch=batch): embed(data, table, batch, who=cell.label)
+        for cell, table in tables.items()
+    }
+    against = None if baseline is None else replace(baseline, batch=batch)
+    return score(data, embedded, against, random_weights=random_weights, env_id=env_id)
 
 
 def by_metric(scores: list[Score], cell: Cell) -> dict[str, Score]:
@@ -215,8 +233,7 @@ def test_captions_of_one_image_are_not_independent() -> None:
     right = rng.random(40) < 0.5
     hits, owner = np.repeat(right, 5), np.repeat(np.arange(40), 5)
     rest = (hits, hits, owner, 0.1)
-    together = accuracy._Outcome("r@1", "text", "share of groups", *rest)
-    low, high = accuracy._interval(together)
+    low, high = Outcome("r@1", "text", SHARE_OF_GROUPS, *rest).interval
     alone = stats.wilson_interval(int(right.sum()), 40)
     assert high - low == pytest.approx(alone[1] - alone[0], rel=0.1)
     naive = stats.wilson_interval(int(hits.sum()), 200)
@@ -386,8 +403,7 @@ def test_classifier_matches_open_clip() -> None:
 
     theirs = open_clip.build_zero_shot_classifier(model, tokenizer, class_names, templates)
     found = embed(data, Tiny(), batch=16)
-    assert found.prompts is not None
-    ours = accuracy.metrics.classifier_weights(found.prompts)
+    ours = classifier_weights(found.texts["prompts"].reshape(8, 3, 16))
     np.testing.assert_allclose(ours, theirs.T.numpy(), atol=1e-6)
     with torch.no_grad():
         logits = model.encode_image(pixels, normalize=True) @ theirs

@@ -48,6 +48,7 @@ from clipperf.export.exporters import onnx as build
 from clipperf.export.judge import parity
 from clipperf.models import sample, zoo
 from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import PRECISIONS
 from clipperf.system import files, store
 
 EXPORT = ("export", sample.NAME)
@@ -478,7 +479,8 @@ def test_a_broken_graph_fails_the_gate(folder: Path, tmp_path: Path, factor: flo
 def test_a_tower_that_fails_the_gate_is_stored_only_on_demand(
     tiny: ModelSpec, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(parity.REQUIRED_MIN_COSINE, "fp32", 1.1)
+    row = dataclasses.replace(PRECISIONS.get("fp32"), min_cosine=1.1)
+    monkeypatch.setitem(PRECISIONS._rows, "fp32", row)
     with pytest.raises(ParityError, match="--keep-failed") as caught:
         build.export_model(tiny, ("image",))
     assert isinstance(caught.value, ClipperfError) and "1.1 is required" in str(caught.value)
@@ -487,10 +489,10 @@ def test_a_tower_that_fails_the_gate_is_stored_only_on_demand(
     assert_usable(kept.folder)
     found = store.read_manifest(kept.folder).towers[0].parity
     assert found is not None and not found.passed
-    from clipperf.export.summary import failed, lines
+    from clipperf.report.exported import exported_lines, failed
 
     assert failed(kept)
-    assert "PARITY FAILED" in "\n".join(lines(kept))
+    assert "PARITY FAILED" in "\n".join(exported_lines(kept))
     again = build.export_model(tiny, ("image",), keep_failed=True)
     assert again.up_to_date and failed(again), "kept, but still a failure"
     with pytest.raises(ParityError):  # nobody uses it who has not asked for it

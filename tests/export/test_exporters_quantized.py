@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,12 @@ from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import ParityError, UsageError
 from clipperf.evals import datasets
 from clipperf.export.exporters.quantized import Settings, cache_key, export_derived, settings_of
-from clipperf.export.judge import parity
 from clipperf.export.judge.drift import Judge
 from clipperf.export.judge.search import search
 from clipperf.graph import quantize
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell
+from clipperf.nouns.variant import PRECISIONS
 from clipperf.system import store
 
 SPEC = zoo.resolve("clipperf-sample")
@@ -277,6 +278,16 @@ class Shuffled:
         self._engine.close()
 
 
+class Nothing:
+    """An engine whose arithmetic overflows."""
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        return np.full((len(array), 192), np.nan, np.float32)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 def test_the_judge_sees_no_loss_in_fp32_and_all_of_it_in_a_mix_up(
     sample_artifact: Path, samples: str
 ) -> None:
@@ -293,6 +304,9 @@ def test_the_judge_sees_no_loss_in_fp32_and_all_of_it_in_a_mix_up(
     assert worse.min_cosine < 0.9
     assert not worse.within(margin=100, min_cosine=0.99)
     assert judge.drift(Shuffled(paths["image"])) > 0.05
+    nothing = judge.loss(Nothing())
+    assert nothing.points is None and not nothing.within(margin=100, min_cosine=0.99)
+    assert judge.drift(Nothing()) == 1
 
 
 # --- artifacts -----------------------------------------------------------------------------
@@ -353,7 +367,8 @@ def test_fp8_is_made_of_the_fp16_graph_and_judged_by_fp32(sample_home: Path, sam
 def test_what_cannot_hold_is_refused_and_leaves_nothing(
     sample_home: Path, samples: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(parity.REQUIRED_MIN_COSINE, "int8", 1.1)  # more than any tower has
+    row = replace(PRECISIONS.get("int8"), min_cosine=1.1)  # more than any tower has
+    monkeypatch.setitem(PRECISIONS._rows, "int8", row)
     settings = Settings("onnx", "int8", samples, 7.0)
     with pytest.raises(ParityError, match=r"15 layers in fp32 it still loses .* 24 samples"):
         export_derived(SPEC, ("text",), settings)

@@ -18,7 +18,7 @@ from clipperf.bench.prepare import choose_inputs
 from clipperf.engines.onnxruntime import open_session
 from clipperf.engines.tensorrt import flavours
 from clipperf.errors import UsageError
-from clipperf.export import engine_graphs, summary
+from clipperf.export import engine_graphs
 from clipperf.export.exporters import onnx as build
 from clipperf.export.exporters.quantized import Settings, export_derived
 from clipperf.export.exporters.tensorrt import export_engine
@@ -26,12 +26,14 @@ from clipperf.export.judge import parity
 from clipperf.export.plan_options import BuildOptions
 from clipperf.inputs.preprocess import preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
-from clipperf.inspect import artifact, inspection
+from clipperf.inspect import artifact
 from clipperf.models import sample, zoo
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
-from clipperf.report.tables import cost_report
+from clipperf.report.exported import exported_lines
+from clipperf.report.inspection import inspection_table
+from clipperf.report.tables import cost_table
 from clipperf.serve.images import batches
 from clipperf.system import store
 
@@ -262,10 +264,10 @@ def test_both_kinds_lie_side_by_side_and_are_cached(stocked: ModelSpec) -> None:
     before = snapshot(floats)
     again = build.export_model(stocked, ("image", "text"), pixel_dtype="uint8")
     assert again.up_to_date and again.folder == taken
-    assert "pixel_values uint8 [batch, 3, 32, 32]" in "\n".join(summary.lines(again))
+    assert "pixel_values uint8 [batch, 3, 32, 32]" in "\n".join(exported_lines(again))
     assert build.export_model(stocked, ("image",)).folder == floats
     assert snapshot(floats) == before
-    said = dict(inspection.report(artifact.inspect(taken)).rows)
+    said = dict(inspection_table(artifact.inspect(taken)).texts)
     assert said["image: input"] == "pixel_values uint8 [batch, 3, 32, 32]"
 
 
@@ -366,9 +368,9 @@ def test_a_profile_shows_both_kinds(stocked: ModelSpec, cli: Cli) -> None:
         "--input", "float32,uint8", "--quick", "-q", check=True,
     )  # fmt: skip
     (path,) = store.find_results()
-    table = cost_report([store.read_result(path)])
-    runtime, ratio = (table.columns.index(name) for name in ("Runtime", "vs PyTorch"))
-    ratios = {row[runtime]: row[ratio] for row in table.rows}
+    table = cost_table([store.read_result(path)])
+    runtime, ratio = (table.names.index(name) for name in ("Runtime", "vs PyTorch"))
+    ratios = {row[runtime]: row[ratio] for row in table.texts}
     assert list(ratios) == ["torch fp32", "onnx fp32", "onnx fp32 uint8"]
     assert ["x" in text for text in ratios.values()] == [False, True, True]
 

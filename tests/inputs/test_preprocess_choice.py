@@ -11,14 +11,17 @@ from conftest import Cli, store_of
 from PIL import Image
 
 import clipperf
+from clipperf.commands.evaluate import prepared
 from clipperf.errors import UsageError
-from clipperf.evals import evaluate
 from clipperf.evals.datasets import load_dataset
+from clipperf.evals.evaluate import evaluate
+from clipperf.evals.worker import open_model
 from clipperf.export import folder as folders
 from clipperf.export.exporters.quantized import Settings, export_derived
 from clipperf.export.folder import Exported, set_preprocess
-from clipperf.export.summary import lines
 from clipperf.models import zoo
+from clipperf.nouns.cell import Cell
+from clipperf.report.exported import exported_lines
 from clipperf.system import files, store
 
 pytest.importorskip("cykooz_resizer")
@@ -49,7 +52,7 @@ def test_the_method_is_in_the_folder_and_load_takes_it(stocked: Path) -> None:
     assert files.read_json(stocked / "preprocess.json") == done.manifest.preprocess
     assert done.manifest.towers == towers
     assert not store.check_files(stocked, done.manifest, content=True)
-    assert "  images preprocessed by 'fast'" in lines(done)
+    assert "  images preprocessed by 'fast'" in exported_lines(done)
     with clipperf.load(stocked) as fast, clipperf.load(stocked, preprocess="exact") as again:
         assert fast.pixels is not None and fast.pixels.method == "fast"
         np.testing.assert_array_equal(again.encode_images(images), reference)
@@ -57,7 +60,7 @@ def test_the_method_is_in_the_folder_and_load_takes_it(stocked: Path) -> None:
         assert 0 < difference < 0.02 * np.abs(reference).max()
     set_preprocess(done, "exact")
     assert files.read_json(stocked / "preprocess.json")["method"] == "exact"
-    assert not any("preprocessed" in line for line in lines(exported(stocked)))
+    assert not any("preprocessed" in line for line in exported_lines(exported(stocked)))
 
 
 def test_what_is_derived_starts_from_the_method_and_may_have_its_own(stocked: Path) -> None:
@@ -87,14 +90,18 @@ def test_eval_compares_with_exact_pytorch_and_says_so(
 ) -> None:
     set_preprocess(exported(stocked), "fast")
     spec = zoo.resolve("clipperf-sample")
-    result, failures = evaluate.evaluate(
-        [spec], ("onnx",), load_dataset(samples), path=tmp_path / "eval.json"
+    result, failures = evaluate(
+        [spec],
+        {"torch": "cpu", "onnx": "cpu"},
+        load_dataset(samples),
+        prepared,
+        path=tmp_path / "eval.json",
     )
     assert not failures
     (note,) = result.notes
     assert "onnx fp32" in note and "'fast'" in note
-    baseline = evaluate._cell(spec, "torch", "fp32", "cpu", 1, 1)
-    with evaluate.open_model(baseline, spec, lambda stage: None) as model:
+    baseline = Cell(spec.id, "image", "torch", "fp32", "cpu", 1, 1)
+    with open_model(prepared(baseline, spec, lambda stage: None)) as model:
         assert model.pixels is not None and model.pixels.method == "exact"
 
 

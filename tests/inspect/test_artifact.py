@@ -13,8 +13,9 @@ import pytest
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import UsageError
 from clipperf.inspect.artifact import inspect
-from clipperf.inspect.inspection import Inspection, report
+from clipperf.inspect.inspection import Inspection
 from clipperf.nouns.artifact import TensorSpec
+from clipperf.report.inspection import inspection_table
 from clipperf.serialize import to_json
 from clipperf.system import files
 
@@ -57,7 +58,7 @@ def beside(path: Path) -> Path:
 
 
 def words(found: Inspection) -> dict[str, str]:
-    return dict(report(found).rows)  # type: ignore[arg-type]
+    return dict(inspection_table(found).texts)  # type: ignore[arg-type]
 
 
 # --- ONNX ----------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ def test_external_data_counts_and_is_checked(tmp_path: Path) -> None:
     assert found.problems == (f"{data} is cut off: {size - 1} of {size} bytes",)
     assert not found.runs_here
     assert words(found)["runs here"] == "no, it is damaged"
-    assert report(found).caveats == found.problems
+    assert inspection_table(found).caveats == found.problems
 
     data.unlink()
     (problem,) = inspect(path).problems

@@ -10,6 +10,7 @@ from conftest import Cli
 from clipperf.engines import contract
 from clipperf.engines.tensorrt import flavours
 from clipperf.inspect import doctor
+from clipperf.report.doctor import machine_table
 from clipperf.system import env
 from clipperf.system.env import Gpu
 
@@ -54,8 +55,8 @@ def test_the_machine_s_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts["VRAM"] == "24.00 GiB"
     assert facts["Driver"] == "580.1"
     assert facts["VRAM per process"].startswith("no")
-    table = doctor.machine_report(facts)
-    assert ("Compute capability", "8.9") in table.rows
+    table = machine_table(facts)
+    assert ("Compute capability", "8.9") in table.texts
 
 
 def test_what_builds_engines_without_a_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from clipperf.errors import UsageError
 from clipperf.models import catalog, open_clip_facts, published, sample
 from clipperf.models.families import open_clip
 from clipperf.models.published import normal
+from clipperf.report.models import models_json, models_table
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_catalog.py"
 
@@ -208,9 +209,9 @@ def test_search():
 
 def test_report_has_a_row_for_each_set_of_weights():
     listed = catalog.search("RN101")
-    report = catalog.models_report(listed)
-    assert all(len(row) == len(report.columns) == len(report.numeric) for row in report.rows)
-    row = dict(zip(report.columns, report.rows[0], strict=True))
+    report = models_table(listed)
+    assert all(len(row) == len(report.columns) for row in report.rows)
+    row = dict(zip(report.names, report.texts[0], strict=True))
     assert row == {
         "model": "RN101::openai",
         "image M": "56.3",
@@ -223,27 +224,27 @@ def test_report_has_a_row_for_each_set_of_weights():
         "licence": "MIT",
         "ImageNet top-1": "62.3 %",
     }
-    assert [row[0] for row in report.rows] == [
+    assert [row[0] for row in report.texts] == [
         f"{entry.architecture}::{tag}" for entry in listed for tag in entry.tags
     ]
 
 
 def test_report_of_an_architecture_without_weights_and_of_none():
-    (row,) = catalog.models_report(catalog.search("ViT-e-14")).rows
+    (row,) = models_table(catalog.search("ViT-e-14")).texts
     assert row[0] == "ViT-e-14" and row[-2:] == ("-", "-")
-    empty = catalog.models_report([])
+    empty = models_table([])
     assert empty.rows == () and empty.title.startswith("0 architectures")
 
 
 def test_report_says_which_text_gflops_are_for_longer_texts():
-    assert "nllb-*: 1024" in catalog.models_report(catalog.search("nllb")).caveats[-1]
-    assert "longer" not in "".join(catalog.models_report(catalog.search("RN50")).caveats)
+    assert "nllb-*: 1024" in models_table(catalog.search("nllb")).caveats[-1]
+    assert "longer" not in "".join(models_table(catalog.search("RN50")).caveats)
     notes = catalog.find("coca_roberta-ViT-B-32").notes
     assert "transformers" in notes[0] and not any("GFLOPs" in note for note in notes)
 
 
 def test_json_is_plain_and_names_sources():
-    (entry,) = catalog.models_json([catalog.find("RN50")])
+    (entry,) = models_json([catalog.find("RN50")])
     assert json.loads(json.dumps(entry)) == entry
     assert entry["image_px"] == 224 and "licences" not in entry
     openai = entry["tags"][0]
@@ -299,9 +300,9 @@ def test_a_changed_configuration_shows_no_stale_figures(monkeypatch, fresh_catal
     assert new.tags == () and new.image_px == 224 and new.image_gflops is None
     with pytest.raises(UsageError):
         catalog.find("RN50")
-    report = catalog.models_report([changed, new])
+    report = models_table([changed, new])
     assert "9.9.9" in report.caveats[0]
-    assert report.rows[-1][:3] == ("ViT-new-7", "-", "-")
+    assert report.texts[-1][:3] == ("ViT-new-7", "-", "-")
 
 
 def write_sample(folder: Path) -> None:
@@ -339,7 +340,7 @@ def test_the_sample_is_listed_where_it_is_there(monkeypatch, fresh_catalog, tmp_
     assert (entry.image_px, entry.context_tokens, entry.embed_dim) == (64, 32, 64)
     assert (entry.image_parameters, entry.text_parameters) == (24, 35)
     assert entry.licence(sample.TAG) == sample.LICENCE
-    assert catalog.models_report([entry]).findings == entry.notes
+    assert models_table([entry]).findings == entry.notes
     (tmp_path / "model.safetensors").unlink()
     open_clip.entries.cache_clear()
     assert catalog.find(sample.NAME).image_parameters is None
@@ -347,8 +348,9 @@ def test_the_sample_is_listed_where_it_is_there(monkeypatch, fresh_catalog, tmp_
 
 def test_listing_imports_no_torch_and_is_fast():
     code = (
-        "import sys, time; from clipperf.models import catalog; found = catalog.entries();"
-        "catalog.models_json(found); catalog.models_report(found); took = time.process_time();"
+        "import sys, time; from clipperf.models import catalog; from clipperf.report import models;"
+        "found = catalog.entries();"
+        "models.models_json(found); models.models_table(found); took = time.process_time();"
         "heavy = {'torch', 'open_clip', 'timm', 'transformers', 'onnxruntime'} & set(sys.modules);"
         "assert not heavy, heavy; assert len(found) > 100; print(took)"
     )

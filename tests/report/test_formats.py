@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -15,14 +16,20 @@ from report_data import GIB, PUBLISHED, broken, cell, memory, realistic, result,
 from rich.console import Console
 
 from clipperf.errors import UsageError
-from clipperf.report.build import build_report, render
+from clipperf.models.published import BasicStatistics
+from clipperf.registry import Registry
+from clipperf.report import format as format_
+from clipperf.report import formats
+from clipperf.report.build import build_report
 from clipperf.report.charts import BarChart, LineChart, speed_charts
 from clipperf.report.document import clean
-from clipperf.report.formats import FORMATS, rich_report, split_columns
+from clipperf.report.format import FORMATS, render
 from clipperf.report.records import merge
 from clipperf.report.sizing.solve import Targets
 from clipperf.report.svg import draw
-from clipperf.report.tables import cost_report
+from clipperf.report.table import RANDOM_WEIGHTS, UNRESOLVED, Value
+from clipperf.report.tables import cost_table
+from clipperf.report.terminal import rich_table, split_columns
 
 EVIL = "<script>alert('x')</script>|[red]\x1b[31m\n::w"
 
@@ -46,7 +53,7 @@ def evil():
                 notes=(EVIL,),
             )
         ],
-        [{"model": EVIL, "disk_mb": 1, "peak_ram_gb": 1, "peak_vram_gb": 1}],
+        [BasicStatistics(EVIL, 1, 1, 1)],
         Targets(1, 0),
         title=EVIL,
     )
@@ -76,7 +83,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.mark.parametrize("fmt", list(FORMATS))
+@pytest.mark.parametrize("fmt", FORMATS.names())
 def test_every_format_is_deterministic(fmt, document) -> None:
     again = build_report(realistic(), PUBLISHED, Targets(200, 100, slo_s=0.5, ram_bytes=4 * GIB))
     turned = build_report(
@@ -98,15 +105,74 @@ def test_nothing_to_report() -> None:
         build_report([])
 
 
-@pytest.mark.parametrize("fmt", list(FORMATS))
+@pytest.mark.parametrize("fmt", FORMATS.names())
 def test_only_failed_rows_render(fmt) -> None:
     text = render(build_report([result([broken(cell(), "out of memory")])]), fmt)
     assert "out of memory" in text
 
 
-@pytest.mark.parametrize("fmt", list(FORMATS))
+@pytest.mark.parametrize("fmt", FORMATS.names())
 def test_only_scores_render(fmt) -> None:
     assert "cifar10" in render(build_report([result(scores=[score(cell())])]), fmt)
+
+
+def test_a_format_is_one_file(monkeypatch, tmp_path, document) -> None:
+    (tmp_path / "shout.py").write_text(
+        "from clipperf.report.format import Format\n"
+        "FORMAT = Format('shout', lambda document: document.title.upper() + '!\\n')\n"
+    )
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    monkeypatch.setattr(format_, "FORMATS", Registry("format", room="clipperf.report.formats"))
+    assert render(document, "shout") == "CLIP COST AND ACCURACY!\n"
+    monkeypatch.delitem(sys.modules, "clipperf.report.formats.shout")
+
+
+# --- typed values --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Value(None, "ms"), "-"),
+        (Value(math.nan, "share", (0.0, 1.0)), "-"),
+        (Value(0.0, "points"), "+0.0"),
+        (Value(0.5, "share", (math.nan, 1.0)), "50.0 %"),
+        (Value(0.5, "share", (0.4, 0.6)), "50.0 % [40.0, 60.0]"),
+        (Value(2.0, "ratio", (1.5, 2.5)), "2.00x [1.50, 2.50]"),
+        (Value(1234.5, "rate", (1000.0, 1500.0)), "1234 [1000, 1500]"),
+        (Value(20, "count", beside=Value(0.02, "share")), "20 (2.0 %)"),
+        (Value(1410, "span", (1410, 1980)), "1410 to 1980"),
+        (Value(1980, "span", (1980, 1980)), "1980"),
+        (Value("M::w", mark=RANDOM_WEIGHTS), "M::w (random weights)"),
+        (Value(1.0, "ratio", mark=UNRESOLVED), "1.00x ≈"),
+        (Value(""), ""),
+    ],
+)
+def test_values_read_as_their_unit(value: Value, text: str) -> None:
+    assert value.text == text
+
+
+NAMES = ("failed lost", "a [b]", "x random", "RANDOM WEIGHTS (random weights)", "-")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_not_read_as_verdicts_marks_or_intervals(name: str) -> None:
+    files = [result([timed(cell(model=m), [0.1] * 6) for m in (name, "M::w")])]
+    page = render(build_report(files), "html").partition("<main>")[2]
+    page = page.partition('<section id="environments"')[0]
+    assert not re.findall(r'class="(?:mark|ci|failed|banner)\b', page)
+    out = io.StringIO()
+    console = Console(file=out, width=120, color_system="standard", force_terminal=True)
+    console.print(rich_table(cost_table(files), 120))
+    assert "\x1b[31m" not in out.getvalue(), "no row is red"
+
+
+def test_a_table_says_what_its_columns_are() -> None:
+    heads = {column.name: column for column in cost_table(realistic()).columns}
+    assert [name for name, head in heads.items() if head.split] == ["Model"]
+    keys = [name for name, head in heads.items() if head.key]
+    assert keys == ["Model", "Tower", "Batch", "Runtime", "Note"]
+    assert not heads["Tower"].numeric and heads["Batch"].numeric
 
 
 # --- HTML ----------------------------------------------------------------------------------
@@ -133,7 +199,7 @@ def test_html_is_self_contained(document, evil) -> None:
 def test_html_escapes_everything(evil) -> None:
     text = render(evil, "html")
     assert "<script" not in text
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in text
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in text
     assert "\x1b" not in text
 
 
@@ -201,8 +267,8 @@ def test_markdown_parses_back() -> None:
     lines = render(build_report(files), "md").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("**Cost per tower"))
     table = [line for line in lines[start + 2 :] if line.startswith("|")]
-    report = cost_report(files)
-    assert parse_markdown_table(table) == [list(report.columns), *map(list, report.rows)]
+    report = cost_table(files)
+    assert parse_markdown_table(table) == [list(report.names), *map(list, report.texts)]
 
 
 def test_markdown_escapes(evil) -> None:
@@ -223,17 +289,17 @@ def test_text_has_no_markup_and_no_control_characters(evil) -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_wide_tables_are_split_not_cut(width) -> None:
-    report = cost_report(realistic())
+    report = cost_table(realistic())
     parts = split_columns(report, width)
     assert sorted({i for part in parts for i in part}) == list(range(len(report.columns)))
     console = Console(file=io.StringIO(), width=width)
-    console.print(rich_report(report, width))
+    console.print(rich_table(report, width))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
-    for row in report.rows:
+    for row in report.texts:
         for i, value in enumerate(row):
-            if report.numeric[i]:
+            if report.columns[i].numeric:
                 assert value in text
 
 
@@ -291,6 +357,6 @@ def test_json_has_null_for_nan() -> None:
 def test_shared_caveats_are_told_once(document) -> None:
     for caveat in document.caveats:
         for section in document.sections:
-            for report in section.reports:
+            for report in section.tables:
                 assert caveat not in report.caveats
     assert dataclasses.replace(document) == document

@@ -9,12 +9,13 @@ import math
 import pytest
 from report_data import MIB, cell, memory, result, timed
 
-from clipperf.nouns.report import Report
 from clipperf.nouns.result import GpuLoad, Measurement, ResultFile
-from clipperf.report.build import build_report, render
-from clipperf.report.gpu import energy_per_1000_j, gpu_report, host_gap, phase_s
+from clipperf.report.build import build_report
+from clipperf.report.format import render
+from clipperf.report.gpu import energy_per_1000_j, gpu_table, host_gap, phase_s
 from clipperf.report.records import Row, merge
-from clipperf.report.tables import cost_report
+from clipperf.report.table import Table
+from clipperf.report.tables import cost_table
 
 LOAD = GpuLoad(
     seconds=2.0,
@@ -42,9 +43,9 @@ def one_row(measurement: Measurement) -> Row:
     return merge([result([measurement])])[0]
 
 
-def column(report: Report, name: str) -> list[str]:
-    at = report.columns.index(name)
-    return [row[at] for row in report.rows]
+def column(report: Table, name: str) -> list[str]:
+    at = report.names.index(name)
+    return [row[at] for row in report.texts]
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_what_was_not_measured_is_none() -> None:
 
 
 def test_table(full: list[ResultFile]) -> None:
-    report = gpu_report(full)
+    report = gpu_table(full)
     assert report is not None
     assert column(report, "Runtime") == ["torch fp32", "trt fp32"]
     assert column(report, "Copy in ms") == ["-", "2.00"]
@@ -108,43 +109,41 @@ def test_table(full: list[ResultFile]) -> None:
 
 def test_no_table_and_no_caveat_without_a_gpu() -> None:
     files = [result([timed(cell(), [0.1] * 6), memory(cell(), 100)])]
-    assert gpu_report(files) is None
+    assert gpu_table(files) is None
     document = build_report(files)
     assert "gpu" not in [section.key for section in document.sections]
     assert not any("GPU" in line for line in document.caveats)
 
 
 def test_empty_columns_are_not_shown() -> None:
-    report = gpu_report([result([on_gpu(gpu=GpuLoad(2.0, 50, power_w=80.0))])])
+    report = gpu_table([result([on_gpu(gpu=GpuLoad(2.0, 50, power_w=80.0))])])
     assert report is not None
     assert column(report, "Power W") == ["80.0"]
-    assert not {"J per 1000", "Host ms", "VRAM MiB", "VRAM by", "Throttled by"} & set(
-        report.columns
-    )
+    assert not {"J per 1000", "Host ms", "VRAM MiB", "VRAM by", "Throttled by"} & set(report.names)
 
 
 def test_throttling_names_reason_and_rows(full: list[ResultFile]) -> None:
-    throttled = [c for c in cost_report(full).caveats if "throttled" in c]
+    throttled = [c for c in cost_table(full).caveats if "throttled" in c]
     assert throttled == [
         "The GPU throttled under load (power cap): M::w image trt fp32 cuda batch 8. The figures "
         "hold for this board's power and cooling."
     ]
     many = [on_gpu(batch, gpu=LOAD) for batch in (1, 2, 4, 8, 16, 32)]
-    line = next(c for c in cost_report([result(many)]).caveats if "throttled" in c)
+    line = next(c for c in cost_table([result(many)]).caveats if "throttled" in c)
     assert "batch 8 and 2 more." in line and "batch 16" not in line
 
 
 @pytest.mark.parametrize(("host_s", "told"), [(0.0109, False), (0.0112, True)])
 def test_a_slow_host_is_told(host_s: float, told: bool) -> None:
     phases = {"h2d": (0.001,), "compute": (0.008,), "d2h": (0.001,), "host": (host_s,)}
-    report = cost_report([result([on_gpu(phases_s=phases)])])
+    report = cost_table([result([on_gpu(phases_s=phases)])])
     assert any("more than 10 % over copies" in c for c in report.caveats) == told
 
 
 def test_missing_gpu_figures_say_why_and_are_no_failure() -> None:
-    report = cost_report([result([on_gpu(error="GPU figures missing: told to fail")])])
+    report = cost_table([result([on_gpu(error="GPU figures missing: told to fail")])])
     assert any(c.endswith("batch 8: GPU figures missing: told to fail") for c in report.caveats)
-    assert "Note" not in report.columns
+    assert "Note" not in report.names
 
 
 def test_formats_hold_the_figures(full: list[ResultFile]) -> None:
@@ -172,7 +171,7 @@ def test_ratio_over_torch_in_the_same_precision() -> None:
     assert by_engine["torch fp16"].ratio == pytest.approx(2.0)
     assert by_engine["torch fp16"].peer_ratio is None
     assert by_engine["torch fp32"].peer_ratio is None
-    report = gpu_report([found])
+    report = gpu_table([found])
     assert report is not None
     shown = dict(
         zip(column(report, "Runtime"), column(report, "vs PyTorch same precision"), strict=True)

@@ -11,7 +11,7 @@ from report_data import ENVIRONMENT, GIB, MIB, OTHER, broken, cell, memory, resu
 from clipperf.errors import UsageError
 from clipperf.report.sizing.packing import Load, Machine, pack
 from clipperf.report.sizing.solve import Targets, size
-from clipperf.report.sizing.tables import sizing_reports
+from clipperf.report.sizing.tables import sizing_tables
 
 
 def measured(seconds: float, peak_mib: int, calls: int = 6, **where):
@@ -74,10 +74,10 @@ def test_limits_say_by_how_much() -> None:
     )
     assert image.replicas is None
     assert sizing.unmet == ("M::w: no image configuration passes.",)
-    tables = sizing_reports(sizing, {"env-a": ("E1", ENVIRONMENT)})
-    assert tables[0].rows == ()
+    tables = sizing_tables(sizing, {"env-a": ("E1", ENVIRONMENT)})
+    assert tables[0].texts == ()
     assert any("No configuration meets" in f for f in tables[0].findings)
-    assert "SLO: max 100 ms" in tables[2].rows[0][-1]
+    assert "SLO: max 100 ms" in tables[2].texts[0][-1]
 
 
 def test_latency_quantile_is_the_highest_backed() -> None:
@@ -214,6 +214,25 @@ def test_notes_tell_of_noise_randomness_and_accuracy() -> None:
     (plan,) = size([noise], Targets(1, 0)).plans
     assert plan.random_weights
     assert "random weights: cost only, accuracy unknown" in plan.notes
+
+
+@pytest.mark.parametrize(
+    ("precision", "pixels", "asked"),
+    [
+        ("fp32", "float32", False),
+        ("fp32", "uint8", False),
+        ("tf32", "float32", True),
+        ("int8", "uint8", True),
+        ("my-fp32", "float32", True),
+    ],
+)
+def test_full_precision_needs_no_evaluation_whatever_it_is_fed(
+    precision: str, pixels: str, asked: bool
+) -> None:
+    c = cell(runtime="onnx", precision=precision, input=pixels)
+    (plan,) = size([result([timed(c, [0.1] * 6), memory(c, 100)])], Targets(1, 0)).plans
+    told = f"accuracy of {c.setup} was not confirmed: run `clipperf eval`"
+    assert plan.notes == ((told,) if asked else ())
 
 
 @pytest.mark.parametrize(

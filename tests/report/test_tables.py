@@ -22,18 +22,20 @@ from report_data import (
 )
 
 from clipperf.errors import UsageError
-from clipperf.nouns.report import Report
+from clipperf.models.published import BasicStatistics
 from clipperf.nouns.variant import Side
 from clipperf.report import findings
-from clipperf.report.accuracy import accuracy_report, published_report
+from clipperf.report.accuracy import accuracy_table
+from clipperf.report.published import published_table
 from clipperf.report.records import environments, merge, speed_ratio
-from clipperf.report.tables import cost_report, summary
+from clipperf.report.table import Table
+from clipperf.report.tables import cost_table, summary
 
 
-def column(report: Report, name: str) -> list[str]:
+def column(report: Table, name: str) -> list[str]:
     """One column's cells; the name must be there."""
-    at = report.columns.index(name)
-    return [row[at] for row in report.rows]
+    at = report.names.index(name)
+    return [row[at] for row in report.texts]
 
 
 def row_of(results, runtime="onnx", **want):
@@ -55,7 +57,7 @@ def test_figures_of_one_row() -> None:
     assert row.items_interval == pytest.approx((20, 80))
     assert row.rss_delta_bytes == 100 * MIB
     assert row.p90_s is None and row.p99_s is None
-    report = cost_report([result([timed(c, [0.1, 0.2, 0.4, 0.2, 0.2, 0.2]), memory(c, 110, 10)])])
+    report = cost_table([result([timed(c, [0.1, 0.2, 0.4, 0.2, 0.2, 0.2]), memory(c, 110, 10)])])
     assert column(report, "Items/s") == ["40.0"]
     assert column(report, "p50 ms") == ["200"]
     assert column(report, "RAM +MiB") == ["100"]
@@ -63,20 +65,20 @@ def test_figures_of_one_row() -> None:
     assert column(report, "Load s") == ["0.50"]
     assert column(report, "First ms") == ["20.0"]
     assert column(report, "Disk MiB") == ["100"]
-    assert "p99 ms" not in report.columns
+    assert "p99 ms" not in report.names
     assert any("p99 (662)" in c and "has 6" in c for c in report.caveats)
     assert "M::w" in report.title and "2 threads" in report.title
 
 
 def test_quantiles_appear_with_enough_calls() -> None:
     runs = [0.001 * (1 + i) for i in range(700)]
-    report = cost_report([result([timed(cell(), runs, group=None)])])
+    report = cost_table([result([timed(cell(), runs, group=None)])])
     # linear interpolation: 1 + 0.99 * 699 = 693.01 ms
     assert column(report, "p99 ms") == ["693"]
     assert not any("Not shown" in c for c in report.caveats)
-    few = cost_report([result([timed(cell(), runs[:64], group=None)])])
+    few = cost_table([result([timed(cell(), runs[:64], group=None)])])
     assert column(few, "p90 ms") == ["57.7"]
-    assert "p95 ms" not in few.columns
+    assert "p95 ms" not in few.names
 
 
 def test_ratio_is_paired_by_block() -> None:
@@ -93,7 +95,7 @@ def test_ratio_is_paired_by_block() -> None:
     row = row_of(files)
     assert row.ratio == pytest.approx(2.0)
     assert row.ratio_interval is None  # two pairs are too few
-    assert row.ratio_baseline == "torch fp32"
+    assert row.ratio_baseline is not None and row.ratio_baseline.setup == "torch fp32"
     assert row_of(files, "torch").ratio is None
 
 
@@ -109,7 +111,7 @@ def test_ratio_interval_from_six_blocks() -> None:
     row = row_of(files)
     assert row.ratio == pytest.approx(2.0)
     assert row.ratio_interval == pytest.approx((1.25, 2.5))
-    assert column(cost_report(files), "vs PyTorch") == ["-", "2.00x [1.25, 2.50]"]
+    assert column(cost_table(files), "vs PyTorch") == ["-", "2.00x [1.25, 2.50]"]
     assert column(summary(files), "Image vs PyTorch") == ["-", "2.00x"]
 
 
@@ -135,7 +137,7 @@ def test_ratio_skips_blocks_that_only_one_has() -> None:
 def test_no_ratio_without_taking_turns(other) -> None:
     files = [result([timed(cell(), [0.2] * 6), timed(cell(runtime="onnx"), [0.1] * 6, **other)])]
     assert row_of(files).ratio is None
-    assert any("have no ratio" in c for c in cost_report(files).caveats)
+    assert any("have no ratio" in c for c in cost_table(files).caveats)
 
 
 def test_no_ratio_across_files_even_if_groups_are_named_alike() -> None:
@@ -158,8 +160,9 @@ def test_ratio_falls_back_to_torch_at_the_same_precision() -> None:
             ]
         )
     ]
-    assert row_of(files).ratio_baseline == "torch fp16"
-    assert any("torch fp16" in c for c in cost_report(files).caveats)
+    baseline = row_of(files).ratio_baseline
+    assert baseline is not None and baseline.setup == "torch fp16"
+    assert any("torch fp16" in c for c in cost_table(files).caveats)
 
 
 def test_torch_may_take_turns_in_several_groups() -> None:
@@ -203,7 +206,7 @@ def test_environments_stay_apart() -> None:
         path="b.json",
         created_utc="2026-01-02T00:00:00Z",
     )
-    report = cost_report([there, here])
+    report = cost_table([there, here])
     assert column(report, "Env") == ["E1", "E1", "E2"]
     assert column(report, "vs PyTorch") == ["-", "2.00x [2.00, 2.00]", "-"]
     assert any("Mixed environments (E1 and E2)" in c for c in report.caveats)
@@ -213,7 +216,7 @@ def test_environments_stay_apart() -> None:
 def test_failed_rows_say_why() -> None:
     bad = cell(runtime="onnx", precision="int8")
     odd = cell(runtime="onnx", precision="bf16")
-    report = cost_report(
+    report = cost_table(
         [
             result(
                 [
@@ -233,9 +236,9 @@ def test_failed_rows_say_why() -> None:
 
 def test_only_failed_rows_still_make_tables() -> None:
     files = [result([broken(cell(), "boom")])]
-    assert column(cost_report(files), "Note") == ["failed"]
+    assert column(cost_table(files), "Note") == ["failed"]
     assert column(summary(files), "Note") == ["image failed"]
-    assert cost_report(files).findings == ()
+    assert cost_table(files).findings == ()
 
 
 def test_memory_survives_a_failed_time_pass() -> None:
@@ -250,10 +253,10 @@ def test_impossible_samples_are_not_used(samples) -> None:
     row = row_of(files, "torch")
     assert row.p50_s is None and row.problems
     assert row_of(files).ratio is None
-    assert "nan" not in " ".join(" ".join(r) for r in cost_report(files).rows).lower()
+    assert "nan" not in " ".join(" ".join(r) for r in cost_table(files).texts).lower()
 
 
-@pytest.mark.parametrize("report", [cost_report, summary, accuracy_report])
+@pytest.mark.parametrize("report", [cost_table, summary, accuracy_table])
 @pytest.mark.parametrize("files", [[], [result()]])
 def test_nothing_to_report(report, files) -> None:
     with pytest.raises(UsageError, match="clipperf profile"):
@@ -262,9 +265,9 @@ def test_nothing_to_report(report, files) -> None:
 
 def test_scores_only() -> None:
     with pytest.raises(UsageError, match="clipperf profile"):
-        cost_report([result(scores=[score(cell())])])
+        cost_table([result(scores=[score(cell())])])
     with pytest.raises(UsageError, match="clipperf eval"):
-        accuracy_report([result([timed(cell(), [0.1] * 6)])])
+        accuracy_table([result([timed(cell(), [0.1] * 6)])])
 
 
 def test_summary_puts_towers_side_by_side() -> None:
@@ -280,7 +283,7 @@ def test_summary_puts_towers_side_by_side() -> None:
         path="b.json",
     )
     report = summary([result(measurements), scored])
-    assert len(report.rows) == 1
+    assert len(report.texts) == 1
     assert column(report, "Images/s") == ["40.0"]
     assert column(report, "Texts/s") == ["80.0"]
     assert column(report, "Disk MiB") == ["200"]
@@ -294,7 +297,7 @@ def test_summary_puts_towers_side_by_side() -> None:
 def test_summary_of_one_tower_has_no_columns_of_the_other(side: Side, other: str) -> None:
     c = cell(side, batch=4)
     report = summary([result([timed(c, [0.1] * 6), memory(c, 300)])])
-    assert not [name for name in report.columns if other in name]
+    assert not [name for name in report.names if other in name]
     assert column(report, f"{side.capitalize()}s/s") == ["40.0"]
     assert column(report, "Disk MiB") == ["100"]
     assert any(f"Of the {side} tower alone" in caveat for caveat in report.caveats)
@@ -333,7 +336,7 @@ def against_baseline(value: float, difference: float, interval, **more):
     ],
 )
 def test_verdicts(interval, verdict) -> None:
-    report = accuracy_report(
+    report = accuracy_table(
         [result(scores=[score(cell(), 0.6), against_baseline(0.59, -0.01, interval)])]
     )
     assert column(report, "Verdict") == ["baseline", verdict]
@@ -350,7 +353,7 @@ def test_metrics_keep_their_order_and_findings_are_counted() -> None:
         for own in (score(cell(), 0.6), against_baseline(0.6 + difference, difference, ends)):
             scores.append(dataclasses.replace(own, metric=metric))
     files = [result([timed(cell(), [0.1] * 6)], scores=scores)]
-    report = accuracy_report(files)
+    report = accuracy_table(files)
     assert column(report, "Metric")[::2] == ["zeroshot top-1", "a recall@1", "recall@5"]
     assert report.findings == (
         "M::w on cpu: onnx fp32 loses accuracy in 1 of 3 scores (worst cifar10, zeroshot top-1: "
@@ -361,7 +364,7 @@ def test_metrics_keep_their_order_and_findings_are_counted() -> None:
 
 def test_random_weights_are_loud_and_found_nothing() -> None:
     marked = score(cell(), 0.1, random_weights=True)
-    report = accuracy_report([result(scores=[marked])])
+    report = accuracy_table([result(scores=[marked])])
     assert column(report, "Verdict") == ["RANDOM WEIGHTS"]
     assert "(random weights)" in report.title
     assert report.caveats[0].startswith("RANDOM WEIGHTS")
@@ -369,29 +372,19 @@ def test_random_weights_are_loud_and_found_nothing() -> None:
 
 
 def test_nan_scores_are_not_printed() -> None:
-    report = accuracy_report([result(scores=[score(cell(), math.nan)])])
+    report = accuracy_table([result(scores=[score(cell(), math.nan)])])
     assert column(report, "Score") == ["-"]
     assert column(report, "Verdict") == ["not a number"]
 
 
 def test_dataset_versions_are_told_apart() -> None:
     first, second = score(cell()), score(cell(), dataset_sha256="e" * 64)
-    report = accuracy_report([result(scores=[first, second])])
-    assert len(report.rows) == 2
+    report = accuracy_table([result(scores=[first, second])])
+    assert len(report.texts) == 2
     assert any("More than one version" in c for c in report.caveats)
 
 
 # --- published -----------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Line:
-    """A published row as a record."""
-
-    model: str
-    disk_mb: float
-    peak_ram_gb: float
-    peak_vram_gb: float
 
 
 def test_published_beside_measured() -> None:
@@ -400,8 +393,8 @@ def test_published_beside_measured() -> None:
     for side in ("image", "text"):
         for batch in (1, 8):
             measurements.append(memory(cell(side, batch=batch, model=model), 522, 10))
-    lines = [Line("ViT-B-32::laion2b-s34b-b79k", 577, 2.94, 1.40)]
-    report = published_report([result(measurements)], lines)
+    lines = [BasicStatistics("ViT-B-32::laion2b-s34b-b79k", 577, 2.94, 1.40)]
+    report = published_table([result(measurements)], lines)
     assert report is not None
     assert column(report, "Batch") == ["8"]
     assert column(report, "Disk MiB") == ["200"]
@@ -412,22 +405,10 @@ def test_published_beside_measured() -> None:
 
 
 def test_random_weights_stand_beside_their_architecture() -> None:
-    report = published_report(realistic(), PUBLISHED)
+    report = published_table(realistic(), PUBLISHED)
     assert report is not None
     assert set(column(report, "Published as")) == {"ViT-B-32::laion2b_e16"}
-    other_names = [
-        {
-            "alias": row["model"],
-            "disk_mib": row["disk_mb"],
-            "peak_ram_gb": row["peak_ram_gb"],
-            "peak_vram_gb": row["peak_vram_gb"],
-        }
-        for row in PUBLISHED
-    ]
-    assert published_report(realistic(), other_names) == report
-    assert published_report([result([memory(cell(), 100)])], PUBLISHED) is None
-    with pytest.raises(UsageError, match="names no model"):
-        published_report(realistic(), [{"disk_mb": 1}])
+    assert published_table([result([memory(cell(), 100)])], PUBLISHED) is None
 
 
 # --- findings ------------------------------------------------------------------------------

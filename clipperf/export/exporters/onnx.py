@@ -25,6 +25,7 @@ from clipperf.graph.widen import runnable_on_cpu
 from clipperf.models import zoo
 from clipperf.nouns.artifact import Artifact, Parity, TensorSpec
 from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import PRECISIONS as ROWS
 from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.serialize import from_json, to_json
 from clipperf.system import files, store
@@ -214,7 +215,7 @@ def _check_parity(
     with runnable_on_cpu(staging / side / "model.onnx", precision) as path:
         engine = ort_engine.open_session(path, available_cores(), prepack=False)
         try:
-            note = parity.ARITHMETIC.get(precision, "")
+            note = ROWS.get(precision).arithmetic
             found = parity.measure(engine, inputs, reference, precision, note, sizes)
         finally:
             engine.close()

@@ -24,7 +24,7 @@ from clipperf.graph import quantize
 from clipperf.nouns.artifact import Artifact, Parity
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import SIDES, PixelDtype, Side
+from clipperf.nouns.variant import PRECISIONS, SIDES, PixelDtype, Side
 from clipperf.system import files, store
 from clipperf.system.env import available_cores, version_of
 
@@ -226,7 +226,7 @@ def cache_key(source_key: str, settings: Settings) -> str:
     samples = _samples_sha256(settings.calibrate) if recipe.judged else None
     return files.digest_of(
         "derived", VERSION, source_key, recipe.name, versions, settings.described, samples,
-        parity.REQUIRED_MIN_COSINE[settings.precision],
+        PRECISIONS.get(settings.precision).min_cosine,
     )  # fmt: skip
 
 
@@ -250,7 +250,7 @@ def _build(
     judges = (side,) if wanted.spec.random_weights else SIDES
     label = f"{wanted.spec.id} {side} {wanted.runtime} {wanted.precision}"
     target = staging / side / recipe.file
-    required = parity.REQUIRED_MIN_COSINE[wanted.precision]
+    required = PRECISIONS.get(wanted.precision).min_cosine
     job = {
         "op": "derive",
         "recipe": recipe.name,

@@ -6,29 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from clipperf.evals.drift import drift_of, neighbour_agreement
 from clipperf.export.judge.inputs import WHAT
 from clipperf.nouns.artifact import Parity
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import Side
-
-REQUIRED_MIN_COSINE = {
-    "fp32": 0.99999,
-    "tf32": 0.999,
-    "fp16": 0.999,
-    "bf16": 0.999,
-    "int8w": 0.99,
-    "int8": 0.99,
-    "int8-static": 0.99,
-    "fp8": 0.99,
-}
-"""Weights rounded to bf16 alone bring the bundled sample to 0.99996 and a random ViT-B-32 to
-0.99997; errors grow with the root of the depth. A wrong fold or cast lands far below 0.999.
-int8 is judged by the accuracy that it keeps as well; it gave 0.995 to 0.9999 here, and a layer
-that is too coarse for its outliers lands far below 0.99."""
-
-ARITHMETIC = {"bf16": "; weights rounded to bf16, computed in float32"}
-"""How a precision is checked where the CPU has no kernels for it."""
+from clipperf.nouns.variant import PRECISIONS, Side
 
 BATCHES = (1, 3, 8)
 """One, a few, many: a batch axis that the exporter has fixed does not survive these."""
@@ -92,46 +75,20 @@ def compare(
     The first `n` rows are of different inputs, all others repeat them; None: all are different.
     """
     n = len(reference) if n is None else n
-    required = REQUIRED_MIN_COSINE[precision]
-    finite = bool(np.isfinite(produced).all())
-    ours, theirs = produced.astype(np.float64), reference.astype(np.float64)
-    if not finite:
-        ours = np.nan_to_num(ours, nan=0.0, posinf=0.0, neginf=0.0)
-    ours_unit, theirs_unit = _unit(ours), _unit(theirs)
-    cosines = np.einsum("ij,ij->i", ours_unit, theirs_unit)
+    required = PRECISIONS.get(precision).min_cosine
+    found = drift_of(produced, reference)
     return Parity(
         n=n,
         batches=tuple(sizes),
-        min_cosine=float(cosines.min()),
-        mean_cosine=float(cosines.mean()),
-        max_abs_diff=float(np.abs(ours - theirs).max()),
-        top1_agreement=_agreement(ours_unit[:n], theirs_unit[:n]),
-        finite=finite,
+        min_cosine=found.min_cosine,
+        mean_cosine=found.mean_cosine,
+        max_abs_diff=found.max_abs_diff,
+        top1_agreement=neighbour_agreement(produced[:n], reference[:n]),
+        finite=found.finite,
         required_min_cosine=required,
-        passed=finite and bool(cosines.min() >= required),
+        passed=found.finite and found.min_cosine >= required,
         inputs=inputs,
     )
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: np.ndarray = rows / np.where((norms > 0) & np.isfinite(norms), norms, 1)
-    return unit
-
-
-def _agreement(ours: np.ndarray, theirs: np.ndarray) -> float | None:
-    """See `Parity.top1_agreement`; of unit rows."""
-    if len(theirs) < 3:
-        return None
-    return float(np.mean(_nearest(ours, theirs) == _nearest(theirs, theirs)))
-
-
-def _nearest(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """The nearest other row for each query, by cosine of unit rows."""
-    similarity = queries @ gallery.T
-    np.fill_diagonal(similarity, -np.inf)
-    nearest: np.ndarray = similarity.argmax(axis=1)
-    return nearest
 
 
 def explain(parity: Parity, label: str) -> str:

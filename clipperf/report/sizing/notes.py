@@ -1,4 +1,4 @@
-"""The words beside a sizing: what its plans rest on, and what it leaves out."""
+"""The words beside a sizing: what its deployments rest on, and what it leaves out."""
 
 from __future__ import annotations
 
@@ -6,52 +6,56 @@ import dataclasses
 from collections.abc import Sequence
 
 from clipperf import units
-from clipperf.nouns.result import ResultFile
-from clipperf.report import findings
-from clipperf.report.records import merge_scores
-from clipperf.report.sizing.types import Option, Plan, Targets
+from clipperf.evals.verdicts import Verdict, verdict_of
+from clipperf.nouns.cell import Cell
+from clipperf.nouns.result import Score
+from clipperf.report.accuracy import judged
+from clipperf.report.pairs import full_precision
+from clipperf.report.sizing.types import Deployment, Option, Targets
+from clipperf.report.words import listed
 
 
-def with_notes(plan: Plan, targets: Targets, results: Sequence[ResultFile]) -> Plan:
-    """The plan with what its reader must know about the rows it rests on."""
+def with_notes(plan: Deployment, targets: Targets, scores: Sequence[Score]) -> Deployment:
+    """The deployment with what its reader must know about the rows it rests on."""
     notes = []
-    chosen = [o for o in (plan.image, plan.text) if o is not None]
-    for o in chosen:
+    for o in plan.towers:
+        c = o.cell
         if o.unstable:
-            notes.append(f"the {o.cell.side} row is unstable")
+            notes.append(f"the {c.side} row is unstable")
         if o.rss_peak_bytes is None:
-            notes.append(f"RAM of the {o.cell.side} tower was not measured")
-        fill_s = o.cell.batch / targets.of(o.cell.side)
-        if targets.slo_s is not None and o.cell.batch > 1 and fill_s > targets.slo_s:
+            notes.append(f"RAM of the {c.side} tower was not measured")
+        fill_s = c.batch * c.streams / targets.of(c.side)
+        if targets.slo_s is not None and c.batch * c.streams > 1 and fill_s > targets.slo_s:
+            batches = f"one batch of {c.batch} {c.side}s takes"
+            if c.streams > 1:
+                batches = f"{c.streams} batches of {c.batch} {c.side}s, one a stream, take"
             notes.append(
-                f"at this rate one batch of {o.cell.batch} {o.cell.side}s takes "
-                f"{units.seconds(fill_s)} to arrive, longer than the SLO"
+                f"at this rate {batches} {units.seconds(fill_s)} to arrive, longer than the SLO"
             )
-    notes += _accuracy_notes(plan, chosen, results)
+    notes += _accuracy_notes(plan, scores)
     return dataclasses.replace(plan, notes=tuple(dict.fromkeys(notes)))
 
 
-def _accuracy_notes(
-    plan: Plan, chosen: Sequence[Option], results: Sequence[ResultFile]
-) -> list[str]:
+def _accuracy_notes(plan: Deployment, scores: Sequence[Score]) -> list[str]:
     if plan.random_weights:
         return ["random weights: cost only, accuracy unknown"]
     notes = []
-    for engine in dict.fromkeys(o.setup for o in chosen):
-        scores = [
-            s
-            for s in merge_scores(results)
-            if (s.cell.model_id, s.cell.setup) == (plan.model_id, engine)
-        ]
-        verdicts = {findings.accuracy_verdict(s) for s in scores}
-        lost = sorted({s.dataset for s in scores if findings.accuracy_verdict(s) == "lost"})
+    for cell in {judged(o.cell): o.cell for o in plan.towers}.values():
+        mine = [s for s in scores if _same_tower(s, cell)]
+        verdicts = {verdict_of(s) for s in mine}
+        lost = sorted({s.dataset for s in mine if verdict_of(s) is Verdict.LOST})
         if lost:
-            notes.append(f"{engine} loses accuracy on {findings.listed(lost)}")
-        elif not verdicts & {"kept", "baseline"} and not engine.endswith("fp32"):
-            notes.append(f"accuracy of {engine} was not confirmed: run `clipperf eval`")
-    if len({(o.cell.runtime, o.cell.precision) for o in chosen}) > 1:
+            notes.append(f"{cell.setup} loses accuracy on {listed(lost)}")
+        elif not verdicts & {Verdict.KEPT, Verdict.BASELINE} and not full_precision(cell):
+            notes.append(f"accuracy of {cell.setup} was not confirmed: run `clipperf eval`")
+    if len({(o.cell.runtime, o.cell.precision) for o in plan.towers}) > 1:
         notes.append("the two towers run differently: evaluate them together before use")
     return notes
+
+
+def _same_tower(score: Score, cell: Cell) -> bool:
+    """Whether a score, taken on whatever device, is of a tower made and run like this one."""
+    return judged(dataclasses.replace(score.cell, device=cell.device)) == judged(cell)
 
 
 def assumptions(targets: Targets, options: Sequence[Option]) -> list[str]:
@@ -77,6 +81,6 @@ def assumptions(targets: Targets, options: Sequence[Option]) -> list[str]:
         )
     tokens = sorted({o.cell.tokens for o in options if o.cell.tokens is not None})
     if tokens:
-        lengths = findings.listed([str(t) for t in tokens])
+        lengths = listed([str(t) for t in tokens])
         told.append(f"Texts are {lengths} tokens long, the longest that were measured.")
     return told

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from clipperf import units
 from clipperf.errors import UsageError
 from clipperf.nouns.result import Environment, ResultFile
-from clipperf.report.records import Row, cell_order, environments, merge
+from clipperf.report.pairs import alike
+from clipperf.report.records import Row, cell_order, environments, merge, merge_scores
 from clipperf.report.sizing.notes import assumptions, with_notes
 from clipperf.report.sizing.packing import Load, Machine, pack
-from clipperf.report.sizing.types import Option, Plan, Sizing, Targets, check
-
-__all__ = ["Option", "Plan", "Sizing", "Targets", "size"]
+from clipperf.report.sizing.types import Deployment, Option, Sizing, Targets, check
 
 
 def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
@@ -36,11 +35,11 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
     known = environments(results)
     options = [_option(row, targets, machine_of(known[row.env_id][1], targets)) for row in rows]
     passing = [o for o in options if not o.broken]
-    plans: list[Plan] = []
+    plans: list[Deployment] = []
     unmet: list[str] = []
     for env_id, model_id in dict.fromkeys((o.env_id, o.cell.model_id) for o in options):
         mine = [o for o in passing if (o.env_id, o.cell.model_id) == (env_id, model_id)]
-        plan = _best_plan(mine, targets, machine_of(known[env_id][1], targets))
+        plan = _cheapest(mine, targets, machine_of(known[env_id][1], targets))
         if plan is not None:
             plans.append(plan)
         else:
@@ -48,10 +47,10 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
             missing = [s for s in ("image", "text") if targets.of(s) > 0 and s not in sides]
             where = f" ({known[env_id][0]})" if len(known) > 1 else ""
             unmet.append(f"{model_id}{where}: no {' and no '.join(missing)} configuration passes.")
-    plans = _ranked(plans, list(known))
+    plans, scores = _ranked(plans, list(known)), merge_scores(results)
     return Sizing(
         targets=targets,
-        plans=tuple(with_notes(p, targets, results) for p in plans),
+        plans=tuple(with_notes(p, targets, scores) for p in plans),
         options=tuple(passing),
         rejected=tuple(o for o in options if o.broken),
         unmet=tuple(unmet),
@@ -73,7 +72,7 @@ def longest_texts(rows: Sequence[Row]) -> list[Row]:
     longest: dict[tuple, Row] = {}
     for row in rows:
         c = row.cell
-        key = (row.env_id, c.model_id, c.side, c.setup, c.device, c.batch, c.threads)
+        key = (row.env_id, alike(c, "tokens"))
         if key not in longest or (c.tokens or 0) > (longest[key].cell.tokens or 0):
             longest[key] = row
     return list(longest.values())
@@ -93,7 +92,7 @@ def tail_latency(row: Row) -> tuple[float | None, str | None]:
 def _option(row: Row, targets: Targets, machine: Machine) -> Option:
     latency, quantile = tail_latency(row)
     # Capacity counts every call, the slow ones too; the median would promise more than it keeps.
-    rate = row.cell.batch / row.mean_s if row.mean_s else None
+    rate = row.cell.batch * row.cell.streams / row.mean_s if row.mean_s else None
     option = Option(
         cell=row.cell,
         env_id=row.env_id,
@@ -169,17 +168,19 @@ def load_of(option: Option) -> Load:
 # --- both towers ---------------------------------------------------------------------------
 
 
-def _best_plan(passing: Sequence[Option], targets: Targets, machine: Machine) -> Plan | None:
+def _cheapest(passing: Sequence[Option], targets: Targets, machine: Machine) -> Deployment | None:
     """The cheapest pair of one model's options, or None where a wanted tower has none."""
     sides: list[list[Option | None]] = []
     for side in ("image", "text"):
         found: list[Option | None] = [o for o in passing if o.cell.side == side]
         sides.append(found if targets.of(side) > 0 else [None])
-    plans = [_plan(i, t, targets, machine) for i in sides[0] for t in sides[1]]
+    plans = [_deployment(i, t, targets, machine) for i in sides[0] for t in sides[1]]
     return min(plans, key=_plan_order, default=None)
 
 
-def _plan(image: Option | None, text: Option | None, targets: Targets, machine: Machine) -> Plan:
+def _deployment(
+    image: Option | None, text: Option | None, targets: Targets, machine: Machine
+) -> Deployment:
     chosen = [o for o in (image, text) if o is not None]
     loads = [load_of(o) for o in chosen]
     filled = pack(loads, machine, targets.slo_s)
@@ -192,7 +193,7 @@ def _plan(image: Option | None, text: Option | None, targets: Targets, machine: 
             for _, counts in filled
         )
     known = fullest is not None and machine.ram_bytes is not None
-    return Plan(
+    return Deployment(
         rank=0,
         env_id=chosen[0].env_id,
         model_id=chosen[0].cell.model_id,
@@ -206,15 +207,20 @@ def _plan(image: Option | None, text: Option | None, targets: Targets, machine: 
     )
 
 
-def _plan_order(plan: Plan) -> tuple:
+def _plan_order(plan: Deployment) -> tuple:
     """Fewest machines, then least memory (unknown last), then fewest replicas, then names."""
-    chosen = [o for o in (plan.image, plan.text) if o is not None]
     memory = math.inf if plan.memory_bytes is None else plan.memory_bytes
-    replicas = sum(o.replicas or 0 for o in chosen)
-    return (plan.machines, memory, replicas, plan.model_id, [cell_order(o.cell) for o in chosen])
+    replicas = sum(o.replicas or 0 for o in plan.towers)
+    return (
+        plan.machines,
+        memory,
+        replicas,
+        plan.model_id,
+        [cell_order(o.cell) for o in plan.towers],
+    )
 
 
-def _ranked(plans: Sequence[Plan], env_ids: Sequence[str]) -> list[Plan]:
+def _ranked(plans: Sequence[Deployment], env_ids: Sequence[str]) -> list[Deployment]:
     """Ranks count within an environment: machines of different kinds have different prices."""
     ranked = []
     for env_id in env_ids:

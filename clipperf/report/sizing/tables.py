@@ -1,19 +1,27 @@
-"""A Sizing as tables: the plans, every option that passes, and what was rejected and why."""
+"""A Sizing as tables: the deployments, every option that passes, and what was rejected and why."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from clipperf import units
-from clipperf.nouns.report import Report
 from clipperf.nouns.result import Environment
-from clipperf.report.columns import Column, environment_column, model_name, tabulate
-from clipperf.report.sizing.solve import Option, Plan, Sizing
+from clipperf.report.columns import (
+    CELL,
+    Column,
+    cell_columns,
+    model_name,
+    tabulate,
+    who_columns,
+)
+from clipperf.report.sizing.types import Deployment, Option, Sizing
+from clipperf.report.table import Table, Value
+from clipperf.report.words import in_streams
 
 
-def sizing_reports(
+def sizing_tables(
     sizing: Sizing, known: Mapping[str, tuple[str, Environment | None]]
-) -> tuple[Report, ...]:
+) -> tuple[Table, ...]:
     """The tables of a sizing; `known` is what `records.environments` says of the same files."""
     labels = {env_id: label for env_id, (label, _) in known.items()}
     tables = [_plans(sizing, labels)]
@@ -37,18 +45,17 @@ def targets_text(sizing: Sizing) -> str:
     return ", ".join([*parts, f"{units.share(t.utilisation)} utilisation"])
 
 
-def _plans(sizing: Sizing, labels: dict[str, str]) -> Report:
-    alike = len({(o.cell.device, o.cell.threads) for p in sizing.plans for o in chosen(p)}) == 1
-    columns: list[Column[Plan]] = [
-        Column("Rank", lambda p: str(p.rank)),
-        Column("Model", lambda p: model_name(p.model_id, p.random_weights), numeric=False),
-        *environment_column(labels, lambda p: p.env_id),
-        Column("Machines", lambda p: str(p.machines)),
-        Column("Image tower", lambda p: _tower(p.image, alike), numeric=False, fold="empty"),
-        Column("Text tower", lambda p: _tower(p.text, alike), numeric=False, fold="empty"),
-        Column("RAM, all", lambda p: units.size(p.memory_bytes)),
-        Column("RAM, fullest machine", lambda p: units.size(p.fullest_bytes)),
-        Column("Headroom", lambda p: units.size(p.headroom_bytes)),
+def _plans(sizing: Sizing, labels: dict[str, str]) -> Table:
+    alike = len({(o.cell.device, o.cell.threads) for p in sizing.plans for o in p.towers}) == 1
+    columns: list[Column[Deployment]] = [
+        Column("Rank", lambda p: p.rank, key=True),
+        *who_columns(labels, lambda p: p.towers[0], "never"),
+        Column("Machines", lambda p: p.machines),
+        Column("Image tower", lambda p: _tower(p.image, alike), "words", "empty"),
+        Column("Text tower", lambda p: _tower(p.text, alike), "words", "empty"),
+        Column("RAM, all", lambda p: p.memory_bytes, "size"),
+        Column("RAM, fullest machine", lambda p: p.fullest_bytes, "size"),
+        Column("Headroom", lambda p: p.headroom_bytes, "size"),
     ]
     several = len(labels) > 1
     found = []
@@ -56,10 +63,10 @@ def _plans(sizing: Sizing, labels: dict[str, str]) -> Report:
         if plan.rank == 1:
             where = f" on {labels[plan.env_id]}" if several else ""
             plural = "machine" if plan.machines == 1 else "machines"
-            towers = "; ".join(f"{o.cell.side}: {_tower(o, alike)}" for o in chosen(plan))
+            towers = "; ".join(f"{o.cell.side}: {_tower(o, alike)}" for o in plan.towers)
             found.append(
                 f"{targets_text(sizing)}{where}: {plan.machines} {plural} with "
-                f"{model_name(plan.model_id, plan.random_weights)} ({towers})"
+                f"{model_name(plan.model_id, plan.random_weights).text} ({towers})"
                 f"{''.join(f'; {note}' for note in plan.notes)}."
             )
     if not sizing.plans:
@@ -77,64 +84,43 @@ def _plans(sizing: Sizing, labels: dict[str, str]) -> Report:
     return tabulate("Machines", columns, sizing.plans, found, [*notes, *sizing.assumptions])
 
 
-def chosen(plan: Plan) -> list[Option]:
-    """The options of a plan, image first."""
-    return [o for o in (plan.image, plan.text) if o is not None]
-
-
-def _tower(option: Option | None, alike: bool) -> str:
+def _tower(option: Option | None, alike: bool) -> str | None:
     """Replicas of one tower in a few words; device and threads where they differ."""
     if option is None:
-        return units.NOT_MEASURED
+        return None
     c = option.cell
     text = f"{option.replicas} x {option.setup}, batch {c.batch}"
-    return text if alike else f"{text}, {c.device}, {c.threads} threads"
+    return (text if alike else f"{text}, {c.device}, {c.threads} threads") + in_streams(c)
 
 
-def _shared_columns(labels: dict[str, str]) -> list[Column[Option]]:
-    return [
-        Column(
-            "Model",
-            lambda o: model_name(o.cell.model_id, o.random_weights),
-            numeric=False,
-            fold="constant",
-        ),
-        *environment_column(labels, lambda o: o.env_id),
-        Column("Device", lambda o: o.cell.device, numeric=False, fold="constant"),
-        Column("Threads", lambda o: str(o.cell.threads), fold="constant", phrase="{} threads"),
-        Column("Tower", lambda o: o.cell.side, numeric=False),
-        Column("Batch", lambda o: str(o.cell.batch)),
-        Column("Runtime", lambda o: o.setup, numeric=False),
-    ]
+def _shared_columns(options: Sequence[Option], labels: dict[str, str]) -> list[Column[Option]]:
+    return [*who_columns(labels), *cell_columns(CELL, options, optional=["Tokens"])]
 
 
-def _options(title: str, options: Sequence[Option], labels: dict[str, str]) -> Report:
+def _options(title: str, options: Sequence[Option], labels: dict[str, str]) -> Table:
     columns: list[Column[Option]] = [
-        *_shared_columns(labels),
-        Column("Items/s", lambda o: units.rate(o.rate_per_s)),
-        Column("Latency ms", lambda o: units.ms(o.latency_s)),
-        Column(
-            "Quantile",
-            lambda o: o.latency_quantile or units.NOT_MEASURED,
-            numeric=False,
-            fold="constant",
-            phrase="latency: {}",
-        ),
-        Column("RAM MiB", lambda o: units.mib(o.rss_peak_bytes)),
-        Column("VRAM MiB", lambda o: units.mib(o.vram_peak_bytes), fold="empty"),
-        Column("Replicas", lambda o: str(o.replicas)),
-        Column(
-            "Fit a machine",
-            lambda o: units.NOT_MEASURED if o.per_machine is None else str(o.per_machine),
-        ),
-        Column("Note", lambda o: "unstable" if o.unstable else "", numeric=False, fold="empty"),
+        *_shared_columns(options, labels),
+        Column("Items/s", lambda o: o.rate_per_s, "rate"),
+        Column("Latency ms", lambda o: o.latency_s, "ms"),
+        Column("Quantile", lambda o: o.latency_quantile, "words", "constant", "latency: {}"),
+        Column("RAM MiB", lambda o: o.rss_peak_bytes, "MiB"),
+        Column("VRAM MiB", lambda o: o.vram_peak_bytes, "MiB", "empty"),
+        Column("Replicas", lambda o: o.replicas),
+        Column("Fit a machine", lambda o: o.per_machine),
+        Column("Note", _note, "note", "empty", key=True),
     ]
     return tabulate(title, columns, options)
 
 
-def _rejected(options: Sequence[Option], labels: dict[str, str]) -> Report:
+def _note(option: Option) -> Value:
+    if not option.unstable:
+        return Value("", "note")
+    return Value("unstable", "note", severity="warn")
+
+
+def _rejected(options: Sequence[Option], labels: dict[str, str]) -> Table:
     columns: list[Column[Option]] = [
-        *_shared_columns(labels),
-        Column("Why not", lambda o: "; ".join(o.broken), numeric=False),
+        *_shared_columns(options, labels),
+        Column("Why not", lambda o: "; ".join(o.broken), "words"),
     ]
     return tabulate("Configurations that do not pass", columns, options)

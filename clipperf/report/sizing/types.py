@@ -61,7 +61,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Deployment:
     """One model on one kind of machine, at the fewest machines its rows allow.
 
     `memory_bytes` is the peak RAM of all replicas together, `fullest_bytes` that of the fullest
@@ -80,13 +80,18 @@ class Plan:
     headroom_bytes: int | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def towers(self) -> list[Option]:
+        """The options that it runs, image first."""
+        return [option for option in (self.image, self.text) if option is not None]
+
 
 @dataclass(frozen=True)
 class Sizing:
-    """The plans, best first within each environment, and all that they were chosen from."""
+    """Deployments, best first within each environment, and all that they were chosen from."""
 
     targets: Targets
-    plans: tuple[Plan, ...]
+    plans: tuple[Deployment, ...]
     options: tuple[Option, ...]
     rejected: tuple[Option, ...]
     unmet: tuple[str, ...]

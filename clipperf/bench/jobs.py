@@ -1,0 +1,136 @@
+"""What is measured where: jobs, the scenarios that drive them, the launchers that run them.
+
+A job is one comparison group, whole: its cells are compared with each other, so one machine
+measures all of them. A scenario says how the cells are driven and what rows come of it. A
+launcher takes jobs to machines. Both are found by name, see `clipperf.registry`:
+
+- a scenario is a module in `bench.scenarios` with a ``SCENARIO``,
+- a launcher is a module in `bench.launchers` with a ``LAUNCHER``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from clipperf.bench.cost import Settings
+from clipperf.bench.inputs import CLIP_IDS, TextIds
+from clipperf.bench.plan import Group
+from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.result import Environment, Measurement
+from clipperf.registry import Registry
+
+
+@dataclass(frozen=True)
+class Event:
+    """Progress: a pass of a cell starts, a row is done (`measurement`), or something to know."""
+
+    kind: Literal["started", "measured", "note"]
+    text: str
+    cell: Cell | None = None
+    measurement: Measurement | None = None
+
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One cell of a job: what opens its engine and its bytes on disk, or why there is nothing."""
+
+    request: EngineRequest
+    disk_bytes: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One comparison group, the baseline first; plain values, so that it crosses to machines."""
+
+    group: str
+    scenario: str
+    cells: tuple[Prepared, ...]
+    settings: Settings
+    text_ids: TextIds = CLIP_IDS
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """How the cells of a job are driven.
+
+    `measure(job, env, earlier, on_event)` hands every row to `on_event` as soon as it is there.
+    All its cells are ready; what goes wrong with one is a row with the reason. `earlier` are the
+    rows that this machine has measured in jobs before. `rows(groups)` is how many rows come of
+    groups without failures.
+    """
+
+    name: str
+    measure: Callable[[Job, Environment, Sequence[Measurement], OnEvent], None]
+    rows: Callable[[Sequence[Group]], int]
+
+
+class Machines(Protocol):
+    """Where jobs run. `environments` are the machines known so far; there may come more."""
+
+    @property
+    def environments(self) -> Sequence[Environment]:
+        """Each machine once; the first is there from the beginning."""
+        ...
+
+    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
+        """Run all jobs, each on one machine, whose id is every row's `env_id`; see `run_job`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """One way to machines; `open()` says which, and raises what speaks against it."""
+
+    name: str
+    open: Callable[[], AbstractContextManager[Machines]]
+
+
+SCENARIOS: Registry[Scenario] = Registry("scenario", room="clipperf.bench.scenarios")
+LAUNCHERS: Registry[Launcher] = Registry("launcher", room="clipperf.bench.launchers")
+
+
+def run_job(
+    job: Job, env: Environment, earlier: Sequence[Measurement], on_event: OnEvent
+) -> list[Measurement]:
+    """Run a job on this machine; returns its rows, each of which `on_event` has had before.
+
+    A cell that could not be prepared is a row with the reason.
+
+    Raises:
+        UsageError: there is no such scenario here.
+    """
+    rows: list[Measurement] = []
+
+    def tell(event: Event) -> None:
+        if event.measurement is not None:
+            rows.append(event.measurement)
+        on_event(event)
+
+    scenario = SCENARIOS.get(job.scenario)
+    for cell in job.cells:
+        if cell.error is not None:
+            row = blank(cell.request, "time", env)
+            row = replace(row, status="failed", error=cell.error, group=job.group)
+            tell(Event("measured", f"{row.cell.label}: {cell.error}", row.cell, row))
+    ready = tuple(cell for cell in job.cells if cell.error is None)
+    if ready:
+        scenario.measure(replace(job, cells=ready), env, earlier, tell)
+    return rows
+
+
+def blank(request: EngineRequest, kind: Literal["time", "memory"], env: Environment) -> Measurement:
+    """A row with nothing measured yet."""
+    return Measurement(
+        cell=request.cell,
+        kind=kind,
+        status="ok",
+        env_id=env.id,
+        random_weights=request.spec.random_weights,
+    )

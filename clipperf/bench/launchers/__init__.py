@@ -1,0 +1,1 @@
+"""Ways to machines: one file each."""

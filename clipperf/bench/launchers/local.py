@@ -1,0 +1,72 @@
+"""The launcher "local": this machine, one job after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from clipperf import stats, units
+from clipperf.bench import cost
+from clipperf.bench.cost import Settings
+from clipperf.bench.jobs import Event, Job, Launcher, Machines, OnEvent, run_job
+from clipperf.bench.passes import time_pass
+from clipperf.errors import MeasurementError
+from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.result import Environment, Measurement
+from clipperf.system import env
+
+
+@dataclasses.dataclass(frozen=True)
+class Local:
+    """This machine."""
+
+    environment: Environment
+
+    @property
+    def environments(self) -> tuple[Environment]:
+        """This machine alone."""
+        return (self.environment,)
+
+    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
+        """Run the jobs in their order, after a look at what measuring costs here.
+
+        Raises:
+            MeasurementError: the harness does not work on this machine.
+        """
+        overhead = units.seconds(harness_overhead_s(self.environment))
+        on_event(Event("note", f"An engine that does nothing measures {overhead} a call here."))
+        rows: list[Measurement] = []
+        for job in jobs:
+            rows += run_job(job, self.environment, rows, on_event)
+
+
+def harness_overhead_s(env: Environment, settings: Settings = cost.QUICK) -> float:
+    """Median seconds that the harness measures for a run that costs nothing.
+
+    Raises:
+        MeasurementError: the harness does not work on this machine.
+    """
+    spec = ModelSpec("empty", "simulated", "empty", "random:0", 8, 8, 8)
+    cell = Cell(spec.id, "image", "simulated", "fp32", "cpu", 1, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "empty.json"
+        script.write_text("{}")
+        request = EngineRequest(cell, spec, str(script))
+        # A call is too short for `min_s` ever to be reached; the number of calls is enough.
+        rows = time_pass([request], dataclasses.replace(settings, min_s=0.0), env, "overhead")
+    if rows[0].status != "ok" or not rows[0].run_s:
+        raise MeasurementError(f"the measuring harness does not work here: {rows[0].error}")
+    return stats.median(rows[0].run_s)
+
+
+@contextmanager
+def opened() -> Iterator[Machines]:
+    """This machine, as it is now."""
+    yield Local(env.capture())
+
+
+LAUNCHER = Launcher("local", opened)

@@ -1,0 +1,1 @@
+"""Ways to drive the cells of a comparison group: one file each."""

@@ -1,0 +1,103 @@
+"""The child of an evaluation: one model in one fresh process embeds a dataset.
+
+Run as ``python -m clipperf.evals.worker``; it speaks `system.protocol`. Its one operation,
+"embed", opens a model, embeds, and leaves the embeddings in a file; see `evaluate.embedded`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipperf.engines import contract
+from clipperf.evals import accuracy
+from clipperf.evals.datasets import Dataset
+from clipperf.evals.task import Embeddings
+from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.inputs.tokenize import Tokenizer
+from clipperf.nouns.cell import EngineRequest
+from clipperf.serialize import from_json
+from clipperf.serve.load import ClipModel, open_engines
+from clipperf.serve.opening import read_pixels
+from clipperf.system import files, protocol, store
+
+
+def embed(fields: dict[str, Any], tell: Callable[[Any], None]) -> None:
+    """Embed the dataset in file `dataset` with the `source`, and write the embeddings to `target`.
+
+    Tells what is being embedded, how many are done, and of how many.
+    """
+    dataset = from_json(Dataset, files.read_json(Path(fields["dataset"])))
+    source, batch = from_json(Source, fields["source"]), fields["batch"]
+    with open_model(source) as model:
+        embedder = accuracy.ModelEmbedder(model, batch)
+        found = accuracy.embed(
+            dataset, embedder, batch, lambda *done: tell(done), source.requests[0].cell.label
+        )
+    save(found, Path(fields["target"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What embeds in one cell: requests that open its towers.
+
+    `folder` is the artifact folder whose tokenizer and preprocessing it has. A runtime that loads
+    no artifacts, as the baseline's, borrows those of another's, and preprocesses exactly.
+    """
+
+    folder: Path
+    requests: tuple[EngineRequest, ...]
+
+    @property
+    def pixels(self) -> PreprocessSpec:
+        """How images are preprocessed."""
+        found = read_pixels(self.folder)
+        if contract.get(self.requests[0].cell.runtime).artifact is None:
+            return dataclasses.replace(found, method="exact")
+        return found
+
+
+def open_model(source: Source) -> ClipModel:
+    """Open all towers; close the model after use.
+
+    Raises:
+        ClipperfError: one cannot be opened; those before it are closed.
+    """
+    spec = source.requests[0].spec
+    text = store.read_manifest(source.folder).tower("text")
+    pixels, tokenizer = source.pixels, Tokenizer.from_folder(source.folder)
+    return ClipModel(
+        open_engines(source.requests),
+        pixels,
+        tokenizer,
+        embed_dim=spec.embed_dim,
+        short_texts=text is not None and text.tokens is None,
+        random_weights=spec.random_weights,
+        pixel_dtype=source.requests[0].cell.input,
+    )
+
+
+def save(found: Embeddings, path: Path) -> None:
+    """Write embeddings to a file of numpy's (.npz)."""
+    arrays: dict[str, Any] = {_TEXTS + name: value for name, value in found.texts.items()}
+    np.savez(path, images=found.images, **arrays)
+
+
+def load(path: Path) -> Embeddings:
+    """Read what `save` wrote."""
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    images = arrays.pop("images")
+    return Embeddings(images, {name.removeprefix(_TEXTS): v for name, v in arrays.items()})
+
+
+_TEXTS = "texts of "
+
+
+if __name__ == "__main__":
+    sys.exit(protocol.serve({"embed": embed}, targets=("target",)))

@@ -1,0 +1,35 @@
+"""What a report can be written as: one file a format in `formats/`, or an entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clipperf.errors import UsageError
+from clipperf.registry import Registry
+from clipperf.report.document import Document
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format: its name, and how a document becomes its text, which ends with a line break."""
+
+    name: str
+    render: Callable[[Document], str]
+
+
+FORMATS: Registry[Format] = Registry(
+    "format", room="clipperf.report.formats", first=("text", "md", "csv", "json", "html")
+)
+
+
+def render(document: Document, fmt: str) -> str:
+    """The document in one of FORMATS.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    found = FORMATS.find(fmt)
+    if found is None:
+        raise UsageError(f"no report format {fmt!r}; choose from: {', '.join(FORMATS.names())}")
+    return found.render(document)

@@ -1,0 +1,30 @@
+"""CSV: every figure in SI units, one line a row; `record` says what a row is."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from clipperf.report.document import Document, plain_json
+from clipperf.report.format import Format
+
+
+def render(document: Document) -> str:
+    """Every figure in SI units, one line a row; `record` says whether it is a cost or a score."""
+    columns = list(dict.fromkeys(key for record in document.records for key in record))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for record in document.records:
+        writer.writerow({k: _value(v) for k, v in record.items()})
+    return buffer.getvalue()
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if plain_json(value) is None else value
+
+
+FORMAT = Format("csv", render)

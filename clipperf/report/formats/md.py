@@ -1,0 +1,55 @@
+"""Markdown with pipe tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from clipperf.report.document import Document, clean, describe
+from clipperf.report.format import Format
+from clipperf.report.table import Table
+
+
+def render(document: Document) -> str:
+    """The document as Markdown; charts are left to HTML."""
+    lines = [f"# {_md(document.title)}", ""]
+    lines += _list("Findings", document.findings)
+    for section in document.sections:
+        if not section.tables:
+            continue
+        lines += [f"## {_md(section.title)}", "", _md(section.intro), ""]
+        for table in section.tables:
+            lines += [f"**{_md(table.title)}**", "", *_table(table), ""]
+            lines += [f"- {_md(line)}" for line in (*table.findings, *table.caveats)]
+            lines.append("")
+    lines += _list("Caveats", document.caveats)
+    lines += _list(
+        "Environments", [f"{label}: {describe(env)}" for label, env in document.environment]
+    )
+    lines += _list(
+        "Provenance",
+        [f"{s.environment}, {s.created_utc}, {s.path}: {s.command}" for s in document.provenance],
+    )
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _table(table: Table) -> list[str]:
+    ends = ["---:" if column.numeric else "---" for column in table.columns]
+    return [
+        f"| {' | '.join(map(_md, table.names))} |",
+        f"| {' | '.join(ends)} |",
+        *(f"| {' | '.join(map(_md, row))} |" for row in table.texts),
+    ]
+
+
+def _list(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"## {title}", "", *(f"- {_md(line)}" for line in lines), ""] if lines else []
+
+
+def _md(text: str) -> str:
+    """Text that stays text in Markdown: no HTML, no cell borders, no emphasis."""
+    escaped = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*|\[\]])", r"\\\1", escaped)
+
+
+FORMAT = Format("md", render)

@@ -1,0 +1,38 @@
+"""Drift of embeddings by hand; what has no direction never counts as alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clipperf.evals.drift import drift_of, neighbour_agreement
+
+
+def at(*degrees: float) -> np.ndarray:
+    angles = np.radians(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+
+
+def test_cosines_by_hand() -> None:
+    found = drift_of(3 * at(0, 60, 90), at(0, 0, 0))
+    np.testing.assert_allclose(found.cosines, [1, 0.5, 0], atol=1e-6)
+    assert (found.min_cosine, found.mean_cosine) == pytest.approx((0, 0.5), abs=1e-6)
+    assert found.max_abs_diff == pytest.approx(3) and found.finite
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_row_that_is_not_finite_is_like_nothing(value: float, ours: bool) -> None:
+    """Even where all its other values are right."""
+    whole, broken = np.eye(3, 4, dtype=np.float32), np.eye(3, 4, dtype=np.float32)
+    broken[1, 2] = value
+    found = drift_of(broken, whole) if ours else drift_of(whole, broken)
+    assert found.cosines.tolist() == [1, 0, 1]
+    assert found.finite is not ours and np.isfinite(found.max_abs_diff)
+
+
+def test_neighbours() -> None:
+    reference = at(0, 10, 90)
+    assert neighbour_agreement(2 * reference, reference) == 1
+    assert neighbour_agreement(at(0, 10, -80), reference) == pytest.approx(2 / 3)
+    assert neighbour_agreement(reference[:2], reference[:2]) is None

@@ -1,0 +1,80 @@
+"""Tasks and metrics of packages that are installed beside clipperf, through the real command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Cli, installed
+
+from clipperf.errors import UsageError
+from clipperf.evals.datasets import Dataset
+from clipperf.evals.task import TASKS, Task, texts_of
+from clipperf.system import store
+
+TOYS = '''
+"""Captions that shout must be found as well; the mean reciprocal rank of whatever is retrieved."""
+
+import numpy as np
+
+from clipperf.evals.metric import Metric, Ranked, measured
+from clipperf.evals.outcome import Outcome, linear, mean, mean_interval
+from clipperf.evals.ranks import retrieve
+from clipperf.evals.task import Task
+
+MEAN = linear(mean, mean_interval, mean_interval)
+
+
+def texts(dataset):
+    return {"shouts": [caption.upper() for caption in dataset.captions]}
+
+
+def outcomes(dataset, found):
+    owner = np.asarray(dataset.caption_image)
+    ranks = retrieve(found.images, found.texts["shouts"], owner).text_to_image
+    images = len(found.images)
+    return measured(Ranked("shout-to-image", "retrieval", "text", ranks, images, owner))
+
+
+def reciprocal(ranked):
+    values = 1 / (1 + ranked.ranks)
+    rest = (values, values, ranked.groups, None)
+    return [Outcome(f"{ranked.name} mean reciprocal rank", ranked.side, MEAN, *rest)]
+
+
+TASK = Task("shouting", lambda dataset: bool(dataset.captions), texts, outcomes)
+METRIC = Metric("mean-reciprocal-rank", "retrieval", reciprocal)
+'''
+
+
+def test_a_task_and_a_metric_from_outside_are_rows(
+    cli: Cli, sample_artifact: Path, samples: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {"task": "shouting", "metric": "mean-reciprocal-rank"}
+    installed(monkeypatch, tmp_path / "site", kinds, TOYS)
+    done = cli(
+        *("eval", "clipperf-sample", "--dataset", samples, "--json", tmp_path / "eval.json"),
+        home=sample_artifact.parents[3],
+    )
+    assert done.returncode == 0, done.stderr
+    assert "shouts: 24" in done.stderr and "shout-to-image mean reciprocal rank" in done.stdout
+    scores = store.read_result(tmp_path / "eval.json").scores
+    own = [score for score in scores if score.cell.runtime == "onnx"]
+    directions = ("text-to-image", "image-to-text", "shout-to-image")
+    figures = ("recall@1", "recall@5", "recall@10", "mean reciprocal rank")
+    assert [score.metric for score in own] == [f"{d} {f}" for d in directions for f in figures]
+    found = {score.metric: score for score in own}
+    for direction in directions:
+        first, mean = (found[f"{direction} {f}"] for f in ("recall@1", "mean reciprocal rank"))
+        assert first.value < mean.value < 1 and mean.chance is None
+        assert mean.ci95[0] < mean.value < mean.ci95[1]
+        assert mean.baseline_value == pytest.approx(mean.value, abs=1e-3)
+
+
+def test_tasks_that_name_other_texts_alike_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def task(name: str) -> Task:
+        return Task(name, lambda dataset: True, lambda dataset: {"texts": [name]}, lambda d, e: [])
+
+    monkeypatch.setattr(TASKS, "_rows", {name: task(name) for name in ("one", "another")})
+    with pytest.raises(UsageError, match="task another: another task calls other texts 'texts'"):
+        texts_of(Dataset("d", "", ()))
