@@ -15,17 +15,18 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from clipperf import units
-from clipperf.export.plan_options import BuildOptions, token_range
-from clipperf.export.process import run_worker
+from clipperf.export.jobs.plan import build_engine
+from clipperf.export.plan_options import EngineSettings, token_range
 from clipperf.graph import trace as onnx_export
 from clipperf.models import catalog, published, zoo
 from clipperf.models.families import open_clip
-from clipperf.nouns.variant import SIDES, Side
-from clipperf.serialize import to_json
+from clipperf.nouns.artifact import PlanInfo
+from clipperf.nouns.variant import SIDES, Side, Variant
 
 
 def main() -> None:
@@ -45,9 +46,9 @@ def main() -> None:
         for side in SIDES:
             with tempfile.TemporaryDirectory() as scratch:
                 built = build(structure, side, options, Path(scratch))
-            size, peak = built["plan_bytes"], built["peak_rss_bytes"]
+            size, peak = built.plan_bytes, built.peak_rss_bytes or 0
             print(
-                f"| {structure} | {side} | {built['build_s']:.1f} | {size / 1e6:.0f} | "
+                f"| {structure} | {side} | {built.build_s:.1f} | {size / 1e6:.0f} | "
                 f"{peak / 1e6:.0f} | {units.ratio(peak / size)} | {', '.join(tags)} |",
                 flush=True,
             )
@@ -72,31 +73,28 @@ def has(name: str) -> bool:
     return any(entry.architecture == name for entry in catalog.entries())
 
 
-def build(structure: str, side: Side, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+def build(structure: str, side: Side, options: argparse.Namespace, scratch: Path) -> PlanInfo:
     """Write one tower as ONNX and build its engine in another process; returns its sidecar."""
     spec = zoo.resolve(structure, "random")
     tower = open_clip.build_tower(spec, side, normalize=False)
     onnx_export.export_onnx(tower, scratch / "model.onnx", options.precision)
     given, produced = onnx_export.io_specs(tower)
     del tower
-    chosen = BuildOptions(
-        options.runtime,
-        options.precision,
-        tokens=token_range(spec.context_tokens),
-        targets=tuple(options.target.split(",")),
+    settings = EngineSettings(
+        tokens=token_range(spec.context_tokens), targets=tuple(options.target.split(","))
     )
-    job = {
-        "op": "engine",
-        "onnx": str(scratch / "model.onnx"),
-        "plan": str(scratch / "model.plan"),
-        "options": to_json(chosen),
-        "inputs": [to_json(given)],
-        "outputs": [to_json(produced)],
-        "model_id": spec.id,
-        "side": side,
-        "onnx_sha256": "not taken",
-    }
-    return run_worker(job, f"{structure} {side}")
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(
+            build_engine,
+            scratch / "model.onnx",
+            scratch / "model.plan",
+            Variant(options.runtime, options.precision, settings=settings),
+            model_id=spec.id,
+            side=side,
+            inputs=(given,),
+            outputs=(produced,),
+            digest="not taken",
+        ).result()
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from pathlib import Path
 from clipperf.engines import contract
 from clipperf.engines.tensorrt.flavours import gpu_kind
 from clipperf.errors import ClipperfError
-from clipperf.export.exporters.tensorrt import export_engine
-from clipperf.export.plan_options import BuildOptions
+from clipperf.export.make import make
 from clipperf.inspect import doctor
 from clipperf.models import zoo
+from clipperf.nouns.variant import Variant
 from clipperf.report.build import build_report
 from clipperf.report.format import render
 from clipperf.system import env, store
@@ -81,8 +81,8 @@ def try_rtx_plan() -> str:
     """Build the sample for the present GPU with TensorRT for RTX, run it, and say what happened."""
     lines = [f"GPU kind {gpu_kind()}, {env.gpu()}"]
     try:
-        options = BuildOptions("trt-rtx", "fp16")
-        exported = export_engine(zoo.resolve("clipperf-sample"), ("image",), options)
+        variant = Variant("trt-rtx", "fp16")
+        exported = make(zoo.resolve("clipperf-sample"), ("image",), variant)
         lines.append(f"built and run: {exported.manifest.towers[0].parity}")
     except ClipperfError as exc:
         lines.append(f"{type(exc).__name__}: {exc}")

@@ -29,13 +29,13 @@ import clipperf
 from clipperf import stats, units
 from clipperf.evals import accuracy
 from clipperf.evals.datasets import SAMPLE, Dataset, load_dataset
-from clipperf.export.exporters.onnx import export_model
+from clipperf.export.make import make
 from clipperf.inputs.preprocess import preprocess
 from clipperf.inputs.preprocess_spec import METHODS, PreprocessSpec
 from clipperf.inputs.sources import ImageSource
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell
-from clipperf.nouns.variant import PIXEL_DTYPES
+from clipperf.nouns.variant import PIXEL_DTYPES, SIDES, Variant
 from clipperf.serve.load import ClipModel
 
 PICTURES = (("JPEG", 640, 480), ("JPEG", 1920, 1080), ("JPEG", 4000, 3000), ("PNG", 512, 512))
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, help="pictures to time instead of made ones")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
-    folder = export_model(zoo.resolve("clipperf-sample"), ("image", "text")).folder
+    folder = make(zoo.resolve("clipperf-sample"), SIDES, Variant("onnx")).folder
     with tempfile.TemporaryDirectory() as scratch:
         print_times(options.files or made_pictures(Path(scratch)), options.rounds)
         print_inputs(20 * options.rounds)

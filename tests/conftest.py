@@ -17,9 +17,10 @@ import pytest
 
 from clipperf import registry
 from clipperf.evals import datasets
-from clipperf.export.exporters import onnx
+from clipperf.export.make import make
 from clipperf.models import sample, zoo
 from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import Variant
 from clipperf.system import files, store
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +47,14 @@ LONG_FILES = tuple(
     for name in (
         *("test_readme", "test_demo", "test_exporters_onnx", "test_exporters_tensorrt"),
         *("test_exporters_tensorrt_models", "test_uint8", "test_tune", "test_exporters_quantized"),
-        *("test_openvino", "test_evaluate", "test_profile", "test_kept", "test_sample"),
+        *(
+            "test_openvino",
+            "test_evaluate",
+            "test_make",
+            "test_profile",
+            "test_kept",
+            "test_sample",
+        ),
     )
 )
 """Those that take minutes, the longest first: two processes that share the files end together."""
@@ -73,12 +81,9 @@ def sample_artifact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     Read it, copy it, derive defaults into its store; a test that changes or counts what is there
     takes a `store_of` it.
     """
-    from clipperf.export.exporters.onnx import export_model
-    from clipperf.models import zoo
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPPERF_HOME", str(tmp_path_factory.mktemp("session-home")))
-        folder = export_model(zoo.resolve("clipperf-sample"), ("image", "text")).folder
+        folder = make(zoo.resolve("clipperf-sample"), ("image", "text"), Variant("onnx")).folder
     yield folder
 
 
@@ -102,18 +107,19 @@ def cli(home: Path) -> Cli:
     return run
 
 
-Install = Callable[[str, str, dict[str, dict[str, str]]], None]
+Install = Callable[..., None]
 
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """`install(name, code, points)`: a package of one module, for this test and its processes.
 
-    `points` are the package's entry points by group and name.
+    `points` are the package's entry points by group and name; more arguments are folders to
+    import from.
     """
     site = tmp_path / "site-packages"
 
-    def package(name: str, code: str, points: dict[str, dict[str, str]]) -> None:
+    def package(name: str, code: str, points: dict[str, dict[str, str]], *also: str) -> None:
         metadata = site / f"{name}-1.0.dist-info"
         metadata.mkdir(parents=True)
         (site / f"{name}.py").write_text(code)
@@ -123,7 +129,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
             for group, named in points.items()
         )
         (metadata / "entry_points.txt").write_text("\n".join(sections) + "\n")
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(site), str(ROOT))))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(site), *also, str(ROOT))))
         monkeypatch.syspath_prepend(str(site))
         registry.entry_points.cache_clear()
 
@@ -193,7 +199,7 @@ def exported_once(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -
     root = tmp_path_factory.mktemp("tiny-home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPPERF_HOME", str(root))
-        onnx.export_model(use(patch, checkpoints / "a"), ("image",))
+        make(use(patch, checkpoints / "a"), ("image",), Variant("onnx"))
     return root
 
 

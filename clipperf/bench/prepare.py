@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from clipperf.engines import contract
-from clipperf.engines.tensorrt.flavours import FLAVOURS
 from clipperf.errors import MissingDependencyError, UsageError
-from clipperf.export.exporters.onnx import export_model
-from clipperf.export.exporters.quantized import MARGIN, RECIPES, Settings, export_derived
-from clipperf.export.exporters.tensorrt import export_engine, find_engines
-from clipperf.export.plan_options import BuildOptions
+from clipperf.export.exporter import chosen, find
+from clipperf.export.make import serving
 from clipperf.models import sample, zoo
 from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, PixelDtype, Side
+from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, PixelDtype, Side, Variant
 from clipperf.system import store
+
+ARTIFACT = "onnx"
+"""The runtime whose folders serve those that load none of their own."""
 
 OnStage = Callable[[str], None]
 
@@ -94,34 +94,27 @@ def choose_inputs(
 
 def artifact_folder(
     spec: ModelSpec,
-    runtime: str,
-    precision: str,
     sides: Sequence[Side],
+    variant: Variant,
     on_stage: OnStage,
-    largest_batch: int = 1,
-    smallest_batch: int = 1,
-    margin: float = MARGIN,
-    pixel_dtype: PixelDtype = "float32",
+    batches: tuple[int, int] = (1, 1),
+    margin: float | None = None,
 ) -> Path:
-    """The folder with these towers as `runtime` loads them, exported now where there is none.
+    """The folder with what a runtime loads for a variant, exported now where there is none.
 
     A runtime that builds the tower from the weights gets the ONNX folder, for its tokenizer and
-    preprocessing. Engines take batches from `smallest_batch` to `largest_batch` at least; those
-    that users exported with ranges of their own are taken where they do. Quantised towers lose
-    at most `margin` points on the sample.
+    preprocessing. Towers take the batches from the smallest of `batches` to the largest at least;
+    those that users exported with settings of their own are taken where they do. `margin` are the
+    points that quantised towers may lose on the sample, None: as usual.
     """
-    made = contract.get(runtime).artifact
-    if made in FLAVOURS:
-        usual = BuildOptions(made, precision, pixel_dtype=pixel_dtype)
-        low, tuned, high = usual.batch
-        options = dataclasses.replace(usual, batch=(low, tuned, max(high, largest_batch)))
-        found = find_engines(spec, sides, options, (smallest_batch, largest_batch))
-        return found or export_engine(spec, sides, options, on_stage=on_stage).folder
-    if made is not None and (made, precision) in RECIPES:
-        settings = Settings(made, precision, margin=margin, pixel_dtype=pixel_dtype)
-        return export_derived(spec, sides, settings, on_stage=on_stage).folder
-    graph = contract.graph_precision(precision) if made else BASELINE_PRECISION
-    return export_model(spec, sides, graph, pixel_dtype=pixel_dtype, on_stage=on_stage).folder
+    made = contract.get(variant.runtime).artifact
+    row = variant.row
+    precision = row.name if made is not None else BASELINE_PRECISION
+    if find(made or ARTIFACT, precision) is None:  # a precision that is the runtime's alone
+        precision = row.graph
+    wanted = dataclasses.replace(variant, runtime=made or ARTIFACT, precision=precision)
+    wanted = chosen(wanted, {"--margin": margin}, strict=False)
+    return serving(spec, sides, wanted, batches, on_stage)
 
 
 def engine_request(
@@ -129,28 +122,19 @@ def engine_request(
     spec: ModelSpec,
     on_stage: OnStage,
     largest_batch: int | None = None,
-    margin: float = MARGIN,
+    margin: float | None = None,
 ) -> tuple[EngineRequest, int]:
     """What opens a cell's engine, and the bytes that the tower takes on disk.
 
     `largest_batch` is that of a sweep, in which a cell runs whole batches of its own size; without
-    it the engine takes any batch up to the cell's.
+    it the engine takes any batch up to the cell's. `margin` is as for `artifact_folder`.
     """
     if contract.get(cell.runtime).artifact is None:
         return EngineRequest(cell, spec, None), checkpoint_bytes(spec, cell.side)
     smallest = 1 if largest_batch is None else cell.batch
-    largest = max(cell.batch, largest_batch or 1)
-    folder = artifact_folder(
-        spec,
-        cell.runtime,
-        cell.precision,
-        [cell.side],
-        on_stage,
-        largest,
-        smallest,
-        margin,
-        cell.input,
-    )
+    batches = (smallest, max(cell.batch, largest_batch or 1))
+    variant = Variant(cell.runtime, cell.precision, cell.input)
+    folder = artifact_folder(spec, [cell.side], variant, on_stage, batches, margin)
     tower = store.read_manifest(folder).tower(cell.side)
     if tower is None:  # it has just been made
         raise UsageError(f"{folder} lost its {cell.side} tower; export it again")

@@ -14,7 +14,7 @@ from clipperf.bench.search import Search, Space, described, splits
 from clipperf.engines import contract
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export import folder
-from clipperf.export.exporters.quantized import MARGIN
+from clipperf.export.derived import MARGIN
 from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec

@@ -109,10 +109,9 @@ def prepared(cell: Cell, spec: ModelSpec, on_stage: OnStage) -> Source:
     """What embeds in a cell with both towers, exported now where it is not there."""
     from clipperf.bench import prepare
     from clipperf.evals.worker import Source
-    from clipperf.nouns.variant import SIDES
+    from clipperf.nouns.variant import SIDES, Variant
 
-    folder = prepare.artifact_folder(
-        spec, cell.runtime, cell.precision, SIDES, on_stage, cell.batch, pixel_dtype=cell.input
-    )
+    variant = Variant(cell.runtime, cell.precision, cell.input)
+    folder = prepare.artifact_folder(spec, SIDES, variant, on_stage, (1, cell.batch))
     cells = [dataclasses.replace(cell, side=side) for side in SIDES]
     return Source(folder, tuple(prepare.engine_request(c, spec, on_stage)[0] for c in cells))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -19,7 +18,6 @@ from clipperf.commands.options import (
     ranged,
     sides,
 )
-from clipperf.errors import UsageError
 
 EXAMPLES = (
     "clipperf export clipperf-sample",
@@ -132,81 +130,45 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Export a model's towers to ONNX, OpenVINO or TensorRT, checked, as a deployable folder."""
-    from clipperf.engines.tensorrt.flavours import FLAVOURS
-    from clipperf.export.exporters.onnx import export_model
-    from clipperf.export.exporters.quantized import export_derived, settings_of
-    from clipperf.export.exporters.tensorrt import export_engine
+    from clipperf.export.exporter import chosen
     from clipperf.export.folder import set_preprocess
-    from clipperf.export.plan_options import BuildOptions
-    from clipperf.export.process import started_early
+    from clipperf.export.make import make
+    from clipperf.export.workshop import Workshop
     from clipperf.inputs import preprocess_fast
     from clipperf.models import zoo
+    from clipperf.nouns.variant import Variant
     from clipperf.report.exported import exported_lines, failed
     from clipperf.system.progress import progress
 
-    engine_only = {
-        "--batch": batch, "--target": target, "--hardware-compat": hardware_compat,
-        "--workspace": workspace, "--opt-level": opt_level, "--timing-cache": timing_cache,
+    towers = sides(tower)
+    pixel_dtype = pixel_dtypes(input_, towers, several=False)[0]
+    options = {
+        "--calibrate": calibrate,
+        "--margin": margin,
+        "--batch": None if batch is None else ranged(batch, "--batch"),
+        "--target": None if target is None else names(target.lower(), "--target"),
+        "--hardware-compat": hardware_compat,
+        "--workspace": None if workspace is None else workspace * 2**20,
+        "--opt-level": opt_level,
+        "--timing-cache": None if timing_cache is None else str(timing_cache.absolute()),
         "--verbose": verbose or None,
-    }  # fmt: skip
-    given = [option for option, value in engine_only.items() if value is not None]
-    if runtime not in ("onnx", "openvino", *FLAVOURS):
-        raise UsageError(f"--runtime {runtime}: export to onnx, openvino, {' or '.join(FLAVOURS)}")
-    pixel_dtype = pixel_dtypes(input_, sides(tower), several=False)[0]
-    derived = settings_of(runtime, precision, calibrate, margin, pixel_dtype)
-    if runtime not in FLAVOURS and given:
-        raise UsageError(f"{given[0]} is for TensorRT engines: add --runtime trt or trt-rtx")
+    }
+    variant = chosen(Variant(runtime, precision, pixel_dtype, normalize), options)
     if preprocess is not None:
         preprocess_fast.check(preprocess)
-    with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(progress(quiet, plain=verbose))
+    with progress(quiet, plain=verbose) as bar, Workshop() as workshop:
         if zoo.must_read(model, pretrained):
-            stack.enter_context(started_early())
+            workshop.start_early()
             bar.stage("reading the checkpoint")
-        spec = zoo.resolve(model, pretrained)
-        if derived is not None:
-            exported = export_derived(
-                spec,
-                sides(tower),
-                derived,
-                normalized=normalize,
-                out=out,
-                keep_failed=keep_failed,
-                on_stage=bar.stage,
-            )
-        elif runtime == "onnx":
-            exported = export_model(
-                spec,
-                sides(tower),
-                precision,
-                normalized=normalize,
-                pixel_dtype=pixel_dtype,
-                out=out,
-                keep_failed=keep_failed,
-                on_stage=bar.stage,
-            )
-        else:
-            options = BuildOptions(
-                flavour=runtime,
-                precision=precision,
-                batch=ranged("1:8:64" if batch is None else batch, "--batch"),
-                targets=() if target is None else names(target.lower(), "--target"),
-                hardware_compat=hardware_compat,
-                workspace_bytes=None if workspace is None else workspace * 2**20,
-                opt_level=opt_level,
-                timing_cache=None if timing_cache is None else str(timing_cache.absolute()),
-                pixel_dtype=pixel_dtype,
-            )
-            exported = export_engine(
-                spec,
-                sides(tower),
-                options,
-                normalized=normalize,
-                out=out,
-                keep_failed=keep_failed,
-                verbose=verbose,
-                on_stage=bar.stage,
-            )
+        exported = make(
+            zoo.resolve(model, pretrained),
+            towers,
+            variant,
+            out=out,
+            keep_failed=keep_failed,
+            on_stage=bar.stage,
+            workshop=workshop,
+        )
         if preprocess is not None:
             exported = set_preprocess(exported, preprocess, bar.stage)
     if json:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from clipperf.nouns.cell import Engine, EngineRequest
-from clipperf.nouns.variant import PRECISIONS
 from clipperf.registry import Registry
 
 
@@ -75,9 +74,3 @@ RUNTIMES: Registry[Runtime] = Registry(
 """Every runtime; "simulated", which has exactly known cost and tests the harness, is for tests."""
 
 get, names = RUNTIMES.get, RUNTIMES.names
-
-
-def graph_precision(precision: str) -> str:
-    """The precision of the ONNX graph that a cell of this precision runs."""
-    row = PRECISIONS.find(precision)
-    return precision if row is None or row.is_quantised else row.graph

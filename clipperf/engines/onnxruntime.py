@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,6 @@ CPU = "CPUExecutionProvider"
 
 DISABLED_OPTIMIZERS = ["FuseFp16InitializerToFp32NodeTransformer"]
 """This one crashes the process on pure-fp16 graphs with LayerNormalization (ONNX Runtime 1.31)."""
-
-
-WEIGHT_BITS = "weight bits"
-"""The note of an int8 tower that says how many bits its weights use: 8 is for CPUs with VNNI."""
 
 
 def availability(device: str) -> Availability:
@@ -139,23 +134,17 @@ def check_provider(session: Any, wanted: str, reason: str = "") -> None:
         raise EngineError(f"asked for {wanted}, onnxruntime chose {running[0]}{because}")
 
 
-def accuracy_warning(notes: Mapping[str, str]) -> str | None:
-    """Why a tower of which the export noted this loses accuracy on this CPU; None: it does not."""
+def accuracy_warning(weight_bits: int | None) -> str | None:
+    """Why an int8 tower with weights of so many bits loses accuracy on this CPU, if it does."""
     from clipperf.system.env import cpu_flags, saturates_int8
 
-    if notes.get(WEIGHT_BITS) != "8" or not cpu_flags() or not saturates_int8():
+    if weight_bits != 8 or not cpu_flags() or not saturates_int8():
         return None
     return (
         "it was exported on a CPU with VNNI and has 8-bit weights, whose sums can saturate on this "
         "CPU, which has none: export it again on this machine (clipperf export MODEL "
         "--precision int8), where it gets 7-bit weights"
     )
-
-
-def notes_here(notes: Mapping[str, str]) -> dict[str, str]:
-    """A tower's notes, and what they mean for its accuracy on this machine."""
-    problem = accuracy_warning(notes)
-    return {**notes, **({} if problem is None else {"accuracy here": problem})}
 
 
 def open(request: EngineRequest) -> OnnxRuntimeEngine:

@@ -14,11 +14,10 @@ from typing import Any
 from clipperf.errors import ArtifactError, StorageError, UsageError
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.inputs.tokenize import CONFIG_FILE, TOKENIZER_FILE
-from clipperf.nouns.artifact import Artifact, Manifest, Parity, TensorSpec
+from clipperf.nouns.artifact import Artifact, Manifest
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import PixelDtype, Side
+from clipperf.nouns.variant import Precision, Side, Variant
 from clipperf.system import files, store
-from clipperf.system.env import installed_versions
 from clipperf.version import __version__
 
 SHARED_FILES = (
@@ -53,12 +52,10 @@ class Wanted:
 
     folder: Path
     spec: ModelSpec
-    runtime: str
-    precision: str
+    variant: Variant
     weights_id: str
     keys: Mapping[Side, str]
     needed_bytes: Mapping[Side, int]
-    normalized: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
 
     def fits(self, tower: Artifact) -> bool:
@@ -66,16 +63,10 @@ class Wanted:
         return (
             tower.key == self.keys.get(tower.side, tower.key)
             and tower.weights_id == self.weights_id
-            and tower.precision == self.precision
-            and tower.normalized == self.normalized
+            and tower.precision == self.variant.precision
+            and tower.normalized == self.variant.normalized
             and tower.options == self.options
         )
-
-
-def variant(precision: str, normalized: bool, pixel_dtype: PixelDtype) -> str:
-    """The part of a stored folder's name that says what kind of towers it holds."""
-    parts = [precision, *(["normalized"] if normalized else [])]
-    return "-".join([*parts, *([pixel_dtype] if pixel_dtype != "float32" else [])])
 
 
 def ensure(
@@ -203,11 +194,10 @@ def check_target(folder: Path, spec: ModelSpec, runtime: str) -> None:
         )
 
 
-def weight_bytes(spec: ModelSpec, sides: Sequence[Side], precision: str) -> dict[Side, int]:
+def weight_bytes(spec: ModelSpec, sides: Sequence[Side], precision: Precision) -> dict[Side, int]:
     """What the weights of each side take at a precision; 0 where their number is unknown."""
     count = {"image": spec.image_parameters or 0, "text": spec.text_parameters or 0}
-    size = {"fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}.get(precision, 4)
-    return {side: count[side] * size for side in sides}
+    return {side: count[side] * precision.weights.bits // 8 for side in sides}
 
 
 def check_space(folder: Path, spec: ModelSpec, needed: int) -> None:
@@ -234,49 +224,6 @@ def current_towers(folder: Path) -> dict[Side, Artifact]:
     if store.check_files(folder, manifest, content=True):
         return {}
     return {tower.side: tower for tower in manifest.towers}
-
-
-def built_tower(
-    wanted: Wanted,
-    staging: Path,
-    path: Path,
-    *,
-    side: Side,
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
-    tokens: int | None,
-    build_s: float,
-    peak_rss_bytes: int | None,
-    parity: Parity | None,
-    notes: Mapping[str, str] | None = None,
-    digests: Mapping[str, str] | None = None,
-) -> Artifact:
-    """Describe a tower that was just built to `path`, with all that lies in its side's folder.
-
-    `digests` are those of all `written` files, where they are known already.
-    """
-    digests = digests or files.sha256_files(staging, written(staging, side))
-    return Artifact(
-        model_id=wanted.spec.id,
-        side=side,
-        runtime=wanted.runtime,
-        precision=wanted.precision,
-        path=path.relative_to(staging).as_posix(),
-        disk_bytes=sum((staging / name).stat().st_size for name in digests),
-        files=dict(digests),
-        inputs=inputs,
-        outputs=outputs,
-        normalized=wanted.normalized,
-        tokens=tokens,
-        key=wanted.keys[side],
-        weights_id=wanted.weights_id,
-        build_s=build_s,
-        peak_rss_bytes=peak_rss_bytes,
-        built_with=installed_versions(),
-        parity=parity,
-        options=dict(wanted.options),
-        notes=dict(notes or {}),
-    )
 
 
 def written(staging: Path, side: Side) -> list[str]:
@@ -309,8 +256,8 @@ def _manifest(wanted: Wanted, staging: Path, towers: Mapping[Side, Artifact]) ->
     return Manifest(
         schema_version=store.SCHEMA_VERSION,
         spec=wanted.spec,
-        runtime=wanted.runtime,
-        precision=wanted.precision,
+        runtime=wanted.variant.runtime,
+        precision=wanted.variant.precision,
         preprocess=settings(PREPROCESS_FILE),
         tokenizer=settings(CONFIG_FILE),
         files=files.sha256_files(staging, present),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, replace
 
 from clipperf.engines.tensorrt import flavours
 from clipperf.errors import ExportError, UsageError
-from clipperf.nouns.artifact import ShapeRange, TensorSpec
-from clipperf.nouns.variant import PixelDtype
+from clipperf.nouns.artifact import Artifact, ShapeRange, TensorSpec
+from clipperf.nouns.variant import Precision, Variant
 
 Range = tuple[int, int, int]
 
@@ -18,29 +19,24 @@ MAX_BATCH = 65536
 TARGETS_WITHOUT_GPU = ("sm86", "sm89", "sm120")
 """The GeForce and RTX GPUs of the last three generations: what is built for where no GPU is."""
 
-FIRST_KIND = {"bf16": "sm80", "fp8": "sm89"}
-"""The first GPU kind that has a precision at all."""
-
-FIRST_KIND_AHEAD_OF_TIME = {**FIRST_KIND, "fp32": "sm80", "tf32": "sm80", "int8": "sm80"}
-"""The same where plans are built for absent GPUs: there Turing has no matrix products in fp32,
-in which int8 towers, too, compute their attention."""
+FIRST_WITH_FLOAT32 = 80
+"""The first GPU that plans of fp32 products are built for ahead of time: there Turing has none,
+and int8 towers, too, compute their attention in fp32."""
 
 
 @dataclass(frozen=True)
-class BuildOptions:
-    """What users choose of a build; part of the plan's cache key.
+class EngineSettings:
+    """What users choose of a build; all but the last two are part of the plan's cache key.
 
     `batch` and `tokens` are (smallest, the one to tune for, largest). `targets` are GPU kinds
     ("sm89"), empty for the GPU that is present. `hardware_compat` is a level such as
     "ampere-plus". `workspace_bytes` and `opt_level` (0 to 5) are TensorRT's own where None.
-    `timing_cache` is a file to read and extend. `pixel_dtype` is what the ONNX graph takes.
+    `timing_cache` is a file to read and extend. `verbose` tells TensorRT's own messages too.
 
     Raises:
         UsageError: a value cannot be; the message names its option.
     """
 
-    flavour: str
-    precision: str
     batch: Range = (1, 8, 64)
     tokens: Range = (8, 77, 77)
     targets: tuple[str, ...] = ()
@@ -48,14 +44,9 @@ class BuildOptions:
     workspace_bytes: int | None = None
     opt_level: int | None = None
     timing_cache: str | None = None
-    pixel_dtype: PixelDtype = "float32"
+    verbose: bool = False
 
     def __post_init__(self) -> None:
-        if self.flavour not in flavours.FLAVOURS:
-            raise UsageError(
-                f"no TensorRT flavour {self.flavour!r}; --runtime is one of "
-                f"{', '.join(flavours.FLAVOURS)}"
-            )
         for option, (low, middle, high) in (("--batch", self.batch), ("tokens", self.tokens)):
             if not 1 <= low <= middle <= high:
                 raise UsageError(
@@ -74,18 +65,32 @@ class BuildOptions:
             raise UsageError(f"--opt-level {self.opt_level}: give 0 to 5")
 
 
+def settings_of(variant: Variant) -> EngineSettings:
+    """A variant's settings, the usual ones where it has none."""
+    found = variant.settings
+    return found if isinstance(found, EngineSettings) else EngineSettings()
+
+
+def onnx_sha256(graph: Artifact) -> str:
+    """The sha256 of an ONNX file; with external data that of its files' "sha256  name" lines."""
+    if len(graph.files) == 1:
+        return next(iter(graph.files.values()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(graph.files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def token_range(context_tokens: int) -> Range:
     """The usual range of text lengths of a model with a dynamic token axis."""
     return (min(8, context_tokens), context_tokens, context_tokens)
 
 
-def check_support(options: BuildOptions, can: flavours.Capabilities) -> None:
+def check_support(variant: Variant, can: flavours.Capabilities) -> None:
     """Refuse what this flavour cannot do.
 
     Raises:
         UsageError: the message names the option to change.
     """
-    title = flavours.TITLES[options.flavour]
+    options, title = settings_of(variant), flavours.TITLES[variant.runtime]
     unknown = [kind for kind in options.targets if kind not in can.targets]
     if unknown and not can.targets:
         raise UsageError(
@@ -108,46 +113,49 @@ def check_support(options: BuildOptions, can: flavours.Capabilities) -> None:
         raise UsageError(f"{title} times nothing while it builds: leave out --timing-cache")
 
 
-def suits(kind: str, precision: str, can: flavours.Capabilities) -> bool:
+def suits(kind: str, precision: Precision, can: flavours.Capabilities) -> bool:
     """Whether engines of a precision can be built for a GPU kind such as "sm89"."""
-    first = FIRST_KIND_AHEAD_OF_TIME if can.targets else FIRST_KIND
-    return int(kind[2:]) >= int(first.get(precision, "sm0")[2:])
+    first = precision.first_gpu
+    if can.targets and precision.floats.bits == 32:
+        first = max(first, FIRST_WITH_FLOAT32)
+    return int(kind[2:]) >= first
 
 
-def targeted(
-    options: BuildOptions, can: flavours.Capabilities, present: str | None
-) -> BuildOptions:
-    """The options with the GPU kinds to build for, where the flavour knows kinds.
+def targeted(variant: Variant, can: flavours.Capabilities, present: str | None) -> Variant:
+    """The variant with the GPU kinds to build for, where the flavour knows kinds.
 
     Without targets, plans are for the GPU that is `present`; without a GPU, for those of
     `TARGETS_WITHOUT_GPU` that have the precision.
     """
+    options = settings_of(variant)
     if options.targets or not can.targets:
-        return options
+        return variant
+    targets: tuple[str, ...] = (present,) if present in can.targets else ()
     if present is None:
-        usual = (kind for kind in TARGETS_WITHOUT_GPU if suits(kind, options.precision, can))
-        return replace(options, targets=tuple(usual))
-    return replace(options, targets=(present,)) if present in can.targets else options
+        usual = TARGETS_WITHOUT_GPU
+        targets = tuple(kind for kind in usual if suits(kind, variant.row, can))
+    return replace(variant, settings=replace(options, targets=targets))
 
 
-def check_kinds(options: BuildOptions, can: flavours.Capabilities, present: str | None) -> None:
+def check_kinds(variant: Variant, can: flavours.Capabilities, present: str | None) -> None:
     """Refuse a precision that a GPU kind to build for does not have; `present` is this machine's.
 
     Raises:
         UsageError: the message names the kinds that have it.
     """
-    kinds = options.targets or ((present,) if present else ())
-    lacking = [kind for kind in kinds if not suits(kind, options.precision, can)]
+    row = variant.row
+    kinds = settings_of(variant).targets or ((present,) if present else ())
+    lacking = [kind for kind in kinds if not suits(kind, row, can)]
     if lacking:
-        known = [kind for kind in can.targets if suits(kind, options.precision, can)]
+        known = [kind for kind in can.targets if suits(kind, row, can)]
         choice = f": choose --target from {', '.join(known)}" if known else ""
         raise UsageError(
-            f"{flavours.TITLES[options.flavour]} builds no {options.precision} engine for "
+            f"{flavours.TITLES[variant.runtime]} builds no {row.name} engine for "
             f"{', '.join(lacking)}{choice}, or --precision fp16"
         )
 
 
-def shape_range(given: TensorSpec, options: BuildOptions) -> ShapeRange:
+def shape_range(given: TensorSpec, options: EngineSettings) -> ShapeRange:
     """The range of one input: its dynamic axes from the options, fixed ones as they are.
 
     Raises:

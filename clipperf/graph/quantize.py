@@ -25,6 +25,7 @@ import numpy as np
 
 from clipperf.graph.rounding import FP8, INT8, Numbers, rounded, safe_weight_max, scales_for
 from clipperf.graph.trace import EXTERNAL_DATA_FROM_BYTES
+from clipperf.nouns.variant import FLOAT8, Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -94,7 +95,19 @@ def _floats(model: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
     return (t for t in model.graph.initializer if t.data_type in kinds)
 
 
-def weight_max(method: str) -> int:
+def method_of(precision: Precision) -> Method:
+    """The method that makes towers of a quantised precision."""
+    if precision.weights == FLOAT8:
+        return "fp8"
+    return "static" if precision.fixed == precision.name else "dynamic"
+
+
+def weight_bits(method: Method) -> int | None:
+    """Bits of a weight, sign included, where they depend on this machine's CPU."""
+    return safe_weight_max().bit_length() + 1 if NUMBERS[method] is INT8 else None
+
+
+def weight_max(method: Method) -> int:
     """The largest number that a weight takes in graphs that this machine's CPU must run right."""
     return safe_weight_max() if NUMBERS[method] is INT8 else NUMBERS[method].largest
 

@@ -17,7 +17,7 @@ from clipperf.graph.fold import fold_batch_norms
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.nouns.artifact import TensorSpec
 from clipperf.nouns.model import Tower
-from clipperf.nouns.variant import PixelDtype
+from clipperf.nouns.variant import BFLOAT16, FLOAT16, PRECISIONS, PixelDtype
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -62,7 +62,7 @@ def io_specs(tower: Tower, pixel_dtype: PixelDtype = "float32") -> tuple[TensorS
 
 def opset(precision: str) -> int:
     """The version of ONNX's operators that graphs of a precision are written in."""
-    return BF16_OPSET if precision == "bf16" else OPSET
+    return BF16_OPSET if PRECISIONS.get(precision).floats == BFLOAT16 else OPSET
 
 
 def export_onnx(
@@ -191,7 +191,8 @@ def _save(model: ir.Model, path: Path) -> None:
 def _dtype(precision: str) -> torch.dtype:
     import torch
 
-    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+    numbers = PRECISIONS.get(precision).floats
+    return {FLOAT16: torch.float16, BFLOAT16: torch.bfloat16}.get(numbers, torch.float32)
 
 
 def root_reason(exc: BaseException) -> str:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipperf.nouns.variant import BFLOAT16, PRECISIONS
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -29,7 +31,7 @@ def runnable_on_cpu(path: Path, precision: str) -> Iterator[Path]:
     The copy lies beside `path` while the block runs: twice the weights' size on disk, and in
     memory one tensor at a time.
     """
-    if precision != "bf16":
+    if PRECISIONS.get(precision).floats != BFLOAT16:
         yield path
         return
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".widened-") as folder:

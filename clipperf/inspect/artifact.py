@@ -13,7 +13,7 @@ from typing import Any
 
 from clipperf import units
 from clipperf.engines import contract
-from clipperf.engines.onnxruntime import notes_here
+from clipperf.engines.onnxruntime import accuracy_warning
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import ArtifactError, UsageError
 from clipperf.inspect.inspection import Inspection
@@ -233,7 +233,9 @@ def _artifact(folder: Path) -> Inspection:
     parts = []
     for tower in manifest.towers:
         if (folder / tower.path).is_file():
-            facts |= {f"{tower.side}: {k}": text for k, text in notes_here(tower.notes).items()}
+            facts |= {f"{tower.side}: {name}": said for name, said in tower.findings.items()}
+            if (problem := accuracy_warning(tower.weight_bits)) is not None:
+                facts[f"{tower.side}: accuracy here"] = problem
             part = replace(
                 inspect(folder / tower.path),
                 precision=tower.precision,

@@ -40,14 +40,33 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """What it took to round a tower to eight bits, and what that cost.
+
+    `kept` are those of its `layers` that stayed in the precision `kept_in`. `min_cosine` is the
+    least between its embeddings of the `samples` and fp32's, `points_lost` the largest loss of
+    recall@1 and top-1 in percentage points; None with random weights.
+    """
+
+    layers: int
+    kept: tuple[str, ...]
+    kept_in: str
+    samples: int
+    min_cosine: float
+    points_lost: float | None = None
+
+
+@dataclass(frozen=True)
 class Artifact:
     """One exported tower on disk.
 
     `path` is relative to the artifact folder; `files` maps every file (external data included),
     relative to the folder, to its sha256. `tokens` is the fixed text length, or None where the
     token axis is dynamic (and for images). `key` holds everything that changes the bytes.
-    `options` are the settings of the build that users choose, such as an engine's batch range;
-    `notes` what the build found out, such as the layers that had to stay in fp32.
+    `options` are the settings of the build that users choose, such as an engine's batch range.
+    `first_token` is the one that a text tower takes every text to begin with, None where it reads
+    it. `weight_bits` are those of an int8 weight, sign included, where they depend on the machine
+    that the tower was made on.
     """
 
     model_id: str
@@ -68,7 +87,26 @@ class Artifact:
     built_with: dict[str, str]
     parity: Parity | None
     options: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
+    first_token: int | None = None
+    weight_bits: int | None = None
+    quantization: Quantization | None = None
+
+    @property
+    def findings(self) -> dict[str, str]:
+        """What the build found out, as people read it."""
+        said = {}
+        if self.first_token is not None:
+            said["first token"] = f"taken to be {self.first_token}, not read"
+        if (cost := self.quantization) is not None:
+            said["layers"] = str(cost.layers)
+            said[f"kept in {cost.kept_in}"] = ", ".join(cost.kept) or "none"
+            said["samples"] = str(cost.samples)
+            said["min cosine"] = f"{cost.min_cosine:.5f}"
+            if cost.points_lost is not None:
+                said["points lost"] = f"{cost.points_lost:.2f}"
+        if self.weight_bits is not None:
+            said["weight bits"] = str(self.weight_bits)
+        return said
 
 
 @dataclass(frozen=True)

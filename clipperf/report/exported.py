@@ -36,8 +36,8 @@ def exported_lines(exported: Exported) -> list[str]:
             f"built in {units.seconds(tower.build_s)} ({units.size(tower.peak_rss_bytes)} peak)  "
             f"{verdict}"
         )
-        if tower.notes:
-            said.append("    " + "; ".join(f"{k}: {v}" for k, v in tower.notes.items()))
+        if tower.findings:
+            said.append("    " + "; ".join(f"{k}: {v}" for k, v in tower.findings.items()))
     method = manifest.preprocess.get("method", "exact")
     if method != "exact":
         said.append(f"  images preprocessed by {method!r}")

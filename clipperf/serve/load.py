@@ -274,7 +274,7 @@ def load(
         manifest = read_manifest(opening.folder)
         for request, tower in requests(opening, manifest):
             side = request.cell.side
-            problem = accuracy_warning(tower.notes)
+            problem = accuracy_warning(tower.weight_bits)
             if problem is not None and request.cell.runtime == "onnx":
                 warnings.warn(f"{request.path}: {problem}", AccuracyWarning, stacklevel=2)
             wanted.append(request)

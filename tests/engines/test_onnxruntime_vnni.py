@@ -12,12 +12,13 @@ import pytest
 
 import clipperf
 from clipperf.errors import AccuracyWarning
+from clipperf.export.exporter import Below
 from clipperf.export.exporters import quantized
-from clipperf.export.exporters.quantized import Settings
 from clipperf.graph import quantize
 from clipperf.inspect import artifact as inspect
 from clipperf.inspect import doctor
 from clipperf.models import zoo
+from clipperf.nouns.variant import Variant
 from clipperf.system import env
 
 NONE = frozenset({"avx2"})
@@ -44,7 +45,7 @@ def artifact(sample_artifact: Path, tmp_path: Path):  # type: ignore[no-untyped-
         manifest = json.loads((folder / "manifest.json").read_text())
         for tower in manifest["towers"]:
             if tower["side"] == "text" and bits is not None:
-                tower["notes"] = {"weight bits": bits}
+                tower["weight_bits"] = int(bits)
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return folder
 
@@ -101,16 +102,17 @@ def test_the_export_notes_the_bits_and_the_doctor_says_why(
 ) -> None:  # type: ignore[no-untyped-def]
     cpu(flags, machine)
     assert quantize.safe_weight_max() == {"7": 63, "8": 127}[bits]
-    wanted = quantized.Wanted(
-        tmp_path, zoo.resolve("clipperf-sample"), "onnx", "int8", "id", {}, {}, False, {}
-    )
-    assert quantized._weight_bits(wanted) == {"weight bits": bits}
+    assert quantize.weight_bits("dynamic") == quantize.weight_bits("static") == int(bits)
+    assert quantize.weight_bits("fp8") is None
     assert words in doctor.machine()["8-bit integers"]
 
 
 def test_other_bits_are_another_artifact(cpu) -> None:  # type: ignore[no-untyped-def]
-    settings = Settings("onnx", "int8")
+    def key() -> str:
+        spec = zoo.resolve("clipperf-sample")
+        return quantized.key(spec, "text", Variant("onnx", "int8"), Below("source"))
+
     cpu(NONE)
-    here = quantized.cache_key("source", settings)
+    here = key()
     cpu(VNNI)
-    assert quantized.cache_key("source", settings) != here
+    assert key() != here

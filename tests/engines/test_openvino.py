@@ -15,12 +15,13 @@ from clipperf.bench import prepare
 from clipperf.engines import contract
 from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import EngineError, MissingDependencyError
-from clipperf.export.exporters.quantized import Settings, export_derived
 from clipperf.export.folder import Exported
 from clipperf.export.judge.inputs import parity_inputs
+from clipperf.export.make import make
 from clipperf.inspect import artifact
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell
+from clipperf.nouns.variant import Variant
 
 pytest.importorskip("openvino", reason="needs the extra openvino")
 
@@ -34,7 +35,7 @@ def fp32(sample_artifact: Path) -> Iterator[Exported]:
     """The sample's towers as fp32 IR, in the store that holds their ONNX files."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPPERF_HOME", str(sample_artifact.parents[3]))
-        yield export_derived(SPEC, ("image", "text"), Settings("openvino", "fp32"))
+        yield make(SPEC, ("image", "text"), Variant("openvino", "fp32"))
 
 
 @pytest.mark.parametrize("side", ["image", "text"])
@@ -106,7 +107,7 @@ def test_the_runtime_does_without_torch_and_nncf(fp32: Exported) -> None:
 
 
 def test_int8_weights_are_a_quarter_and_stay_close(fp32: Exported) -> None:
-    done = export_derived(SPEC, ("text",), Settings("openvino", "int8w"))
+    done = make(SPEC, ("text",), Variant("openvino", "int8w"))
     ours, whole = done.manifest.tower("text"), fp32.manifest.tower("text")
     assert ours is not None and whole is not None and ours.parity is not None
     assert 0.24 < ours.disk_bytes / whole.disk_bytes < 0.30
@@ -121,11 +122,11 @@ def test_int8_weights_are_a_quarter_and_stay_close(fp32: Exported) -> None:
 
 @pytest.mark.slow
 def test_int8_of_a_tower_holds_the_margin_on_the_sample(fp32: Exported) -> None:
-    done = export_derived(SPEC, ("text",), Settings("openvino", "int8"))
+    done = make(SPEC, ("text",), Variant("openvino", "int8"))
     tower = done.manifest.tower("text")
     assert tower is not None and tower.parity is not None and tower.parity.passed
-    assert float(tower.notes["points lost"]) <= 0.5
-    assert float(tower.notes["min cosine"]) >= 0.99
+    assert float(tower.findings["points lost"]) <= 0.5
+    assert float(tower.findings["min cosine"]) >= 0.99
     with clipperf.load(done.folder) as ours, clipperf.load(fp32.folder) as whole:
         pair = [m.encode_texts(["a red heart"], normalize=True) for m in (ours, whole)]
     assert 0.99 < float((pair[0] * pair[1]).sum()) < 0.999999
@@ -149,9 +150,9 @@ def test_inspect_names_an_ir_and_sees_what_is_missing(fp32: Exported, tmp_path: 
 def test_without_the_package_the_extra_is_named(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipperf.export.exporters.quantized.version_of", lambda package: None)
+    monkeypatch.setattr("clipperf.export.exporters.openvino.version_of", lambda package: None)
     with pytest.raises(MissingDependencyError, match=r"clipperf\[openvino\]"):
-        export_derived(SPEC, ("text",), Settings("openvino", "int8"))
+        make(SPEC, ("text",), Variant("openvino", "int8"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     found = contract.get("openvino").availability("cpu")
     assert (found.usable, found.fix) == (False, 'pip install "clipperf[openvino]"')

@@ -21,12 +21,11 @@ from clipperf.engines import contract
 from clipperf.engines.tensorrt import cuda as cuda_driver
 from clipperf.engines.tensorrt import flavours
 from clipperf.errors import EngineError
-from clipperf.export.exporters.onnx import export_model
-from clipperf.export.exporters.tensorrt import export_engine
-from clipperf.export.plan_options import BuildOptions
+from clipperf.export.make import make as made
+from clipperf.export.plan_options import EngineSettings
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
-from clipperf.nouns.variant import Side
+from clipperf.nouns.variant import PRECISIONS, Side, Variant
 from clipperf.system import store
 from clipperf.system.env import gpu, version_of
 
@@ -78,9 +77,10 @@ def wanted(gpu_home: Path) -> Request:
         if kind is None:
             return EngineRequest(cell, spec, None)
         if kind == "onnx":
-            done = export_model(spec, (side,), contract.graph_precision(precision))
+            variant = Variant(kind, PRECISIONS.get(precision).graph)
         else:
-            done = export_engine(spec, (side,), BuildOptions(name, precision, batch=(1, 8, most)))
+            variant = Variant(name, precision, settings=EngineSettings(batch=(1, 8, most)))
+        done = made(spec, (side,), variant)
         tower = done.manifest.tower(side)
         assert tower is not None
         return EngineRequest(

@@ -44,15 +44,18 @@ from clipperf.errors import (
     UsageError,
 )
 from clipperf.export import folder as folders
+from clipperf.export.exporter import Below
 from clipperf.export.exporters import onnx as build
 from clipperf.export.judge import parity
+from clipperf.export.make import make
 from clipperf.models import sample, zoo
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import PRECISIONS
+from clipperf.nouns.variant import PRECISIONS, Variant
 from clipperf.system import files, store
 
 EXPORT = ("export", sample.NAME)
 IMAGE = (*EXPORT, "--tower", "image")
+HALF = Variant("onnx", "fp16", normalized=True)
 
 
 @pytest.fixture
@@ -136,12 +139,12 @@ def test_towers_made_one_after_the_other_share_a_folder(
     tiny: ModelSpec, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also what --precision fp16 and --normalize give: unit vectors, another folder."""
-    first = build.export_model(tiny, ("image",), "fp16", normalized=True)
-    second = build.export_model(tiny, ("text",), "fp16", normalized=True)
+    first = make(tiny, ("image",), HALF)
+    second = make(tiny, ("text",), HALF)
     assert first.folder == second.folder
     assert (first.built, second.built) == (("image",), ("text",))
     assert [tower.side for tower in second.manifest.towers] == ["image", "text"]
-    assert build.export_model(tiny, ("image", "text"), "fp16", normalized=True).up_to_date
+    assert make(tiny, ("image", "text"), HALF).up_to_date
     assert_usable(second.folder)
     for tower in second.manifest.towers:
         assert tower.normalized and tower.precision == "fp16"
@@ -183,19 +186,19 @@ def test_changed_weights_do_not_hit_the_cache(
     shutil.copytree(checkpoints / "a", tmp_path / "model", symlinks=True)
     shutil.copy(checkpoints / "sitecustomize.py", tmp_path)
     spec = use(monkeypatch, tmp_path / "model")
-    assert build.export_model(spec, ("image",)).folder == folder, "same bytes at another path"
+    assert make(spec, ("image",), Variant("onnx")).folder == folder, "same bytes at another path"
     weights = tmp_path / "model" / WEIGHTS
     old = weights.stat()
     weights.write_bytes((checkpoints / "b" / WEIGHTS).read_bytes())
     os.utime(weights, ns=(old.st_atime_ns, old.st_mtime_ns))
     assert weights.stat().st_size == old.st_size
-    changed = build.export_model(spec, ("image",))
+    changed = make(spec, ("image",), Variant("onnx"))
     assert changed.built == ("image",)
     assert changed.folder != folder
     model = "image/model.onnx"
     assert (changed.folder / model).read_bytes() != (folder / model).read_bytes()
     spec = use(monkeypatch, checkpoints / "b")
-    again = build.export_model(spec, ("image",))
+    again = make(spec, ("image",), Variant("onnx"))
     assert again.up_to_date and again.folder == changed.folder
     assert snapshot(folder) == before
 
@@ -204,7 +207,7 @@ def test_the_cache_key_holds_everything_that_changes_the_bytes(
     tiny: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def key(weights: str = "w", side: Any = "image", precision: str = "fp32", n: bool = False):
-        return build.cache_key(tiny, weights, side, precision, n)
+        return build.key(tiny, side, Variant("onnx", precision, normalized=n), Below(weights))
 
     keys = {key(), key("v"), key(side="text"), key(precision="fp16"), key(n=True)}
     monkeypatch.setattr(build, "version_of", lambda name: "0.0")
@@ -299,7 +302,7 @@ def test_too_small_a_disk_is_found_out_before_the_work(
 def test_a_disk_that_fills_while_writing(tiny: ModelSpec, small_disk: Path) -> None:
     unknown_size = dataclasses.replace(tiny, text_parameters=None)
     with pytest.raises(StorageError, match=r"disk full.*--out or CLIPPERF_HOME") as caught:
-        build.export_model(unknown_size, ("text",), out=small_disk / "out")
+        make(unknown_size, ("text",), Variant("onnx"), out=small_disk / "out")
     assert caught.value.exit_code == 1
     assert only_locks(small_disk)
     assert shutil.disk_usage(small_disk).used < 2**16
@@ -482,10 +485,10 @@ def test_a_tower_that_fails_the_gate_is_stored_only_on_demand(
     row = dataclasses.replace(PRECISIONS.get("fp32"), min_cosine=1.1)
     monkeypatch.setitem(PRECISIONS._rows, "fp32", row)
     with pytest.raises(ParityError, match="--keep-failed") as caught:
-        build.export_model(tiny, ("image",))
+        make(tiny, ("image",), Variant("onnx"))
     assert isinstance(caught.value, ClipperfError) and "1.1 is required" in str(caught.value)
     assert store.find_artifacts() == [] and not leftovers(home)
-    kept = build.export_model(tiny, ("image",), keep_failed=True)
+    kept = make(tiny, ("image",), Variant("onnx"), keep_failed=True)
     assert_usable(kept.folder)
     found = store.read_manifest(kept.folder).towers[0].parity
     assert found is not None and not found.passed
@@ -493,8 +496,8 @@ def test_a_tower_that_fails_the_gate_is_stored_only_on_demand(
 
     assert failed(kept)
     assert "PARITY FAILED" in "\n".join(exported_lines(kept))
-    again = build.export_model(tiny, ("image",), keep_failed=True)
+    again = make(tiny, ("image",), Variant("onnx"), keep_failed=True)
     assert again.up_to_date and failed(again), "kept, but still a failure"
     with pytest.raises(ParityError):  # nobody uses it who has not asked for it
-        build.export_model(tiny, ("image",))
+        make(tiny, ("image",), Variant("onnx"))
     assert_usable(kept.folder)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,16 +18,26 @@ from clipperf.bench import prepare
 from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import ParityError, UsageError
 from clipperf.evals import datasets
-from clipperf.export.exporters.quantized import Settings, cache_key, export_derived, settings_of
+from clipperf.export.derived import QuantizeSettings
+from clipperf.export.exporter import Below, chosen
+from clipperf.export.exporters import quantized
 from clipperf.export.judge.drift import Judge
 from clipperf.export.judge.search import search
+from clipperf.export.make import make
 from clipperf.graph import quantize
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell
-from clipperf.nouns.variant import PRECISIONS
+from clipperf.nouns.variant import PRECISIONS, Variant
 from clipperf.system import store
 
 SPEC = zoo.resolve("clipperf-sample")
+
+
+def variant(precision: str, *settings: Any, **more: Any) -> Variant:
+    return Variant("onnx", precision, settings=QuantizeSettings(*settings, **more))
+
+
+USUAL = variant("int8")
 
 
 @pytest.fixture(scope="module")
@@ -315,8 +326,8 @@ def test_the_judge_sees_no_loss_in_fp32_and_all_of_it_in_a_mix_up(
 def test_int8_of_the_sample_is_small_close_cached_and_loads(
     sample_home: Path, samples: str, sample_artifact: Path
 ) -> None:
-    settings = Settings("onnx", "int8", samples, 5.0)
-    first = export_derived(SPEC, ("text",), settings)
+    wanted = variant("int8", samples, 5.0)
+    first = make(SPEC, ("text",), wanted)
     tower = first.manifest.tower("text")
     assert tower is not None and tower.parity is not None
     assert (first.built, tower.precision, tower.path) == (("text",), "int8", "text/model.onnx")
@@ -324,21 +335,21 @@ def test_int8_of_the_sample_is_small_close_cached_and_loads(
     assert 0.25 < tower.disk_bytes / whole < 0.28  # all large tensors in a quarter
     assert tower.parity.passed
     assert 0.99 <= tower.parity.min_cosine < 0.99999  # really rounded
-    assert tower.notes["layers"] == "15"
-    assert tower.notes["kept in fp32"] == "none"
-    assert tower.notes["samples"] == "24"
-    assert tower.notes["weight bits"] in ("7", "8")
+    assert tower.findings["layers"] == "15"
+    assert tower.findings["kept in fp32"] == "none"
+    assert tower.findings["samples"] == "24"
+    assert tower.findings["weight bits"] in ("7", "8")
     assert tower.options == {"calibrate": samples, "margin": "5"}
-    assert export_derived(SPEC, ("text",), settings).up_to_date
+    assert make(SPEC, ("text",), wanted).up_to_date
     with clipperf.load(first.folder) as ours, clipperf.load(sample_artifact) as fp32:
         pair = [m.encode_texts(["a red heart"], normalize=True) for m in (ours, fp32)]
     assert float((pair[0] * pair[1]).sum()) > 0.99
 
 
 def test_static_int8_is_calibrated_on_a_folder(sample_home: Path, samples: str) -> None:
-    settings = settings_of("onnx", "int8", calibrate=samples, margin=100)
-    assert settings == Settings("onnx", "int8-static", samples, 100)
-    done = export_derived(SPEC, ("text",), settings)
+    wanted = chosen(Variant("onnx", "int8"), {"--calibrate": samples, "--margin": 100})
+    assert wanted == variant("int8-static", samples, 100)
+    done = make(SPEC, ("text",), wanted)
     tower = done.manifest.tower("text")
     assert tower is not None and tower.parity is not None and tower.parity.passed
     graph = onnx.load(done.folder / tower.path).graph
@@ -348,12 +359,12 @@ def test_static_int8_is_calibrated_on_a_folder(sample_home: Path, samples: str) 
 
 def test_fp8_is_made_of_the_fp16_graph_and_judged_by_fp32(sample_home: Path, samples: str) -> None:
     """As few bytes as int8 where a layer has them, and half of fp32's where none has."""
-    done = export_derived(SPEC, ("text",), Settings("onnx", "fp8", samples, 5.0))
+    done = make(SPEC, ("text",), variant("fp8", samples, 5.0))
     tower = done.manifest.tower("text")
     assert tower is not None and tower.parity is not None and tower.parity.passed
     assert 0.99 <= tower.parity.min_cosine < 0.9999  # really rounded
-    assert tower.notes["layers"] == "14" and tower.notes["kept in fp16"] == "none"
-    assert tower.notes["samples"] == "24"
+    assert tower.findings["layers"] == "14" and tower.findings["kept in fp16"] == "none"
+    assert tower.findings["samples"] == "24"
     kinds = Counter(
         TensorProto.DataType.Name(t.data_type)
         for t in onnx.load(done.folder / tower.path).graph.initializer
@@ -369,9 +380,8 @@ def test_what_cannot_hold_is_refused_and_leaves_nothing(
 ) -> None:
     row = replace(PRECISIONS.get("int8"), min_cosine=1.1)  # more than any tower has
     monkeypatch.setitem(PRECISIONS._rows, "int8", row)
-    settings = Settings("onnx", "int8", samples, 7.0)
     with pytest.raises(ParityError, match=r"15 layers in fp32 it still loses .* 24 samples"):
-        export_derived(SPEC, ("text",), settings)
+        make(SPEC, ("text",), variant("int8", samples, 7.0))
     stored = [m.towers[0].options.get("margin") for _, m in store.find_artifacts()]
     assert "7" not in stored
 
@@ -379,19 +389,21 @@ def test_what_cannot_hold_is_refused_and_leaves_nothing(
 def test_keys_tell_apart_all_that_changes_the_bytes(
     samples: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = Settings("onnx", "int8")
+    def key(below: str, wanted: Variant = USUAL) -> str:
+        return quantized.key(SPEC, "text", wanted, Below(below))
+
     keys = [
-        cache_key("a", usual),
-        cache_key("b", usual),
-        cache_key("a", Settings("onnx", "int8-static")),
-        cache_key("a", Settings("onnx", "fp8")),
-        cache_key("a", Settings("onnx", "int8", margin=1.0)),
-        cache_key("a", Settings("onnx", "int8", calibrate=samples)),
+        key("a"),
+        key("b"),
+        key("a", variant("int8-static")),
+        key("a", variant("fp8")),
+        key("a", variant("int8", margin=1.0)),
+        key("a", variant("int8", calibrate=samples)),
     ]
     assert len(set(keys)) == len(keys)
-    assert cache_key("a", usual) == keys[0]
-    monkeypatch.setattr("clipperf.export.exporters.quantized.version_of", lambda package: "another")
-    assert cache_key("a", usual) not in keys
+    assert key("a") == keys[0]
+    monkeypatch.setattr("clipperf.export.derived.version_of", lambda package: "another")
+    assert key("a") not in keys
 
 
 def test_profile_and_eval_take_the_int8_artifact(
@@ -399,15 +411,15 @@ def test_profile_and_eval_take_the_int8_artifact(
 ) -> None:
     asked = []
 
-    def exported(spec: object, sides: object, settings: Settings, **_: object) -> object:
-        asked.append(settings)
+    def made(spec: object, sides: object, wanted: Variant, **_: object) -> object:
+        asked.append(wanted)
         raise UsageError("enough")
 
-    monkeypatch.setattr(prepare, "export_derived", exported)
+    monkeypatch.setattr("clipperf.export.make.make", made)
     cell = Cell(SPEC.id, "text", "onnx", "int8", "cpu", 1, 1)
     with pytest.raises(UsageError, match="enough"):
         prepare.engine_request(cell, SPEC, lambda stage: None)
-    assert asked == [Settings("onnx", "int8")]
+    assert asked == [USUAL]
 
 
 @pytest.mark.parametrize(

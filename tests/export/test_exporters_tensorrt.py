@@ -27,18 +27,19 @@ from clipperf.engines import contract
 from clipperf.engines import onnxruntime as ort_engine
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import EngineError, StorageError, UsageError
-from clipperf.export import engine_graphs, summary
 from clipperf.export import folder as folders
-from clipperf.export.exporters import onnx as build
+from clipperf.export.exporter import Below, key_of
 from clipperf.export.exporters import tensorrt
-from clipperf.export.exporters.tensorrt import export_engine, find_engines
-from clipperf.export.plan_options import BuildOptions, check_kinds
+from clipperf.export.exporters.tensorrt import find_engines
+from clipperf.export.job import Job, like
+from clipperf.export.make import make
+from clipperf.export.plan_options import EngineSettings, check_kinds, settings_of
 from clipperf.models import sample, zoo
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import Side
-from clipperf.serialize import to_json
+from clipperf.nouns.variant import Side, Variant
+from clipperf.report.exported import exported_lines, failed
 from clipperf.system import files, store
 
 pytestmark = pytest.mark.skipif(
@@ -51,7 +52,14 @@ without_gpu = pytest.mark.skipif(
 
 RTX = ("export", sample.NAME, "--runtime", "trt-rtx")
 SM89 = ("--target", "sm89")
-ADA = BuildOptions("trt-rtx", "fp32", targets=("sm89",))
+GRAPH = Variant("onnx")
+
+
+def engine(precision: str = "fp32", runtime: str = "trt-rtx", **settings: Any) -> Variant:
+    return Variant(runtime, precision, settings=EngineSettings(**settings))
+
+
+ADA = engine(targets=("sm89",))
 THREE = ("sm86", "sm89", "sm120")
 SIDES: tuple[Side, ...] = ("image", "text")
 
@@ -62,8 +70,12 @@ def tower_of(folder: Path, side: Side = "image") -> Artifact:
     return tower
 
 
-def batches(low: int, usual: int, high: int, **options: Any) -> BuildOptions:
-    return dataclasses.replace(ADA, batch=(low, usual, high), **options)
+def changed(**settings: Any) -> Variant:
+    return dataclasses.replace(ADA, settings=dataclasses.replace(settings_of(ADA), **settings))
+
+
+def batches(low: int, usual: int, high: int, **settings: Any) -> Variant:
+    return changed(batch=(low, usual, high), **settings)
 
 
 # --- the bundled sample --------------------------------------------------------------------
@@ -77,8 +89,7 @@ def sample_home(sample_artifact: Path, tmp_path_factory: pytest.TempPathFactory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPPERF_HOME", str(home))
         for precision in ("fp32", "fp16"):
-            options = BuildOptions("trt-rtx", precision, targets=THREE)
-            export_engine(zoo.resolve(sample.NAME), SIDES, options)
+            make(zoo.resolve(sample.NAME), SIDES, engine(precision, targets=THREE))
     yield home
 
 
@@ -154,11 +165,11 @@ def test_brain_floats_build_from_ampere_on(
 ) -> None:
     """The image tower is a ResNet, whose batch norms TensorRT takes only folded in bf16."""
     spec = zoo.resolve(sample.NAME)
-    done = export_engine(spec, ("image",), BuildOptions("trt-rtx", "bf16", targets=THREE))
+    done = make(spec, ("image",), engine("bf16", targets=THREE))
     assert plan_file.read(done.folder / "image" / "model.plan").targets == THREE
     before = snapshot(home)
     with pytest.raises(UsageError, match=r"no bf16 engine for sm75: .* sm80, sm86, sm89"):
-        export_engine(spec, ("image",), BuildOptions("trt-rtx", "bf16", targets=("sm75",)))
+        make(spec, ("image",), engine("bf16", targets=("sm75",)))
     assert snapshot(home) == before
 
 
@@ -168,7 +179,7 @@ def test_eight_bit_floats_of_both_towers(
     """Without a GPU fp8 is built for those of the usual kinds that have it."""
     monkeypatch.setenv("CLIPPERF_HOME", str(sample_home))
     spec = zoo.resolve(sample.NAME)
-    done = export_engine(spec, SIDES, BuildOptions("trt-rtx", "fp8", targets=("sm89", "sm120")))
+    done = make(spec, SIDES, engine("fp8", targets=("sm89", "sm120")))
     assert_usable(done.folder)
     graph = store.read_manifest(folders_of(sample_home)["onnx fp8"])
     for side in SIDES:
@@ -176,13 +187,15 @@ def test_eight_bit_floats_of_both_towers(
         plan = done.folder / tower.path
         assert plan_file.check(plan) == [] and plan_file.read(plan).targets == ("sm89", "sm120")
         assert source is not None and source.parity is not None and source.parity.passed
-        assert tower.notes == source.notes and float(tower.notes["points lost"]) <= 0.5
-        assert float(tower.notes["min cosine"]) >= 0.99
+        assert tower.findings == source.findings
+        cost = tower.quantization
+        assert cost is not None and cost.points_lost is not None
+        assert cost.points_lost <= 0.5 and cost.min_cosine >= 0.99
     half = tower_of(folders_of(sample_home)["trt-rtx fp16"])
     assert tower_of(done.folder).disk_bytes < half.disk_bytes
     integers, floats = (
-        engine_graphs.graph_key(spec, tower.weights_id, "text", precision, "float32")
-        for precision in ("int8", "fp8")
+        key_of(spec, tower.weights_id, "text", tensorrt.needs(spec, SIDES, engine(p))[0][0])
+        for p in ("int8", "fp8")
     )
     assert integers != floats == source.key
 
@@ -197,8 +210,8 @@ def onnx_once(checkpoints: Path, exported_once: Path, tmp_path_factory: Any) -> 
     shutil.copytree(exported_once, root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPPERF_HOME", str(root))
-        build.export_model(use(patch, checkpoints / "a"), SIDES)
-        build.export_model(use(patch, checkpoints / "b"), ("image",))
+        make(use(patch, checkpoints / "a"), SIDES, GRAPH)
+        make(use(patch, checkpoints / "b"), ("image",), GRAPH)
     return root
 
 
@@ -210,13 +223,13 @@ def stocked(tiny: ModelSpec, home: Path, onnx_once: Path) -> ModelSpec:
 
 
 def test_towers_made_one_after_the_other_share_a_folder(stocked: ModelSpec) -> None:
-    image = export_engine(stocked, ("image",), ADA)
+    image = make(stocked, ("image",), ADA)
     plan = snapshot(image.folder / "image")
-    text = export_engine(stocked, ("text",), ADA)
+    text = make(stocked, ("text",), ADA)
     assert text.folder == image.folder and text.built == ("text",)
     assert [tower.side for tower in text.manifest.towers] == ["image", "text"]
     assert snapshot(image.folder / "image") == plan
-    assert export_engine(stocked, SIDES, ADA).up_to_date
+    assert make(stocked, SIDES, ADA).up_to_date
     assert_usable(text.folder)
 
 
@@ -227,15 +240,15 @@ def test_every_choice_has_its_own_folder(stocked: ModelSpec) -> None:
         batches(1, 8, 64, targets=("sm86",)),
         batches(1, 8, 64, targets=("sm86", "sm89")),
         dataclasses.replace(ADA, precision="tf32"),
-        dataclasses.replace(ADA, opt_level=1),
+        changed(opt_level=1),
     ]
     made: dict[Path, dict[str, tuple[int, bytes]]] = {}
-    for options in choices:
-        done = export_engine(stocked, ("image",), options)
+    for wanted in choices:
+        done = make(stocked, ("image",), wanted)
         assert done.built == ("image",) and done.folder not in made
         made[done.folder] = snapshot(done.folder)
-    for options, folder in zip(choices, made, strict=True):
-        again = export_engine(stocked, ("image",), options)
+    for wanted, folder in zip(choices, made, strict=True):
+        again = make(stocked, ("image",), wanted)
         assert again.up_to_date and again.folder == folder
     assert {folder: snapshot(folder) for folder in made} == made
 
@@ -246,9 +259,13 @@ def test_the_cache_key_holds_everything_that_changes_the_bytes(
     graph = tower_of(sample_artifact)
     other = dataclasses.replace(graph, files={"image/model.onnx": "0" * 64})
     beside = dataclasses.replace(graph, files={**graph.files, "image/weights": "1" * 64})
-    keys = [tensorrt.cache_key(each, ADA) for each in (graph, other, beside)]
+    spec = zoo.resolve(sample.NAME)
+
+    def key(graph: Artifact, wanted: Variant) -> str:
+        return tensorrt.key(spec, "image", wanted, Below(graph.key, graph.files))
+
+    keys = [key(each, ADA) for each in (graph, other, beside)]
     for change in (
-        {"precision": "tf32"},
         {"batch": (1, 8, 65)},
         {"batch": (1, 9, 64)},
         {"tokens": (9, 77, 77)},
@@ -257,14 +274,15 @@ def test_the_cache_key_holds_everything_that_changes_the_bytes(
         {"workspace_bytes": 2**30},
         {"opt_level": 3},
         {"hardware_compat": "ampere-plus"},
-        {"flavour": "trt"},
     ):
-        keys.append(tensorrt.cache_key(graph, dataclasses.replace(ADA, **change)))
+        keys.append(key(graph, changed(**change)))
+    for noun in ({"precision": "tf32"}, {"runtime": "trt"}):
+        keys.append(key(graph, dataclasses.replace(ADA, **noun)))
     monkeypatch.setattr(flavours, "version", lambda flavour: "9.9.9.9")
-    keys.append(tensorrt.cache_key(graph, ADA))
+    keys.append(key(graph, ADA))
     assert len(set(keys)) == len(keys)
-    timings = dataclasses.replace(ADA, timing_cache="/any/where")
-    assert tensorrt.cache_key(graph, timings) == keys[-1], "where timings lie changes no plan"
+    timings = changed(timing_cache="/any/where")
+    assert key(graph, timings) == keys[-1], "where timings lie changes no plan"
 
 
 @pytest.mark.parametrize(
@@ -288,30 +306,33 @@ def test_kinds_that_lack_a_precision(
     flavour: str, precision: str, kind: str, refused: bool
 ) -> None:
     can = flavours.capabilities(flavours.load("trt-rtx"))
-    options = BuildOptions(flavour, precision)
+    wanted = engine(precision, flavour)
     if flavour == "trt":
         can = dataclasses.replace(can, targets=())
     else:
-        options = dataclasses.replace(options, targets=(kind,))
+        wanted = engine(precision, flavour, targets=(kind,))
     with (
         pytest.raises(UsageError, match=f"{precision} engine for {kind}")
         if refused
         else (contextlib.nullcontext())
     ):
-        check_kinds(options, can, kind)
+        check_kinds(wanted, can, kind)
 
 
 def test_options_are_completed(stocked: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    bare = BuildOptions("trt-rtx", "fp32")
+    bare = engine()
+
+    def completed(wanted: Variant, spec: ModelSpec = stocked) -> EngineSettings:
+        return settings_of(tensorrt.complete(spec, wanted))
+
     for kind, targets in ((None, THREE), ("sm120", ("sm120",)), ("sm90", ())):
         monkeypatch.setattr(flavours, "gpu_kind", lambda kind=kind: kind)
-        assert tensorrt.complete(bare, stocked).targets == targets
-        assert tensorrt.complete(ADA, stocked).targets == ("sm89",)
+        assert completed(bare).targets == targets
+        assert completed(ADA).targets == ("sm89",)
     monkeypatch.setattr(flavours, "gpu_kind", lambda: None)
-    eight = tensorrt.complete(dataclasses.replace(bare, precision="fp8"), stocked)
-    assert eight.targets == ("sm89", "sm120")
+    assert completed(engine("fp8")).targets == ("sm89", "sm120")
     short = dataclasses.replace(stocked, context_tokens=5)
-    assert tensorrt.complete(bare, short).tokens == (5, 5, 5)
+    assert completed(bare, short).tokens == (5, 5, 5)
 
 
 # --- two checkpoints -----------------------------------------------------------------------
@@ -320,17 +341,17 @@ def test_options_are_completed(stocked: ModelSpec, monkeypatch: pytest.MonkeyPat
 def test_two_checkpoints_never_share_an_engine(
     stocked: ModelSpec, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = export_engine(stocked, ("image",), ADA)
+    first = make(stocked, ("image",), ADA)
     before = snapshot(first.folder)
     other = use(monkeypatch, checkpoints / "b")
     assert (other.architecture, other.id) == (stocked.architecture, stocked.id)
-    second = export_engine(other, ("image",), ADA)
+    second = make(other, ("image",), ADA)
     assert second.built == ("image",) and second.folder != first.folder
     mine, theirs = tower_of(first.folder), tower_of(second.folder)
     assert mine.key != theirs.key and mine.weights_id != theirs.weights_id
     plans = [(folder / "image/model.plan").read_bytes() for folder in (first.folder, second.folder)]
     assert plans[0] != plans[1]
-    assert export_engine(other, ("image",), ADA).up_to_date
+    assert make(other, ("image",), ADA).up_to_date
     assert snapshot(first.folder) == before
 
 
@@ -338,13 +359,13 @@ def test_a_second_checkpoint_replaces_the_first_and_never_mixes(
     stocked: ModelSpec, checkpoints: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    first = export_engine(stocked, SIDES, ADA, out=out)
+    first = make(stocked, SIDES, ADA, out=out)
     assert len(first.manifest.towers) == 2
     other = use(monkeypatch, checkpoints / "b")
     with pytest.raises(UsageError, match=r"holds a text tower of other weights .* --tower both"):
-        export_engine(other, ("image",), ADA, out=out)
+        make(other, ("image",), ADA, out=out)
     assert_usable(out)
-    second = export_engine(other, SIDES, ADA, out=out)
+    second = make(other, SIDES, ADA, out=out)
     assert second.folder == out and second.built == SIDES
     assert {tower.weights_id for tower in second.manifest.towers} == {tower_of(out).weights_id}
     assert tower_of(out).weights_id != first.manifest.towers[0].weights_id
@@ -405,11 +426,6 @@ def test_without_full_tensorrt_the_other_flavour_is_offered(
     assert not home.exists()
 
 
-def test_precisions_follow_the_graphs_that_can_be_exported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "PRECISIONS", ("fp32", "int8"))
-    assert tensorrt.precisions("trt-rtx") == ["fp32", "tf32", "int8", "fp8"]
-
-
 # --- kills, crowds, damage, full disks -----------------------------------------------------
 
 
@@ -429,7 +445,7 @@ def test_a_kill_while_building_ends_the_child_and_leaves_the_old(
     stocked: ModelSpec, tmp_path: Path, cli: Cli
 ) -> None:
     out = tmp_path / "out" / "artifact"
-    export_engine(stocked, ("image",), ADA, out=out)
+    make(stocked, ("image",), ADA, out=out)
     before = snapshot(out)
     command = (*RTX, "--tower", "image", "--target", ",".join(THREE), "--out", out)
     with start(*command) as process:
@@ -461,7 +477,7 @@ def test_of_two_exports_at_once_one_builds(stocked: ModelSpec) -> None:
 
 @pytest.mark.parametrize("damage", ["cut off", "altered", "no sidecar"])
 def test_a_damaged_plan_is_built_again(stocked: ModelSpec, damage: str) -> None:
-    folder = export_engine(stocked, ("image",), ADA).folder
+    folder = make(stocked, ("image",), ADA).folder
     plan = folder / "image/model.plan"
     sound, times = plan.read_bytes(), plan.stat()
     if damage == "no sidecar":
@@ -470,7 +486,7 @@ def test_a_damaged_plan_is_built_again(stocked: ModelSpec, damage: str) -> None:
         plan.write_bytes(sound[:-1] if damage == "cut off" else sound[:-1] + bytes([sound[-1] ^ 1]))
         os.utime(plan, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert folders.current_towers(folder) == {}
-    again = export_engine(stocked, ("image",), ADA)
+    again = make(stocked, ("image",), ADA)
     assert again.built == ("image",) and again.folder == folder
     assert plan.read_bytes() == sound
     assert_usable(folder)
@@ -481,7 +497,7 @@ def test_too_small_a_disk_is_found_out_before_the_build(
 ) -> None:
     stages: list[str] = []
     with pytest.raises(StorageError, match=r"MiB are free.*--out"):
-        export_engine(stocked, ("text",), ADA, out=small_disk / "out", on_stage=stages.append)
+        make(stocked, ("text",), ADA, out=small_disk / "out", on_stage=stages.append)
     assert stages == [] and only_locks(small_disk)
 
 
@@ -490,7 +506,7 @@ def test_a_disk_that_fills_while_building(
 ) -> None:
     monkeypatch.setattr(folders, "check_space", lambda *args: None)
     with pytest.raises(StorageError, match=r"disk full.*--out or CLIPPERF_HOME"):
-        export_engine(stocked, ("text",), ADA, out=small_disk / "out")
+        make(stocked, ("text",), ADA, out=small_disk / "out")
     assert only_locks(small_disk)
     assert shutil.disk_usage(small_disk).used < 2**16
 
@@ -499,7 +515,7 @@ def test_a_graph_that_tensorrt_cannot_read_is_one_error(stocked: ModelSpec, cli:
     """An operator that no parser knows, in an artifact that is otherwise sound."""
     import onnx
 
-    source = build.export_model(stocked, ("image",)).folder
+    source = make(stocked, ("image",), GRAPH).folder
     path = source / "image/model.onnx"
     model = onnx.load(path)
     node = next(node for node in model.graph.node if node.op_type == "MatMul")
@@ -536,9 +552,9 @@ def engines_once(checkpoints: Path, onnx_once: Path, tmp_path_factory: Any) -> P
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPPERF_HOME", str(root))
         spec = use(patch, checkpoints / "a")
-        for options in RANGES.values():
-            export_engine(spec, ("image",), options)
-        export_engine(use(patch, checkpoints / "b"), ("image",), batches(1, 1, 2))
+        for wanted in RANGES.values():
+            make(spec, ("image",), wanted)
+        make(use(patch, checkpoints / "b"), ("image",), batches(1, 1, 2))
     return root
 
 
@@ -559,8 +575,8 @@ def played(
         if manifest.runtime == "trt-rtx" and tower.weights_id == weights
     }
     named = {
-        name: by_range[":".join(map(str, options.batch)), options.targets[0]]
-        for name, options in RANGES.items()
+        name: by_range[":".join(map(str, settings.batch)), settings.targets[0]]
+        for name, settings in ((name, settings_of(wanted)) for name, wanted in RANGES.items())
     }
     return SimpleNamespace(spec=tiny, kinds=kinds, **named)
 
@@ -568,15 +584,15 @@ def played(
 def test_the_smallest_range_that_fits_is_found(
     played: SimpleNamespace, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def found(low: int, high: int, options: BuildOptions = ADA) -> Path | None:
-        return find_engines(zoo.resolve(sample.NAME), ("image",), options, (low, high))
+    def found(low: int, high: int, wanted: Variant = ADA) -> Path | None:
+        return find_engines(zoo.resolve(sample.NAME), ("image",), wanted, (low, high))
 
     assert found(1, 1) == found(2, 4) == played.few
     assert found(1, 5) == found(1, 64) == found(7, 8) == played.many
     assert found(8, 8) == played.eight
     assert found(1, 65) is None
     assert found(1, 1, dataclasses.replace(ADA, precision="tf32")) is None
-    assert found(1, 1, dataclasses.replace(ADA, flavour="trt")) is None
+    assert found(1, 1, dataclasses.replace(ADA, runtime="trt")) is None
     assert find_engines(played.spec, SIDES, ADA, (1, 1)) is None, "no text engine was built"
     played.kinds["gpu"] = "sm120"
     assert found(1, 2) == played.blackwell and found(1, 4) is None
@@ -650,15 +666,15 @@ def test_a_sweep_beyond_every_range_exports_one_that_reaches_it(
 ) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def export(spec: ModelSpec, sides: Any, options: BuildOptions, on_stage: Any) -> Any:
-        asked.append((sides, options.flavour, options.precision, options.batch))
+    def made(spec: ModelSpec, sides: Any, wanted: Variant, on_stage: Any) -> Any:
+        asked.append((sides, wanted.runtime, wanted.precision, settings_of(wanted).batch))
         return SimpleNamespace(folder=Path("made"))
 
-    monkeypatch.setattr(prepare, "export_engine", export)
+    monkeypatch.setattr("clipperf.export.make.make", made)
 
     def folder(largest: int) -> Path:
         return prepare.artifact_folder(
-            played.spec, "trt-rtx", "fp32", ["image"], lambda stage: None, largest
+            played.spec, ["image"], Variant("trt-rtx"), lambda stage: None, (1, largest)
         )
 
     assert folder(64) == played.many and asked == []
@@ -694,21 +710,19 @@ class Recorder:
 def test_parity_is_checked_within_the_profile(
     played: SimpleNamespace, name: str, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = build.export_model(played.spec, ("image",)).folder
-    engine = Recorder(source / "image/model.onnx")
-    monkeypatch.setattr(contract, "get", lambda name: SimpleNamespace(open=lambda request: engine))
-    cell = Cell(played.spec.id, "image", "trt-rtx", "fp32", "cuda", 1, 1)
-    found = tensorrt.check_engine(
-        {
-            "plan": str(getattr(played, name) / "image/model.plan"),
-            "folder": str(source),
-            "cell": to_json(cell),
-            "spec": to_json(played.spec),
-        }
-    )
-    assert engine.sizes == sizes and found["batches"] == sizes
-    assert found["n"] == sum(sizes) and found["passed"]
-    assert engine.closed
+    source = make(played.spec, ("image",), GRAPH).folder
+    recorder = Recorder(source / "image/model.onnx")
+    runtime = SimpleNamespace(devices=("cuda",), open=lambda request: recorder)
+    monkeypatch.setattr(contract, "get", lambda name: runtime)
+    folder = getattr(played, name)
+    job = Job(
+        "tensorrt", played.spec, "image", ADA, str(folder), str(folder / "image/model.plan"),
+        (str(source),), threads=1, min_cosine=0.999,
+    )  # fmt: skip
+    found = tensorrt.checked(job, like(tower_of(folder)))
+    assert recorder.sizes == sizes and list(found.batches) == sizes
+    assert found.n == sum(sizes) and found.passed
+    assert recorder.closed
 
 
 @pytest.mark.parametrize(
@@ -723,8 +737,8 @@ def test_the_summary_says_why_parity_was_not_checked(
     exported = folders.Exported(
         played.few, dataclasses.replace(manifest, towers=(tower,)), ("image",)
     )
-    assert summary.lines(exported)[1].endswith(f"parity not checked: needs {said}")
-    assert not summary.failed(exported)
+    assert exported_lines(exported)[1].endswith(f"parity not checked: needs {said}")
+    assert not failed(exported)
 
 
 # --- running, on a machine that cannot -----------------------------------------------------

@@ -20,10 +20,17 @@ from conftest import ROOT
 
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import ArtifactError, ExportError, MissingDependencyError, UsageError
+from clipperf.export.job import Job
 from clipperf.export.jobs import plan as tensorrt
-from clipperf.export.plan_options import BuildOptions, check_support, shape_range, token_range
+from clipperf.export.plan_options import (
+    EngineSettings,
+    check_support,
+    settings_of,
+    shape_range,
+    token_range,
+)
 from clipperf.nouns.artifact import TensorSpec
-from clipperf.nouns.variant import Side
+from clipperf.nouns.variant import Side, Variant
 from clipperf.serialize import to_json
 from clipperf.system import files, store
 from clipperf.system.env import version_of
@@ -36,7 +43,17 @@ pytestmark = pytest.mark.skipif(
 WIDTH = 64
 INPUT = TensorSpec("x", "float32", ("batch", WIDTH))
 OUTPUT = TensorSpec("y", "float32", ("batch", WIDTH))
-AMPERE_ON = BuildOptions("trt-rtx", "fp32", targets=("sm86", "sm89", "sm120"))
+
+
+def engine(precision: str = "fp32", runtime: str = "trt-rtx", **settings: Any) -> Variant:
+    return Variant(runtime, precision, settings=EngineSettings(**settings))
+
+
+def changed(variant: Variant, **settings: Any) -> Variant:
+    return replace(variant, settings=replace(settings_of(variant), **settings))
+
+
+AMPERE_ON = engine(targets=("sm86", "sm89", "sm120"))
 
 
 def save(path: Path, nodes: list[Any], weights: list[Any], **options: Any) -> Path:
@@ -71,10 +88,10 @@ def matmul(path: Path, kind: str = "FLOAT", seed: int = 0, **options: Any) -> Pa
     return save(path, nodes, [numpy_helper.from_array(weights, "w")], **options)
 
 
-def build(onnx: Path, options: BuildOptions = AMPERE_ON, plan: Path | None = None) -> Path:
+def build(onnx: Path, variant: Variant = AMPERE_ON, plan: Path | None = None) -> Path:
     """Build with the toy's input; returns the plan."""
     plan = plan or onnx.with_suffix(".plan")
-    tensorrt.build_plan(onnx, plan, options, (INPUT,), label="toy")
+    tensorrt.build_plan(onnx, plan, variant, (INPUT,), label="toy")
     return plan
 
 
@@ -88,31 +105,30 @@ def test_the_sample_builds_for_three_targets(
     manifest = store.read_manifest(sample_artifact)
     tower = manifest.tower(side)
     assert tower is not None
-    options = replace(AMPERE_ON, batch=(1, 4, 16), tokens=token_range(manifest.spec.context_tokens))
-    job = {
-        "onnx": str(sample_artifact / tower.path),
-        "plan": str(tmp_path / "model.plan"),
-        "options": to_json(options),
-        "inputs": to_json(tower.inputs),
-        "outputs": to_json(tower.outputs),
-        "model_id": manifest.spec.id,
-        "side": side,
-        "onnx_sha256": "0" * 64,
-    }
+    tokens = token_range(manifest.spec.context_tokens)
+    plan = tmp_path / "model.plan"
+    job = Job(
+        "tensorrt", manifest.spec, side, changed(AMPERE_ON, batch=(1, 4, 16), tokens=tokens),
+        str(tmp_path), str(plan), (str(sample_artifact),), threads=1, min_cosine=0.9,
+    )  # fmt: skip
     code = (
         "import json, sys\n"
-        "from clipperf.export.jobs.plan import build_engine\n"
-        "done = build_engine(json.load(sys.stdin))\n"
-        "print(json.dumps([done, 'torch' in sys.modules]))\n"
+        "from clipperf.export.exporter import job_from_json\n"
+        "from clipperf.serialize import to_json\n"
+        "exporter, job = job_from_json(json.load(sys.stdin))\n"
+        "done = exporter.job(job, lambda stage: None)\n"
+        "print(json.dumps([to_json(done), 'torch' in sys.modules]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(job), capture_output=True, text=True
+        [sys.executable, "-c", code],
+        input=json.dumps(to_json(job)),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     told, torch_loaded = json.loads(done.stdout)
-    plan = tmp_path / "model.plan"
     info = plan_file.read(plan)
-    assert to_json(info) == told
+    assert (told["build_s"], told["peak_rss_bytes"]) == (info.build_s, info.peak_rss_bytes)
     assert not torch_loaded
     assert info.targets == ("sm86", "sm89", "sm120")
     assert (info.gpu, info.side, info.precision) == (None, side, "fp32")
@@ -146,9 +162,7 @@ def test_half_precision_of_the_sample(sample_artifact: Path, tmp_path: Path) -> 
     sizes = []
     for onnx_path, precision, targets in ((full, "fp32", ("sm86",)), (half, "fp16", ("sm75",))):
         plan = tmp_path / f"{precision}.plan"
-        tensorrt.build_plan(
-            onnx_path, plan, BuildOptions("trt-rtx", precision, targets=targets), pixels
-        )
+        tensorrt.build_plan(onnx_path, plan, engine(precision, targets=targets), pixels)
         sizes.append(plan.stat().st_size)
     assert sizes[1] < 0.75 * sizes[0]
 
@@ -167,13 +181,17 @@ def test_a_build_repeats_byte_for_byte_and_other_weights_make_another(tmp_path: 
 
 @pytest.mark.parametrize(
     "change",
-    [{"precision": "tf32"}, {"targets": ("sm86",)}, {"batch": (1, 8, 32)}],
-    ids=lambda change: next(iter(change)),
+    [
+        replace(AMPERE_ON, precision="tf32"),
+        changed(AMPERE_ON, targets=("sm86",)),
+        changed(AMPERE_ON, batch=(1, 8, 32)),
+    ],
+    ids=["precision", "targets", "batch"],
 )
-def test_options_change_the_plan(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_options_change_the_plan(tmp_path: Path, change: Variant) -> None:
     onnx = matmul(tmp_path / "a.onnx")
     plain = build(onnx, plan=tmp_path / "plain.plan").read_bytes()
-    other = build(onnx, replace(AMPERE_ON, **change), tmp_path / "other.plan").read_bytes()
+    other = build(onnx, change, tmp_path / "other.plan").read_bytes()
     assert plain != other
 
 
@@ -191,7 +209,7 @@ def test_brain_floats_build_from_ampere_on(tmp_path: Path) -> None:
     options = replace(AMPERE_ON, precision="bf16")
     build(onnx, options)
     with pytest.raises(ExportError, match=r"Cannot compile for target.*sm75.*b16") as raised:
-        build(onnx, replace(options, targets=("sm75",)), tmp_path / "turing.plan")
+        build(onnx, changed(options, targets=("sm75",)), tmp_path / "turing.plan")
     assert "\n" not in str(raised.value)
     assert "TensorRT for RTX cannot build toy" in str(raised.value)
     assert not (tmp_path / "turing.plan").exists()
@@ -199,7 +217,7 @@ def test_brain_floats_build_from_ampere_on(tmp_path: Path) -> None:
 
 def test_turing_has_no_full_precision_products(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"SM75.*FP32 GEMM is not supported"):
-        build(matmul(tmp_path / "a.onnx"), replace(AMPERE_ON, targets=("sm75",)))
+        build(matmul(tmp_path / "a.onnx"), changed(AMPERE_ON, targets=("sm75",)))
 
 
 def quantised(path: Path, quantiser: str) -> Path:
@@ -229,14 +247,14 @@ def quantised(path: Path, quantiser: str) -> Path:
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_quantised_graphs_build(tmp_path: Path, precision: str) -> None:
     onnx = quantised(tmp_path / "a.onnx", precision)
-    plan = build(onnx, replace(AMPERE_ON, precision=precision, targets=("sm89", "sm120")))
+    plan = build(onnx, engine(precision, targets=("sm89", "sm120")))
     assert plan_file.read_header(plan).targets == ("sm89", "sm120")  # type: ignore[union-attr]
 
 
 def test_eight_bit_floats_need_ada(tmp_path: Path) -> None:
     onnx = quantised(tmp_path / "a.onnx", "fp8")
     with pytest.raises(ExportError, match="sm86"):
-        build(onnx, replace(AMPERE_ON, precision="fp8", targets=("sm86",)))
+        build(onnx, engine("fp8", targets=("sm86",)))
 
 
 def test_what_onnxruntime_quantises_builds(tmp_path: Path) -> None:
@@ -311,7 +329,7 @@ def test_a_full_disk_leaves_the_old_plan(tmp_path: Path, monkeypatch: pytest.Mon
     real = tensorrt._writer
     monkeypatch.setattr(tensorrt, "_writer", lambda flavour, file: real(flavour, Full()))
     with pytest.raises(StorageError, match="disk full"):
-        build(onnx, replace(AMPERE_ON, batch=(1, 2, 3)))
+        build(onnx, changed(AMPERE_ON, batch=(1, 2, 3)))
     assert plan.read_bytes() == before
     assert {p.name for p in tmp_path.iterdir()} == {"a.onnx", "a.plan"}
 
@@ -319,7 +337,7 @@ def test_a_full_disk_leaves_the_old_plan(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.skipif(flavours.gpu_kind() is not None, reason="there is a GPU here")
 def test_without_a_gpu_the_present_one_cannot_be_the_target(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"needs an NVIDIA GPU.*--target sm89"):
-        build(matmul(tmp_path / "a.onnx"), replace(AMPERE_ON, targets=()))
+        build(matmul(tmp_path / "a.onnx"), changed(AMPERE_ON, targets=()))
 
 
 @pytest.mark.gpu
@@ -330,7 +348,7 @@ def test_without_targets_the_present_gpu_is_the_target(tmp_path: Path) -> None:
         pytest.skip(f"TensorRT for RTX does not build for {kind}")
     onnx = matmul(tmp_path / "a.onnx")
     built = tensorrt.build_plan(
-        onnx, tmp_path / "p", replace(AMPERE_ON, targets=()), (INPUT,), label="toy"
+        onnx, tmp_path / "p", changed(AMPERE_ON, targets=()), (INPUT,), label="toy"
     )
     assert built.targets == (kind,)
 
@@ -340,7 +358,7 @@ def test_messages_are_told_only_when_asked(tmp_path: Path) -> None:
     for verbose in (False, True):
         told: list[str] = []
         tensorrt.build_plan(
-            onnx, tmp_path / "p", AMPERE_ON, (INPUT,), tell=told.append, verbose=verbose
+            onnx, tmp_path / "p", changed(AMPERE_ON, verbose=verbose), (INPUT,), tell=told.append
         )
         assert any(line.startswith("building for sm86, sm89, sm120") for line in told)
         assert any(line.startswith("tensorrt: ") for line in told) == verbose
@@ -352,7 +370,6 @@ def test_messages_are_told_only_when_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"flavour": "trt-lite"}, "--runtime"),
         ({"batch": (2, 1, 8)}, "--batch 2:1:8"),
         ({"batch": (0, 1, 8)}, "--batch"),
         ({"targets": ("ada",)}, "--target ada"),
@@ -363,7 +380,7 @@ def test_messages_are_told_only_when_asked(tmp_path: Path) -> None:
 )
 def test_wrong_options_are_named(change: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
-        replace(AMPERE_ON, **change)
+        changed(AMPERE_ON, **change)
 
 
 RTX = flavours.Capabilities(("sm86", "sm89"), (), False, True, 1)
@@ -374,23 +391,23 @@ FULL = flavours.Capabilities((), ("ampere-plus",), True, False, 2)
     ("options", "can", "named"),
     [
         (
-            BuildOptions("trt-rtx", "fp16", targets=("sm90",)),
+            engine("fp16", targets=("sm90",)),
             RTX,
             "choose --target from sm86, sm89",
         ),
-        (BuildOptions("trt", "fp16", targets=("sm90",)), FULL, "leave out --target"),
-        (BuildOptions("trt-rtx", "fp16", hardware_compat="ampere-plus"), RTX, "--target instead"),
-        (BuildOptions("trt", "fp16", hardware_compat="all"), FULL, "choose from ampere-plus"),
-        (BuildOptions("trt-rtx", "fp16", timing_cache="t"), RTX, "--timing-cache"),
+        (engine("fp16", "trt", targets=("sm90",)), FULL, "leave out --target"),
+        (engine("fp16", hardware_compat="ampere-plus"), RTX, "--target instead"),
+        (engine("fp16", "trt", hardware_compat="all"), FULL, "choose from ampere-plus"),
+        (engine("fp16", timing_cache="t"), RTX, "--timing-cache"),
     ],
 )
-def test_what_a_flavour_lacks_is_refused(options: BuildOptions, can: Any, named: str) -> None:
+def test_what_a_flavour_lacks_is_refused(options: Variant, can: Any, named: str) -> None:
     with pytest.raises(UsageError, match=named):
         check_support(options, can)
 
 
 def test_ranges_fill_the_dynamic_axes_only() -> None:
-    options = BuildOptions("trt", "fp16", batch=(1, 2, 4), tokens=token_range(77))
+    options = EngineSettings(batch=(1, 2, 4), tokens=token_range(77))
     text = shape_range(TensorSpec("input_ids", "int64", ("batch", "tokens")), options)
     assert (text.min, text.opt, text.max) == ((1, 8), (2, 77), (4, 77))
     image = shape_range(TensorSpec("pixel_values", "float32", ("batch", 3, 8, 8)), options)
@@ -493,8 +510,8 @@ def full(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_full_tensorrt_gets_its_own_options(tmp_path: Path, full: dict[str, Any]) -> None:
     cache = tmp_path / "timings"
-    options = BuildOptions(
-        "trt", "tf32", hardware_compat="ampere-plus", workspace_bytes=2**28, opt_level=4,
+    options = engine(
+        "tf32", "trt", hardware_compat="ampere-plus", workspace_bytes=2**28, opt_level=4,
         timing_cache=str(cache),
     )  # fmt: skip
     onnx = matmul(tmp_path / "a.onnx")
@@ -547,19 +564,17 @@ def test_the_type_checker_sees_the_names_of_tensorrt(tmp_path: Path) -> None:
 def plan(tmp_path: Path) -> Path:
     """A sound plan with its sidecar."""
     onnx = matmul(tmp_path / "a.onnx")
-    job = {
-        "onnx": str(onnx), "plan": str(tmp_path / "a.plan"), "options": to_json(AMPERE_ON),
-        "inputs": to_json((INPUT,)), "outputs": to_json((OUTPUT,)), "model_id": "toy",
-        "side": "image", "onnx_sha256": files.sha256_file(onnx),
-    }  # fmt: skip
-    tensorrt.build_engine(job)
+    tensorrt.build_engine(
+        onnx, tmp_path / "a.plan", AMPERE_ON, model_id="toy", side="image",
+        inputs=(INPUT,), outputs=(OUTPUT,), digest=files.sha256_file(onnx),
+    )  # fmt: skip
     return tmp_path / "a.plan"
 
 
 def test_header_bits_are_the_targets(tmp_path: Path) -> None:
     onnx = matmul(tmp_path / "a.onnx", "FLOAT16")
     for kind in flavours.capabilities(flavours.load("trt-rtx")).targets:
-        path = build(onnx, replace(AMPERE_ON, precision="fp16", targets=(kind,)))
+        path = build(onnx, engine("fp16", targets=(kind,)))
         header = plan_file.read_header(path)
         assert header is not None and header.targets == (kind,)
         assert header.plan_bytes == path.stat().st_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +19,11 @@ from clipperf.bench.prepare import choose_inputs
 from clipperf.engines.onnxruntime import open_session
 from clipperf.engines.tensorrt import flavours
 from clipperf.errors import UsageError
-from clipperf.export import engine_graphs
-from clipperf.export.exporters import onnx as build
-from clipperf.export.exporters.quantized import Settings, export_derived
-from clipperf.export.exporters.tensorrt import export_engine
+from clipperf.export.derived import QuantizeSettings
+from clipperf.export.exporter import exporter_of, key_of
 from clipperf.export.judge import parity
-from clipperf.export.plan_options import BuildOptions
+from clipperf.export.make import make
+from clipperf.export.plan_options import EngineSettings
 from clipperf.inputs.preprocess import preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inspect import artifact
@@ -31,6 +31,7 @@ from clipperf.models import sample, zoo
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import PixelDtype, Variant
 from clipperf.report.exported import exported_lines
 from clipperf.report.inspection import inspection_table
 from clipperf.report.tables import cost_table
@@ -48,6 +49,7 @@ from clipperf.graph import trace as onnx_export  # noqa: E402
 from clipperf.graph import uint8  # noqa: E402
 from clipperf.models.families import open_clip as towers  # noqa: E402
 
+BYTES = Variant("onnx", pixel_dtype="uint8")
 ROUND = PreprocessSpec(4, 4, mean=(10 / 255, 20 / 255, 30 / 255), std=(2 / 255, 4 / 255, 0.5 / 255))
 """Channels are (byte - 10) / 2, (byte - 20) / 4 and (byte - 30) * 2."""
 
@@ -214,7 +216,7 @@ def bytes_once(
     shutil.copytree(exported_once, root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPPERF_HOME", str(root))
-        build.export_model(use(patch, checkpoints / "a"), ("image", "text"), pixel_dtype="uint8")
+        make(use(patch, checkpoints / "a"), ("image", "text"), BYTES)
     return root
 
 
@@ -262,10 +264,10 @@ def test_both_kinds_lie_side_by_side_and_are_cached(stocked: ModelSpec) -> None:
     assert found is not None and found.passed and found.n == 12
     assert "pixels_weight" in weights_of(onnx.load(taken / "image" / "model.onnx"))
     before = snapshot(floats)
-    again = build.export_model(stocked, ("image", "text"), pixel_dtype="uint8")
+    again = make(stocked, ("image", "text"), BYTES)
     assert again.up_to_date and again.folder == taken
     assert "pixel_values uint8 [batch, 3, 32, 32]" in "\n".join(exported_lines(again))
-    assert build.export_model(stocked, ("image",)).folder == floats
+    assert make(stocked, ("image",), Variant("onnx")).folder == floats
     assert snapshot(floats) == before
     said = dict(inspection_table(artifact.inspect(taken)).texts)
     assert said["image: input"] == "pixel_values uint8 [batch, 3, 32, 32]"
@@ -274,7 +276,7 @@ def test_both_kinds_lie_side_by_side_and_are_cached(stocked: ModelSpec) -> None:
 def test_a_text_tower_has_the_key_that_it_has_beside_floats(stocked: ModelSpec) -> None:
     tower = store.read_manifest(folder_of("onnx-fp32-uint8")).tower("text")
     assert tower is not None
-    assert tower.key == build.cache_key(stocked, tower.weights_id, "text", "fp32", False)
+    assert tower.key == key_of(stocked, tower.weights_id, "text", Variant("onnx"))
 
 
 def test_loaded_both_kinds_give_the_same(stocked: ModelSpec, pictures: list[Path]) -> None:
@@ -299,8 +301,8 @@ def test_what_is_derived_takes_bytes_too(
 ) -> None:
     if runtime == "openvino":
         pytest.importorskip("openvino", reason="needs the extra openvino")
-    settings = Settings(runtime, precision, samples, 100, "uint8")
-    done = export_derived(stocked, ("image",), settings)
+    settings = QuantizeSettings(samples, 100)
+    done = make(stocked, ("image",), Variant(runtime, precision, "uint8", settings=settings))
     assert done.folder.name.startswith(f"{runtime}-{precision}-uint8")
     tower = image_of(done.folder)
     assert tower.inputs[0].dtype == "uint8" and tower.parity is not None and tower.parity.passed
@@ -312,21 +314,27 @@ def test_what_is_derived_takes_bytes_too(
 
 @pytest.mark.skipif(not flavours.installed("trt-rtx"), reason="needs the extra trt-rtx")
 def test_an_engine_is_built_that_takes_bytes(stocked: ModelSpec) -> None:
-    options = BuildOptions("trt-rtx", "fp32", targets=("sm89",), pixel_dtype="uint8")
-    done = export_engine(stocked, ("image",), options)
+    ada = Variant("trt-rtx", settings=EngineSettings(targets=("sm89",)))
+    taking = dataclasses.replace(ada, pixel_dtype="uint8")
+    done = make(stocked, ("image",), taking)
     tower = image_of(done.folder)
     assert tower.inputs[0].dtype == "uint8" and "-fp32-uint8-" in done.folder.name
     found = artifact.inspect(done.folder / tower.path)
     assert found.kind == "plan" and [spec.dtype for spec in found.inputs] == ["uint8"]
     assert not found.problems
-    floats = export_engine(stocked, ("image",), BuildOptions("trt-rtx", "fp32", targets=("sm89",)))
+    floats = make(stocked, ("image",), ada)
     assert floats.folder != done.folder and image_of(floats.folder).inputs[0].dtype == "float32"
-    assert export_engine(stocked, ("image",), options).up_to_date
+    assert make(stocked, ("image",), taking).up_to_date
 
 
 def test_the_keys_of_engines_graphs_tell_them_apart(stocked: ModelSpec) -> None:
+    def key(precision: str, dtype: PixelDtype) -> str:
+        engine = Variant("trt-rtx", precision, dtype)
+        (graph, _), *_ = exporter_of(engine).needs(stocked, ("image",), engine)
+        return key_of(stocked, "w", "image", graph)
+
     keys = {
-        engine_graphs.graph_key(stocked, "w", "image", precision, dtype)
+        key(precision, dtype)
         for precision in ("fp32", "fp16", "int8")
         for dtype in ("float32", "uint8")
     }
@@ -387,7 +395,7 @@ def test_an_evaluation_feeds_bytes(stocked: ModelSpec, cli: Cli, samples: str) -
 
 def test_the_sample_gives_the_same(sample_artifact: Path, pictures: list[Path], home: Path) -> None:
     store_of(sample_artifact, home)
-    done = build.export_model(zoo.resolve(sample.NAME), ("image",), pixel_dtype="uint8")
+    done = make(zoo.resolve(sample.NAME), ("image",), BYTES)
     graph = onnx.load(done.folder / "image" / "model.onnx")
     assert operators(graph)[:4] == ["Cast", "Mul", "Sub", "Conv"]  # it pads
     floats = embeddings(sample_artifact, pictures)

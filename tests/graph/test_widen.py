@@ -19,9 +19,9 @@ ml_dtypes = pytest.importorskip("ml_dtypes")
 from torch import nn  # noqa: E402
 
 from clipperf.engines.onnxruntime import open_session  # noqa: E402
+from clipperf.export.jobs.tower import write_settings  # noqa: E402
 from clipperf.export.judge import parity  # noqa: E402
 from clipperf.export.judge.inputs import parity_inputs  # noqa: E402
-from clipperf.export.worker import write_settings  # noqa: E402
 from clipperf.graph import trace as onnx_export  # noqa: E402
 from clipperf.graph import widen  # noqa: E402
 from clipperf.graph.fold import fold_batch_norms  # noqa: E402

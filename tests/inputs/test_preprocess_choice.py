@@ -17,10 +17,11 @@ from clipperf.evals.datasets import load_dataset
 from clipperf.evals.evaluate import evaluate
 from clipperf.evals.worker import open_model
 from clipperf.export import folder as folders
-from clipperf.export.exporters.quantized import Settings, export_derived
 from clipperf.export.folder import Exported, set_preprocess
+from clipperf.export.make import make
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell
+from clipperf.nouns.variant import Variant
 from clipperf.report.exported import exported_lines
 from clipperf.system import files, store
 
@@ -67,7 +68,7 @@ def test_what_is_derived_starts_from_the_method_and_may_have_its_own(stocked: Pa
     pytest.importorskip("openvino")
     spec = zoo.resolve("clipperf-sample")
     set_preprocess(exported(stocked), "fast")
-    derived = export_derived(spec, ("image",), Settings("openvino", "fp32"))
+    derived = make(spec, ("image",), Variant("openvino"))
     assert derived.manifest.preprocess["method"] == "fast"
     assert set_preprocess(derived, "exact").manifest.preprocess["method"] == "exact"
     assert store.read_manifest(stocked).preprocess["method"] == "fast"

@@ -159,21 +159,20 @@ def test_a_missing_runtime_is_an_obstacle_and_no_damage(
 def plan(tmp_path: Path) -> Path:
     """A plan of the toy for two kinds of GPU, built for real."""
     from clipperf.export.jobs.plan import build_engine
-    from clipperf.export.plan_options import BuildOptions
+    from clipperf.export.plan_options import EngineSettings
+    from clipperf.nouns.variant import Variant
 
     axes = ("batch", WIDTH)
     onnx = save(tmp_path / "a.onnx")
     build_engine(
-        {
-            "onnx": str(onnx),
-            "plan": str(tmp_path / "a.plan"),
-            "options": to_json(BuildOptions("trt-rtx", "fp32", targets=("sm86", "sm89"))),
-            "inputs": to_json((TensorSpec("x", "float32", axes),)),
-            "outputs": to_json((TensorSpec("y", "float32", axes),)),
-            "model_id": "toy",
-            "side": "image",
-            "onnx_sha256": files.sha256_file(onnx),
-        }
+        onnx,
+        tmp_path / "a.plan",
+        Variant("trt-rtx", settings=EngineSettings(targets=("sm86", "sm89"))),
+        model_id="toy",
+        side="image",
+        inputs=(TensorSpec("x", "float32", axes),),
+        outputs=(TensorSpec("y", "float32", axes),),
+        digest=files.sha256_file(onnx),
     )
     return tmp_path / "a.plan"
 

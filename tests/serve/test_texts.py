@@ -179,8 +179,8 @@ def test_the_artifact_does_not_read_the_first_token_and_says_so(
     other[:, 0] = 5
     np.testing.assert_array_equal(engine.run(other), engine.run(tokens))
     towers = {tower.side: tower for tower in read_manifest(sample_artifact).towers}
-    assert towers["text"].notes == {"first token": f"taken to be {tokens[0, 0]}, not read"}
-    assert towers["image"].notes == {}
+    assert towers["text"].findings == {"first token": f"taken to be {tokens[0, 0]}, not read"}
+    assert towers["image"].findings == {}
 
 
 def test_the_model_takes_the_short_way_by_itself(sample_artifact: Path) -> None:

@@ -1,11 +1,11 @@
-"""The child process's side of `export.exporters.quantized`: one tower made from its ONNX file."""
+"""One tower of fewer bits, made from its ONNX file and judged. Runs in an export's process."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,20 +13,26 @@ import numpy as np
 
 from clipperf.engines import onnxruntime as ort_engine
 from clipperf.evals.datasets import load_dataset
-from clipperf.export.judge.drift import Judge
-from clipperf.export.judge.search import Found, search
+from clipperf.export import derived
+from clipperf.export.derived import QuantizeSettings
+from clipperf.export.job import Built, Job, Tell, like
+from clipperf.export.judge.drift import Judge, Loss
+from clipperf.export.judge.search import search
 from clipperf.graph import quantize
+from clipperf.nouns.artifact import Artifact, Quantization
 from clipperf.nouns.cell import Engine
-from clipperf.nouns.variant import Side
-from clipperf.system.processes import status_bytes
-
-Tell = Callable[[str], None]
+from clipperf.nouns.variant import SIDES, Side
+from clipperf.system import store
 
 
 class Quantizer(Protocol):
-    """A way to make a tower of fewer bits."""
+    """A way to make a tower of fewer bits.
+
+    `weight_bits` are those of a weight, sign included, where they depend on this machine.
+    """
 
     layers: list[str]
+    weight_bits: int | None
 
     def write(self, kept: Sequence[str], path: Path) -> None:
         """Write the tower with all layers but `kept` quantised."""
@@ -37,15 +43,21 @@ class Quantizer(Protocol):
         ...
 
 
+Opener = Callable[[Path, Judge, Job], Quantizer]
+"""Makes a quantizer of an ONNX file, for a job."""
+
+
 class OnnxQuantizer:
     """ONNX graphs for ONNX Runtime and TensorRT; see `graph.quantize`."""
 
-    def __init__(self, source: Path, method: quantize.Method, judge: Judge, threads: int) -> None:
+    def __init__(self, source: Path, judge: Judge, job: Job) -> None:
         import onnx
 
         self._model = onnx.load(source)
-        self._method: quantize.Method = method
-        self._threads = threads
+        self._row = job.variant.row
+        self._method = method = quantize.method_of(self._row)
+        self._threads = job.threads
+        self.weight_bits = quantize.weight_bits(method)
         found = quantize.layers(self._model, method)
         self.layers = [layer.name for layer in found]
         self._ranges = None
@@ -71,38 +83,32 @@ class OnnxQuantizer:
 
     def open(self, path: Path) -> Engine:
         """See `Quantizer`."""
-        numbers = quantize.NUMBERS[self._method].name
-        return ort_engine.open_session(path, self._threads, precision=numbers)
+        return ort_engine.open_session(path, self._threads, precision=self._row.name)
 
 
-def derive(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    """Write one tower into ``job["target"]`` as its recipe says; returns what was found.
+def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
+    """Write the tower of a job, with as few layers kept as they were as its bounds take.
+
+    These are the margin on its samples and the gate's cosine; with random weights that alone.
 
     Raises:
         UsageError: the samples cannot be used.
         EngineError: a runtime cannot run what was written.
     """
-    start = time.perf_counter()
-    target = Path(job["target"])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if job["recipe"] in ("convert", "weights"):
-        from clipperf.export.jobs.openvino import convert
-
-        tell("converting")
-        convert(Path(job["source"]), target, weights_only=job["recipe"] == "weights")
-        return _done(start, {"holds": True})
+    source, graph = job.source()
+    settings, kept_in, target = derived.settings_of(job.variant), job.variant.row.graph, job.target
     tell("embedding the samples in fp32")
-    judge = _judge(job)
+    judge = _judge(job, settings, graph)
     tell("calibrating")
-    quantizer = _quantizer(job, judge)
-    losses: list[Any] = []
+    made = quantizer(source, judge, job)
+    losses: list[Loss] = []
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         trial = Path(scratch) / target.name
 
         @contextlib.contextmanager
         def tried(kept: Sequence[str]) -> Iterator[Engine]:
-            quantizer.write(kept, trial)
-            with contextlib.closing(quantizer.open(trial)) as engine:
+            made.write(kept, trial)
+            with contextlib.closing(made.open(trial)) as engine:
                 yield engine
 
         def drift(kept: Sequence[str]) -> float:
@@ -111,49 +117,28 @@ def derive(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
                 return judge.drift(engine)
 
         def holds(kept: Sequence[str]) -> bool:
-            kept_in = f"{len(kept)} of {len(quantizer.layers)} layers kept in {job['graph']}"
-            tell(f"judging with {kept_in}")
+            tell(f"judging with {len(kept)} of {len(made.layers)} layers kept in {kept_in}")
             with tried(kept) as engine:
                 losses.append(judge.loss(engine))
-            return bool(losses[-1].within(job["margin"], job["min_cosine"]))
+            return bool(losses[-1].within(settings.margin, job.min_cosine))
 
-        found = search(quantizer.layers, drift, holds)
-    quantizer.write(found.kept, target)
-    return _done(start, _said(found, quantizer, losses[-1], job["graph"]))
+        found = search(made.layers, drift, holds)
+    made.write(found.kept, target)
+    loss = losses[-1]
+    cost = Quantization(len(made.layers), found.kept, kept_in, loss.n, loss.min_cosine, loss.points)
+    return replace(like(graph), quantization=cost, weight_bits=made.weight_bits, holds=found.holds)
 
 
-def _judge(job: dict[str, Any]) -> Judge:
-    """The judge of a job's tower; accuracy counts where both fp32 towers are given."""
-    folder = Path(job["folder"])
+def _judge(job: Job, settings: QuantizeSettings, graph: Artifact) -> Judge:
+    """The judge of a job's tower; accuracy counts where both fp32 towers are there."""
+    folder = Path(job.sources[-1])
+    judges = (job.side,) if job.spec.random_weights else SIDES
     with contextlib.ExitStack() as stack:
         engines: dict[Side, Engine] = {}
-        for side, name in job["fp32"].items():
-            engine = ort_engine.open_session(folder / name, job["threads"])
-            engines[side] = stack.enter_context(contextlib.closing(engine))
-        samples = load_dataset(job["calibrate"])
-        return Judge(job["side"], folder, samples, engines, job["cut"], job["input"])
-
-
-def _quantizer(job: dict[str, Any], judge: Judge) -> Quantizer:
-    if job["recipe"] == "nncf":
-        from clipperf.export.jobs.openvino import OpenVinoQuantizer
-
-        return OpenVinoQuantizer(Path(job["source"]), judge, job["threads"])
-    return OnnxQuantizer(Path(job["source"]), job["recipe"], judge, job["threads"])
-
-
-def _said(found: Found, quantizer: Quantizer, loss: Any, graph: str) -> dict[str, Any]:
-    notes = {
-        "layers": str(len(quantizer.layers)),
-        f"kept in {graph}": ", ".join(found.kept) or "none",
-        "samples": str(loss.n),
-        "min cosine": f"{loss.min_cosine:.5f}",
-    }
-    if loss.points is not None:
-        notes["points lost"] = f"{loss.points:.2f}"
-    return {"holds": found.holds, "notes": notes}
-
-
-def _done(start: float, outcome: dict[str, Any]) -> dict[str, Any]:
-    peak = status_bytes("VmHWM")
-    return {"notes": {}, **outcome, "build_s": time.perf_counter() - start, "peak_rss_bytes": peak}
+        for tower in store.read_manifest(folder).towers:
+            if tower.side in judges:
+                engine = ort_engine.open_session(folder / tower.path, job.threads)
+                engines[tower.side] = stack.enter_context(contextlib.closing(engine))
+        samples = load_dataset(settings.calibrate)
+        cut = graph.tokens is None
+        return Judge(job.side, folder, samples, engines, cut, job.variant.pixel_dtype)

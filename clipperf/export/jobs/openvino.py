@@ -12,23 +12,27 @@ from typing import Any
 
 from clipperf.engines import openvino as runtime
 from clipperf.errors import ExportError
+from clipperf.export.job import Built, Job, Tell, like
 from clipperf.export.judge.drift import Judge
 from clipperf.nouns.cell import Engine
 
 LAYERS = ("MatMul", "Convolution", "GroupConvolution")
 
 
-def convert(source: Path, target: Path, weights_only: bool = False) -> None:
-    """Write the IR of an ONNX file; with `weights_only` its matrices are int8, one scale a row.
+def converted(job: Job, tell: Tell) -> Built:
+    """Write the IR of an ONNX file; matrices of eight bits have one scale a row.
 
     Raises:
         ExportError: OpenVINO cannot read the graph.
     """
+    tell("converting")
+    source, graph = job.source()
     model = _read(source)
-    if weights_only:
+    if job.variant.row.is_quantised:
         nncf = _nncf()
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
-    _save(model, target)
+    _save(model, job.target)
+    return like(graph)
 
 
 class OpenVinoQuantizer:
@@ -38,10 +42,12 @@ class OpenVinoQuantizer:
     constant weights, which can be kept.
     """
 
-    def __init__(self, source: Path, judge: Judge, threads: int) -> None:
+    weight_bits: int | None = None
+
+    def __init__(self, source: Path, judge: Judge, job: Job) -> None:
         self._source = source
         self._probes = judge.probes
-        self._threads = threads
+        self._threads = job.threads
         model = _read(source)
         self._convolutions = any("Convolution" in op.get_type_name() for op in model.get_ops())
         self.layers = [op.get_friendly_name() for op in model.get_ordered_ops() if _has_weights(op)]

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import ExportError
-from clipperf.export.plan_options import BuildOptions, check_support, shape_range
+from clipperf.export.job import Built, Job, Tell, like
+from clipperf.export.plan_options import check_support, onnx_sha256, settings_of, shape_range
 from clipperf.nouns.artifact import PlanInfo, TensorSpec
-from clipperf.serialize import from_json, to_json
+from clipperf.nouns.variant import Side, Variant
+from clipperf.serialize import to_json
 from clipperf.system.env import gpu
 from clipperf.system.files import replacing, utc_now
 from clipperf.system.processes import status_bytes
 
 if TYPE_CHECKING:
     import tensorrt
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -38,40 +37,57 @@ class BuiltPlan:
     sha256: str
 
 
-def build_engine(job: dict[str, Any], tell: Tell = lambda stage: None) -> dict[str, Any]:
-    """Build one plan and its sidecar; the operation of the export's child process.
+def engine_of_tower(job: Job, tell: Tell) -> Built:
+    """Build the plan of a job and its sidecar from the ONNX tower.
 
-    `job` holds ``onnx`` and ``plan`` (paths), ``options`` (of `BuildOptions`), ``inputs`` and
-    ``outputs`` (of `TensorSpec`), ``model_id``, ``side``, ``onnx_sha256`` and ``verbose``, which
-    tells TensorRT's own messages too. Returns the `PlanInfo` as JSON values.
+    Raises:
+        UsageError, MissingDependencyError, ExportError, StorageError: see `build_plan`.
+    """
+    onnx, graph = job.source()
+    info = build_engine(
+        onnx, job.target, job.variant,
+        model_id=job.spec.id, side=job.side, inputs=graph.inputs, outputs=graph.outputs,
+        digest=onnx_sha256(graph), tell=tell,
+    )  # fmt: skip
+    return replace(like(graph), build_s=info.build_s, peak_rss_bytes=info.peak_rss_bytes)
+
+
+def build_engine(
+    onnx: Path,
+    plan: Path,
+    variant: Variant,
+    *,
+    model_id: str,
+    side: Side,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    digest: str,
+    tell: Tell = lambda stage: None,
+) -> PlanInfo:
+    """Build one plan and its sidecar from an ONNX file, whose sha256 is `digest`.
 
     Raises:
         UsageError, MissingDependencyError, ExportError, StorageError: see `build_plan`.
     """
     start = time.perf_counter()
-    plan = Path(job["plan"])
-    options = from_json(BuildOptions, job["options"])
-    inputs = tuple(from_json(TensorSpec, value) for value in job["inputs"])
-    built = build_plan(
-        Path(job["onnx"]), plan, options, inputs,
-        label=f"{job['model_id']} {job['side']}", tell=tell, verbose=job.get("verbose", False),
-    )  # fmt: skip
+    options = settings_of(variant)
+    built = build_plan(onnx, plan, variant, inputs, label=f"{model_id} {side}", tell=tell)
     present = None if options.targets else gpu()
     chosen = to_json(options)
     info = PlanInfo(
         schema_version=plan_file.SCHEMA_VERSION,
-        flavour=options.flavour,
+        flavour=variant.runtime,
         version=built.version,
-        model_id=job["model_id"],
-        side=job["side"],
-        precision=options.precision,
+        model_id=model_id,
+        side=side,
+        precision=variant.precision,
         inputs=inputs,
-        outputs=tuple(from_json(TensorSpec, value) for value in job["outputs"]),
+        outputs=outputs,
         profile=tuple(shape_range(given, options) for given in inputs),
         targets=built.targets,
         gpu=None if present is None else present.name,
         options={name: str(chosen[name]) for name in SETTINGS if chosen[name] is not None},
-        onnx_sha256=job["onnx_sha256"],
+        onnx_sha256=digest,
         plan_sha256=built.sha256,
         plan_bytes=plan.stat().st_size,
         build_s=time.perf_counter() - start,
@@ -79,7 +95,7 @@ def build_engine(job: dict[str, Any], tell: Tell = lambda stage: None) -> dict[s
         created_utc=utc_now(),
     )
     plan_file.write(plan, info)
-    return dict(to_json(info))
+    return info
 
 
 SETTINGS = ("hardware_compat", "workspace_bytes", "opt_level")
@@ -89,12 +105,11 @@ SETTINGS = ("hardware_compat", "workspace_bytes", "opt_level")
 def build_plan(
     onnx: Path,
     plan: Path,
-    options: BuildOptions,
+    variant: Variant,
     inputs: tuple[TensorSpec, ...],
     *,
     label: str = "",
     tell: Tell = lambda stage: None,
-    verbose: bool = False,
 ) -> BuiltPlan:
     """Build a plan file from an ONNX file, its external data included.
 
@@ -107,18 +122,19 @@ def build_plan(
     if TYPE_CHECKING:
         import tensorrt as trt
     else:
-        trt = flavours.load(options.flavour)
+        trt = flavours.load(variant.runtime)
     can = flavours.capabilities(trt)
-    check_support(options, can)
-    said = (lambda message: tell(f"tensorrt: {message}")) if verbose else None
+    check_support(variant, can)
+    options = settings_of(variant)
+    said = (lambda message: tell(f"tensorrt: {message}")) if options.verbose else None
     log = flavours.Log(said)
-    logger = flavours.logger(options.flavour, log)
-    title, label = flavours.TITLES[options.flavour], label or onnx.name
+    logger = flavours.logger(variant.runtime, log)
+    title, label = flavours.TITLES[variant.runtime], label or onnx.name
     failed = f"{title} cannot build {label}"
     try:
         builder = trt.Builder(logger)
     except TypeError as exc:  # what pybind11 raises where the library gives no object
-        raise ExportError(f"{failed}: {_explain(log, options)}") from exc
+        raise ExportError(f"{failed}: {_explain(log, variant)}") from exc
     tell("reading the graph")
     network = builder.create_network(can.network_flags)
     parser = trt.OnnxParser(network, logger)
@@ -126,20 +142,20 @@ def build_plan(
     if not parser.parse_from_file(str(onnx)) or network.num_outputs == 0:
         raise ExportError(f"{title} cannot read {label} ({onnx}): {_parse_reason(parser, log)}")
     config = builder.create_builder_config()
-    _configure(builder, network, config, options, can, inputs)
+    _configure(builder, network, config, variant, can, inputs)
     tell(f"building for {', '.join(options.targets) or 'the GPU of this machine'}")
     with replacing(plan) as temporary, open(temporary, "wb") as file:
-        writer = _writer(options.flavour, file)
+        writer = _writer(variant.runtime, file)
         done = builder.build_serialized_network_to_stream(network, config, writer)
         if writer.failure is not None:
             raise writer.failure
         if not done:
-            raise ExportError(f"{failed}: {_explain(log, options)}")
+            raise ExportError(f"{failed}: {_explain(log, variant)}")
     if options.timing_cache is not None:
         with replacing(Path(options.timing_cache)) as temporary:
             temporary.write_bytes(config.get_timing_cache().serialize())
     header = plan_file.read_header(plan)
-    version = header.version if header else flavours.version(options.flavour) or trt.__version__
+    version = header.version if header else flavours.version(variant.runtime) or trt.__version__
     kinds = header.targets if header else ()
     if not kinds and (kind := flavours.gpu_kind()) is not None:
         kinds = (kind,)
@@ -150,15 +166,16 @@ def _configure(
     builder: tensorrt.Builder,
     network: tensorrt.INetworkDefinition,
     config: tensorrt.IBuilderConfig,
-    options: BuildOptions,
+    variant: Variant,
     can: flavours.Capabilities,
     inputs: tuple[TensorSpec, ...],
 ) -> None:
-    """Hand the options to TensorRT."""
+    """Hand the settings to TensorRT."""
+    options = settings_of(variant)
     if TYPE_CHECKING:
         import tensorrt as trt
     else:
-        trt = flavours.load(options.flavour)
+        trt = flavours.load(variant.runtime)
     found = {network.get_input(i).name for i in range(network.num_inputs)}
     if found != {given.name for given in inputs}:
         raise ExportError(
@@ -171,7 +188,7 @@ def _configure(
         smallest, usual, largest = (trt.Dims([*s]) for s in (shapes.min, shapes.opt, shapes.max))
         profile.set_shape(given.name, smallest, usual, largest)
     config.add_optimization_profile(profile)
-    if options.precision == "tf32":
+    if variant.row.tf32:
         config.set_flag(trt.BuilderFlag.TF32)
     else:  # on unless cleared
         config.clear_flag(trt.BuilderFlag.TF32)
@@ -215,13 +232,13 @@ def _parse_reason(parser: tensorrt.OnnxParser, log: flavours.Log) -> str:
     return where + "; ".join([" ".join(error.desc().split()), *causes])
 
 
-def _explain(log: flavours.Log, options: BuildOptions) -> str:
+def _explain(log: flavours.Log, variant: Variant) -> str:
     reason = log.reason()
     if "outofmemory" in reason.lower().replace(" ", ""):
         return f"{reason}. Give it a smaller --batch, or more --workspace"
-    if options.targets or "cudaError" not in reason:
+    if settings_of(variant).targets or "cudaError" not in reason:
         return reason
-    ahead = "" if options.flavour == "trt-rtx" else " --runtime trt-rtx"
+    ahead = "" if variant.runtime == "trt-rtx" else " --runtime trt-rtx"
     return f"{reason}. This needs an NVIDIA GPU; without one, name its kind:{ahead} --target sm89"
 
 

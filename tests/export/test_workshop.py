@@ -1,4 +1,4 @@
-"""The child process of exports: many jobs in one, started early, and no trace of one that died."""
+"""The child processes of exports: many jobs in one, one started early, no trace of a dead one."""
 
 from __future__ import annotations
 
@@ -14,24 +14,16 @@ from typer.testing import CliRunner
 
 from clipperf.cli import app
 from clipperf.errors import ExportError, UsageError, WeightsError
-from clipperf.export import process
-from clipperf.export.process import Worker, run_worker, started_early
+from clipperf.export.workshop import Worker, Workshop
 from clipperf.models import zoo
 from clipperf.nouns.model import ModelSpec
-from clipperf.serialize import to_json
 from clipperf.system.store import cached_sha256, known_sha256
 
 
-def fetch(file: Path) -> dict[str, Any]:
+def fetch(worker: Worker | Workshop, pretrained: Path | str, what: str = "it") -> dict[str, Any]:
     """A job that needs no torch: the file of a model's weights."""
-    spec = ModelSpec("m", "open_clip", "ViT-B-32", str(file), 224, 77, 512)
-    return {"op": "fetch", "spec": to_json(spec)}
-
-
-def offline(architecture: str) -> dict[str, Any]:
-    """A job that fails: no such weights, wherever it runs."""
-    spec = ModelSpec("m", "open_clip", architecture, "nobody", 224, 77, 512)
-    return {"op": "fetch", "spec": to_json(spec)}
+    spec = ModelSpec("m", "open_clip", "ViT-B-32", str(pretrained), 224, 77, 512)
+    return worker.run("fetch", what, spec=spec)
 
 
 @pytest.fixture
@@ -48,14 +40,13 @@ def gone(pid: int) -> bool:
 def test_jobs_share_a_process_and_outlive_a_failed_one(file: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with Worker() as worker:
-        pid = worker._child.pid
-        assert worker.run(fetch(file), "one") == {"path": str(file)}
+        assert fetch(worker, file) == {"path": str(file)}
         pytest.importorskip("open_clip")
         with pytest.raises(WeightsError, match="nobody"):
-            worker.run(offline("ViT-B-32"), "two")
-        assert worker.run(fetch(file), "three") == {"path": str(file)}
-        assert not gone(pid)
-    assert gone(pid)
+            fetch(worker, "nobody")
+        assert fetch(worker, file) == {"path": str(file)}
+        assert not gone(worker.pid)
+    assert gone(worker.pid)
 
 
 def test_a_process_that_dies_is_told_from_one_that_fails(file: Path) -> None:
@@ -63,46 +54,50 @@ def test_a_process_that_dies_is_told_from_one_that_fails(file: Path) -> None:
         Worker() as worker,
         pytest.raises(ExportError, match=r"model x: .*signal 9 \(out of memory"),
     ):
-        worker.run(fetch(file), "model x")
-        os.kill(worker._child.pid, signal.SIGKILL)
-        worker.run(fetch(file), "model x")
+        fetch(worker, file, "model x")
+        os.kill(worker.pid, signal.SIGKILL)
+        fetch(worker, file, "model x")
     with pytest.raises(
         ExportError, match="model y: the export process exited 1: KeyError: 'never'"
     ):
-        run_worker({"op": "never"}, "model y")
+        Workshop().run("never", "model y")
 
 
-def test_the_first_job_takes_the_process_that_was_started_early(file: Path) -> None:
+def test_a_module_in_the_working_directory_is_not_imported(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "psutil.py").write_text("raise SystemExit('not this one')")
+    (tmp_path / "json.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert fetch(Workshop(), file) == {"path": str(file)}
+
+
+def test_the_first_job_with_torch_takes_the_process_that_was_started_early(file: Path) -> None:
     pytest.importorskip("open_clip")
-    with started_early():
-        ready = process._ready
-        assert ready is not None
-        with process.worker() as first:
+    with Workshop() as workshop:
+        ready = workshop.start_early()
+        with workshop.worker(torch=True) as first:
             assert first is ready
-            assert first.run(fetch(file), "one") == {"path": str(file)}
-        assert gone(ready._child.pid)
-        with process.worker() as second:
+            assert fetch(first, file) == {"path": str(file)}
+        assert gone(ready.pid)
+        with workshop.worker(torch=True) as second:
             assert second is not ready
-    with started_early():
-        ready = process._ready
-        assert ready is not None
-        assert run_worker(fetch(file), "other work") == {"path": str(file)}
-        assert process._ready is ready
-        process.dismiss()
-        assert gone(ready._child.pid)
-    assert process._ready is None
+    with Workshop() as workshop:
+        ready = workshop.start_early()
+        assert fetch(workshop, file, "other work") == {"path": str(file)}
+        assert not gone(ready.pid)
+        workshop.dismiss()
+        assert gone(ready.pid)
 
 
 @pytest.mark.timing
 def test_a_process_that_nobody_took_is_killed_at_once() -> None:
-    with pytest.raises(UsageError), started_early():
-        ready = process._ready
-        assert ready is not None
+    with pytest.raises(UsageError), Workshop() as workshop:
+        ready = workshop.start_early()
         start = time.perf_counter()
         raise UsageError("no such model")
-    assert gone(ready._child.pid)
+    assert gone(ready.pid)
     assert time.perf_counter() - start < 1  # its imports take several
-    assert process._ready is None
 
 
 def test_only_a_checkpoint_never_seen_is_read(file: Path) -> None:
@@ -121,14 +116,16 @@ def test_only_a_checkpoint_never_seen_is_read(file: Path) -> None:
 
 def test_a_checkpoint_is_read_while_a_process_imports(file: Path, monkeypatch: Any) -> None:
     ready: list[bool] = []
+    pids: list[int] = []
 
-    def export_model(*arguments: Any, **options: Any) -> None:
-        ready.append(process._ready is not None)
+    def make(*arguments: Any, workshop: Workshop, **options: Any) -> None:
+        ready.append(workshop.ready is not None)
+        pids.extend([workshop.ready.pid] if workshop.ready else [])
         raise ExportError("far enough")
 
-    monkeypatch.setattr("clipperf.export.exporters.onnx.export_model", export_model)
+    monkeypatch.setattr("clipperf.export.make.make", make)
     for _ in range(2):  # the second time its digest is known
         done = CliRunner().invoke(app, ["export", "ViT-B-32", "--pretrained", str(file)])
         assert isinstance(done.exception, ExportError) and str(done.exception) == "far enough"
-        assert process._ready is None
     assert ready == [True, False]
+    assert gone(pids[0])

@@ -1,0 +1,122 @@
+"""Towers of eight bits, made from the ONNX ones and judged by samples: what exporters share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clipperf.errors import UsageError
+from clipperf.evals import datasets
+from clipperf.export.exporter import Below, Need
+from clipperf.export.gate import refusal as usual_refusal
+from clipperf.export.job import Built, Job
+from clipperf.export.judge import parity
+from clipperf.nouns.artifact import Parity
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import BASELINE_PRECISION, SIDES, Side, Variant
+from clipperf.system import files, store
+from clipperf.system.env import version_of
+
+ONNX = "onnx"
+SAMPLE = "sample"
+MARGIN = 0.5
+
+VERSION = 3
+"""Raise it when the same settings come to write other bytes."""
+
+OPTIONS = {"--calibrate": "calibrate", "--margin": "margin"}
+OPTIONS_FOR = "is for --precision int8 of onnx or openvino, fp8 of onnx"
+
+
+@dataclass(frozen=True)
+class QuantizeSettings:
+    """What users choose of a quantised tower.
+
+    `calibrate` is "sample" or a folder as `datasets.load_dataset` takes it. `margin` are the
+    percentage points that recall@1 and top-1 on these samples may lose.
+    """
+
+    calibrate: str = SAMPLE
+    margin: float = MARGIN
+
+
+def settings_of(variant: Variant) -> QuantizeSettings:
+    """A variant's settings, the usual ones where it has none."""
+    found = variant.settings
+    return found if isinstance(found, QuantizeSettings) else QuantizeSettings()
+
+
+def options(variant: Variant) -> dict[str, str]:
+    """See `Exporter`: only what rounds activations takes samples."""
+    return OPTIONS if variant.row.samples else {}
+
+
+def complete(spec: ModelSpec, variant: Variant) -> Variant:
+    """See `Exporter`; raises UsageError for a margin below zero."""
+    settings = settings_of(variant)
+    if not settings.margin >= 0:
+        raise UsageError(f"--margin {settings.margin}: give percentage points from 0 on")
+    if settings.calibrate != SAMPLE:
+        where = Path(settings.calibrate).expanduser().absolute()
+        settings = replace(settings, calibrate=str(where))
+    return replace(variant, settings=settings)
+
+
+def needs(spec: ModelSpec, sides: Sequence[Side], variant: Variant) -> list[Need]:
+    """See `Exporter`: the graph to start from, and the fp32 towers that judge what comes of it.
+
+    Accuracy takes both towers, where the weights are no noise.
+    """
+    judges = SIDES if variant.row.samples and not spec.random_weights else sides
+    source = replace(variant, runtime=ONNX, precision=variant.row.graph, settings=None)
+    baseline = replace(source, precision=BASELINE_PRECISION)
+    return [(baseline, judges)] if source == baseline else [(source, sides), (baseline, judges)]
+
+
+def described(variant: Variant) -> dict[str, str]:
+    """See `Exporter`; nothing where the settings change nothing."""
+    settings = settings_of(variant)
+    if not variant.row.samples:
+        return {}
+    return {"calibrate": settings.calibrate, "margin": f"{settings.margin:g}"}
+
+
+def suffix(variant: Variant) -> str:
+    """See `Exporter`."""
+    chosen = described(variant)
+    usual = described(replace(variant, settings=None))
+    return "" if chosen == usual else files.digest_of(chosen)[:6]
+
+
+def key(variant: Variant, below: Below, how: str, packages: Sequence[str], *more: object) -> str:
+    """A digest of everything that changes a tower's bytes, its source's key first."""
+    versions = {name: version_of(name) for name in packages}
+    samples = _samples_sha256(settings_of(variant).calibrate) if variant.row.samples else None
+    return files.digest_of(
+        "derived", VERSION, below.key, how, versions, described(variant), samples,
+        variant.row.min_cosine, *more,
+    )  # fmt: skip
+
+
+def _samples_sha256(calibrate: str) -> str:
+    if calibrate == SAMPLE:  # reading all of its images takes a second
+        return store.cached_sha256(datasets.SAMPLE)
+    return datasets.load_dataset(calibrate).sha256
+
+
+def refusal(job: Job, built: Built, found: Parity) -> str:
+    """See `Exporter`."""
+    cost, settings = built.quantization, settings_of(job.variant)
+    if cost is None:
+        return usual_refusal(job, built, found)
+    said = parity.explain(found, job.label)
+    if not built.holds:
+        lost = "" if cost.points_lost is None else f"{cost.points_lost:.2f} points and "
+        said = (
+            f"{job.label}: with half of its {cost.layers} layers in {cost.kept_in} it still loses "
+            f"{lost}has a minimum cosine of {cost.min_cosine:.5f} on {cost.samples} samples of "
+            f"{settings.calibrate} ({settings.margin:g} points and {found.required_min_cosine} "
+            f"are asked for)"
+        )
+    return f"{said}. It was refused; a larger --margin or --keep-failed keeps it"

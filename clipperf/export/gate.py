@@ -1,0 +1,61 @@
+"""The parity gate that every tower passes before it is stored."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import numpy as np
+
+from clipperf.engines import contract
+from clipperf.export.job import Built, Job, reference_name
+from clipperf.export.judge import parity
+from clipperf.export.judge.inputs import parity_inputs
+from clipperf.nouns.artifact import Parity
+from clipperf.nouns.cell import Cell, Engine, EngineRequest
+
+
+def by_runtime(
+    job: Job,
+    built: Built,
+    note: str = "",
+    batches: tuple[int, ...] | None = None,
+) -> Parity:
+    """Open a tower in the runtime that it is for and compare it with PyTorch fp32.
+
+    Raises:
+        EngineError: it does not load or run.
+    """
+    variant = job.variant
+    runtime = contract.get(variant.runtime)
+    cell = Cell(
+        *(job.spec.id, job.side, variant.runtime, variant.precision),
+        runtime.devices[0],
+        batch=1,
+        threads=job.threads,
+    )
+    request = EngineRequest(cell, job.spec, job.file, variant.normalized)
+    with closing(runtime.open(request)) as engine:
+        return compared(engine, job, built, note, batches)
+
+
+def compared(
+    engine: Engine,
+    job: Job,
+    built: Built,
+    note: str = "",
+    batches: tuple[int, ...] | None = None,
+) -> Parity:
+    """Compare a tower, open in an engine, with PyTorch fp32 on the first parity inputs.
+
+    `note` adds to the words on what was compared; None: batches as usual for the tower's size.
+    """
+    inputs = parity_inputs(job.shared, job.side, built.inputs[0].dtype)
+    reference = np.load(job.shared / reference_name(job.side))
+    sizes = batches or parity.batches_for(job.spec, job.side)
+    return parity.measure(engine, inputs, reference, job.variant.precision, note, sizes)
+
+
+def refusal(job: Job, built: Built, found: Parity, what: str = "artifact") -> str:
+    """Why a tower was refused, and the option that keeps it."""
+    said = parity.explain(found, job.label)
+    return f"{said}. The {what} was refused; --keep-failed keeps it"

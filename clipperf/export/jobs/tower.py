@@ -1,0 +1,72 @@
+"""One tower traced by PyTorch, with what its parity check needs. Runs in an export's process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from clipperf.export.job import Built, Job, Tell, reference_name
+from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
+from clipperf.inputs.tokenize import Tokenizer
+from clipperf.models.family import family_of
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import Side
+from clipperf.system.files import write_json
+
+
+def traced(job: Job, tell: Tell) -> Built:
+    """Export one tower into the job's folder, with PyTorch's embeddings of the first inputs.
+
+    Raises:
+        WeightsError, ExportError, StorageError: see `clipperf.errors`.
+    """
+    import numpy as np
+    import torch
+
+    from clipperf.export.judge import parity
+    from clipperf.export.judge.inputs import parity_inputs
+    from clipperf.graph import kept, trace
+    from clipperf.models.lean import first_token
+
+    spec, side, folder, variant = job.spec, job.side, Path(job.folder), job.variant
+    family = family_of(spec)
+    torch.set_num_threads(job.threads)
+    tell("preparing")
+    pixels = write_settings(spec, side, folder)
+    takes_bytes = pixels if side == "image" and variant.pixel_dtype == "uint8" else None
+    inputs = torch.from_numpy(parity_inputs(folder, side))
+    tell("building")
+    tower = family.build(spec, side, variant.normalized)
+    if side == "text":
+        tower = replace(tower, start_id=Tokenizer.from_folder(folder).start_id)
+    key = trace.graph_key(tower, variant.precision, family.config(spec))
+    # What takes bytes is computed from the weights, so a proven graph says too little of it.
+    proven = takes_bytes is None and kept.is_proven(key)
+    batches = parity.batches_for(spec, side, proven)
+    tell("reference")
+    with torch.inference_mode():
+        pairs = inputs[: sum(batches)].split(2)  # few at a time: activations are memory, too
+        reference = torch.cat([tower.module(pair) for pair in pairs])
+    np.save(folder / reference_name(side), reference.numpy())
+    tell("exporting")
+    trace.export_onnx(tower, job.target, variant.precision, key, takes_bytes)
+    given, produced = trace.io_specs(tower, variant.pixel_dtype)
+    length = given.shape[1] if side == "text" else None
+    return Built(
+        (given,),
+        (produced,),
+        tokens=length if isinstance(length, int) else None,
+        first_token=first_token(tower.module, tower.start_id),
+        graph=key,
+        batches=batches,
+    )
+
+
+def write_settings(spec: ModelSpec, side: Side, folder: Path) -> PreprocessSpec:
+    """Write the files that say how a model's inputs are made; returns how images are."""
+    family = family_of(spec)
+    pixels = family.pixels(spec)
+    write_json(folder / PREPROCESS_FILE, pixels.to_json())
+    if side == "text":
+        family.write_tokenizer(spec, folder)
+    return pixels
