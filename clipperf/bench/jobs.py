@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from clipperf.bench.cost import Settings
-from clipperf.bench.inputs import CLIP_IDS, TextIds
 from clipperf.bench.plan import Group
 from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, Measurement
 from clipperf.registry import Registry
 

@@ -11,10 +11,10 @@ from typing import Any
 from clipperf.bench import cost, gpu_meters
 from clipperf.bench.cost import Settings
 from clipperf.bench.gpu_sampler import Seen
-from clipperf.bench.inputs import CLIP_IDS, TextIds
 from clipperf.bench.jobs import blank
 from clipperf.errors import ClipperfError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
+from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, GpuLoad, Measurement
 from clipperf.system.child import Child
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from clipperf import stats, units
 from clipperf.bench import cost, meters
 from clipperf.bench.cost import Settings
-from clipperf.bench.inputs import CLIP_IDS, TextIds
 from clipperf.bench.passes import time_pass
 from clipperf.errors import ClipperfError, MeasurementError, WeightsError
 from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, Measurement
 from clipperf.nouns.tuning import Trial
 

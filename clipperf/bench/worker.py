@@ -29,10 +29,11 @@ import msgspec  # noqa: F401
 import numpy as np
 
 from clipperf.bench import cost, meters
-from clipperf.bench.inputs import TextIds, make_inputs
+from clipperf.bench.inputs import make_inputs
 from clipperf.engines import contract
 from clipperf.errors import EngineError, UnsupportedError
 from clipperf.nouns.cell import Engine, EngineRequest
+from clipperf.nouns.model import TextIds
 from clipperf.serialize import from_json
 from clipperf.system.protocol import Fields, Tell, serve
 

@@ -9,14 +9,13 @@ import pytest
 from conftest import Cli, Install
 
 from clipperf.bench.cost import QUICK
-from clipperf.bench.inputs import TextIds
 from clipperf.bench.jobs import LAUNCHERS, SCENARIOS, Event, Job, Prepared, blank, run_job
 from clipperf.bench.profile import Sweep, profile, recorded
 from clipperf.engines import contract
 from clipperf.errors import UsageError
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.model import ModelSpec, TextIds
 from clipperf.nouns.result import Environment, Measurement, ResultFile
 from clipperf.serialize import from_json, to_json
 from clipperf.system import env as environment

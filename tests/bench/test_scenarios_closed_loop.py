@@ -22,13 +22,13 @@ from measuring import measure_group
 from clipperf import stats
 from clipperf.bench import gpu_meters, meters, passes
 from clipperf.bench.cost import QUICK
-from clipperf.bench.inputs import CLIP_IDS, TextIds, make_inputs
+from clipperf.bench.inputs import make_inputs
 from clipperf.bench.jobs import Event
 from clipperf.bench.launchers.local import harness_overhead_s
 from clipperf.bench.scenarios.closed_loop import fits
 from clipperf.errors import EngineError
 from clipperf.nouns.cell import Cell, EngineRequest
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.model import CLIP_IDS, ModelSpec, TextIds
 from clipperf.nouns.result import Measurement
 from clipperf.system import env as environment
 from clipperf.system.child import Child, child_environment, exit_reason
