@@ -237,25 +237,6 @@ def store_of(artifact: Path, home: Path) -> Path:
     return folder
 
 
-def installed(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, records: dict[str, str], code: str
-) -> None:
-    """A package in `folder` of one module that processes find: its record's name by kind.
-
-    The record is the module's attribute that is called as the kind, in capitals.
-    """
-    package = folder / "toys-1.dist-info"
-    package.mkdir(parents=True)
-    (folder / "clipperf_toys.py").write_text(code)
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1\n")
-    points = (
-        f"[clipperf.{kind}]\n{name} = clipperf_toys:{kind.upper()}\n"
-        for kind, name in records.items()
-    )
-    (package / "entry_points.txt").write_text("\n".join(points))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(folder), str(ROOT))))
-
-
 # --- folders and processes -----------------------------------------------------------------
 
 

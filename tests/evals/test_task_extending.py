@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Cli, installed
+from conftest import Cli, Install
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
@@ -48,10 +48,13 @@ METRIC = Metric("mean-reciprocal-rank", "retrieval", reciprocal)
 
 
 def test_a_task_and_a_metric_from_outside_are_rows(
-    cli: Cli, sample_artifact: Path, samples: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    install: Install, cli: Cli, sample_artifact: Path, samples: str, tmp_path: Path
 ) -> None:
-    kinds = {"task": "shouting", "metric": "mean-reciprocal-rank"}
-    installed(monkeypatch, tmp_path / "site", kinds, TOYS)
+    points = {
+        "clipperf.task": {"shouting": "toys:TASK"},
+        "clipperf.metric": {"mean-reciprocal-rank": "toys:METRIC"},
+    }
+    install("toys", TOYS, points)
     done = cli(
         *("eval", "clipperf-sample", "--dataset", samples, "--json", tmp_path / "eval.json"),
         home=sample_artifact.parents[3],

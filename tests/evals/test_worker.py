@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Cli, installed
+from conftest import Cli, Install
 
 import clipperf
 from clipperf.engines import onnxruntime
@@ -20,11 +20,13 @@ from clipperf.evals.datasets import load_dataset
 from clipperf.evals.evaluate import evaluate
 from clipperf.evals.task import Embeddings
 from clipperf.evals.worker import Source, open_model
+from clipperf.export.derived import QuantizeSettings
+from clipperf.export.job import Job
 from clipperf.export.jobs import derive
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import SIDES
+from clipperf.nouns.variant import SIDES, Variant
 from clipperf.system import store
 
 SPEC = zoo.resolve("clipperf-sample")
@@ -43,9 +45,10 @@ def source(folder: Path, runtime: str = "onnx", script: Path | None = None) -> S
 
 
 def judged(folder: Path, samples: str) -> object:
-    towers = {side: f"{side}/model.onnx" for side in SIDES}
-    job = {"side": "image", "folder": str(folder), "fp32": towers, "threads": 1}
-    return derive._judge({**job, "calibrate": samples, "cut": True, "input": "float32"})
+    variant = Variant("onnx", "int8")
+    job = Job("quantized", SPEC, "image", variant, "", "", (str(folder),), threads=1, min_cosine=0)
+    graph = store.read_manifest(folder).towers[0]
+    return derive._judge(job, QuantizeSettings(samples), graph)
 
 
 OPENERS: dict[str, Callable[[Path, str], object]] = {
@@ -135,9 +138,9 @@ RUNTIME = replace(onnx, name="fragile", open=lambda request: ctypes.string_at(0)
 
 
 def test_the_command_reports_a_crash_and_scores_the_rest(
-    cli: Cli, sample_artifact: Path, samples: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    install: Install, cli: Cli, sample_artifact: Path, samples: str, tmp_path: Path
 ) -> None:
-    installed(monkeypatch, tmp_path / "site", {"runtime": "fragile"}, FRAGILE)
+    install("toys", FRAGILE, {"clipperf.runtime": {"fragile": "toys:RUNTIME"}})
     done = cli(
         *("eval", "clipperf-sample", "--runtime", "fragile,onnx", "--dataset", samples, "-q"),
         *("--json", tmp_path / "eval.json"),

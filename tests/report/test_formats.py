@@ -10,8 +10,10 @@ import math
 import re
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+from conftest import Cli, Install
 from report_data import GIB, PUBLISHED, broken, cell, memory, realistic, result, score, timed
 from rich.console import Console
 
@@ -30,6 +32,7 @@ from clipperf.report.svg import draw
 from clipperf.report.table import RANDOM_WEIGHTS, UNRESOLVED, Value
 from clipperf.report.tables import cost_table
 from clipperf.report.terminal import rich_table, split_columns
+from clipperf.system import store
 
 EVIL = "<script>alert('x')</script>|[red]\x1b[31m\n::w"
 
@@ -125,6 +128,21 @@ def test_a_format_is_one_file(monkeypatch, tmp_path, document) -> None:
     monkeypatch.setattr(format_, "FORMATS", Registry("format", room="clipperf.report.formats"))
     assert render(document, "shout") == "CLIP COST AND ACCURACY!\n"
     monkeypatch.delitem(sys.modules, "clipperf.report.formats.shout")
+
+
+def test_a_format_from_an_installed_package_is_written(
+    install: Install, cli: Cli, tmp_path: Path
+) -> None:
+    code = (
+        "from clipperf.report.format import Format\n"
+        "FORMAT = Format('titles', lambda document: ''.join(f'{s.title}\\n' for s in "
+        "document.sections))\n"
+    )
+    install("titles", code, {"clipperf.format": {"titles": "titles:FORMAT"}})
+    stored = result([timed(cell(), [0.1] * 6)], schema_version=store.SCHEMA_VERSION)
+    store.write_result(tmp_path / "result.json", stored)
+    done = cli("report", tmp_path / "result.json", "--format", "titles", check=True)
+    assert done.stdout.splitlines() == ["Basic statistics", "Speed", "Cost per tower"]
 
 
 # --- typed values --------------------------------------------------------------------------

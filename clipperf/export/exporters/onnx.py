@@ -26,9 +26,9 @@ def key(spec: ModelSpec, side: Side, variant: Variant, below: Below) -> str:
     more = ("uint8", uint8.RECIPE, spec.id) if takes_bytes else ()
     versions = {name: version_of(name) for name in kept.BUILT_WITH}
     return files.digest_of(
-        "onnx", store.SCHEMA_VERSION, spec.architecture, below.key, side, variant.precision,
-        variant.normalized, trace.opset(variant.precision), trace.RECIPE, spec.context_tokens,
-        versions, *more,
+        "onnx", store.SCHEMA_VERSION, spec.family, spec.architecture, below.key, side,
+        variant.precision, variant.normalized, trace.opset(variant.precision), trace.RECIPE,
+        spec.context_tokens, versions, *more,
     )  # fmt: skip
 
 
