@@ -85,7 +85,8 @@ def open_model(source: Source) -> ClipModel:
 def save(found: Embeddings, path: Path) -> None:
     """Write embeddings to a file of numpy's (.npz)."""
     arrays: dict[str, Any] = {_TEXTS + name: value for name, value in found.texts.items()}
-    np.savez(path, images=found.images, **arrays)
+    with files.translated(path):
+        np.savez(path, images=found.images, **arrays)
 
 
 def load(path: Path) -> Embeddings:
@@ -100,4 +101,4 @@ _TEXTS = "texts of "
 
 
 if __name__ == "__main__":
-    sys.exit(protocol.serve({"embed": embed}, targets=("target",)))
+    sys.exit(protocol.serve({"embed": embed}))

@@ -146,6 +146,8 @@ def read_versioned(path: Path, fix: str, schema_version: int = SCHEMA_VERSION) -
     try:
         data = read_json(path)
     except ArtifactError as exc:
+        if isinstance(exc.__cause__, OSError):  # which says nothing of what is in it
+            raise
         raise ArtifactError(f"{exc}; {path.name} is damaged: {fix}") from exc
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != schema_version:

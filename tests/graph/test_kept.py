@@ -40,7 +40,7 @@ def export(name: str, pretrained: Path | str, side: Side, path: Path, precision:
     if side == "text":
         tower = replace(tower, start_id=START)
     path.mkdir(parents=True, exist_ok=True)
-    key = onnx_export.graph_key(tower, precision, towers.model_config(spec))
+    key = onnx_export.graph_key(tower, False, precision, towers.model_config(spec))
     onnx_export.export_onnx(tower, path / "model.onnx", precision, key)
     return path / "model.onnx"
 
