@@ -385,7 +385,7 @@ def test_thread_pools_are_set_where_threads_are_given(monkeypatch: pytest.Monkey
 
 
 def test_python_that_is_not_there() -> None:
-    with pytest.raises(ChildError, match="a worker process cannot be started"):
+    with pytest.raises(ChildError, match="the worker cannot be started"):
         Child("toy_child", python=str(Path("no") / "python"))
 
 
