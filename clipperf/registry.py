@@ -38,18 +38,23 @@ R = TypeVar("R", bound=Named)
 
 
 class Registry(Generic[R]):
-    """The records of one kind; see the module. `first` names come before the others in a list."""
+    """The records of one kind; see the module. `first` names come before the others in a list.
+
+    `noun` is what messages call the kind, where its own name would say too little.
+    """
 
     def __init__(
         self,
         kind: str,
         *,
+        noun: str | None = None,
         rows: Sequence[R] = (),
         room: str | None = None,
         first: Sequence[str] = (),
         hidden: Sequence[str] = (),
     ) -> None:
         self._kind = kind
+        self._noun = noun or kind
         self._rows = {row.name: row for row in rows}
         self._room = room
         self._first = tuple(first)
@@ -64,7 +69,7 @@ class Registry(Generic[R]):
         """
         found = self.find(name)
         if found is None:
-            raise UsageError(f"no {self._kind} {name!r}; choose from: {', '.join(self.names())}")
+            raise UsageError(f"no {self._noun} {name!r}; choose from: {', '.join(self.names())}")
         return found
 
     def find(self, name: str) -> R | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from clipperf.engines import contract
@@ -53,12 +53,11 @@ def choose_devices(runtimes: Sequence[str], device: str | None) -> dict[str, str
     return dict.fromkeys(runtimes, device)
 
 
-def check_runtimes(devices: Mapping[str, str], precisions: Sequence[str]) -> None:
-    """Make sure that every runtime can run on its device here, and one of them each precision.
+def check_usable(devices: Mapping[str, str]) -> None:
+    """Make sure that every runtime can run on its device on this machine.
 
     Raises:
-        UsageError: a precision that none of them has.
-        MissingDependencyError: it is not usable here; the message says what would make it.
+        MissingDependencyError: one cannot; the message says what would make it.
     """
     missing = []
     for name, device in devices.items():
@@ -67,11 +66,19 @@ def check_runtimes(devices: Mapping[str, str], precisions: Sequence[str]) -> Non
             missing.append(f"runtime {name} on {device}: {found.detail}. To use it: {found.fix}")
     if missing:
         raise MissingDependencyError("; ".join(missing))
-    known = dict.fromkeys(p for name in devices for p in contract.get(name).precisions)
+
+
+def check_precisions(runtimes: Iterable[str], precisions: Sequence[str]) -> None:
+    """Make sure that one of the runtimes has each precision, wherever they run.
+
+    Raises:
+        UsageError: none of them has it.
+    """
+    known = dict.fromkeys(p for name in runtimes for p in contract.get(name).precisions)
     for precision in precisions:
         if precision not in known:
             raise UsageError(
-                f"no precision {precision!r} in {', '.join(devices)}; "
+                f"no precision {precision!r} in {', '.join(runtimes)}; "
                 f"choose from {', '.join(known)}"
             )
 
