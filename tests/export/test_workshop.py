@@ -108,6 +108,7 @@ def test_a_process_that_nobody_took_is_killed_at_once() -> None:
         raise UsageError("no such model")
     assert gone(ready.pid)
     assert time.perf_counter() - start < 1  # its imports take several
+    assert workshop.ready is None
 
 
 def test_only_a_checkpoint_never_seen_is_read(file: Path) -> None:
