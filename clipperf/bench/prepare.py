@@ -11,7 +11,7 @@ from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export.exporter import chosen, find
 from clipperf.export.make import serving
 from clipperf.models import sample, zoo
-from clipperf.models.family import family_of
+from clipperf.models.family import FAMILIES, family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, PixelDtype, Side, Variant
@@ -30,7 +30,9 @@ def choose_models(names: Sequence[str], pretrained: str | None) -> list[ModelSpe
     if pretrained is not None:
         raise UsageError("--pretrained needs a MODEL to go with it")
     exported = {manifest.spec.id: manifest.spec for _, manifest in store.find_artifacts()}
-    return list(exported.values()) or [zoo.resolve(sample.NAME)]
+    # What a package has exported that is no longer installed cannot be built to compare with.
+    usable = [spec for spec in exported.values() if FAMILIES.find(spec.family) is not None]
+    return usable or [zoo.resolve(sample.NAME)]
 
 
 def choose_devices(runtimes: Sequence[str], device: str | None) -> dict[str, str]:
@@ -113,9 +115,15 @@ def artifact_folder(
     preprocessing. Towers take the batches from the smallest of `batches` to the largest at least;
     those that users exported with settings of their own are taken where they do. `margin` are the
     points that quantised towers may lose on the sample, None: as usual.
+
+    Raises:
+        UsageError: the runtime does not have the precision; and whatever `make` raises.
     """
-    made = contract.get(variant.runtime).artifact
-    row = variant.row
+    runtime, row = contract.get(variant.runtime), variant.row
+    made = runtime.artifact
+    if row.name not in runtime.precisions:
+        known = ", ".join(runtime.precisions)
+        raise UsageError(f"no precision {row.name!r} for {runtime.name}; choose from {known}")
     precision = row.name if made is not None else BASELINE_PRECISION
     if find(made or ARTIFACT, precision) is None:  # a precision that is the runtime's alone
         precision = row.graph
@@ -145,6 +153,11 @@ def engine_request(
     tower = store.read_manifest(folder).tower(cell.side)
     if tower is None:  # it has just been made
         raise UsageError(f"{folder} lost its {cell.side} tower; export it again")
+    if None not in (tower.tokens, cell.tokens) and tower.tokens != cell.tokens:
+        raise UsageError(
+            f"the text tower of {spec.id} takes {tower.tokens} tokens and no other number: give "
+            f"--tokens {tower.tokens}"
+        )
     request = EngineRequest(
         cell,
         spec,

@@ -27,7 +27,7 @@ BASELINE_PRECISION = "fp32"
 
 @dataclass(frozen=True)
 class Numbers:
-    """A kind of number by its width: "float" 32, 16 or 8, "bfloat" 16, "int" 8."""
+    """A kind of number by its width: "float" 32, 16 or 8, "bfloat" 16, "int" 8 or fewer."""
 
     kind: Literal["float", "bfloat", "int"]
     bits: int
@@ -68,7 +68,7 @@ class Precision:
     @property
     def samples(self) -> bool:
         """Whether it takes samples to make a tower: they set or judge the scales of activations."""
-        return self.activations.bits == 8
+        return self.activations.bits <= 8
 
     @property
     def is_fixed(self) -> bool:
@@ -77,8 +77,8 @@ class Precision:
 
     @property
     def is_quantised(self) -> bool:
-        """Whether weights have eight bits."""
-        return self.weights.bits == 8
+        """Whether weights have eight bits or fewer."""
+        return self.weights.bits <= 8
 
     @property
     def floats(self) -> Numbers:
