@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -37,18 +38,23 @@ R = TypeVar("R", bound=Named)
 
 
 class Registry(Generic[R]):
-    """The records of one kind; see the module. `first` names come before the others in a list."""
+    """The records of one kind; see the module. `first` names come before the others in a list.
+
+    `noun` is what messages call the kind, where its own name would say too little.
+    """
 
     def __init__(
         self,
         kind: str,
         *,
+        noun: str | None = None,
         rows: Sequence[R] = (),
         room: str | None = None,
         first: Sequence[str] = (),
         hidden: Sequence[str] = (),
     ) -> None:
         self._kind = kind
+        self._noun = noun or kind
         self._rows = {row.name: row for row in rows}
         self._room = room
         self._first = tuple(first)
@@ -58,11 +64,12 @@ class Registry(Generic[R]):
         """The record of a name.
 
         Raises:
-            UsageError: there is none; the message lists what there is.
+            UsageError: there is none, and the message lists what there is; or the package that
+                offers it is broken.
         """
         found = self.find(name)
         if found is None:
-            raise UsageError(f"no {self._kind} {name!r}; choose from: {', '.join(self.names())}")
+            raise UsageError(f"no {self._noun} {name!r}; choose from: {', '.join(self.names())}")
         return found
 
     def find(self, name: str) -> R | None:
@@ -74,7 +81,18 @@ class Registry(Generic[R]):
             found: R = getattr(module, self._kind.upper())
             return found
         point = entry_points(f"clipperf.{self._kind}").get(name)
-        return None if point is None else point.load()
+        return None if point is None else self._loaded(name, point)
+
+    def _loaded(self, name: str, point: Any) -> R:
+        """The record behind an entry point."""
+        where = f"{self._kind} {name!r} of the installed package {point.dist.name}"
+        try:
+            found: R = point.load()
+        except Exception as exc:
+            raise UsageError(f"the {where} cannot be loaded: {exc}") from exc
+        if getattr(found, "name", None) != name:
+            raise UsageError(f"the {where} is no {self._kind} of that name: {point.value}")
+        return found
 
     @property
     def rows(self) -> tuple[R, ...]:
@@ -98,7 +116,12 @@ class Registry(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         own = self.own()
         yield from map(self.get, own)
-        yield from (self.get(name) for name in self.names() if name not in own)
+        for name in self.names():
+            if name not in own:
+                try:
+                    yield self.get(name)
+                except UsageError as exc:  # one broken package is no reason to stop
+                    warnings.warn(str(exc), stacklevel=2)
 
     @functools.cache  # noqa: B019 - registries live as long as the process
     def _files(self) -> dict[str, str]:

@@ -31,8 +31,8 @@ def from_json(cls: type[T], data: Any, where: str = "") -> T:
     """Build a record of type `cls` from plain JSON values, validating every field.
 
     Unknown fields are ignored (a newer minor version may add some). This is the one way in which
-    files and messages become records: it costs milliseconds and 3 MiB of RAM, so that deployments
-    and measured processes can afford it.
+    files and messages become records: it costs 0.4 ms, once its import has taken about 5 ms and
+    3 MiB of RAM, so that deployments and measured processes can afford it.
 
     Raises:
         ArtifactError: a field is missing or has another type; the message names its path.

@@ -69,24 +69,19 @@ def ratio(value: float | None, interval: tuple[float, float] | None = None) -> s
     return text if interval is None else f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
-def share(value: float | None, interval: tuple[float, float] | None = None) -> str:
-    """A share of one as a percentage: "53.1 %", with interval "53.1 % [50.2, 56.0]"."""
-    if value is None:
-        return NOT_MEASURED
-    text = f"{value * 100:.1f} %"
-    if interval is None:
-        return text
-    return f"{text} [{interval[0] * 100:.1f}, {interval[1] * 100:.1f}]"
+def percent(value: float, digits: int = 1) -> str:
+    """A share of one in percent without the unit: "53.1"."""
+    return f"{value * 100:.{digits}f}"
 
 
-def points(value: float | None, interval: tuple[float, float] | None = None) -> str:
-    """A difference of two shares in percentage points, signed: "-0.1 [-0.4, +0.2]"."""
-    if value is None:
-        return NOT_MEASURED
-    text = f"{value * 100:+.1f}"
-    if interval is None:
-        return text
-    return f"{text} [{interval[0] * 100:+.1f}, {interval[1] * 100:+.1f}]"
+def share(value: float | None) -> str:
+    """A share of one as a percentage: "53.1 %"."""
+    return NOT_MEASURED if value is None else f"{percent(value)} %"
+
+
+def points(value: float | None) -> str:
+    """A difference of two shares in percentage points, signed: "-0.1"."""
+    return NOT_MEASURED if value is None else f"{value * 100:+.1f}"
 
 
 def millions(value: int | None) -> str:

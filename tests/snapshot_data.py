@@ -25,6 +25,7 @@ from report_data import (
     score,
     timed,
 )
+from rich.console import Console
 from typer.testing import CliRunner
 
 from clipperf import cli
@@ -33,6 +34,7 @@ from clipperf.inspect.doctor import Check
 from clipperf.inspect.inspection import Inspection
 from clipperf.models import catalog
 from clipperf.nouns.artifact import ShapeRange, TensorSpec
+from clipperf.nouns.cell import CLOSED_LOOP
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import GpuLoad, Measurement, ResultFile, Score
 from clipperf.nouns.tuning import Trial, TunedTower, Tuning
@@ -47,6 +49,8 @@ from clipperf.report.sizing.solve import size
 from clipperf.report.sizing.tables import sizing_tables
 from clipperf.report.sizing.types import Targets
 from clipperf.report.table import Table
+from clipperf.report.tables import cost_table
+from clipperf.report.terminal import rich_table
 from clipperf.report.tuning import tuning_table
 from clipperf.serialize import to_json
 
@@ -65,6 +69,7 @@ def cases() -> dict[str, Case]:
         "failed": ([_failed()], None),
         "scores": ([_scores()], None),
         "odd": ([_odd()], Targets(1, 0)),
+        "driven": ([_driven()], Targets(100, 100, slo_s=0.3)),
     }
 
 
@@ -225,6 +230,21 @@ def _odd() -> ResultFile:
     )
 
 
+def _driven() -> ResultFile:
+    """Two streams, a scenario of its own, two text lengths, and a score taken without them."""
+    rows: list[Measurement] = []
+    for scenario, streams in ((CLOSED_LOOP, 1), (CLOSED_LOOP, 2), ("server", 2)):
+        for side, tokens in (("image", None), ("text", 16), ("text", 77)):
+            for runtime, seconds in (("torch", 0.2), ("onnx", 0.1)):
+                more = {"streams": streams, "scenario": scenario, "tokens": tokens}
+                c = cell(side, runtime, batch=8, **more)
+                run_s = _spread(seconds * (1 + 0.3 * (streams - 1)) * (tokens or 77) / 77, 9)
+                rows += [timed(c, run_s, group=f"{more}"), memory(c, 100 + 50 * streams)]
+    c = cell(runtime="onnx", batch=32)
+    lost = score(c, 0.5, baseline_value=0.6, difference=-0.1, diff_ci95=(-0.12, -0.08), flips=110)
+    return result(rows, [lost])
+
+
 def tuning() -> Tuning:
     """A tuning of one tower on several streams, with candidates that were not chosen."""
 
@@ -262,18 +282,6 @@ SHOWN = {
     "failed": ("text", "md", "json", "html"),
 }
 """Formats whose output is stored; of the other cases text, Markdown and HTML."""
-COMMANDS = (
-    "",
-    "models",
-    "export",
-    "profile",
-    "eval",
-    "tune",
-    "inspect",
-    "doctor",
-    "report",
-    "size",
-)
 
 
 def outputs() -> dict[str, str]:
@@ -288,6 +296,7 @@ def outputs() -> dict[str, str]:
             found[f"size-{name}.txt"] = printed(*sizing_tables(sizing, environments(files)))
             if name == "machines":
                 found[f"size-{name}.json"] = as_json(plain_json(sizing))
+    found["cost-colours.txt"] = coloured(cost_table([*_machines(), _failed()]))
     found["tune.txt"] = printed(tuning_table(tuning()))
     found["doctor.txt"] = printed(runtimes_table(CHECKS), machine_table({"RAM": "4 GiB"}))
     found["inspect.txt"] = printed(inspection_table(inspection()))
@@ -315,6 +324,15 @@ def printed(*tables: Table) -> str:
         patch.delenv("COLUMNS", raising=False)
         print_tables(*tables)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def coloured(table: Table) -> str:
+    """A table as a command prints it into a terminal."""
+    console = Console(
+        file=io.StringIO(), force_terminal=True, color_system="standard", no_color=False, width=120
+    )
+    console.print(rich_table(table, console.width))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
 def as_json(value: Any) -> str:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Cli
+from report_data import cell, result, timed
 
 import clipperf
+from clipperf.system import files, store
 
 MACHINE_HAS_GPU = Path("/dev/nvidiactl").exists()
 
@@ -184,3 +186,27 @@ def test_control_c_exits_130_without_a_traceback(home: Path) -> None:
     # The child that built the tower has gone too, and with it what it had begun.
     time.sleep(0.5)
     assert not re.search(r"\.tmp-", " ".join(str(p) for p in home.rglob("*")))
+
+
+# --- files of other versions ----------------------------------------------------------------
+
+
+def test_results_of_another_version_do_not_stop_a_report(cli: Cli, home: Path) -> None:
+    old = home / "results" / "20200101-000000-profile-abc.json"
+    files.write_json(old, {"schema_version": 1, "kind": "profile"})
+    stored = result([timed(cell(), [0.1] * 6)], schema_version=store.SCHEMA_VERSION)
+    store.write_result(home / "results" / "20260101-000000-profile-def.json", stored)
+    done = cli("report", check=True)
+    assert "left out: 1 results of another version of clipperf" in done.stderr
+    assert "Basic statistics" in done.stdout
+    done = cli("report", old)
+    assert (
+        done.returncode == 1 and "measure again, or use the clipperf that wrote it" in done.stderr
+    )
+
+
+def test_a_folder_of_another_version_is_not_called_something_else(cli: Cli, tmp_path: Path) -> None:
+    files.write_json(tmp_path / "old" / "manifest.json", {"schema_version": 1})
+    done = cli("export", "clipperf-sample", "--out", tmp_path / "old")
+    assert done.returncode == 2 and "written by another version of clipperf" in done.stderr
+    assert "choose another --out" in done.stderr

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 from clipperf.bench.cost import Settings
 from clipperf.bench.plan import Group
-from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, Measurement
 from clipperf.registry import Registry
@@ -25,11 +25,13 @@ from clipperf.registry import Registry
 
 @dataclass(frozen=True)
 class Event:
-    """Progress: a pass of a cell starts, a row is done (`measurement`), or something to know."""
+    """Progress: a pass of a cell starts, a row is done (`measurement`), or something to know.
 
-    kind: Literal["started", "measured", "note"]
+    A "note" is told and kept in the result file, a "fact" is kept alone.
+    """
+
+    kind: Literal["started", "measured", "note", "fact"]
     text: str
-    cell: Cell | None = None
     measurement: Measurement | None = None
 
 
@@ -86,10 +88,14 @@ class Machines(Protocol):
 
 @dataclass(frozen=True)
 class Launcher:
-    """One way to machines; `open()` says which, and raises what speaks against it."""
+    """One way to machines; `open()` says which, and raises what speaks against it.
+
+    `here` is whether this machine is the one that measures, which then must have the runtimes.
+    """
 
     name: str
     open: Callable[[], AbstractContextManager[Machines]]
+    here: bool = True
 
 
 SCENARIOS: Registry[Scenario] = Registry("scenario", room="clipperf.bench.scenarios")
@@ -118,7 +124,7 @@ def run_job(
         if cell.error is not None:
             row = blank(cell.request, "time", env)
             row = replace(row, status="failed", error=cell.error, group=job.group)
-            tell(Event("measured", f"{row.cell.label}: {cell.error}", row.cell, row))
+            tell(Event("measured", f"{row.cell.label}: {cell.error}", row))
     ready = tuple(cell for cell in job.cells if cell.error is None)
     if ready:
         scenario.measure(replace(job, cells=ready), env, earlier, tell)

@@ -70,6 +70,11 @@ class Turn:
     row: Measurement
     worker: Child | None = None
 
+    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Have the worker do something, which must be there; see `Child.ask`."""
+        assert self.worker is not None
+        return self.worker.ask(op, **fields)
+
     def fail(self, exc: ClipperfError) -> None:
         """Make a failed row of it that keeps what was measured before."""
         self.row = dataclasses.replace(self.row, **failure(exc))
@@ -101,6 +106,7 @@ def time_pass(
         for turn in turns:
             try:
                 turn.worker = held.enter_context(worker_of(turn.request, settings))
+                turn.worker.greet()
                 open_for_time(turn, text_ids)
             except ClipperfError as exc:
                 turn.fail(exc)
@@ -111,9 +117,8 @@ def time_pass(
                 break
             first = number % len(live)
             for turn in live[first:] + live[:first]:
-                assert turn.worker is not None
                 try:
-                    samples = turn.worker.ask("block", **block_command(settings))["samples"]
+                    samples = turn.ask("block", **block_command(settings))["samples"]
                     turn.add_block(number, samples, settings)
                 except ClipperfError as exc:
                     turn.fail(exc)
@@ -126,12 +131,9 @@ def time_pass(
 
 def open_for_time(turn: Turn, text_ids: TextIds) -> None:
     """Load the engine and run it once; both seconds go into the row."""
-    worker = turn.worker
-    assert worker is not None
-    worker.greet()
-    opened = worker.ask("open", request=turn.request, text_ids=text_ids)
+    opened = turn.ask("open", request=turn.request, text_ids=text_ids)
     turn.row = dataclasses.replace(turn.row, load_s=opened["load_s"], provider=opened["provider"])
-    first_run_s = worker.ask("first")["first_run_s"]
+    first_run_s = turn.ask("first")["first_run_s"]
     turn.row = dataclasses.replace(turn.row, first_run_s=first_run_s, stable=False)
 
 
@@ -151,18 +153,16 @@ def look_at_gpu(turn: Turn, settings: Settings) -> None:
 
     What goes wrong here is written into the row, which keeps its times and stays as good as it is.
     """
-    worker = turn.worker
-    assert worker is not None
     try:
         with gpu_meters.sampler(turn.request.cell.device) as gpu:
             if gpu is not None:
                 # Boards report power as a mean of up to a second, so it must not begin idle.
-                worker.ask("load", seconds=settings.gpu_load_s / 2)
+                turn.ask("load", seconds=settings.gpu_load_s / 2)
                 gpu.begin()
-                ran = worker.ask("load", seconds=settings.gpu_load_s)
+                ran = turn.ask("load", seconds=settings.gpu_load_s)
                 load = gpu_load(ran, gpu.end())
                 turn.row = dataclasses.replace(turn.row, gpu=load)
-        phases_s = worker.ask(
+        phases_s = turn.ask(
             "phases",
             warmup=settings.warmup,
             runs=settings.phase_runs,

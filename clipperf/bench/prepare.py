@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from clipperf.engines import contract
@@ -11,7 +11,7 @@ from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export.exporter import chosen, find
 from clipperf.export.make import serving
 from clipperf.models import sample, zoo
-from clipperf.models.family import family_of
+from clipperf.models.family import FAMILIES, family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, PixelDtype, Side, Variant
@@ -30,7 +30,9 @@ def choose_models(names: Sequence[str], pretrained: str | None) -> list[ModelSpe
     if pretrained is not None:
         raise UsageError("--pretrained needs a MODEL to go with it")
     exported = {manifest.spec.id: manifest.spec for _, manifest in store.find_artifacts()}
-    return list(exported.values()) or [zoo.resolve(sample.NAME)]
+    # What a package has exported that is no longer installed cannot be built to compare with.
+    usable = [spec for spec in exported.values() if FAMILIES.find(spec.family) is not None]
+    return usable or [zoo.resolve(sample.NAME)]
 
 
 def choose_devices(runtimes: Sequence[str], device: str | None) -> dict[str, str]:
@@ -53,12 +55,11 @@ def choose_devices(runtimes: Sequence[str], device: str | None) -> dict[str, str
     return dict.fromkeys(runtimes, device)
 
 
-def check_runtimes(devices: Mapping[str, str], precisions: Sequence[str]) -> None:
-    """Make sure that every runtime can run on its device here, and one of them each precision.
+def check_usable(devices: Mapping[str, str]) -> None:
+    """Make sure that every runtime can run on its device on this machine.
 
     Raises:
-        UsageError: a precision that none of them has.
-        MissingDependencyError: it is not usable here; the message says what would make it.
+        MissingDependencyError: one cannot; the message says what would make it.
     """
     missing = []
     for name, device in devices.items():
@@ -67,11 +68,19 @@ def check_runtimes(devices: Mapping[str, str], precisions: Sequence[str]) -> Non
             missing.append(f"runtime {name} on {device}: {found.detail}. To use it: {found.fix}")
     if missing:
         raise MissingDependencyError("; ".join(missing))
-    known = dict.fromkeys(p for name in devices for p in contract.get(name).precisions)
+
+
+def check_precisions(runtimes: Iterable[str], precisions: Sequence[str]) -> None:
+    """Make sure that one of the runtimes has each precision, wherever they run.
+
+    Raises:
+        UsageError: none of them has it.
+    """
+    known = dict.fromkeys(p for name in runtimes for p in contract.get(name).precisions)
     for precision in precisions:
         if precision not in known:
             raise UsageError(
-                f"no precision {precision!r} in {', '.join(devices)}; "
+                f"no precision {precision!r} in {', '.join(runtimes)}; "
                 f"choose from {', '.join(known)}"
             )
 
@@ -106,9 +115,15 @@ def artifact_folder(
     preprocessing. Towers take the batches from the smallest of `batches` to the largest at least;
     those that users exported with settings of their own are taken where they do. `margin` are the
     points that quantised towers may lose on the sample, None: as usual.
+
+    Raises:
+        UsageError: the runtime does not have the precision; and whatever `make` raises.
     """
-    made = contract.get(variant.runtime).artifact
-    row = variant.row
+    runtime, row = contract.get(variant.runtime), variant.row
+    made = runtime.artifact
+    if row.name not in runtime.precisions:
+        known = ", ".join(runtime.precisions)
+        raise UsageError(f"no precision {row.name!r} for {runtime.name}; choose from {known}")
     precision = row.name if made is not None else BASELINE_PRECISION
     if find(made or ARTIFACT, precision) is None:  # a precision that is the runtime's alone
         precision = row.graph
@@ -138,6 +153,11 @@ def engine_request(
     tower = store.read_manifest(folder).tower(cell.side)
     if tower is None:  # it has just been made
         raise UsageError(f"{folder} lost its {cell.side} tower; export it again")
+    if None not in (tower.tokens, cell.tokens) and tower.tokens != cell.tokens:
+        raise UsageError(
+            f"the text tower of {spec.id} takes {tower.tokens} tokens and no other number: give "
+            f"--tokens {tower.tokens}"
+        )
     request = EngineRequest(
         cell,
         spec,

@@ -91,7 +91,10 @@ def profile(
     """
     where = LAUNCHERS.get(launcher)
     SCENARIOS.get(sweep.scenario)
-    prepare.check_runtimes(sweep.devices, sweep.precisions)
+    devices = sweep.devices
+    if where.here:
+        prepare.check_usable(devices)
+    prepare.check_precisions(devices, sweep.precisions)
     if sweep.tokens and min(sweep.tokens) < SHORTEST_TEXT:
         raise UsageError(
             f"--tokens {min(sweep.tokens)}: a text has a first and a last token, which are "
@@ -115,20 +118,21 @@ def profile(
             path=str(path or store.new_result_path("profile")),
         )
         store.write_result(Path(result.path), result)
-        jobs = prepared(sweep, groups, settings, on_event)
+        jobs = jobs_of(sweep, groups, settings, on_event)
 
         def keep(event: Event) -> None:
             nonlocal result
             if event.kind != "started":
                 result = recorded(result, event, machines.environments)
                 store.write_result(Path(result.path), result)
-            on_event(event)
+            if event.kind != "fact":
+                on_event(event)
 
         machines.run(jobs, keep)
     return result
 
 
-def prepared(
+def jobs_of(
     sweep: Sweep, groups: Sequence[Group], settings: Settings, on_event: OnEvent
 ) -> list[Job]:
     """A job for each group, with what is missing exported now."""
@@ -138,7 +142,7 @@ def prepared(
         spec = specs[cell.model_id]
 
         def stage(text: str, cell: Cell = cell) -> None:
-            on_event(Event("started", f"{cell.model_id}: {text}", cell))
+            on_event(Event("started", f"{cell.model_id}: {text}"))
 
         try:
             cells[cell] = Prepared(*prepare.engine_request(cell, spec, stage, max(sweep.batches)))
@@ -160,7 +164,7 @@ def prepared(
 def recorded(result: ResultFile, event: Event, environments: Sequence[Environment]) -> ResultFile:
     """A result file with what an event brings, and the machines that are known by now."""
     result = dataclasses.replace(result, environments=tuple(environments))
-    if event.kind == "note":
+    if event.kind in ("note", "fact"):
         return dataclasses.replace(result, notes=(*result.notes, event.text))
     row = event.measurement
     if row is None:

@@ -60,23 +60,23 @@ OVER_BUDGET = "not tried: the time budget was over"
 class Space:
     """The candidates of one tower.
 
-    `makes` are the cells of round 1, one for each runtime and precision. `splits` are (threads,
+    `firsts` are the cells of round 1, one for each runtime and precision. `splits` are (threads,
     streams); runtimes that take one batch at a time get those of one stream, and those on a GPU
     none but their own.
     """
 
-    makes: tuple[Cell, ...]
+    firsts: tuple[Cell, ...]
     splits: tuple[tuple[int, int], ...]
     batches: tuple[int, ...]
     streaming: frozenset[str] = frozenset()
 
-    def variants(self, make: Cell) -> Iterator[Cell]:
+    def candidates(self, first: Cell) -> Iterator[Cell]:
         """Every candidate of one runtime and precision, small batches first."""
-        own = ((make.threads, make.streams),)
-        for threads, streams in self.splits if make.device == "cpu" else own:
-            if streams == 1 or make.runtime in self.streaming:
+        own = ((first.threads, first.streams),)
+        for threads, streams in self.splits if first.device == "cpu" else own:
+            if streams == 1 or first.runtime in self.streaming:
                 for batch in self.batches:
-                    yield dataclasses.replace(make, threads=threads, streams=streams, batch=batch)
+                    yield dataclasses.replace(first, threads=threads, streams=streams, batch=batch)
 
 
 Request = Callable[[Cell], tuple[EngineRequest, int]]
@@ -111,18 +111,18 @@ class Search:
         """
         elapsed_s = cost.stopwatch()
         early_s = (1 - FINAL_SHARE) * self.budget_s
-        makes = self._made(lambda: elapsed_s() > early_s / 2)
-        self._measure("all cores", makes, lambda: False)
-        worthy = self._ranked(makes, bounded=False)
+        firsts = self._made(lambda: elapsed_s() > early_s / 2)
+        self._measure("all cores", firsts, lambda: False)
+        worthy = self._ranked(firsts, bounded=False)
         if not worthy:
             raise self._nothing()
         best = self._rate(worthy[0])
         wanted = [cell for cell in worthy if self._rate(cell) >= SCOUT_SHARE * best]
         for cell in worthy[len(wanted) :]:
             self._judge(cell, f"less than {SCOUT_SHARE:.0%} of the best rate with all cores")
-        for make in wanted:
+        for first in wanted:
             for batch in self.space.batches:
-                cells = [c for c in self.space.variants(make) if c.batch == batch]
+                cells = [c for c in self.space.candidates(first) if c.batch == batch]
                 new = [c for c in cells if c not in self.trials and not self._hopeless(c)]
                 self._measure("splits and batches", new, lambda: elapsed_s() > early_s)
         kept: list[Cell] = []
@@ -154,7 +154,7 @@ class Search:
     def _made(self, over: Callable[[], bool]) -> list[Cell]:
         """The cells of round 1 whose artifacts are there; the first is made in any case."""
         made: list[Cell] = []
-        for cell in self.space.makes:
+        for cell in self.space.firsts:
             if made and over():
                 self._judge(cell, OVER_BUDGET)
                 continue

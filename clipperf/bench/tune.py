@@ -153,14 +153,15 @@ def usable_devices(
                     f"choose from {', '.join(_deployable())}"
                 )
         devices = prepare.choose_devices(runtimes, device)
-        prepare.check_runtimes(devices, precisions or ())
+        prepare.check_usable(devices)
+        prepare.check_precisions(devices, precisions or ())
         return devices
     for place in ("cuda", "cpu") if device is None else (device,):
         known = [contract.get(name) for name in _deployable()]
         usable = [r.name for r in known if place in r.devices and r.availability(place).usable]
         if usable:
             devices = dict.fromkeys(usable, str(place))
-            prepare.check_runtimes(devices, precisions or ())
+            prepare.check_precisions(devices, precisions or ())
             return devices
     raise MissingDependencyError(
         f"no runtime works on {device or 'this machine'}: clipperf doctor says what is missing"
@@ -184,7 +185,7 @@ def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
     if side == "text":
         tokens = min(wishes.tokens or CAPTION_TOKENS, wishes.spec.context_tokens)
     batches = tuple(sorted(wishes.batches))
-    makes = tuple(
+    firsts = tuple(
         Cell(
             model_id=wishes.spec.id,
             side=side,
@@ -203,11 +204,11 @@ def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
         and precision in contract.get(name).precisions
         and (streams == 1 or name in streaming)
     )
-    if not makes:
+    if not firsts:
         raise UsageError(
             f"--streams {streams}: {', '.join(devices)} runs one batch at a time; leave it out"
         )
-    return Space(makes, pairs, batches, streaming)
+    return Space(firsts, pairs, batches, streaming)
 
 
 def usual_precisions(device: str) -> list[str]:

@@ -8,8 +8,7 @@ operation  fields                                 answer
 =========  =====================================  ==========================================
 open       request, text_ids                      load_s, rss_load_peak_bytes, rss_source,
                                                   provider
-memory     runs                                   rss_run_peak_bytes, rss_source,
-                                                  vram_allocated_bytes
+memory     runs                                   rss_run_peak_bytes, vram_allocated_bytes
 first                                             first_run_s
 block      sleep_s, warmup, calls, min_s, max_s   samples
 load       seconds                                runs, seconds
@@ -81,7 +80,6 @@ class Session:
         account = getattr(engine, "allocated_bytes", None)
         return {
             "rss_run_peak_bytes": peak,
-            "rss_source": self.peak.source,
             "vram_allocated_bytes": None if account is None else account(),
         }
 

@@ -30,7 +30,7 @@ from clipperf.commands.options import (
 
 if TYPE_CHECKING:
     from clipperf.evals.evaluate import OnStage
-    from clipperf.evals.worker import Source
+    from clipperf.evals.worker import ModelRequest
     from clipperf.nouns.cell import Cell
     from clipperf.nouns.model import ModelSpec
 
@@ -65,7 +65,7 @@ def command(
     from clipperf.bench import prepare
     from clipperf.evals import evaluate
     from clipperf.evals.datasets import load_dataset
-    from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, SIDES
+    from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
     from clipperf.report.accuracy import accuracy_table
     from clipperf.system.env import available_cores
     from clipperf.system.progress import progress
@@ -75,8 +75,8 @@ def command(
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
     # Before a large dataset is read.
-    prepare.check_runtimes({name: devices[name] for name in runtimes}, precisions)
-    prepare.check_runtimes({BASELINE_RUNTIME: devices[BASELINE_RUNTIME]}, (BASELINE_PRECISION,))
+    prepare.check_usable(devices)
+    prepare.check_precisions(runtimes, precisions)
     inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
     with resumable(target), progress(quiet, total=1) as bar:
         bar.stage(f"reading dataset {dataset}")
@@ -84,7 +84,7 @@ def command(
             specs,
             devices,
             load_dataset(dataset),
-            prepared,
+            model_request,
             precisions=precisions,
             inputs=inputs,
             threads=threads or available_cores(),
@@ -105,13 +105,13 @@ def command(
     raise typer.Exit(1 if failures else 0)
 
 
-def prepared(cell: Cell, spec: ModelSpec, on_stage: OnStage) -> Source:
+def model_request(cell: Cell, spec: ModelSpec, on_stage: OnStage) -> ModelRequest:
     """What embeds in a cell with both towers, exported now where it is not there."""
     from clipperf.bench import prepare
-    from clipperf.evals.worker import Source
+    from clipperf.evals.worker import ModelRequest
     from clipperf.nouns.variant import SIDES, Variant
 
     variant = Variant(cell.runtime, cell.precision, cell.input)
     folder = prepare.artifact_folder(spec, SIDES, variant, on_stage, (1, cell.batch))
     cells = [dataclasses.replace(cell, side=side) for side in SIDES]
-    return Source(folder, tuple(prepare.engine_request(c, spec, on_stage)[0] for c in cells))
+    return ModelRequest(folder, tuple(prepare.engine_request(c, spec, on_stage)[0] for c in cells))

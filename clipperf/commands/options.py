@@ -150,10 +150,19 @@ def ranged(text: str, option: str) -> tuple[int, int, int]:
 
 
 def read_results(paths: list[Path] | None) -> list[ResultFile]:
-    """The named result files, or all of the store; raises UsageError where there are none."""
-    from clipperf.system.store import find_results, home, read_result
+    """The named result files, or all of the store; raises UsageError where there are none.
 
-    found = [path.expanduser() for path in paths or ()] or find_results()
+    Of the store, files of other versions of clipperf are left out, and counted on standard error.
+    """
+    from clipperf.system.store import find_results, home, is_of_another_version, read_result
+
+    found = [path.expanduser() for path in paths or ()]
+    if not found:
+        stored = find_results()
+        found = [path for path in stored if not is_of_another_version(path)]
+        if len(found) < len(stored):
+            left_out = len(stored) - len(found)
+            print(f"left out: {left_out} results of another version of clipperf", file=sys.stderr)
     if not found:
         raise UsageError(
             f"no results in {home() / 'results'}: measure something first, for example "

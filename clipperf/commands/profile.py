@@ -29,6 +29,7 @@ from clipperf.commands.options import (
     sides,
 )
 from clipperf.errors import UsageError
+from clipperf.nouns.cell import CLOSED_LOOP
 
 EXAMPLES = (
     "clipperf profile",
@@ -61,7 +62,7 @@ def command(
     compare_published: Annotated[
         bool, typer.Option("--compare-published", help="Beside the CLIP-as-service figures.")
     ] = False,
-    scenario: Annotated[str, typer.Option("--scenario", hidden=True)] = "closed-loop",
+    scenario: Annotated[str, typer.Option("--scenario", hidden=True)] = CLOSED_LOOP,
     launcher: Annotated[str, typer.Option("--launcher", hidden=True)] = "local",
     json: JsonFile = None,
     quiet: Quiet = False,

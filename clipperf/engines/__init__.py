@@ -1,1 +1,1 @@
-"""One module per runtime, found by its file name: see `_contract` for what each must offer."""
+"""Towers running: a module for each library, a file in `runtimes` for each runtime."""

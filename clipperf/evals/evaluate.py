@@ -12,7 +12,7 @@ from clipperf.evals import accuracy, worker
 from clipperf.evals.accuracy import Progress
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.task import Embeddings
-from clipperf.evals.worker import Source
+from clipperf.evals.worker import ModelRequest
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import ResultFile
@@ -22,7 +22,7 @@ from clipperf.system import env, files, store
 from clipperf.system.child import Child
 
 OnStage = Callable[[str], None]
-Prepare = Callable[[Cell, ModelSpec, OnStage], Source]
+Prepare = Callable[[Cell, ModelSpec, OnStage], ModelRequest]
 """Makes what a cell embeds with, exported on the way where needed."""
 
 
@@ -56,6 +56,10 @@ def evaluate(
     artifacts that were exported with another ``--preprocess`` (the file notes them), the exact
     preprocessing, so that differences come from the runtime alone. Each cell has a process of its
     own, one after the other. The file is written after every model.
+
+    Raises:
+        UsageError: there is nothing to score in the dataset.
+        StorageError: the result file cannot be written; checked before anything is embedded.
     """
     result = ResultFile(
         schema_version=store.SCHEMA_VERSION,
@@ -77,11 +81,12 @@ def evaluate(
             for cell in wanted:
                 on_stage(f"{cell.model_id} {cell.setup}")
                 try:
-                    source = prepare(cell, spec, on_stage)
-                    if (method := source.pixels.method) != "exact":
+                    request = prepare(cell, spec, on_stage)
+                    method = worker.read_preprocessing(request).method
+                    if method != "exact":
                         said = f"{cell.label}: images preprocessed by {method!r}"
                         result = dataclasses.replace(result, notes=(*result.notes, said))
-                    embedded[cell] = embed_apart(source, shared, batch, progress)
+                    embedded[cell] = embed_apart(request, shared, batch, progress)
                 except ClipperfError as exc:
                     failures.append(Failure(cell.label, str(exc)))
             if embedded:
@@ -98,7 +103,7 @@ def evaluate(
 
 
 def embed_apart(
-    source: Source, dataset: Path, batch: int, progress: Progress | None = None
+    request: ModelRequest, dataset: Path, batch: int, progress: Progress | None = None
 ) -> Embeddings:
     """Embed the dataset that a file holds in a process of its own.
 
@@ -106,11 +111,11 @@ def embed_apart(
         ClipperfError: the child reported it, or died; the message says of what.
     """
     target = dataset.with_name("embeddings.npz")
-    with Child("clipperf.evals.worker", threads=source.requests[0].cell.threads) as child:
+    with Child("clipperf.evals.worker", threads=request.towers[0].cell.threads) as child:
         child.ask(
             "embed",
             lambda told: None if progress is None else progress(*told),
-            source=source,
+            model=request,
             dataset=dataset,
             batch=batch,
             target=target,

@@ -1,7 +1,7 @@
 """The child of an evaluation: one model in one fresh process embeds a dataset.
 
 Run as ``python -m clipperf.evals.worker``; it speaks `system.protocol`. Its one operation,
-"embed", opens a model, embeds, and leaves the embeddings in a file; see `evaluate.embedded`.
+"embed", opens a model, embeds, and leaves the embeddings in a file; see `evaluate.embed_apart`.
 """
 
 from __future__ import annotations
@@ -28,64 +28,65 @@ from clipperf.system import files, protocol, store
 
 
 def embed(fields: dict[str, Any], tell: Callable[[Any], None]) -> None:
-    """Embed the dataset in file `dataset` with the `source`, and write the embeddings to `target`.
+    """Embed the dataset in file `dataset` with the `model`, and write the embeddings to `target`.
 
     Tells what is being embedded, how many are done, and of how many.
     """
     dataset = from_json(Dataset, files.read_json(Path(fields["dataset"])))
-    source, batch = from_json(Source, fields["source"]), fields["batch"]
-    with open_model(source) as model:
+    request, batch = from_json(ModelRequest, fields["model"]), fields["batch"]
+    with open_model(request) as model:
         embedder = accuracy.ModelEmbedder(model, batch)
         found = accuracy.embed(
-            dataset, embedder, batch, lambda *done: tell(done), source.requests[0].cell.label
+            dataset, embedder, batch, lambda *done: tell(done), request.towers[0].cell.label
         )
     save(found, Path(fields["target"]))
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """What embeds in one cell: requests that open its towers.
+class ModelRequest:
+    """What opens both towers of a model for one cell, as an `EngineRequest` does for one.
 
     `folder` is the artifact folder whose tokenizer and preprocessing it has. A runtime that loads
     no artifacts, as the baseline's, borrows those of another's, and preprocesses exactly.
     """
 
     folder: Path
-    requests: tuple[EngineRequest, ...]
-
-    @property
-    def pixels(self) -> PreprocessSpec:
-        """How images are preprocessed."""
-        found = read_pixels(self.folder)
-        if contract.get(self.requests[0].cell.runtime).artifact is None:
-            return dataclasses.replace(found, method="exact")
-        return found
+    towers: tuple[EngineRequest, ...]
 
 
-def open_model(source: Source) -> ClipModel:
+def read_preprocessing(request: ModelRequest) -> PreprocessSpec:
+    """How the model preprocesses images, read from its folder."""
+    found = read_pixels(request.folder)
+    if contract.get(request.towers[0].cell.runtime).artifact is None:
+        return dataclasses.replace(found, method="exact")
+    return found
+
+
+def open_model(request: ModelRequest) -> ClipModel:
     """Open all towers; close the model after use.
 
     Raises:
         ClipperfError: one cannot be opened; those before it are closed.
     """
-    spec = source.requests[0].spec
-    text = store.read_manifest(source.folder).tower("text")
-    pixels, tokenizer = source.pixels, Tokenizer.from_folder(source.folder)
+    spec = request.towers[0].spec
+    text = store.read_manifest(request.folder).tower("text")
+    pixels, tokenizer = read_preprocessing(request), Tokenizer.from_folder(request.folder)
     return ClipModel(
-        open_engines(source.requests),
+        open_engines(request.towers),
         pixels,
         tokenizer,
         embed_dim=spec.embed_dim,
         short_texts=text is not None and text.tokens is None,
         random_weights=spec.random_weights,
-        pixel_dtype=source.requests[0].cell.input,
+        pixel_dtype=request.towers[0].cell.input,
     )
 
 
 def save(found: Embeddings, path: Path) -> None:
     """Write embeddings to a file of numpy's (.npz)."""
     arrays: dict[str, Any] = {_TEXTS + name: value for name, value in found.texts.items()}
-    np.savez(path, images=found.images, **arrays)
+    with files.translated(path):
+        np.savez(path, images=found.images, **arrays)
 
 
 def load(path: Path) -> Embeddings:
@@ -100,4 +101,4 @@ _TEXTS = "texts of "
 
 
 if __name__ == "__main__":
-    sys.exit(protocol.serve({"embed": embed}, targets=("target",)))
+    sys.exit(protocol.serve({"embed": embed}))

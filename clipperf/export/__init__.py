@@ -1,1 +1,1 @@
-"""Towers into artifacts: `build` is the way in, `onnx` writes the graph, `parity` judges it."""
+"""Models into artifacts: `make` is the way in, `exporters` say how, `judge` says if they may."""

@@ -169,7 +169,9 @@ def job_from_json(data: Mapping[str, Any]) -> tuple[Exporter, Job]:
     exporter = EXPORTERS.get(data["exporter"])
     settings = data["variant"]["settings"]
     job = from_json(Job, {**data, "variant": {**data["variant"], "settings": None}}, "job")
-    if settings is not None and exporter.settings is not None:
+    if settings is not None:
+        if exporter.settings is None:
+            raise UsageError(f"the exporter {exporter.name!r} has settings, but names no class")
         typed: Any = from_json(exporter.settings, settings, "job.settings")
         job = replace(job, variant=replace(job.variant, settings=typed))
     return exporter, job

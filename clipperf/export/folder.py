@@ -184,9 +184,10 @@ def check_target(folder: Path, spec: ModelSpec, runtime: str) -> None:
     try:
         manifest = store.read_manifest(folder)
     except ArtifactError as exc:
-        raise UsageError(
-            f"{folder} already exists and is no clipperf artifact; choose another --out"
-        ) from exc
+        why = f"is no clipperf artifact that can be read ({exc})"
+        if not (folder / store.MANIFEST_NAME).exists():
+            why = "is no clipperf artifact"
+        raise UsageError(f"{folder} already exists and {why}; choose another --out") from exc
     if (manifest.spec.architecture, manifest.runtime) != (spec.architecture, runtime):
         raise UsageError(
             f"{folder} holds {manifest.spec.id} for {manifest.runtime}; choose another --out, or "

@@ -12,6 +12,7 @@ import gc
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from clipperf.export.exporter import job_from_json
@@ -20,6 +21,7 @@ from clipperf.models.family import family_of
 from clipperf.nouns.artifact import Parity
 from clipperf.nouns.model import ModelSpec
 from clipperf.serialize import from_json
+from clipperf.system.files import translated
 from clipperf.system.processes import reset_peak_rss, status_bytes
 from clipperf.system.protocol import serve
 
@@ -46,7 +48,8 @@ def make(fields: Fields, tell: Tell) -> Built:
     gc.collect()
     reset_peak_rss()
     start = time.perf_counter()
-    built = exporter.job(job, tell)
+    with translated(Path(job.folder)):
+        built = exporter.job(job, tell)
     seconds = built.build_s or time.perf_counter() - start
     peak = built.peak_rss_bytes or status_bytes("VmHWM")
     return replace(built, build_s=seconds, peak_rss_bytes=peak)
@@ -61,4 +64,4 @@ def gate(fields: Fields, tell: Tell) -> Parity:
 OPERATIONS = {"imports": imports, "fetch": fetch, "make": make, "gate": gate}
 
 if __name__ == "__main__":
-    sys.exit(serve(OPERATIONS, goes_on=True, targets=("folder",)))
+    sys.exit(serve(OPERATIONS, goes_on=True))

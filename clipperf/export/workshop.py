@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+import signal
 from typing import Any
 
 from clipperf.errors import ChildError, ExportError
 from clipperf.export.job import Built, Job, Tell
 from clipperf.nouns.artifact import Parity
-from clipperf.serialize import from_json, to_json
+from clipperf.serialize import from_json
 from clipperf.system.child import Child
 
 
-class Worker:
-    """A child process for jobs one after the other; it ends with its ``with`` block."""
+class Worker(Child):
+    """A child process for jobs one after the other; it ends with its ``with`` block.
+
+    Raises:
+        ExportError: it cannot be started.
+    """
 
     def __init__(self) -> None:
-        self._child = Child("clipperf.export.worker", noun="export process")
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self._child.__exit__(kind, error, where)
-
-    def kill(self) -> None:
-        """End it now, whatever it is at."""
-        self._child.kill()
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._child.pid
-
-    def start_imports(self) -> None:
-        """Let the child import what an export needs while the caller does something else."""
-        self._child.send("imports")
+        try:
+            super().__init__("clipperf.export.worker", noun="export process")
+        except ChildError as exc:
+            raise ExportError(str(exc)) from exc
 
     def run(
         self, op: str, what: str, on_stage: Tell = lambda stage: None, **fields: Any
@@ -51,26 +34,29 @@ class Worker:
             ClipperfError: of the kind that the child reports, or ExportError where it died.
         """
         try:
-            return self._child.ask(op, on_stage, **fields)
+            return self.ask(op, on_stage, **fields)
         except ChildError as exc:
             raise ExportError(f"{what}: {_ending(exc)}") from exc
 
     def make(self, job: Job, on_stage: Tell) -> Built:
         """Make a tower; raises as `run`."""
-        return from_json(Built, self.run("make", job.label, on_stage, **_fields(job)))
-
-
-def _fields(job: Job) -> dict[str, Any]:
-    return {"job": to_json(job), "folder": job.folder}
+        return from_json(Built, self.run("make", job.label, on_stage, job=job))
 
 
 def _ending(exc: ChildError) -> str:
     """How the process came to its end, in one line."""
     if exc.code is None:
         return str(exc)
-    ended = f"was killed by signal {-exc.code} (out of memory?)" if exc.code < 0 else ""
-    said = " ".join(exc.said.strip().splitlines()[-1:]) or "no message"
-    return f"the export process {ended or f'exited {exc.code}'}: {said}"
+    said = exc.said.strip().splitlines() or ["no message"]
+    # A crash is reported with its reason first, an error of Python's with it last.
+    crashed = exc.code < 0
+    return f"the export process {ended(exc.code)}: {said[0 if crashed else -1].strip()}"
+
+
+def ended(code: int) -> str:
+    """Words for the return code of a process that died."""
+    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"was killed by signal {-code}{hint}" if code < 0 else f"exited {code}"
 
 
 class Workshop:
@@ -91,7 +77,7 @@ class Workshop:
     def start_early(self) -> Worker:
         """Start the process for what needs torch now, and its imports, which take seconds."""
         self.ready = Worker()
-        self.ready.start_imports()
+        self.ready.send("imports")
         return self.ready
 
     def worker(self, torch: bool = False) -> Worker:
@@ -115,5 +101,5 @@ class Workshop:
 
     def gate(self, job: Job, built: Built) -> Parity:
         """Run an exporter's gate in a process of its own; raises as `Worker.run`."""
-        done = self.run("gate", job.label, **_fields(job), built=to_json(built))
+        done = self.run("gate", job.label, job=job, built=built)
         return from_json(Parity, done)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import ArtifactError
 from clipperf.graph import shapes
-from clipperf.nouns.model import Tower
+from clipperf.models.family import family_of
+from clipperf.nouns.model import ModelSpec, Tower
 from clipperf.system import store
 from clipperf.system.env import version_of
 from clipperf.system.files import digest_of, replacing, sha256_file, write_text
@@ -23,19 +24,23 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
-BUILT_WITH = (
-    *("torch", "open_clip_torch", "timm", "transformers"),
-    *("onnx", "onnx-ir", "onnxscript"),
-)
-"""Packages whose version can change a graph."""
+BUILT_WITH = ("torch", "onnx", "onnx-ir", "onnxscript")
+"""Packages whose version can change a graph, beside those of a model's family."""
 
 
-def key(config: dict[str, Any], tower: Tower, precision: str, opset: int, recipe: int) -> str:
+def versions(spec: ModelSpec) -> dict[str, str | None]:
+    """The versions of all packages that can change a graph of a model."""
+    return {name: version_of(name) for name in (*BUILT_WITH, *family_of(spec).packages)}
+
+
+def key(
+    config: dict[str, Any], tower: Tower, normalized: bool, precision: str, opset: int, recipe: int
+) -> str:
     """A digest of everything that a graph depends on; `config` is the model configuration."""
+    spec = tower.spec
     return digest_of(
-        "graph", recipe, tower.spec.family, config, tower.side, tower.spec.context_tokens,
-        tower.spec.embed_dim, tower.normalized, tower.start_id is not None, precision, opset,
-        {name: version_of(name) for name in BUILT_WITH},
+        "graph", recipe, spec.family, config, tower.side, spec.image_px, spec.context_tokens,
+        spec.embed_dim, normalized, tower.start_id is not None, precision, opset, versions(spec),
     )  # fmt: skip
 
 

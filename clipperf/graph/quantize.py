@@ -99,7 +99,7 @@ def method_of(precision: Precision) -> Method:
     """The method that makes towers of a quantised precision."""
     if precision.weights == FLOAT8:
         return "fp8"
-    return "static" if precision.fixed == precision.name else "dynamic"
+    return "static" if precision.is_fixed else "dynamic"
 
 
 def weight_bits(method: Method) -> int | None:

@@ -1,4 +1,4 @@
-"""ByteNumbers of eight bits: how far they reach, and weights rounded to them by scales."""
+"""Numbers of eight bits: how far they reach, and weights rounded to them by scales."""
 
 from __future__ import annotations
 

@@ -104,9 +104,9 @@ def export_onnx(
     check_axes(path, *io_specs(tower, "float32" if takes_bytes is None else "uint8"))
 
 
-def graph_key(tower: Tower, precision: str, config: dict[str, Any]) -> str:
+def graph_key(tower: Tower, normalized: bool, precision: str, config: dict[str, Any]) -> str:
     """The key of a tower's graph; `config` is the model configuration."""
-    return kept.key(config, tower, precision, opset(precision), RECIPE)
+    return kept.key(config, tower, normalized, precision, opset(precision), RECIPE)
 
 
 def _filled(tower: Tower, precision: str, key: str | None) -> ir.Model | None:
@@ -211,8 +211,8 @@ def check_axes(path: Path, given: TensorSpec, produced: TensorSpec) -> None:
     """
     import onnx
 
-    kept = onnx.load(str(path), load_external_data=False).graph
-    for spec, value in ((given, kept.input[0]), (produced, kept.output[0])):
+    written = onnx.load(str(path), load_external_data=False).graph
+    for spec, value in ((given, written.input[0]), (produced, written.output[0])):
         dims = value.type.tensor_type.shape.dim
         found = tuple(d.dim_value if d.HasField("dim_value") else "dynamic" for d in dims)
         wanted = tuple("dynamic" if isinstance(axis, str) else axis for axis in spec.shape)

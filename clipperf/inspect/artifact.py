@@ -16,7 +16,7 @@ from clipperf.engines import contract
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import ArtifactError, UsageError
 from clipperf.inspect.inspection import Inspection
-from clipperf.nouns.artifact import TensorSpec
+from clipperf.nouns.artifact import Artifact, TensorSpec
 from clipperf.nouns.variant import PRECISIONS
 from clipperf.system import store
 
@@ -113,7 +113,6 @@ def _onnx(path: Path) -> Inspection:
         "weights in": ", ".join([path.name, *needed]),
     }
     weights = {tensor.name for tensor in model.graph.initializer}
-    runtime = contract.get("onnx").availability("cpu")
     return Inspection(
         str(path),
         "onnx",
@@ -123,7 +122,7 @@ def _onnx(path: Path) -> Inspection:
         tuple(_tensor_spec(v) for v in model.graph.output),
         facts=facts,
         problems=tuple(_missing_data(path, needed)),
-        obstacle=None if runtime.usable else f"{runtime.detail}: {runtime.fix}",
+        obstacle=_obstacle("onnx"),
     )
 
 
@@ -195,7 +194,6 @@ def _openvino(path: Path) -> Inspection:
         problem = f"{path} is no OpenVINO IR, or is cut off: export the model again"
         return Inspection(str(path), "openvino", found, problems=(problem,))
     missing = f"{weights}, which holds weights of {path.name}, is missing"
-    runtime = contract.get("openvino").availability("cpu")
     layers = [layer.get("type") for layer in root.iter("layer")]
     return Inspection(
         str(path),
@@ -208,7 +206,7 @@ def _openvino(path: Path) -> Inspection:
             "weights in": weights.name,
         },
         problems=() if weights.is_file() else (missing,),
-        obstacle=None if runtime.usable else f"{runtime.detail}: {runtime.fix}",
+        obstacle=_obstacle("openvino"),
     )
 
 
@@ -237,7 +235,7 @@ def _artifact(folder: Path) -> Inspection:
             if runtime is not None and (problem := runtime.warning(tower)) is not None:
                 facts[f"{tower.side}: accuracy here"] = problem
             part = replace(
-                inspect(folder / tower.path),
+                _tower(folder / tower.path, tower),
                 precision=tower.precision,
                 inputs=tower.inputs,
                 outputs=tower.outputs,
@@ -254,3 +252,20 @@ def _artifact(folder: Path) -> Inspection:
         obstacle=next((part.obstacle for part in parts if part.obstacle), None),
         parts=tuple(parts),
     )
+
+
+def _tower(path: Path, tower: Artifact) -> Inspection:
+    """A tower's model file; where that is none of clipperf's own kinds, its size alone."""
+    try:
+        return inspect(path)
+    except UsageError:
+        return Inspection(str(path), "tower", tower.disk_bytes, obstacle=_obstacle(tower.runtime))
+
+
+def _obstacle(name: str) -> str | None:
+    """What this machine lacks to run towers of a runtime where it usually runs; None: nothing."""
+    runtime = contract.RUNTIMES.find(name)
+    if runtime is None:
+        return f"the runtime {name} is not installed"
+    found = runtime.availability(runtime.devices[0])
+    return None if found.usable else f"{found.detail}: {found.fix}"

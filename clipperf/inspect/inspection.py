@@ -7,12 +7,13 @@ from typing import Literal
 
 from clipperf.nouns.artifact import ShapeRange, TensorSpec
 
-Kind = Literal["plan", "onnx", "openvino", "artifact"]
+Kind = Literal["plan", "onnx", "openvino", "tower", "artifact"]
 
 TITLES = {
     "plan": "TensorRT plan",
     "onnx": "ONNX model",
     "openvino": "OpenVINO IR",
+    "tower": "tower of another runtime",
     "artifact": "clipperf artifact",
 }
 

@@ -70,23 +70,18 @@ def find(name: str) -> CatalogEntry:
     raise UsageError(f"unknown model {wanted!r}: {hint}clipperf models lists all")
 
 
-def split_alias(name: str) -> tuple[str, str]:
-    """``("ViT-H-14", "laion2b_s32b_b79k")`` for ``ViT-H-14::laion2b-s32b-b79k``.
+def tag_of(entry: CatalogEntry, wanted: str) -> str:
+    """A tag of an architecture as the catalogue spells it.
 
-    Architecture and tag come back as open_clip spells them; case does not matter, nor whether
-    hyphens or underscores are used.
+    Case does not matter, nor whether hyphens or underscores are used.
 
     Raises:
-        UsageError: unknown architecture or tag, or no tag; the message names what there is.
+        UsageError: there is no such tag; the message names what there is.
     """
-    entry = find(name)
-    wanted = name.partition("::")[2]
     for tag in entry.tags:
         if normal(tag) == normal(wanted):
-            return entry.architecture, tag
+            return tag
     there = ", ".join(entry.tags) or "none (use --pretrained random, or a file)"
-    if not wanted:
-        raise UsageError(f"{name!r} names no weights; tags of {entry.architecture}: {there}")
     close = difflib.get_close_matches(normal(wanted), [normal(t) for t in entry.tags], n=1)
     hint = next((f"did you mean {t}? " for t in entry.tags if close == [normal(t)]), "")
     raise UsageError(f"{entry.architecture} has no tag {wanted!r}: {hint}Its tags: {there}")

@@ -76,8 +76,8 @@ class Family:
 
     The model:
 
-    - `config(spec)`: plain values on which a tower's graph depends, next to the sizes in the spec:
-      all but the weights, and versions of packages that clipperf itself does not need.
+    - `config(spec)`: plain values on which a tower's graph depends, next to the sizes in the spec
+      and the versions of `packages`: all but the weights.
     - `build(spec, side, normalize)`: one tower in fp32 on the CPU, as `nouns.model.Tower` says;
       raises WeightsError.
 
@@ -99,6 +99,7 @@ class Family:
     text_ids: Callable[[ModelSpec], TextIds]
     entries: Callable[[], Sequence[CatalogEntry]] = tuple
     checkpoint: Callable[[str, str | None], Path | None] = lambda name, pretrained: None
+    packages: tuple[str, ...] = ()
 
 
 FAMILIES: Registry[Family] = Registry(

@@ -32,6 +32,8 @@ def make_lean(tower: nn.Module, start_id: int | None = None) -> None:
     and poolings that are not open_clip's plain ones, and towers of other libraries, stay as they
     are. Parameters keep their names; the last block's projections get more.
     """
+    if not isinstance(tower, TextTower | ImageTower):
+        return
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.transformer import VisionTransformer
 
@@ -43,8 +45,6 @@ def make_lean(tower: nn.Module, start_id: int | None = None) -> None:
             row = -1
         elif not tower.short:
             row = {"first": 0, "last": -1}.get(pool_type(part))
-    elif not isinstance(tower, ImageTower):
-        return
     else:
         part, row = tower.model.visual, None
         if isinstance(part, ModifiedResNet):

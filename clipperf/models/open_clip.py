@@ -137,7 +137,7 @@ def build_from_config(
         example[:, 1:3] = 1
         dynamic = takes_short_texts(model)
         module = TextTower(model, dynamic, normalize)
-    return Tower(spec, side, module.eval(), example, dynamic, normalized=normalize)
+    return Tower(spec, side, module.eval(), example, dynamic)
 
 
 TEXT_OF_PLAIN_CLIP = (

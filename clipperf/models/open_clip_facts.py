@@ -13,6 +13,9 @@ from typing import Any
 
 from clipperf.system.files import digest_of
 
+PACKAGES = ("open_clip_torch", "timm", "transformers")
+"""Packages whose version can change a graph of open_clip's modules."""
+
 SNAPSHOT = "open_clip_catalog.json"
 
 FACTS = ("image_px", "context_tokens", "embed_dim", "text_kind")

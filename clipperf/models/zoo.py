@@ -34,6 +34,8 @@ def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
 
 def must_read(name: str, pretrained: str | None) -> bool:
     """Whether `resolve` will read a whole checkpoint for its digest, which takes seconds."""
+    if not Path(pretrained or name.partition("::")[2]).expanduser().is_file():
+        return False
     found = (family.checkpoint(name, pretrained) for family in FAMILIES)
     return any(path is not None and known_sha256(path) is None for path in found)
 

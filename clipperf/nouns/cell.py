@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import PixelDtype, Side
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Status = Literal["ok", "failed", "unsupported"]
 

@@ -53,7 +53,6 @@ class Tower:
     example: Any
     dynamic_tokens: bool
     start_id: int | None = None
-    normalized: bool = False
 
 
 @dataclass(frozen=True)

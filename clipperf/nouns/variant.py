@@ -27,7 +27,7 @@ BASELINE_PRECISION = "fp32"
 
 @dataclass(frozen=True)
 class Numbers:
-    """A kind of number by its width: "float" 32, 16 or 8, "bfloat" 16, "int" 8."""
+    """A kind of number by its width: "float" 32, 16 or 8, "bfloat" 16, "int" 8 or fewer."""
 
     kind: Literal["float", "bfloat", "int"]
     bits: int
@@ -38,8 +38,7 @@ class Precision:
     """One precision: what is asked of it all over clipperf.
 
     `graph` is the precision of the ONNX graph that it is computed from, which everything that is
-    not quantised keeps. `weights` and `activations` are what large products multiply. `samples`
-    says whether it takes samples to make a tower: they set or judge the scales of activations.
+    not quantised keeps. `weights` and `activations` are what large products multiply.
     `fixed` is the precision with the same numbers whose scales are fixed, where there is one.
     `tf32`: the GPU multiplies float32 in TF32 (10 bits of mantissa).
 
@@ -54,7 +53,6 @@ class Precision:
     weights: Numbers
     activations: Numbers
     min_cosine: float
-    samples: bool = False
     fixed: str | None = None
     tf32: bool = False
     arithmetic: str = ""
@@ -68,9 +66,19 @@ class Precision:
         return self.name == BASELINE_PRECISION
 
     @property
+    def samples(self) -> bool:
+        """Whether it takes samples to make a tower: they set or judge the scales of activations."""
+        return self.activations.bits <= 8
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether scales are fixed when a tower is made, not taken from each input."""
+        return self.fixed == self.name
+
+    @property
     def is_quantised(self) -> bool:
-        """Whether weights have eight bits."""
-        return self.weights.bits == 8
+        """Whether weights have eight bits or fewer."""
+        return self.weights.bits <= 8
 
     @property
     def floats(self) -> Numbers:
@@ -110,7 +118,6 @@ PRECISIONS: Registry[Precision] = Registry(
             INT8,
             INT8,
             0.99,
-            samples=True,
             fixed="int8-static",
             tune={"cpu": 1, "cuda": 2},
             onnx_type="INT8",
@@ -121,7 +128,6 @@ PRECISIONS: Registry[Precision] = Registry(
             INT8,
             INT8,
             0.99,
-            samples=True,
             fixed="int8-static",
             tune={"cpu": 2},
         ),
@@ -131,7 +137,6 @@ PRECISIONS: Registry[Precision] = Registry(
             FLOAT8,
             FLOAT8,
             0.99,
-            samples=True,
             fixed="fp8",
             first_gpu=89,
             tune={"cuda": 3},

@@ -15,7 +15,7 @@ from clipperf.report.records import labels_of, merge_scores
 from clipperf.report.table import Severity, Table, Value
 from clipperf.report.words import listed
 
-SEVERITIES: dict[Verdict, Severity] = {
+SEVERITY_OF: dict[Verdict, Severity] = {
     Verdict.KEPT: "good",
     Verdict.LOST: "bad",
     Verdict.UNRESOLVED: "warn",
@@ -26,7 +26,7 @@ SEVERITIES: dict[Verdict, Severity] = {
 
 def judged(cell: Cell) -> tuple[object, ...]:
     """What accuracy belongs to: a model as it is run, whatever the load."""
-    return alike(cell, "side", "batch", "threads", "tokens", "streams")
+    return alike(cell, "side", "batch", "threads", "tokens", "streams", "scenario")
 
 
 def accuracy_table(results: Sequence[ResultFile]) -> Table:
@@ -55,7 +55,7 @@ def accuracy_table(results: Sequence[ResultFile]) -> Table:
         Column("Chance", lambda s: s.chance, "share", "empty"),
         Column("Verdict", _verdict, "verdict"),
     ]
-    kept = units.points(KEPT_WITHIN).lstrip("+")
+    kept = units.percent(KEPT_WITHIN)
     caveats = []
     random_models = sorted({s.cell.model_id for s in scores if s.random_weights})
     if random_models:
@@ -97,7 +97,7 @@ def _flips(score: Score) -> Value:
 
 def _verdict(score: Score) -> Value:
     verdict = verdict_of(score)
-    return Value(verdict.value, "verdict", severity=SEVERITIES.get(verdict, "plain"))
+    return Value(verdict.value, "verdict", severity=SEVERITY_OF.get(verdict, "plain"))
 
 
 def accuracy_findings(scores: Sequence[Score], labels: dict[str, str]) -> list[str]:
@@ -118,7 +118,7 @@ def _accuracy_sentence(group: Sequence[Score]) -> str:
     """One runtime's verdicts over all datasets and metrics, with the worst of them."""
     verdicts = [verdict_of(s) for s in group]
     lost, unsure = verdicts.count(Verdict.LOST), verdicts.count(Verdict.UNRESOLVED)
-    kept = units.points(KEPT_WITHIN).lstrip("+")
+    kept = units.percent(KEPT_WITHIN)
     told = [s for s, v in zip(group, verdicts, strict=True) if not lost or v is Verdict.LOST]
     worst = min(told, key=lambda s: s.difference or 0.0)
     difference = Value(worst.difference, "points", worst.diff_ci95)

@@ -11,7 +11,7 @@ from clipperf.nouns.result import ResultFile, Score
 from clipperf.report import findings
 from clipperf.report.accuracy import accuracy_findings, accuracy_table
 from clipperf.report.charts import speed_charts
-from clipperf.report.document import Document, Section, Source, plain_json
+from clipperf.report.document import Document, Origin, Section, plain_json
 from clipperf.report.gpu import gpu_record, gpu_table
 from clipperf.report.published import published_table
 from clipperf.report.records import Row, environments, in_order, merge, merge_scores
@@ -79,7 +79,7 @@ def build_report(
         caveats=shared,
         sections=tuple(sections),
         environment=tuple(known.values()),
-        provenance=tuple(_source(r, labels) for r in ordered),
+        provenance=tuple(_origin(r, labels) for r in ordered),
         records=(*map(_cost_record, rows), *map(_score_record, scores)),
         sizing=plain_json(sizing) if sizing is not None else None,
     )
@@ -107,8 +107,8 @@ def _without(section: Section, caveats: Sequence[str]) -> Section:
     )
 
 
-def _source(result: ResultFile, labels: dict[str, str]) -> Source:
-    return Source(
+def _origin(result: ResultFile, labels: dict[str, str]) -> Origin:
+    return Origin(
         path=result.path,
         kind=result.kind,
         command=result.command,

@@ -25,7 +25,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """One result file: what wrote it, when, where, and how much is in it."""
 
     path: str
@@ -51,7 +51,7 @@ class Document:
     caveats: tuple[str, ...]
     sections: tuple[Section, ...]
     environment: tuple[tuple[str, Environment | None], ...]
-    provenance: tuple[Source, ...]
+    provenance: tuple[Origin, ...]
     records: tuple[dict[str, Any], ...]
     sizing: dict[str, Any] | None = None
 

@@ -46,6 +46,8 @@ def exported_lines(exported: Exported) -> list[str]:
 
 def _unchecked(tower: Artifact) -> str:
     """Why a tower has no parity: the GPU that its engine is for was not there."""
-    kinds = tower.options.get("targets", "another").split(",")
+    if "targets" not in tower.options:
+        return "parity not checked on this machine"
+    kinds = tower.options["targets"].split(",")
     choice = " or ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
     return f"parity not checked: needs a {choice} GPU"

@@ -33,13 +33,13 @@ def speed_findings(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
     for rivals in races.values():
         if len(rivals) > 1:
             winners = leaders(rivals)
-            engines = tuple(r.setup for r in winners)
-            key = (winners[0].env_id, alike(winners[0].cell, *SETUP, "batch"), engines)
+            setups = tuple(r.setup for r in winners)
+            key = (winners[0].env_id, alike(winners[0].cell, *SETUP, "batch"), setups)
             unstable = any(r.stable is False for r in rivals)
             sentences.setdefault(key, []).append((winners[0], unstable))
     told_apart = [name for name in ("tokens", "threads") if _several(rows, name)]
     found = []
-    for (env_id, _, engines), told in sentences.items():
+    for (env_id, _, setups), told in sentences.items():
         cell = told[0][0].cell
         doubt = " Some of these rows are unstable." if any(shaky for _, shaky in told) else ""
         where = f"{cell.model_id}, {cell.side} tower on {cell.device}"
@@ -50,14 +50,14 @@ def speed_findings(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
         batches = listed([str(row.cell.batch) for row, _ in told])
         rates = listed([units.rate(row.items_per_s) for row, _ in told])
         plural = "batch" if len(told) == 1 else "batches"
-        if len(engines) == 1:
+        if len(setups) == 1:
             found.append(
-                f"{where}: {engines[0]} is fastest at {plural} {batches} "
+                f"{where}: {setups[0]} is fastest at {plural} {batches} "
                 f"({rates} {ITEMS[cell.side]}).{doubt}"
             )
         else:
             found.append(
-                f"{where}: no resolved difference between {listed(engines)} at {plural} "
+                f"{where}: no resolved difference between {listed(setups)} at {plural} "
                 f"{batches} (the fastest median: {rates} {ITEMS[cell.side]}).{doubt}"
             )
     return found
@@ -144,7 +144,7 @@ def cost_caveats(results: Sequence[ResultFile], rows: Sequence[Row]) -> list[str
     if few:
         found.append(f"{len(few)} rows have fewer than 6 calls: no interval can be given.")
     if any(r.items_per_s is not None for r in rows):
-        gap = units.share(RESOLVABLE_GAP).replace(".0", "")
+        gap = f"{units.percent(RESOLVABLE_GAP, 0)} %"
         found.append(f"Speed differences under {gap} are not resolved and not called.")
     known = environments(results)
     if len({r.env_id for r in rows}) > 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from clipperf.errors import UsageError
 from clipperf.registry import Registry
 from clipperf.report.document import Document
 
@@ -19,7 +18,10 @@ class Format:
 
 
 FORMATS: Registry[Format] = Registry(
-    "format", room="clipperf.report.formats", first=("text", "md", "csv", "json", "html")
+    "format",
+    noun="report format",
+    room="clipperf.report.formats",
+    first=("text", "md", "csv", "json", "html"),
 )
 
 
@@ -29,7 +31,4 @@ def render(document: Document, fmt: str) -> str:
     Raises:
         UsageError: there is no such format.
     """
-    found = FORMATS.find(fmt)
-    if found is None:
-        raise UsageError(f"no report format {fmt!r}; choose from: {', '.join(FORMATS.names())}")
-    return found.render(document)
+    return FORMATS.get(fmt).render(document)

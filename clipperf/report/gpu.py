@@ -64,8 +64,6 @@ def gpu_record(row: Row) -> dict[str, Any]:
     low, high = load.sm_clock_mhz or (None, None)
     return {
         **{f"phase_{name}_s": phase_s(row, name) for name in PHASES},
-        "peer_ratio": row.peer_ratio,
-        "peer_ratio_interval": row.peer_interval,
         "energy_per_1000_j": energy_per_1000_j(row),
         "energy_source": load.energy_source,
         "power_w": load.power_w,
@@ -161,7 +159,7 @@ def gpu_caveats(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
     ]
     late = [r for r in rows if (gap := host_gap(r)) is not None and gap > HOST_GAP]
     if late:
-        share = units.share(HOST_GAP).replace(".0", "")
+        share = f"{units.percent(HOST_GAP, 0)} %"
         found.append(
             f"The host's time is more than {share} over copies and compute: "
             f"{_named(late, labels)}. The rest is the processor's, such as staging and launching."

@@ -19,7 +19,7 @@ SETUP = ("runtime", "precision", "input")
 def alike(cell: Cell, *but: str) -> tuple[object, ...]:
     """What a cell shares with others that differ from it in the fields `but` alone.
 
-    Whatever groups, joins or compares rows takes this as its key, so that a field that cells get
+    Whatever joins or compares rows takes this as its key, so that a field that cells get
     some day is part of it, too.
 
     Raises:

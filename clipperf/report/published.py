@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipperf.models.published import BasicStatistics, normal
+from clipperf.nouns.cell import CLOSED_LOOP
 from clipperf.nouns.result import ResultFile
 from clipperf.report.accuracy import judged
 from clipperf.report.columns import Column, cell_columns, tabulate, who_columns
@@ -41,8 +42,10 @@ def published_table(
     if not lines:
         return None
     columns: list[Column[Line]] = [
-        *who_columns(labels, _about, "never"),
-        *cell_columns(["Device", "Streams", "Scenario", "Runtime", "Batch"], lines, _about),
+        *who_columns(labels, lambda x: x[0].any, "never"),
+        *cell_columns(
+            ["Device", "Streams", "Scenario", "Runtime", "Batch"], lines, lambda x: x[0].any
+        ),
         Column("Disk MiB", lambda x: disk_bytes(x[0].image, x[0].text), "MiB"),
         Column("Published disk MiB", lambda x: x[1].disk_mib * MIB, "MiB"),
         Column("Image RAM +GiB", lambda x: _delta(x[0].image), "GiB"),
@@ -72,14 +75,11 @@ def published_table(
     )
 
 
-def _about(line: Line) -> Row:
-    return line[0].any
-
-
-def _distance(pair: Pair) -> tuple[bool, int, int, int]:
-    """How far a configuration is from the published one, which ran batches of 8, one at once."""
+def _distance(pair: Pair) -> tuple[bool, bool, int, int, int]:
+    """How far a configuration is from the published one, which ran batches of 8, one by one."""
     cell = pair.any.cell
-    return (not _has_footprint(pair), cell.streams, abs(cell.batch - PUBLISHED_BATCH), cell.batch)
+    driven = (cell.scenario != CLOSED_LOOP, cell.streams)
+    return (not _has_footprint(pair), *driven, abs(cell.batch - PUBLISHED_BATCH), cell.batch)
 
 
 def _has_footprint(pair: Pair) -> bool:

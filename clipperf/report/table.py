@@ -41,11 +41,8 @@ TEXTS: dict[str, Callable[[Any], str]] = {
     "points": units.points,
     "millions": units.millions,
 }
-WITH_INTERVAL: dict[str, Callable[[Any, Interval], str]] = {
-    "ratio": units.ratio,
-    "share": units.share,
-    "points": units.points,
-}
+ENDS: dict[str, Callable[[Any], str]] = {"ratio": "{:.2f}".format, "share": units.percent}
+"""How the ends of an interval read where the value's own sign is not repeated."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +97,7 @@ class Value:
             return ""
         if not all(map(math.isfinite, self.interval)):
             return ""
-        if self.unit in WITH_INTERVAL:
-            whole = WITH_INTERVAL[self.unit](self.value, self.interval)
-            return whole.removeprefix(f"{self.plain} ")
-        low, high = map(TEXTS[self.unit], self.interval)
+        low, high = map(ENDS.get(self.unit, TEXTS[self.unit]), self.interval)
         return f"[{low}, {high}]"
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -123,7 +124,8 @@ def pair_towers(rows: Sequence[Row]) -> list[Pair]:
 
 def _line_order(pair: Pair, order: dict[str, int]) -> tuple:
     c = pair.any.cell
-    place = (order[pair.any.env_id], c.model_id, c.device, c.threads, c.streams, c.batch)
+    driven = (c.threads, c.streams, c.scenario, c.batch)
+    place = (order[pair.any.env_id], c.model_id, c.device, *driven)
     return (*place, *setup_order(c), _tokens(pair) or 0)
 
 
@@ -139,11 +141,12 @@ def summary(results: Sequence[ResultFile]) -> Table:
     labels = labels_of(results)
     pairs = pair_towers(rows)
     sides = [side for side in SIDES if any(getattr(pair, side) for pair in pairs)]
+    either = operator.attrgetter("any")
     columns: list[Column[Pair]] = [
-        *who_columns(labels, _any),
-        *cell_columns(["Device", "Threads", "Streams", "Scenario"], pairs, _any),
+        *who_columns(labels, either),
+        *cell_columns(["Device", "Threads", "Streams", "Scenario"], pairs, either),
         Column("Tokens", _tokens, "count", "constant", "{} tokens"),
-        *cell_columns(["Batch", "Runtime"], pairs, _any),
+        *cell_columns(["Batch", "Runtime"], pairs, either),
         Column("Disk MiB", lambda p: disk_bytes(*(getattr(p, side) for side in sides)), "MiB"),
         *_sided(sides, "{} RAM MiB", lambda r: r.rss_peak_bytes, "MiB"),
         *_sided(sides, "{} VRAM MiB", lambda r: r.vram_peak_bytes, "MiB", "empty"),
@@ -151,7 +154,7 @@ def summary(results: Sequence[ResultFile]) -> Table:
         *_sided(sides, "{}s/s", lambda r: r.items_per_s, "rate"),
         *_sided(sides, "{} vs PyTorch", _short_ratio, "ratio"),
     ]
-    score_columns, caveats = _score_columns(results)
+    score_columns, caveats = _score_columns(merge_scores(results), rows)
     columns += score_columns
     columns.append(Column("Note", _pair_note, "note", "empty", key=True))
     return tabulate(
@@ -204,10 +207,6 @@ def _sided(
     return [Column(name.format(side.capitalize()), of(side), unit, fold) for side in sides]
 
 
-def _any(pair: Pair) -> Row:
-    return pair.any
-
-
 def _tokens(pair: Pair) -> int | None:
     return pair.text.cell.tokens if pair.text else None
 
@@ -219,9 +218,11 @@ def _pair_note(pair: Pair) -> Value:
     return Value(words, "note", severity=worst(said for _, said in notes))
 
 
-def _score_columns(results: Sequence[ResultFile]) -> tuple[list[Column[Pair]], list[str]]:
+def _score_columns(
+    scores: Sequence[Score], rows: Sequence[Row]
+) -> tuple[list[Column[Pair]], list[str]]:
     """Accuracy beside the cost: the first metric of each dataset, and what the reader must know."""
-    scores = merge_scores(results)
+    measured = {(r.env_id, judged(r.cell)) for r in rows}
     first: dict[str, tuple[str, str]] = {}
     for score in scores:
         first.setdefault(score.dataset, (score.dataset_sha256, score.metric))
@@ -234,7 +235,6 @@ def _score_columns(results: Sequence[ResultFile]) -> tuple[list[Column[Pair]], l
             if (s.dataset, s.dataset_sha256, s.metric) == (dataset, sha256, metric):
                 by_setup.setdefault(judged(s.cell), {})[s.env_id] = s
         columns.append(Column(f"{dataset} {metric}", _score_of(by_setup), "share"))
-        measured = {(r.env_id, judged(r.cell)) for r in merge(results)}
         elsewhere |= any(
             key in by_setup and env_id not in by_setup[key] for env_id, key in measured
         )

@@ -286,10 +286,16 @@ def load(
     if preprocess is not None:
         pixels = dataclasses.replace(pixels, method=preprocess)
     preprocess_fast.check(pixels.method)
-    tokenizer = Tokenizer.from_folder(folders["text"]) if "text" in folders else None
     spec = manifest.spec
+    with contextlib.ExitStack() as opened:
+        # Before the tokenizer: what a runtime needs while it opens is then given back for that.
+        engines = open_engines(wanted)
+        for engine in engines.values():
+            opened.callback(engine.close)
+        tokenizer = Tokenizer.from_folder(folders["text"]) if "text" in folders else None
+        opened.pop_all()
     return ClipModel(
-        open_engines(wanted),
+        engines,
         pixels,
         tokenizer,
         embed_dim=spec.embed_dim,

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from clipperf import errors
 from clipperf.errors import ChildError, ClipperfError
@@ -95,13 +95,13 @@ class Child:
             )
         except OSError as exc:
             self._stderr.close()
-            raise ChildError(f"a {noun} process cannot be started: {exc}") from exc
+            raise ChildError(f"the {noun} cannot be started: {exc}") from exc
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._reader.start()
         self._watcher.start()
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -293,7 +293,8 @@ def child_environment(threads: int | None = None) -> dict[str, str]:
     # An empty part is the working directory.
     paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     # Site-packages on PYTHONPATH would come before the standard library.
-    if root not in [*site.getsitepackages(), site.getusersitepackages()]:
+    folders = map(os.path.realpath, [*site.getsitepackages(), site.getusersitepackages()])
+    if root not in folders:
         paths.insert(0, root)
     env["PYTHONPATH"] = os.pathsep.join(paths)
     return env

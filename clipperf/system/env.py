@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -41,6 +40,8 @@ PACKAGES = (
 @functools.cache
 def version_of(package: str) -> str | None:
     """The installed version of a distribution, or None; does not import it."""
+    import importlib.metadata  # RAM that a deployed model need not pay for
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

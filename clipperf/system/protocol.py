@@ -17,9 +17,8 @@ from __future__ import annotations
 import json
 import signal
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from clipperf import errors
@@ -42,14 +41,12 @@ def serve(
     greeting: Callable[[], Any] = lambda: None,
     at_end: Callable[[], None] = lambda: None,
     goes_on: bool = False,
-    targets: Sequence[str] = (),
 ) -> int:
     """Answer the parent's messages until the end of input or an error; returns the exit code.
 
     `greeting` makes the first answer, `at_end` closes what the operations hold. Where the child
     `goes_on`, an error that clipperf raises on purpose is an answer like others; any other
-    error ends it in any case, once it is told. `targets` are fields with a path that an
-    operation writes to: its OSErrors become StorageErrors about the first of them that is there.
+    error ends it in any case, once it is told.
     """
     # The parent is the one that Ctrl-C is for; it ends its children itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -67,7 +64,7 @@ def serve(
     def run(op: str, fields: Fields) -> Any:
         return operations[op](fields, told)
 
-    def outcome(operation: Callable[[], Any], fields: Fields) -> bool:
+    def outcome(operation: Callable[[], Any]) -> bool:
         """Run and answer; whether the child can go on."""
         try:
             answer = to_json(operation() or {})
@@ -75,13 +72,6 @@ def serve(
             say({"status": "failed", "error": str(exc), "kind": own_kind(exc)})
             return goes_on
         except Exception as exc:  # noqa: BLE001 - a library may raise anything
-            target = next((fields[name] for name in targets if fields.get(name)), None)
-            if isinstance(exc, OSError) and target is not None:
-                from clipperf.system.files import storage_error  # RAM that is seldom needed
-
-                error = storage_error(Path(target), exc)
-                say({"status": "failed", "error": str(error), "kind": own_kind(error)})
-                return goes_on
             traceback.print_exc()
             text = f"{type(exc).__name__}: {exc}"[:ERROR_CHARACTERS]
             say({"status": "failed", "error": text, "kind": ""})
@@ -92,11 +82,11 @@ def serve(
     # What was printed to the parent's pipe before now may lack its line's end.
     answers.write("\n")
     try:
-        if not outcome(greeting, {}):
+        if not outcome(greeting):
             return 1
         for line in messages:
             fields = json.loads(line)
-            if not outcome(partial(run, fields.pop("op"), fields), fields):
+            if not outcome(partial(run, fields.pop("op"), fields)):
                 return 1
         return 0
     finally:

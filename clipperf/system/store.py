@@ -146,6 +146,8 @@ def read_versioned(path: Path, fix: str, schema_version: int = SCHEMA_VERSION) -
     try:
         data = read_json(path)
     except ArtifactError as exc:
+        if isinstance(exc.__cause__, OSError):  # which says nothing of what is in it
+            raise
         raise ArtifactError(f"{exc}; {path.name} is damaged: {fix}") from exc
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != schema_version:
@@ -233,7 +235,8 @@ def read_result(path: Path) -> ResultFile:
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise ArtifactError(
-            f"{path} is no clipperf result of schema version {SCHEMA_VERSION} (found {version})"
+            f"{path} is no clipperf result of schema version {SCHEMA_VERSION} (found {version}): "
+            f"measure again, or use the clipperf that wrote it"
         )
     if data.get("kind") == "tuning":
         raise ArtifactError(f"{path} is a tuning, not measurements: clipperf.load opens it")
@@ -249,3 +252,13 @@ def tuning_path(spec: ModelSpec, sides: Sequence[Side]) -> Path:
 def find_results() -> list[Path]:
     """The store's result files, oldest first."""
     return sorted((home() / "results").glob("*.json"))
+
+
+def is_of_another_version(path: Path) -> bool:
+    """Whether a result file is whole, and another version of clipperf wrote it."""
+    try:
+        data = read_json(path)
+    except ArtifactError:
+        return False
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    return isinstance(version, int) and version != SCHEMA_VERSION

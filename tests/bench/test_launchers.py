@@ -43,17 +43,20 @@ class Engine:
         pass
 
 RUNTIME = Runtime("toy", None, ("fp32",), ("cpu",), lambda d: Availability(True, "toy 1"), Engine)
+AWAY = replace(
+    RUNTIME, name="away", availability=lambda d: Availability(False, "no board", fix="buy one")
+)
 
 def measure(job, env, earlier, on_event):
     for cell in job.cells:
         request = cell.request
-        on_event(Event("started", f"{request.cell.label}: cold", request.cell))
+        on_event(Event("started", f"{request.cell.label}: cold"))
         with worker_of(request, job.settings) as worker:
             opened = worker.ask("open", request=request, text_ids=job.text_ids)
             first_run_s = worker.ask("first")["first_run_s"]
         row = blank(request, "time", env)
         row = replace(row, group=job.group, load_s=opened["load_s"], run_s=(first_run_s,))
-        on_event(Event("measured", f"{request.cell.label}: cold", request.cell, row))
+        on_event(Event("measured", f"{request.cell.label}: cold", row))
 
 COLD = Scenario("cold", measure, lambda groups: sum(len(group.cells) for group in groups))
 
@@ -72,7 +75,7 @@ class Fleet:
             crossed = from_json(Job, json.loads(json.dumps(to_json(job))))
             run_job(crossed, self.environments[number % 2], (), on_event)
 
-FLEET = Launcher("fleet", lambda: contextlib.nullcontext(Fleet()))
+FLEET = Launcher("fleet", lambda: contextlib.nullcontext(Fleet()), here=False)
 """
 
 
@@ -105,7 +108,8 @@ def test_a_scenario_and_a_launcher_from_an_installed_package_work(
     assert [row.env_id for row in result.measurements] == ["machine-1", "machine-2"] * 2
     assert [found.id for found in result.environments] == ["machine-1", "machine-2"]
     assert "a second machine has come" in result.notes
-    assert cli("report", out).returncode == 0
+    text = cli("report", out, check=True).stdout
+    assert "cold" in text
     # A scenario runs on any launcher, a launcher runs any scenario.
     for scenario, launcher in (("closed-loop", "fleet"), ("cold", "local")):
         done = cli(
@@ -116,6 +120,29 @@ def test_a_scenario_and_a_launcher_from_an_installed_package_work(
         rows = store.read_result(out).measurements
         kinds = ["memory", "time"] if scenario == "closed-loop" else ["time"]
         assert [row.kind for row in rows] == kinds
+
+
+def test_runtimes_are_looked_for_where_the_launcher_measures(
+    install: Install, cli: Cli, tmp_path: Path
+) -> None:
+    points = {
+        "clipperf.runtime": {"away": "toys:AWAY"},
+        "clipperf.scenario": {"cold": "toys:COLD"},
+        "clipperf.launcher": {"fleet": "toys:FLEET"},
+    }
+    install("toys", TOYS, points)
+    out = tmp_path / "profile.json"
+    asked = (
+        *("profile", "clipperf-sample", "--runtime", "away", "--tower", "image", "--batch", "1"),
+        *("--quick", "--scenario", "cold", "--json", out),
+    )
+    cli(*asked, "--launcher", "fleet", check=True)
+    assert [row.status for row in store.read_result(out).measurements] == ["ok"]
+    out.unlink()
+    refused = cli(*asked)
+    assert refused.returncode != 0 and "no board" in refused.stderr and not out.exists()
+    refused = cli(*asked, "--launcher", "fleet", "--precision", "fp61")
+    assert refused.returncode == 2 and "no precision 'fp61'" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -177,7 +204,7 @@ def test_drawing_random_weights_is_no_load_time_of_any_runtime_that_does_it() ->
         asked = EngineRequest(Cell(spec.id, "image", runtime, "fp32", "cpu", 1, 1), spec, None)
         row = blank(asked, "time", env)
         row = Measurement(**{**vars(row), "load_s": 2.0})
-        found = recorded(result_of(env), Event("measured", "", row.cell, row), (env,))
+        found = recorded(result_of(env), Event("measured", "", row), (env,))
         return found.measurements[0].load_s
 
     builders = [name for name in contract.names() if contract.get(name).artifact is None]

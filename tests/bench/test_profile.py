@@ -64,7 +64,7 @@ def test_profile_of_the_sample(cli, sample_artifact, tmp_path):
     target = tmp_path / "p.json"
     done = cli(
         "profile", "clipperf-sample", "--quick", "--batch", "4", "--threads", "1",
-        "--json", str(target), "--quiet",
+        "--json", str(target),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "vs PyTorch" in done.stdout
@@ -90,6 +90,7 @@ def test_profile_of_the_sample(cli, sample_artifact, tmp_path):
         assert rows[side, "torch"].ratio is None
     assert result.environments[0].versions["torch"]
     assert any("does nothing" in note for note in result.notes)
+    assert "does nothing" not in done.stderr
 
 
 def test_failed_cell_is_a_row_and_exit_1(cli, home):

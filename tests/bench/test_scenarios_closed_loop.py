@@ -23,9 +23,9 @@ from clipperf import stats
 from clipperf.bench import gpu_meters, meters, passes
 from clipperf.bench.cost import QUICK
 from clipperf.bench.inputs import make_inputs
-from clipperf.bench.jobs import Event
+from clipperf.bench.jobs import Event, blank
 from clipperf.bench.launchers.local import harness_overhead_s
-from clipperf.bench.scenarios.closed_loop import fits
+from clipperf.bench.scenarios.closed_loop import describe, fits
 from clipperf.errors import EngineError
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import CLIP_IDS, ModelSpec, TextIds
@@ -248,6 +248,14 @@ def test_exit_reasons() -> None:
     assert exit_reason(1) == "exit code 1"
 
 
+@pytest.mark.parametrize("error", [None, "", "\n", "out of memory\nand more"])
+def test_any_reason_of_a_failure_is_told_in_one_line(error: str | None, make: Make) -> None:
+    failed = replace(blank(make("fp32"), "time", environment.capture()), status="failed")
+    told = describe(replace(failed, error=error))
+    first = "out of memory" if error and error.strip() else ""
+    assert told == f"sim image simulated fp32 cpu batch 2: time failed: {first}"
+
+
 # --- groups --------------------------------------------------------------------------------
 
 
@@ -337,7 +345,8 @@ def test_gpu_memory_counts_too(make: Make, env: Any, monkeypatch: pytest.MonkeyP
 def test_importing_the_worker_imports_no_runtime() -> None:
     code = (
         "import sys, clipperf.bench.worker, clipperf.bench.launchers.local; "
-        "heavy = {'torch', 'onnx', 'onnxruntime', 'pydantic', 'transformers'} & set(sys.modules); "
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'jinja2', 'rich', 'typer', 'transformers'}; "
+        "heavy &= set(sys.modules); "
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=child_environment(1))

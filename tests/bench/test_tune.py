@@ -81,8 +81,8 @@ def search_of(
             raise ParityError("bf16 drifted")
         return EngineRequest(cell, SPEC, str(tmp_path / cell.precision)), 0
 
-    makes = tuple(cell(p, batch=batches[len(batches) // 2]) for p in precisions)
-    space = Space(makes, splits(2), batches, frozenset({"simulated"}))
+    firsts = tuple(cell(p, batch=batches[len(batches) // 2]) for p in precisions)
+    space = Space(firsts, splits(2), batches, frozenset({"simulated"}))
     settings = {"scout": FAST, "final": dataclasses.replace(FAST, min_runs=12)}
     return Scripted(
         space, request_of or request, environment.capture(), budget_s, **{**settings, **changes}
@@ -118,7 +118,7 @@ def test_the_fastest_candidate_is_chosen(tmp_path: Path) -> None:
     # 202 ms an item is less than half of what int8 does in round 1.
     assert "50%" in found.trials[cell("fp16", batch=4)].verdict
     assert cell("fp16", batch=1) not in found.trials
-    others = {c for p in ("fp32", "int8") for c in found.space.variants(cell(p))} - {best.cell}
+    others = {c for p in ("fp32", "int8") for c in found.space.candidates(cell(p))} - {best.cell}
     assert len(others) == 2 * 3 * 2 - 1
     for other in others:
         trial = found.trials[other]
@@ -517,18 +517,18 @@ def test_the_space_that_is_searched() -> None:
     cores = environment.available_cores()
     found = tune.space(wishes(batches=(8, 1)), "text", {"onnx": "cpu", "openvino": "cpu"})
     assert found.batches == (1, 8)
-    assert [(c.runtime, c.precision) for c in found.makes] == [
+    assert [(c.runtime, c.precision) for c in found.firsts] == [
         ("onnx", "fp32"), ("openvino", "fp32"), ("onnx", "int8"), ("openvino", "int8"),
         ("onnx", "int8-static"), ("openvino", "int8w"),
     ]  # fmt: skip
-    assert {(c.threads, c.streams, c.tokens, c.batch) for c in found.makes} == {(cores, 1, 16, 8)}
+    assert {(c.threads, c.streams, c.tokens, c.batch) for c in found.firsts} == {(cores, 1, 16, 8)}
     gpu = tune.space(wishes(batches=(8,)), "image", {"trt": "cuda"})
-    assert [list(gpu.variants(c)) for c in gpu.makes] == [[c] for c in gpu.makes]
-    assert [c.precision for c in gpu.makes][:2] == ["fp16", "tf32"]
+    assert [list(gpu.candidates(c)) for c in gpu.firsts] == [[c] for c in gpu.firsts]
+    assert [c.precision for c in gpu.firsts][:2] == ["fp16", "tf32"]
     chosen = wishes(threads=(1, 4), streams=(2, 4), precisions=("fp32",))
     found = tune.space(chosen, "image", {"onnx": "cpu"})
     assert found.splits == ((4, 2), (4, 4))
-    assert [(c.threads, c.streams) for c in found.makes] == [(4, 2)]
+    assert [(c.threads, c.streams) for c in found.firsts] == [(4, 2)]
 
 
 def test_wishes_that_nothing_can_meet_are_refused() -> None:

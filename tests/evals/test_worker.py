@@ -19,7 +19,7 @@ from clipperf.evals import worker
 from clipperf.evals.datasets import load_dataset
 from clipperf.evals.evaluate import evaluate
 from clipperf.evals.task import Embeddings
-from clipperf.evals.worker import Source, open_model
+from clipperf.evals.worker import ModelRequest, open_model, read_preprocessing
 from clipperf.export.derived import QuantizeSettings
 from clipperf.export.job import Job
 from clipperf.export.jobs import derive
@@ -32,13 +32,13 @@ from clipperf.system import store
 SPEC = zoo.resolve("clipperf-sample")
 
 
-def source(folder: Path, runtime: str = "onnx", script: Path | None = None) -> Source:
+def source(folder: Path, runtime: str = "onnx", script: Path | None = None) -> ModelRequest:
     """What opens the sample's towers in a runtime, or engines that do what a script says."""
     requests = []
     for side in SIDES:
         cell = Cell(SPEC.id, side, runtime, "fp32", "cpu", 8, 1)
         requests.append(EngineRequest(cell, SPEC, str(script or folder / side / "model.onnx")))
-    return Source(folder, tuple(requests))
+    return ModelRequest(folder, tuple(requests))
 
 
 # --- engines are closed whatever happens -----------------------------------------------------
@@ -108,7 +108,7 @@ def test_a_runtime_that_crashes_is_a_failed_row_and_the_others_go_on(
     (tmp_path / "script.json").write_text(json.dumps(script))
     told: list[tuple[str, int, int]] = []
 
-    def prepare(cell: Cell, spec: ModelSpec, on_stage: Callable[[str], None]) -> Source:
+    def prepare(cell: Cell, spec: ModelSpec, on_stage: Callable[[str], None]) -> ModelRequest:
         if cell.runtime == "simulated":
             return source(sample_artifact, "simulated", tmp_path / "script.json")
         return source(sample_artifact)
@@ -158,5 +158,5 @@ def test_the_baseline_borrows_a_folder_and_preprocesses_exactly(
 ) -> None:
     pixels = replace(worker.read_pixels(sample_artifact), method="fast")
     monkeypatch.setattr(worker, "read_pixels", lambda folder: pixels)
-    assert source(sample_artifact).pixels.method == "fast"
-    assert source(sample_artifact, "torch").pixels.method == "exact"
+    assert read_preprocessing(source(sample_artifact)).method == "fast"
+    assert read_preprocessing(source(sample_artifact, "torch")).method == "exact"

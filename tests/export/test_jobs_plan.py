@@ -129,6 +129,8 @@ def test_the_sample_builds_for_three_targets(
     told, torch_loaded = json.loads(done.stdout)
     info = plan_file.read(plan)
     assert (told["build_s"], told["peak_rss_bytes"]) == (info.build_s, info.peak_rss_bytes)
+    assert (told["inputs"], told["outputs"]) == (to_json(info.inputs), to_json(info.outputs))
+    assert told["tokens"] == tower.tokens
     assert not torch_loaded
     assert info.targets == ("sm86", "sm89", "sm120")
     assert (info.gpu, info.side, info.precision) == (None, side, "fp32")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,8 @@ def test_an_exporter_from_outside_makes_what_is_profiled(
     cli("profile", *image, "--quick", "--batch", 1, "--json", out, check=True)
     rows = json.loads(out.read_text())["measurements"]
     assert ("toy", "ok") in {(row["cell"]["runtime"], row["status"]) for row in rows}
+    said = cli("inspect", folder, check=True).stdout
+    assert re.search(r"runs here +yes", said) and "image: size" in said
     refused = cli("export", *image, "--batch", "1:2:4")
     assert "--batch is for TensorRT engines: add --runtime trt or trt-rtx" in refused.stderr
     refused = cli("export", *image, "--precision", "int8")

@@ -63,6 +63,16 @@ def test_a_process_that_dies_is_told_from_one_that_fails(file: Path) -> None:
         Workshop().run("never", "model y")
 
 
+def test_a_crash_is_told_by_its_reason(file: Path) -> None:
+    with (
+        Worker() as worker,
+        pytest.raises(ExportError, match=r"killed by signal 11: Fatal Python error: Segmentation"),
+    ):
+        fetch(worker, file)
+        os.kill(worker.pid, signal.SIGSEGV)
+        fetch(worker, file)
+
+
 def test_a_module_in_the_working_directory_is_not_imported(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +108,7 @@ def test_a_process_that_nobody_took_is_killed_at_once() -> None:
         raise UsageError("no such model")
     assert gone(ready.pid)
     assert time.perf_counter() - start < 1  # its imports take several
+    assert workshop.ready is None
 
 
 def test_only_a_checkpoint_never_seen_is_read(file: Path) -> None:

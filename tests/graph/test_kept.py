@@ -40,7 +40,7 @@ def export(name: str, pretrained: Path | str, side: Side, path: Path, precision:
     if side == "text":
         tower = replace(tower, start_id=START)
     path.mkdir(parents=True, exist_ok=True)
-    key = onnx_export.graph_key(tower, precision, towers.model_config(spec))
+    key = onnx_export.graph_key(tower, False, precision, towers.model_config(spec))
     onnx_export.export_onnx(tower, path / "model.onnx", precision, key)
     return path / "model.onnx"
 
@@ -228,18 +228,19 @@ def test_the_key_holds_everything_that_changes_a_graph(monkeypatch: Any) -> None
     tower = towers.build_tower(spec_of("toy-clip"), "text")
     config = towers.model_config(spec_of("toy-clip"))
 
-    def key(config: Any = config, tower: Any = tower, *rest: Any) -> str:
+    def key(config: Any = config, tower: Any = tower, *rest: Any, normalized: bool = False) -> str:
         precision, opset, recipe = rest or ("fp32", 20, 1)
-        return graph.key(config, tower, precision, opset, recipe)
+        return graph.key(config, tower, normalized, precision, opset, recipe)
 
     keys = {key(), key({**config, "quick_gelu": True}), key(config, tower, "fp16", 20, 1)}
     keys |= {key(config, tower, "fp32", 22, 1), key(config, tower, "fp32", 20, 2)}
-    keys.add(key(config, towers.build_tower(spec_of("toy-clip"), "text", normalize=True)))
+    keys.add(key(normalized=True))
+    keys.add(key(config, replace(tower, spec=replace(tower.spec, image_px=96))))
     keys.add(key(config, towers.build_tower(spec_of("toy-clip"), "image")))
     keys.add(key(config, replace(tower, start_id=START)))
     monkeypatch.setattr(graph, "version_of", lambda name: "0")
     keys.add(key())
-    assert len(keys) == 9
+    assert len(keys) == 10
 
 
 # --- filling, by hand ----------------------------------------------------------------------

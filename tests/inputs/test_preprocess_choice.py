@@ -11,7 +11,7 @@ from conftest import Cli, store_of
 from PIL import Image
 
 import clipperf
-from clipperf.commands.evaluate import prepared
+from clipperf.commands.evaluate import model_request
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import load_dataset
 from clipperf.evals.evaluate import evaluate
@@ -95,14 +95,14 @@ def test_eval_compares_with_exact_pytorch_and_says_so(
         [spec],
         {"torch": "cpu", "onnx": "cpu"},
         load_dataset(samples),
-        prepared,
+        model_request,
         path=tmp_path / "eval.json",
     )
     assert not failures
     (note,) = result.notes
     assert "onnx fp32" in note and "'fast'" in note
     baseline = Cell(spec.id, "image", "torch", "fp32", "cpu", 1, 1)
-    with open_model(prepared(baseline, spec, lambda stage: None)) as model:
+    with open_model(model_request(baseline, spec, lambda stage: None)) as model:
         assert model.pixels is not None and model.pixels.method == "exact"
 
 

@@ -55,7 +55,7 @@ def build(spec, side, normalize):
     module = {"image": Image, "text": Text}[side]().eval().requires_grad_(False)
     shape = (2, 3, PX, PX) if side == "image" else (2, CONTEXT)
     example = torch.zeros(shape, dtype=torch.float32 if side == "image" else torch.int64)
-    return Tower(spec, side, module, example, False, normalized=normalize)
+    return Tower(spec, side, module, example, False)
 
 def write_tokenizer(spec, folder):
     from clipperf.models.tokenizer_files import write_clip_tokenizer

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from report_data import MIB, cell, memory, realistic, result, timed
+from report_data import MIB, cell, memory, realistic, result, score, timed
 
 from clipperf.models.published import BasicStatistics
 from clipperf.nouns.cell import Cell
@@ -114,6 +114,41 @@ def test_only_rivals_are_compared(name: str) -> None:
     assert bool(speed_findings([first, second], LABELS)) == compared
 
 
+@pytest.mark.parametrize("name", ["side", "batch", "threads", "tokens", "streams", "scenario"])
+def test_accuracy_stands_beside_a_tower_however_it_is_driven(name: str) -> None:
+    """A score belongs to a model as it is run, not to the load under which its cost was taken."""
+    other = changed(name)
+    lost = score(BASE, 0.5, baseline_value=0.6, difference=-0.1, diff_ci95=(-0.11, -0.09))
+    files = [result([timed(other, [0.1] * 6), memory(other, 100)], [lost])]
+    table = summary(files)
+    assert [row[table.names.index("cifar10 top-1")].value for row in table.rows] == [0.5]
+    (plan,) = size(files, Targets(float(other.side == "image"), float(other.side == "text"))).plans
+    assert "onnx fp32 loses accuracy on cifar10" in plan.notes
+
+
+@pytest.mark.parametrize("name", ["runtime", "precision", "input"])
+def test_accuracy_of_a_tower_that_runs_in_another_way_is_not_shown(name: str) -> None:
+    other = changed(name)
+    files = [result([timed(other, [0.1] * 6), memory(other, 100)], [score(BASE, 0.5)])]
+    table = summary(files)
+    assert all(row[table.names.index("cifar10 top-1")].missing for row in table.rows)
+
+
+def test_published_figures_stand_beside_a_closed_loop() -> None:
+    loops = [cell(batch=4, streams=2), cell(batch=8, scenario="server")]
+    files = [result([memory(c, 100) for c in loops])]
+    beside = published_table(files, [BasicStatistics("M::w", 1, 1.0, 1.0)])
+    assert beside is not None
+    assert [row[beside.names.index("Batch")].value for row in beside.rows] == [4]
+
+
+def test_the_summary_keeps_scenarios_together() -> None:
+    cells = [cell(batch=b, scenario=s) for b in (1, 8) for s in ("closed-loop", "server")]
+    table = summary([result([timed(c, [0.1] * 6) for c in cells])])
+    at = table.names.index("Scenario")
+    assert [row[at].value for row in table.rows] == ["closed-loop"] * 2 + ["server"] * 2
+
+
 # --- streams -------------------------------------------------------------------------------
 
 
@@ -197,7 +232,7 @@ def test_energy_counts_every_stream() -> None:
 
 def test_sizing_counts_every_stream() -> None:
     sizing = size(driven(2), Targets(100, 0, slo_s=0.15))
-    assert [(o.setup, o.cell.streams) for o in sizing.options] == [("onnx fp32", 2)]
+    assert [(o.cell.setup, o.cell.streams) for o in sizing.options] == [("onnx fp32", 2)]
     # 2 x 8 images in 120 ms; 100 / (133.3 x 0.7) = 1.07
     assert sizing.options[0].rate_per_s == pytest.approx(16 / 0.12)
     (plan,) = sizing.plans

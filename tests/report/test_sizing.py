@@ -108,7 +108,7 @@ def test_failed_and_unmeasured_rows_are_rejected_with_their_reason() -> None:
         )
     ]
     sizing = size(files, Targets(1, 0, ram_bytes=GIB))
-    reasons = {(o.setup, o.cell.batch): "; ".join(o.broken) for o in sizing.rejected}
+    reasons = {(o.cell.setup, o.cell.batch): "; ".join(o.broken) for o in sizing.rejected}
     assert "time pass failed: boom" in reasons["onnx fp32", 1]
     assert "RAM: not measured" in reasons["onnx int8", 1]
     assert "only a memory pass" in reasons["torch fp32", 8]
@@ -133,8 +133,8 @@ def test_best_of_each_tower_and_never_across_models() -> None:
     sizing = size(files, Targets(100, 10))
     (plan,) = sizing.plans
     assert plan.model_id == "M::w"
-    assert plan.image is not None and plan.image.setup == "onnx int8"
-    assert plan.text is not None and plan.text.setup == "torch fp32"
+    assert plan.image is not None and plan.image.cell.setup == "onnx int8"
+    assert plan.text is not None and plan.text.cell.setup == "torch fp32"
     assert "the two towers run differently: evaluate them together before use" in plan.notes
     assert "accuracy of onnx int8 was not confirmed: run `clipperf eval`" in plan.notes
     assert sizing.unmet == ("N::w: no text configuration passes.",)

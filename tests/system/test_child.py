@@ -26,6 +26,7 @@ import errno, os, subprocess, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from clipperf import errors
+from clipperf.system import files
 from clipperf.system.protocol import serve
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def known(fields, tell):
     raise getattr(errors, fields["kind"])("not here")
 
 def full(fields, tell):
-    raise OSError(errno.ENOSPC, "no space left")
+    with files.translated(Path(fields["folder"])):
+        raise OSError(errno.ENOSPC, "no space left")
 
 def say_and_hang(fields, tell):
     tell("here")
@@ -111,7 +113,6 @@ if __name__ == "__main__":
             greeting=greeting,
             at_end=at_end,
             goes_on="goes-on" in sys.argv,
-            targets=("folder",),
         )
     )
 """
@@ -384,7 +385,7 @@ def test_thread_pools_are_set_where_threads_are_given(monkeypatch: pytest.Monkey
 
 
 def test_python_that_is_not_there() -> None:
-    with pytest.raises(ChildError, match="a worker process cannot be started"):
+    with pytest.raises(ChildError, match="the worker cannot be started"):
         Child("toy_child", python=str(Path("no") / "python"))
 
 

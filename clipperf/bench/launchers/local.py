@@ -38,7 +38,7 @@ class Local:
             MeasurementError: the harness does not work on this machine.
         """
         overhead = units.seconds(harness_overhead_s(self.environment))
-        on_event(Event("note", f"An engine that does nothing measures {overhead} a call here."))
+        on_event(Event("fact", f"An engine that does nothing measures {overhead} a call here."))
         rows: list[Measurement] = []
         for job in jobs:
             rows += run_job(job, self.environment, rows, on_event)

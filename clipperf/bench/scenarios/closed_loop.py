@@ -18,7 +18,7 @@ from clipperf.bench import gpu_meters, meters
 from clipperf.bench.jobs import Event, Job, OnEvent, Scenario, blank
 from clipperf.bench.passes import memory_pass, time_pass
 from clipperf.bench.plan import Group
-from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
 from clipperf.nouns.result import Environment, Measurement
 
 RAM_SHARE = 0.9
@@ -43,12 +43,12 @@ def measure(job: Job, env: Environment, earlier: Sequence[Measurement], on_event
 
     def keep(row: Measurement) -> None:
         row = dataclasses.replace(row, disk_bytes=disk_bytes[row.cell])
-        on_event(Event("measured", describe(row), row.cell, row))
+        on_event(Event("measured", describe(row), row))
 
     requests = [cell.request for cell in job.cells]
     for request in requests:
         if request.cell not in memory:
-            on_event(Event("started", f"{request.cell.label}: memory", request.cell))
+            on_event(Event("started", f"{request.cell.label}: memory"))
             memory[request.cell] = memory_pass(request, job.settings, env, job.text_ids)
             keep(memory[request.cell])
     ready = []
@@ -110,7 +110,8 @@ def describe(row: Measurement) -> str:
     """One line about a finished row."""
     head = f"{row.cell.label}: {row.kind}"
     if row.status != "ok":
-        return f"{head} {row.status}: {(row.error or '').splitlines()[0]}"
+        reason, _, _ = (row.error or "").partition("\n")
+        return f"{head} {row.status}: {reason}"
     if row.kind == "memory":
         return (
             f"{head} {units.size(row.rss_peak_bytes)} RAM, {units.size(row.vram_peak_bytes)} VRAM"
@@ -127,4 +128,4 @@ def rows(groups: Sequence[Group]) -> int:
     return len(cells) + sum(len(group.cells) for group in groups)
 
 
-SCENARIO = Scenario("closed-loop", measure, rows)
+SCENARIO = Scenario(CLOSED_LOOP, measure, rows)

@@ -16,7 +16,6 @@ from clipperf.nouns.artifact import Parity
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Side, Variant
 from clipperf.system import files, store
-from clipperf.system.env import version_of
 
 
 def key(spec: ModelSpec, side: Side, variant: Variant, below: Below) -> str:
@@ -24,11 +23,10 @@ def key(spec: ModelSpec, side: Side, variant: Variant, below: Below) -> str:
     # The id stands for the mean and std, which the tag decides.
     takes_bytes = side == "image" and variant.pixel_dtype == "uint8"
     more = ("uint8", uint8.RECIPE, spec.id) if takes_bytes else ()
-    versions = {name: version_of(name) for name in kept.BUILT_WITH}
     return files.digest_of(
         "onnx", store.SCHEMA_VERSION, spec.family, spec.architecture, below.key, side,
         variant.precision, variant.normalized, trace.opset(variant.precision), trace.RECIPE,
-        spec.context_tokens, versions, *more,
+        spec.context_tokens, kept.versions(spec), *more,
     )  # fmt: skip
 
 

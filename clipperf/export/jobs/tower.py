@@ -39,7 +39,7 @@ def traced(job: Job, tell: Tell) -> Built:
     tower = family.build(spec, side, variant.normalized)
     if side == "text":
         tower = replace(tower, start_id=Tokenizer.from_folder(folder).start_id)
-    key = trace.graph_key(tower, variant.precision, family.config(spec))
+    key = trace.graph_key(tower, variant.normalized, variant.precision, family.config(spec))
     # What takes bytes is computed from the weights, so a proven graph says too little of it.
     proven = takes_bytes is None and kept.is_proven(key)
     batches = parity.batches_for(spec, side, proven)

@@ -21,6 +21,7 @@ from clipperf.models.open_clip_facts import (
     COUNTED_AT,
     COUNTS,
     FACTS,
+    PACKAGES,
     config_digest,
     config_facts,
     installed_configs,
@@ -103,7 +104,7 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
     if own and pretrained and own != pretrained:
         raise UsageError(f"{name} already names its weights: leave --pretrained {pretrained} out")
     if own and not (own.startswith("random") or own.endswith(weights.SUFFIXES)):
-        own = catalog.split_alias(name)[1]
+        own = catalog.tag_of(entry, own)
     wanted: str | None = own or pretrained
     if wanted is not None and not wanted.strip():
         raise UsageError("--pretrained is empty: give a tag, a file, or random[:SEED]")
@@ -263,4 +264,5 @@ FAMILY = Family(
     text_ids=text_ids,
     entries=entries,
     checkpoint=checkpoint,
+    packages=PACKAGES,
 )

@@ -9,7 +9,7 @@ from clipperf.errors import UsageError
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.models import sample
 from clipperf.models.family import CatalogEntry, Family
-from clipperf.models.open_clip_facts import config_facts, count_safetensors
+from clipperf.models.open_clip_facts import PACKAGES, config_facts, count_safetensors
 from clipperf.models.published import normal
 from clipperf.nouns.model import CLIP_IDS, ModelSpec, Tower
 from clipperf.nouns.variant import Side
@@ -94,4 +94,5 @@ FAMILY = Family(
     write_tokenizer=write_tokenizer,
     text_ids=lambda spec: CLIP_IDS,
     entries=entries,
+    packages=PACKAGES,
 )

@@ -89,7 +89,7 @@ def _tower(option: Option | None, alike: bool) -> str | None:
     if option is None:
         return None
     c = option.cell
-    text = f"{option.replicas} x {option.setup}, batch {c.batch}"
+    text = f"{option.replicas} x {c.setup}, batch {c.batch}"
     return (text if alike else f"{text}, {c.device}, {c.threads} threads") + driven(c)
 
 

@@ -54,11 +54,6 @@ class Option:
     per_machine: int | None
     broken: tuple[str, ...] = ()
 
-    @property
-    def setup(self) -> str:
-        """See `Cell.setup`."""
-        return self.cell.setup
-
 
 @dataclass(frozen=True)
 class Deployment:
