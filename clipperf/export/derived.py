@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipperf.errors import UsageError
 from clipperf.evals import datasets
-from clipperf.export.exporter import Below, Need
+from clipperf.export.exporter import Below, Choices, Need
 from clipperf.export.gate import refusal as usual_refusal
 from clipperf.export.job import Built, Job
 from clipperf.export.judge import parity
@@ -26,7 +26,6 @@ VERSION = 3
 """Raise it when the same settings come to write other bytes."""
 
 OPTIONS = {"--calibrate": "calibrate", "--margin": "margin"}
-OPTIONS_FOR = "is for --precision int8 of onnx or openvino, fp8 of onnx"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def settings_of(variant: Variant) -> QuantizeSettings:
 
 
 def options(variant: Variant) -> dict[str, str]:
-    """See `Exporter`: only what rounds activations takes samples."""
+    """See `Choices`: only what rounds activations takes samples."""
     return OPTIONS if variant.row.samples else {}
 
 
@@ -75,7 +74,7 @@ def needs(spec: ModelSpec, sides: Sequence[Side], variant: Variant) -> list[Need
 
 
 def described(variant: Variant) -> dict[str, str]:
-    """See `Exporter`; nothing where the settings change nothing."""
+    """See `Choices`; nothing where the settings change nothing."""
     settings = settings_of(variant)
     if not variant.row.samples:
         return {}
@@ -83,10 +82,19 @@ def described(variant: Variant) -> dict[str, str]:
 
 
 def suffix(variant: Variant) -> str:
-    """See `Exporter`."""
+    """See `Choices`."""
     chosen = described(variant)
     usual = described(replace(variant, settings=None))
     return "" if chosen == usual else files.digest_of(chosen)[:6]
+
+
+CHOICES = Choices(
+    settings=QuantizeSettings,
+    described=described,
+    suffix=suffix,
+    options=options,
+    options_for="is for --precision int8 of onnx or openvino, fp8 of onnx",
+)
 
 
 def key(variant: Variant, below: Below, how: str, packages: Sequence[str], *more: object) -> str:

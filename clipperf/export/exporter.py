@@ -34,12 +34,33 @@ Need = tuple[Variant, Sequence[Side]]
 
 
 @dataclass(frozen=True)
+class Choices:
+    """What users choose of an exporter's towers.
+
+    `settings` is the class of its variants' settings. Its functions:
+
+    - `described(variant)`: the settings as the manifest keeps them.
+    - `suffix(variant)`: what they add to the name of a folder in the store.
+    - `options(variant)`: the command's options that it takes, by name, with the settings' field
+      of each; `options_for` says for others what they are for. `choose(variant, values)` is the
+      variant that they mean.
+    """
+
+    settings: type[Any] | None = None
+    described: Callable[[Variant], dict[str, str]] = lambda variant: {}
+    suffix: Callable[[Variant], str] = lambda variant: ""
+    options: Callable[[Variant], Mapping[str, str]] = lambda variant: {}
+    options_for: str = ""
+    choose: Callable[[Variant, Mapping[str, Any]], Variant] | None = None
+
+
+@dataclass(frozen=True)
 class Exporter:
     """One way to make towers.
 
     `makes` are the precisions that it has for each runtime, `file` is the name of a tower's
-    model file, `tower` what a tower is called while it is made. `settings` is the class of its
-    variants' settings. Its functions:
+    model file, `tower` what a tower is called while it is made, `choices` what users choose of
+    it. Its functions:
 
     - `key(spec, side, variant, below)`: a digest of everything that changes the bytes.
     - `job(job, tell)`: makes one tower; runs in a child process. Where `shares_process`, towers
@@ -51,11 +72,6 @@ class Exporter:
     - `gate(job, built)`: how close a tower is to PyTorch, where it is `checkable(job)` on this
       machine; runs in a child process too where `gate_in_child`.
     - `refusal(job, built, found)`: says why it failed the gate.
-    - `described(variant)`: the settings as the manifest keeps them.
-    - `suffix(variant)`: what they add to the name of a folder in the store.
-    - `options(variant)`: the command's options that it takes, by name, with the settings' field
-      of each; `options_for` says for others what they are for. `choose(variant, values)` is the
-      variant that they mean.
     - `serving(spec, sides, variant, batches)`: the variant to make for batches from the smallest
       to the largest, or a folder of the store that can take them.
     """
@@ -75,12 +91,7 @@ class Exporter:
     gate_in_child: bool = False
     checkable: Callable[[Job], bool] = lambda job: True
     refusal: Callable[[Job, Built, Parity], str] = gates.refusal
-    settings: type[Any] | None = None
-    described: Callable[[Variant], dict[str, str]] = lambda variant: {}
-    suffix: Callable[[Variant], str] = lambda variant: ""
-    options: Callable[[Variant], Mapping[str, str]] = lambda variant: {}
-    options_for: str = ""
-    choose: Callable[[Variant, Mapping[str, Any]], Variant] | None = None
+    choices: Choices = Choices()
     serving: (
         Callable[[ModelSpec, Sequence[Side], Variant, tuple[int, int]], Variant | Path] | None
     ) = None
@@ -138,24 +149,24 @@ def chosen(variant: Variant, options: Mapping[str, Any], *, strict: bool = True)
         UsageError: it is nothing's, or a value cannot be; if `strict`, an option that its
             exporter does not take.
     """
-    exporter = exporter_of(variant)
-    fields = exporter.options(variant)
+    choices = exporter_of(variant).choices
+    fields = choices.options(variant)
     given = {name: value for name, value in options.items() if value is not None}
     foreign = [name for name in given if name not in fields]
     if strict and foreign:
         raise UsageError(f"{foreign[0]} {_what_for(foreign[0])}")
     values = {fields[name]: value for name, value in given.items() if name in fields}
-    if exporter.choose is not None:
-        return exporter.choose(variant, values)
-    settings = None if exporter.settings is None else exporter.settings(**values)
+    if choices.choose is not None:
+        return choices.choose(variant, values)
+    settings = None if choices.settings is None else choices.settings(**values)
     return replace(variant, settings=settings)
 
 
 def _what_for(option: str) -> str:
     for exporter in EXPORTERS:
         made = (Variant(r, p) for r, precisions in exporter.makes.items() for p in precisions)
-        if any(option in exporter.options(variant) for variant in made):
-            return exporter.options_for
+        if any(option in exporter.choices.options(variant) for variant in made):
+            return exporter.choices.options_for
     raise UsageError(f"no exporter takes {option}")
 
 
@@ -170,8 +181,8 @@ def job_from_json(data: Mapping[str, Any]) -> tuple[Exporter, Job]:
     settings = data["variant"]["settings"]
     job = from_json(Job, {**data, "variant": {**data["variant"], "settings": None}}, "job")
     if settings is not None:
-        if exporter.settings is None:
+        if exporter.choices.settings is None:
             raise UsageError(f"the exporter {exporter.name!r} has settings, but names no class")
-        typed: Any = from_json(exporter.settings, settings, "job.settings")
+        typed: Any = from_json(exporter.choices.settings, settings, "job.settings")
         job = replace(job, variant=replace(job.variant, settings=typed))
     return exporter, job

@@ -62,7 +62,7 @@ def make(
         weights_id = _present_weights(spec, shop, on_stage)
         sources = dict.fromkeys(sides, Below(weights_id))
         needed_bytes = folders.weight_bytes(spec, sides, variant.row)
-    name = "-".join(filter(None, [variant.folder_name, exporter.suffix(variant)]))
+    name = "-".join(filter(None, [variant.folder_name, exporter.choices.suffix(variant)]))
     wanted = Wanted(
         folder=(out or store.artifact_folder(spec, weights_id, variant.runtime, name)).absolute(),
         spec=spec,
@@ -70,7 +70,7 @@ def make(
         weights_id=weights_id,
         keys={side: exporter.key(spec, side, variant, sources[side]) for side in sides},
         needed_bytes=needed_bytes,
-        options=exporter.described(variant),
+        options=exporter.choices.described(variant),
     )
     folders_below = tuple(each.folder for each in below)
     exported = folders.ensure(

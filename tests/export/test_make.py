@@ -46,7 +46,7 @@ from dataclasses import dataclass, replace
 
 from clipperf.engines.contract import Availability, Runtime
 from clipperf.engines.onnxruntime import open as open_onnx
-from clipperf.export.exporter import Exporter
+from clipperf.export.exporter import Choices, Exporter
 from clipperf.export.job import like
 from clipperf.nouns.variant import Variant
 from clipperf.system.files import digest_of
@@ -70,8 +70,7 @@ EXPORTER = Exporter(
     complete=lambda spec, variant: replace(variant, settings=variant.settings or Settings()),
     needs=lambda spec, sides, variant: [(Variant("onnx", variant.precision), sides)],
     gate_in_child=True,
-    settings=Settings,
-    described=lambda variant: {"colour": variant.settings.colour},
+    choices=Choices(Settings, lambda variant: {"colour": variant.settings.colour}),
 )
 RUNTIME = Runtime(
     "toy", "toy", ("fp32",), ("cpu",), lambda device: Availability(True, "toy 1"), open_onnx

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 from clipperf.engines.contract import Runtime
-from clipperf.engines.tensorrt import engine
+from clipperf.engines.tensorrt import engine, flavours
 
 RUNTIME = Runtime(
     "trt-rtx",
     "trt-rtx",
-    engine.PRECISIONS,
+    flavours.PRECISIONS,
     ("cuda",),
     partial(engine.availability, "trt-rtx"),
     engine.open,

@@ -281,6 +281,3 @@ def open(request: EngineRequest) -> TensorRTEngine:
         raise EngineError(f"{request.cell.label}: no artifact was given")
     cuda = cuda_driver.open_cuda()
     return TensorRTEngine(Plan(request, Path(request.path), cuda), cuda)
-
-
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")

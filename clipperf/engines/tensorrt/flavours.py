@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import tensorrt
 
 FLAVOURS = ("trt", "trt-rtx")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
+"""What both build and run."""
 
 BUILDS_WITHOUT_GPU = frozenset({"trt-rtx"})
 

@@ -54,9 +54,5 @@ EXPORTER = Exporter(
     complete=complete,
     needs=derived.needs,
     refusal=derived.refusal,
-    settings=derived.QuantizeSettings,
-    described=derived.described,
-    suffix=derived.suffix,
-    options=derived.options,
-    options_for=derived.OPTIONS_FOR,
+    choices=derived.CHOICES,
 )

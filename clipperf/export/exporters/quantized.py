@@ -24,7 +24,7 @@ def key(spec: ModelSpec, side: Side, variant: Variant, below: Below) -> str:
 
 
 def choose(variant: Variant, values: Mapping[str, Any]) -> Variant:
-    """See `Exporter`: samples that are given fix the scales."""
+    """See `Choices`: samples that are given fix the scales."""
     fixed = variant.row.fixed if "calibrate" in values else None
     settings = derived.QuantizeSettings(**values)
     return replace(variant, precision=fixed or variant.precision, settings=settings)
@@ -46,10 +46,5 @@ EXPORTER = Exporter(
     complete=derived.complete,
     needs=derived.needs,
     refusal=derived.refusal,
-    settings=derived.QuantizeSettings,
-    described=derived.described,
-    suffix=derived.suffix,
-    options=derived.options,
-    options_for=derived.OPTIONS_FOR,
-    choose=choose,
+    choices=replace(derived.CHOICES, choose=choose),
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import ArtifactError
 from clipperf.export import gate
-from clipperf.export.exporter import Below, Exporter, Need, key_of
+from clipperf.export.exporter import Below, Choices, Exporter, Need, key_of
 from clipperf.export.job import Built, Job, Tell
 from clipperf.export.judge import parity
 from clipperf.export.plan_options import (
@@ -79,7 +79,7 @@ def key(spec: ModelSpec, side: Side, variant: Variant, below: Below) -> str:
 
 
 def described(variant: Variant) -> dict[str, str]:
-    """See `Exporter`; ranges as MIN:OPT:MAX."""
+    """See `Choices`; ranges as MIN:OPT:MAX."""
     settings = settings_of(variant)
     values = {
         "batch": ":".join(map(str, settings.batch)),
@@ -93,7 +93,7 @@ def described(variant: Variant) -> dict[str, str]:
 
 
 def suffix(variant: Variant) -> str:
-    """See `Exporter`."""
+    """See `Choices`."""
     settings = settings_of(variant)
     low, usual, high = settings.batch
     parts = [f"b{low}-{usual}-{high}", *(settings.targets or ["here"])]
@@ -196,7 +196,7 @@ def _batches(info: PlanInfo) -> tuple[int, int]:
 
 EXPORTER = Exporter(
     name="tensorrt",
-    makes=dict.fromkeys(flavours.FLAVOURS, ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")),
+    makes=dict.fromkeys(flavours.FLAVOURS, flavours.PRECISIONS),
     file="model.plan",
     tower="engine",
     key=key,
@@ -207,10 +207,12 @@ EXPORTER = Exporter(
     gate_in_child=True,
     checkable=runs_here,
     refusal=partial(gate.refusal, what="engine"),
-    settings=EngineSettings,
-    described=described,
-    suffix=suffix,
-    options=lambda variant: OPTIONS,
-    options_for="is for TensorRT engines: add --runtime trt or trt-rtx",
+    choices=Choices(
+        settings=EngineSettings,
+        described=described,
+        suffix=suffix,
+        options=lambda variant: OPTIONS,
+        options_for="is for TensorRT engines: add --runtime trt or trt-rtx",
+    ),
     serving=serving,
 )
