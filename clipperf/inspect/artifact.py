@@ -159,7 +159,7 @@ def _precision(model: Any) -> str | None:
     sizes: Counter[str] = Counter()
     for tensor in model.graph.initializer:
         name = onnx.TensorProto.DataType.Name(tensor.data_type)
-        kind = next((row.name for row in PRECISIONS.rows if row.onnx_type == name), None)
+        kind = next((row.name for row in PRECISIONS.rows if name in row.onnx_types), None)
         if kind is not None:
             each = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
             sizes[kind] += math.prod(tensor.dims) * each

@@ -45,7 +45,7 @@ class Precision:
     `min_cosine` is what the parity gate asks for against PyTorch fp32, `arithmetic` adds to the
     words on what was compared. `first_gpu` is the first compute capability (89 for 8.9) that has
     these numbers. `tune` is the place among what `tune` tries where the user does not say, by
-    device. `onnx_type` is ONNX's name of the type that most bytes of the weights have.
+    device. `onnx_types` are ONNX's names of the types that most bytes of the weights can have.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Precision:
     arithmetic: str = ""
     first_gpu: int = 0
     tune: Mapping[str, int] = field(default_factory=dict)
-    onnx_type: str = ""
+    onnx_types: tuple[str, ...] = ()
 
     @property
     def is_baseline(self) -> bool:
@@ -88,6 +88,7 @@ class Precision:
 
 FLOAT32, FLOAT16, BFLOAT16 = Numbers("float", 32), Numbers("float", 16), Numbers("bfloat", 16)
 FLOAT8, INT8 = Numbers("float", 8), Numbers("int", 8)
+FLOAT8_TYPES = tuple(f"FLOAT8{kind}" for kind in ("E4M3FN", "E4M3FNUZ", "E5M2", "E5M2FNUZ", "E8M0"))
 
 # Least cosines: weights rounded to bf16 alone bring the bundled sample to 0.99996 and a random
 # ViT-B-32 to 0.99997; errors grow with the root of the depth, and a wrong fold or cast lands far
@@ -98,9 +99,13 @@ FLOAT8, INT8 = Numbers("float", 8), Numbers("int", 8)
 PRECISIONS: Registry[Precision] = Registry(
     "precision",
     rows=(
-        Precision("fp32", "fp32", FLOAT32, FLOAT32, 0.99999, tune={"cpu": 0}, onnx_type="FLOAT"),
+        Precision(
+            "fp32", "fp32", FLOAT32, FLOAT32, 0.99999, tune={"cpu": 0}, onnx_types=("FLOAT",)
+        ),
         Precision("tf32", "fp32", FLOAT32, FLOAT32, 0.999, tf32=True, tune={"cuda": 1}),
-        Precision("fp16", "fp16", FLOAT16, FLOAT16, 0.999, tune={"cuda": 0}, onnx_type="FLOAT16"),
+        Precision(
+            "fp16", "fp16", FLOAT16, FLOAT16, 0.999, tune={"cuda": 0}, onnx_types=("FLOAT16",)
+        ),
         Precision(
             "bf16",
             "bf16",
@@ -109,7 +114,7 @@ PRECISIONS: Registry[Precision] = Registry(
             0.999,
             arithmetic="; weights rounded to bf16, computed in float32",
             first_gpu=80,
-            onnx_type="BFLOAT16",
+            onnx_types=("BFLOAT16",),
         ),
         Precision("int8w", "fp32", INT8, FLOAT32, 0.99, tune={"cpu": 3}),
         Precision(
@@ -120,7 +125,7 @@ PRECISIONS: Registry[Precision] = Registry(
             0.99,
             fixed="int8-static",
             tune={"cpu": 1, "cuda": 2},
-            onnx_type="INT8",
+            onnx_types=("INT8",),
         ),
         Precision(
             "int8-static",
@@ -140,7 +145,7 @@ PRECISIONS: Registry[Precision] = Registry(
             fixed="fp8",
             first_gpu=89,
             tune={"cuda": 3},
-            onnx_type="FLOAT8E4M3FN",
+            onnx_types=FLOAT8_TYPES,
         ),
     ),
 )

@@ -86,7 +86,10 @@ def test_precision_is_that_of_most_weights(tmp_path: Path, dtype: Any, precision
     assert inspect(save(tmp_path / "a.onnx", dtype)).precision == precision
 
 
-@pytest.mark.parametrize(("name", "precision"), [("bfloat16", "bf16"), ("float8_e4m3fn", "fp8")])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("bfloat16", "bf16"), ("float8_e4m3fn", "fp8"), ("float8_e5m2", "fp8")],
+)
 def test_precision_of_types_that_numpy_lacks(tmp_path: Path, name: str, precision: str) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     assert inspect(save(tmp_path / "a.onnx", getattr(ml_dtypes, name))).precision == precision
