@@ -25,6 +25,7 @@ import psutil
 
 from clipperf import units
 from clipperf.models import zoo
+from clipperf.nouns.variant import SIDES
 from clipperf.system import store
 
 SAMPLE_EVERY_S = 0.02
@@ -63,7 +64,7 @@ def row(model: str, scratch: Path, checkpoint: bool, precision: str) -> str:
         runs.append(run(command, home))
     (export_s, *_), (other_s, *_), (repeat_s, *_) = runs
     peak_bytes, anonymous_bytes = (max(found) for found in list(zip(*runs, strict=True))[1:])
-    larger_bytes = 4 * max(spec.image_parameters or 0, spec.text_parameters or 0)
+    larger_bytes = 4 * max(map(spec.parameters, SIDES))
     source = "checkpoint file" if checkpoint else "seeded random"
     return (
         f"| {model} {precision} | {source} | {export_s:.1f} | {other_s:.1f} | {repeat_s:.2f} | "

@@ -14,7 +14,8 @@ from clipperf.models import sample, zoo
 from clipperf.models.family import FAMILIES, family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, PixelDtype, Side, Variant
+from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, SIDES, PixelDtype, Side, Variant
+from clipperf.serve.opening import request_of
 from clipperf.system import store
 
 ARTIFACT = "onnx"
@@ -149,7 +150,17 @@ def engine_request(
     smallest = 1 if largest_batch is None else cell.batch
     batches = (smallest, max(cell.batch, largest_batch or 1))
     variant = Variant(cell.runtime, cell.precision, cell.input)
-    folder = artifact_folder(spec, [cell.side], variant, on_stage, batches, margin)
+    return request_in(
+        artifact_folder(spec, [cell.side], variant, on_stage, batches, margin), cell, spec
+    )
+
+
+def request_in(folder: Path, cell: Cell, spec: ModelSpec) -> tuple[EngineRequest, int]:
+    """What opens a cell's engine from the folder that was made for it, and the tower's bytes.
+
+    Raises:
+        UsageError: the tower takes texts of another length.
+    """
     tower = store.read_manifest(folder).tower(cell.side)
     if tower is None:  # it has just been made
         raise UsageError(f"{folder} lost its {cell.side} tower; export it again")
@@ -158,15 +169,7 @@ def engine_request(
             f"the text tower of {spec.id} takes {tower.tokens} tokens and no other number: give "
             f"--tokens {tower.tokens}"
         )
-    request = EngineRequest(
-        cell,
-        spec,
-        str(folder / tower.path),
-        tower.normalized,
-        key=tower.key,
-        cache_folder=str(store.cache_folder()),
-    )
-    return request, tower.disk_bytes
+    return request_of(cell, spec, folder, tower), tower.disk_bytes
 
 
 def checkpoint_bytes(spec: ModelSpec, side: Side) -> int:
@@ -174,8 +177,8 @@ def checkpoint_bytes(spec: ModelSpec, side: Side) -> int:
 
     Random weights have no file and count four bytes a parameter.
     """
-    counts = {"image": spec.image_parameters or 0, "text": spec.text_parameters or 0}
+    own = spec.parameters(side)
     if spec.random_weights:
-        return counts[side] * 4
+        return own * 4
     size = family_of(spec).fetch(spec).stat().st_size
-    return round(size * counts[side] / max(1, sum(counts.values())))
+    return round(size * own / max(1, sum(map(spec.parameters, SIDES))))

@@ -108,10 +108,14 @@ def command(
 def model_request(cell: Cell, spec: ModelSpec, on_stage: OnStage) -> ModelRequest:
     """What embeds in a cell with both towers, exported now where it is not there."""
     from clipperf.bench import prepare
+    from clipperf.engines import contract
     from clipperf.evals.worker import ModelRequest
+    from clipperf.nouns.cell import EngineRequest
     from clipperf.nouns.variant import SIDES, Variant
 
     variant = Variant(cell.runtime, cell.precision, cell.input)
     folder = prepare.artifact_folder(spec, SIDES, variant, on_stage, (1, cell.batch))
     cells = [dataclasses.replace(cell, side=side) for side in SIDES]
-    return ModelRequest(folder, tuple(prepare.engine_request(c, spec, on_stage)[0] for c in cells))
+    if contract.get(cell.runtime).artifact is None:
+        return ModelRequest(folder, tuple(EngineRequest(each, spec, None) for each in cells))
+    return ModelRequest(folder, tuple(prepare.request_in(folder, c, spec)[0] for c in cells))

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from clipperf.engines.contract import Availability, verdict
+from clipperf.nouns.artifact import INPUT_NAMES
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.variant import FLOAT16, PRECISIONS
 from clipperf.system import nvidia
@@ -128,9 +129,10 @@ def profile(request: EngineRequest) -> dict[str, str]:
     """
     spec, cell = request.spec, request.cell
     if cell.side == "image":
-        name, rest = "pixel_values", f"3x{spec.image_px}x{spec.image_px}"
+        rest = f"3x{spec.image_px}x{spec.image_px}"
     else:
-        name, rest = "input_ids", str(cell.tokens or spec.context_tokens)
+        rest = str(cell.tokens or spec.context_tokens)
+    name = INPUT_NAMES[cell.side]
     batches = {"min": 1, "opt": cell.batch, "max": max(PROFILE_MAX_BATCH, cell.batch)}
     return {kind: f"{name}:{batch}x{rest}" for kind, batch in batches.items()}
 

@@ -17,7 +17,7 @@ from clipperf.errors import EngineError, UsageError
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import normalize
-from clipperf.evals.task import Embeddings, fitting, texts_of
+from clipperf.evals.task import Embeddings, fitting, nothing_to_score, texts_of
 from clipperf.inputs.sources import ImageSource
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Score
@@ -167,9 +167,7 @@ def score(
         for cell, found in embeddings.items()
     }
     if not any(outcomes.values()):
-        raise UsageError(
-            f"nothing to score in {dataset.name}: it takes two classes, or two images with captions"
-        )
+        raise nothing_to_score(dataset)
     scores = []
     for cell, rows in outcomes.items():
         for i, outcome in enumerate(rows):

@@ -17,7 +17,6 @@ from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import ResultFile
 from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, FLOATS, PixelDtype
-from clipperf.serialize import to_json
 from clipperf.system import env, files, store
 from clipperf.system.child import Child
 
@@ -74,7 +73,7 @@ def evaluate(
     failures: list[Failure] = []
     with tempfile.TemporaryDirectory(prefix="clipperf-eval-") as scratch:
         shared = Path(scratch) / "dataset.json"
-        files.write_json(shared, to_json(dataset))
+        files.write_json(shared, dataset)
         for spec in specs:
             wanted = _cells(spec, devices, precisions, inputs or {}, threads, batch)
             embedded: dict[Cell, Embeddings] = {}

@@ -51,6 +51,13 @@ def fitting(dataset: Dataset) -> list[Task]:
     return [task for task in TASKS if task.fits(dataset)]
 
 
+def nothing_to_score(dataset: Dataset) -> UsageError:
+    """What to raise where no task has a figure that could miss."""
+    return UsageError(
+        f"nothing to score in {dataset.name}: it takes two classes, or two images with captions"
+    )
+
+
 def texts_of(dataset: Dataset) -> dict[str, tuple[str, ...]]:
     """The texts that these tasks need embedded, by name.
 

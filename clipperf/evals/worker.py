@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,11 @@ from clipperf.nouns.cell import EngineRequest
 from clipperf.serialize import from_json
 from clipperf.serve.load import ClipModel, open_engines
 from clipperf.serve.opening import read_pixels
-from clipperf.system import files, protocol, store
+from clipperf.system import files, store
+from clipperf.system.protocol import Fields, Tell, serve
 
 
-def embed(fields: dict[str, Any], tell: Callable[[Any], None]) -> None:
+def embed(fields: Fields, tell: Tell) -> None:
     """Embed the dataset in file `dataset` with the `model`, and write the embeddings to `target`.
 
     Tells what is being embedded, how many are done, and of how many.
@@ -101,4 +101,4 @@ _TEXTS = "texts of "
 
 
 if __name__ == "__main__":
-    sys.exit(protocol.serve({"embed": embed}))
+    sys.exit(serve({"embed": embed}))

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import ArtifactError, StorageError, UsageError
+from clipperf.export.job import reference_name
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.inputs.tokenize import CONFIG_FILE, TOKENIZER_FILE
 from clipperf.nouns.artifact import Artifact, Manifest
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import Precision, Side, Variant
+from clipperf.nouns.variant import SIDES, Precision, Side, Variant
 from clipperf.system import files, store
 from clipperf.version import __version__
 
 SHARED_FILES = (
     *(PREPROCESS_FILE, TOKENIZER_FILE, CONFIG_FILE),
-    *("parity-image.npy", "parity-text.npy"),
+    *map(reference_name, SIDES),
 )
 """What lies beside the towers: how inputs are made, and PyTorch's embeddings of some of them."""
 
@@ -197,8 +198,7 @@ def check_target(folder: Path, spec: ModelSpec, runtime: str) -> None:
 
 def weight_bytes(spec: ModelSpec, sides: Sequence[Side], precision: Precision) -> dict[Side, int]:
     """What the weights of each side take at a precision; 0 where their number is unknown."""
-    count = {"image": spec.image_parameters or 0, "text": spec.text_parameters or 0}
-    return {side: count[side] * precision.weights.bits // 8 for side in sides}
+    return {side: spec.parameters(side) * precision.weights.bits // 8 for side in sides}
 
 
 def check_space(folder: Path, spec: ModelSpec, needed: int) -> None:
@@ -262,7 +262,7 @@ def _manifest(wanted: Wanted, staging: Path, towers: Mapping[Side, Artifact]) ->
         preprocess=settings(PREPROCESS_FILE),
         tokenizer=settings(CONFIG_FILE),
         files=files.sha256_files(staging, present),
-        towers=tuple(towers[s] for s in ("image", "text") if s in towers),
+        towers=tuple(towers[s] for s in SIDES if s in towers),
         created_utc=files.utc_now(),
         clipperf_version=__version__,
     )

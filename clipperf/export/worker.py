@@ -13,7 +13,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from clipperf.export.exporter import job_from_json
 from clipperf.export.job import Built, Tell
@@ -23,9 +22,7 @@ from clipperf.nouns.model import ModelSpec
 from clipperf.serialize import from_json
 from clipperf.system.files import translated
 from clipperf.system.processes import reset_peak_rss, status_bytes
-from clipperf.system.protocol import serve
-
-Fields = dict[str, Any]
+from clipperf.system.protocol import Fields, serve
 
 
 def imports(fields: Fields, tell: Tell) -> None:

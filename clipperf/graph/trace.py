@@ -15,7 +15,7 @@ from clipperf.errors import ClipperfError, ExportError
 from clipperf.graph import kept, shapes, uint8, weights
 from clipperf.graph.fold import fold_batch_norms
 from clipperf.inputs.preprocess_spec import PreprocessSpec
-from clipperf.nouns.artifact import TensorSpec
+from clipperf.nouns.artifact import INPUT_NAMES, OUTPUT_NAMES, TensorSpec
 from clipperf.nouns.model import Tower
 from clipperf.nouns.variant import BFLOAT16, FLOAT16, PRECISIONS, PixelDtype
 
@@ -36,10 +36,6 @@ Below it one file is handier. A protobuf file must stay below 2 GiB anyway."""
 
 RECIPE = 6
 """Raise it when the same weights and versions come to give another file."""
-
-INPUT_NAMES = {"image": "pixel_values", "text": "input_ids"}
-OUTPUT_NAMES = {"image": "image_embeds", "text": "text_embeds"}
-"""The names that the ecosystem's graphs have (Hugging Face transformers, optimum)."""
 
 MAX_BATCH = 65536
 

@@ -47,6 +47,21 @@ class CatalogEntry:
         """The licence of one tag's weights; None where unknown, and for files and random ones."""
         return self.licences.get(tag)
 
+    def spec(self, id: str, family: str, pretrained: str) -> ModelSpec:
+        """The model of some weights: a tag, ``random:SEED``, or the absolute path of a file."""
+        return ModelSpec(
+            id=id,
+            family=family,
+            architecture=self.architecture,
+            pretrained=pretrained,
+            image_px=self.image_px,
+            context_tokens=self.context_tokens,
+            embed_dim=self.embed_dim,
+            image_parameters=self.image_parameters,
+            text_parameters=self.text_parameters,
+            licence=self.licence(pretrained),
+        )
+
     def published(self, tag: str) -> list[Published]:
         """Every published accuracy of one tag's weights, as shares of one."""
         return published_accuracy(self.architecture, tag)

@@ -8,6 +8,10 @@ from typing import Any
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Side
 
+INPUT_NAMES: dict[Side, str] = {"image": "pixel_values", "text": "input_ids"}
+OUTPUT_NAMES: dict[Side, str] = {"image": "image_embeds", "text": "text_embeds"}
+"""What exported graphs call their tensors, as the ecosystem's do (transformers, optimum)."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:

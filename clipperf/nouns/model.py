@@ -34,6 +34,10 @@ class ModelSpec:
         """Whether the weights are seeded noise: right for sizing, meaningless for accuracy."""
         return self.pretrained.split(":")[0] == "random"
 
+    def parameters(self, side: Side) -> int:
+        """The number of parameters of one tower; 0 where it is not known."""
+        return (self.image_parameters if side == "image" else self.text_parameters) or 0
+
 
 @dataclass(frozen=True)
 class Tower:
@@ -44,7 +48,6 @@ class Tower:
     `example` is one valid input batch of 2. `dynamic_tokens` says whether a text batch cut at
     its longest EOT gives the same embeddings as the padded one (causal, EOT-pooled towers).
     `start_id` is the token that the tokenizer begins every text with, None where it has none.
-    `normalized` says whether the embeddings are unit vectors.
     """
 
     spec: ModelSpec

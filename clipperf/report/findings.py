@@ -9,7 +9,7 @@ from clipperf.nouns.result import ResultFile
 from clipperf.nouns.variant import BASELINE_RUNTIME
 from clipperf.report.gpu import gpu_caveats
 from clipperf.report.pairs import SETUP, alike, is_baseline
-from clipperf.report.records import RESOLVABLE_GAP, Row, environments, speed_ratio
+from clipperf.report.records import RESOLVABLE_GAP, Row, labels_of, speed_ratio
 from clipperf.report.words import driven, listed, row_name
 
 ITEMS = {"image": "images/s", "text": "texts/s"}
@@ -146,10 +146,10 @@ def cost_caveats(results: Sequence[ResultFile], rows: Sequence[Row]) -> list[str
     if any(r.items_per_s is not None for r in rows):
         gap = f"{units.percent(RESOLVABLE_GAP, 0)} %"
         found.append(f"Speed differences under {gap} are not resolved and not called.")
-    known = environments(results)
+    labels = labels_of(results)
     if len({r.env_id for r in rows}) > 1:
         found.append(
-            f"Mixed environments ({listed([label for label, _ in known.values()])}): rows of "
+            f"Mixed environments ({listed(list(labels.values()))}): rows of "
             f"different environments are not comparable; no ratio crosses them."
         )
     unpaired = [
@@ -166,7 +166,6 @@ def cost_caveats(results: Sequence[ResultFile], rows: Sequence[Row]) -> list[str
     other = sorted({cell.setup for cell in baselines if not is_baseline(cell)})
     if other:
         found.append(f"Some ratios are over {listed(other)}: torch fp32 was not in that run.")
-    labels = {env_id: label for env_id, (label, _) in known.items()}
     found += gpu_caveats(rows, labels)
     found += [f"{row_name(r, labels)}: {problem}" for r in rows for problem in r.problems]
     return found

@@ -142,14 +142,8 @@ def merge(results: Sequence[ResultFile]) -> list[Row]:
     for (env_id, cell), passes in newest.items():
         number, time = passes.get("time", (0, None))
         _, memory = passes.get("memory", (0, None))
-        baseline = baseline_of(time, ordered[number].measurements) if time else None
-        known_random = cell.model_id in random_models
-        row = _row(env_id, cell, time, memory, baseline, known_random, number)
-        twin = torch_at(cell.precision, time, ordered[number].measurements) if time else None
-        pair = block_ratio(time, twin) if time and twin else None
-        if pair is not None:
-            row = dataclasses.replace(row, peer_ratio=pair[0], peer_interval=pair[1])
-        rows.append(row)
+        peers, known_random = ordered[number].measurements, cell.model_id in random_models
+        rows.append(_row(env_id, cell, time, memory, peers, known_random, number))
     order = {env_id: i for i, env_id in enumerate(environments(results))}
     return sorted(rows, key=lambda r: (order[r.env_id], cell_order(r.cell)))
 
@@ -180,7 +174,7 @@ def _row(
     cell: Cell,
     time: Measurement | None,
     memory: Measurement | None,
-    baseline: Measurement | None,
+    peers: Sequence[Measurement],
     known_random: bool,
     source: int,
 ) -> Row:
@@ -196,7 +190,10 @@ def _row(
     p50 = stats.median(samples) if samples else None
     p50_interval = stats.median_interval(samples)
     items = cell.batch * cell.streams
-    pair = block_ratio(time, baseline) if time is not None and baseline is not None else None
+    baseline = baseline_of(time, peers) if time else None
+    twin = torch_at(cell.precision, time, peers) if time else None
+    ratio, interval = _ratio(time, baseline)
+    peer_ratio, peer_interval = (ratio, interval) if twin is baseline else _ratio(time, twin)
     blank = Measurement(cell, "time", "ok", env_id)
     timed, held = time or blank, memory or blank
     bare, peak = held.rss_bare_bytes, held.rss_peak_bytes
@@ -226,13 +223,22 @@ def _row(
         vram_peak_bytes=held.vram_peak_bytes,
         vram_source=held.vram_source,
         vram_allocated_bytes=held.vram_allocated_bytes,
-        ratio=pair[0] if pair else None,
-        ratio_interval=pair[1] if pair else None,
-        ratio_baseline=baseline.cell if pair and baseline else None,
+        ratio=ratio,
+        ratio_interval=interval,
+        ratio_baseline=baseline.cell if baseline and ratio is not None else None,
+        peer_ratio=peer_ratio,
+        peer_interval=peer_interval,
         problems=tuple(problems),
         source=source,
         time=time,
     )
+
+
+def _ratio(
+    time: Measurement | None, other: Measurement | None
+) -> tuple[float | None, Interval | None]:
+    """Speed over another pass that took turns, with its interval; two Nones without one."""
+    return (block_ratio(time, other) if time and other else None) or (None, None)
 
 
 def speed_ratio(ours: Row, theirs: Row) -> tuple[float, Interval | None] | None:

@@ -12,6 +12,7 @@ from clipperf.errors import ArtifactError, UsageError
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.nouns.artifact import Artifact, Manifest
 from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.system.env import available_cores
 from clipperf.system.files import read_json
@@ -76,9 +77,13 @@ def requests(opening: Opening, manifest: Manifest) -> Iterator[tuple[EngineReque
             streams=opening.streams,
             input=cast(PixelDtype, tower.inputs[0].dtype) if tower.side == "image" else "float32",
         )
-        path = str(folder / tower.path)
-        cache = str(cache_folder())
-        yield EngineRequest(cell, spec, path, tower.normalized, tower.key, cache), tower
+        yield request_of(cell, spec, folder, tower), tower
+
+
+def request_of(cell: Cell, spec: ModelSpec, folder: Path, tower: Artifact) -> EngineRequest:
+    """What opens a tower of an artifact folder as a cell says."""
+    path, cache = str(folder / tower.path), str(cache_folder())
+    return EngineRequest(cell, spec, path, tower.normalized, tower.key, cache)
 
 
 def read_pixels(folder: Path) -> PreprocessSpec:

@@ -149,13 +149,18 @@ def read_versioned(path: Path, fix: str, schema_version: int = SCHEMA_VERSION) -
         if isinstance(exc.__cause__, OSError):  # which says nothing of what is in it
             raise
         raise ArtifactError(f"{exc}; {path.name} is damaged: {fix}") from exc
-    version = data.get("schema_version") if isinstance(data, dict) else None
+    version = _version_in(data)
     if version != schema_version:
         raise ArtifactError(
             f"{path} was written by another version of clipperf (schema version {version}, this "
             f"one reads {schema_version}): {fix}"
         )
     return dict(data)
+
+
+def _version_in(data: Any) -> Any:
+    """The schema version that a file's values name; None where they name none."""
+    return data.get("schema_version") if isinstance(data, dict) else None
 
 
 def record_of(cls: type[T], data: Any, path: Path, fix: str) -> T:
@@ -232,7 +237,7 @@ def read_result(path: Path) -> ResultFile:
         ArtifactError: missing, damaged, or of another schema version.
     """
     data = read_json(path)
-    version = data.get("schema_version") if isinstance(data, dict) else None
+    version = _version_in(data)
     if version != SCHEMA_VERSION:
         raise ArtifactError(
             f"{path} is no clipperf result of schema version {SCHEMA_VERSION} (found {version}): "
@@ -260,5 +265,5 @@ def is_of_another_version(path: Path) -> bool:
         data = read_json(path)
     except ArtifactError:
         return False
-    version = data.get("schema_version") if isinstance(data, dict) else None
+    version = _version_in(data)
     return isinstance(version, int) and version != SCHEMA_VERSION

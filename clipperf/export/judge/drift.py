@@ -14,11 +14,11 @@ from clipperf.evals.datasets import Dataset
 from clipperf.evals.drift import drift_of
 from clipperf.evals.metric import Ranked
 from clipperf.evals.ranks import hits_at, normalize
-from clipperf.evals.task import Embeddings
+from clipperf.evals.task import Embeddings, nothing_to_score
 from clipperf.evals.tasks import retrieval, zeroshot
 from clipperf.inputs.tokenize import CONFIG_FILE, Tokenizer
 from clipperf.nouns.cell import Engine
-from clipperf.nouns.variant import PixelDtype, Side
+from clipperf.nouns.variant import SIDES, PixelDtype, Side
 from clipperf.serve.load import ClipModel
 from clipperf.serve.opening import read_pixels
 
@@ -120,7 +120,7 @@ class Judge:
     def _hits(self, own: np.ndarray) -> dict[str, np.ndarray]:
         """Per metric whether each sample is right, with `own` for this side's embeddings."""
         both = {**self._reference, self._side: own}
-        images, texts = (normalize(both[side]) for side in ("image", "text"))
+        images, texts = (normalize(both[side]) for side in SIDES)
         data, place = self._dataset, {text: i for i, text in enumerate(self._texts)}
         wanted = {retrieval.CAPTIONS: data.captions, zeroshot.PROMPTS: data.prompts}
         found = Embeddings(
@@ -133,9 +133,7 @@ class Judge:
         if len(data.class_names) > 1:
             ranked.append(zeroshot.ranked(data, found))
         if not ranked:
-            raise UsageError(
-                f"{data.name}: nothing to score: it takes two classes, or two images with captions"
-            )
+            raise nothing_to_score(data)
         return {each.name: hits_at(each.ranks, 1) for each in ranked}
 
 

@@ -30,8 +30,7 @@ def batches_for(spec: ModelSpec, side: Side, proven: bool = False) -> tuple[int,
     """The batches in which a tower is checked; `proven`: with a graph that has passed before."""
     if proven:
         return PROVEN_BATCHES
-    parameters = spec.image_parameters if side == "image" else spec.text_parameters
-    return LARGE_BATCHES if (parameters or 0) >= LARGE_FROM_PARAMETERS else BATCHES
+    return LARGE_BATCHES if spec.parameters(side) >= LARGE_FROM_PARAMETERS else BATCHES
 
 
 def batches_of(array: np.ndarray, sizes: Sequence[int] = BATCHES) -> list[np.ndarray]:

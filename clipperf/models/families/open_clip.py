@@ -111,18 +111,7 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
     if wanted is None:
         wanted = _default_weights(entry)
     label, canonical = weights.parse(wanted, entry.tags, entry.architecture)
-    return ModelSpec(
-        id=f"{entry.architecture}::{label}",
-        family=FAMILY.name,
-        architecture=entry.architecture,
-        pretrained=canonical,
-        image_px=entry.image_px,
-        context_tokens=entry.context_tokens,
-        embed_dim=entry.embed_dim,
-        image_parameters=entry.image_parameters,
-        text_parameters=entry.text_parameters,
-        licence=entry.licence(canonical),
-    )
+    return entry.spec(f"{entry.architecture}::{label}", FAMILY.name, canonical)
 
 
 def _default_weights(entry: CatalogEntry) -> str:

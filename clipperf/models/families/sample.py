@@ -28,19 +28,7 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
         raise UsageError(f"{sample.NAME} brings its own weights: leave --pretrained out")
     if normal(tag) not in ("", sample.TAG):
         raise UsageError(f"{sample.NAME} has no tag {tag!r}: Its tags: {sample.TAG}")
-    entry = _entry()
-    return ModelSpec(
-        id=sample.NAME,
-        family=FAMILY.name,
-        architecture=sample.NAME,
-        pretrained=sample.TAG,
-        image_px=entry.image_px,
-        context_tokens=entry.context_tokens,
-        embed_dim=entry.embed_dim,
-        image_parameters=entry.image_parameters,
-        text_parameters=entry.text_parameters,
-        licence=sample.LICENCE,
-    )
+    return _entry().spec(sample.NAME, FAMILY.name, sample.TAG)
 
 
 def entries() -> list[CatalogEntry]:

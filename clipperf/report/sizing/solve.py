@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from clipperf import units
 from clipperf.errors import UsageError
 from clipperf.nouns.result import Environment, ResultFile
+from clipperf.nouns.variant import SIDES
 from clipperf.report.pairs import alike
 from clipperf.report.records import Row, cell_order, environments, merge, merge_scores
 from clipperf.report.sizing.notes import assumptions, with_notes
@@ -44,7 +45,7 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
             plans.append(plan)
         else:
             sides = {o.cell.side for o in mine}
-            missing = [s for s in ("image", "text") if targets.of(s) > 0 and s not in sides]
+            missing = [s for s in SIDES if targets.of(s) > 0 and s not in sides]
             where = f" ({known[env_id][0]})" if len(known) > 1 else ""
             unmet.append(f"{model_id}{where}: no {' and no '.join(missing)} configuration passes.")
     plans, scores = _ranked(plans, list(known)), merge_scores(results)
@@ -171,7 +172,7 @@ def load_of(option: Option) -> Load:
 def _cheapest(passing: Sequence[Option], targets: Targets, machine: Machine) -> Deployment | None:
     """The cheapest pair of one model's options, or None where a wanted tower has none."""
     sides: list[list[Option | None]] = []
-    for side in ("image", "text"):
+    for side in SIDES:
         found: list[Option | None] = [o for o in passing if o.cell.side == side]
         sides.append(found if targets.of(side) > 0 else [None])
     plans = [_deployment(i, t, targets, machine) for i in sides[0] for t in sides[1]]
