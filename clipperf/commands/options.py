@@ -40,7 +40,7 @@ Precisions = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="fp32, tf32, fp16, bf16, int8, int8-static, int8w, fp8; several: fp32,int8.",
+        help="fp32, tf32, fp16, bf16, int8, int8-row, int8-static, int8w, fp8; several: fp32,int8.",
     ),
 ]
 Runtimes = Annotated[

@@ -1,39 +1,40 @@
-"""An ONNX tower with its large matrices in int8 or fp8, by three methods.
+"""An ONNX tower with its large matrices in int8 or fp8, by four methods.
 
 - "dynamic": weights in int8 with one scale per output channel; each activation is measured and
   rounded when it comes (``DynamicQuantizeLinear``), so nothing has to be calibrated. Convolutions
   stay fp32: ONNX Runtime's ``ConvInteger`` is slower than its fp32 convolution.
+- "rows": as "dynamic", with a scale for each row of an activation in the place of one for all of
+  it, so that an embedding does not depend on what shares its batch.
 - "static": activations are rounded by fixed symmetric scales from `activation_ranges`, written as
   pairs of QuantizeLinear and DequantizeLinear ("QDQ", https://arxiv.org/abs/2004.09602), which
   ONNX Runtime turns into integer kernels and TensorRT takes as int8.
 - "fp8": as "static" with 8-bit floats (E4M3). TensorRT multiplies matrices in them; convolutions
   stay as they are, since TensorRT for RTX documents matrix products alone.
 
-With "dynamic" token embeddings become int8 rows with a scale each; TensorRT refuses such a table,
-so with the others they stay as they are. `layers` are named by their node. What is not quantised
+With the first two token embeddings become int8 rows with a scale each; TensorRT refuses such a
+table, so with the others they stay as they are. `layers` are named by their node. What is not quantised
 keeps the tower's own precision, and scales have it, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipperf.graph.rounding import FP8, INT8, ByteNumbers, rounded, safe_weight_max, scales_for
+from clipperf.graph.quantized_nodes import CONTRIB, NUMBERS, Layer, Method, Writer
+from clipperf.graph.rounding import INT8, safe_weight_max
 from clipperf.graph.trace import EXTERNAL_DATA_FROM_BYTES
 from clipperf.nouns.variant import FLOAT8, Precision
 
 if TYPE_CHECKING:
     import onnx
 
-Method = Literal["dynamic", "static", "fp8"]
-
 QUANTISED = {
     "dynamic": ("MatMul", "Gemm", "Gather"),
+    "rows": ("MatMul", "Gemm", "Gather"),
     "static": ("MatMul", "Gemm", "Conv"),
     "fp8": ("MatMul", "Gemm"),
 }
@@ -41,24 +42,6 @@ QUANTISED = {
 
 MIN_ROWS = 1000
 """A table of fewer rows is no vocabulary: not worth a scale per row."""
-
-NUMBERS: dict[str, ByteNumbers] = {"dynamic": INT8, "static": INT8, "fp8": FP8}
-"""What each method rounds to."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One operator with constant weights: a node of the graph, its input and its weights.
-
-    `weight` is the tensor's name; [in, out] for a product of matrices (`transposed`: [out, in]),
-    [out, in, height, width] for a convolution, [rows, width] for a table.
-    """
-
-    name: str
-    op: str
-    activation: str
-    weight: str
-    transposed: bool = False
 
 
 def layers(model: onnx.ModelProto, method: Method) -> list[Layer]:
@@ -99,7 +82,9 @@ def method_of(precision: Precision) -> Method:
     """The method that makes towers of a quantised precision."""
     if precision.weights == FLOAT8:
         return "fp8"
-    return "static" if precision.is_fixed else "dynamic"
+    if precision.is_fixed:
+        return "static"
+    return "rows" if precision.row_scales else "dynamic"
 
 
 def weight_bits(method: Method) -> int | None:
@@ -130,14 +115,14 @@ def quantized(
 ) -> onnx.ModelProto:
     """A copy of a tower with all layers but `kept` quantised.
 
-    `ranges` are the largest magnitudes of the layers' activations by tensor name, for all but
-    "dynamic"; `most` is the largest number that a weight takes, see `weight_max`.
+    `ranges` are the largest magnitudes of the layers' activations by tensor name, for "static" and
+    "fp8"; `most` is the largest number that a weight takes, see `weight_max`.
     """
     import onnx
 
     chosen = {layer.name: layer for layer in layers(model, method) if layer.name not in kept}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    out = _Writer(method, ranges or {}, NUMBERS[method].largest if most is None else most)
+    out = Writer(method, ranges or {}, NUMBERS[method].largest if most is None else most)
     for node in model.graph.node:
         layer = chosen.get(node.name)
         if layer is None:
@@ -149,6 +134,8 @@ def quantized(
     result = onnx.ModelProto()
     result.CopyFrom(_without_graph(model))
     graph = result.graph
+    if method == "rows":
+        result.opset_import.add(domain=CONTRIB, version=1)
     graph.name = model.graph.name
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
@@ -178,104 +165,6 @@ def _needed(nodes: list[Any], outputs: Iterable[Any]) -> list[Any]:
             wanted |= set(node.input)
             kept.append(node)
     return kept[::-1]
-
-
-@dataclass
-class _Writer:
-    """The nodes of a quantised graph, and the tensors that they need."""
-
-    method: Method
-    ranges: Mapping[str, float]
-    most: int
-    nodes: list[Any] = field(default_factory=list)
-    tensors: dict[str, Any] = field(default_factory=dict)
-    rounded: dict[str, list[str]] = field(default_factory=dict)
-
-    def replace(self, node: Any, layer: Layer, weight: np.ndarray) -> None:
-        """Write the quantised form of one layer; its output keeps its name."""
-        if layer.op == "Gather":
-            return self.table(node, weight)
-        if layer.op == "Conv":
-            return self.convolution(node, layer, weight)
-        bias = node.input[2] if len(node.input) > 2 else ""
-        output = f"{node.output[0]}_product" if bias else node.output[0]
-        matrix = np.ascontiguousarray(weight.T) if layer.transposed else weight
-        if self.method == "dynamic":
-            self.dynamic_product(layer.activation, self.weight(node, matrix, 1), output)
-        else:
-            inputs = self.pair(layer, weight.dtype), self.weight(node, matrix, 1, pair=True)
-            self.add("MatMul", inputs, [output])
-        if bias:
-            self.add("Add", [output, bias], [node.output[0]])
-        return None
-
-    def dynamic_product(self, activation: str, known: str, output: str) -> None:
-        """``activation @ weight`` in integers, in the form that ONNX Runtime fuses to one node."""
-        if activation not in self.rounded:
-            names = [f"{activation}_uint8{part}" for part in ("", "_scale", "_zero")]
-            self.add("DynamicQuantizeLinear", [activation], names)
-            self.rounded[activation] = names
-        values, scale, zero = self.rounded[activation]
-        self.add("MatMulInteger", [values, f"{known}_int8", zero], [f"{output}_int32"])
-        self.add("Cast", [f"{output}_int32"], [f"{output}_cast"], to=1)
-        self.add("Mul", [scale, f"{known}_scale"], [f"{output}_scale"])
-        self.add("Mul", [f"{output}_cast", f"{output}_scale"], [output])
-
-    def weight(self, node: Any, values: np.ndarray, axis: int, pair: bool = False) -> str:
-        """Constants of a layer's weights; with `pair` they are turned back. Returns the name."""
-        name, kind = f"{node.output[0]}_weight", NUMBERS[self.method]
-        parts = [f"{name}_{kind.name}", f"{name}_scale"]
-        for part, constant in zip(parts, rounded(values, axis, kind, self.most), strict=True):
-            self.tensor(part, constant)
-        if pair:
-            self.add("DequantizeLinear", parts, [name], axis=axis)
-        return name
-
-    def pair(self, layer: Layer, dtype: np.dtype[Any]) -> str:
-        """Round a layer's input by its calibrated scale and back; returns the result's name."""
-        name, kind = layer.activation, NUMBERS[self.method]
-        result = f"{name}_rounded"
-        if name not in self.rounded:
-            how = [f"{name}_qscale", f"{name}_qzero"]
-            self.tensor(how[0], scales_for(np.array(self.ranges[name]), kind.largest, dtype))
-            self.tensor(how[1], np.array(0, kind.dtype))
-            self.add("QuantizeLinear", [name, *how], [f"{name}_{kind.name}"])
-            self.add("DequantizeLinear", [f"{name}_{kind.name}", *how], [result])
-            self.rounded[name] = [result]
-        return result
-
-    def convolution(self, node: Any, layer: Layer, weight: np.ndarray) -> None:
-        """A convolution between pairs."""
-        import onnx
-
-        changed = onnx.NodeProto()
-        changed.CopyFrom(node)
-        changed.input[0] = self.pair(layer, weight.dtype)
-        changed.input[1] = self.weight(node, weight, 0, pair=True)
-        self.nodes.append(changed)
-
-    def table(self, node: Any, weight: np.ndarray) -> None:
-        """Rows of int8 and their scales, looked up apart and multiplied."""
-        values, scales = rounded(weight, 0, INT8, INT8.largest)  # never summed
-        name = node.output[0]
-        self.tensor(f"{name}_rows_int8", values)
-        self.tensor(f"{name}_rows_scale", scales[:, None])
-        self.add("Gather", [f"{name}_rows_int8", node.input[1]], [f"{name}_int8"], axis=0)
-        self.add("Gather", [f"{name}_rows_scale", node.input[1]], [f"{name}_scale"], axis=0)
-        self.add("Cast", [f"{name}_int8"], [f"{name}_cast"], to=1)
-        self.add("Mul", [f"{name}_cast", f"{name}_scale"], [name])
-
-    def add(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **how: Any) -> None:
-        """Append one node, named after its output."""
-        import onnx
-
-        self.nodes.append(onnx.helper.make_node(op, inputs, outputs, f"{outputs[0]}_{op}", **how))
-
-    def tensor(self, name: str, values: np.ndarray) -> None:
-        """Add a constant."""
-        import onnx
-
-        self.tensors[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
 
 
 def activation_ranges(

@@ -40,7 +40,8 @@ class Precision:
     `graph` is the precision of the ONNX graph that it is computed from, which everything that is
     not quantised keeps. `weights` and `activations` are what large products multiply.
     `fixed` is the precision with the same numbers whose scales are fixed, where there is one.
-    `tf32`: the GPU multiplies float32 in TF32 (10 bits of mantissa).
+    `tf32`: the GPU multiplies float32 in TF32 (10 bits of mantissa). `row_scales`: each row of an
+    activation has a scale of its own, so that nothing depends on what shares a batch.
 
     `min_cosine` is what the parity gate asks for against PyTorch fp32, `arithmetic` adds to the
     words on what was compared. `first_gpu` is the first compute capability (89 for 8.9) that has
@@ -55,6 +56,7 @@ class Precision:
     min_cosine: float
     fixed: str | None = None
     tf32: bool = False
+    row_scales: bool = False
     arithmetic: str = ""
     first_gpu: int = 0
     tune: Mapping[str, int] = field(default_factory=dict)
@@ -127,6 +129,7 @@ PRECISIONS: Registry[Precision] = Registry(
             tune={"cpu": 1, "cuda": 2},
             onnx_types=("INT8",),
         ),
+        Precision("int8-row", "fp32", INT8, INT8, 0.99, row_scales=True),
         Precision(
             "int8-static",
             "fp32",

@@ -2,8 +2,8 @@
 
 A causal tower that pools at EOT gives a text the same embedding whatever follows its EOT, so a
 batch is cut at its longest text. In ONNX Runtime's fp32 the result is the same bit for bit, and a
-row does not depend on its neighbours. Graphs that are quantised dynamically scale a batch as a
-whole, so there an embedding depends on the texts and the padding beside it, cut or not.
+row does not depend on its neighbours. Graphs in "int8" scale a batch as a whole, so there an
+embedding depends on the texts and the padding beside it, cut or not; "int8-row" scales each row.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from clipperf.export.judge.drift import Judge
 from clipperf.export.judge.search import search
 from clipperf.export.make import make
 from clipperf.graph import quantize
+from clipperf.graph.quantized_nodes import NUMBERS
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.variant import PRECISIONS, Variant
@@ -85,7 +86,7 @@ def test_weights_get_one_symmetric_scale_for_each_output_channel() -> None:
     assert "w" not in found
 
 
-@pytest.mark.parametrize("method", ["dynamic", "static", "fp8"])
+@pytest.mark.parametrize("method", ["dynamic", "rows", "static", "fp8"])
 @pytest.mark.parametrize("form", ["matmul", "gemm", "gemm transposed", "transposed matmul"])
 def test_every_form_of_a_product_stays_close(
     form: str, method: quantize.Method, tmp_path: Path
@@ -114,7 +115,7 @@ def test_every_form_of_a_product_stays_close(
     changed = quantize.quantized(model, method, ranges=ranges, most=quantize.weight_max(method))
     expected = x @ w + (b if "gemm" in form else 0)
     assert np.abs(run(model, x, tmp_path / "fp32.onnx") - expected).max() < 1e-4
-    found = run(changed, x, tmp_path / "eight.onnx", quantize.NUMBERS[method].name)
+    found = run(changed, x, tmp_path / "eight.onnx", NUMBERS[method].name)
     # Sums of 32 products that each differ by up to half a step; fp8 has steps of an eighth.
     assert 0 < np.abs(found - expected).max() < (1.5 if method == "fp8" else 0.5)
     assert "w" not in weights_of(changed)
@@ -135,6 +136,36 @@ def test_fp8_rounds_to_four_significant_bits_from_a_channels_largest(dtype: type
     assert scale[0] == dtype(1 / 448) and found["x_qscale"] == dtype(0.1)
     # A scale is a normal number: 1e-4 / 448 would be zero in float16.
     assert scale[1] == dtype(max(1e-4 / 448, np.finfo(dtype).tiny)) and values[0, 1] > 0
+
+
+def test_a_row_is_rounded_by_its_own_largest_value(tmp_path: Path) -> None:
+    """Weights that 127 steps hold exactly leave the rounding of the rows alone."""
+    model = model_of(
+        helper.make_node("MatMul", ["x", "w"], ["y"], "m"),
+        weights={"w": np.eye(2, dtype=np.float32)},
+        width=2,
+    )
+    x = np.array([[127, 2.6], [1.27, 0.026], [0, 0], [-1, 0.25], [np.nan, 1]], np.float32)
+    rows = run(quantize.quantized(model, "rows"), x, tmp_path / "rows.onnx")
+    steps = [[127, 3], [127, 3], [0, 0], [-127, 32]]  # 31.75 rounds to 32
+    scales = np.array([[1], [0.01], [1], [1 / 127]])
+    np.testing.assert_allclose(rows[:4], np.array(steps) * scales, rtol=1e-6)
+    assert np.isnan(rows[4]).all(), "what is no number stays none"
+    whole = run(quantize.quantized(model, "dynamic"), x[:4], tmp_path / "whole.onnx")
+    assert (whole[1] != rows[1]).any(), "one scale for all is too coarse for the second row"
+
+
+def test_scales_by_row_leave_an_embedding_alone(sample_home: Path, samples: str) -> None:
+    """What shares a batch, and the padding of a text, changes int8's embeddings, not int8-row's."""
+    texts = ["a red heart", "drawing of a large ship that crosses the sea at night", "b", "sun"]
+    found = {}
+    for precision in ("int8", "int8-row"):
+        done = make(SPEC, ("text",), variant(precision, samples, 6.0))
+        with clipperf.load(done.folder, threads=1) as model:
+            together = model.encode_texts(texts)
+            alone = np.concatenate([model.encode_texts([text]) for text in texts])
+        found[precision] = float(np.abs(together - alone).max())
+    assert found["int8-row"] < 1e-5 < 1e-3 < found["int8"]
 
 
 def test_a_kept_layer_is_untouched_and_exact(tmp_path: Path) -> None:
@@ -172,6 +203,7 @@ def test_activation_ranges_are_the_largest_magnitudes_over_all_batches(tmp_path:
     [
         # attention pool: queries, keys, values and the output
         ("image", "dynamic", {"MatMul": 4}),
+        ("image", "rows", {"MatMul": 4}),
         ("image", "static", {"Conv": 31, "MatMul": 4}),
         # three blocks of four products, one more in the last, the projection, the table of tokens
         ("text", "dynamic", {"MatMul": 14, "Gather": 1}),
@@ -193,8 +225,8 @@ def test_layers_of_the_sample(
         ).graph.node
     )
     products = sum(count for op, count in expected.items() if op != "Gather")
-    if method == "dynamic":
-        assert changed["MatMulInteger"] == products
+    if method in ("dynamic", "rows"):
+        assert changed["MatMulInteger"] + changed["MatMulIntegerToFloat"] == products
     else:
         activations = {layer.activation for layer in found}
         assert changed["QuantizeLinear"] == len(activations)

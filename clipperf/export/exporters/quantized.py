@@ -39,7 +39,7 @@ def make(job: Job, tell: Tell) -> Built:
 
 EXPORTER = Exporter(
     name="quantized",
-    makes={"onnx": ("int8", "int8-static", "fp8")},
+    makes={"onnx": ("int8", "int8-row", "int8-static", "fp8")},
     file="model.onnx",
     key=key,
     job=make,

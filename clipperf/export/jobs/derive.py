@@ -56,7 +56,7 @@ class OnnxQuantizer:
         found = quantize.layers(self._model, method)
         self.layers = [layer.name for layer in found]
         self._ranges = None
-        if method != "dynamic":
+        if method in ("static", "fp8"):
             names = dict.fromkeys(layer.activation for layer in found)
             self._ranges = quantize.activation_ranges(
                 self._model, list(names), lambda model: self._observe(model, judge.probes)
