@@ -12,8 +12,8 @@
   stay as they are, since TensorRT for RTX documents matrix products alone.
 
 With the first two token embeddings become int8 rows with a scale each; TensorRT refuses such a
-table, so with the others they stay as they are. `layers` are named by their node. What is not quantised
-keeps the tower's own precision, and scales have it, too.
+table, so with the others they stay as they are. `layers` are named by their node. What is not
+quantised keeps the tower's own precision, and scales have it, too.
 """
 
 from __future__ import annotations
