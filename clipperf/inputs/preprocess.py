@@ -9,7 +9,7 @@ matter and are kept:
 - EXIF orientation is ignored. Apply `PIL.ImageOps.exif_transpose` first if upright photos matter
   more than equality with the reference.
 
-A third one is kept, with an `AccuracyWarning`: values beyond one byte (16-bit PNG and TIFF files,
+A third one is kept, with an `AccuracyWarning`: values that are no bytes (16-bit PNG and TIFF files,
 modes "I;16", "I" and "F") are clipped, not scaled, so that such an image becomes nearly white.
 Scaling them here would give other embeddings than the reference for the same file, which "exact"
 rules out; the warning says how to scale them before.
@@ -57,9 +57,9 @@ PIL_ERRORS = (
 )
 
 CLIPPED = (
-    "hold values beyond one byte, which are clipped as in open_clip, not scaled, so that they "
-    "become nearly white (first: {first}); scale them first: "
-    "PIL.Image.fromarray((numpy.asarray(image) / 257).astype('uint8')) for 16 bits"
+    "hold values that are no bytes; they are clipped to 0..255 as in open_clip, not scaled, so "
+    "that 16 bits become nearly white, and floats up to 1 black (first: {first}); scale them "
+    "first, 16 bits so: PIL.Image.fromarray((numpy.asarray(image) / 257).astype('uint8'))"
 )
 
 
@@ -99,6 +99,8 @@ def decode(source: ImageInput, draft: PreprocessSpec | None = None) -> tuple[Ima
                 width, height = (DRAFT_GAP * max(side, 1) for side in resized(size, draft))
                 image.draft(image.mode, (width, height))
             image.load()
+    except Image.UnidentifiedImageError as exc:
+        raise UsageError(f"{shown(source)}: {why_unreadable(exc)}") from exc
     except PIL_ERRORS as exc:
         advice = no_path(source) if isinstance(source, str) else None
         reason = advice or f"cannot read the image: {why_unreadable(exc)}"
@@ -123,7 +125,7 @@ def preprocess(
     shape, such as a slice of a larger batch or of pinned memory. A uint8 one gets the pixels as
     they are, for towers that normalise them.
 
-    Warns with `AccuracyWarning` where images hold values beyond one byte (see the module's note).
+    Warns with `AccuracyWarning` where images hold values that are no bytes (see the module's note).
 
     Raises:
         UsageError: an image cannot be read or converted, or `out` does not fit.
@@ -159,13 +161,14 @@ def fill(row: np.ndarray, source: ImageInput, spec: PreprocessSpec) -> bool:
 
 
 def exceeds_bytes(image: Image.Image) -> bool:
-    """Whether a decoded image holds values that turning it into RGB clips."""
+    """Whether a decoded image holds values that are no bytes, which turning it into RGB clips."""
     if image.mode.startswith("I;16"):
         order = ">u2" if image.mode.endswith("B") else "<u2"
         return bool((np.frombuffer(image.tobytes(), order) > 255).any())
     if image.mode in ("I", "F"):
         low, high = image.getextrema()
-        return not (0 <= low and high <= 255)  # type: ignore[operator]
+        fractions = image.mode == "F" and 0 < high <= 1  # type: ignore[operator]
+        return fractions or not (0 <= low and high <= 255)  # type: ignore[operator]
     return False
 
 
@@ -182,12 +185,13 @@ def _frame(source: ImageInput, spec: PreprocessSpec) -> tuple[Image.Image, bool]
             f"{spec.resize_mode!r}: one side would shrink to 0 pixels; crop the image first"
         )
     try:
+        clipped = exceeds_bytes(image)
         if spec.method == "exact":
             frame = (spec.width_px, spec.height_px)
             image = resize_middle(image, size, frame, INTERPOLATIONS[spec.interpolation])
         else:
             image = resize_and_crop(image, full_size, size, spec)
-        return _centre(image, spec).convert("RGB"), exceeds_bytes(image)
+        return _centre(image, spec).convert("RGB"), clipped
     except UsageError as exc:
         raise UsageError(f"{name}: {exc}") from exc
     except (ValueError, OSError, MemoryError) as exc:

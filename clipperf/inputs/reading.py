@@ -136,7 +136,8 @@ def why_unreadable(exc: Exception) -> str:
         )
     if isinstance(exc, Image.DecompressionBombError):
         return f"{exc}; shrink it first, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
-    return str((isinstance(exc, OSError) and exc.strerror) or exc)
+    said = (isinstance(exc, OSError) and exc.strerror) or str(exc) or type(exc).__name__
+    return shown(said)
 
 
 def no_path(text: str) -> str | None:

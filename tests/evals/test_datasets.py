@@ -14,7 +14,8 @@ from PIL import Image
 
 from clipperf.errors import UsageError
 from clipperf.evals import datasets
-from clipperf.evals.datasets import DEFAULT_TEMPLATES, SAMPLE, Dataset, load_dataset
+from clipperf.evals.datasets import SAMPLE, Dataset, load_dataset
+from clipperf.evals.layouts import DEFAULT_TEMPLATES
 
 
 def picture(path: Path, shade: int = 0) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from PIL import Image
 
 from clipperf.errors import EngineError, UsageError
-from clipperf.inputs.preprocess import preprocess
+from clipperf.inputs.preprocess import fill, preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.serve import images as image_batches
 from clipperf.serve.load import ClipModel
@@ -54,21 +53,22 @@ def pixel_threads() -> list[str]:
 
 
 class Watch:
-    """Stands in for `preprocess` and knows which images were begun and which are done."""
+    """Stands in for `fill` and knows which images were begun and which are done."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun: list[str] = []
         self.done: list[str] = []
         self.changed = threading.Condition()
-        monkeypatch.setattr(image_batches, "preprocess", self)
+        monkeypatch.setattr(image_batches, "fill", self)
 
-    def __call__(self, images: Sequence[Path], spec: PreprocessSpec, out: np.ndarray) -> None:
+    def __call__(self, row: np.ndarray, image: Path, spec: PreprocessSpec) -> bool:
         with self.changed:
-            self.begun.append(images[0].stem)
-        preprocess(images, spec, out)
+            self.begun.append(image.stem)
+        clipped = fill(row, image, spec)
         with self.changed:
-            self.done.append(images[0].stem)
+            self.done.append(image.stem)
             self.changed.notify_all()
+        return clipped
 
     def wait_for(self, n: int, timeout_s: float = WAIT_S) -> bool:
         with self.changed:
