@@ -120,8 +120,8 @@ def _read(
             data = source.read()
             image = decode(source, data, fully=skip)
             if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-                if exceeds_bytes(image if skip else decode(source, data, fully=True)):
-                    clipped.append(name)
+                image = image if skip else decode(source, data, fully=True)
+                clipped += [name] if exceeds_bytes(image) else []
         except UsageError as exc:
             if not skip:
                 raise

@@ -162,7 +162,7 @@ def _sample_classes(source: ImageSource) -> dict[str, list[str]]:
     }
     for key, value in out.items():
         if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
-            raise UsageError(f"{source}: {key!r} must be a list of texts")
+            raise UsageError(f"{source}: {quoted(key)} must be a list of texts")
     if len(out["categories"]) != len(out["class_names"]):
         raise UsageError(f"{source}: categories and class_names differ in length")
     _check_classes(out["categories"], out["templates"], str(source))

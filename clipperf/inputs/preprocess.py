@@ -168,7 +168,7 @@ def exceeds_bytes(image: Image.Image) -> bool:
     if image.mode in ("I", "F"):
         low, high = image.getextrema()
         fractions = image.mode == "F" and 0 < high <= 1  # type: ignore[operator]
-        return fractions or not (0 <= low and high <= 255)  # type: ignore[operator]
+        return fractions or not (low >= 0 and high <= 255)  # type: ignore[operator]
     return False
 
 

@@ -7,6 +7,7 @@ nobody keeps photos in; `FORMATS` are those that are read, here and in datasets 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -51,17 +52,15 @@ def open_regular(path: str | Path) -> BinaryIO:
         UsageError: it is something else; it is not opened, for that alone can block.
         OSError, ValueError: as `open` does.
     """
-    _check_regular(path, os.stat(path))
+    _check_regular(path, Path(path).stat())
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
-    file = open(path, "rb", opener=opener)
-    try:
-        _check_regular(path, os.fstat(file.fileno()))
-    except UsageError:
-        file.close()
-        raise
+    with contextlib.ExitStack() as closing:
+        file = closing.enter_context(open(path, "rb", opener=opener))
+        _check_regular(path, os.fstat(file.fileno()))  # it may have been exchanged meanwhile
+        closing.pop_all()
     return file
 
 

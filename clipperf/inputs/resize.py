@@ -31,7 +31,8 @@ _PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}
 
 _STORED = {
     **dict.fromkeys(("L", "La", "RGB", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV"), np.uint8),
-    **{"I": np.int32, "F": np.float32},
+    "I": np.int32,
+    "F": np.float32,
 }
 """What pixels are made of, by mode. In 16 bits the arithmetic depends on Pillow's version."""
 
@@ -135,9 +136,7 @@ def _bilinear(x: np.ndarray) -> np.ndarray:
 _FILTERS = {Image.Resampling.BICUBIC: _bicubic, Image.Resampling.BILINEAR: _bilinear}
 
 
-def _resample(
-    image: Image.Image, taps: np.ndarray, weights: np.ndarray, axis: int
-) -> Image.Image:
+def _resample(image: Image.Image, taps: np.ndarray, weights: np.ndarray, axis: int) -> Image.Image:
     """One pass of Pillow's: rows (axis 0) or columns (axis 1) from their taps."""
     kind = np.dtype(_STORED[image.mode])
     shape = (image.height, image.width, -1)

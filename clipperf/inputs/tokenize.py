@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.errors import ArtifactError, UsageError, quoted
+from clipperf.errors import ArtifactError, UsageError, quoted, shown
 from clipperf.inputs.clean import CLEANERS, first_words, import_late
 from clipperf.serialize import from_json
 from clipperf.system.files import read_json
@@ -141,7 +141,7 @@ class Tokenizer:
         try:
             backend = backend_class.from_buffer(Path(path).read_bytes())
         except Exception as exc:  # tokenizers raises no narrower class
-            raise ArtifactError(f"cannot read {path}: {exc}; export the model again") from exc
+            raise ArtifactError(f"cannot read {path}: {shown(exc)}; export the model again") from exc
         return cls(backend, spec)
 
     @property
@@ -163,8 +163,8 @@ class Tokenizer:
         """Tokens of every text as int64 [batch, context_tokens], padded and cut as open_clip does.
 
         Raises:
-            UsageError: an element is not a string, or too long (`clean.MAX_CHARACTERS`), or the context
-                is too short for any text, or beyond `MAX_CONTEXT_TOKENS`.
+            UsageError: an element is not a string, or too long (`clean.MAX_CHARACTERS`), or the
+                context is too short for any text, or beyond `MAX_CONTEXT_TOKENS`.
             MissingDependencyError: a text is not plain ASCII and ftfy is not installed.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)

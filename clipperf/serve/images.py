@@ -75,9 +75,9 @@ def encode(
         for place, error in bad.items():
             on_error(place, error)
         return rows
-    first = next(iter(bad.values()))
-    message = f"{len(bad)} of {len(images)} images cannot be read, their rows are NaN: {first}"
     reasons = {place: str(error) for place, error in bad.items()}
+    said = next(iter(reasons.values()))
+    message = f"{len(bad)} of {len(images)} images cannot be read, their rows are NaN: {said}"
     warnings.warn(UnreadableWarning(message, reasons), stacklevel=3)
     return rows
 
