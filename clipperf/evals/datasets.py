@@ -91,7 +91,7 @@ def load_dataset(name_or_dir: str | Path, *, skip_unreadable: bool = False) -> D
     notes = [
         f"{name}: {note}"
         for note in (
-            *_left_out(path, files, images, content),
+            *_left_out(path, files, images, content, unreadable),
             *([_skipped(unreadable)] if unreadable else ()),
             *([_clipped(clipped)] if clipped else ()),
         )
@@ -132,16 +132,20 @@ def _read(
 
 
 def _left_out(
-    root: Path, files: Mapping[str, ImageSource], images: list[str], content: Mapping[str, Any]
+    root: Path,
+    files: Mapping[str, ImageSource],
+    images: list[str],
+    content: Mapping[str, Any],
+    unreadable: Collection[str],
 ) -> list[str]:
     """What of the files is not used, and which class folders hold no images."""
     used = set(content["images"])
     notes = []
-    others = _others(files, [*images, *used])
+    others = _others(files, {*images, *used, *unreadable})
     if others:
         notes.append(f"left out{others.removeprefix(';')}")
     if content.get("captions"):
-        spare = set(images) - used
+        spare = set(images) - used - set(unreadable)
         if spare:
             notes.append(f"left out {len(spare)} images that no caption names ({few(spare)})")
         return notes
@@ -166,7 +170,7 @@ def _others(files: Mapping[str, ImageSource], images: Collection[str]) -> str:
         return ""
     counts = Counter(posixpath.splitext(name)[1].lower() or "none" for name in others)
     told = ", ".join(f"{shown(suffix)} {count}" for suffix, count in counts.most_common(10))
-    return f"; {len(others)} files of other suffixes: {told} (first: {few(others, 1)})"
+    return f"; {len(others)} files of other suffixes: {told} (first: {shown(min(others))})"
 
 
 def _skipped(unreadable: Mapping[str, str]) -> str:
@@ -182,7 +186,7 @@ def _reasons(unreadable: Mapping[str, str]) -> str:
 
 
 def _clipped(names: list[str]) -> str:
-    return f"{len(names)} images {CLIPPED.format(first=few(names, 1))}"
+    return f"{len(names)} images {CLIPPED.format(first=shown(names[0]))}"
 
 
 def _digest(images: list[tuple[str, str]], content: dict[str, Any]) -> str:
