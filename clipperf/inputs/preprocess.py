@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from clipperf.errors import AccuracyWarning, UsageError, shown
+from clipperf.errors import AccuracyWarning, UsageError, quoted, shown
 from clipperf.inputs.preprocess_fast import resize_and_crop
 from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec, Size
 from clipperf.inputs.reading import (
@@ -103,8 +103,9 @@ def decode(source: ImageInput, draft: PreprocessSpec | None = None) -> tuple[Ima
         raise UsageError(f"{shown(source)}: {why_unreadable(exc)}") from exc
     except PIL_ERRORS as exc:
         advice = no_path(source) if isinstance(source, str) else None
-        reason = advice or f"cannot read the image: {why_unreadable(exc)}"
-        raise UsageError(f"{shown(source)}: {reason}") from exc
+        if advice is not None:
+            raise UsageError(f"{quoted(source)}: {advice}") from exc
+        raise UsageError(f"{shown(source)}: cannot read the image: {why_unreadable(exc)}") from exc
     return image, size
 
 

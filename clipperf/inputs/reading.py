@@ -67,7 +67,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 def _check_regular(path: str | Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise UsageError(f"{shown(path)} is {kind}, not a regular file: copy what it holds to one")
+        raise UsageError(f"{shown(path)} is {kind}, not a regular file: give one")
 
 
 def read_regular(path: str | Path, limit_bytes: int) -> bytes:

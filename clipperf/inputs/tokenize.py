@@ -141,7 +141,9 @@ class Tokenizer:
         try:
             backend = backend_class.from_buffer(Path(path).read_bytes())
         except Exception as exc:  # tokenizers raises no narrower class
-            raise ArtifactError(f"cannot read {path}: {shown(exc)}; export the model again") from exc
+            raise ArtifactError(
+                f"cannot read {path}: {shown(exc)}; export the model again"
+            ) from exc
         return cls(backend, spec)
 
     @property

@@ -419,8 +419,10 @@ def test_what_is_left_out_is_counted_and_named(classes: Path) -> None:
         "pets: 2 class folders without images (fox, void), no classes unless classes.json names "
         "them",
     )
-    assert load_dataset(zipped(classes, classes.parent / "p.zip")).notes[1].startswith(
-        "p.zip: 1 class folders without images (fox)"
+    assert (
+        load_dataset(zipped(classes, classes.parent / "p.zip"))
+        .notes[1]
+        .startswith("p.zip: 1 class folders without images (fox)")
     )
 
 

@@ -73,7 +73,9 @@ def test_what_is_no_regular_file_is_named(tmp_path: Path) -> None:
 
 def test_one_list_of_formats_for_files_and_members(tmp_path: Path) -> None:
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
-    with pytest.raises(UsageError, match=r"1\.png is not a readable image: not an image, or a form"):
+    with pytest.raises(
+        UsageError, match=r"1\.png is not a readable image: not an image, or a form"
+    ):
         sources.decode(ImageSource("1.png", tmp_path / "1.png"), eps, fully=True)
     Image.new("RGB", (5, 4)).save(tmp_path / "1.tga")
     assert ImageSource("1.tga", tmp_path / "1.tga").open().size == (5, 4)

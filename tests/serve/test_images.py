@@ -227,7 +227,7 @@ def test_one_broken_image_listed_often_is_marked_each_time(tmp_path: Path) -> No
 
 def test_bad_ways_to_go_on_are_refused() -> None:
     for way in ("skip", None, 3):
-        with pytest.raises(UsageError, match="on_error is .*: give 'raise', 'mark' or a function"):
+        with pytest.raises(UsageError, match=r"on_error is .*: give 'raise', 'mark' or a function"):
             image_model(Means()).encode_images([], on_error=way)  # type: ignore[arg-type]
 
 
