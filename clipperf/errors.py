@@ -15,12 +15,33 @@ ClipperfError                     everything clipperf raises on purpose
 
 UserWarning
 ├── AccuracyWarning               what runs may give worse embeddings than it should
+├── UnreadableWarning             images that could not be read, where the rest was wanted
 └── TuningWarning                 a tuning was made on another machine
 
 Errors of third-party libraries are translated where they are called, with ``from exc``.
 """
 
 from __future__ import annotations
+
+MAX_NAME, MAX_VALUE = 1000, 200
+"""Characters of a name, such as a path, and of a value that a message shows."""
+
+
+def shown(name: object) -> str:
+    """A name or path as it may stand in a message: a bounded part of it, in one line."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in _bounded(str(name), MAX_NAME))
+
+
+def quoted(value: object) -> str:
+    """A value that a user passed as it may stand in a message: a bounded part of its `repr`."""
+    try:
+        return _bounded(repr(value), MAX_VALUE)
+    except Exception:  # noqa: BLE001 - an integer of 5,000 digits, or a class of the user's
+        return f"a value of type {type(value).__name__}"
+
+
+def _bounded(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 class ClipperfError(Exception):
@@ -88,6 +109,17 @@ class MeasurementError(ClipperfError):
 
 class AccuracyWarning(UserWarning):
     """What was opened runs here, but may give worse embeddings; the message names the fix."""
+
+
+class UnreadableWarning(UserWarning):
+    """Images that could not be read; the rows of all others are there.
+
+    `reasons` are what is wrong with each, by its place among the images.
+    """
+
+    def __init__(self, message: str, reasons: dict[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.reasons = dict(reasons or {})
 
 
 class TuningWarning(UserWarning):

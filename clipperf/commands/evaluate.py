@@ -54,6 +54,13 @@ def command(
         ),
     ] = "sample",
     precision: Precisions = "fp32",
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable",
+            help="Leave out images that cannot be read, for every runtime alike, and name them.",
+        ),
+    ] = False,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images embedded at once.")] = 32,
     input_: Inputs = "float32",
     device: Device = None,
@@ -63,6 +70,7 @@ def command(
 ) -> None:
     """Check zero-shot and retrieval accuracy of each runtime against PyTorch fp32."""
     from clipperf.bench import prepare
+    from clipperf.errors import shown
     from clipperf.evals import evaluate
     from clipperf.evals.datasets import load_dataset
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
@@ -79,11 +87,11 @@ def command(
     prepare.check_precisions(runtimes, precisions)
     inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
     with resumable(target), progress(quiet, total=1) as bar:
-        bar.stage(f"reading dataset {dataset}")
+        bar.stage(f"reading dataset {shown(dataset)}")
         result, failures = evaluate.evaluate(
             specs,
             devices,
-            load_dataset(dataset),
+            load_dataset(dataset, skip_unreadable=skip_unreadable),
             model_request,
             precisions=precisions,
             inputs=inputs,

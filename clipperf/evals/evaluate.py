@@ -67,6 +67,7 @@ def evaluate(
         created_utc=files.utc_now(),
         environments=(env.capture(),),
         specs=tuple(specs),
+        notes=dataset.notes,
         path=str(path or store.new_result_path("eval")),
     )
     store.write_result(Path(result.path), result)

@@ -9,11 +9,20 @@ matter and are kept:
 - EXIF orientation is ignored. Apply `PIL.ImageOps.exif_transpose` first if upright photos matter
   more than equality with the reference.
 
+A third one is kept, with an `AccuracyWarning`: values that are no bytes (16-bit PNG and TIFF files,
+modes "I;16", "I" and "F") are clipped, not scaled, so that such an image becomes nearly white.
+Scaling them here would give other embeddings than the reference for the same file, which "exact"
+rules out; the warning says how to scale them before.
+
 That is the method "exact". `preprocess_fast` has the others, which are chosen by name.
 """
 
 from __future__ import annotations
 
+import os
+import struct
+import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,17 +30,37 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from clipperf.errors import UsageError
+from clipperf.errors import AccuracyWarning, UsageError, quoted, shown
 from clipperf.inputs.preprocess_fast import resize_and_crop
 from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec, Size
+from clipperf.inputs.reading import (
+    MAX_IMAGE_BYTES,
+    check_size,
+    no_path,
+    open_image,
+    open_regular,
+    why_unreadable,
+)
+from clipperf.inputs.resize import centre, resize_middle
 from clipperf.nouns.variant import PIXEL_DTYPES
 
 ImageInput = str | Path | Image.Image
 
 DRAFT_GAP = 2
 
-# What Pillow raises for a file that is missing, unreadable, truncated, broken or no image.
-_PIL_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+# What Pillow and the file system raise for a file that is missing, unreadable, truncated, broken
+# or no image; the rest of them are damaged files of single formats.
+PIL_ERRORS = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, RuntimeError),
+    *(AttributeError, OverflowError, AssertionError, MemoryError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+CLIPPED = (
+    "hold values that are no bytes; they are clipped to 0..255 as in open_clip, not scaled, so "
+    "that 16 bits become nearly white, and floats up to 1 black (first: {first}); scale them "
+    "first, 16 bits so: PIL.Image.fromarray((numpy.asarray(image) / 257).astype('uint8'))"
+)
 
 
 def load_image(source: ImageInput) -> Image.Image:
@@ -41,7 +70,8 @@ def load_image(source: ImageInput) -> Image.Image:
     is taken.
 
     Raises:
-        UsageError: the file is missing, unreadable, truncated, too large or not an image.
+        UsageError: the file is missing, unreadable, truncated, too large or not an image, it is
+            no regular file, or of a format that is not read (`reading.FORMATS`).
     """
     return decode(source)[0]
 
@@ -53,30 +83,38 @@ def decode(source: ImageInput, draft: PreprocessSpec | None = None) -> tuple[Ima
     `DRAFT_GAP` times what that spec resizes it to.
     """
     if isinstance(source, Image.Image):
-        name = getattr(source, "filename", "") or f"a {source.mode} image of {source.size}"
         try:
             source.load()
-        except _PIL_ERRORS as exc:
-            raise UsageError(f"cannot decode {name}: {exc}") from exc
+        except PIL_ERRORS as exc:
+            raise UsageError(f"cannot decode {name_of(source)}: {why_unreadable(exc)}") from exc
         return source, source.size
     if not isinstance(source, str | Path):
         raise UsageError(f"expected a path or a PIL image, got {type(source).__name__}")
     try:
-        with open(source, "rb") as file:
-            image = Image.open(file)
+        with open_regular(source) as file:
+            check_size(source, os.fstat(file.fileno()).st_size, MAX_IMAGE_BYTES)
+            image = open_image(file)
             size = image.size
             if draft is not None and 0 not in size:
                 width, height = (DRAFT_GAP * max(side, 1) for side in resized(size, draft))
                 image.draft(image.mode, (width, height))
             image.load()
     except Image.UnidentifiedImageError as exc:
-        raise UsageError(
-            f"{source}: not an image, or a format that this Pillow cannot read"
-        ) from exc
-    except _PIL_ERRORS as exc:
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-        raise UsageError(f"{source}: cannot read the image: {reason}") from exc
+        raise UsageError(f"{shown(source)}: {why_unreadable(exc)}") from exc
+    except PIL_ERRORS as exc:
+        advice = no_path(source) if isinstance(source, str) else None
+        if advice is not None:
+            raise UsageError(f"{quoted(source)}: {advice}") from exc
+        raise UsageError(f"{shown(source)}: cannot read the image: {why_unreadable(exc)}") from exc
     return image, size
+
+
+def name_of(source: ImageInput) -> str:
+    """What to call an image in a message."""
+    if not isinstance(source, Image.Image):
+        return shown(source)
+    name = getattr(source, "filename", "")
+    return shown(name) if name else f"a {source.mode} image of {source.size}"
 
 
 def preprocess(
@@ -87,6 +125,8 @@ def preprocess(
     `out` is filled and returned instead of a new array; it may be any writable array of that
     shape, such as a slice of a larger batch or of pinned memory. A uint8 one gets the pixels as
     they are, for towers that normalise them.
+
+    Warns with `AccuracyWarning` where images hold values that are no bytes (see the module's note).
 
     Raises:
         UsageError: an image cannot be read or converted, or `out` does not fit.
@@ -102,23 +142,41 @@ def preprocess(
             f"out must be a writable {' or '.join(PIXEL_DTYPES)} array of shape {shape}, "
             f"got {out.dtype} {out.shape}{'' if out.flags.writeable else ' (read-only)'}"
         )
-    mean = np.array(spec.mean, np.float32).reshape(3, 1, 1)
-    std = np.array(spec.std, np.float32).reshape(3, 1, 1)
-    for row, source in zip(out, images, strict=True):
-        np.copyto(row, np.asarray(_frame(source, spec)).transpose(2, 0, 1))
-        if out.dtype == np.uint8:
-            continue
-        # From bytes to normalised floats in torch's own order of float32 operations, in place.
-        row /= np.float32(255)
-        row -= mean
-        row /= std
+    clipped = [name_of(s) for row, s in zip(out, images, strict=True) if fill(row, s, spec)]
+    if clipped:
+        message = f"{len(clipped)} of {len(images)} images {CLIPPED.format(first=clipped[0])}"
+        warnings.warn(message, AccuracyWarning, stacklevel=2)
     return out
 
 
-def _frame(source: ImageInput, spec: PreprocessSpec) -> Image.Image:
-    """Decode, resize, pad and crop to the spec's frame, then convert to RGB."""
+def fill(row: np.ndarray, source: ImageInput, spec: PreprocessSpec) -> bool:
+    """One image into `row` [3, height, width], as `preprocess` does; whether it was clipped."""
+    frame, clipped = _frame(source, spec)
+    np.copyto(row, np.asarray(frame).transpose(2, 0, 1))
+    if row.dtype != np.uint8:
+        # From bytes to normalised floats in torch's own order of float32 operations, in place.
+        row /= np.float32(255)
+        row -= np.array(spec.mean, np.float32).reshape(3, 1, 1)
+        row /= np.array(spec.std, np.float32).reshape(3, 1, 1)
+    return clipped
+
+
+def exceeds_bytes(image: Image.Image) -> bool:
+    """Whether a decoded image holds values that are no bytes, which turning it into RGB clips."""
+    if image.mode.startswith("I;16"):
+        order = ">u2" if image.mode.endswith("B") else "<u2"
+        return bool((np.frombuffer(image.tobytes(), order) > 255).any())
+    if image.mode in ("I", "F"):
+        low, high = image.getextrema()
+        fractions = image.mode == "F" and 0 < high <= 1  # type: ignore[operator]
+        return fractions or not (low >= 0 and high <= 255)  # type: ignore[operator]
+    return False
+
+
+def _frame(source: ImageInput, spec: PreprocessSpec) -> tuple[Image.Image, bool]:
+    """Decode, resize, pad and crop to the spec's frame, then convert to RGB; whether it clips."""
     image, full_size = decode(source, spec if spec.method == "draft" else None)
-    name = source if isinstance(source, str | Path) else "the image"
+    name = name_of(source)
     if 0 in full_size:
         raise UsageError(f"{name}: the image has no pixels, its size is {full_size}")
     size = resized(full_size, spec)
@@ -128,11 +186,15 @@ def _frame(source: ImageInput, spec: PreprocessSpec) -> Image.Image:
             f"{spec.resize_mode!r}: one side would shrink to 0 pixels; crop the image first"
         )
     try:
-        if spec.method != "exact":
+        clipped = exceeds_bytes(image)
+        if spec.method == "exact":
+            frame = (spec.width_px, spec.height_px)
+            image = resize_middle(image, size, frame, INTERPOLATIONS[spec.interpolation])
+        else:
             image = resize_and_crop(image, full_size, size, spec)
-        elif size != image.size:
-            image = image.resize(size, INTERPOLATIONS[spec.interpolation])
-        return _centre(image, spec).convert("RGB")
+        return _centre(image, spec).convert("RGB"), clipped
+    except UsageError as exc:
+        raise UsageError(f"{name}: {exc}") from exc
     except (ValueError, OSError, MemoryError) as exc:
         raise UsageError(
             f"{name}: cannot turn a {image.mode} image into RGB {spec.width_px}x"
@@ -163,9 +225,7 @@ def _centre(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
         image = _pad(image, border, spec.fill)
     if image.size == (spec.width_px, spec.height_px):
         return image
-    # Python rounds halves to even, and so must this.
-    left = round((image.width - spec.width_px) / 2)
-    top = round((image.height - spec.height_px) / 2)
+    left, top = centre(image.width, spec.width_px), centre(image.height, spec.height_px)
     return image.crop((left, top, left + spec.width_px, top + spec.height_px))
 
 

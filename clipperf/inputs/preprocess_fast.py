@@ -21,6 +21,7 @@ from PIL import Image
 
 from clipperf.errors import MissingDependencyError
 from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec, Size
+from clipperf.inputs.resize import resize_middle
 
 MODES = ("RGB", "L")
 
@@ -66,8 +67,8 @@ def resize_and_crop(
     shrinks_x, shrinks_y = image.width - width, image.height - height
     if image.mode not in MODES or shrinks_y > max(0, 2 * shrinks_x):
         # From Pillow 13 on the second kind has its height resized before its width.
-        resample = INTERPOLATIONS[spec.interpolation]
-        return image if size == image.size else image.resize(size, resample)
+        frame = (spec.width_px, spec.height_px)
+        return resize_middle(image, size, frame, INTERPOLATIONS[spec.interpolation])
     # A draft's sides are rounded up, so its last row and column may hold only part of a pixel.
     drafted = next(
         s for s in (1, 2, 4, 8) if image.size == tuple(math.ceil(side / s) for side in full_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipperf.errors import ArtifactError, UsageError
+from clipperf.errors import ArtifactError, UsageError, quoted
 from clipperf.serialize import from_json
 
 INTERPOLATIONS = {
@@ -22,6 +21,9 @@ PREPROCESS_FILE = "preprocess.json"
 
 Size = tuple[int, int]
 """Width and height of an image, in pixels."""
+
+MAX_SIDE_PX = 4096
+"""The largest side of a frame, far above any published model's (512): a batch of 32 takes 6 GiB."""
 
 RESIZE_MODES = ("shortest", "longest", "squash")
 METHODS = ("exact", "fast", "draft")
@@ -56,8 +58,9 @@ class PreprocessSpec:
 
     def __post_init__(self) -> None:
         for name in ("height_px", "width_px"):
-            if not _is_int(getattr(self, name), low=1):
-                raise _bad(name, getattr(self, name), "a whole number of pixels, 1 or more")
+            if not _is_int(getattr(self, name), 1, MAX_SIDE_PX):
+                wanted = f"a whole number of pixels, 1 to {MAX_SIDE_PX}"
+                raise _bad(name, getattr(self, name), wanted)
         for name in ("mean", "std"):
             values = getattr(self, name)
             if not isinstance(values, list | tuple) or len(values) != 3:
@@ -149,13 +152,15 @@ def _three(value: Any) -> Any:
     return (value,) * 3 if _is_number(value) else value
 
 
-def _is_int(value: Any, low: int, high: float = math.inf) -> bool:
+def _is_int(value: Any, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number that float32 can hold; integers may be larger than any float."""
+    most = float(np.finfo(np.float32).max)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most
 
 
 def _bad(name: str, value: Any, wanted: str) -> UsageError:
-    return UsageError(f"preprocess.{name}: expected {wanted}; got {value!r}")
+    return UsageError(f"preprocess.{name}: expected {wanted}; got {quoted(value)}")

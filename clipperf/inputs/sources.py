@@ -6,23 +6,31 @@ import functools
 import io
 import json
 import os
-import struct
 import unicodedata
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from clipperf.errors import UsageError
-
-_BROKEN = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError),
-    *(struct.error, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError),
+from clipperf.errors import UsageError, shown
+from clipperf.inputs.preprocess import PIL_ERRORS
+from clipperf.inputs.reading import (
+    MAX_IMAGE_BYTES,
+    MAX_TEXT_BYTES,
+    check_size,
+    open_image,
+    open_regular,
+    read_regular,
+    why_unreadable,
 )
+
+_BROKEN = (*PIL_ERRORS, zipfile.BadZipFile)
 # What Pillow and zipfile raise on damaged files, depending on the format and on where it breaks.
+
+_BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Ways to pack of which no more is unpacked than is asked for; of others a few KB give GBs."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +45,28 @@ class ImageSource:
     member: str | None = None
 
     def __str__(self) -> str:
-        return str(self.path) if self.member is None else f"{self.path}:{self.member}"
+        return shown(self.path if self.member is None else f"{self.path}:{self.member}")
 
-    def read(self) -> bytes:
-        """The file's bytes; raises UsageError that names the file."""
+    def read(self, limit_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            UsageError: it cannot be read, is no regular file, or larger than the limit; the
+                message names it.
+        """
         try:
             if self.member is None:
-                return self.path.read_bytes()
-            return _archive(self.path, self.path.stat().st_mtime_ns).read(self.member)
+                return read_regular(self.path, limit_bytes)
+            archive = _archive(self.path, self.path.stat().st_mtime_ns)
+            found = archive.getinfo(self.member)
+            check_size(self, found.file_size, limit_bytes)
+            if found.compress_type not in _BOUNDED:
+                raise UsageError(f"{self} is not packed by deflate: make the zip anew")
+            with archive.open(found) as file:
+                # Asking for more than is declared checks the sum; nothing beyond is unpacked.
+                return file.read(found.file_size + 1)
         except _BROKEN as exc:
-            raise UsageError(f"cannot read {self}: {exc}") from exc
+            raise UsageError(f"cannot read {self}: {why_unreadable(exc)}") from exc
 
     def open(self) -> Image.Image:
         """The decoded image, in the mode it is stored in; raises UsageError that names it."""
@@ -60,13 +80,13 @@ def _archive(path: Path, mtime_ns: int) -> zipfile.ZipFile:
     `mtime_ns` tells a zip from one that was written in its place.
     """
     del mtime_ns
-    return zipfile.ZipFile(path)
+    return zipfile.ZipFile(open_regular(path))
 
 
 def read_text(source: ImageSource) -> str:
     """A UTF-8 file, with or without byte order mark; raises UsageError that names it."""
     try:
-        return source.read().decode("utf-8-sig")
+        return source.read(MAX_TEXT_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise UsageError(f"{source} is not UTF-8: {exc}") from exc
 
@@ -81,7 +101,7 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as exc:  # no JSON, numbers too long, nested too deep
-        raise UsageError(f"{where}: not JSON: {exc}") from exc
+        raise UsageError(f"{where}: not JSON: {shown(exc)}") from exc
     if not isinstance(value, dict):
         raise UsageError(f"{where}: need a JSON object")
     return value
@@ -105,7 +125,7 @@ def list_folder(root: Path) -> dict[str, ImageSource]:
             try:
                 entry.name.encode()
             except UnicodeEncodeError as exc:
-                raise UsageError(f"{entry!r} has a name that is not UTF-8: rename it") from exc
+                raise UsageError(f"{shown(entry)} has a name that is not UTF-8: rename it") from exc
             if entry.is_dir():
                 walk(entry, f"{prefix}{entry.name}/", above | {real})
             else:
@@ -115,35 +135,36 @@ def list_folder(root: Path) -> dict[str, ImageSource]:
     try:
         walk(root, "", frozenset())
     except OSError as exc:
-        raise UsageError(f"cannot list {root}: {exc}") from exc
+        raise UsageError(f"cannot list {shown(root)}: {exc.strerror or exc}") from exc
     return dict(sorted(found.items()))
 
 
 def list_zip(path: Path) -> dict[str, ImageSource]:
     """Every file in a zip by name; raises UsageError where it is not a readable zip."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             members = [m for m in archive.namelist() if not m.endswith("/")]
     except _BROKEN as exc:
-        raise UsageError(f"{path} is neither a folder nor a readable zip: {exc}") from exc
-    shown = [m for m in members if not m.startswith(("__MACOSX/", "."))]
+        raise UsageError(
+            f"{shown(path)} is neither a folder nor a readable zip: {why_unreadable(exc)}"
+        ) from exc
+    visible = [m for m in members if not m.startswith(("__MACOSX/", "."))]
     return {
         one_spelling(member): ImageSource(one_spelling(member), path, member)
-        for member in sorted(shown)
+        for member in sorted(visible)
     }
 
 
 def decode(source: ImageSource, data: bytes, fully: bool) -> Image.Image:
     """The image in `data`: decoded, or only its header (and a PNG's checksums) checked."""
     try:
-        image = Image.open(io.BytesIO(data))
+        image = open_image(io.BytesIO(data))
         if fully:
             image.load()
         else:
             image.verify()
     except _BROKEN as exc:
-        why = "no known image format" if isinstance(exc, UnidentifiedImageError) else exc
-        raise UsageError(f"{source} is not a readable image: {why}") from exc
+        raise UsageError(f"{source} is not a readable image: {why_unreadable(exc)}") from exc
     return image
 
 

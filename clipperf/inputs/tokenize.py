@@ -9,18 +9,16 @@ open_clip's tokenizer of the machine that wrote the folder.
 
 from __future__ import annotations
 
-import html
-import importlib
 import re
-import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clipperf.errors import ArtifactError, MissingDependencyError, UsageError
+from clipperf.errors import ArtifactError, UsageError, quoted, shown
+from clipperf.inputs.clean import CLEANERS, first_words, import_late
 from clipperf.serialize import from_json
 from clipperf.system.files import read_json
 
@@ -31,6 +29,9 @@ SOT, EOT = "<start_of_text>", "<end_of_text>"
 KINDS = ("clip", "hf", "clips")
 SIDES = ("right", "left")
 
+MAX_CONTEXT_TOKENS = 8192
+"""The longest context, far above any of open_clip's (77, some 256)."""
+
 CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 
 # The word pattern on printable ASCII, where every version of Unicode agrees.
@@ -39,11 +40,6 @@ _ASCII_WORDS = re.compile(
 )
 _CACHED_WORDS = 1 << 16
 _CACHED_LENGTH = 32
-
-# On any other text ftfy and html.unescape are the identity: every fix of ftfy's needs an HTML
-# entity, a character outside ASCII, or a control character other than tab and newline.
-_MAY_NEED_FIXING = re.compile(r"[^\t\n -%'-~]")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class TokenizerSpec:
         for name, fits in spec._fitting():
             if not fits:
                 raise ArtifactError(
-                    f"{where}: {name} is missing or not valid: {getattr(spec, name)!r}; "
+                    f"{where}: {name} is missing or not valid: {quoted(getattr(spec, name))}; "
                     "export the model again"
                 )
         return spec
@@ -101,12 +97,12 @@ class TokenizerSpec:
         """Each field beside whether its value is one that it may have."""
         yield "kind", self.kind in KINDS
         yield "clean", self.clean in CLEANERS
-        yield "context_tokens", self.context_tokens > 0
-        yield "pad_id", self.pad_id >= 0
+        yield "context_tokens", 0 < self.context_tokens <= MAX_CONTEXT_TOKENS
+        yield "pad_id", _is_id(self.pad_id)
         needed = {"clip": ("sot_id", "eot_id"), "clips": ("sot_id", "eot_id", "cls_id")}
         for name in ("sot_id", "eot_id", "cls_id", "zeroed_id"):
             value = getattr(self, name)
-            yield name, name not in needed.get(self.kind, ()) if value is None else value >= 0
+            yield name, name not in needed.get(self.kind, ()) if value is None else _is_id(value)
         for name in ("padding_side", "truncation_side"):
             yield name, getattr(self, name) in SIDES
 
@@ -145,7 +141,9 @@ class Tokenizer:
         try:
             backend = backend_class.from_buffer(Path(path).read_bytes())
         except Exception as exc:  # tokenizers raises no narrower class
-            raise ArtifactError(f"cannot read {path}: {exc}; export the model again") from exc
+            raise ArtifactError(
+                f"cannot read {path}: {shown(exc)}; export the model again"
+            ) from exc
         return cls(backend, spec)
 
     @property
@@ -167,7 +165,8 @@ class Tokenizer:
         """Tokens of every text as int64 [batch, context_tokens], padded and cut as open_clip does.
 
         Raises:
-            UsageError: an element is not a string, or the context is too short for any text.
+            UsageError: an element is not a string, or too long (`clean.MAX_CHARACTERS`), or the
+                context is too short for any text, or beyond `MAX_CONTEXT_TOKENS`.
             MissingDependencyError: a text is not plain ASCII and ftfy is not installed.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
@@ -177,7 +176,11 @@ class Tokenizer:
         spec = self.spec
         context = spec.context_tokens if context_tokens is None else context_tokens
         clean = CLEANERS[spec.clean]
-        cleaned = [clean(text) for text in texts]
+        check_context(context, 1)
+        if spec.kind == "clip":
+            cleaned = [first_words(text, clean, context) for text in texts]
+        else:
+            cleaned = [clean(text) for text in texts]
         if spec.kind == "clip":
             rows = self._clip_rows(cleaned, context)
         elif spec.kind == "clips":
@@ -271,48 +274,14 @@ def eot_lengths(tokens: np.ndarray, eot_id: int) -> np.ndarray:
     return np.where(is_eot.any(axis=1), is_eot.argmax(axis=1) + 1, is_eot.shape[1])
 
 
-def _fixed(text: str) -> str:
-    """Mojibake, entities and odd characters repaired, outer whitespace removed."""
-    if _MAY_NEED_FIXING.search(text):
-        text = html.unescape(html.unescape(import_late("ftfy").fix_text(text)))
-    return text.strip()
-
-
-def _clean_whitespace(text: str) -> str:
-    return " ".join(_fixed(text).split())
-
-
-def _clean_lower(text: str) -> str:
-    return _clean_whitespace(text).lower()
-
-
-def _clean_canonicalize(text: str) -> str:
-    # Only ASCII punctuation goes, as in the reference.
-    text = _fixed(text).replace("_", " ").translate(_NO_PUNCTUATION)
-    return " ".join(text.lower().split())
-
-
-CLEANERS: dict[str, Callable[[str], str]] = {
-    "lower": _clean_lower,
-    "canonicalize": _clean_canonicalize,
-    "whitespace": _clean_whitespace,
-}
-
-
-def import_late(name: str) -> Any:
-    """Import an optional or late dependency."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as exc:
-        why = ", which tokenisation of text beyond plain ASCII needs" if name == "ftfy" else ""
-        raise MissingDependencyError(f"{name} is not installed{why}: pip install {name}") from exc
-
-
 def check_context(context: int, at_least: int) -> None:
-    """Raise UsageError for a context length that holds no text."""
-    if not _is_id(context) or context < at_least:
-        raise UsageError(f"context_tokens is {context!r}, it must be {at_least} or more")
+    """Raise UsageError for a context length that holds no text, or that nothing can hold."""
+    if not _is_id(context) or not at_least <= context <= MAX_CONTEXT_TOKENS:
+        raise UsageError(
+            f"context_tokens is {quoted(context)}, it must be {at_least} or more, and at most "
+            f"{MAX_CONTEXT_TOKENS}"
+        )
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from clipperf.errors import ArtifactError, ExportError, MissingDependencyError, UsageError
+from clipperf.inputs.clean import CLEANERS, import_late
 from clipperf.inputs.tokenize import (
-    CLEANERS,
     CONFIG_FILE,
     CONTRACTIONS,
     EOT,
@@ -26,7 +26,6 @@ from clipperf.inputs.tokenize import (
     Tokenizer,
     TokenizerSpec,
     check_context,
-    import_late,
 )
 from clipperf.system.files import write_json, write_text
 

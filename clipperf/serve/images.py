@@ -2,18 +2,84 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from clipperf.errors import UsageError
-from clipperf.inputs.preprocess import ImageInput, load_image, preprocess
+from clipperf.errors import AccuracyWarning, UnreadableWarning, UsageError, quoted
+from clipperf.inputs.preprocess import CLIPPED, ImageInput, fill, load_image, name_of
 from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import PixelDtype
+from clipperf.serve.streams import run_all
+
+OnError = Literal["raise", "mark"] | Callable[[int, UsageError], object]
+"""What becomes of images that cannot be read; see `encode`."""
+
+
+@dataclass
+class Seen:
+    """What was noticed about images, by their places; filled by several threads."""
+
+    unreadable: dict[int, UsageError] = field(default_factory=dict)
+    clipped: set[int] = field(default_factory=set)
+
+
+def encode(
+    images: Sequence[ImageInput],
+    spec: PreprocessSpec,
+    engine: Engine,
+    batch_size: int,
+    workers: int,
+    *,
+    dtype: PixelDtype,
+    embed_dim: int,
+    on_error: OnError = "raise",
+) -> np.ndarray:
+    """Preprocess and embed images: float32 [images, embed_dim], in their order.
+
+    With `on_error` "mark", the row of an image that cannot be read is NaN, and one
+    `UnreadableWarning` says why, by place. A function in its place is called with the place and
+    the error, in the order of the images, instead of the warning. Such images are in no batch, so
+    they change no other row.
+
+    Warns with `AccuracyWarning` where values are clipped (see `preprocess`).
+
+    Raises:
+        UsageError: an image cannot be read and is to be raised, or `on_error` is not valid.
+    """
+    if on_error not in ("raise", "mark") and not callable(on_error):
+        raise UsageError(f"on_error is {quoted(on_error)}: give 'raise', 'mark' or a function")
+    seen = Seen()
+    ready = batches(images, spec, batch_size, workers, dtype, seen, skip=on_error != "raise")
+    with contextlib.closing(ready):
+        parts = run_all(engine, ready)
+    if seen.clipped:
+        first = name_of(images[min(seen.clipped)])
+        message = f"{len(seen.clipped)} of {len(images)} images {CLIPPED.format(first=first)}"
+        warnings.warn(message, AccuracyWarning, stacklevel=3)
+    if not seen.unreadable:
+        return np.concatenate(parts) if parts else np.zeros((0, embed_dim), np.float32)
+    bad = dict(sorted(seen.unreadable.items()))
+    rows = np.full((len(images), embed_dim), np.nan, np.float32)
+    if parts:
+        rows[[place for place in range(len(images)) if place not in bad]] = np.concatenate(parts)
+    if callable(on_error):
+        for place, error in bad.items():
+            on_error(place, error)
+        return rows
+    reasons = {place: str(error) for place, error in bad.items()}
+    said = next(iter(reasons.values()))
+    message = f"{len(bad)} of {len(images)} images cannot be read, their rows are NaN: {said}"
+    warnings.warn(UnreadableWarning(message, reasons), stacklevel=3)
+    return rows
 
 
 def batches(
@@ -22,23 +88,32 @@ def batches(
     batch_size: int,
     workers: int,
     dtype: PixelDtype = "float32",
+    seen: Seen | None = None,
+    skip: bool = False,
 ) -> Generator[np.ndarray, None, None]:
     """Yield arrays of `dtype` [batch, 3, height, width] in the order of `images`.
 
     While the caller uses one batch, `workers` threads prepare the next one, never more; with 0
     workers the calling thread prepares a batch when it is asked for. Close the iterator (see
     `contextlib.closing`) to end the threads early: images that were not begun are dropped.
+    `seen` is told what was noticed. With `skip` images that cannot be read are noted there and
+    left out, so a batch may be smaller than `batch_size`.
 
     Raises:
         UsageError: an image cannot be read or converted; the message has its place in `images`.
     """
+    seen = Seen() if seen is None else seen
 
     def planned(start: int) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
         chunk = images[start : start + batch_size]
         pixels = np.empty((len(chunk), *spec.shape), dtype)
         return pixels, [
-            (image, start + i, spec, pixels[i : i + 1]) for i, image in enumerate(chunk)
+            (image, start + i, spec, pixels[i], seen, skip) for i, image in enumerate(chunk)
         ]
+
+    def whole(start: int, pixels: np.ndarray) -> np.ndarray:
+        good = [i for i in range(len(pixels)) if start + i not in seen.unreadable]
+        return pixels if len(good) == len(pixels) else pixels[good]
 
     starts = range(0, len(images), batch_size)
     if workers == 0:
@@ -46,10 +121,12 @@ def batches(
             pixels, jobs = planned(start)
             for job in jobs:
                 _fill(*job)
-            yield pixels
+            pixels = whole(start, pixels)
+            if len(pixels):
+                yield pixels
             del pixels, jobs, job  # before the next batch takes its memory
         return
-    _decode_repeated(images)
+    _decode_repeated(images, skip)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="clipperf-pixels")
     try:
         pixels, jobs = planned(0)
@@ -59,20 +136,33 @@ def batches(
             next_tasks = [pool.submit(_fill, *job) for job in jobs]
             for task in tasks:
                 task.result()
-            yield pixels
+            pixels = whole(start, pixels)
+            if len(pixels):
+                yield pixels
             pixels, tasks = next_pixels, next_tasks
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _fill(image: ImageInput, place: int, spec: PreprocessSpec, out: np.ndarray) -> None:
+def _fill(
+    image: ImageInput,
+    place: int,
+    spec: PreprocessSpec,
+    row: np.ndarray,
+    seen: Seen,
+    skip: bool,
+) -> None:
     try:
-        preprocess([image], spec, out)
+        if fill(row, image, spec):
+            seen.clipped.add(place)
     except UsageError as exc:
-        raise UsageError(f"image {place}: {exc}") from exc
+        error = UsageError(f"image {place}: {exc}")
+        if not skip:
+            raise error from exc
+        seen.unreadable[place] = error
 
 
-def _decode_repeated(images: Sequence[ImageInput]) -> None:
+def _decode_repeated(images: Sequence[ImageInput], skip: bool) -> None:
     """Decode what several threads would otherwise decode at once: Pillow's images are not safe."""
     times = Counter(id(image) for image in images)
     for place, image in enumerate(images):
@@ -80,4 +170,5 @@ def _decode_repeated(images: Sequence[ImageInput]) -> None:
             try:
                 load_image(image)
             except UsageError as exc:
-                raise UsageError(f"image {place}: {exc}") from exc
+                if not skip:
+                    raise UsageError(f"image {place}: {exc}") from exc

@@ -24,6 +24,7 @@ from clipperf.errors import (
     MissingDependencyError,
     UnsupportedError,
     UsageError,
+    quoted,
 )
 from clipperf.inputs import preprocess_fast
 from clipperf.inputs.preprocess import ImageInput
@@ -32,9 +33,10 @@ from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.cell import Engine, EngineRequest
 from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.serve import tuned
-from clipperf.serve.images import batches as image_batches
+from clipperf.serve.images import OnError
+from clipperf.serve.images import encode as embed_images
 from clipperf.serve.opening import DEFAULT_BATCH, Opening, read_pixels, requests
-from clipperf.serve.streams import run_all, spread
+from clipperf.serve.streams import spread
 from clipperf.serve.texts import encode as embed_texts
 from clipperf.system.env import available_cores
 from clipperf.system.store import read_manifest
@@ -78,11 +80,15 @@ class ClipModel:
         batch_size: int | None = None,
         normalize: bool = False,
         workers: int | None = None,
+        on_error: OnError = "raise",
     ) -> np.ndarray:
         """Decode, preprocess and embed images given as paths or PIL images.
 
         `workers` threads prepare the next batch while the engine runs the current one, by default
-        one for each core of this process; 0 does all of it in the calling thread.
+        one for each core of this process; 0 does all of it in the calling thread. `on_error` says
+        what becomes of images that cannot be read: "raise"; "mark" their rows as NaN, and name
+        them in one `UnreadableWarning`, whose `reasons` are by place; or a function that is called
+        with the place and the error instead, such as `failed.__setitem__` of a dict.
 
         Raises:
             UsageError: an image cannot be read, `images` is not a list, `batch_size` is below 1,
@@ -94,12 +100,17 @@ class ClipModel:
         batch_size = spread(engine, len(images), batch_size)
         workers = _workers(workers, len(images))
         assert self.pixels is not None
-        dtype = self._pixel_dtype
-        with contextlib.closing(
-            image_batches(images, self.pixels, batch_size, workers, dtype)
-        ) as batches:
-            parts = run_all(engine, batches)
-        return self._finished(np.concatenate(parts) if parts else None, normalize)
+        found = embed_images(
+            images,
+            self.pixels,
+            engine,
+            batch_size,
+            workers,
+            dtype=self._pixel_dtype,
+            embed_dim=self.embed_dim,
+            on_error=on_error,
+        )
+        return self._finished(found, normalize)
 
     def encode_texts(
         self, texts: Sequence[str], *, batch_size: int | None = None, normalize: bool = False
@@ -128,7 +139,7 @@ class ClipModel:
         if batch_size is None:
             batch_size = self._batches.get(side, DEFAULT_BATCH)
         if batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}, it must be 1 or more")
+            raise UsageError(f"batch_size is {quoted(batch_size)}, it must be 1 or more")
         if side not in self._engines:
             raise ArtifactError(
                 f"this artifact has no {side} tower; export it too: "
@@ -211,7 +222,7 @@ def _workers(workers: int | None, images: int) -> int:
     if workers is None:
         return min(available_cores(), images) if images > 1 else 0
     if not isinstance(workers, int) or workers < 0:
-        raise UsageError(f"workers is {workers!r}: give a whole number from 0")
+        raise UsageError(f"workers is {quoted(workers)}: give a whole number from 0")
     return workers
 
 
@@ -247,7 +258,7 @@ def load(
     """
     for name, value in (("threads", threads), ("streams", streams)):
         if value is not None and (not isinstance(value, int) or value < 1):
-            raise UsageError(f"{name} is {value!r}: give a whole number from 1")
+            raise UsageError(f"{name} is {quoted(value)}: give a whole number from 1")
     path = Path(folder).expanduser().absolute()
     if not path.exists():
         raise ArtifactError(f"{path}: there is no such file or folder")

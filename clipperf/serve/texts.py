@@ -17,8 +17,8 @@ from clipperf.inputs.tokenize import Tokenizer, eot_lengths
 from clipperf.nouns.cell import Engine
 from clipperf.serve.streams import run_all, spread
 
-WINDOW = 8192
-"""Texts that are tokenised and sorted together: 5 MiB of tokens."""
+WINDOW, WINDOW_TOKENS = 8192, 1 << 21
+"""Texts that are tokenised and sorted together, and their tokens: 16 MiB at most."""
 
 RUN_COST_TOKENS = 16
 """What one more run costs beside its tokens, in tokens: reading the weights once, and overhead."""
@@ -37,7 +37,7 @@ def encode(
     a batch's longest; it is only for causal, EOT-pooled towers with a dynamic token axis.
 
     Raises:
-        UsageError: an element is not a string.
+        UsageError: an element is not a string, or too long (`clean.MAX_CHARACTERS`).
     """
     for i, text in enumerate(texts):
         if not isinstance(text, str):
@@ -46,9 +46,10 @@ def encode(
     unique = list(place)
     eot_id = tokenizer.eot_id if cut else None
     batch_size = spread(engine, len(unique), batch_size)
+    window = min(WINDOW, max(1, WINDOW_TOKENS // tokenizer.context_tokens))
     parts = [
-        _run(tokenizer(unique[i : i + WINDOW]), engine, batch_size, eot_id)
-        for i in range(0, len(unique), WINDOW)
+        _run(tokenizer(unique[i : i + window]), engine, batch_size, eot_id)
+        for i in range(0, len(unique), window)
     ]
     embedded = np.concatenate(parts)
     return embedded if len(unique) == len(texts) else embedded[[place[text] for text in texts]]

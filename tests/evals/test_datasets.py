@@ -9,12 +9,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from clipperf.errors import UsageError
 from clipperf.evals import datasets
-from clipperf.evals.datasets import DEFAULT_TEMPLATES, SAMPLE, Dataset, load_dataset
+from clipperf.evals.datasets import SAMPLE, Dataset, load_dataset
+from clipperf.evals.layouts import DEFAULT_TEMPLATES
 
 
 def picture(path: Path, shade: int = 0) -> Path:
@@ -389,3 +391,112 @@ def test_no_damage_to_a_zip_escapes_as_another_error(sample: Path, tmp_path: Pat
                 load_dataset(path)
             except UsageError as exc:
                 assert str(exc)
+
+
+# --- what is left out -------------------------------------------------------------------------
+
+
+def test_every_format_that_encode_images_reads_is_listed(tmp_path: Path) -> None:
+    """These were dropped without a word."""
+    for suffix in ("jfif", "tga", "jp2", "avif"):
+        if suffix != "avif" or features.check("avif"):
+            picture(tmp_path / f"class {suffix}" / f"1.{suffix}")
+    data = load_dataset(tmp_path)
+    assert {"class jfif", "class tga", "class jp2"} <= set(data.class_names)
+    assert data.notes == ()
+    zipped(tmp_path, tmp_path.parent / f"{tmp_path.name}.zip")
+    assert load_dataset(tmp_path.parent / f"{tmp_path.name}.zip").sha256 == data.sha256
+
+
+def test_what_is_left_out_is_counted_and_named(classes: Path) -> None:
+    (classes / "fox").mkdir()
+    for i in range(3):
+        write(classes / "fox" / f"{i}.heic", "x")
+    (classes / "void").mkdir()
+    notes = load_dataset(classes).notes
+    assert notes == (
+        "pets: left out 4 files of other suffixes: .heic 3, .txt 1 (first: cat/notes.txt)",
+        "pets: 2 class folders without images (fox, void), no classes unless classes.json names "
+        "them",
+    )
+    assert (
+        load_dataset(zipped(classes, classes.parent / "p.zip"))
+        .notes[1]
+        .startswith("p.zip: 1 class folders without images (fox)")
+    )
+
+
+def test_images_without_captions_are_counted(captioned: Path) -> None:
+    picture(captioned / "c.png")
+    assert load_dataset(captioned).notes == (
+        "photos: left out 1 images that no caption names (c.png)",
+    )
+    assert load_dataset("sample").notes == ()
+
+
+def test_images_of_16_bits_are_named(classes: Path) -> None:
+    Image.fromarray(np.full((4, 3), 40_000, np.uint16)).save(classes / "cat" / "deep.png")
+    (note,) = load_dataset(classes).notes[1:]
+    assert "1 images hold values that are no bytes" in note and "cat/deep.png" in note
+
+
+# --- going on without unreadable images -------------------------------------------------------
+
+
+def damage(root: Path) -> None:
+    """A cut JPEG whose header is whole, a text, and a pipe."""
+    Image.effect_noise((64, 64), 80).save(root / "cat" / "cut.jpg")
+    whole = (root / "cat" / "cut.jpg").read_bytes()
+    (root / "cat" / "cut.jpg").write_bytes(whole[:-900])
+    write(root / "cat" / "text.png", "no image")
+    (root / "odd").mkdir()
+    os.mkfifo(root / "odd" / "pipe.png")
+
+
+def test_unreadable_images_can_be_left_out(classes: Path) -> None:
+    before = load_dataset(classes)
+    damage(classes)
+    assert "text.png" in load_error(classes)
+    data = load_dataset(classes, skip_unreadable=True)
+    assert (data.sha256, data.images, data.labels, data.class_names) == (
+        *(before.sha256, before.images, before.labels, before.class_names),
+    )
+    skipped = next(note for note in data.notes if "cannot be read" in note)
+    assert skipped.startswith("pets: left out 3 images that cannot be read, for every runtime")
+    for name in ("cut.jpg", "text.png", "pipe.png is a named pipe"):
+        assert name in skipped
+    assert any("1 class folders without images (odd)" in note for note in data.notes)
+
+
+def test_captions_of_unreadable_images_are_left_out_too(captioned: Path) -> None:
+    (captioned / "a.png").write_bytes(b"")
+    data = load_dataset(captioned, skip_unreadable=True)
+    assert data.captions == ("blue",) and data.caption_image == (0,)
+    assert [image.name for image in data.images] == ["b.png"]
+    assert "left out 1 images that cannot be read" in data.notes[0]
+    (captioned / "b.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"no image in .* can be read: .*a\.png is not a readable"):
+        load_dataset(captioned, skip_unreadable=True)
+
+
+def test_a_class_that_is_named_stays_without_its_images(sample: Path, classes: Path) -> None:
+    write(classes / "classes.json", json.dumps({"big_dog": "hound"}))
+    (classes / "big_dog" / "1.webp").write_bytes(b"")
+    for path in (classes, zipped(classes, classes.parent / "p.zip")):
+        data = load_dataset(path, skip_unreadable=True)
+        assert (data.class_names, data.labels) == (("hound", "cat"), (1, 1))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "data:image/png;base64," + "A" * 10**6])
+def test_what_is_no_dataset_is_quoted_in_part(name: str) -> None:
+    with pytest.raises(UsageError, match="no dataset at") as caught:
+        load_dataset(name)
+    assert len(str(caught.value)) < 1500
+
+
+def test_mistakes_of_any_length_are_quoted_in_part(captioned: Path, sample: Path) -> None:
+    write(captioned / "captions.csv", f"image,caption\n{'y' * 100_000},x\n")
+    assert len(load_error(captioned)) < 1500
+    row = {"image": "images/a.png", "caption": "one", "category": "x" * 10**6}
+    write(sample / "captions.jsonl", lines(row))
+    assert len(load_error(sample)) < 1500

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import zipfile
+from pathlib import Path
 
 from PIL import Image
 
@@ -59,3 +62,25 @@ def test_random_weights_are_marked_everywhere(cli, tmp_path):
     assert result.scores and all(score.random_weights for score in result.scores)
     page = cli("report", str(target), "--format", "md")
     assert "random weights" in page.stdout.lower()
+
+
+def test_unreadable_images_are_left_out_of_every_runtime(cli, sample_artifact, samples, tmp_path):
+    data = tmp_path / "few"
+    shutil.copytree(samples, data)
+    first, second, *rest = sorted(data.glob("*.*"))[:-1]
+    assert len(rest) == 22
+    first.write_bytes(first.read_bytes()[:-300])
+    second.unlink()
+    os.mkfifo(second)
+    asked = ("eval", "clipperf-sample", "--dataset", data, "-q", "--json", tmp_path / "e.json")
+    done = cli(*asked, home=sample_artifact.parents[3])
+    assert done.returncode == 2 and f"{first} is not a readable image" in done.stderr
+    done = cli(*asked, "--skip-unreadable", home=sample_artifact.parents[3])
+    assert done.returncode == 0, done.stderr
+    result = store.read_result(tmp_path / "e.json")
+    assert {score.cell.runtime for score in result.scores} == {"torch", "onnx"}
+    assert {score.n for score in result.scores} == {22}
+    (note,) = result.notes
+    assert note.startswith("few: left out 2 images that cannot be read, for every runtime alike: ")
+    for path in (first, second):
+        assert str(path) in note and Path(path).name in done.stdout

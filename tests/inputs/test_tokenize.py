@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from clipperf.errors import ArtifactError, ExportError, MissingDependencyError, UsageError
+from clipperf.inputs import clean as cleaning
 from clipperf.inputs import tokenize
-from clipperf.inputs.tokenize import CLEANERS, Tokenizer, TokenizerSpec, eot_lengths
+from clipperf.inputs.clean import CLEANERS
+from clipperf.inputs.tokenize import Tokenizer, TokenizerSpec, eot_lengths
 from clipperf.models import tokenizer_files
 from clipperf.models.tokenizer_files import (
     write_clip_tokenizer,
@@ -151,7 +153,7 @@ def test_merges_need_no_order_among_equals(folders):
 
 
 def test_ascii_without_ampersand_needs_no_ftfy():
-    plain = [c for c in map(chr, range(0x110000)) if not tokenize._MAY_NEED_FIXING.search(c)]
+    plain = [c for c in map(chr, range(0x110000)) if not cleaning._MAY_NEED_FIXING.search(c)]
     assert set(plain) == set("\t\n" + string.printable[:95]) - {"&"}
     rng = random.Random(7)
     candidates = [a + b for a in plain for b in plain]

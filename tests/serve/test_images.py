@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Sequence
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipperf.errors import EngineError, UsageError
-from clipperf.inputs.preprocess import preprocess
+from clipperf.errors import AccuracyWarning, EngineError, UnreadableWarning, UsageError
+from clipperf.inputs.preprocess import fill, preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.serve import images as image_batches
 from clipperf.serve.load import ClipModel
@@ -54,21 +55,22 @@ def pixel_threads() -> list[str]:
 
 
 class Watch:
-    """Stands in for `preprocess` and knows which images were begun and which are done."""
+    """Stands in for `fill` and knows which images were begun and which are done."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun: list[str] = []
         self.done: list[str] = []
         self.changed = threading.Condition()
-        monkeypatch.setattr(image_batches, "preprocess", self)
+        monkeypatch.setattr(image_batches, "fill", self)
 
-    def __call__(self, images: Sequence[Path], spec: PreprocessSpec, out: np.ndarray) -> None:
+    def __call__(self, row: np.ndarray, image: Path, spec: PreprocessSpec) -> bool:
         with self.changed:
-            self.begun.append(images[0].stem)
-        preprocess(images, spec, out)
+            self.begun.append(image.stem)
+        clipped = fill(row, image, spec)
         with self.changed:
-            self.done.append(images[0].stem)
+            self.done.append(image.stem)
             self.changed.notify_all()
+        return clipped
 
     def wait_for(self, n: int, timeout_s: float = WAIT_S) -> bool:
         with self.changed:
@@ -155,3 +157,93 @@ def test_bad_workers_are_refused() -> None:
     for workers in (-1, 1.5, "2"):
         with pytest.raises(UsageError, match="workers is"):
             image_model(Means()).encode_images([], workers=workers)  # type: ignore[arg-type]
+
+
+# --- images that cannot be read --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 99])
+def test_rows_of_unreadable_images_are_marked(
+    tmp_path: Path, workers: int, batch_size: int
+) -> None:
+    paths = coloured(tmp_path, 11)
+    expected = preprocess(paths, SPEC).mean((2, 3))
+    bad = [0, 4, 5, 6, 7, 10]
+    for place in bad:
+        paths[place].write_text("no pixels here")
+    expected[bad] = np.nan
+    options: Any = {"batch_size": batch_size, "workers": workers}
+    with pytest.warns(UnreadableWarning) as caught:
+        found = image_model(Means()).encode_images(paths, on_error="mark", **options)
+    np.testing.assert_array_equal(found, expected)
+    (warning,) = [w for w in caught if w.category is UnreadableWarning]
+    assert str(warning.message).startswith("6 of 11 images cannot be read, their rows are NaN: ")
+    assert warning.filename == __file__
+    reasons = warning.message.reasons  # type: ignore[union-attr]
+    assert list(reasons) == bad and "4.png" in reasons[4]
+    failed: dict[int, UsageError] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = image_model(Means()).encode_images(paths, on_error=failed.__setitem__, **options)
+    np.testing.assert_array_equal(found, expected)
+    assert list(failed) == bad and "image 10: " in str(failed[10])
+    assert not pixel_threads()
+
+
+def test_unreadable_images_are_given_to_no_engine(tmp_path: Path) -> None:
+    """Some graphs scale a batch as a whole: what stands beside a row changes it."""
+    paths = coloured(tmp_path, 6)
+    sizes: list[int] = []
+
+    class Counting(Means):
+        def run(self, array: np.ndarray) -> np.ndarray:
+            sizes.append(len(array))
+            return super().run(array)
+
+    for place in (0, 1, 4):
+        paths[place].unlink()
+    failed: dict[int, UsageError] = {}
+    model = image_model(Counting())
+    model.encode_images(paths, batch_size=2, on_error=failed.__setitem__)
+    assert sizes == [2, 1]
+    for path in paths:
+        path.unlink(missing_ok=True)
+    rows = model.encode_images(paths, normalize=True, on_error=failed.__setitem__)
+    assert rows.shape == (6, 3) and rows.dtype == np.float32 and np.isnan(rows).all()
+    assert sizes == [2, 1]
+
+
+def test_one_broken_image_listed_often_is_marked_each_time(tmp_path: Path) -> None:
+    Image.effect_noise((90, 70), 80).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-900])
+    failed: dict[int, UsageError] = {}
+    with Image.open(tmp_path / "cut.jpg") as image:
+        rows = image_model(Means()).encode_images(
+            [image, image, Image.new("RGB", (9, 9))], on_error=failed.__setitem__, workers=2
+        )
+    assert list(failed) == [0, 1] and np.isnan(rows).any(1).tolist() == [True, True, False]
+
+
+def test_bad_ways_to_go_on_are_refused() -> None:
+    for way in ("skip", None, 3):
+        with pytest.raises(UsageError, match=r"on_error is .*: give 'raise', 'mark' or a function"):
+            image_model(Means()).encode_images([], on_error=way)  # type: ignore[arg-type]
+
+
+def test_pipes_do_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UsageError, match=r"^image 0: .*pipe\.png is a named pipe"):
+        image_model(Means()).encode_images([tmp_path / "pipe.png"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_clipped_images_are_named_once_a_call(tmp_path: Path, workers: int) -> None:
+    paths = coloured(tmp_path, 4)
+    for place in (1, 3):
+        Image.fromarray(np.full((4, 3), 40_000, np.uint16)).save(paths[place])
+    with pytest.warns(AccuracyWarning) as caught:
+        image_model(Means()).encode_images(paths, workers=workers)
+    (warning,) = caught
+    assert str(warning.message).startswith("2 of 4 images hold values that are no bytes")
+    assert f"first: {paths[1]}" in str(warning.message) and warning.filename == __file__

@@ -1,0 +1,99 @@
+"""open_clip's cleaning of texts: entities and mojibake repaired, spaces joined, letters lowered.
+
+Cleaning costs far more than tokenising does, and of a long text nearly all of it is for words that
+no model reads. So long texts are cut before, where that is exact, and bounded where it is not.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import re
+import string
+from collections.abc import Callable
+from typing import Any
+
+from clipperf.errors import MissingDependencyError, UsageError, quoted
+
+MAX_CHARACTERS = 1 << 20
+"""The longest text that is tokenised, in about two seconds. Longer ones are cut before, where that
+is exact: see `first_words`."""
+
+MAX_FIXED_CHARACTERS = 1 << 14
+"""The same for a text that needs fixing. ftfy goes over a line until nothing changes, once for each
+level of an entity in an entity ("&amp;amp;amp;..."): that is quadratic, here a second at most."""
+
+_WHOLE_CHARACTERS = 1 << 12
+"""Up to here, no text is cut before it is cleaned."""
+
+# On any other text ftfy and html.unescape are the identity: every fix of ftfy's needs an HTML
+# entity, a character outside ASCII, or a control character other than tab and newline.
+_MAY_NEED_FIXING = re.compile(r"[^\t\n -%'-~]")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def first_words(text: str, clean: Callable[[str], str], words: int) -> str:
+    """`clean(text)`, of which a long text has no more than a beginning of at least `words` words.
+
+    As every word of CLIP's own tokenizer is one token or more, this changes none of the first
+    `words` tokens. Text that needs no fixing is cut at any space. Other text is cut behind a
+    newline: ftfy works line by line, and takes from a line to later ones alone (a "<" ends the
+    unescaping); no entity reaches over a newline; and whoever lowers letters looks no further.
+    Within a line nothing can be cut, as its end can change how its beginning is read.
+    """
+    if len(text) <= _WHOLE_CHARACTERS:
+        return clean(text)
+    cut = "\n" if _MAY_NEED_FIXING.search(text) else r"\s"
+    end = _WHOLE_CHARACTERS
+    while True:
+        found = re.compile(cut).search(text, end)
+        end = len(text) if found is None else found.end()
+        cleaned = clean(text[:end])
+        if end == len(text) or len(cleaned.split()) >= words:
+            return cleaned
+        end *= 2
+
+
+def _fixed(text: str) -> str:
+    """Mojibake, entities and odd characters repaired, outer whitespace removed."""
+    needs_fixing = _MAY_NEED_FIXING.search(text) is not None
+    limit = MAX_FIXED_CHARACTERS if needs_fixing else MAX_CHARACTERS
+    if len(text) > limit:
+        why = ", as it holds entities, controls or characters beyond ASCII" if needs_fixing else ""
+        raise UsageError(
+            f"a text of {len(text):,} characters is too long, the limit is {limit:,}{why}; cut it, "
+            f"for a model reads its first words alone: {quoted(text)}"
+        )
+    if needs_fixing:
+        text = html.unescape(html.unescape(import_late("ftfy").fix_text(text)))
+    return text.strip()
+
+
+def _clean_whitespace(text: str) -> str:
+    return " ".join(_fixed(text).split())
+
+
+def _clean_lower(text: str) -> str:
+    return _clean_whitespace(text).lower()
+
+
+def _clean_canonicalize(text: str) -> str:
+    # Only ASCII punctuation goes, as in the reference.
+    text = _fixed(text).replace("_", " ").translate(_NO_PUNCTUATION)
+    return " ".join(text.lower().split())
+
+
+CLEANERS: dict[str, Callable[[str], str]] = {
+    "lower": _clean_lower,
+    "canonicalize": _clean_canonicalize,
+    "whitespace": _clean_whitespace,
+}
+
+
+def import_late(name: str) -> Any:
+    """Import an optional or late dependency."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as exc:
+        why = ", which tokenisation of text beyond plain ASCII needs" if name == "ftfy" else ""
+        raise MissingDependencyError(f"{name} is not installed{why}: pip install {name}") from exc

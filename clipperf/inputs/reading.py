@@ -1,0 +1,151 @@
+"""Files that users name, opened with care: regular ones, of bounded size, images of known formats.
+
+One that is no regular file (a named pipe, a device, a link to one) may block for good or never
+end. Of images, Pillow knows formats that start other programs (EPS starts Ghostscript) or that
+nobody keeps photos in; `FORMATS` are those that are read, here and in datasets alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from clipperf import units
+from clipperf.errors import UsageError, shown
+
+FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI"),
+    *("SGI", "TGA", "TIFF", "WEBP"),
+)
+"""Pillow's names of the formats that are read, where the installed Pillow has them.
+
+A plugin that does not come with Pillow is read as well: whoever has registered it (pillow-heif's
+`register_heif_opener`) wants its format.
+"""
+
+MAX_IMAGE_BYTES = 1 << 29
+"""The largest image file, 512 MiB: twice Pillow's own limit of pixels (`Image.MAX_IMAGE_PIXELS`,
+89 million), at three bytes each. Above that limit Pillow warns, above twice it refuses."""
+
+MAX_TEXT_BYTES = 1 << 26
+"""The largest captions file, 64 MiB: about a million captions."""
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file to read its bytes; links are followed.
+
+    Raises:
+        UsageError: it is something else; it is not opened, for that alone can block.
+        OSError, ValueError: as `open` does.
+    """
+    _check_regular(path, Path(path).stat())
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with contextlib.ExitStack() as closing:
+        file = closing.enter_context(open(path, "rb", opener=opener))
+        _check_regular(path, os.fstat(file.fileno()))  # it may have been exchanged meanwhile
+        closing.pop_all()
+    return file
+
+
+def _check_regular(path: str | Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise UsageError(f"{shown(path)} is {kind}, not a regular file: give one")
+
+
+def read_regular(path: str | Path, limit_bytes: int) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        UsageError: it is something else, or larger than the limit; then it is not read.
+        OSError, ValueError: as `open` does.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        check_size(path, size, limit_bytes)
+        data = file.read(size + 1)
+    if len(data) > size:
+        raise UsageError(f"{shown(path)} grows while it is read: copy it first")
+    return data
+
+
+def check_size(name: object, size_bytes: int, limit_bytes: int) -> None:
+    """Raise UsageError for a file that is larger than its kind may be."""
+    if size_bytes > limit_bytes:
+        raise UsageError(
+            f"{shown(name)} has {units.size(size_bytes)}, the limit is {units.size(limit_bytes)}: "
+            f"make it smaller, or split it"
+        )
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """`Image.open`, for `FORMATS` alone.
+
+    Raises: as `Image.open`.
+    """
+    Image.preinit()
+    try:
+        return Image.open(file, formats=_readable())
+    except Image.UnidentifiedImageError:
+        # The rarer plugins are imported when they are needed, as Pillow does.
+        if not Image.init():
+            raise
+    return Image.open(file, formats=_readable())
+
+
+def image_suffixes() -> frozenset[str]:
+    """How the names of files end that `open_image` can read, such as ".jpg"."""
+    by_suffix = Image.registered_extensions()
+    formats = {*FORMATS, *_readable()}
+    return frozenset(suffix for suffix, name in by_suffix.items() if name in formats)
+
+
+def _readable() -> tuple[str, ...]:
+    """The formats that are read, of those whose plugins are there so far."""
+    return tuple(
+        name
+        for name, (factory, _) in Image.OPEN.items()
+        if name in FORMATS or not str(getattr(factory, "__module__", "")).startswith("PIL.")
+    )
+
+
+def why_unreadable(exc: Exception) -> str:
+    """What an error of Pillow's or of the file system says about an image, and what to do."""
+    if isinstance(exc, Image.UnidentifiedImageError):
+        return (
+            "not an image, or a format that is not read here; convert it to one of "
+            f"{', '.join(FORMATS)}"
+        )
+    if isinstance(exc, Image.DecompressionBombError):
+        return f"{exc}; shrink it first, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+    said = (isinstance(exc, OSError) and exc.strerror) or str(exc) or type(exc).__name__
+    return shown(said)
+
+
+def no_path(text: str) -> str | None:
+    """What to do with a text that cannot be a path but something else; None where it may be one."""
+    if re.match(r"data:", text, re.IGNORECASE):
+        return (
+            "a data: URI is not a path; decode it first: "
+            "PIL.Image.open(io.BytesIO(base64.b64decode(uri.split(',', 1)[1])))"
+        )
+    if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
+        return "a URL is not a path; download it first"
+    return None
