@@ -21,7 +21,8 @@ from clipperf.export.make import make
 from clipperf.models import sample, zoo
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Variant
-from clipperf.system import files, store
+from clipperf.system import store
+from clipperf.system.temporaries import PREFIX
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 300
@@ -247,7 +248,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def leftovers(root: Path) -> list[Path]:
-    return [path for path in root.rglob(".*") if path.name.startswith(files.TEMPORARY_PREFIX)]
+    return [path for path in root.rglob(".*") if path.name.startswith(PREFIX)]
 
 
 def assert_usable(folder: Path) -> None:

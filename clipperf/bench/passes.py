@@ -12,7 +12,7 @@ from clipperf.bench import cost, gpu_meters
 from clipperf.bench.cost import Settings
 from clipperf.bench.gpu_sampler import Seen
 from clipperf.bench.jobs import blank
-from clipperf.errors import ClipperfError, UnsupportedError
+from clipperf.errors import ChildError, ClipperfError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, GpuLoad, Measurement
@@ -209,9 +209,10 @@ def worker_of(request: EngineRequest, settings: Settings) -> Child:
 
 
 def failure(exc: ClipperfError) -> dict[str, Any]:
-    """The fields of a row that say that it failed, and why."""
+    """The fields of a row that say that it failed, and why: a line, and a dead child's words."""
     status = "unsupported" if isinstance(exc, UnsupportedError) else "failed"
-    return {"status": status, "error": str(exc)}
+    said = f"\n{exc.said}" if isinstance(exc, ChildError) and exc.said else ""
+    return {"status": status, "error": f"{exc}{said}"}
 
 
 def largest(values: Sequence[int | None]) -> int | None:

@@ -37,6 +37,7 @@ from clipperf.inputs.sources import (
     read_object,
     read_text,
 )
+from clipperf.system.targets import expanded
 
 IMAGE_SUFFIXES = frozenset(
     [".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"]
@@ -91,7 +92,7 @@ def load_dataset(name_or_dir: str | Path) -> Dataset:
     """
     if not str(name_or_dir).strip():
         raise UsageError("the dataset is empty: give 'sample' or a folder")
-    path = SAMPLE if str(name_or_dir) == "sample" else Path(name_or_dir).expanduser()
+    path = SAMPLE if str(name_or_dir) == "sample" else expanded(name_or_dir)
     if not path.exists():
         raise UsageError(
             f"no dataset at {path}: give 'sample', a folder with one folder a class, "

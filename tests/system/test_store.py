@@ -22,6 +22,7 @@ from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment, Measurement, ResultFile
 from clipperf.serialize import to_json
 from clipperf.system import files, store
+from clipperf.system.temporaries import PREFIX
 
 SPEC = ModelSpec("ViT-B-32::random:0", "open_clip", "ViT-B-32", "random:0", 224, 77, 512)
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
@@ -34,7 +35,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def temporaries(folder: Path) -> list[str]:
-    return [p.name for p in folder.iterdir() if p.name.startswith(files.TEMPORARY_PREFIX)]
+    return [p.name for p in folder.iterdir() if p.name.startswith(PREFIX)]
 
 
 def start_child(code: str, *args: object) -> "subprocess.Popen[str]":
@@ -235,7 +236,7 @@ def test_a_kill_while_staging_leaves_old_or_new_never_neither(tmp_path: Path, at
 
 def test_sweep_puts_back_what_was_set_aside(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
-    aside = tmp_path / f"{files.TEMPORARY_PREFIX}old-artifact"
+    aside = tmp_path / f"{PREFIX}old-artifact"
     aside.mkdir()
     (aside / "a").write_text("old")
     with files.locked(target):
