@@ -248,11 +248,10 @@ def current_towers(folder: Path) -> dict[Side, Artifact]:
     """The intact towers of an artifact folder; none where it does not exist or is damaged."""
     try:
         manifest = store.read_manifest(folder)
+        damaged = store.check_files(folder, manifest, content=True)
     except ArtifactError:
         return {}
-    if store.check_files(folder, manifest, content=True):
-        return {}
-    return {tower.side: tower for tower in manifest.towers}
+    return {} if damaged else {tower.side: tower for tower in manifest.towers}
 
 
 def own_files(folder: Path) -> Callable[[str], bool]:

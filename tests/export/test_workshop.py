@@ -64,7 +64,7 @@ def test_a_process_that_dies_is_told_from_one_that_fails(file: Path) -> None:
 def test_a_crash_is_told_by_its_reason(file: Path) -> None:
     with (
         Worker() as worker,
-        pytest.raises(ExportError, match=r"killed by SIGSEGV: Fatal Python error: Segmentation fault$"),
+        pytest.raises(ExportError, match=r"killed by SIGSEGV: Fatal Python error: Segm"),
     ):
         fetch(worker, file)
         os.kill(worker.pid, signal.SIGSEGV)
@@ -74,8 +74,8 @@ def test_a_crash_is_told_by_its_reason(file: Path) -> None:
 def test_a_module_in_the_working_directory_is_not_imported(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "psutil.py").write_text("raise SystemExit('not this one')")
-    (tmp_path / "json.py").write_text("raise SystemExit('not this one')")
+    for name in ("psutil", "json", "types", "queue", "random", "onnx", "torch", "clipperf"):
+        (tmp_path / f"{name}.py").write_text("print('stray'); raise SystemExit('not this one')")
     monkeypatch.chdir(tmp_path)
     assert fetch(Workshop(), file) == {"path": str(file)}
 

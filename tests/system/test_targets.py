@@ -38,7 +38,7 @@ def test_a_file_behind_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> 
     before = target.stat().st_ino
     link.symlink_to("there/report.html")
     files.write_text(link, "new")
-    assert link.is_symlink() and os.readlink(link) == "there/report.html"
+    assert link.is_symlink() and link.readlink() == Path("there/report.html")
     assert target.read_text() == "new" and target.stat().st_ino != before
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "there"]
