@@ -61,7 +61,7 @@ def storage_error(target: Path, exc: OSError) -> StorageError:
     if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(
             f"cannot write {target}: {exc.strerror}. Choose another folder with --out or "
-            f"CLIPPERF_HOME"
+            f"CLIPPERF_HOME, for results with --json"
         )
     return StorageError(f"cannot write {target}: {exc.strerror or exc}")
 
