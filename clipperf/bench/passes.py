@@ -209,10 +209,10 @@ def worker_of(request: EngineRequest, settings: Settings) -> Child:
 
 
 def failure(exc: ClipperfError) -> dict[str, Any]:
-    """The fields of a row that say that it failed, and why: a line, and a dead child's words."""
+    """The fields of a row that say that it failed, and why."""
     status = "unsupported" if isinstance(exc, UnsupportedError) else "failed"
-    said = f"\n{exc.said}" if isinstance(exc, ChildError) and exc.said else ""
-    return {"status": status, "error": f"{exc}{said}"}
+    said = exc.said if isinstance(exc, ChildError) else ""
+    return {"status": status, "error": str(exc), "last_words": said or None}
 
 
 def largest(values: Sequence[int | None]) -> int | None:

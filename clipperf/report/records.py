@@ -180,7 +180,7 @@ def _row(
 ) -> Row:
     passes = [m for m in (time, memory) if m is not None]
     problems = [
-        f"{m.kind} pass {m.status}: {(m.error or 'no reason was recorded').splitlines()[0]}"
+        f"{m.kind} pass {m.status}: {m.error or 'no reason was recorded'}"
         for m in passes
         if m.status != "ok"
     ]
