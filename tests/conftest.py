@@ -46,7 +46,8 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 LONG_FILES = tuple(
     f"{name}.py"
     for name in (
-        *("test_readme", "test_demo", "test_exporters_onnx", "test_exporters_tensorrt"),
+        *("test_readme", "test_demo", "test_finders"),
+        *("test_exporters_onnx", "test_exporters_tensorrt"),
         *("test_exporters_tensorrt_models", "test_uint8", "test_tune", "test_exporters_quantized"),
         *(
             "test_openvino",

@@ -62,9 +62,15 @@ def home() -> Path:
         ) from exc
 
 
-def cache_folder() -> Path:
-    """Where runtimes keep what they compile; they make it when they have something to keep."""
-    return home() / "cache"
+def cache_folder() -> Path | None:
+    """Where runtimes keep what they compile; they make it when they have something to keep.
+
+    None for a user without a home folder: what is deployed needs none.
+    """
+    try:
+        return home() / "cache"
+    except UsageError:
+        return None
 
 
 # --- checksums -----------------------------------------------------------------------------

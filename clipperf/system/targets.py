@@ -82,6 +82,8 @@ def _opened(path: Path) -> int:
         if descriptor == 1:
             sys.stdout.flush()
         return os.dup(descriptor)
+    if sys.platform == "win32":
+        return os.open(path, os.O_WRONLY)
     try:  # a pipe that nobody reads must not stop the command for good
         opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as exc:

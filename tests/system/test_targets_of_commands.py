@@ -11,6 +11,7 @@ import pytest
 from conftest import Cli
 from report_data import cell, result, timed
 
+import clipperf
 from clipperf.system import store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="devices and links")
@@ -33,6 +34,15 @@ def test_a_report_goes_through_a_link_and_into_a_device(cli: Cli, tmp_path: Path
     cli("report", measured, "--format", "md", "--out", null, check=True)
     assert stat.S_ISCHR(null.stat().st_mode)
     assert [path.name for path in tmp_path.rglob(".*")] == []
+
+
+def test_a_model_is_served_to_a_user_without_a_home(
+    sample_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPPERF_HOME", "~no-such-user/x")
+    assert store.cache_folder() is None
+    with clipperf.load(sample_artifact, threads=1) as model:
+        assert model.encode_texts(["a cat"]).shape == (1, 192)
 
 
 @pytest.mark.parametrize(
