@@ -6,13 +6,16 @@ tokenizers and the runtime, and never imports torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from clipperf.version import __version__
 
 __all__ = ["__version__", "load"]
 
+TYPE_CHECKING = False
+"""As `typing` has it; importing that here could find a user's file (see `__main__`)."""
+
 if TYPE_CHECKING:
+    from typing import Any
+
     from clipperf.serve.load import load
 
 

@@ -3,28 +3,60 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from typing import Any
 
-import typer
-
-from clipperf.cli import app
-from clipperf.errors import ClipperfError
-
-ParserError: Any = typer.BadParameter.__base__
-"""UsageError of the click that typer brings: unknown command, missing argument, bad number."""
+# All else is imported when the working directory is forgotten.
 
 
-def _terminate(number: int, frame: object) -> None:
-    """End as Ctrl-C does: staging folders are removed and children ended on the way out."""
-    del frame
-    raise SystemExit(128 + number)
+def _end_politely() -> None:
+    """End by SIGTERM, and by the SIGHUP of a terminal that is gone, as by Ctrl-C.
+
+    Staging folders are removed and children ended on the way out.
+    """
+    import signal
+
+    signals = [signal.SIGTERM, *([] if sys.platform == "win32" else [signal.SIGHUP])]
+
+    def end(number: int, frame: object) -> None:
+        del frame
+        for other in signals:  # a second one must not stop the cleaning up
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for number in signals:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(number, end)
+
+
+def _forget_working_directory() -> None:
+    """Import nothing from the working directory, where a file may be called as a module is.
+
+    Python puts it first for ``python -m``, and takes an empty part of PYTHONPATH for it.
+    """
+    try:
+        here = os.getcwd()  # noqa: PTH109 - pathlib could be a file there
+    except FileNotFoundError:  # it was removed
+        return
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if not sys.flags.safe_path and __name__ == "__main__" and sys.path[:1] == [here]:
+        del sys.path[0]
+    if "" in named and here not in named and here in sys.path[: len(named)]:
+        sys.path.remove(here)
 
 
 def main() -> None:
     """The console script: every error becomes one line and an exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    _forget_working_directory()
+    _end_politely()
+    from typing import Any
+
+    import typer
+
+    from clipperf.cli import app
+    from clipperf.errors import ClipperfError
+
+    # UsageError of the click that typer brings: unknown command, missing argument, bad number.
+    ParserError: Any = typer.BadParameter.__base__
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()

@@ -94,7 +94,8 @@ class ChildError(ClipperfError):
     """A child process failed, died, hung, or wrote nonsense; callers say what that means to them.
 
     `code` is its return code, negative for the number of the signal that killed it, None where it
-    was ended for its silence. `said` is its last words on standard error.
+    was ended for its silence. `said` is its last words on standard error, a stack in most cases,
+    of which the message holds one line.
     """
 
     def __init__(self, message: str, code: int | None = None, said: str = "") -> None:

@@ -21,7 +21,8 @@ from clipperf.export.make import make
 from clipperf.models import sample, zoo
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Variant
-from clipperf.system import files, store
+from clipperf.system import store
+from clipperf.system.temporaries import PREFIX
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 300
@@ -45,7 +46,8 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 LONG_FILES = tuple(
     f"{name}.py"
     for name in (
-        *("test_readme", "test_demo", "test_exporters_onnx", "test_exporters_tensorrt"),
+        *("test_readme", "test_demo", "test_finders"),
+        *("test_exporters_onnx", "test_exporters_tensorrt"),
         *("test_exporters_tensorrt_models", "test_uint8", "test_tune", "test_exporters_quantized"),
         *(
             "test_openvino",
@@ -247,7 +249,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def leftovers(root: Path) -> list[Path]:
-    return [path for path in root.rglob(".*") if path.name.startswith(files.TEMPORARY_PREFIX)]
+    return [path for path in root.rglob(".*") if path.name.startswith(PREFIX)]
 
 
 def assert_usable(folder: Path) -> None:

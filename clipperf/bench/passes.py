@@ -12,7 +12,7 @@ from clipperf.bench import cost, gpu_meters
 from clipperf.bench.cost import Settings
 from clipperf.bench.gpu_sampler import Seen
 from clipperf.bench.jobs import blank
-from clipperf.errors import ClipperfError, UnsupportedError
+from clipperf.errors import ChildError, ClipperfError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, GpuLoad, Measurement
@@ -211,7 +211,8 @@ def worker_of(request: EngineRequest, settings: Settings) -> Child:
 def failure(exc: ClipperfError) -> dict[str, Any]:
     """The fields of a row that say that it failed, and why."""
     status = "unsupported" if isinstance(exc, UnsupportedError) else "failed"
-    return {"status": status, "error": str(exc)}
+    said = exc.said if isinstance(exc, ChildError) else ""
+    return {"status": status, "error": str(exc), "last_words": said or None}
 
 
 def largest(values: Sequence[int | None]) -> int | None:

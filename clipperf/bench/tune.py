@@ -22,6 +22,7 @@ from clipperf.nouns.tuning import Trial, TunedTower, Tuning
 from clipperf.nouns.variant import PRECISIONS, SIDES, Side
 from clipperf.serve import tuned
 from clipperf.system import env, files, store
+from clipperf.system.foreign import carry_over
 
 BATCHES = (1, 8, 32)
 CAPTION_TOKENS = 16
@@ -121,7 +122,8 @@ def check_bundle(target: Path) -> None:
 def write_bundle(tuning: Tuning, path: Path, target: Path) -> None:
     """Make a folder of a tuning and the towers that it names, whole or not at all.
 
-    `path` is the tuning's file, from which the artifacts are seen.
+    What users put beside them stays. `path` is the tuning's file, from which the artifacts are
+    seen.
 
     Raises:
         StorageError: the disk is full, or the folder cannot be written.
@@ -133,6 +135,22 @@ def write_bundle(tuning: Tuning, path: Path, target: Path) -> None:
             towers.append(dataclasses.replace(tower, artifact=tower.cell.side))
         bundled = dataclasses.replace(tuning, towers=tuple(towers))
         files.write_json(staging / tuned.FILE, bundled)
+        carry_over(target, staging, _own_files(target))
+
+
+def _own_files(bundle: Path) -> Callable[[str], bool]:
+    """Which files of a bundle, by their paths in there, are clipperf's."""
+    own = {
+        side: folder.own_files(bundle / side)
+        for side in SIDES
+        if (bundle / side / store.MANIFEST_NAME).exists()
+    }
+
+    def ours(name: str) -> bool:
+        side, _, rest = name.partition("/")
+        return name == tuned.FILE or any(side == key and own[key](rest) for key in own)
+
+    return ours
 
 
 def usable_devices(

@@ -139,6 +139,7 @@ def command(
     from clipperf.nouns.variant import Variant
     from clipperf.report.exported import exported_lines, failed
     from clipperf.system.progress import progress
+    from clipperf.system.targets import expanded
 
     towers = sides(tower)
     pixel_dtype = pixel_dtypes(input_, towers, several=False)[0]
@@ -150,7 +151,7 @@ def command(
         "--hardware-compat": hardware_compat,
         "--workspace": None if workspace is None else workspace * 2**20,
         "--opt-level": opt_level,
-        "--timing-cache": None if timing_cache is None else str(timing_cache.absolute()),
+        "--timing-cache": None if timing_cache is None else str(expanded(timing_cache)),
         "--verbose": verbose or None,
     }
     variant = chosen(Variant(runtime, precision, pixel_dtype, normalize), options)
@@ -164,7 +165,7 @@ def command(
             zoo.resolve(model, pretrained),
             towers,
             variant,
-            out=out,
+            out=None if out is None else expanded(out),
             keep_failed=keep_failed,
             on_stage=bar.stage,
             workshop=workshop,

@@ -24,8 +24,9 @@ def command(
     """Say what a plan, ONNX file or artifact folder is, if it is whole, and if it runs here."""
     from clipperf.inspect.artifact import inspect
     from clipperf.report.inspection import inspection_table
+    from clipperf.system.targets import expanded
 
-    found = inspect(path.expanduser().absolute())
+    found = inspect(expanded(path))
     if json:
         print_json({**vars(found), "runs_here": found.runs_here})
     else:

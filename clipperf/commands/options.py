@@ -155,8 +155,9 @@ def read_results(paths: list[Path] | None) -> list[ResultFile]:
     Of the store, files of other versions of clipperf are left out, and counted on standard error.
     """
     from clipperf.system.store import find_results, home, is_of_another_version, read_result
+    from clipperf.system.targets import expanded
 
-    found = [path.expanduser() for path in paths or ()]
+    found = [expanded(path) for path in paths or ()]
     if not found:
         stored = find_results()
         found = [path for path in stored if not is_of_another_version(path)]
@@ -179,10 +180,11 @@ def prints_json(json: Path | None) -> bool:
 def open_target(json: Path | None, kind: str) -> Path:
     """The result file: what --json names, else a fresh one in the store."""
     from clipperf.system.store import new_result_path
+    from clipperf.system.targets import expanded
 
     if json is None or prints_json(json):
         return new_result_path(kind)
-    target = json.expanduser().absolute()
+    target = expanded(json)
     if target.is_dir():
         raise UsageError(f"--json {json} is a folder: name a file in it")
     return target
@@ -216,9 +218,9 @@ def command_line() -> str:
 def refuse_to_replace_data(out: Path, results: list[Path] | None) -> None:
     """A report must not be written over the measurements that it is made from."""
     from clipperf.system.store import find_results
+    from clipperf.system.targets import expanded, real
 
-    target = out.expanduser().absolute()
-    if target.resolve() in {path.expanduser().resolve() for path in results or find_results()}:
+    if real(expanded(out)) in {real(expanded(path)) for path in results or find_results()}:
         raise UsageError(f"--out {out} is one of the result files: choose another name")
 
 

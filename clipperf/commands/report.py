@@ -46,6 +46,7 @@ def command(
     from clipperf.report.build import build_report
     from clipperf.report.format import render
     from clipperf.system.files import write_text
+    from clipperf.system.targets import expanded
 
     targets = None
     if images_per_s or texts_per_s:
@@ -57,5 +58,5 @@ def command(
     if out is None:
         print(text, end="" if text.endswith("\n") else "\n")
     else:
-        write_text(out.expanduser().absolute(), text)
+        write_text(expanded(out), text)
         print(f"report: {out}")

@@ -85,12 +85,13 @@ def command(
     from clipperf.report.tuning import tuning_table
     from clipperf.system import store
     from clipperf.system.progress import progress
+    from clipperf.system.targets import expanded
 
     for option, value in (("--max-batch-ms", max_batch_ms), ("--minutes", minutes)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UsageError(f"{option} {value}: give a number above 0")
     spec = zoo.resolve(model, pretrained)
-    path = (out or store.tuning_path(spec, sides(tower))).expanduser().absolute()
+    path = expanded(out or store.tuning_path(spec, sides(tower)))
     if path.is_dir():
         raise UsageError(f"--out {out} is a folder: name a file in it")
     if tokens is not None and tower == "image":
@@ -114,7 +115,7 @@ def command(
         budget_s=minutes * 60,
     )
     if bundle is not None:
-        bundle = bundle.expanduser().absolute()
+        bundle = expanded(bundle)
         bench.check_bundle(bundle)
     with progress(quiet) as bar:
         tuning = bench.tune(wishes, path, command=command_line(), on_stage=bar.stage)

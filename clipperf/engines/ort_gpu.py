@@ -12,6 +12,7 @@ import functools
 import io
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from clipperf.engines.onnxruntime import (
     run_error,
     session_options,
 )
-from clipperf.errors import EngineError, UnsupportedError
+from clipperf.errors import EngineError, StorageError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.system import nvidia
 from clipperf.system.files import locked, staged
@@ -126,11 +127,17 @@ def open_tensorrt(request: EngineRequest) -> BoundEngine:
         return BoundEngine(session, TENSORRT, min_tokens=tokens)
 
     folder = providers.cache_folder(request)
-    if folder is None:
-        return opened(None)
-    with locked(folder):
+    with contextlib.ExitStack() as held:
+        try:
+            if folder is not None:
+                held.enter_context(locked(folder))
+        except StorageError:  # it can be kept nowhere
+            folder = None
+        if folder is None:
+            return opened(None)
         if folder.is_dir():
-            return opened(folder)
+            with contextlib.suppress(EngineError):  # what is damaged is built again
+                return opened(folder)
         with staged(folder) as staging:  # a kill during the build leaves no half of an engine
             return opened(staging)
 
@@ -142,12 +149,19 @@ def open_tensorrt_rtx(request: EngineRequest) -> OnnxRuntimeEngine:
     if not devices:
         raise EngineError(f"{TENSORRT_RTX} finds no GPU that it takes; see clipperf doctor")
     folder = providers.cache_folder(request)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
 
-    options = _options(request)
-    options.add_provider_for_devices(devices[:1], providers.tensorrt_rtx_options(request, folder))
-    return OnnxRuntimeEngine(_session(request, TENSORRT_RTX, options), TENSORRT_RTX)
+    def opened(folder: Path | None) -> OnnxRuntimeEngine:
+        options, chosen = _options(request), providers.tensorrt_rtx_options(request, folder)
+        options.add_provider_for_devices(devices[:1], chosen)
+        return OnnxRuntimeEngine(_session(request, TENSORRT_RTX, options), TENSORRT_RTX)
+
+    if folder is not None:
+        # What can be kept nowhere, or was kept and is damaged, is compiled.
+        with contextlib.suppress(OSError, EngineError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return opened(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    return opened(None)
 
 
 def plugin_devices() -> list[Any]:

@@ -19,6 +19,7 @@ from clipperf.evals.layouts import OWN_FILES, few, read_layout
 from clipperf.inputs.preprocess import CLIPPED, exceeds_bytes
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, decode, list_folder, list_zip, one_spelling
+from clipperf.system.targets import expanded
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "eval.zip"
 
@@ -67,7 +68,7 @@ def load_dataset(name_or_dir: str | Path, *, skip_unreadable: bool = False) -> D
     """
     if not str(name_or_dir).strip():
         raise UsageError("the dataset is empty: give 'sample' or a folder")
-    path = SAMPLE if str(name_or_dir) == "sample" else Path(name_or_dir).expanduser()
+    path = SAMPLE if str(name_or_dir) == "sample" else expanded(name_or_dir)
     if not _exists(path):
         raise UsageError(
             f"no dataset at {shown(path)}: give 'sample', a folder with one folder a class, "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from clipperf.errors import UsageError
 from clipperf.evals import datasets
@@ -17,6 +16,7 @@ from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import BASELINE_PRECISION, SIDES, Side, Variant
 from clipperf.system import files, store
 from clipperf.system.env import version_of
+from clipperf.system.targets import expanded
 
 ONNX = "onnx"
 SAMPLE = "sample"
@@ -57,8 +57,7 @@ def complete(spec: ModelSpec, variant: Variant) -> Variant:
     if not settings.margin >= 0:
         raise UsageError(f"--margin {settings.margin}: give percentage points from 0 on")
     if settings.calibrate != SAMPLE:
-        where = Path(settings.calibrate).expanduser().absolute()
-        settings = replace(settings, calibrate=str(where))
+        settings = replace(settings, calibrate=str(expanded(settings.calibrate)))
     return replace(variant, settings=settings)
 
 

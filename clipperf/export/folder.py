@@ -1,9 +1,12 @@
-"""Artifact folders: cached by key, locked, staged aside and exchanged, all towers or none new."""
+"""Artifact folders: cached by key, locked, staged aside and exchanged, all towers or none new.
+
+What users put beside the towers is kept.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,6 +22,8 @@ from clipperf.nouns.artifact import Artifact, Manifest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import SIDES, Precision, Side, Variant
 from clipperf.system import files, store
+from clipperf.system.foreign import carry_over, link_or_copy
+from clipperf.system.targets import real
 from clipperf.version import __version__
 
 SHARED_FILES = (
@@ -80,6 +85,8 @@ def ensure(
 ) -> Exported:
     """Make sure that the folder holds the wanted towers, building those that are missing.
 
+    What is there and fits is used even where nothing can be written.
+
     `build(sides, staging)` writes towers into a staging folder and describes them; the files
     that they share (preprocessing, tokenizer) are its to write, too, or are copied from
     `shared_from`. A tower that failed the parity gate counts only with `keep_failed`.
@@ -90,22 +97,18 @@ def ensure(
             stood in the folder before still stands.
     """
     folder = wanted.folder
-    with _locked(folder, on_stage):
-        present = current_towers(folder)
-        for side, tower in present.items():
-            if side not in wanted.keys and not wanted.fits(tower):
-                raise UsageError(
-                    f"{folder} holds a {side} tower of other weights or options, which this "
-                    f"export would drop; export both with --tower both, or choose another --out"
-                )
-        kept = {
-            side: tower
-            for side, tower in present.items()
-            if wanted.fits(tower) and (keep_failed or tower.parity is None or tower.parity.passed)
-        }
+    with contextlib.ExitStack() as held:
+        unwritable = None
+        try:
+            held.enter_context(_locked(folder, on_stage))
+        except StorageError as exc:
+            unwritable = exc
+        kept = _kept(wanted, keep_failed)
         missing = [side for side in wanted.keys if side not in kept]
         if not missing:
             return Exported(folder, store.read_manifest(folder), ())
+        if unwritable is not None:
+            raise unwritable
         check_space(folder, wanted.spec, sum(wanted.needed_bytes[side] for side in missing))
         with files.staged(folder) as staging:
             for tower in kept.values():
@@ -115,10 +118,31 @@ def ensure(
                 _copy_shared(source, staging)
             manifest = _manifest(wanted, staging, towers)
             files.write_json(staging / store.MANIFEST_NAME, manifest)
+            carry_over(folder, staging, own_files(folder))
         for tower in manifest.towers:
             for name, digest in tower.files.items():
                 store.remember_sha256(folder / name, digest)
     return Exported(folder, manifest, tuple(missing))
+
+
+def _kept(wanted: Wanted, keep_failed: bool) -> dict[Side, Artifact]:
+    """The towers of the folder that stay.
+
+    Raises:
+        UsageError: one is not wanted and cannot stay beside the wanted.
+    """
+    present = current_towers(wanted.folder)
+    for side, tower in present.items():
+        if side not in wanted.keys and not wanted.fits(tower):
+            raise UsageError(
+                f"{wanted.folder} holds a {side} tower of other weights or options, which this "
+                f"export would drop; export both with --tower both, or choose another --out"
+            )
+    return {
+        side: tower
+        for side, tower in present.items()
+        if wanted.fits(tower) and (keep_failed or tower.parity is None or tower.parity.passed)
+    }
 
 
 def set_preprocess(
@@ -132,6 +156,9 @@ def set_preprocess(
         StorageError: the folder cannot be written; it is then as before.
     """
     folder = exported.folder
+    manifest = store.read_manifest(folder)
+    if method == PreprocessSpec.from_json(manifest.preprocess).method:
+        return dataclasses.replace(exported, manifest=manifest)
     with _locked(folder, on_stage):
         manifest = store.read_manifest(folder)
         spec = PreprocessSpec.from_json(manifest.preprocess)
@@ -146,6 +173,7 @@ def set_preprocess(
                 digests = {**manifest.files, PREPROCESS_FILE: digest}
                 manifest = dataclasses.replace(manifest, preprocess=settings, files=digests)
                 files.write_json(staging / store.MANIFEST_NAME, manifest)
+                carry_over(folder, staging, own_files(folder))
     return dataclasses.replace(exported, manifest=manifest)
 
 
@@ -220,11 +248,24 @@ def current_towers(folder: Path) -> dict[Side, Artifact]:
     """The intact towers of an artifact folder; none where it does not exist or is damaged."""
     try:
         manifest = store.read_manifest(folder)
+        damaged = store.check_files(folder, manifest, content=True)
     except ArtifactError:
         return {}
-    if store.check_files(folder, manifest, content=True):
-        return {}
-    return {tower.side: tower for tower in manifest.towers}
+    return {} if damaged else {tower.side: tower for tower in manifest.towers}
+
+
+def own_files(folder: Path) -> Callable[[str], bool]:
+    """Which files of an artifact folder, by their paths in there, are clipperf's.
+
+    Where the manifest cannot be read that is, beside what towers share, all in the towers' folders.
+    """
+    own = {store.MANIFEST_NAME, *SHARED_FILES}
+    try:
+        manifest = store.read_manifest(folder)
+    except ArtifactError:
+        return lambda name: name in own or name.startswith(tuple(f"{side}/" for side in SIDES))
+    own.update(manifest.files, *(tower.files for tower in manifest.towers))
+    return own.__contains__
 
 
 def written(staging: Path, side: Side) -> list[str]:
@@ -236,10 +277,7 @@ def written(staging: Path, side: Side) -> list[str]:
 def _carry_over(folder: Path, staging: Path, tower: Artifact) -> None:
     for name in tower.files:
         (staging / name).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(folder / name, staging / name)
-        except OSError:  # no hard links on this file system
-            shutil.copy2(folder / name, staging / name)
+        link_or_copy(real(folder / name), staging / name)
 
 
 def _copy_shared(source: Path | None, staging: Path) -> None:

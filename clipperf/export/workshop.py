@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 from clipperf.errors import ChildError, ExportError
@@ -36,27 +35,11 @@ class Worker(Child):
         try:
             return self.ask(op, on_stage, **fields)
         except ChildError as exc:
-            raise ExportError(f"{what}: {_ending(exc)}") from exc
+            raise ExportError(f"{what}: {exc}") from exc
 
     def make(self, job: Job, on_stage: Tell) -> Built:
         """Make a tower; raises as `run`."""
         return from_json(Built, self.run("make", job.label, on_stage, job=job))
-
-
-def _ending(exc: ChildError) -> str:
-    """How the process came to its end, in one line."""
-    if exc.code is None:
-        return str(exc)
-    said = exc.said.strip().splitlines() or ["no message"]
-    # A crash is reported with its reason first, an error of Python's with it last.
-    crashed = exc.code < 0
-    return f"the export process {ended(exc.code)}: {said[0 if crashed else -1].strip()}"
-
-
-def ended(code: int) -> str:
-    """Words for the return code of a process that died."""
-    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-    return f"was killed by signal {-code}{hint}" if code < 0 else f"exited {code}"
 
 
 class Workshop:

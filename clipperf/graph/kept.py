@@ -7,10 +7,13 @@ so that nothing can be folded into it. `weights.fill` puts a checkpoint's tensor
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipperf.errors import StorageError
 from clipperf.graph import shapes
 from clipperf.models.family import family_of
 from clipperf.nouns.model import ModelSpec, Tower
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 BUILT_WITH = ("torch", "onnx", "onnx-ir", "onnxscript")
 """Packages whose version can change a graph, beside those of a model's family."""
+
+MARK_BYTES = 35
 
 
 def versions(spec: ModelSpec) -> dict[str, str | None]:
@@ -44,30 +49,36 @@ def key(
 
 def kept(key: str) -> ir.Model | None:
     """The graph kept under `key`; None where there is none, or none that can be read."""
+    import onnx
     import onnx_ir as ir
-    from google.protobuf.message import DecodeError
 
     try:
-        return ir.load(_path(key))
-    except (OSError, DecodeError):
+        content = _path(key).read_bytes()
+        graph, mark = content[:-MARK_BYTES], content[-MARK_BYTES:]
+        # A damaged one is an absent one, whatever its parser would say of it.
+        return ir.from_proto(onnx.load_model_from_string(graph)) if mark == _mark(graph) else None
+    except Exception:  # noqa: BLE001 - protobuf's and onnx_ir's errors have no common kind
         return None
 
 
 def keep(key: str, model: ir.Model) -> None:
-    """Keep a graph under `key`, whole or not at all.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
+    """Keep a graph under `key`, whole or not at all; nothing where it cannot be written."""
     import onnx_ir as ir
 
-    with replacing(_path(key)) as temporary:
-        ir.save(model, temporary)
+    graph = ir.to_proto(model).SerializeToString()
+    with contextlib.suppress(StorageError), replacing(_path(key)) as temporary:
+        temporary.write_bytes(graph + _mark(graph))
+
+
+def _mark(graph: bytes) -> bytes:
+    """The checksum at the end of a kept file: for ONNX's parsers a field that they do not know."""
+    return b"\xc2\x3e\x20" + hashlib.sha256(graph).digest()
 
 
 def forget(key: str) -> None:
     """Keep no graph under `key` any longer."""
-    _path(key).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        _path(key).unlink()
 
 
 def _path(key: str) -> Path:

@@ -6,6 +6,7 @@ file stay memory-mapped, so a tower costs RAM only for the pages that it touches
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import socket
@@ -15,9 +16,10 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipperf.errors import UsageError, WeightsError
+from clipperf.errors import ArtifactError, StorageError, UsageError, WeightsError
 from clipperf.system.files import read_json, write_json
 from clipperf.system.store import cached_sha256, home
+from clipperf.system.targets import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +39,7 @@ def parse(pretrained: str, tags: tuple[str, ...], architecture: str) -> tuple[st
             raise UsageError(f"--pretrained {pretrained}: the seed is a whole number below 2**63")
         return f"random:{int(seed)}", f"random:{int(seed)}"
     if pretrained.endswith(SUFFIXES):
-        path = Path(pretrained).expanduser().absolute()
+        path = expanded(pretrained)
         if not path.is_file():
             raise UsageError(f"--pretrained {pretrained}: there is no such file")
         # Two checkpoints may share a file name; their results must not be taken for one model's.
@@ -61,11 +63,17 @@ def known(architecture: str, pretrained: str) -> Path | None:
     """The local file of a path, or of a tag that was fetched before; None for other tags."""
     if is_file(pretrained):
         return Path(pretrained)
+    found = _fetched().get(f"{architecture}::{pretrained}")
+    return Path(found) if isinstance(found, str) and found else None
+
+
+def _fetched() -> dict[str, Any]:
+    """The note of past downloads; empty where it is missing or damaged."""
     try:
-        found = read_json(home() / "fetched.json").get(f"{architecture}::{pretrained}")
-    except Exception:  # noqa: BLE001 - a damaged note of past downloads means "not known"
-        return None
-    return Path(found) if found else None
+        noted = read_json(home() / "fetched.json")
+    except ArtifactError:
+        return {}
+    return noted if isinstance(noted, dict) else {}
 
 
 def locate(architecture: str, pretrained: str) -> Path:
@@ -78,9 +86,9 @@ def locate(architecture: str, pretrained: str) -> Path:
     if path is not None and (path.is_file() or is_file(pretrained)):
         return path
     path = _fetch(architecture, pretrained)
-    note = home() / "fetched.json"
-    entries = read_json(note) if note.exists() else {}
-    write_json(note, {**entries, f"{architecture}::{pretrained}": str(path)})
+    with contextlib.suppress(StorageError):  # then the hub's client is asked again next time
+        noted = {**_fetched(), f"{architecture}::{pretrained}": str(path)}
+        write_json(home() / "fetched.json", noted)
     return path
 
 

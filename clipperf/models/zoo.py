@@ -9,6 +9,7 @@ from clipperf.models import catalog
 from clipperf.models.family import FAMILIES, family_of
 from clipperf.nouns.model import ModelSpec
 from clipperf.system.store import cached_sha256, known_sha256
+from clipperf.system.targets import expanded
 
 
 def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
@@ -34,7 +35,7 @@ def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
 
 def must_read(name: str, pretrained: str | None) -> bool:
     """Whether `resolve` will read a whole checkpoint for its digest, which takes seconds."""
-    if not Path(pretrained or name.partition("::")[2]).expanduser().is_file():
+    if not expanded(pretrained or name.partition("::")[2]).is_file():
         return False
     found = (family.checkpoint(name, pretrained) for family in FAMILIES)
     return any(path is not None and known_sha256(path) is None for path in found)

@@ -39,6 +39,7 @@ class Measurement:
     GPU: `vram_peak_bytes` as `vram_source` says, `vram_allocated_bytes` by the runtime's own
     account. `phases_s` holds the samples of separate runs, one per run under each of "h2d",
     "compute" and "d2h" (the GPU's events) and "host" (the host's clock around the same run).
+    `error` says why a pass failed, `last_words` what a process that died wrote at last.
     """
 
     cell: Cell
@@ -65,6 +66,7 @@ class Measurement:
     provider: str | None = None
     random_weights: bool = False
     error: str | None = None
+    last_words: str | None = None
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from clipperf.serve.streams import spread
 from clipperf.serve.texts import encode as embed_texts
 from clipperf.system.env import available_cores
 from clipperf.system.store import read_manifest
+from clipperf.system.targets import expanded
 
 
 class ClipModel:
@@ -259,7 +260,7 @@ def load(
     for name, value in (("threads", threads), ("streams", streams)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise UsageError(f"{name} is {quoted(value)}: give a whole number from 1")
-    path = Path(folder).expanduser().absolute()
+    path = expanded(folder)
     if not path.exists():
         raise ArtifactError(f"{path}: there is no such file or folder")
     if (path / tuned.FILE).is_file():

@@ -82,7 +82,8 @@ def requests(opening: Opening, manifest: Manifest) -> Iterator[tuple[EngineReque
 
 def request_of(cell: Cell, spec: ModelSpec, folder: Path, tower: Artifact) -> EngineRequest:
     """What opens a tower of an artifact folder as a cell says."""
-    path, cache = str(folder / tower.path), str(cache_folder())
+    path, caches = str(folder / tower.path), cache_folder()
+    cache = None if caches is None else str(caches)
     return EngineRequest(cell, spec, path, tower.normalized, tower.key, cache)
 
 

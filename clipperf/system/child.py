@@ -233,7 +233,9 @@ class Child:
             return dict(message["answer"])
         kind: type[ClipperfError] | None = getattr(errors, message["kind"] or "none", None)
         if kind is None:
-            raise ChildError(message["error"], code=1, said=message["error"])
+            first, *more = message["error"].splitlines() or ["no reason was given"]
+            reason = f"{first} ({more[-1].strip()})" if more else first
+            raise ChildError(reason, code=1, said=self._tail())
         raise kind(message["error"])
 
     def _death(self, step: str) -> ChildError:
@@ -246,7 +248,8 @@ class Child:
             return ChildError(f"the {self._noun} closed its output during {step!r} and did not end")
         said = self._tail()
         how = f"the {self._noun} died during {step!r}: {exit_reason(code)}"
-        return ChildError(f"{how}\n{said}" if said else how, code=code, said=said)
+        reason = _reason_in(said, code)
+        return ChildError(f"{how}: {reason}" if reason else how, code=code, said=said)
 
     def _tail(self) -> str:
         """The last words on standard error since the last message was sent."""
@@ -266,6 +269,13 @@ class Child:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
 
+def _reason_in(said: str, code: int) -> str:
+    """The line of a dead process's last words that says why."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    # A crash is reported with its reason first, an error of Python's with it last.
+    return lines[0 if code < 0 else -1] if lines else ""
+
+
 def exit_reason(code: int) -> str:
     """Words for a return code of `subprocess`: negative is the number of a signal."""
     if code >= 0:
@@ -274,6 +284,7 @@ def exit_reason(code: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
+    # Nothing else that ends a process says anything about memory.
     hint = " (the kernel does this when RAM runs out)" if name == "SIGKILL" else ""
     return f"killed by {name}{hint}"
 

@@ -1,8 +1,8 @@
 """Files and folders that survive a kill: atomic writes, staged folders, locks, checksums.
 
-Every file is written under a temporary name, fsynced and renamed; a folder is built aside and
-exchanged in one system call where the platform has it. Temporary names start with ".tmp-" and
-carry the writer's process id, so the next holder of the lock can sweep what a dead one left.
+Every file is written under a temporary name (see `temporaries`), fsynced and renamed; a folder is
+built aside and exchanged in one system call where the platform has it. Links stay: what they lead
+to is replaced.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -24,8 +23,11 @@ from typing import Any
 
 from clipperf.errors import ArtifactError, StorageError
 from clipperf.serialize import to_json
+from clipperf.system import temporaries
+from clipperf.system.targets import into_stream, is_stream, real
 
-TEMPORARY_PREFIX = ".tmp-"
+LOCK_MODE = 0o664
+"""Further cut by the umask. Whoever waits for a lock opens its file for writing."""
 
 
 def utc_now() -> str:
@@ -59,7 +61,7 @@ def storage_error(target: Path, exc: OSError) -> StorageError:
     if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(
             f"cannot write {target}: {exc.strerror}. Choose another folder with --out or "
-            f"CLIPPERF_HOME"
+            f"CLIPPERF_HOME, for results with --json"
         )
     return StorageError(f"cannot write {target}: {exc.strerror or exc}")
 
@@ -75,23 +77,27 @@ def _free_bytes(target: Path) -> int:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a name to write to; the file takes the place of `path` when the block ends well.
 
-    A kill at any moment leaves either the old content or the new.
+    A kill at any moment leaves either the old content or the new. A link stays a link: the file
+    behind it is replaced. What is no file (a device, a pipe, /dev/stdout) is written into.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    name = f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
-    temporary = path.with_name(name)
+    if is_stream(path):
+        with translated(path), into_stream(path) as temporary:
+            yield temporary
+        return
+    path = real(path)
     with translated(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with temporaries.made(path) as temporary:
             yield temporary
             with open(temporary, "rb+") as f:
                 os.fsync(f.fileno())
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copymode(path, temporary)
             os.replace(temporary, path)
             _fsync_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
@@ -101,10 +107,13 @@ def check_writable(path: Path) -> None:
         StorageError: its folder cannot be made or written.
     """
     with translated(path):
+        if is_stream(path):
+            os.close(os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0)))
+            return
+        path = real(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
-        probe.touch()
-        probe.unlink()
+        with temporaries.made(path):
+            pass
 
 
 def write_text(path: Path, text: str) -> None:
@@ -137,22 +146,23 @@ def staged(target: Path) -> Iterator[Path]:
     """Build a folder aside and exchange it with `target` when the block ends well.
 
     Yields the empty staging folder. On any error, a full disk included, the staging folder is
-    removed and `target` is untouched. Hold `locked(target)` around it.
+    removed and `target` is untouched. A link stays: the folder behind it is exchanged. Hold
+    `locked(target)` around it.
+
+    Raises:
+        StorageError: the disk is full, the folder cannot be written, or `target` is no folder.
     """
-    staging = target.with_name(
-        f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{target.name}"
-    )
+    target = real(target)
+    if target.exists() and not target.is_dir():
+        raise StorageError(f"cannot write {target}: it is no folder; choose another one")
     with translated(target):
-        staging.mkdir(parents=True)
-    try:
-        with translated(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporaries.made(target, folder=True) as staging:
             yield staging
             for file in staging.rglob("*"):
-                if file.is_file():
+                if file.is_file() and not file.is_symlink():
                     _fsync_file(file)
             _exchange(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _exchange(staging: Path, target: Path) -> None:
@@ -162,7 +172,7 @@ def _exchange(staging: Path, target: Path) -> None:
     elif not _renameat2_exchange(staging, target):
         # Without an atomic exchange the old folder is set aside first. A kill in between leaves
         # it under this name, and `sweep` puts it back.
-        aside = target.with_name(f"{TEMPORARY_PREFIX}old-{target.name}")
+        aside = temporaries.aside(target)
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(target, aside)
         os.rename(staging, target)
@@ -185,14 +195,13 @@ def _renameat2_exchange(first: Path, second: Path) -> bool:
 
 
 def sweep(target: Path) -> None:
-    """Remove what killed writers of `target` left beside it. Hold `locked(target)`."""
-    aside = target.with_name(f"{TEMPORARY_PREFIX}old-{target.name}")
+    """Remove what killed writers of a folder left beside it. Hold `locked(target)`."""
+    target = real(target)
+    aside = temporaries.aside(target)
     if aside.exists() and not target.exists():
         os.rename(aside, target)
-    # Matched in full: another target's name may end like this one's.
-    writer = rf"{re.escape(TEMPORARY_PREFIX)}(old|\d+-[0-9a-f]{{8}})-{re.escape(target.name)}"
-    for leftover in target.parent.glob(f"{TEMPORARY_PREFIX}*"):
-        if re.fullmatch(writer, leftover.name):
+    for leftover in temporaries.of(target):
+        if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -202,6 +211,7 @@ def locked(
 ) -> Iterator[None]:
     """Hold the lock of `target` among processes; the kernel frees it when the holder dies.
 
+    It is a file beside `target`, or beside what a link leads to, and gone with the block.
     `on_wait` is called once where another process holds it.
 
     Raises:
@@ -210,11 +220,12 @@ def locked(
     """
     import filelock
 
-    path = target.with_name(f".{target.name}.lock")
+    target = real(target)
+    path = target.with_name(f".{temporaries.label(target)}.lock")
     with translated(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         # filelock takes some folders that cannot be written for a lock that is held.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, LOCK_MODE))
     lock = filelock.FileLock(path)
     try:
         try:
@@ -233,6 +244,11 @@ def locked(
         sweep(target)
         yield
     finally:
+        # Removed while it is held. Whoever has opened it by now gets a lock of a file without a
+        # name, which filelock notices and begins again with the file of that name.
+        if not isinstance(lock, filelock.SoftFileLock):
+            with contextlib.suppress(OSError):
+                path.unlink()
         lock.release()
 
 

@@ -15,8 +15,10 @@ Layout under `home()` ($CLIPPERF_HOME, else the user's cache folder)::
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import re
 import secrets
 import sys
 from collections.abc import Sequence
@@ -24,13 +26,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clipperf.errors import ArtifactError, ClipperfError
+from clipperf.errors import ArtifactError, ClipperfError, StorageError, UsageError
 from clipperf.nouns.artifact import Manifest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import ResultFile
 from clipperf.nouns.variant import Side
 from clipperf.serialize import from_json
 from clipperf.system.files import digest_of, read_json, safe_name, sha256_file, write_json
+from clipperf.system.targets import expanded
 
 T = TypeVar("T")
 
@@ -39,18 +42,35 @@ MANIFEST_NAME = "manifest.json"
 
 
 def home() -> Path:
-    """The folder that holds artifacts and results; set CLIPPERF_HOME to move it."""
+    """The folder that holds artifacts and results; set CLIPPERF_HOME to move it.
+
+    Raises:
+        UsageError: the environment names none, and the user has no home folder.
+    """
     chosen = os.environ.get("CLIPPERF_HOME")
     if chosen:
-        return Path(chosen).expanduser().absolute()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "clipperf"
-    return Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "clipperf"
+        return expanded(chosen)
+    windows = sys.platform == "win32"
+    caches = os.environ.get("LOCALAPPDATA" if windows else "XDG_CACHE_HOME")
+    if caches:
+        return expanded(Path(caches, "clipperf"))
+    try:
+        return expanded("~/clipperf" if windows else "~/.cache/clipperf")
+    except UsageError as exc:
+        raise UsageError(
+            "this user has no home folder: set CLIPPERF_HOME to a folder for artifacts and results"
+        ) from exc
 
 
-def cache_folder() -> Path:
-    """Where runtimes keep what they compile; they make it when they have something to keep."""
-    return home() / "cache"
+def cache_folder() -> Path | None:
+    """Where runtimes keep what they compile; they make it when they have something to keep.
+
+    None for a user without a home folder: what is deployed needs none.
+    """
+    try:
+        return home() / "cache"
+    except UsageError:
+        return None
 
 
 # --- checksums -----------------------------------------------------------------------------
@@ -81,14 +101,20 @@ def known_sha256(path: Path) -> str | None:
     """
     known = _digests().get(str(path.absolute()))
     if isinstance(known, list) and known[:-1] == _stamp(path):
-        return str(known[-1])
+        digest = known[-1]
+        if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest):
+            return digest
     return None
 
 
 def remember_sha256(path: Path, digest: str) -> None:
-    """Note the sha256 of a file just written, so that the next look need not read it."""
+    """Note the sha256 of a file just written, so that the next look need not read it.
+
+    Where it cannot be noted, the next look reads the file.
+    """
     known = {**_digests(), str(path.absolute()): [*_stamp(path), digest]}
-    write_json(home() / "digests.json", known)
+    with contextlib.suppress(StorageError):
+        write_json(home() / "digests.json", known)
 
 
 def _stamp(path: Path) -> list[int]:
@@ -196,9 +222,19 @@ def check_files(
     for name, digest in expected.items():
         if not (folder / name).is_file():
             problems.append(f"{name} is missing")
-        elif content and cached_sha256(folder / name, remember) != digest:
+        elif content and not _is(folder / name, digest, remember):
             problems.append(f"{name} was altered: its sha256 is not the manifest's")
     return problems
+
+
+def _is(path: Path, digest: str, remember: bool) -> bool:
+    """Whether a file has a digest; what is remembered accuses nobody."""
+    if known_sha256(path) == digest:
+        return True
+    found = sha256_file(path)
+    if remember:
+        remember_sha256(path, found)
+    return found == digest
 
 
 def find_artifacts(root: Path | None = None) -> list[tuple[Path, Manifest]]:

@@ -453,7 +453,14 @@ def test_a_bundle_holds_all_that_is_needed(
     tune.check_bundle(first)
     tune.write_bundle(tuning, tuned, first)
     tune.check_bundle(first)
+    mine = {"labels.json": "[]", "image/notes.txt": "mine", "image/manifest.json.bak": "old"}
+    for name, text in mine.items():
+        (first / name).write_text(text)
     tune.write_bundle(tuning, tuned, first)  # again, in its place
+    for name, text in mine.items():
+        assert (first / name).read_text() == text
+        (first / name).unlink()
+    assert [p.name for p in tmp_path.glob(".*")] == []
     shutil.copytree(first, moved)
     shutil.rmtree(first)
     assert sorted(p.name for p in moved.iterdir()) == ["image", "text", "tuning.json"]

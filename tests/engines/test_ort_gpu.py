@@ -179,6 +179,44 @@ def test_engine_is_built_once_and_a_failed_build_leaves_nothing(
     assert [path.name for path in target.iterdir()] == ["toy.engine"]
 
 
+def test_a_damaged_engine_is_built_again_and_replaced(
+    tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(key="k", cache_folder=str(tmp_path / "cache"), path=str(graph))
+    target = providers.cache_folder(asked)
+    assert target is not None
+
+    def build(request: Any, wanted: str, options: Any, named: Any) -> Any:
+        engine = Path(named[0][1]["trt_engine_cache_path"]) / "toy.engine"
+        if engine.exists() and engine.read_text() != "whole":
+            raise EngineError("cannot deserialize the engine")
+        engine.write_text("whole")
+        return SimpleNamespace()
+
+    monkeypatch.setattr(ort_gpu, "_session", build)
+    target.mkdir(parents=True)
+    (target / "toy.engine").write_text("half")
+    ort_gpu.open_tensorrt(asked)
+    assert (target / "toy.engine").read_text() == "whole"
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_where_no_engine_can_be_kept_it_is_built_all_the_same(
+    tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    asked = request(key="k", cache_folder=str(tmp_path / "file" / "cache"), path=str(graph))
+    given: list[Any] = []
+
+    def build(request: Any, wanted: str, options: Any, named: Any = None) -> Any:
+        given.append(named)
+        return SimpleNamespace()
+
+    monkeypatch.setattr(ort_gpu, "_session", build)
+    ort_gpu.open_tensorrt(asked)
+    assert "trt_engine_cache_path" not in given[0][0][1]
+
+
 # --- the provider that really ran ----------------------------------------------------------
 
 

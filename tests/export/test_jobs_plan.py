@@ -526,6 +526,10 @@ def test_full_tensorrt_gets_its_own_options(tmp_path: Path, full: dict[str, Any]
     cache.write_bytes(b"damaged")
     build(onnx, options)
     assert cache.read_bytes() == b"+"
+    cache.unlink()
+    cache.mkdir()  # timings that can neither be read nor kept stop no build
+    build(onnx, options)
+    assert full["cache"].serialize() == b"+" and cache.is_dir()
 
 
 def test_the_type_checker_sees_the_names_of_tensorrt(tmp_path: Path) -> None:

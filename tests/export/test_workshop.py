@@ -52,21 +52,19 @@ def test_jobs_share_a_process_and_outlive_a_failed_one(file: Path, monkeypatch: 
 def test_a_process_that_dies_is_told_from_one_that_fails(file: Path) -> None:
     with (
         Worker() as worker,
-        pytest.raises(ExportError, match=r"model x: .*signal 9 \(out of memory"),
+        pytest.raises(ExportError, match=r"model x: .*died.*killed by SIGKILL \(the kernel"),
     ):
         fetch(worker, file, "model x")
         os.kill(worker.pid, signal.SIGKILL)
         fetch(worker, file, "model x")
-    with pytest.raises(
-        ExportError, match="model y: the export process exited 1: KeyError: 'never'"
-    ):
+    with pytest.raises(ExportError, match=r"model y: KeyError: 'never'$"):
         Workshop().run("never", "model y")
 
 
 def test_a_crash_is_told_by_its_reason(file: Path) -> None:
     with (
         Worker() as worker,
-        pytest.raises(ExportError, match=r"killed by signal 11: Fatal Python error: Segmentation"),
+        pytest.raises(ExportError, match=r"killed by SIGSEGV: Fatal Python error: Segm"),
     ):
         fetch(worker, file)
         os.kill(worker.pid, signal.SIGSEGV)
@@ -76,8 +74,8 @@ def test_a_crash_is_told_by_its_reason(file: Path) -> None:
 def test_a_module_in_the_working_directory_is_not_imported(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "psutil.py").write_text("raise SystemExit('not this one')")
-    (tmp_path / "json.py").write_text("raise SystemExit('not this one')")
+    for name in ("psutil", "json", "types", "queue", "random", "onnx", "torch", "clipperf"):
+        (tmp_path / f"{name}.py").write_text("print('stray'); raise SystemExit('not this one')")
     monkeypatch.chdir(tmp_path)
     assert fetch(Workshop(), file) == {"path": str(file)}
 

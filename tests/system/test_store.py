@@ -1,6 +1,7 @@
 """Files that survive: real kills, a really full disk, locks between real processes."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment, Measurement, ResultFile
 from clipperf.serialize import to_json
 from clipperf.system import files, store
+from clipperf.system.temporaries import PREFIX
 
 SPEC = ModelSpec("ViT-B-32::random:0", "open_clip", "ViT-B-32", "random:0", 224, 77, 512)
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
@@ -34,7 +36,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def temporaries(folder: Path) -> list[str]:
-    return [p.name for p in folder.iterdir() if p.name.startswith(files.TEMPORARY_PREFIX)]
+    return [p.name for p in folder.iterdir() if p.name.startswith(PREFIX)]
 
 
 def start_child(code: str, *args: object) -> "subprocess.Popen[str]":
@@ -235,7 +237,7 @@ def test_a_kill_while_staging_leaves_old_or_new_never_neither(tmp_path: Path, at
 
 def test_sweep_puts_back_what_was_set_aside(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
-    aside = tmp_path / f"{files.TEMPORARY_PREFIX}old-artifact"
+    aside = tmp_path / f"{PREFIX}old-artifact"
     aside.mkdir()
     (aside / "a").write_text("old")
     with files.locked(target):
@@ -397,9 +399,37 @@ def test_cached_sha256_of_a_damaged_entry(tmp_path: Path, own_home: Path) -> Non
     path = tmp_path / "weights"
     path.write_bytes(b"aaaa")
     first = store.cached_sha256(path)
-    for entry in (None, 3, [], "abc", [1, 2, 3], {"a": 1}):
+    stamp = json.loads((own_home / "digests.json").read_text())[str(path)][:-1]
+    wrong = (*([*stamp, digest] for digest in (None, 7, "", "abc", first[:-1], first.upper())),)
+    for entry in (None, 3, [], "abc", [1, 2, 3], {"a": 1}, stamp, *wrong):
         (own_home / "digests.json").write_text(json.dumps({str(path): entry}))
         assert store.cached_sha256(path) == first
+
+
+def test_a_wrong_digest_that_is_remembered_accuses_no_file(tmp_path: Path, own_home: Path) -> None:
+    for name in ("image.onnx", "image.data"):
+        (tmp_path / name).write_bytes(name.encode()[:4])
+    digests = files.sha256_files(tmp_path, ("image.onnx", "image.data"))
+    (tower,) = manifest().towers
+    known = dataclasses.replace(manifest(), towers=(dataclasses.replace(tower, files=digests),))
+    assert store.check_files(tmp_path, known, content=True) == []
+    noted = json.loads((own_home / "digests.json").read_text())
+    for entry in noted.values():
+        entry[-1] = "0" * 64
+    (own_home / "digests.json").write_text(json.dumps(noted))
+    assert store.check_files(tmp_path, known, content=True) == []
+    (tmp_path / "image.data").write_bytes(b"evil")
+    (problem,) = store.check_files(tmp_path, known, content=True)
+    assert problem.startswith("image.data was altered")
+
+
+def test_what_cannot_be_remembered_is_read_again(tmp_path: Path, own_home: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"aaaa")
+    own_home.write_text("a file in the place of the store")
+    for _ in range(2):
+        assert store.cached_sha256(path) == files.sha256_file(path)
+    assert own_home.read_text() == "a file in the place of the store"
 
 
 def test_a_missing_file_has_no_digest(tmp_path: Path) -> None:

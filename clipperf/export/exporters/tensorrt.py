@@ -56,9 +56,10 @@ def complete(spec: ModelSpec, variant: Variant) -> Variant:
     check_support(variant, can)
     check_kinds(variant, can, present)
     settings = settings_of(variant)
-    if settings.timing_cache is None and can.timing_cache:
+    caches = store.cache_folder()
+    if settings.timing_cache is None and can.timing_cache and caches is not None:
         name = files.safe_name(f"timing-{flavours.version(variant.runtime)}-{_present_gpu()}")
-        settings = replace(settings, timing_cache=str(store.cache_folder() / name))
+        settings = replace(settings, timing_cache=str(caches / name))
     settings = replace(settings, tokens=token_range(spec.context_tokens))
     return replace(variant, settings=settings)
 

@@ -52,6 +52,7 @@ class OnnxQuantizer:
         self._model = onnx.load(source)
         self._method = method = quantize.method_of(job.variant.row)
         self._threads = job.threads
+        self._scratch = job.target.parent  # which goes with the parent's staging folder
         self.weight_bits = quantize.weight_bits(method)
         found = quantize.layers(self._model, method)
         self.layers = [layer.name for layer in found]
@@ -63,7 +64,7 @@ class OnnxQuantizer:
             )
 
     def _observe(self, model: Any, batches: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             path = Path(folder) / "probed.onnx"
             quantize.save(model, path)
             session = ort_engine.cpu_session(path, self._threads)

@@ -7,6 +7,7 @@ peak RSS for ViT-H-14), and its sha256 is taken on the way.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from clipperf.engines.tensorrt import flavours, plan_file
-from clipperf.errors import ExportError
+from clipperf.errors import ExportError, StorageError
 from clipperf.export.job import Built, Job, Tell, like
 from clipperf.export.plan_options import check_support, onnx_sha256, settings_of, shape_range
 from clipperf.nouns.artifact import PlanInfo, TensorSpec
@@ -152,7 +153,8 @@ def build_plan(
         if not done:
             raise ExportError(f"{failed}: {_explain(log, variant)}")
     if options.timing_cache is not None:
-        with replacing(Path(options.timing_cache)) as temporary:
+        # The engine is there; without its timings the next one takes longer.
+        with contextlib.suppress(StorageError), replacing(Path(options.timing_cache)) as temporary:
             temporary.write_bytes(config.get_timing_cache().serialize())
     header = plan_file.read_header(plan)
     version = header.version if header else flavours.version(variant.runtime) or trt.__version__
@@ -213,8 +215,10 @@ def _configure(
     if options.opt_level is not None:
         config.builder_optimization_level = options.opt_level
     if options.timing_cache is not None:
-        path = Path(options.timing_cache)
-        cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
+        stored = b""
+        with contextlib.suppress(OSError):
+            stored = Path(options.timing_cache).read_bytes()
+        cache = config.create_timing_cache(stored)
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             # Damaged, or of another GPU or version: start a new one.
             config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)

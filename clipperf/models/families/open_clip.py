@@ -31,6 +31,7 @@ from clipperf.models.open_clip_facts import (
 from clipperf.models.published import accuracy, normal
 from clipperf.nouns.model import CLIP_IDS, ModelSpec, TextIds, Tower
 from clipperf.nouns.variant import Side
+from clipperf.system.targets import expanded
 
 OTHER_VOCABULARY = TextIds(sot=None, eot=1, low=2, high=1000)
 """Ids that every tokenizer has: only their number matters for cost."""
@@ -140,7 +141,7 @@ def _default_weights(entry: CatalogEntry) -> str:
 def checkpoint(name: str, pretrained: str | None) -> Path | None:
     """The file that is named, where there is one."""
     given = pretrained or name.partition("::")[2]
-    path = Path(given).expanduser()
+    path = expanded(given)
     return path if given.endswith(weights.SUFFIXES) and path.is_file() else None
 
 

@@ -1,0 +1,108 @@
+"""What a path stands for: a home folder, what is behind a link, a device or an open descriptor."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from clipperf.errors import StorageError, UsageError
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path as a user wrote it, in full: "~" is a home folder, and it starts at the root.
+
+    Raises:
+        UsageError: whose home folder is meant is not known here, or the working directory is gone.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as exc:
+        raise UsageError(
+            f"{os.fspath(path)}: that home folder is not known here; write the path in full"
+        ) from exc
+    except FileNotFoundError as exc:
+        raise UsageError(
+            f"{os.fspath(path)}: the working directory was removed; change to another one, or "
+            f"write the path in full"
+        ) from exc
+
+
+def real(path: Path) -> Path:
+    """The file or folder behind a path's links; it need not be there yet.
+
+    Raises:
+        StorageError: the links lead in a circle.
+    """
+    found = Path(os.path.realpath(path))
+    if found.is_symlink():
+        raise StorageError(f"cannot write {path}: its links lead in a circle; remove them")
+    return found
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a device, a pipe, a socket or an open descriptor such as /dev/stdout.
+
+    What is written goes into it; a file in its place would be another thing.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISDIR(mode) and (not stat.S_ISREG(mode) or _descriptor(path) is not None)
+
+
+@contextlib.contextmanager
+def into_stream(path: Path) -> Iterator[Path]:
+    """Yield a name to write to; its content goes into the stream when the block ends well.
+
+    Raises:
+        StorageError: a disk without a file system, or a pipe that nobody reads.
+        OSError: it cannot be written.
+    """
+    if stat.S_ISBLK(path.stat().st_mode):
+        raise StorageError(f"cannot write {path}: it is a disk; name a file")
+    with tempfile.TemporaryDirectory(prefix="clipperf-stream-") as folder:
+        temporary = Path(folder) / f"content{path.suffix}"
+        yield temporary
+        with open(temporary, "rb") as content, open(_opened(path), "wb") as stream:
+            shutil.copyfileobj(content, stream)
+
+
+def _opened(path: Path) -> int:
+    """A descriptor to write into a stream; this process's own are shared, with their position."""
+    descriptor = _descriptor(path)
+    if descriptor is not None:
+        if descriptor == 1:
+            sys.stdout.flush()
+        return os.dup(descriptor)
+    if sys.platform == "win32":
+        return os.open(path, os.O_WRONLY)
+    try:  # a pipe that nobody reads must not stop the command for good
+        opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as exc:
+        if exc.errno == errno.ENXIO:
+            raise StorageError(
+                f"cannot write {path}: nobody reads it; start its reader first, or name a file"
+            ) from exc
+        raise
+    os.set_blocking(opened, True)
+    return opened
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of this process's descriptor that a path is, as /dev/stdout is 1."""
+    own = os.path.realpath("/proc/self/fd")
+    for _ in range(40):  # as many links as Linux follows
+        if path.name.isdecimal() and os.path.realpath(path.parent) == own:
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None

@@ -1,0 +1,39 @@
+"""The finders of `tools/` that break commands, a few cases each."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="strace")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where both work: the second finds what the first has exported."""
+    return tmp_path_factory.mktemp("breaking")
+
+
+def found(*words: object) -> str:
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=1200, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_nothing_is_lost_by_kills(place: Path) -> None:
+    said = found("tools/kills.py", "--kills", 4, "--folder", place)
+    assert "4 kills, 0 problems" in said
+
+
+def test_nothing_is_lost_where_calls_fail(place: Path) -> None:
+    if shutil.which("strace") is None or shutil.which("prlimit") is None:
+        pytest.skip("no strace or prlimit here")
+    said = found("tools/failing_calls.py", "--cases", 6, "--folder", place)
+    assert "6 failing calls, 0 problems" in said

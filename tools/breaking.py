@@ -1,0 +1,129 @@
+"""What the finders `kills` and `failing_calls` share: a place to break, and if it still stands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipperf.errors import ClipperfError
+from clipperf.inspect.artifact import inspect
+from clipperf.system import store
+from clipperf.system.temporaries import PREFIX
+
+MODEL = "clipperf-sample"
+MINE = {"labels.json": "[]", "index/part.bin": "vectors", "image/notes.txt": "beside a tower"}
+TIMEOUT_S = 600
+
+
+@dataclass
+class Place:
+    """A folder with a store, an artifact with a user's files in it, and result files.
+
+    `template` is a place that is complete; `reset` makes this one a copy of it.
+    """
+
+    root: Path
+    template: Path | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def home(self) -> Path:
+        """The store."""
+        return self.root / "store"
+
+    @property
+    def out(self) -> Path:
+        """The artifact of the user's choice, which has the image tower."""
+        return self.root / "out"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of commands."""
+        scratch = self.root / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        return {**os.environ, "CLIPPERF_HOME": str(self.home), "TMPDIR": str(scratch)}
+
+    def command(self, words: str) -> list[str]:
+        """A command in this place; "OUT" and "JSON" in it stand for its paths."""
+        paths = {"OUT": self.out, "JSON": self.root / "result.json"}
+        typed = [str(paths.get(word, word)) for word in words.split()]
+        return [sys.executable, "-P", "-m", "clipperf", *typed]
+
+    def run(self, words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            self.command(words),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+
+    def build(self) -> None:
+        """Make all there is to break: takes some exports."""
+        for words in (
+            f"export {MODEL} --quiet",
+            f"export {MODEL} --tower image --quiet --out OUT",
+            f"profile {MODEL} --tower text --runtime onnx --batch 1 --quick --quiet --json JSON",
+        ):
+            done = self.run(words)
+            if done.returncode:
+                raise SystemExit(f"{words}: {done.stderr}")
+        for name, text in MINE.items():
+            (self.out / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.out / name).write_text(text)
+
+    def reset(self, *, fresh: bool = False) -> None:
+        """Become a copy of the template; a `fresh` store is empty."""
+        assert self.template is not None
+        shutil.rmtree(self.root, ignore_errors=True)
+        shutil.copytree(self.template, self.root, symlinks=True)
+        shutil.rmtree(self.root / "scratch", ignore_errors=True)
+        if fresh:
+            shutil.rmtree(self.home)
+
+    def look(self, when: str) -> None:
+        """Note what does not stand any longer."""
+        self._expect(f"{when}: a user's file is lost or altered", self._mine_stand())
+        self._expect(f"{when}: the artifact is not whole", self._whole())
+        try:
+            store.read_result(self.root / "result.json")
+        except ClipperfError as exc:
+            self.problems.append(f"{when}: the result file: {exc}")
+
+    def look_for_leftovers(self) -> None:
+        """Note staging and locks that are still there when a command has come to its end."""
+        for path in self.root.rglob(".*"):
+            if path.name.startswith(PREFIX) or path.suffix == ".lock":
+                self.problems.append(f"left over: {path.relative_to(self.root)}")
+
+    def _expect(self, problem: str, held: bool) -> None:
+        if not held:
+            self.problems.append(problem)
+
+    def _mine_stand(self) -> bool:
+        try:
+            return all((self.out / name).read_text() == text for name, text in MINE.items())
+        except OSError:
+            return False
+
+    def _whole(self) -> bool:
+        try:
+            sides = [tower.side for tower in store.read_manifest(self.out).towers]
+            return "image" in sides and not inspect(self.out).problems
+        except ClipperfError:
+            return False
+
+
+def error_lines(stderr: str) -> list[str]:
+    """What is wrong with the words of a command that failed; empty where nothing is."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    if any("Traceback" in line for line in lines):
+        return [f"a traceback: {lines[-1]}"]
+    if not lines or not lines[-1].startswith(("error: ", "interrupted")):
+        return [f"no error line at the end: {lines[-1:]}"]
+    return []

@@ -1,0 +1,124 @@
+"""Kill commands at random moments and see that nothing is lost; exits with 1 where something is.
+
+Usage: python tools/kills.py [--kills 80] [--seed 0] [--folder DIR]
+
+Exports into a folder with a tower and a user's files, changes of its preprocessing, profiles and
+evaluations are started with a full store or an empty one, and SIGKILL hits the whole family, the
+parent alone or a child alone. After each kill the artifact must be whole, the user's files be
+there and the result file be readable; the same command must then succeed and leave no staging.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+from breaking import MODEL, Place, error_lines
+
+COMMANDS = {
+    "export": f"export {MODEL} --tower text --quiet --out OUT",
+    "preprocess": f"export {MODEL} --tower image --preprocess draft --quiet --out OUT",
+    "profile": f"profile {MODEL} --tower text --runtime onnx --batch 1 --quick --quiet --json JSON",
+    "eval": f"eval {MODEL} --runtime onnx --precision fp32 --quiet --json JSON",
+}
+WHOM = ("family", "parent", "child")
+GONE_S = 20.0
+
+
+def main() -> int:
+    """Kill, look, repeat; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=80)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
+    options = parser.parse_args()
+    with contextlib.ExitStack() as held:
+        folder = options.folder or Path(held.enter_context(tempfile.TemporaryDirectory()))
+        template = Place(folder / "template")
+        if not template.home.exists():
+            template.build()
+        return kill_all(Place(folder / "place", template.root), options.kills, options.seed)
+
+
+def kill_all(place: Place, kills: int, seed: int) -> int:
+    """Kill so many commands; prints what came of it."""
+    chance = random.Random(seed)
+    longest = durations(place)
+    counts: Counter[str] = Counter()
+    bad: list[str] = []
+    for number in range(kills):
+        name, whom = list(COMMANDS)[number % len(COMMANDS)], chance.choice(WHOM)
+        fresh = chance.random() < 0.2 and name == "export"
+        place.problems = []
+        place.reset(fresh=fresh)
+        hit = kill(place, name, whom, chance.uniform(0.0, longest[name]))
+        place.look("after the kill")
+        again = place.run(COMMANDS[name])
+        if again.returncode:
+            place.problems.append(f"the next run: exit {again.returncode}: {again.stderr[-300:]}")
+        place.look("after the next run")
+        place.look_for_leftovers()
+        counts[f"{name}, {whom}{', empty store' if fresh else ''}"] += 1
+        counts["struck a running command"] += hit
+        found = [f"kill {number} ({name}, {whom}): {problem}" for problem in place.problems]
+        print("\n".join(found or [f"kill {number} ({name}, {whom}): stands"]), flush=True)
+        bad += found
+    for what, count in sorted(counts.items()):
+        print(f"{count:5d}  {what}")
+    print(f"{kills} kills, {len(bad)} problems, seed {seed}")
+    return 1 if bad else 0
+
+
+def durations(place: Place) -> dict[str, float]:
+    """How long each command takes when nobody kills it."""
+    found = {}
+    for name, words in COMMANDS.items():
+        place.reset()
+        start = time.monotonic()
+        done = place.run(words)
+        if done.returncode:
+            raise SystemExit(f"{words}: {done.stderr}")
+        found[name] = time.monotonic() - start
+    return found
+
+
+def kill(place: Place, name: str, whom: str, after_s: float) -> bool:
+    """Start a command and kill it, or part of it, some seconds later; whether it was running."""
+    with subprocess.Popen(
+        place.command(COMMANDS[name]),
+        env=place.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        time.sleep(after_s)
+        family = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(process.pid)
+            family = [parent, *parent.children(recursive=True)]
+        targets = {"family": family, "parent": family[:1], "child": family[1:][:1]}[whom]
+        running = process.poll() is None and bool(targets)
+        for target in targets:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                target.kill()
+        _, stderr = process.communicate(timeout=600)
+        _, alive = psutil.wait_procs(family, timeout=GONE_S)
+        if alive:
+            place.problems.append(f"{len(alive)} processes outlive the command")
+        # A cell whose process died is a row of a profile, and no error of the command.
+        if running and whom == "child" and process.returncode and name != "profile":
+            place.problems += error_lines(stderr)
+    return running
+
+
+if __name__ == "__main__":
+    sys.exit(main())
