@@ -17,7 +17,9 @@ from clipperf.commands.options import (
     print_json,
     ranged,
     sides,
+    tell_lines,
 )
+from clipperf.system.terminal import tell
 
 EXAMPLES = (
     "clipperf export clipperf-sample",
@@ -172,7 +174,7 @@ def command(
         if preprocess is not None:
             exported = set_preprocess(exported, preprocess, bar.stage)
     if json:
-        print_json({"up_to_date": exported.up_to_date, **vars(exported)})
+        print_json({"up_to_date": exported.up_to_date, **vars(exported)}, tell)
     else:
-        print("\n".join(exported_lines(exported)))
+        tell_lines(*exported_lines(exported))
     raise typer.Exit(1 if failed(exported) else 0)

@@ -24,6 +24,7 @@ from typing import Any
 
 from clipperf.errors import ArtifactError, StorageError
 from clipperf.serialize import to_json
+from clipperf.text import json_text
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -115,7 +116,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write a record or plain JSON values, as `write_text` does."""
-    write_text(path, json.dumps(to_json(data), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(to_json(data)) + "\n")
 
 
 def read_json(path: Path) -> Any:
