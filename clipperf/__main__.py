@@ -57,7 +57,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 def _again(number: int) -> None:
     """Have a signal come again in a moment."""
-    signal.signal(signal.SIGALRM, lambda _, frame: _end(number, frame))
+    signal.signal(signal.SIGALRM, lambda *ours: signal.raise_signal(number))
     signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
 
 
@@ -93,6 +93,8 @@ def main() -> None:
         _handle(_end)
         sys.unraisablehook = _not_lost
         code = _run()
+        if code and _asked:  # the signal was taken for an error
+            raise Ended(code)
         _handle(_end_at_once)
     except BaseException:
         if not _asked:
