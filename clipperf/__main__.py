@@ -78,7 +78,7 @@ def _handle(how: Any, names: tuple[str, ...] = ENDINGS) -> None:
 
 
 def _not_lost(unraisable: Any) -> None:
-    """Where a signal came while Python could raise nothing, as in a callback, have it come again."""
+    """Have a signal come again that came where Python can raise nothing, as in a callback."""
     error = unraisable.exc_value
     if isinstance(error, Ended | KeyboardInterrupt) and hasattr(signal, "setitimer"):
         _handle(_end)

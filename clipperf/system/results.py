@@ -18,8 +18,7 @@ from clipperf.system.store import find_results, is_of_another_version, read_resu
 from clipperf.system.terminal import say
 from clipperf.text import one_line
 
-ROWS = {"measurements": "rows", "scores": "scores", "trials": "candidates of a tuning"}
-"""What a file of results counts, by its field."""
+ROWS = ("measurements", "scores")
 
 
 def stored() -> tuple[list[ResultFile], list[str]]:
@@ -45,33 +44,28 @@ def stored() -> tuple[list[ResultFile], list[str]]:
 
 @dataclass(frozen=True)
 class Held:
-    """What a file holds now: `rows` of `kind`; 0 where it is none of clipperf's."""
+    """What a file holds now, in words: so many `rows`, 0 where it is no file of clipperf's."""
 
-    rows: int = 0
-    kind: str = ""
-
-    @property
-    def words(self) -> str:
-        """It as words."""
-        return f"{self.rows} {self.kind}" if self.rows else "something else than results"
+    rows: int
+    words: str
 
 
 def what_goes(path: Path) -> Held | None:
-    """What is in a file, None where nothing is: no file, none with content, no regular one."""
+    """What is in a file, None where nothing is: no file, no regular one, none with content."""
     if not path.is_file() or not path.stat().st_size:
         return None
+    alien = Held(0, "something else than results")
     try:
         data = read_json(path)
     except ArtifactError:
-        return Held()
-    found = {
-        noun: len(data[name])
-        for name, noun in ROWS.items()
-        if isinstance(data, dict) and isinstance(data.get(name), list) and data[name]
-    }
-    if found:
-        return Held(sum(found.values()), " and ".join(found))
-    return None if isinstance(data, dict) and "schema_version" in data else Held()
+        return alien
+    if not isinstance(data, dict) or "schema_version" not in data:
+        return alien
+    counts = {name: len(found) for name, found in data.items() if isinstance(found, list)}
+    rows, trials = sum(counts.get(name, 0) for name in ROWS), counts.get("trials", 0)
+    if trials:
+        return Held(trials, f"a tuning of {trials} candidates")
+    return Held(rows, "1 row" if rows == 1 else f"{rows} rows") if rows else None
 
 
 def told_what_goes(path: Path, when: str) -> None:

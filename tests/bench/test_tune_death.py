@@ -46,7 +46,7 @@ STEADY, DIES = runtime("steady", Steady), runtime("dies", Dies)
 
 @pytest.fixture
 def tune(install: Install, cli: Cli, sample_artifact: Path, tmp_path: Path):
-    """`tune("steady,dies")` tunes the sample's image tower in these; with the file that it fills."""
+    """`tune("steady,dies")` tunes the sample's image tower in these, into a file."""
     points = {name: f"toy_runtimes:{name.upper()}" for name in ("steady", "dies")}
     install("toy_runtimes", RUNTIMES, {"clipperf.runtime": points})
 
