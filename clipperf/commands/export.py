@@ -12,6 +12,7 @@ from clipperf.commands.options import (
     Pretrained,
     Quiet,
     TowerChoice,
+    folder_to_deploy,
     names,
     pixel_dtypes,
     print_json,
@@ -143,6 +144,7 @@ def command(
     from clipperf.system.progress import progress
 
     towers = sides(tower)
+    out = folder_to_deploy(out, "--out")
     pixel_dtype = pixel_dtypes(input_, towers, several=False)[0]
     options = {
         "--calibrate": calibrate,

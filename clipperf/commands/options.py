@@ -175,6 +175,19 @@ def read_results(paths: list[Path] | None) -> tuple[list[ResultFile], list[str]]
     return found, left_out
 
 
+def folder_to_deploy(path: Path | None, option: str) -> Path | None:
+    """An absolute folder for towers; raises UsageError where no runtime could open them there."""
+    if path is None:
+        return None
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as exc:
+        raise UsageError(
+            f"{option} {path}: the name is no UTF-8, and runtimes cannot open files in there"
+        ) from exc
+    return path.expanduser().absolute()
+
+
 def prints_json(json: Path | None) -> bool:
     """Whether ``--json -`` asks for the result on standard output."""
     return json is not None and str(json) == "-"

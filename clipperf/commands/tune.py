@@ -15,6 +15,7 @@ from clipperf.commands.options import (
     Quiet,
     TowerChoice,
     command_line,
+    folder_to_deploy,
     names,
     numbers,
     print_json,
@@ -116,8 +117,8 @@ def command(
         margin=margin,
         budget_s=minutes * 60,
     )
+    bundle = folder_to_deploy(bundle, "--bundle")
     if bundle is not None:
-        bundle = bundle.expanduser().absolute()
         bench.check_bundle(bundle)
     refuse_to_replace_data(path)
     with results.alone(path, "--out"), progress(quiet) as bar:

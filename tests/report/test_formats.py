@@ -14,7 +14,18 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli, Install
-from report_data import GIB, PUBLISHED, broken, cell, memory, realistic, result, score, timed
+from report_data import (
+    ENVIRONMENT,
+    GIB,
+    PUBLISHED,
+    broken,
+    cell,
+    memory,
+    realistic,
+    result,
+    score,
+    timed,
+)
 from rich.console import Console
 
 from clipperf.errors import UsageError
@@ -351,6 +362,39 @@ def test_csv_parses_back_in_si_units() -> None:
 def test_csv_keeps_odd_names(evil) -> None:
     rows = list(csv.DictReader(io.StringIO(render(evil, "csv"), newline="")))
     assert {r["model_id"] for r in rows} == {printable(EVIL)}
+
+
+def test_csv_has_no_formulas() -> None:
+    names = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "plain = 1", "'=1"]
+    files = [result([timed(cell(model=name), [0.1] * 6) for name in names])]
+    text = render(build_report(files), "csv")
+    assert text.isascii() and all(c.isprintable() or c == "\n" for c in text)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    shown = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\\t=1", "'\\r=1", "plain = 1", "'=1"]
+    assert {r["model_id"] for r in rows} == set(shown)
+    lower = score(cell(), 0.6, difference=-0.25, diff_ci95=(-0.5, 0.0))
+    (row,) = csv.DictReader(io.StringIO(render(build_report([result(scores=[lower])]), "csv")))
+    assert row["difference"] == "-0.25", "a number is one"
+
+
+@pytest.mark.parametrize("fmt", ["text", "md", "csv", "json", "html"])
+def test_no_format_has_control_characters(fmt: str) -> None:
+    evil = "a\x1b[31m\x07\x9b\u202eb\udcff\nc"
+    stack = evil + "\n".join(f"line {i}" for i in range(40))
+    c = cell(model=evil)
+    files = [
+        result(
+            [timed(c, [0.1] * 6), memory(c, 100), broken(cell("text", model=evil), stack)],
+            scores=[score(c, dataset=evil)],
+            command=evil,
+            path=evil,
+            notes=(evil,),
+            environments=(dataclasses.replace(ENVIRONMENT, cpu=evil),),
+        )
+    ]
+    text = render(build_report(files, title=evil, left_out=[evil]), fmt)
+    assert all(c.isprintable() or c == "\n" for c in text)
+    assert text.encode() and max(map(len, text.splitlines())) < 3000
 
 
 def test_json_is_exact_and_whole(document) -> None:
