@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -42,6 +43,19 @@ def run(
         cwd=ROOT,
         env={**os.environ, **variables},
     )
+
+
+def test_nobody_else_prints() -> None:
+    """But for the engine that tests have print."""
+    places = {
+        path.name
+        for path in (ROOT / "clipperf").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func)
+        in ("print", "sys.stdout.write", "sys.stderr.write", "typer.echo", "typer.secho")
+    }
+    assert places == {"terminal.py", "simulated.py"}
 
 
 @pytest.mark.parametrize(
