@@ -1,31 +1,16 @@
-"""The console script, and ``python -m clipperf``: errors become one line and an exit code."""
+"""The console script, and ``python -m clipperf``: errors become one line and an exit code.
+
+The code is 0 where a command did its work, 1 where it failed, 2 where it was not understood, and
+128 + N after signal N. Whether anybody could read what it printed matters to a command that does
+nothing else; see `system.terminal`.
+
+Nothing is imported before signals are handled: they may come at any time.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-
-# All else is imported when the working directory is forgotten.
-
-
-def _end_politely() -> None:
-    """End by SIGTERM, and by the SIGHUP of a terminal that is gone, as by Ctrl-C.
-
-    Staging folders are removed and children ended on the way out.
-    """
-    import signal
-
-    signals = [signal.SIGTERM, *([] if sys.platform == "win32" else [signal.SIGHUP])]
-
-    def end(number: int, frame: object) -> None:
-        del frame
-        for other in signals:  # a second one must not stop the cleaning up
-            signal.signal(other, signal.SIG_IGN)
-        raise SystemExit(128 + number)
-
-    for number in signals:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` has it
-            signal.signal(number, end)
 
 
 def _forget_working_directory() -> None:
@@ -44,42 +29,135 @@ def _forget_working_directory() -> None:
         sys.path.remove(here)
 
 
-def main() -> None:
-    """The console script: every error becomes one line and an exit code."""
-    _forget_working_directory()
-    _end_politely()
-    from typing import Any
+_forget_working_directory()
 
+import signal  # noqa: E402
+import time  # noqa: E402
+from types import FrameType  # noqa: E402
+from typing import Any  # noqa: E402
+
+ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP")
+"""The signals that ask for the end: Ctrl-C, a supervisor's, that of a terminal that closes."""
+
+INTERRUPTED = 128 + signal.SIGINT
+
+AGAIN_S = 0.05
+PATIENCE_S = 5.0
+"""How long an import may put a signal off."""
+
+_handled: set[int] = set()
+_asked: dict[int, float] = {}
+"""When a signal came first, by its number; the last one is what ends the command."""
+
+
+class Ended(SystemExit):
+    """A signal has asked for the end.
+
+    It unwinds as Ctrl-C does: staging folders are removed and children ended on the way out.
+    """
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    waited_s = time.monotonic() - _asked.setdefault(number, time.monotonic())
+    if _importing(frame) and waited_s < PATIENCE_S and hasattr(signal, "setitimer"):
+        # Python and libraries make other errors of what is raised there, or go on without.
+        _again(number)
+        return
+    # A closing terminal sends several, and the next would stop what the first has begun. Ctrl-C is
+    # somebody's who no longer wants to wait.
+    _handle(signal.SIG_IGN, ENDINGS[1:])
+    raise KeyboardInterrupt if number == signal.SIGINT else Ended(128 + number)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
+
+
+def _again(number: int) -> None:
+    """Have a signal come again in a moment."""
+    signal.signal(signal.SIGALRM, lambda *ours: signal.raise_signal(number))
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """For when all is done: the interpreter would print a traceback on its way out."""
+    os._exit(128 + number)
+
+
+def _handle(how: Any, names: tuple[str, ...] = ENDINGS) -> None:
+    """Handle signals so, but for those that whoever started the command has it ignore."""
+    for name in names:
+        number = getattr(signal, name, None)  # Windows lacks some
+        if number is None:
+            continue
+        if number in _handled or signal.getsignal(number) != signal.SIG_IGN:
+            _handled.add(number)
+            signal.signal(number, how)
+
+
+def _not_lost(unraisable: Any) -> None:
+    """Have a signal come again that came where Python can raise nothing, as in a callback."""
+    error = unraisable.exc_value
+    if isinstance(error, Ended | KeyboardInterrupt) and hasattr(signal, "setitimer"):
+        _handle(_end)
+        _again(list(_asked)[-1])
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        _handle(_end)
+        sys.unraisablehook = _not_lost
+        code = _run()
+        if code and _asked:  # the signal was taken for an error
+            raise Ended(code)
+        _handle(_end_at_once)
+    except BaseException:
+        if not _asked:
+            raise
+        from clipperf.system.terminal import say
+
+        number = list(_asked)[-1]
+        code = 128 + number
+        say("interrupted" if code == INTERRUPTED else f"ended by {signal.Signals(number).name}")
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command that was typed; returns the exit code, once an error is told."""
+    from clipperf.system.terminal import finish, say, take_over
+
+    take_over()
     import typer
 
     from clipperf.cli import app
     from clipperf.errors import ClipperfError
 
     # UsageError of the click that typer brings: unknown command, missing argument, bad number.
-    ParserError: Any = typer.BadParameter.__base__
+    parser_error: Any = typer.BadParameter.__base__
     try:
-        code = app(standalone_mode=False) or 0
-        sys.stdout.flush()
+        code = int(app(standalone_mode=False) or 0)
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
+        finish()
     except ClipperfError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        sys.exit(exc.exit_code)
-    except ParserError as exc:
+        say(f"error: {exc}")
+        return exc.exit_code
+    except parser_error as exc:
         if type(exc).__name__ == "NoArgsIsHelpError":
             exc.show()
         else:
             command = exc.ctx.command_path if exc.ctx else "clipperf"
             said = exc.format_message().rstrip(".")
-            print(f"error: {said}. See: {command} --help", file=sys.stderr)
-        sys.exit(exc.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    except BrokenPipeError:
-        # The reader of a pipe has gone, as with `| head`; Python must not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    if code == 130:
-        print("interrupted", file=sys.stderr)
-    sys.exit(code)
+            say(f"error: {said}. See: {command} --help")
+        return int(exc.exit_code)
+    except typer.Abort as exc:  # what others of its versions make of it
+        raise KeyboardInterrupt from exc
+    return code
 
 
 if __name__ == "__main__":

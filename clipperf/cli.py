@@ -46,9 +46,10 @@ def root(
 ) -> None:
     """Which CLIP, in which runtime and precision, fits this machine and keeps its accuracy?"""
     if version:
+        from clipperf.system.terminal import show
         from clipperf.version import __version__
 
-        print(f"clipperf {__version__}")
+        show(f"clipperf {__version__}")
         raise typer.Exit
     del context
 

@@ -41,7 +41,7 @@ def from_json(cls: type[T], data: Any, where: str = "") -> T:
 
     try:
         return msgspec.convert(data, cls, dec_hook=_decoded)
-    except msgspec.ValidationError as exc:
+    except (msgspec.ValidationError, UnicodeEncodeError) as exc:  # no UTF-8 in names
         said, _, place = str(exc).partition(" - at `$")
         at = (where or cls.__name__) + re.sub(r"\[[^]]*\]|`$", "", place)
         missing = re.fullmatch(r"Object missing required field `(\w+)`", said)

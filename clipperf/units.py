@@ -6,6 +6,8 @@ is 577 MiB of fp32 weights.
 
 from __future__ import annotations
 
+import math
+
 MIB = 2**20
 GIB = 2**30
 
@@ -54,6 +56,8 @@ def rate(value: float | None) -> str:
 
 def significant(value: float, digits: int = 3) -> str:
     """A number with so many significant digits, never in exponent form."""
+    if not math.isfinite(value):
+        return NOT_MEASURED
     if value == 0:
         return "0"
     whole = f"{abs(value):.{digits - 1}e}"

@@ -82,8 +82,8 @@ def profile(
 ) -> ResultFile:
     """Measure a sweep and write its result file, again after every row.
 
-    `launcher` names where it runs. Cells that fail are rows with a reason. Ctrl-C leaves the rows
-    so far in the file.
+    What `path` held before stays until the first row. `launcher` names where it runs. Cells that
+    fail are rows with a reason. Ctrl-C leaves the rows so far in the file.
 
     Raises:
         UsageError, MissingDependencyError: before anything is measured.
@@ -117,14 +117,15 @@ def profile(
             specs=sweep.specs,
             path=str(path or store.new_result_path("profile")),
         )
-        store.write_result(Path(result.path), result)
+        files.check_writable(Path(result.path))
         jobs = jobs_of(sweep, groups, settings, on_event)
 
         def keep(event: Event) -> None:
             nonlocal result
             if event.kind != "started":
                 result = recorded(result, event, machines.environments)
-                store.write_result(Path(result.path), result)
+                if result.measurements:
+                    store.write_result(Path(result.path), result)
             if event.kind != "fact":
                 on_event(event)
 

@@ -27,6 +27,7 @@ from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, Measurement
 from clipperf.nouns.tuning import Trial
+from clipperf.text import one_line
 
 SCOUT = dataclasses.replace(
     cost.QUICK, min_runs=6, min_blocks=3, min_s=0.2, max_s=4.0, target_rel_width=0.2, block_calls=2
@@ -240,7 +241,7 @@ class Search:
         timed = [trial for trial in self.trials.values() if trial.batch_s is not None]
         if not timed or not all(self._too_slow(trial.cell) for trial in timed):
             failed = [trial for trial in self.trials.values() if trial.batch_s is None]
-            reasons = "; ".join(f"{t.cell.label}: {t.verdict}" for t in failed)
+            reasons = "; ".join(f"{t.cell.label}: {one_line(t.verdict)}" for t in failed)
             return MeasurementError(f"no candidate works: {reasons}")
         quickest = min(timed, key=lambda trial: trial.batch_s or 0.0)
         return MeasurementError(

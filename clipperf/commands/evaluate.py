@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,8 +24,10 @@ from clipperf.commands.options import (
     print_json,
     print_tables,
     prints_json,
-    resumable,
+    tell_lines,
 )
+from clipperf.system.terminal import say, tell
+from clipperf.text import one_line
 
 if TYPE_CHECKING:
     from clipperf.evals.evaluate import OnStage
@@ -78,7 +79,6 @@ def command(
     from clipperf.system.env import available_cores
     from clipperf.system.progress import progress
 
-    target = open_target(json, "eval")
     specs = prepare.choose_models(models or (), pretrained)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
@@ -86,7 +86,7 @@ def command(
     prepare.check_usable(devices)
     prepare.check_precisions(runtimes, precisions)
     inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
-    with resumable(target), progress(quiet, total=1) as bar:
+    with open_target(json, "eval") as target, progress(quiet, total=1) as bar:
         bar.stage(f"reading dataset {shown(dataset)}")
         result, failures = evaluate.evaluate(
             specs,
@@ -103,13 +103,12 @@ def command(
             progress=bar.at,
         )
     for failure in failures:
-        print(f"failed: {failure.label}: {failure.reason}", file=sys.stderr)
+        say(f"failed: {failure.label}: {one_line(failure.reason)}")
     if prints_json(json):
         print_json(result)
-    else:
-        if result.scores:
-            print_tables(accuracy_table([result]))
-        print(f"\nresult file: {result.path}")
+    elif result.scores:
+        print_tables(accuracy_table([result]), write=tell)
+        tell_lines("", f"result file: {result.path}")
     raise typer.Exit(1 if failures else 0)
 
 

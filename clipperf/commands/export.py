@@ -12,12 +12,15 @@ from clipperf.commands.options import (
     Pretrained,
     Quiet,
     TowerChoice,
+    folder_to_deploy,
     names,
     pixel_dtypes,
     print_json,
     ranged,
     sides,
+    tell_lines,
 )
+from clipperf.system.terminal import tell
 
 EXAMPLES = (
     "clipperf export clipperf-sample",
@@ -142,6 +145,7 @@ def command(
     from clipperf.system.targets import expanded
 
     towers = sides(tower)
+    out = folder_to_deploy(out, "--out")
     pixel_dtype = pixel_dtypes(input_, towers, several=False)[0]
     options = {
         "--calibrate": calibrate,
@@ -173,7 +177,7 @@ def command(
         if preprocess is not None:
             exported = set_preprocess(exported, preprocess, bar.stage)
     if json:
-        print_json({"up_to_date": exported.up_to_date, **vars(exported)})
+        print_json({"up_to_date": exported.up_to_date, **vars(exported)}, tell)
     else:
-        print("\n".join(exported_lines(exported)))
+        tell_lines(*exported_lines(exported))
     raise typer.Exit(1 if failed(exported) else 0)

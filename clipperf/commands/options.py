@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json as jsonlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from clipperf.errors import UsageError
+from clipperf.system.terminal import say, show, tell
 
 if TYPE_CHECKING:
     from clipperf.nouns.result import ResultFile
@@ -149,27 +149,46 @@ def ranged(text: str, option: str) -> tuple[int, int, int]:
     return (found[0], found[1], found[2])
 
 
-def read_results(paths: list[Path] | None) -> list[ResultFile]:
-    """The named result files, or all of the store; raises UsageError where there are none.
+def read_results(paths: list[Path] | None) -> tuple[list[ResultFile], list[str]]:
+    """The named result files, or all of the store, and what was left out of it and why.
 
-    Of the store, files of other versions of clipperf are left out, and counted on standard error.
+    Of the store, what cannot be read and files of other versions of clipperf are left out, which
+    standard error says as well.
+
+    Raises:
+        ArtifactError: a named file cannot be read.
+        UsageError: there are none.
     """
-    from clipperf.system.store import find_results, home, is_of_another_version, read_result
+    from clipperf.system.results import stored
+    from clipperf.system.store import home, read_result
     from clipperf.system.targets import expanded
 
-    found = [expanded(path) for path in paths or ()]
-    if not found:
-        stored = find_results()
-        found = [path for path in stored if not is_of_another_version(path)]
-        if len(found) < len(stored):
-            left_out = len(stored) - len(found)
-            print(f"left out: {left_out} results of another version of clipperf", file=sys.stderr)
+    if paths:
+        return [read_result(expanded(path)) for path in paths], []
+    found, left_out = stored()
+    for line in left_out:
+        say(line)
     if not found:
         raise UsageError(
             f"no results in {home() / 'results'}: measure something first, for example "
             f"clipperf profile, or name result files"
         )
-    return [read_result(path) for path in found]
+    return found, left_out
+
+
+def folder_to_deploy(path: Path | None, option: str) -> Path | None:
+    """An absolute folder for towers; raises UsageError where no runtime could open them there."""
+    from clipperf.system.targets import expanded
+
+    if path is None:
+        return None
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as exc:
+        raise UsageError(
+            f"{option} {path}: the name is no UTF-8, and runtimes cannot open files in there"
+        ) from exc
+    return expanded(path)
 
 
 def prints_json(json: Path | None) -> bool:
@@ -177,35 +196,52 @@ def prints_json(json: Path | None) -> bool:
     return json is not None and str(json) == "-"
 
 
-def open_target(json: Path | None, kind: str) -> Path:
-    """The result file: what --json names, else a fresh one in the store."""
+@contextlib.contextmanager
+def open_target(json: Path | None, kind: str) -> Iterator[Path]:
+    """The result file that a command fills: what --json names, else a fresh one in the store.
+
+    A file that is named is this command's alone, and stays as it is until there are rows; where it
+    holds some, standard error says that they will be replaced. So it does where the rows so far
+    are, if a signal ends the command.
+
+    Raises:
+        UsageError: it is a folder.
+        StorageError: it cannot be written, or another command is writing it.
+    """
+    from clipperf.system.results import alone, told_what_goes
     from clipperf.system.store import new_result_path
     from clipperf.system.targets import expanded
 
-    if json is None or prints_json(json):
-        return new_result_path(kind)
-    target = expanded(json)
+    target = expanded(json) if json is not None and not prints_json(json) else None
+    named, target = target is not None, target or new_result_path(kind)
     if target.is_dir():
         raise UsageError(f"--json {json} is a folder: name a file in it")
-    return target
+    with alone(target, "--json") if named else contextlib.nullcontext():
+        told_what_goes(target, "as soon as there are rows")
+        before = changed(target)
+        try:
+            yield target
+        except (KeyboardInterrupt, SystemExit):
+            if changed(target) != before:
+                say(f"rows measured so far: {target}")
+            raise
 
 
-@contextlib.contextmanager
-def resumable(target: Path) -> Iterator[None]:
-    """Say where the rows so far are when the user interrupts."""
+def changed(path: Path) -> tuple[int, int] | None:
+    """What tells one content of a file from the next; None where there is no file."""
     try:
-        yield
-    except KeyboardInterrupt:
-        if target.exists():
-            print(f"rows measured so far: {target}", file=sys.stderr)
-        raise
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
-def print_json(value: Any) -> None:
-    """Print records or plain values as JSON."""
+def print_json(value: Any, write: Callable[..., None] = show) -> None:
+    """Print records or plain values as JSON; `write` is `show` or `tell`."""
     from clipperf.serialize import to_json
+    from clipperf.text import json_text
 
-    print(jsonlib.dumps(to_json(value), indent=1, ensure_ascii=False, default=str))
+    write(json_text(to_json(value)), page=True)
 
 
 def command_line() -> str:
@@ -215,13 +251,14 @@ def command_line() -> str:
     return shlex.join(["clipperf", *sys.argv[1:]])
 
 
-def refuse_to_replace_data(out: Path, results: list[Path] | None) -> None:
-    """A report must not be written over the measurements that it is made from."""
-    from clipperf.system.store import find_results
-    from clipperf.system.targets import expanded, real
+def refuse_to_replace_data(out: Path, option: str = "--out") -> None:
+    """What is made must not be written over measurements; raises UsageError."""
+    from clipperf.system.results import what_goes
+    from clipperf.system.targets import expanded
 
-    if real(expanded(out)) in {real(expanded(path)) for path in results or find_results()}:
-        raise UsageError(f"--out {out} is one of the result files: choose another name")
+    held = what_goes(expanded(out))
+    if held is not None and held.rows:
+        raise UsageError(f"{option} {out} holds {held.words}: choose another name")
 
 
 def sizing_targets(
@@ -255,8 +292,11 @@ def sizing_targets(
     )
 
 
-def print_tables(*tables: Table) -> None:
-    """Print tables, as wide as the window, or whole where there is none."""
+def print_tables(*tables: Table, write: Callable[[str], None] = show) -> None:
+    """Print tables, as wide as the window, or whole where there is none.
+
+    `write` is `show`, or `tell` where what they are about is done and lies elsewhere.
+    """
     from rich.console import Console
 
     from clipperf.report.terminal import TEXT_WIDTH, rich_table
@@ -264,5 +304,14 @@ def print_tables(*tables: Table) -> None:
     # Into a file or a pipe there is no window to fit: wide tables stay whole as far as they can.
     fits_window = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console(width=None if fits_window else TEXT_WIDTH)
-    for table in tables:
-        console.print(rich_table(table, console.width))
+    with console.capture() as printed:
+        for table in tables:
+            console.print(rich_table(table, console.width))
+    write(printed.get().removesuffix("\n"))
+
+
+def tell_lines(*lines: str) -> None:
+    """Print lines about work that is done."""
+    from clipperf.text import printable
+
+    tell("\n".join(map(printable, lines)))

@@ -25,11 +25,12 @@ from clipperf.commands.options import (
     print_json,
     print_tables,
     prints_json,
-    resumable,
     sides,
+    tell_lines,
 )
 from clipperf.errors import UsageError
 from clipperf.nouns.cell import CLOSED_LOOP
+from clipperf.system.terminal import tell
 
 EXAMPLES = (
     "clipperf profile",
@@ -82,7 +83,6 @@ def command(
 
     if not 0 < timeout <= 86400:
         raise UsageError(f"--timeout {timeout}: give seconds above 0, up to a day")
-    target = open_target(json, "profile")
     sweep = Sweep(
         specs=tuple(prepare.choose_models(models or (), pretrained)),
         runtimes=names(runtime, "--runtime"),
@@ -95,7 +95,7 @@ def command(
         inputs=pixel_dtypes(input_, sides(tower)),
         scenario=scenario,
     )
-    with resumable(target), progress(quiet, total=sweep.rows) as bar:
+    with open_target(json, "profile") as target, progress(quiet, total=sweep.rows) as bar:
 
         def on_event(event: Any) -> None:
             (bar.done if event.kind == "measured" else bar.stage)(event.text)
@@ -115,6 +115,6 @@ def command(
     else:
         published = published_table([result], basic_statistics()) if compare_published else None
         more = [table for table in (gpu_table([result]), published) if table is not None]
-        print_tables(cost_table([result]), *more)
-        print(f"\nresult file: {result.path}")
+        print_tables(cost_table([result]), *more, write=tell)
+        tell_lines("", f"result file: {result.path}")
     raise typer.Exit(1 if failures(result) else 0)

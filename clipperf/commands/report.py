@@ -18,7 +18,9 @@ from clipperf.commands.options import (
     read_results,
     refuse_to_replace_data,
     sizing_targets,
+    tell_lines,
 )
+from clipperf.system.terminal import show
 
 EXAMPLES = (
     "clipperf report",
@@ -52,11 +54,12 @@ def command(
     if images_per_s or texts_per_s:
         targets = sizing_targets(images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, utilisation)
     if out is not None:
-        refuse_to_replace_data(out, results)
-    document = build_report(read_results(results), basic_statistics(), targets)
+        refuse_to_replace_data(out)
+    found, left_out = read_results(results)
+    document = build_report(found, basic_statistics(), targets, left_out=left_out)
     text = render(document, fmt)
     if out is None:
-        print(text, end="" if text.endswith("\n") else "\n")
+        show(text.removesuffix("\n"), page=fmt != "text")
     else:
         write_text(expanded(out), text)
-        print(f"report: {out}")
+        tell_lines(f"report: {out}")

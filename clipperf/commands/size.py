@@ -42,7 +42,7 @@ def command(
     from clipperf.report.sizing.tables import sizing_tables
 
     targets = sizing_targets(images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, utilisation)
-    found = read_results(results)
+    found, _ = read_results(results)
     sizing = solve(found, targets)
     if json:
         print_json(plain_json(sizing))

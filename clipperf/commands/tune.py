@@ -15,13 +15,17 @@ from clipperf.commands.options import (
     Quiet,
     TowerChoice,
     command_line,
+    folder_to_deploy,
     names,
     numbers,
     print_json,
     print_tables,
+    refuse_to_replace_data,
     sides,
+    tell_lines,
 )
 from clipperf.errors import UsageError
+from clipperf.system.terminal import tell
 
 EXAMPLES = (
     "clipperf tune clipperf-sample",
@@ -83,7 +87,7 @@ def command(
     from clipperf.bench import tune as bench
     from clipperf.models import zoo
     from clipperf.report.tuning import tuning_table
-    from clipperf.system import store
+    from clipperf.system import results, store
     from clipperf.system.progress import progress
     from clipperf.system.targets import expanded
 
@@ -114,15 +118,17 @@ def command(
         margin=margin,
         budget_s=minutes * 60,
     )
+    bundle = folder_to_deploy(bundle, "--bundle")
     if bundle is not None:
-        bundle = expanded(bundle)
         bench.check_bundle(bundle)
-    with progress(quiet) as bar:
+    refuse_to_replace_data(path)
+    with results.alone(path, "--out"), progress(quiet) as bar:
+        results.told_what_goes(path, "when this is done")
         tuning = bench.tune(wishes, path, command=command_line(), on_stage=bar.stage)
         if bundle is not None:
             bench.write_bundle(tuning, path, bundle)
     if json:
-        print_json({"path": str(path), **vars(tuning)})
+        print_json({"path": str(path), **vars(tuning)}, tell)
     else:
-        print_tables(tuning_table(tuning))
-        print(f'\nclipperf.load("{bundle or path}")')
+        print_tables(tuning_table(tuning), write=tell)
+        tell_lines("", f'clipperf.load("{bundle or path}")')

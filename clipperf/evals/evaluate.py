@@ -54,7 +54,7 @@ def evaluate(
     towers are fed, by default float32 alone. All runtimes share one tokenisation and, but for
     artifacts that were exported with another ``--preprocess`` (the file notes them), the exact
     preprocessing, so that differences come from the runtime alone. Each cell has a process of its
-    own, one after the other. The file is written after every model.
+    own, one after the other. The file is written after every model that has scores.
 
     Raises:
         UsageError: there is nothing to score in the dataset.
@@ -70,7 +70,7 @@ def evaluate(
         notes=dataset.notes,
         path=str(path or store.new_result_path("eval")),
     )
-    store.write_result(Path(result.path), result)
+    files.check_writable(Path(result.path))
     failures: list[Failure] = []
     with tempfile.TemporaryDirectory(prefix="clipperf-eval-") as scratch:
         shared = Path(scratch) / "dataset.json"

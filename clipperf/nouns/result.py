@@ -129,3 +129,13 @@ class ResultFile:
     specs: tuple[ModelSpec, ...] = ()
     notes: tuple[str, ...] = ()
     path: str = ""
+
+    @property
+    def impossible(self) -> str | None:
+        """What no run can have measured, None where there is nothing of the kind."""
+        for cell in dict.fromkeys(row.cell for row in (*self.measurements, *self.scores)):
+            numbers = (cell.batch, cell.threads, cell.streams)
+            if min(numbers) < 1:
+                batch, threads, streams = numbers
+                return f"batch {batch}, {threads} threads, {streams} streams"
+        return None

@@ -28,10 +28,12 @@ def build_report(
     published: Sequence[BasicStatistics] = (),
     targets: Targets | None = None,
     title: str = "CLIP cost and accuracy",
+    left_out: Sequence[str] = (),
 ) -> Document:
     """Assemble the report of some result files.
 
     `published` are rows to stand beside what was measured, `targets` ask for a sizing section.
+    `left_out` says which files are not in it, and why.
 
     Raises:
         UsageError: nothing was measured, or the targets make no sense.
@@ -76,7 +78,7 @@ def build_report(
     return Document(
         title=title,
         findings=tuple(headline),
-        caveats=shared,
+        caveats=(*left_out, *shared),
         sections=tuple(sections),
         environment=tuple(known.values()),
         provenance=tuple(_origin(r, labels) for r in ordered),

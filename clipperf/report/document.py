@@ -56,11 +56,6 @@ class Document:
     sizing: dict[str, Any] | None = None
 
 
-def clean(text: str) -> str:
-    """Text without control characters, which could drive a terminal or break a line."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
 def describe(environment: Environment | None) -> str:
     """A machine in one line."""
     if environment is None:

@@ -13,6 +13,7 @@ from clipperf.report.pairs import full_precision
 from clipperf.report.records import Row, finite, labels_of, merge
 from clipperf.report.table import Table, Value
 from clipperf.report.words import row_name
+from clipperf.text import one_line
 
 PHASES = ("h2d", "compute", "d2h", "host")
 
@@ -166,7 +167,7 @@ def gpu_caveats(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
         )
     for row in rows:
         if row.time is not None and row.time.status == "ok" and row.time.error:
-            found.append(f"{_named([row], labels)}: {row.time.error}")
+            found.append(f"{_named([row], labels)}: {one_line(row.time.error)}")
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable
 
 from clipperf import stats
@@ -43,15 +42,19 @@ def is_baseline(cell: Cell) -> bool:
     return usual and full_precision(cell)
 
 
+SHORTEST_S, LONGEST_S = 1e-9, 1e9
+"""Between these lies whatever a clock can have seen; what is not finite does not."""
+
+
 def usable_samples(time: Measurement | None) -> tuple[float, ...]:
-    """The run times of a pass that went well; none at all if one is not finite and positive.
+    """The run times of a pass that went well; none at all if one is no time that a run can take.
 
     One impossible sample means that the clock or the file cannot be trusted, so nothing is
     picked out of such a list.
     """
     if time is None or time.status != "ok":
         return ()
-    if not all(math.isfinite(s) and s > 0 for s in time.run_s):
+    if not all(SHORTEST_S <= s <= LONGEST_S for s in time.run_s):
         return ()
     return time.run_s
 

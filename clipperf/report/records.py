@@ -27,6 +27,7 @@ from clipperf.report.pairs import (
     usable_samples,
 )
 from clipperf.report.table import Interval
+from clipperf.text import one_line
 
 RESOLVABLE_GAP = 0.10
 """Differences of speed below this share are not called: machines drift by as much."""
@@ -180,7 +181,7 @@ def _row(
 ) -> Row:
     passes = [m for m in (time, memory) if m is not None]
     problems = [
-        f"{m.kind} pass {m.status}: {m.error or 'no reason was recorded'}"
+        f"{m.kind} pass {m.status}: {one_line(m.error or 'no reason was recorded')}"
         for m in passes
         if m.status != "ok"
     ]

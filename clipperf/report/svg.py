@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from clipperf.report.charts import BarChart, Chart, LineChart
-from clipperf.report.document import clean
+from clipperf.text import printable
 
 COLOURS = 6
 WIDTH = 560
@@ -29,16 +29,18 @@ def _frame(chart: Chart, identifier: str, height: float, parts: list[str]) -> st
     return (
         f'<svg role="img" viewBox="0 0 {WIDTH} {height:.0f}" '
         f'aria-labelledby="{identifier}-t {identifier}-d">'
-        f'<title id="{identifier}-t">{escape(clean(chart.title))}</title>'
-        f'<desc id="{identifier}-d">{escape(clean(chart.description))}</desc>{"".join(parts)}</svg>'
+        f'<title id="{identifier}-t">{_escaped(chart.title)}</title>'
+        f'<desc id="{identifier}-d">{_escaped(chart.description)}</desc>{"".join(parts)}</svg>'
     )
+
+
+def _escaped(text: str) -> str:
+    return escape(printable(text))
 
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
     style = f' class="{kind}"' if kind else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(clean(text))}</text>'
-    )
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{_escaped(text)}</text>'
 
 
 def _bars(chart: BarChart, identifier: str) -> str:

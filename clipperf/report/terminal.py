@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 
-from clipperf.report.document import clean
 from clipperf.report.table import Table, splits, worst
+from clipperf.text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,7 +34,7 @@ def rich_table(table: Table, width: int = TEXT_WIDTH) -> RenderableType:
         pieces = split_columns(each, width)
         for number, columns in enumerate(pieces, start=1):
             of = f" ({number} of {len(pieces)})" if len(pieces) > 1 else ""
-            title = Text(clean(each.title) + of, style="bold")
+            title = Text(printable(each.title) + of, style="bold")
             parts += [title, _grid(each, columns, width), Text("")]
     parts += bullets("+", table.findings, "green")
     parts += bullets("!", table.caveats, "yellow")
@@ -52,7 +52,7 @@ def bullets(mark: str, lines: Iterable[str], style: str = "") -> list[Renderable
     found: list[RenderableType] = []
     for line in lines:
         grid = Grid.grid(padding=(0, 1))
-        grid.add_row(Text(mark, style=style), Text(clean(line)))
+        grid.add_row(Text(mark, style=style), Text(printable(line)))
         found.append(Padding(grid, (0, 0, 0, 1)))
     return found
 
@@ -110,14 +110,14 @@ def _grid(table: Table, columns: list[int], width: int) -> RenderableType:
         extra = 0 if right else max(0, min(spare, _longest(table, i) - _width(table, i)))
         spare -= extra
         grid.add_column(
-            Text(clean(table.columns[i].name)),
+            Text(printable(table.columns[i].name)),
             justify="right" if right else "left",
             width=_width(table, i) + extra,
             overflow="fold",
         )
     for row in table.rows:
         style = STYLES.get(worst(row) or "plain", "")
-        grid.add_row(*(Text(clean(row[i].text)) for i in columns), style=style)
+        grid.add_row(*(Text(printable(row[i].text)) for i in columns), style=style)
     return grid
 
 
@@ -130,4 +130,4 @@ def _width(table: Table, i: int) -> int:
 
 
 def _longest(table: Table, i: int) -> int:
-    return max((len(clean(row[i].text)) for row in table.rows), default=1)
+    return max((len(printable(row[i].text)) for row in table.rows), default=1)

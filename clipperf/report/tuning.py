@@ -8,6 +8,9 @@ from clipperf.report.columns import Column, model_name, tabulate
 from clipperf.report.records import setup_order
 from clipperf.report.table import Table, Value
 from clipperf.report.words import driven
+from clipperf.text import one_line
+
+NOTE_CHARACTERS = 160
 
 
 def tuning_table(tuning: Tuning) -> Table:
@@ -38,7 +41,7 @@ def tuning_table(tuning: Tuning) -> Table:
 
 def _note(trial: Trial) -> Value:
     """Why it was not chosen; what could not be measured at all stands out."""
-    said = (trial.verdict or "chosen").splitlines()[0]
+    said = one_line(trial.verdict, NOTE_CHARACTERS) or "chosen"
     return Value(said, "note", severity="bad" if trial.items_per_s is None else "plain")
 
 

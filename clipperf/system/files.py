@@ -25,6 +25,7 @@ from clipperf.errors import ArtifactError, StorageError
 from clipperf.serialize import to_json
 from clipperf.system import temporaries
 from clipperf.system.targets import into_stream, is_stream, real
+from clipperf.text import json_text
 
 LOCK_MODE = 0o664
 """Further cut by the umask. Whoever waits for a lock opens its file for writing."""
@@ -124,7 +125,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write a record or plain JSON values, as `write_text` does."""
-    write_text(path, json.dumps(to_json(data), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(to_json(data)) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from clipperf.system.terminal import say
+from clipperf.text import one_line
+
 
 class Progress:
     """What long work reports to. `total` steps are known or None."""
@@ -20,24 +23,26 @@ class Progress:
     def stage(self, text: str) -> None:
         """Say what is being done now."""
         if self._bar is not None:
-            self._bar.update(self._task, description=text)
+            self._bar.update(self._task, description=one_line(text))
         elif not self._quiet and text != self._last:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
         self._last = text
 
     def done(self, text: str = "") -> None:
         """One step is done; `text` stays visible."""
         if self._bar is not None:
             if text:
-                self._bar.console.print(text, style="dim", highlight=False, markup=False)
+                self._bar.console.print(one_line(text), style="dim", highlight=False, markup=False)
             self._bar.advance(self._task)
         elif text and not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def at(self, text: str, completed: int, total: int) -> None:
         """Be at step `completed` of `total`; in a log only the end of it is a line."""
         if self._bar is not None:
-            self._bar.update(self._task, description=text, completed=completed, total=total)
+            self._bar.update(
+                self._task, description=one_line(text), completed=completed, total=total
+            )
         elif completed >= total:
             self.stage(f"{text}: {total}")
 

@@ -281,7 +281,10 @@ def read_result(path: Path) -> ResultFile:
         )
     if data.get("kind") == "tuning":
         raise ArtifactError(f"{path} is a tuning, not measurements: clipperf.load opens it")
-    return dataclasses.replace(from_json(ResultFile, data, str(path)), path=str(path))
+    found = from_json(ResultFile, data, str(path))
+    if found.impossible is not None:
+        raise ArtifactError(f"{path} is damaged, it says {found.impossible}: measure again")
+    return dataclasses.replace(found, path=str(path))
 
 
 def tuning_path(spec: ModelSpec, sides: Sequence[Side]) -> Path:

@@ -14,7 +14,18 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli, Install
-from report_data import GIB, PUBLISHED, broken, cell, memory, realistic, result, score, timed
+from report_data import (
+    ENVIRONMENT,
+    GIB,
+    PUBLISHED,
+    broken,
+    cell,
+    memory,
+    realistic,
+    result,
+    score,
+    timed,
+)
 from rich.console import Console
 
 from clipperf.errors import UsageError
@@ -24,7 +35,6 @@ from clipperf.report import format as format_
 from clipperf.report import formats
 from clipperf.report.build import build_report
 from clipperf.report.charts import BarChart, LineChart, speed_charts
-from clipperf.report.document import clean
 from clipperf.report.format import FORMATS, render
 from clipperf.report.records import merge
 from clipperf.report.sizing.solve import Targets
@@ -33,6 +43,7 @@ from clipperf.report.table import RANDOM_WEIGHTS, UNRESOLVED, Value
 from clipperf.report.tables import cost_table
 from clipperf.report.terminal import rich_table, split_columns
 from clipperf.system import store
+from clipperf.text import printable
 
 EVIL = "<script>alert('x')</script>|[red]\x1b[31m\n::w"
 
@@ -321,10 +332,6 @@ def test_wide_tables_are_split_not_cut(width) -> None:
                 assert value in text
 
 
-def test_clean() -> None:
-    assert clean("a\nb\x1b[0m\u202e") == "a b [0m "
-
-
 # --- for machines --------------------------------------------------------------------------
 
 
@@ -354,7 +361,40 @@ def test_csv_parses_back_in_si_units() -> None:
 
 def test_csv_keeps_odd_names(evil) -> None:
     rows = list(csv.DictReader(io.StringIO(render(evil, "csv"), newline="")))
-    assert {r["model_id"] for r in rows} == {EVIL}
+    assert {r["model_id"] for r in rows} == {printable(EVIL)}
+
+
+def test_csv_has_no_formulas() -> None:
+    names = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "plain = 1", "'=1"]
+    files = [result([timed(cell(model=name), [0.1] * 6) for name in names])]
+    text = render(build_report(files), "csv")
+    assert text.isascii() and all(c.isprintable() or c == "\n" for c in text)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    shown = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\\t=1", "'\\r=1", "plain = 1", "'=1"]
+    assert {r["model_id"] for r in rows} == set(shown)
+    lower = score(cell(), 0.6, difference=-0.25, diff_ci95=(-0.5, 0.0))
+    (row,) = csv.DictReader(io.StringIO(render(build_report([result(scores=[lower])]), "csv")))
+    assert row["difference"] == "-0.25", "a number is one"
+
+
+@pytest.mark.parametrize("fmt", ["text", "md", "csv", "json", "html"])
+def test_no_format_has_control_characters(fmt: str) -> None:
+    evil = "a\x1b[31m\x07\x9b\u202eb\udcff\nc"
+    stack = evil + "\n".join(f"line {i}" for i in range(40))
+    c = cell(model=evil)
+    files = [
+        result(
+            [timed(c, [0.1] * 6), memory(c, 100), broken(cell("text", model=evil), stack)],
+            scores=[score(c, dataset=evil)],
+            command=evil,
+            path=evil,
+            notes=(evil,),
+            environments=(dataclasses.replace(ENVIRONMENT, cpu=evil),),
+        )
+    ]
+    text = render(build_report(files, title=evil, left_out=[evil]), fmt)
+    assert all(c.isprintable() or c == "\n" for c in text)
+    assert text.encode() and max(map(len, text.splitlines())) < 3000
 
 
 def test_json_is_exact_and_whole(document) -> None:

@@ -20,6 +20,7 @@ from clipperf.bench.passes import memory_pass, time_pass
 from clipperf.bench.plan import Group
 from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
 from clipperf.nouns.result import Environment, Measurement
+from clipperf.text import one_line
 
 RAM_SHARE = 0.9
 """How much of what is free a group may plan to use."""
@@ -110,8 +111,7 @@ def describe(row: Measurement) -> str:
     """One line about a finished row."""
     head = f"{row.cell.label}: {row.kind}"
     if row.status != "ok":
-        reason, _, _ = (row.error or "").partition("\n")
-        return f"{head} {row.status}: {reason}"
+        return f"{head} {row.status}: {one_line(row.error or '')}"
     if row.kind == "memory":
         return (
             f"{head} {units.size(row.rss_peak_bytes)} RAM, {units.size(row.vram_peak_bytes)} VRAM"

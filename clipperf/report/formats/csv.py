@@ -8,6 +8,11 @@ from typing import Any
 
 from clipperf.report.document import Document, plain_json
 from clipperf.report.format import Format
+from clipperf.text import printable
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What spreadsheets take a text for that begins so; an apostrophe keeps it a text. Numbers are none
+of these texts and stay as they are."""
 
 
 def render(document: Document) -> str:
@@ -24,6 +29,9 @@ def render(document: Document) -> str:
 def _value(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str):
+        shown = printable(value)
+        return f"'{shown}" if value.startswith(FORMULA) else shown
     return "" if plain_json(value) is None else value
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from clipperf import units
 from clipperf.nouns.result import Environment
-from clipperf.report.document import Document, clean, describe
+from clipperf.report.document import Document, describe
 from clipperf.report.format import Format
 from clipperf.report.svg import draw
 from clipperf.report.table import Table, Value, splits, worst
+from clipperf.text import printable
 from clipperf.version import __version__
 
 
@@ -23,7 +24,7 @@ def render(document: Document) -> str:
         loader=jinja2.PackageLoader("clipperf", "report/templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=_without_control_characters,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -42,9 +43,9 @@ def render(document: Document) -> str:
     )
 
 
-def _without_control_characters(value: Any) -> Any:
-    """What is shown of a value; markup is clean already."""
-    return clean(value) if type(value) is str else value
+def _shown(value: Any) -> Any:
+    """What is shown of a value; markup is printable already."""
+    return printable(value) if type(value) is str else value
 
 
 def _subtitle(document: Document) -> str:

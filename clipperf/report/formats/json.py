@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from clipperf.report.document import Document, Section, plain_json
 from clipperf.report.format import Format
 from clipperf.report.table import Table
+from clipperf.text import json_text
 
 
 def render(document: Document) -> str:
     """The whole document as JSON, figures in full precision; what is not finite is null."""
     fields = {**vars(document), "sections": [_section(s) for s in document.sections]}
-    return json.dumps(plain_json(fields), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(plain_json(fields)) + "\n"
 
 
 def _section(section: Section) -> dict[str, Any]:

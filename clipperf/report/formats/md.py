@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from clipperf.report.document import Document, clean, describe
+from clipperf.report.document import Document, describe
 from clipperf.report.format import Format
 from clipperf.report.table import Table
+from clipperf.text import printable
 
 
 def render(document: Document) -> str:
@@ -48,7 +49,7 @@ def _list(title: str, lines: Sequence[str]) -> list[str]:
 
 def _md(text: str) -> str:
     """Text that stays text in Markdown: no HTML, no cell borders, no emphasis."""
-    escaped = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    escaped = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*|\[\]])", r"\\\1", escaped)
 
 

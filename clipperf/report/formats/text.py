@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 
-from clipperf.report.document import Document, clean, describe
+from clipperf.report.document import Document, describe
 from clipperf.report.format import Format
 from clipperf.report.terminal import TEXT_WIDTH, bullets, rich_table
+from clipperf.text import printable
 
 
 def render(document: Document) -> str:
@@ -17,7 +18,7 @@ def render(document: Document) -> str:
     def title(text: str) -> Text:
         return Text(text, style="bold")
 
-    parts: list[RenderableType] = [title(clean(document.title)), Text("")]
+    parts: list[RenderableType] = [title(printable(document.title)), Text("")]
     parts += [*bullets("+", document.findings), Text("")]
     parts += [rich_table(table) for section in document.sections for table in section.tables]
     parts += [title("Caveats")] if document.caveats else []

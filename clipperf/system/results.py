@@ -1,0 +1,98 @@
+"""Result files together: all that a store holds, and who may replace one.
+
+A command that measures holds its file (`alone`), says what is in it already (`told_what_goes`),
+and replaces that with its first rows, never before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipperf.errors import ArtifactError, ClipperfError, StorageError
+from clipperf.nouns.result import ResultFile
+from clipperf.system.files import locked, read_json
+from clipperf.system.store import find_results, is_of_another_version, read_result
+from clipperf.system.terminal import say
+from clipperf.text import one_line
+
+ROWS = ("measurements", "scores")
+
+
+def stored() -> tuple[list[ResultFile], list[str]]:
+    """The store's results, oldest first, and a line for whatever of them had to be left out."""
+    found: list[ResultFile] = []
+    left_out: list[str] = []
+    others = 0
+    for path in find_results():
+        if not path.is_file():  # reading a pipe or a device would never end
+            left_out.append(f"left out: {path} is no regular file")
+            continue
+        try:
+            found.append(read_result(path))
+        except ClipperfError as exc:
+            if is_of_another_version(path):
+                others += 1
+            else:
+                left_out.append(f"left out: {one_line(str(exc))}")
+    if others:
+        left_out.append(f"left out: {others} results of another version of clipperf")
+    return found, left_out
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a file holds now, in words: so many `rows`, 0 where it is no file of clipperf's."""
+
+    rows: int
+    words: str
+
+
+def what_goes(path: Path) -> Held | None:
+    """What is in a file, None where nothing is: no file, no regular one, none with content."""
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    alien = Held(0, "something else than results")
+    try:
+        data = read_json(path)
+    except ArtifactError:
+        return alien
+    if not isinstance(data, dict) or "schema_version" not in data:
+        return alien
+    counts = {name: len(found) for name, found in data.items() if isinstance(found, list)}
+    rows, trials = sum(counts.get(name, 0) for name in ROWS), counts.get("trials", 0)
+    if trials:
+        return Held(trials, f"a tuning of {trials} candidates")
+    return Held(rows, "1 row" if rows == 1 else f"{rows} rows") if rows else None
+
+
+def told_what_goes(path: Path, when: str) -> None:
+    """Say on standard error what a command is going to replace, and `when`."""
+    held = what_goes(path)
+    if held is not None:
+        say(f"{path} holds {held.words}, to be replaced {when}")
+
+
+@contextlib.contextmanager
+def alone(path: Path, option: str) -> Iterator[None]:
+    """Be the only command that writes a file; the kernel frees it when the process dies.
+
+    `option` named it. Pipes and devices are nobody's.
+
+    Raises:
+        StorageError: another command is writing it, or its folder cannot be written.
+    """
+
+    def refuse() -> None:
+        raise StorageError(
+            f"another command is writing {path}: wait for it, or name another file with {option}"
+        )
+
+    if path.exists() and not path.is_file():
+        yield
+        return
+    # One file may have several names.
+    with locked(path.resolve(), 0.0, refuse):
+        yield

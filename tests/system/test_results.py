@@ -1,0 +1,85 @@
+"""Result files together: what of a store can be read, and what a file holds."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import report_data
+from report_data import cell, timed
+
+from clipperf.errors import StorageError
+from clipperf.serialize import to_json
+from clipperf.system import results, store
+
+GOOD = report_data.result([timed(cell(), [0.1] * 6)], schema_version=store.SCHEMA_VERSION)
+
+BROKEN = {
+    "empty": b"",
+    "binary": bytes(range(256)),
+    "half": b'{"schema_version": 2, "kind": "profile", "meas',
+    "deep": b"[" * 100_000,
+    "other": b'{"hello": "world"}',
+    "digits": b'{"schema_version": ' + b"9" * 5000 + b"}",
+    "surrogate": b'{"schema_version": 2, "kind": "\\udcff"}',
+    "tuning": b'{"schema_version": 2, "kind": "tuning"}',
+    "impossible": json.dumps(
+        to_json(report_data.result([timed(cell(batch=0), [0.1])], schema_version=2))
+    ).encode(),
+}
+
+
+def test_one_broken_file_stops_nobody(home: Path) -> None:
+    folder = home / "results"
+    folder.mkdir(parents=True)
+    for name, content in BROKEN.items():
+        (folder / f"{name}.json").write_bytes(content)
+    (folder / "folder.json").mkdir()
+    os.mkfifo(folder / "pipe.json")
+    (folder / "device.json").symlink_to("/dev/zero")
+    (folder / "nowhere.json").symlink_to(home / "gone")
+    (folder / "old.json").write_text('{"schema_version": 1, "kind": "profile"}')
+    store.write_result(folder / "zz.json", GOOD)
+    found, left_out = results.stored()
+    assert [Path(result.path).name for result in found] == ["zz.json"]
+    # Each is named, but for the one of another version, which is counted.
+    for name in (*BROKEN, "folder", "pipe", "device", "nowhere"):
+        (line,) = [line for line in left_out if f"{name}.json" in line]
+        assert line.startswith("left out: ") and line.isprintable() and len(line) < 500
+    assert left_out[-1] == "left out: 1 results of another version of clipperf"
+    assert len(left_out) == len(BROKEN) + 4 + 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, None),
+        ("", None),
+        ('{"schema_version": 2, "measurements": [], "scores": []}', None),
+        ('{"schema_version": 2, "measurements": [1, 2], "scores": [3]}', "3 rows"),
+        ('{"schema_version": 1, "scores": [1, 2]}', "2 rows"),
+        ('{"schema_version": 2, "trials": [1]}', "a tuning of 1 candidates"),
+        ("my notes", "something else than results"),
+        ("[1, 2]", "something else than results"),
+    ],
+)
+def test_what_a_file_holds(content: str | None, words: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_text(content)
+    held = results.what_goes(path)
+    assert words == (None if held is None else held.words)
+
+
+def test_a_file_is_one_commands_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    with (
+        results.alone(path, "--json"),
+        pytest.raises(StorageError, match=r"another command is writing .*file\.json.*--json"),
+        results.alone(path, "--json"),
+    ):
+        raise AssertionError("it was had twice")
+    with results.alone(path, "--json"), results.alone(tmp_path / "other.json", "--json"):
+        pass
