@@ -11,6 +11,7 @@ import typer
 
 from clipperf.cli import app
 from clipperf.errors import ClipperfError
+from clipperf.system.quiet import hush
 
 ParserError: Any = typer.BadParameter.__base__
 """UsageError of the click that typer brings: unknown command, missing argument, bad number."""
@@ -25,6 +26,7 @@ def _terminate(number: int, frame: object) -> None:
 def main() -> None:
     """The console script: every error becomes one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    hush()
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()

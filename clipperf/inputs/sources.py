@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import os
 import struct
 import unicodedata
@@ -16,7 +15,8 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from clipperf.errors import UsageError
+from clipperf.errors import ArtifactError, UsageError
+from clipperf.serialize import parse_json
 
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError),
@@ -79,9 +79,9 @@ def read_object(source: ImageSource) -> dict[str, Any]:
 def parse_object(text: str, where: str) -> dict[str, Any]:
     """A JSON object from a text; raises UsageError that begins with `where`."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as exc:  # no JSON, numbers too long, nested too deep
-        raise UsageError(f"{where}: not JSON: {exc}") from exc
+        value = parse_json(text, where)
+    except ArtifactError as exc:
+        raise UsageError(str(exc)) from exc
     if not isinstance(value, dict):
         raise UsageError(f"{where}: need a JSON object")
     return value
