@@ -38,7 +38,7 @@ WARM = 0.05
 LINES = 20
 """How many figures are printed on the way."""
 
-SIDES_PX = (16, 2000)
+SIDES_PX = (16, 640)
 """The shortest and the longest side of an image; most are small."""
 
 WORDS = ("a", "small", "drawing", "of", "red", "apple", "beside", "some", "unbelievably", "big")
@@ -47,14 +47,14 @@ WORDS = ("a", "small", "drawing", "of", "red", "apple", "beside", "some", "unbel
 class Calls:
     """Batches of images and texts, one after the other, the same for every seed."""
 
-    def __init__(self, seed: int = 0, largest: int = 32) -> None:
+    def __init__(self, seed: int = 0, largest: int = 16) -> None:
         self._random = random.Random(seed)
         self._largest = largest
         self._images = [self._image() for _ in range(64)]
 
     def _image(self) -> Image.Image:
         low, high = SIDES_PX
-        # As many between 16 and 64 pixels as between 500 and 2,000.
+        # As many between 16 and 64 pixels as between 160 and 640.
         width, height = (round(low * (high / low) ** self._random.random()) for _ in range(2))
         colour = tuple(self._random.randrange(256) for _ in range(3))
         return Image.new("RGB", (width, height), colour)
@@ -133,7 +133,7 @@ def _options() -> Any:
     parser.add_argument("--runtime", default="onnx")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--calls", type=int, default=100_000)
-    parser.add_argument("--largest", type=int, default=32, help="inputs of a call at most")
+    parser.add_argument("--largest", type=int, default=16, help="inputs of a call at most")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--streams", type=int)
     parser.add_argument("--seed", type=int, default=0)

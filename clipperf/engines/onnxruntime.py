@@ -82,6 +82,9 @@ def session_options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Kept for every shape of the input, of which texts have as many as lengths times batches, and
+    # each makes the arena larger.
+    options.enable_mem_pattern = False
     return options
 
 

@@ -168,8 +168,8 @@ def _register_plugin() -> None:
     ort = library()
     import onnxruntime_ep_nv_tensorrt_rtx as plugin
 
-    for library in Path(plugin.__file__).parent.glob("libcudart.so.*"):
-        ctypes.CDLL(str(library))  # the plugin links it, and it is nowhere on the loader's path
+    for runtime in Path(plugin.__file__).parent.glob("libcudart.so.*"):
+        ctypes.CDLL(str(runtime))  # the plugin links it, and it is nowhere on the loader's path
     ort.register_execution_provider_library(TENSORRT_RTX, plugin.get_library_path())
 
 

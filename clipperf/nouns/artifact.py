@@ -178,6 +178,11 @@ class Manifest:
         return next((t for t in self.towers if t.side == side), None)
 
     @property
+    def all_files(self) -> list[str]:
+        """Every file that the manifest names, those of the towers included."""
+        return [*self.files, *(name for tower in self.towers for name in tower.files)]
+
+    @property
     def contradiction(self) -> str | None:
         """What cannot be, such as files outside of the folder; None: nothing."""
         sides = [tower.side for tower in self.towers]
@@ -188,8 +193,7 @@ class Manifest:
                 return f"the {tower.side} tower's path {tower.path!r} is not one of its files"
             if (len(tower.inputs), len(tower.outputs)) != (1, 1):
                 return f"the {tower.side} tower has not one input and one output"
-        named = [*self.files, *(name for tower in self.towers for name in tower.files)]
-        outside = [name for name in named if not is_inside(name)]
+        outside = [name for name in self.all_files if not is_inside(name)]
         return f"{outside[0]!r} is no file inside the folder" if outside else None
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,42 +21,79 @@ from clipperf.system.store import MANIFEST_NAME
 
 T = TypeVar("T")
 
-TRIES = 10
+HANDLES = Path("/proc/self/fd")
+
+TRIES_S = 20.0
+"""How long something else is tried where a folder is replaced while it is opened."""
+
 PAUSE_S = 0.02
-"""Between two tries, more from one to the next."""
+"""The mean pause between two tries."""
 
 Stamp = tuple[int, ...] | None
 
 
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[Path]:
-    """A name of the folder that stays its own while another one takes its place.
+class Held:
+    """A folder under names that stay its own while another one takes its place.
 
-    Errors raised inside say the folder's usual name. Where the platform has no such names (they
-    are Linux's), the usual one is yielded.
+    `folder` is the handle's name, `path(name)` that of a file in it, which a file that was kept
+    has even when it is deleted. Where a platform has no such names (they are Linux's), all are
+    the usual ones.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._usual = folder
+        self._handles: dict[int, Path] = {}
+        self._kept: dict[str, Path] = {}
+        self.folder = self._opened(folder, getattr(os, "O_DIRECTORY", 0))
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Open files, so that they can be read after their end; what is missing is left out."""
+        for name in names:
+            with contextlib.suppress(OSError, ValueError):
+                self._kept[name] = self._opened(self.folder / name, getattr(os, "O_NONBLOCK", 0))
+
+    def path(self, name: str) -> Path:
+        """What to open for a file of the folder."""
+        return self._kept.get(name, self.folder / name)
+
+    def usual(self, said: str) -> str:
+        """A text with the usual names in it."""
+        return re.sub(rf"{HANDLES}/(\d+)", lambda m: str(self._handles.get(int(m[1]), m[0])), said)
+
+    def close(self) -> None:
+        """Let everything go."""
+        for handle in self._handles:
+            os.close(handle)
+        self._handles.clear()
+
+    def _opened(self, path: Path, flags: int) -> Path:
+        if not HANDLES.is_dir():
+            return path
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+        self._handles[handle] = Path(self.usual(str(path)))
+        return HANDLES / str(handle)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[Held]:
+    """Hold a folder; errors that are raised inside say its usual name.
 
     Raises:
         ArtifactError: there is no such folder.
     """
     try:
-        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        handles = Held(folder)
     except FileNotFoundError as exc:
         raise ArtifactError(f"{folder}: there is no such file or folder") from exc
-    except OSError:  # no handles on folders here; what cannot be read says so when it is
-        yield folder
-        return
-    name = Path(f"/proc/self/fd/{handle}")
+    except OSError as exc:
+        raise ArtifactError(f"{folder} cannot be read: {exc.strerror}") from exc
     try:
-        yield name if name.is_dir() else folder
+        yield handles
     except ClipperfError as exc:
-        exc.args = tuple(_renamed(arg, name, folder) for arg in exc.args)
+        exc.args = tuple(handles.usual(arg) if isinstance(arg, str) else arg for arg in exc.args)
         raise
     finally:
-        os.close(handle)
-
-
-def _renamed(said: object, name: Path, folder: Path) -> object:
-    return said.replace(f"{name}/", f"{folder}/") if isinstance(said, str) else said
+        handles.close()
 
 
 def stamp(folder: Path) -> Stamp:
@@ -83,18 +121,21 @@ def steadily(
         ArtifactError: folders are replaced without a pause; and what `attempt` raises for a folder
             that stayed.
     """
-    for trial in range(TRIES):
+    end = time.monotonic() + TRIES_S
+    while True:
         before = stamps()
         try:
             opened, whole = attempt()
         except (ArtifactError, EngineError):
-            if stamps() == before or trial == TRIES - 1:
+            if stamps() == before or time.monotonic() > end:
                 raise
         else:
             if whole or stamps() == before:
                 return opened
             close(opened)
-        time.sleep(PAUSE_S * (trial + random.random()))
+            if time.monotonic() > end:
+                break
+        time.sleep(2 * PAUSE_S * random.random())
     raise ArtifactError(
         "the artifact was replaced again and again while it was opened: end what replaces it"
     )

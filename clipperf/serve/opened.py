@@ -12,14 +12,15 @@ from clipperf.engines import contract
 from clipperf.errors import ArtifactError, EngineError
 from clipperf.inputs import preprocess_fast
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
-from clipperf.inputs.tokenize import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
+from clipperf.inputs.tokenize import CONFIG_FILE, TOKENIZER_FILE, Tokenizer, TokenizerSpec
 from clipperf.nouns.artifact import Artifact, Manifest
 from clipperf.nouns.cell import Engine, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.serve import selftest
-from clipperf.serve.held import held, stamp, steadily
-from clipperf.serve.opening import Opening, check_small, open_engines, read_pixels, requests
+from clipperf.serve.held import Held, held, stamp, steadily
+from clipperf.serve.opening import Opening, check_small, open_engines, pixels_in, requests
+from clipperf.system.files import read_json
 from clipperf.system.store import check_files, read_manifest
 
 
@@ -80,13 +81,14 @@ def _attempt(
     """Open everything once; and whether it is of one artifact whatever happened meanwhile."""
     with contextlib.ExitStack() as handles, contextlib.ExitStack() as opened:
         wanted: list[EngineRequest] = []
-        folders: dict[Side, tuple[Path, Manifest]] = {}
+        folders: dict[Side, tuple[Held, Manifest]] = {}
         found: Opened | None = None
         for opening in openings:
             folder = handles.enter_context(held(opening.folder))
-            manifest = read_manifest(folder)
+            manifest = read_manifest(folder.folder)
+            folder.keep(manifest.all_files)
             if verify:
-                _check_content(folder, manifest)
+                _check_content(folder.folder, manifest)
             if found is None:
                 found = Opened(manifest.spec, _pixels(folder, manifest))
             for request, tower in requests(opening, manifest, folder):
@@ -110,17 +112,23 @@ def _attempt(
         if "text" in folders:
             folder, manifest = folders["text"]
             check_small(folder, manifest, (TOKENIZER_FILE, CONFIG_FILE))
-            found.tokenizer = Tokenizer.from_folder(folder)
+            found.tokenizer = _tokenizer(folder)
         if verify:
             for side, engine in found.engines.items():
-                selftest.check(engine, folders[side][0], found.towers[side])
+                selftest.check(engine, folders[side][0].folder, found.towers[side])
         opened.pop_all()
     return found, all(contract.get(request.cell.runtime).by_handle for request in wanted)
 
 
-def _pixels(folder: Path, manifest: Manifest) -> PreprocessSpec:
+def _pixels(folder: Held, manifest: Manifest) -> PreprocessSpec:
     check_small(folder, manifest, (PREPROCESS_FILE,))
-    return read_pixels(folder)
+    return pixels_in(folder.path(PREPROCESS_FILE))
+
+
+def _tokenizer(folder: Held) -> Tokenizer:
+    config = folder.path(CONFIG_FILE)
+    spec = TokenizerSpec.from_json(read_json(config), str(config))
+    return Tokenizer.from_file(folder.path(TOKENIZER_FILE), spec)
 
 
 def _check_content(folder: Path, manifest: Manifest) -> None:

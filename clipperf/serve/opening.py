@@ -21,6 +21,7 @@ from clipperf.nouns.artifact import Artifact, Manifest
 from clipperf.nouns.cell import Cell, Engine, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import PIXEL_DTYPES, PixelDtype, Side
+from clipperf.serve.held import Held
 from clipperf.system.env import available_cores
 from clipperf.system.files import read_json, sha256_file
 from clipperf.system.store import cache_folder
@@ -46,11 +47,11 @@ class Opening:
 
 
 def requests(
-    opening: Opening, manifest: Manifest, held: Path
+    opening: Opening, manifest: Manifest, held: Held
 ) -> Iterator[tuple[EngineRequest, Artifact]]:
     """What opens each wanted tower of an artifact folder, beside its entry in the manifest.
 
-    `held` is the folder under a name that stays its own (see `serve.held`).
+    `held` is the folder under names that stay its own.
     """
     folder, spec = opening.folder, manifest.spec
     chosen = contract.get(opening.runtime or manifest.runtime)
@@ -78,6 +79,8 @@ def requests(
                 f"{folder} was exported anew since the tuning: run clipperf tune {spec.id} again"
             )
         check_sizes(held, tower)
+        # What lies in several files finds the others by their names.
+        file = held.path(tower.path) if len(tower.files) == 1 else held.folder / tower.path
         cell = Cell(
             spec.id,
             tower.side,
@@ -90,7 +93,7 @@ def requests(
             input=_pixel_dtype(folder, tower) if tower.side == "image" else "float32",
         )
         request = request_of(cell, spec, folder, tower)
-        yield replace(request, held=str(held / tower.path)), tower
+        yield replace(request, held=str(file)), tower
 
 
 def _pixel_dtype(folder: Path, tower: Artifact) -> PixelDtype:
@@ -108,36 +111,41 @@ def request_of(cell: Cell, spec: ModelSpec, folder: Path, tower: Artifact) -> En
 
 def read_pixels(folder: Path) -> PreprocessSpec:
     """An artifact folder's `preprocess.json`."""
-    return PreprocessSpec.from_json(read_json(folder / PREPROCESS_FILE))
+    return pixels_in(folder / PREPROCESS_FILE)
 
 
-def check_sizes(folder: Path, tower: Artifact) -> None:
+def pixels_in(file: Path) -> PreprocessSpec:
+    """What a `preprocess.json` says."""
+    return PreprocessSpec.from_json(read_json(file))
+
+
+def check_sizes(held: Held, tower: Artifact) -> None:
     """Notice a missing or truncated file; runtimes say it less clearly, or not at all."""
     found = 0
     for name in tower.files:
-        if not (folder / name).is_file():
-            raise ArtifactError(f"{folder / name} is missing: export the model again")
-        found += (folder / name).stat().st_size
+        if not held.path(name).is_file():
+            raise ArtifactError(f"{held.path(name)} is missing: export the model again")
+        found += held.path(name).stat().st_size
     if found != tower.disk_bytes:
         raise ArtifactError(
-            f"the {tower.side} tower of {folder} is damaged: its files have {found} bytes, "
+            f"the {tower.side} tower of {held.folder} is damaged: its files have {found} bytes, "
             f"expected {tower.disk_bytes}; export the model again"
         )
 
 
-def check_small(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
+def check_small(held: Held, manifest: Manifest, names: Iterable[str]) -> None:
     """Notice a change of the small files that decide what a tower is given.
 
     Raises:
         ArtifactError: one is missing, or its sha256 is not the manifest's.
     """
     for name in names:
-        if not (folder / name).is_file():
-            raise ArtifactError(f"{folder / name} is missing: export the model again")
-        if sha256_file(folder / name) != manifest.files.get(name):
+        path = held.path(name)
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing: export the model again")
+        if sha256_file(path) != manifest.files.get(name):
             raise ArtifactError(
-                f"{folder / name} was altered: its sha256 is not the manifest's; export the model "
-                f"again"
+                f"{path} was altered: its sha256 is not the manifest's; export the model again"
             )
 
 
