@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from clipperf.bench import cost
+from clipperf.engines.onnxruntime import library
 
 SIZE = 2048
 ARRAY_BYTES = 2**29
@@ -70,7 +71,7 @@ def measure(threads: int) -> dict[str, float]:
 
 def matmul(kind: str, threads: int) -> Callable[[], Any]:
     """A square product with constant weights in ONNX Runtime, as a layer of a tower is."""
-    import onnxruntime
+    onnxruntime = library()
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)

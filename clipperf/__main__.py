@@ -129,8 +129,10 @@ def main() -> None:
 
 def _run() -> int:
     """Run the command that was typed; returns the exit code, once an error is told."""
+    from clipperf.system.quiet import hush
     from clipperf.system.terminal import finish, say, take_over
 
+    hush()
     take_over()
     import typer
 

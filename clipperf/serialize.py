@@ -1,9 +1,11 @@
-"""Records to plain JSON values, and back with every field checked."""
+"""Records to plain JSON values, and back from JSON with every field checked."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -12,6 +14,12 @@ import numpy as np
 from clipperf.errors import ArtifactError
 
 T = TypeVar("T")
+
+MOST_LEVELS = 64
+"""How deep lists and objects may lie in each other; records do to 10."""
+
+MOST_WHOLE = 2**64
+"""Whole numbers lie below this, as inode numbers do; larger ones are no figure of anything."""
 
 
 def to_json(value: Any) -> Any:
@@ -25,6 +33,46 @@ def to_json(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return str(value) if isinstance(value, PurePath) else value
+
+
+def parse_json(text: str | bytes, where: object) -> Any:
+    """The plain values in a JSON text; the one way in which files are read.
+
+    They can be handed on without fear: depth and whole numbers are bounded. `where` begins the
+    message of an error.
+
+    Raises:
+        ArtifactError: the text is not JSON, or holds what no file of clipperf's does.
+    """
+    try:
+        found = json.loads(text, parse_int=_whole)
+    except (ValueError, RecursionError) as exc:
+        raise ArtifactError(f"{where}: not JSON that can be read: {exc}") from exc
+    level = [found]
+    for _ in range(MOST_LEVELS):
+        level = [inner for value in level for inner in _inside(value) if type(inner) in _HOLDERS]
+        if not level:
+            return found
+    raise ArtifactError(
+        f"{where}: not JSON that can be read: lists and objects lie more than {MOST_LEVELS} deep"
+    )
+
+
+_HOLDERS = (dict, list)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _whole(text: str) -> int:
+    # Python itself takes 4,300 digits, and none of what is done with numbers takes that many.
+    found = int(text) if len(text) <= 21 else MOST_WHOLE
+    if abs(found) >= MOST_WHOLE:
+        raise ValueError(f"a whole number of {len(text)} digits")
+    return found
 
 
 def from_json(cls: type[T], data: Any, where: str = "") -> T:

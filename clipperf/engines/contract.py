@@ -44,6 +44,7 @@ class Runtime:
     UnsupportedError where the runtime never could. `streams` says whether its engines can run
     several batches at once; the others take cells of one stream only. `warning(tower)` is why a
     tower that runs here may give worse embeddings than where it was made, None where it does not.
+    `by_handle` says that all it reads of an artifact is `request.file` and what lies beside it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Runtime:
     open: Callable[[EngineRequest], Engine]
     streams: bool = False
     warning: Callable[[Artifact], str | None] = lambda tower: None
+    by_handle: bool = False
 
 
 def verdict(problems: Iterable[tuple[str, str]], detail: str) -> Availability:

@@ -13,6 +13,7 @@ from clipperf.errors import EngineError
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.variant import FLOAT8, PRECISIONS
+from clipperf.system.quiet import hush
 
 CPU = "CPUExecutionProvider"
 
@@ -28,6 +29,14 @@ def availability(device: str) -> Availability:
         return Availability(False, "onnxruntime is not installed", "pip install onnxruntime-gpu")
     package = "onnxruntime-gpu" if version_of("onnxruntime-gpu") else "onnxruntime"
     return Availability(True, f"{package} {version_of(package) or 'unknown version'}")
+
+
+def library() -> Any:
+    """The package, imported here and nowhere else, so that it never reports about its users."""
+    hush()
+    import onnxruntime
+
+    return onnxruntime
 
 
 class OnnxRuntimeEngine:
@@ -69,12 +78,13 @@ def first_line(exc: Exception) -> str:
 
 def session_options(threads: int) -> Any:
     """Options that every session has: `threads` for one operator, operators one by one."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
+    options = library().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Kept for every shape of the input, of which texts have as many as lengths times batches, and
+    # each makes the arena larger.
+    options.enable_mem_pattern = False
     return options
 
 
@@ -105,8 +115,6 @@ def cpu_session(
     Raises:
         EngineError: the file cannot be loaded, or another provider than the asked one would run.
     """
-    import onnxruntime as ort
-
     options = session_options(threads)
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -114,7 +122,7 @@ def cpu_session(
     if row is not None and row.weights == FLOAT8:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        session = ort.InferenceSession(
+        session = library().InferenceSession(
             str(path), options, providers=[CPU], disabled_optimizers=DISABLED_OPTIMIZERS
         )
     except Exception as exc:
@@ -150,9 +158,9 @@ def accuracy_warning(tower: Artifact) -> str | None:
 
 def open(request: EngineRequest) -> OnnxRuntimeEngine:
     """Open the artifact's model file with the cell's threads."""
-    if request.path is None:
+    if request.file is None:
         raise EngineError(f"{request.cell.label}: no artifact was given")
     cell = request.cell
     return open_session(
-        Path(request.path), cell.threads, streams=cell.streams, precision=cell.precision
+        Path(request.file), cell.threads, streams=cell.streams, precision=cell.precision
     )

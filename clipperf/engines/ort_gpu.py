@@ -27,6 +27,7 @@ from clipperf.engines.onnxruntime import (
     DISABLED_OPTIMIZERS,
     OnnxRuntimeEngine,
     check_provider,
+    library,
     run_error,
     session_options,
 )
@@ -75,9 +76,7 @@ class BoundEngine:
 
     def _bind(self, array: np.ndarray) -> tuple[Any, Any]:
         """A binding with buffers of its own for inputs like `array`, and the input's buffer."""
-        import onnxruntime as ort
-
-        new = ort.OrtValue.ortvalue_from_shape_and_type
+        new = library().OrtValue.ortvalue_from_shape_and_type
         entry, exit_ = self._session.get_inputs()[0], self._session.get_outputs()[0]
         given = new(array.shape, array.dtype.type, self._device, 0)
         shape = (len(array), *exit_.shape[1:])
@@ -170,23 +169,21 @@ def plugin_devices() -> list[Any]:
     Raises:
         EngineError: the plugin cannot be loaded.
     """
-    import onnxruntime as ort
-
     try:
         _register_plugin()
     except Exception as exc:
         raise EngineError(f"{TENSORRT_RTX} cannot be loaded: {reason_in(str(exc))}") from exc
-    return [device for device in ort.get_ep_devices() if device.ep_name == TENSORRT_RTX]
+    return [device for device in library().get_ep_devices() if device.ep_name == TENSORRT_RTX]
 
 
 @functools.cache
 def _register_plugin() -> None:
     """Once per process: a second registration is an error."""
-    import onnxruntime as ort
+    ort = library()
     import onnxruntime_ep_nv_tensorrt_rtx as plugin
 
-    for library in Path(plugin.__file__).parent.glob("libcudart.so.*"):
-        ctypes.CDLL(str(library))  # the plugin links it, and it is nowhere on the loader's path
+    for runtime in Path(plugin.__file__).parent.glob("libcudart.so.*"):
+        ctypes.CDLL(str(runtime))  # the plugin links it, and it is nowhere on the loader's path
     ort.register_execution_provider_library(TENSORRT_RTX, plugin.get_library_path())
 
 
@@ -205,8 +202,7 @@ def _check(request: EngineRequest) -> None:
 
 def _load_cuda() -> None:
     """Load CUDA's libraries where wheels brought them; what is missing the session will say."""
-    import onnxruntime as ort
-
+    ort = library()
     with contextlib.redirect_stdout(io.StringIO()):
         ort.preload_dlls()
 
@@ -224,8 +220,7 @@ def _session(
     named: list[tuple[str, dict[str, str]]] | None = None,
 ) -> Any:
     """A session in which `wanted` runs the tower; every other outcome is an EngineError."""
-    import onnxruntime as ort
-
+    ort = library()
     failure: Exception | None = None
     with collected_stderr() as log:
         try:

@@ -21,8 +21,8 @@ from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.cell import EngineRequest
 from clipperf.serialize import from_json
-from clipperf.serve.load import ClipModel, open_engines
-from clipperf.serve.opening import read_pixels
+from clipperf.serve.load import ClipModel
+from clipperf.serve.opening import open_engines, read_pixels
 from clipperf.system import files, store
 from clipperf.system.protocol import Fields, Tell, serve
 

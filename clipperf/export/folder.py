@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import ArtifactError, StorageError, UsageError
-from clipperf.export.job import reference_name
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.inputs.tokenize import CONFIG_FILE, TOKENIZER_FILE
-from clipperf.nouns.artifact import Artifact, Manifest
+from clipperf.nouns.artifact import Artifact, Manifest, reference_name
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import SIDES, Precision, Side, Variant
 from clipperf.system import files, store

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from clipperf.engines import contract
-from clipperf.export.job import Built, Job, reference_name
+from clipperf.export.job import Built, Job
 from clipperf.export.judge import parity
-from clipperf.export.judge.inputs import parity_inputs
-from clipperf.nouns.artifact import Parity
+from clipperf.nouns.artifact import Parity, reference_name
 from clipperf.nouns.cell import Cell, Engine, EngineRequest
+from clipperf.serve.parity_inputs import parity_inputs
 
 
 def by_runtime(

@@ -16,11 +16,6 @@ Tell = Callable[[str], None]
 """Told of each stage as it begins."""
 
 
-def reference_name(side: Side) -> str:
-    """The file with PyTorch fp32's embeddings of a side's first parity inputs, [n, embed_dim]."""
-    return f"parity-{side}.npy"
-
-
 @dataclass(frozen=True)
 class Job:
     """One tower to make.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import os
 import unicodedata
 import zipfile
@@ -14,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from clipperf.errors import UsageError, shown
+from clipperf.errors import ArtifactError, UsageError, shown
 from clipperf.inputs.preprocess import PIL_ERRORS
 from clipperf.inputs.reading import (
     MAX_IMAGE_BYTES,
@@ -25,6 +24,7 @@ from clipperf.inputs.reading import (
     read_regular,
     why_unreadable,
 )
+from clipperf.serialize import parse_json
 
 _BROKEN = (*PIL_ERRORS, zipfile.BadZipFile)
 # What Pillow and zipfile raise on damaged files, depending on the format and on where it breaks.
@@ -99,9 +99,9 @@ def read_object(source: ImageSource) -> dict[str, Any]:
 def parse_object(text: str, where: str) -> dict[str, Any]:
     """A JSON object from a text; raises UsageError that begins with `where`."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as exc:  # no JSON, numbers too long, nested too deep
-        raise UsageError(f"{where}: not JSON: {shown(exc)}") from exc
+        value = parse_json(text, where)
+    except ArtifactError as exc:
+        raise UsageError(str(exc)) from exc
     if not isinstance(value, dict):
         raise UsageError(f"{where}: need a JSON object")
     return value

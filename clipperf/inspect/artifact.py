@@ -6,18 +6,16 @@ without external data. `Inspection.problems` is damage, `obstacle` what this mac
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from clipperf import units
 from clipperf.engines import contract
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import ArtifactError, UsageError
+from clipperf.inspect import onnx_file
 from clipperf.inspect.inspection import Inspection
-from clipperf.nouns.artifact import Artifact, TensorSpec
-from clipperf.nouns.variant import PRECISIONS
+from clipperf.nouns.artifact import Artifact
 from clipperf.system import store
 
 
@@ -34,7 +32,7 @@ def inspect(path: Path) -> Inspection:
     if not path.is_file():
         raise UsageError(f"{path} is no file and no artifact folder (it has no manifest.json)")
     if path.suffix == ".onnx":
-        return _onnx(path)
+        return replace(onnx_file.look(path), obstacle=_obstacle("onnx"))
     if path.suffix == ".xml":
         return _openvino(path)
     if _is_plan(path):
@@ -85,97 +83,6 @@ def _plan(path: Path) -> Inspection:
         str(path), "plan", found, info.precision, info.inputs, info.outputs, info.profile,
         facts, problems, plan_file.obstacle(info, flavours.gpu_kind()),
     )  # fmt: skip
-
-
-# --- ONNX ----------------------------------------------------------------------------------
-
-
-def _onnx(path: Path) -> Inspection:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    found = path.stat().st_size
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except DecodeError:
-        problem = f"{path} is no ONNX model, or is cut off: export the model again"
-        return Inspection(str(path), "onnx", found, problems=(problem,))
-    if not model.graph.output:
-        problem = f"{path} holds no ONNX graph with an output: export the model again"
-        return Inspection(str(path), "onnx", found, problems=(problem,))
-    needed = _external_files(model)
-    data = [path.parent / name for name in needed]
-    opsets = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)
-    facts = {
-        "opset": opsets,
-        "producer": f"{model.producer_name} {model.producer_version}".strip() or "not said",
-        "nodes": str(len(model.graph.node)),
-        "weights in": ", ".join([path.name, *needed]),
-    }
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return Inspection(
-        str(path),
-        "onnx",
-        found + sum(p.stat().st_size for p in data if p.is_file()),
-        _precision(model),
-        tuple(_tensor_spec(v) for v in model.graph.input if v.name not in weights),
-        tuple(_tensor_spec(v) for v in model.graph.output),
-        facts=facts,
-        problems=tuple(_missing_data(path, needed)),
-        obstacle=_obstacle("onnx"),
-    )
-
-
-def _external_files(model: Any) -> dict[str, int]:
-    """Names of the files that hold external weights, with the bytes that each must have."""
-    import onnx
-
-    needed: dict[str, int] = {}
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            said = {entry.key: entry.value for entry in tensor.external_data}
-            end = int(said.get("offset", 0)) + int(said.get("length", 0))
-            needed[said["location"]] = max(end, needed.get(said["location"], 0))
-    return needed
-
-
-def _missing_data(path: Path, needed: dict[str, int]) -> list[str]:
-    problems = []
-    for name, size in needed.items():
-        file = path.parent / name
-        if not file.is_file():
-            problems.append(f"{file}, which holds weights of {path.name}, is missing")
-        elif file.stat().st_size < size:
-            problems.append(f"{file} is cut off: {file.stat().st_size} of {size} bytes")
-    return problems
-
-
-def _precision(model: Any) -> str | None:
-    """What most of the weights' bytes are; None for a graph without weights of a known type."""
-    import math
-
-    import onnx
-
-    sizes: Counter[str] = Counter()
-    for tensor in model.graph.initializer:
-        name = onnx.TensorProto.DataType.Name(tensor.data_type)
-        kind = next((row.name for row in PRECISIONS.rows if name in row.onnx_types), None)
-        if kind is not None:
-            each = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-            sizes[kind] += math.prod(tensor.dims) * each
-    return sizes.most_common(1)[0][0] if sizes else None
-
-
-def _tensor_spec(value: Any) -> TensorSpec:
-    import onnx
-
-    kind = value.type.tensor_type
-    shape = tuple(
-        axis.dim_param or "?" if not axis.HasField("dim_value") else int(axis.dim_value)
-        for axis in kind.shape.dim
-    )
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-    return TensorSpec(value.name, str(dtype), shape)
 
 
 # --- OpenVINO ------------------------------------------------------------------------------

@@ -13,6 +13,11 @@ OUTPUT_NAMES: dict[Side, str] = {"image": "image_embeds", "text": "text_embeds"}
 """What exported graphs call their tensors, as the ecosystem's do (transformers, optimum)."""
 
 
+def reference_name(side: Side) -> str:
+    """The file with PyTorch fp32's embeddings of a side's first parity inputs, [n, embed_dim]."""
+    return f"parity-{side}.npy"
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """An input or output of an engine; a dynamic axis is a name, such as "batch"."""
@@ -172,3 +177,28 @@ class Manifest:
     def tower(self, side: Side) -> Artifact | None:
         """The artifact of one side, or None where only the other was exported."""
         return next((t for t in self.towers if t.side == side), None)
+
+    @property
+    def all_files(self) -> list[str]:
+        """Every file that the manifest names, those of the towers included."""
+        return [*self.files, *(name for tower in self.towers for name in tower.files)]
+
+    @property
+    def contradiction(self) -> str | None:
+        """What cannot be, such as files outside of the folder; None: nothing."""
+        sides = [tower.side for tower in self.towers]
+        if len(set(sides)) < len(sides):
+            return f"two towers of one side ({', '.join(sides)})"
+        for tower in self.towers:
+            if tower.path not in tower.files:
+                return f"the {tower.side} tower's path {tower.path!r} is not one of its files"
+            if (len(tower.inputs), len(tower.outputs)) != (1, 1):
+                return f"the {tower.side} tower has not one input and one output"
+        outside = [name for name in self.all_files if not is_inside(name)]
+        return f"{outside[0]!r} is no file inside the folder" if outside else None
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path is one below a folder as manifests spell it: plain names, "/" between."""
+    parts = name.split("/")
+    return not any(part in ("", ".", "..") for part in parts) and not set(name) & set("\\:\0")

@@ -57,6 +57,8 @@ class EngineRequest:
     `path` is the absolute path of the artifact's model file (None for PyTorch, which builds the
     tower from `spec`). `key` is the artifact's, a digest of everything that changes its bytes,
     and `cache_folder` an absolute path where a runtime may keep what it compiles from them.
+    `held` names the same file through a handle on its folder (see `serve.held`), for this process
+    and as long as the tower is being opened.
     """
 
     cell: Cell
@@ -65,6 +67,12 @@ class EngineRequest:
     normalized: bool = False
     key: str = ""
     cache_folder: str | None = None
+    held: str | None = None
+
+    @property
+    def file(self) -> str | None:
+        """The file to open where only its content counts, not what it is called."""
+        return self.held or self.path
 
 
 @dataclass(frozen=True)

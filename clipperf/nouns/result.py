@@ -133,7 +133,8 @@ class ResultFile:
     @property
     def impossible(self) -> str | None:
         """What no run can have measured, None where there is nothing of the kind."""
-        for cell in dict.fromkeys(row.cell for row in (*self.measurements, *self.scores)):
+        measured, scored = ([row.cell for row in rows] for rows in (self.measurements, self.scores))
+        for cell in dict.fromkeys([*measured, *scored]):
             numbers = (cell.batch, cell.threads, cell.streams)
             if min(numbers) < 1:
                 batch, threads, streams = numbers

@@ -6,40 +6,31 @@ plain ASCII, cykooz-resizer for the fast ways to preprocess).
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
+import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from clipperf.engines import contract
-from clipperf.errors import (
-    AccuracyWarning,
-    ArtifactError,
-    EngineError,
-    MissingDependencyError,
-    UnsupportedError,
-    UsageError,
-    quoted,
-)
-from clipperf.inputs import preprocess_fast
+from clipperf.errors import AccuracyWarning, ArtifactError, UsageError, quoted
 from clipperf.inputs.preprocess import ImageInput
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
-from clipperf.nouns.cell import Engine, EngineRequest
+from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.serve import tuned
+from clipperf.serve.forks import leave, watch
 from clipperf.serve.images import OnError
 from clipperf.serve.images import encode as embed_images
-from clipperf.serve.opening import DEFAULT_BATCH, Opening, read_pixels, requests
+from clipperf.serve.opened import open_again, open_all
+from clipperf.serve.opening import DEFAULT_BATCH, Opening
 from clipperf.serve.streams import spread
 from clipperf.serve.texts import encode as embed_texts
 from clipperf.system.env import available_cores
-from clipperf.system.store import read_manifest
+from clipperf.system.processes import trim_heap
 from clipperf.system.targets import expanded
 
 
@@ -63,8 +54,12 @@ class ClipModel:
         random_weights: bool = False,
         batches: Mapping[Side, int] | None = None,
         pixel_dtype: PixelDtype = "float32",
+        open_again: Callable[[], dict[Side, Engine]] | None = None,
     ) -> None:
         self._engines = engines
+        self._open_again = open_again
+        self._forked = False
+        self._lock = threading.Lock()
         self._batches = dict(batches or {})
         self._tokenizer = tokenizer
         self._short_texts = short_texts
@@ -137,6 +132,7 @@ class ClipModel:
         """A tower's engine, and the number of inputs that it is to be given at once."""
         if self._closed:
             raise UsageError("this model is closed; open the artifact again with clipperf.load")
+        self._open_after_fork()
         if batch_size is None:
             batch_size = self._batches.get(side, DEFAULT_BATCH)
         if batch_size < 1:
@@ -148,6 +144,18 @@ class ClipModel:
             )
         return self._engines[side], batch_size
 
+    def forked(self) -> None:
+        """Called in a forked process: its engines' threads are the parent's, so it needs others."""
+        leave(self._engines.values())
+        self._engines, self._lock = {}, threading.Lock()
+        self._forked = not self._closed
+
+    def _open_after_fork(self) -> None:
+        with self._lock:
+            if self._forked and self._open_again is not None:
+                self._engines = self._open_again()
+                self._forked = False
+
     def _finished(self, found: np.ndarray | None, normalize: bool) -> np.ndarray:
         if found is None:
             return np.zeros((0, self.embed_dim), np.float32)
@@ -156,11 +164,12 @@ class ClipModel:
         return np.ascontiguousarray(found, dtype=np.float32)
 
     def close(self) -> None:
-        """Free both towers."""
+        """Free both towers, and give the memory back that they leave to the process."""
         for engine in self._engines.values():
             engine.close()
         self._engines = {}
         self._closed = True
+        trim_heap()
 
     def __enter__(self) -> ClipModel:
         return self
@@ -172,40 +181,6 @@ class ClipModel:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def open_engines(requests: Iterable[EngineRequest]) -> dict[Side, Engine]:
-    """The engines of towers by side; where one cannot be opened, those before it are closed.
-
-    Raises:
-        EngineError, MissingDependencyError: see `load`.
-    """
-    engines: dict[Side, Engine] = {}
-    with contextlib.ExitStack() as opened:
-        for request in requests:
-            engine = _opened(request)
-            opened.callback(engine.close)
-            engines[request.cell.side] = engine
-        opened.pop_all()
-    return engines
-
-
-def _opened(request: EngineRequest) -> Engine:
-    """The engine of one tower; a runtime that cannot run here says what is missing."""
-    runtime = contract.get(request.cell.runtime)
-    try:
-        return runtime.open(request)
-    except UnsupportedError:  # on no machine
-        raise
-    except (EngineError, MissingDependencyError, ImportError) as exc:
-        found = runtime.availability(request.cell.device)
-        if found.usable:
-            raise
-        kind = MissingDependencyError if isinstance(exc, ImportError) else type(exc)
-        raise kind(
-            f"{request.path}: {runtime.name} cannot run here: {found.detail}. To use it: "
-            f"{found.fix}"
-        ) from exc
 
 
 def _listed(values: Any, advice: str) -> list[Any]:
@@ -235,6 +210,7 @@ def load(
     runtime: str | None = None,
     device: str | None = None,
     preprocess: str | None = None,
+    verify: bool = False,
 ) -> ClipModel:
     """Open an artifact folder that `clipperf export` wrote, or what `clipperf tune` wrote.
 
@@ -249,9 +225,16 @@ def load(
     --preprocess``). Warns with `AccuracyWarning` where an int8 tower was made for another kind of
     CPU.
 
+    The settings and the tokenizer are checked against their sha256, the towers against their
+    size. With `verify` the towers are read for their sha256, too, and embed some inputs, which
+    have to come as near to PyTorch's embeddings as the export demanded.
+
+    An artifact that is replaced meanwhile is the old one or the new one, never a mix. A process
+    that is forked from this one opens the towers again when it first needs them.
+
     Raises:
-        ArtifactError: the folder is no artifact, or a file is missing or of another size. (What
-            the files hold is checked by ``clipperf inspect``, which reads all of it.)
+        ArtifactError: the folder is no artifact, a file is missing, of another size or altered,
+            or `verify` found other embeddings.
         EngineError: the runtime cannot load a tower.
         UsageError: an option is not valid, or the runtime cannot do what it says.
         MissingDependencyError: the runtime or the way to preprocess needs a package that is not
@@ -276,43 +259,20 @@ def load(
         openings = [
             Opening(path, runtime=runtime, device=device, threads=threads, streams=streams or 1)
         ]
-    wanted: list[EngineRequest] = []
-    folders: dict[Side, Path] = {}
-    batches: dict[Side, int] = {}
-    short_texts = False
-    pixel_dtype: PixelDtype = "float32"
-    for opening in openings:
-        manifest = read_manifest(opening.folder)
-        for request, tower in requests(opening, manifest):
-            side = request.cell.side
-            problem = contract.get(request.cell.runtime).warning(tower)
-            if problem is not None:
-                warnings.warn(f"{request.path}: {problem}", AccuracyWarning, stacklevel=2)
-            wanted.append(request)
-            folders[side], batches[side] = opening.folder, opening.batch
-            if side == "text":
-                short_texts = tower.tokens is None
-            else:
-                pixel_dtype = request.cell.input
-    pixels = read_pixels(folders.get("image", openings[0].folder))
-    if preprocess is not None:
-        pixels = dataclasses.replace(pixels, method=preprocess)
-    preprocess_fast.check(pixels.method)
-    spec = manifest.spec
-    with contextlib.ExitStack() as opened:
-        # Before the tokenizer: what a runtime needs while it opens is then given back for that.
-        engines = open_engines(wanted)
-        for engine in engines.values():
-            opened.callback(engine.close)
-        tokenizer = Tokenizer.from_folder(folders["text"]) if "text" in folders else None
-        opened.pop_all()
-    return ClipModel(
-        engines,
-        pixels,
-        tokenizer,
-        embed_dim=spec.embed_dim,
-        short_texts=short_texts,
-        random_weights=spec.random_weights,
-        batches=batches,
-        pixel_dtype=pixel_dtype,
+    opened = open_all(openings, preprocess, verify)
+    for problem in opened.warnings:
+        warnings.warn(problem, AccuracyWarning, stacklevel=2)
+    text = opened.towers.get("text")
+    model = ClipModel(
+        opened.engines,
+        opened.pixels,
+        opened.tokenizer,
+        embed_dim=opened.spec.embed_dim,
+        short_texts=text is not None and text.tokens is None,
+        random_weights=opened.spec.random_weights,
+        batches=opened.batches,
+        pixel_dtype=opened.pixel_dtype,
+        open_again=lambda: open_again(openings, opened),
     )
+    watch(model)
+    return model

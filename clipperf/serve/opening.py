@@ -1,21 +1,28 @@
-"""From an artifact folder to the requests that open its towers; reads no more than it needs."""
+"""From an artifact folder to the engines of its towers; reads no more than it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from clipperf.engines import contract
-from clipperf.errors import ArtifactError, UsageError
+from clipperf.errors import (
+    ArtifactError,
+    EngineError,
+    MissingDependencyError,
+    UnsupportedError,
+    UsageError,
+)
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.nouns.artifact import Artifact, Manifest
-from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.cell import Cell, Engine, EngineRequest
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import PixelDtype, Side
+from clipperf.nouns.variant import PIXEL_DTYPES, PixelDtype, Side
+from clipperf.serve.held import Held
 from clipperf.system.env import available_cores
-from clipperf.system.files import read_json
+from clipperf.system.files import read_json, sha256_file
 from clipperf.system.store import cache_folder
 
 DEFAULT_BATCH = 32
@@ -38,8 +45,13 @@ class Opening:
     key: str | None = None
 
 
-def requests(opening: Opening, manifest: Manifest) -> Iterator[tuple[EngineRequest, Artifact]]:
-    """What opens each wanted tower of an artifact folder, beside its entry in the manifest."""
+def requests(
+    opening: Opening, manifest: Manifest, held: Held
+) -> Iterator[tuple[EngineRequest, Artifact]]:
+    """What opens each wanted tower of an artifact folder, beside its entry in the manifest.
+
+    `held` is the folder under names that stay its own.
+    """
     folder, spec = opening.folder, manifest.spec
     chosen = contract.get(opening.runtime or manifest.runtime)
     if chosen.artifact != manifest.runtime:
@@ -65,7 +77,9 @@ def requests(opening: Opening, manifest: Manifest) -> Iterator[tuple[EngineReque
             raise ArtifactError(
                 f"{folder} was exported anew since the tuning: run clipperf tune {spec.id} again"
             )
-        check_sizes(folder, tower)
+        check_sizes(held, tower)
+        # What lies in several files finds the others by their names.
+        file = held.path(tower.path) if len(tower.files) == 1 else held.folder / tower.path
         cell = Cell(
             spec.id,
             tower.side,
@@ -75,9 +89,17 @@ def requests(opening: Opening, manifest: Manifest) -> Iterator[tuple[EngineReque
             batch=1,
             threads=threads,
             streams=opening.streams,
-            input=cast(PixelDtype, tower.inputs[0].dtype) if tower.side == "image" else "float32",
+            input=_pixel_dtype(folder, tower) if tower.side == "image" else "float32",
         )
-        yield request_of(cell, spec, folder, tower), tower
+        request = request_of(cell, spec, folder, tower)
+        yield replace(request, held=str(file)), tower
+
+
+def _pixel_dtype(folder: Path, tower: Artifact) -> PixelDtype:
+    found = tower.inputs[0].dtype
+    if found not in PIXEL_DTYPES:
+        raise ArtifactError(f"the image tower of {folder} takes {found!r}: export the model again")
+    return found
 
 
 def request_of(cell: Cell, spec: ModelSpec, folder: Path, tower: Artifact) -> EngineRequest:
@@ -89,18 +111,73 @@ def request_of(cell: Cell, spec: ModelSpec, folder: Path, tower: Artifact) -> En
 
 def read_pixels(folder: Path) -> PreprocessSpec:
     """An artifact folder's `preprocess.json`."""
-    return PreprocessSpec.from_json(read_json(folder / PREPROCESS_FILE))
+    return pixels_in(folder / PREPROCESS_FILE)
 
 
-def check_sizes(folder: Path, tower: Artifact) -> None:
+def pixels_in(file: Path) -> PreprocessSpec:
+    """What a `preprocess.json` says."""
+    return PreprocessSpec.from_json(read_json(file))
+
+
+def check_sizes(held: Held, tower: Artifact) -> None:
     """Notice a missing or truncated file; runtimes say it less clearly, or not at all."""
     found = 0
     for name in tower.files:
-        if not (folder / name).is_file():
-            raise ArtifactError(f"{folder / name} is missing: export the model again")
-        found += (folder / name).stat().st_size
+        if not held.path(name).is_file():
+            raise ArtifactError(f"{held.path(name)} is missing: export the model again")
+        found += held.path(name).stat().st_size
     if found != tower.disk_bytes:
         raise ArtifactError(
-            f"the {tower.side} tower of {folder} is damaged: its files have {found} bytes, "
+            f"the {tower.side} tower of {held.folder} is damaged: its files have {found} bytes, "
             f"expected {tower.disk_bytes}; export the model again"
         )
+
+
+def check_small(held: Held, manifest: Manifest, names: Iterable[str]) -> None:
+    """Notice a change of the small files that decide what a tower is given.
+
+    Raises:
+        ArtifactError: one is missing, or its sha256 is not the manifest's.
+    """
+    for name in names:
+        path = held.path(name)
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing: export the model again")
+        if sha256_file(path) != manifest.files.get(name):
+            raise ArtifactError(
+                f"{path} was altered: its sha256 is not the manifest's; export the model again"
+            )
+
+
+def open_engines(requests: Iterable[EngineRequest]) -> dict[Side, Engine]:
+    """The engines of towers by side; where one cannot be opened, those before it are closed.
+
+    Raises:
+        EngineError, MissingDependencyError: see `load`.
+    """
+    engines: dict[Side, Engine] = {}
+    with contextlib.ExitStack() as opened:
+        for request in requests:
+            engine = _opened(request)
+            opened.callback(engine.close)
+            engines[request.cell.side] = engine
+        opened.pop_all()
+    return engines
+
+
+def _opened(request: EngineRequest) -> Engine:
+    """The engine of one tower; a runtime that cannot run here says what is missing."""
+    runtime = contract.get(request.cell.runtime)
+    try:
+        return runtime.open(request)
+    except UnsupportedError:  # on no machine
+        raise
+    except (EngineError, MissingDependencyError, ImportError) as exc:
+        found = runtime.availability(request.cell.device)
+        if found.usable:
+            raise
+        kind = MissingDependencyError if isinstance(exc, ImportError) else type(exc)
+        raise kind(
+            f"{request.path}: {runtime.name} cannot run here: {found.detail}. To use it: "
+            f"{found.fix}"
+        ) from exc

@@ -22,13 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import ArtifactError, StorageError
-from clipperf.serialize import to_json
+from clipperf.serialize import parse_json, to_json
 from clipperf.system import temporaries
+from clipperf.system.reading import read_small
 from clipperf.system.targets import into_stream, is_stream, real
 from clipperf.text import json_text
 
 LOCK_MODE = 0o664
 """Further cut by the umask. Whoever waits for a lock opens its file for writing."""
+
+MOST_JSON_BYTES = 256 * 2**20
+"""A result file with the samples of a thousand cells has a tenth of it."""
 
 
 def utc_now() -> str:
@@ -129,17 +133,12 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """The plain values in a JSON file, see `serialize.parse_json`.
 
     Raises:
-        ArtifactError: the file is missing, unreadable or not JSON.
+        ArtifactError: the file is missing, unreadable, no regular file, too large, or not JSON.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        raise ArtifactError(f"{path} does not exist") from exc
-    except (OSError, ValueError, RecursionError) as exc:  # numbers too long, nested too deep
-        raise ArtifactError(f"{path} cannot be read as JSON: {exc}") from exc
+    return parse_json(read_small(path, MOST_JSON_BYTES), path)
 
 
 @contextlib.contextmanager

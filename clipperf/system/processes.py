@@ -1,4 +1,4 @@
-"""What a process knows of itself from the kernel; for the children that clipperf starts."""
+"""What a process knows of itself from the kernel, and what it asks of it."""
 
 from __future__ import annotations
 
@@ -53,6 +53,16 @@ def protocol_streams() -> tuple[TextIO, TextIO]:
     os.close(nothing)
     os.dup2(2, 1)
     return commands, answers
+
+
+def trim_heap() -> None:
+    """Give free memory in the C library's heap back to the system, where it is glibc's."""
+    if sys.platform == "linux":
+        import ctypes
+
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def die_with_parent() -> None:

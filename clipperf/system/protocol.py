@@ -25,6 +25,7 @@ from clipperf import errors
 from clipperf.errors import ClipperfError
 from clipperf.serialize import to_json
 from clipperf.system.processes import die_with_parent, prefer_as_victim, protocol_streams
+from clipperf.system.quiet import hush
 
 ERROR_CHARACTERS = 2000
 
@@ -50,6 +51,7 @@ def serve(
     """
     # The parent is the one that Ctrl-C is for; it ends its children itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hush()
     die_with_parent()
     prefer_as_victim()
     messages, answers = protocol_streams()

@@ -160,7 +160,10 @@ def read_manifest(folder: Path) -> Manifest:
             f"Make one with: clipperf export MODEL --out {folder}"
         )
     fix = "export the model again, or use the clipperf that wrote it"
-    return record_of(Manifest, read_versioned(path, fix), path, fix)
+    manifest = record_of(Manifest, read_versioned(path, fix), path, fix)
+    if manifest.contradiction is not None:
+        raise ArtifactError(f"{path}: {manifest.contradiction}; {path.name} is damaged: {fix}")
+    return manifest
 
 
 def read_versioned(path: Path, fix: str, schema_version: int = SCHEMA_VERSION) -> dict[str, Any]:

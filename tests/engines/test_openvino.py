@@ -16,12 +16,12 @@ from clipperf.engines import contract
 from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import EngineError, MissingDependencyError
 from clipperf.export.folder import Exported
-from clipperf.export.judge.inputs import parity_inputs
 from clipperf.export.make import make
 from clipperf.inspect import artifact
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.variant import Variant
+from clipperf.serve.parity_inputs import parity_inputs
 
 pytest.importorskip("openvino", reason="needs the extra openvino")
 

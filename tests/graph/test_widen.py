@@ -21,12 +21,12 @@ from torch import nn  # noqa: E402
 from clipperf.engines.onnxruntime import open_session  # noqa: E402
 from clipperf.export.jobs.tower import write_settings  # noqa: E402
 from clipperf.export.judge import parity  # noqa: E402
-from clipperf.export.judge.inputs import parity_inputs  # noqa: E402
 from clipperf.graph import trace as onnx_export  # noqa: E402
 from clipperf.graph import widen  # noqa: E402
 from clipperf.graph.fold import fold_batch_norms  # noqa: E402
 from clipperf.models import zoo  # noqa: E402
 from clipperf.models.family import family_of  # noqa: E402
+from clipperf.serve.parity_inputs import parity_inputs  # noqa: E402
 
 BF16 = onnx.TensorProto.BFLOAT16
 

@@ -14,4 +14,5 @@ RUNTIME = Runtime(
     onnxruntime.open,
     streams=True,
     warning=onnxruntime.accuracy_warning,
+    by_handle=True,
 )

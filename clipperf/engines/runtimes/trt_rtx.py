@@ -14,4 +14,5 @@ RUNTIME = Runtime(
     ("cuda",),
     partial(engine.availability, "trt-rtx"),
     engine.open,
+    by_handle=True,
 )

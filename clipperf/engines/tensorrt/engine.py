@@ -277,7 +277,7 @@ def open(request: EngineRequest) -> TensorRTEngine:
             little memory.
         MissingDependencyError: TensorRT, or any binding of CUDA, is not installed.
     """
-    if request.path is None:
+    if request.file is None:
         raise EngineError(f"{request.cell.label}: no artifact was given")
     cuda = cuda_driver.open_cuda()
-    return TensorRTEngine(Plan(request, Path(request.path), cuda), cuda)
+    return TensorRTEngine(Plan(request, Path(request.file), cuda), cuda)

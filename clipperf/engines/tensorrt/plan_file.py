@@ -66,7 +66,8 @@ def read(plan: Path) -> PlanInfo:
     if not path.exists():
         raise ArtifactError(f"{path} is missing, and a plan cannot be used without it: {AGAIN}")
     info = record_of(PlanInfo, read_versioned(path, AGAIN, SCHEMA_VERSION), path, AGAIN)
-    if info.flavour not in flavours.FLAVOURS:
+    tensors = len(info.inputs), len(info.outputs), len(info.profile)
+    if info.flavour not in flavours.FLAVOURS or tensors != (1, 1, 1):
         raise ArtifactError(f"{path} is damaged: {AGAIN}")
     return info
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from clipperf.export.job import Built, Job, Tell, reference_name
+from clipperf.export.job import Built, Job, Tell
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.models.family import family_of
+from clipperf.nouns.artifact import reference_name
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Side
 from clipperf.system.files import write_json
@@ -24,9 +25,9 @@ def traced(job: Job, tell: Tell) -> Built:
     import torch
 
     from clipperf.export.judge import parity
-    from clipperf.export.judge.inputs import parity_inputs
     from clipperf.graph import trace
     from clipperf.models.lean import first_token
+    from clipperf.serve.parity_inputs import parity_inputs
 
     spec, side, folder, variant = job.spec, job.side, Path(job.folder), job.variant
     family = family_of(spec)

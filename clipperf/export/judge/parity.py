@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipperf.evals.drift import drift_of, neighbour_agreement
-from clipperf.export.judge.inputs import WHAT
 from clipperf.nouns.artifact import Parity
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import PRECISIONS, Side
+from clipperf.serve.parity_inputs import WHAT
 
 BATCHES = (1, 3, 8)
 """One, a few, many: a batch axis that the exporter has fixed does not survive these."""

@@ -1,0 +1,74 @@
+"""Whether a tower that was opened gives the embeddings that it was exported with."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from clipperf.errors import ArtifactError
+from clipperf.nouns.artifact import Artifact, reference_name
+from clipperf.nouns.cell import Engine
+from clipperf.serve.parity_inputs import parity_inputs
+from clipperf.system.reading import read_small
+
+INPUTS = 4
+"""How many of the inputs are enough: damaged weights show in any of them."""
+
+MOST_REFERENCE_BYTES = 2**20
+
+
+def check(engine: Engine, folder: Path, tower: Artifact) -> None:
+    """Embed the first inputs that the export was judged on, in the same batches.
+
+    Raises:
+        ArtifactError: the embeddings are farther from PyTorch's than the export allowed, or the
+            artifact does not hold these.
+        EngineError: the tower does not run.
+    """
+    reference = _reference(folder, tower)
+    inputs = parity_inputs(folder, tower.side, tower.inputs[0].dtype)
+    judged = tower.parity
+    sizes = judged.batches if judged is not None else (1,)
+    done, least = 0, 1.0
+    for size in sizes:
+        rows = np.arange(done, done + size) % min(len(reference), len(inputs))
+        least = min(least, _min_cosine(engine.run(inputs[rows]), reference[rows]))
+        done += size
+        if done >= INPUTS:
+            break
+    # A tower that was kept although it failed is held to what it had then.
+    wanted = 0.0 if judged is None else judged.required_min_cosine
+    if judged is not None and not judged.passed:
+        wanted = min(wanted, judged.min_cosine - 0.01)
+    if not least >= wanted:
+        raise ArtifactError(
+            f"the {tower.side} tower of {folder} fails its self-test: minimum cosine {least:.6f} "
+            f"against PyTorch's embeddings of {done} inputs, {wanted} is required; export the "
+            f"model again"
+        )
+
+
+def _reference(folder: Path, tower: Artifact) -> np.ndarray:
+    """PyTorch's embeddings [n, embed_dim] of the first inputs."""
+    path = folder / reference_name(tower.side)
+    data = read_small(path, MOST_REFERENCE_BYTES)
+    try:
+        found: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as exc:
+        raise ArtifactError(f"{path} holds no embeddings: {exc}; export the model again") from exc
+    width = tower.outputs[0].shape[-1]
+    if found.ndim != 2 or not len(found) or found.shape[1] != width or found.dtype.kind != "f":
+        raise ArtifactError(f"{path} holds no embeddings of this tower; export the model again")
+    return found
+
+
+def _min_cosine(found: np.ndarray, reference: np.ndarray) -> float:
+    """The least cosine of rows [n, embed_dim]; NaN where one has no direction."""
+    if found.shape != reference.shape:
+        return -1.0
+    ours, theirs = found.astype(np.float64), reference.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+        return float(((ours * theirs).sum(1) / lengths).min())
