@@ -32,13 +32,20 @@ SUBJECTS = (
     Subject(("clipperf/evals/verdicts.py",), ("tests/evals/test_verdicts.py",)),
     Subject(
         ("clipperf/report/sizing/*.py",),
-        ("tests/report/test_sizing.py", "tests/report/test_sizing_packing.py"),
+        (
+            "tests/report/test_sizing.py",
+            "tests/report/test_sizing_solve.py",
+            "tests/report/test_sizing_packing.py",
+        ),
         ("tests/test_snapshots.py",),
     ),
     Subject(
         ("clipperf/report/records.py", "clipperf/report/pairs.py"),
-        ("tests/report/test_records.py", "tests/report/test_tables.py"),
-        ("tests/report/test_pairs.py", "tests/test_snapshots.py"),
+        (
+            "tests/report/test_records.py",
+            "tests/report/test_pairs_turns.py",
+            "tests/report/test_tables.py",
+        ),
     ),
     Subject(("clipperf/bench/plan.py",), ("tests/bench/test_plan.py",)),
     Subject(("clipperf/bench/cost.py",), ("tests/bench/test_cost.py",)),
