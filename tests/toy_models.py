@@ -33,7 +33,7 @@ def timm(name: str, **options: Any) -> dict[str, Any]:
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "toy-clip": {"vision_cfg": IMAGE, "text_cfg": TEXT},
-    "toy-quickgelu": {"vision_cfg": IMAGE, "text_cfg": TEXT, "quick_gelu": True},
+    "toy-clip-quickgelu": {"vision_cfg": IMAGE, "text_cfg": TEXT, "quick_gelu": True},
     "toy-alt": {"vision_cfg": {**IMAGE, "ls_init_value": 1e-4}, "text_cfg": TEXT},
     "toy-resnet": {
         "vision_cfg": {"image_size": PX, "layers": [1, 2, 1, 1], "width": 16},

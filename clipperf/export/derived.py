@@ -22,7 +22,7 @@ ONNX = "onnx"
 SAMPLE = "sample"
 MARGIN = 0.5
 
-VERSION = 3
+VERSION = 4
 """Raise it when the same settings come to write other bytes."""
 
 OPTIONS = {"--calibrate": "calibrate", "--margin": "margin"}
@@ -120,11 +120,14 @@ def refusal(job: Job, built: Built, found: Parity) -> str:
         return usual_refusal(job, built, found)
     said = parity.explain(found, job.label)
     if not built.holds:
-        lost = "" if cost.points_lost is None else f"{cost.points_lost:.2f} points and "
+        lost = "" if cost.points_lost is None else f"loses {cost.points_lost:.2f} points and "
+        takes = "and no more would help"
+        if built.needed:
+            takes = f"it would take {len(built.needed)}: {', '.join(built.needed)}"
         said = (
-            f"{job.label}: with half of its {cost.layers} layers in {cost.kept_in} it still loses "
-            f"{lost}has a minimum cosine of {cost.min_cosine:.5f} on {cost.samples} samples of "
-            f"{settings.calibrate} ({settings.margin:g} points and {found.required_min_cosine} "
-            f"are asked for)"
+            f"{job.label}: with half of its {cost.layers} layers in {cost.kept_in} it still {lost}"
+            f"has a minimum cosine of {cost.min_cosine:.5f} on {cost.samples} samples of "
+            f"{settings.calibrate} and of {found.min_cosine:.5f} on {found.inputs} "
+            f"({settings.margin:g} points and {found.required_min_cosine} are asked for); {takes}"
         )
     return f"{said}. It was refused; a larger --margin or --keep-failed keeps it"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 
+from pathlib import Path
+
 import numpy as np
 
 from clipperf.engines import contract
@@ -25,6 +27,16 @@ def by_runtime(
     Raises:
         EngineError: it does not load or run.
     """
+    with closing(opened(job, job.target)) as engine:
+        return compared(engine, job, built, note, batches)
+
+
+def opened(job: Job, path: Path) -> Engine:
+    """A job's tower, or a trial of it, in the runtime that it is for: what is judged is what runs.
+
+    Raises:
+        EngineError: it does not load.
+    """
     variant = job.variant
     runtime = contract.get(variant.runtime)
     cell = Cell(
@@ -33,9 +45,7 @@ def by_runtime(
         batch=1,
         threads=job.threads,
     )
-    request = EngineRequest(cell, job.spec, job.file, variant.normalized)
-    with closing(runtime.open(request)) as engine:
-        return compared(engine, job, built, note, batches)
+    return runtime.open(EngineRequest(cell, job.spec, str(path), variant.normalized))
 
 
 def compared(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipperf.errors import ArtifactError
@@ -72,9 +72,9 @@ class Job:
 class Built:
     """A tower that a job has made; see `Artifact` for most fields.
 
-    `holds` is False where a search for layers to keep found no way to keep to its bounds.
-    `graph` is the key of its kept graph, `batches` those in which the gate checks it; None where
-    that is the gate's own choice.
+    `holds` is False where a search for layers to keep found no way to keep to its bounds;
+    `needed` are the layers that it would have taken, none where all of them were not enough.
+    `graph` is the key of its kept graph.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -84,8 +84,9 @@ class Built:
     weight_bits: int | None = None
     quantization: Quantization | None = None
     holds: bool = True
+    needed: tuple[str, ...] = ()
+    assumptions: dict[str, str] = field(default_factory=dict)
     graph: str | None = None
-    batches: tuple[int, ...] | None = None
     build_s: float = 0.0
     peak_rss_bytes: int | None = None
 
@@ -99,4 +100,5 @@ def like(source: Artifact) -> Built:
         source.first_token,
         source.weight_bits,
         source.quantization,
+        assumptions=source.assumptions,
     )

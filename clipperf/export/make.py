@@ -218,4 +218,5 @@ def _described(
         first_token=built.first_token,
         weight_bits=built.weight_bits,
         quantization=built.quantization,
+        assumptions=built.assumptions,
     )

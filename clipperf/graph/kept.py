@@ -7,18 +7,16 @@ so that nothing can be folded into it. `weights.fill` puts a checkpoint's tensor
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipperf.errors import ArtifactError
 from clipperf.graph import shapes
 from clipperf.models.family import family_of
 from clipperf.nouns.model import ModelSpec, Tower
 from clipperf.system import store
 from clipperf.system.env import version_of
-from clipperf.system.files import digest_of, replacing, sha256_file, write_text
+from clipperf.system.files import digest_of, replacing
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -67,24 +65,9 @@ def keep(key: str, model: ir.Model) -> None:
         ir.save(model, temporary)
 
 
-def prove(key: str) -> None:
-    """Note that a tower with the graph kept under `key` has passed the parity gate."""
-    with contextlib.suppress(ArtifactError):  # no such graph: it was not kept
-        write_text(_path(key).with_suffix(".proven"), sha256_file(_path(key)))
-
-
-def is_proven(key: str) -> bool:
-    """Whether the graph kept under `key` is one that has passed the parity gate."""
-    try:
-        return _path(key).with_suffix(".proven").read_text() == sha256_file(_path(key))
-    except (OSError, ArtifactError):
-        return False
-
-
 def forget(key: str) -> None:
     """Keep no graph under `key` any longer."""
-    for path in (_path(key), _path(key).with_suffix(".proven")):
-        path.unlink(missing_ok=True)
+    _path(key).unlink(missing_ok=True)
 
 
 def _path(key: str) -> Path:

@@ -34,7 +34,7 @@ EXTERNAL_DATA_FROM_BYTES = 2**25
 copies them, which takes longer than all else that it does to open a tower, and RAM for the copies.
 Below it one file is handier. A protobuf file must stay below 2 GiB anyway."""
 
-RECIPE = 6
+RECIPE = 7
 """Raise it when the same weights and versions come to give another file."""
 
 MAX_BATCH = 65536
@@ -108,29 +108,26 @@ def graph_key(tower: Tower, normalized: bool, precision: str, config: dict[str, 
 def _filled(tower: Tower, precision: str, key: str | None) -> ir.Model | None:
     """The graph of the architecture with the tower's weights; None where that cannot be had.
 
-    Raises:
-        ExportError: a graph that has passed the gate before does not fit; it is kept no longer.
+    One that was kept and does not fit is as one that was not kept.
     """
-    proven = key is not None and kept.is_proven(key)
     try:
-        model = kept.kept(key) if key else None
-        if model is None:
-            empty = kept.without_values(tower.module, _dtype(precision))
-            model = _traced(empty, tower, precision)
-            kept.take_out_weights(model, empty)
-            if key:  # read again: torch remembers what it traced, and would hold the weights
-                kept.keep(key, model)
-                model = kept.kept(key) or model
+        if key and (model := kept.kept(key)) is not None:
+            try:
+                weights.fill(model, tower.module.state_dict())
+            except (ValueError, LookupError, TypeError, AttributeError):
+                kept.forget(key)
+            else:
+                return model
+        empty = kept.without_values(tower.module, _dtype(precision))
+        model = _traced(empty, tower, precision)
+        kept.take_out_weights(model, empty)
+        if key:  # read again: torch remembers what it traced, and would hold the weights
+            kept.keep(key, model)
+            model = kept.kept(key) or model
         weights.fill(model, tower.module.state_dict())
     except (OSError, ClipperfError):
         raise
-    except Exception as exc:  # where the plain way fails too, that says why
-        if key and proven:
-            kept.forget(key)
-            raise ExportError(
-                f"{tower.spec.id} {tower.side}: the graph kept for its architecture does not fit "
-                f"({root_reason(exc)}). It was removed: repeat the command"
-            ) from exc
+    except Exception:  # where the plain way fails too, that says why
         return None
     return model
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,11 +119,12 @@ def build_from_config(
     from clipperf.models.towers import ImageTower, TextTower, takes_short_texts
 
     model = skeleton(config)
+    resized: dict[str, tuple[int, int]] = {}
     if checkpoint is None:
         drop_other(model, side)
         weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
     else:
-        assign(model, checkpoint, side, spec.id)
+        resized = assign(model, checkpoint, side, spec.id)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     module: torch.nn.Module
@@ -137,7 +138,23 @@ def build_from_config(
         example[:, 1:3] = 1
         dynamic = takes_short_texts(model)
         module = TextTower(model, dynamic, normalize)
-    return Tower(spec, side, module.eval(), example, dynamic)
+    return Tower(
+        spec, side, module.eval(), example, dynamic, assumptions=_resizings(resized, config)
+    )
+
+
+def _resizings(resized: Mapping[str, tuple[int, int]], config: Mapping[str, Any]) -> dict[str, str]:
+    """In words, what `assign` did to positions."""
+    said = {}
+    for name, (before, after) in resized.items():
+        if name.startswith("visual."):
+            px = config["vision_cfg"]["image_size"]
+            # All but the class token's are places of a grid; open_clip resizes square ones alone.
+            trained = round(px * ((before - 1) / (after - 1)) ** 0.5)
+            said["image size"] = f"positions resized from {trained} to {px} px"
+        else:
+            said["context length"] = f"positions resized from {before} to {after} tokens"
+    return said
 
 
 TEXT_OF_PLAIN_CLIP = (
@@ -163,11 +180,17 @@ def drop_other(model: torch.nn.Module, side: Side) -> None:
             delattr(model, name)
 
 
-def assign(model: torch.nn.Module, path: Path, side: Side, label: str) -> None:
+def assign(
+    model: torch.nn.Module, path: Path, side: Side, label: str
+) -> dict[str, tuple[int, int]]:
     """Give one tower of a skeleton the tensors of a checkpoint, without copying fp32 ones.
 
+    Both towers are held to what open_clip's own strict loading asks for, since a file that does
+    not fit is one of another model; only the other tower may be absent, as a whole. Returns which
+    positions open_clip's rule had to resize, with their number before and after.
+
     Raises:
-        WeightsError: tensors are missing or have other shapes; the message names the first.
+        WeightsError: tensors are missing, left over, or have other shapes; the message names some.
     """
     import torch
     from open_clip.convert import convert_state_dict
@@ -178,31 +201,76 @@ def assign(model: torch.nn.Module, path: Path, side: Side, label: str) -> None:
     )
 
     state = weights.open_state_dict(path)
+    if weights.are_openais(path):
+        state = {k: v for k, v in state.items() if k not in weights.OPENAI_MARKS}
     state = convert_state_dict(model, state)
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
+    if POSITION_IDS not in model.state_dict():  # transformers computes them since 4.31
+        state.pop(POSITION_IDS, None)
+    before = {name: tensor.shape for name, tensor in state.items()}
     resize_pos_embed(state, model)
     try:
         resize_text_pos_embed(state, model)
     except AssertionError as exc:
         raise WeightsError(f"{path} does not fit {label}: {exc}") from exc
-    drop_other(model, side)
     wanted = model.state_dict()
-    missing = [name for name in wanted if name not in state]
-    if missing:
-        raise WeightsError(
-            f"{path} does not fit {label}: {len(missing)} of {len(wanted)} tensors of its "
-            f"{side} tower are missing, for example {missing[0]}. Is it a checkpoint of "
-            f"another architecture? (clipperf models lists them)"
-        )
-    for name, tensor in wanted.items():
-        if state[name].shape != tensor.shape:
-            raise WeightsError(
-                f"{path} does not fit {label}: {name} is {tuple(state[name].shape)}, the "
-                f"architecture wants {tuple(tensor.shape)}"
-            )
-    chosen = {name: _as_fp32(state[name], torch) for name in wanted}
+    drop_other(model, side)
+    own = model.state_dict()
+    check_fit(wanted, own.keys(), state, side, f"{path} does not fit {label}")
+    chosen = {name: _as_fp32(state[name], torch) for name in own}
     model.load_state_dict(chosen, strict=True, assign=True)
+    return {
+        name: (before[name][0], state[name].shape[0])
+        for name in own
+        if before[name] != state[name].shape
+    }
+
+
+POSITION_IDS = "text.transformer.embeddings.position_ids"
+SCALARS = {"logit_scale", "logit_bias"}
+"""Of both towers, and needed by neither; a checkpoint may hold them as vectors of one number."""
+NAMED = 6
+"""How many tensors an error names."""
+
+
+def check_fit(
+    wanted: Mapping[str, torch.Tensor],
+    own: Collection[str],
+    state: Mapping[str, torch.Tensor],
+    side: Side,
+    said: str,
+) -> None:
+    """Make sure that a checkpoint's tensors are those of a model; `own` are one tower's.
+
+    Raises:
+        WeightsError: they are not; the message begins with what is `said`.
+    """
+    hint = "Is it a checkpoint of another architecture? (clipperf models lists them)"
+    other = [name for name in wanted if name not in own and name not in SCALARS]
+    there = [name for name in other if name in state]
+    for tower, names in ((f"its {side} tower", own), ("its other tower", other if there else ())):
+        missing = [name for name in names if name not in state]
+        if missing:
+            raise WeightsError(
+                f"{said}: {len(missing)} of {len(names)} tensors of {tower} are missing, for "
+                f"example {missing[0]}. {hint}"
+            )
+    unused = [name for name in state if name not in wanted and name not in SCALARS]
+    if unused:
+        shown = ", ".join(unused[:NAMED]) + (", ..." if len(unused) > NAMED else "")
+        if any("lora_" in name for name in unused):
+            hint = "Merge the adapter into the weights, and save them again"
+        raise WeightsError(
+            f"{said}: the architecture has no place for {len(unused)} of its tensors: {shown}. "
+            f"{hint}"
+        )
+    for name in [*own, *there]:
+        if state[name].shape != wanted[name].shape:
+            raise WeightsError(
+                f"{said}: {name} is {tuple(state[name].shape)}, the architecture wants "
+                f"{tuple(wanted[name].shape)}"
+            )
 
 
 def _as_fp32(tensor: torch.Tensor, torch: Any) -> torch.Tensor:

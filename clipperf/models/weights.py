@@ -131,6 +131,27 @@ def open_state_dict(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         WeightsError: not a checkpoint, damaged, or one that needs code to be unpickled.
     """
+    import torch
+
+    tensors = {k: v for k, v in _open(path).items() if isinstance(v, torch.Tensor)}
+    if not tensors:
+        raise WeightsError(f"{path} holds no tensors")
+    if all(k.startswith("module.") for k in tensors):
+        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
+    return tensors
+
+
+OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
+"""What OpenAI's own CLIP files hold beside the weights: sizes of the model."""
+
+
+def are_openais(path: Path) -> bool:
+    """Whether a checkpoint carries the marks of OpenAI's files; raises as `open_state_dict`."""
+    return set(OPENAI_MARKS) <= _open(path).keys()
+
+
+def _open(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds by name."""
     import pickle
 
     import torch
@@ -157,12 +178,7 @@ def open_state_dict(path: Path) -> dict[str, torch.Tensor]:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not loaded:
         raise WeightsError(f"{path} holds no state_dict")
-    tensors = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
-    if not tensors:
-        raise WeightsError(f"{path} holds no tensors")
-    if all(k.startswith("module.") for k in tensors):
-        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
-    return tensors
+    return loaded
 
 
 def _torch_load(path: Path, torch: Any) -> Any:

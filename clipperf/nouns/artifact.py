@@ -70,7 +70,7 @@ class Artifact:
     `options` are the settings of the build that users choose, such as an engine's batch range.
     `first_token` is the one that a text tower takes every text to begin with, None where it reads
     it. `weight_bits` are those of an int8 weight, sign included, where they depend on the machine
-    that the tower was made on.
+    that the tower was made on. `assumptions`: see `nouns.model.Tower`.
     """
 
     model_id: str
@@ -94,11 +94,12 @@ class Artifact:
     first_token: int | None = None
     weight_bits: int | None = None
     quantization: Quantization | None = None
+    assumptions: dict[str, str] = field(default_factory=dict)
 
     @property
     def findings(self) -> dict[str, str]:
         """What the build found out, as people read it."""
-        said = {}
+        said = dict(self.assumptions)
         if self.first_token is not None:
             said["first token"] = f"taken to be {self.first_token}, not read"
         if (cost := self.quantization) is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from clipperf.nouns.variant import Side
@@ -48,6 +49,7 @@ class Tower:
     `example` is one valid input batch of 2. `dynamic_tokens` says whether a text batch cut at
     its longest EOT gives the same embeddings as the padded one (causal, EOT-pooled towers).
     `start_id` is the token that the tokenizer begins every text with, None where it has none.
+    `assumptions` are what loading the weights had to assume, or to change: a name and words each.
     """
 
     spec: ModelSpec
@@ -56,6 +58,7 @@ class Tower:
     example: Any
     dynamic_tokens: bool
     start_id: int | None = None
+    assumptions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -418,7 +418,22 @@ def test_how_many_inputs_are_compared() -> None:
         3,
         8,
     )
-    assert parity.batches_for(large, "image", proven=True) == (2,)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "smallest", "largest", "expected"),
+    [
+        ((1, 3, 8), 1, 32, (1, 3, 8)),
+        ((1, 3, 8), 1, 4, (1, 3, 4, 4)),
+        ((1, 3, 8), 1, 1, (1,) * 12),
+        ((1, 3, 8), 4, 16, (4, 4, 8)),
+        ((1, 3), 1, 2, (1, 2, 2)),
+    ],
+)
+def test_an_engine_of_few_batches_is_checked_on_as_many_inputs(
+    sizes: tuple[int, ...], smallest: int, largest: int, expected: tuple[int, ...]
+) -> None:
+    assert parity.batches_within(sizes, smallest, largest) == expected
 
 
 class Echo:

@@ -267,10 +267,23 @@ def test_search_asks_for_no_drift_where_all_is_well() -> None:
     assert (found.kept, found.holds, found.trials) == ((), True, 1)
 
 
-def test_search_gives_up_at_half_of_the_layers() -> None:
+def test_search_keeps_half_of_the_layers_at_most() -> None:
     found = search(list("abcdef"), lambda kept: 1.0, lambda kept: False)
     assert not found.holds
     assert len(found.kept) == 3
+    assert found.needed == (), "not even all of them would be enough"
+
+
+def test_search_names_the_layers_that_it_would_take() -> None:
+    """Five of eight hurt: the fifth is the worst of what is left when four are kept."""
+    names, fragile = list("abcdefgh"), set("abcef")
+
+    def left(kept: Sequence[str]) -> float:
+        return float(len(fragile - set(kept)))
+
+    found = search(names, left, lambda kept: left(kept) == 0)
+    assert (found.kept, found.holds) == (("a", "b", "c", "e"), False)
+    assert found.needed == ("a", "b", "c", "e", "f")
 
 
 # --- the judge -----------------------------------------------------------------------------

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("toy_catalogue")
 
 ROWS: dict[tuple[str, Side], Any] = {
     ("toy-clip", "image"): 0,
-    ("toy-quickgelu", "image"): 0,
+    ("toy-clip-quickgelu", "image"): 0,
     ("toy-alt", "image"): 0,  # layer scale
     ("toy-clipa", "image"): None,  # the mean of all tokens
     ("toy-coca", "image"): None,  # a pool with queries of its own

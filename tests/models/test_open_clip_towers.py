@@ -21,6 +21,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 from toy_models import (  # noqa: E402
     CONFIGS,
     NAMES,
+    PX,
     VOCAB,
     embed,
     encode,
@@ -94,6 +95,23 @@ def test_another_image_size_gets_its_positions_interpolated(tmp_path: Path) -> N
     assert tower.example.shape[2:] == (96, 96)
     expected = encode(model, "image", inputs)
     torch.testing.assert_close(tower.module(inputs), expected, atol=1e-6, rtol=0)
+    assert tower.assumptions == {"image size": "positions resized from 64 to 96 px"}
+
+
+def test_another_context_length_is_resized_and_said(tmp_path: Path) -> None:
+    state = dict(reference("toy-clip").state_dict())
+    state["positional_embedding"] = torch.randn(248, 64, generator=torch.Generator().manual_seed(2))
+    torch.save(state, tmp_path / "long.pt")
+    model = open_clip.create_model("toy-clip").eval().requires_grad_(False)
+    open_clip.load_checkpoint(model, str(tmp_path / "long.pt"))
+    spec = spec_of("toy-clip", tmp_path / "long.pt")
+    inputs = inputs_of("toy-clip", "text", 2)
+    torch.testing.assert_close(
+        embed(spec, "text", inputs), encode(model, "text", inputs), atol=1e-6, rtol=0
+    )
+    said = towers.build_tower(spec, "text").assumptions
+    assert said["context length"] == "positions resized from 248 to 77 tokens"
+    assert set(towers.build_tower(spec, "image").assumptions) == {"activation"}
 
 
 def test_only_one_tower_is_kept() -> None:
@@ -142,9 +160,61 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path: Path) -> None:
         towers.build_tower(spec_of("toy-clip", path), "image")
     del state["visual.ln_post.bias"]
     safetensors_torch.save_file(state, path)
-    with pytest.raises(WeightsError, match=r"1 of \d+ .* missing, .* visual\.ln_post\.bias"):
+    with pytest.raises(
+        WeightsError, match=r"1 of \d+ .* image .* missing, .* visual\.ln_post\.bias"
+    ):
         towers.build_tower(spec_of("toy-clip", path), "image")
-    assert towers.build_tower(spec_of("toy-clip", path), "text")
+    with pytest.raises(WeightsError, match=r"other tower are missing, .* visual\.ln_post\.bias"):
+        towers.build_tower(spec_of("toy-clip", path), "text")
+
+
+def test_a_file_may_hold_one_tower_alone(tmp_path: Path) -> None:
+    state = {k: v for k, v in reference("toy-clip").state_dict().items() if "visual" not in k}
+    safetensors_torch.save_file(state, tmp_path / "text.safetensors")
+    spec = spec_of("toy-clip", tmp_path / "text.safetensors")
+    inputs = inputs_of("toy-clip", "text", 2)
+    assert torch.equal(embed(spec, "text", inputs), encode(reference("toy-clip"), "text", inputs))
+    with pytest.raises(WeightsError, match="of its image tower are missing"):
+        towers.build_tower(spec, "image")
+
+
+def with_layers_more(state: dict[str, Any]) -> dict[str, Any]:
+    """The last of two layers four times more."""
+    last = {k: v for k, v in state.items() if "resblocks.1." in k}
+    more = {k.replace(".1.", f".{i}.", 1): v for k, v in last.items() for i in range(2, 6)}
+    return {**state, **more}
+
+
+def with_adapters(state: dict[str, Any]) -> dict[str, Any]:
+    """A low-rank adapter beside one matrix, as peft saves it."""
+    name = "transformer.resblocks.0.mlp.c_fc"
+    return {
+        **state,
+        f"{name}.lora_A.default.weight": torch.ones(4, 64),
+        f"{name}.lora_B.default.weight": torch.ones(256, 4),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            with_layers_more,
+            r"no place for 96 of its tensors: .*resblocks\.2\..*another architecture",
+        ),
+        (with_adapters, r"no place for 2 of its tensors: .*lora_A.*Merge the adapter"),
+        (lambda state: {**state, "ema.decay": torch.ones([])}, r"1 of its tensors: ema\.decay"),
+    ],
+)
+def test_what_open_clip_refuses_is_refused(change: Any, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    state = {k: v.clone() for k, v in change(reference("toy-clip").state_dict()).items()}
+    safetensors_torch.save_file(state, path)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        open_clip.load_checkpoint(open_clip.create_model("toy-clip"), str(path))
+    for side in ("image", "text"):
+        with pytest.raises(WeightsError, match=said):
+            towers.build_tower(spec_of("toy-clip", path), side)
 
 
 def test_another_text_width_is_named(tmp_path: Path) -> None:
@@ -191,7 +261,7 @@ def test_quick_gelu_reaches_the_embeddings(tmp_path: Path, monkeypatch: Any) -> 
     tags = {"quick": {"hf_hub": "a/b", "quick_gelu": True}, "plain": {"hf_hub": "a/b"}}
     monkeypatch.setitem(pretrained._PRETRAINED, "toy-clip", tags)
     monkeypatch.setattr(weights, "locate", lambda architecture, tag: path)
-    quick = open_clip.create_model("toy-quickgelu").eval().requires_grad_(False)
+    quick = open_clip.create_model("toy-clip-quickgelu").eval().requires_grad_(False)
     quick.load_state_dict(reference("toy-clip").state_dict())
     for side in ("image", "text"):
         inputs = inputs_of("toy-clip", side, 2)
@@ -199,6 +269,32 @@ def test_quick_gelu_reaches_the_embeddings(tmp_path: Path, monkeypatch: Any) -> 
             expected = encode(model, side, inputs)
             assert torch.equal(embed(spec_of("toy-clip", tag), side, inputs), expected)
         assert not torch.equal(encode(quick, side, inputs), expected)
+
+
+SIZES = {"input_resolution": PX, "context_length": 77, "vocab_size": VOCAB}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_openais_files_are_known_by_their_marks(wrapped: bool, tmp_path: Path) -> None:
+    """Their weights were trained with QuickGELU, whatever the architecture says."""
+    state = {**reference("toy-clip").state_dict(), **{k: torch.tensor(v) for k, v in SIZES.items()}}
+    path = tmp_path / "openai.pt"
+    torch.save({"state_dict": state} if wrapped else state, path)
+    quick = open_clip.create_model("toy-clip-quickgelu").eval().requires_grad_(False)
+    quick.load_state_dict(reference("toy-clip").state_dict())
+    for side in ("image", "text"):
+        inputs = inputs_of("toy-clip", side, 2)
+        tower = towers.build_tower(spec_of("toy-clip", path), side)
+        assert torch.equal(tower.module(inputs), encode(quick, side, inputs))
+        assert tower.assumptions == {"activation": "QuickGELU, as the file is one of OpenAI's"}
+        plain = towers.build_tower(spec_of("toy-clip", saved("toy-clip", tmp_path / "w.pt")), side)
+        assert torch.equal(plain.module(inputs), encode(reference("toy-clip"), side, inputs))
+        assert "GELU is assumed" in plain.assumptions["activation"]
+        assert "export toy-clip-quickgelu" in plain.assumptions["activation"]
+        named = towers.build_tower(spec_of("toy-clip-quickgelu", path), side)
+        assert torch.equal(named.module(inputs), encode(quick, side, inputs))
+        assert named.assumptions == {}
+        assert towers.build_tower(spec_of("toy-clip"), side).assumptions == {}, "random weights"
 
 
 # --- Short texts ---------------------------------------------------------------------------

@@ -124,8 +124,7 @@ def checked(job: Job, built: Built) -> Parity:
         EngineError: the plan does not load or run.
     """
     low, high = _batches(plan_file.read(job.target))
-    usual = parity.batches_for(job.spec, job.side)
-    sizes = tuple(dict.fromkeys(min(max(size, low), high) for size in usual))
+    sizes = parity.batches_within(parity.batches_for(job.spec, job.side), low, high)
     return gate.by_runtime(job, built, f"; on {_present_gpu()}", sizes)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from clipperf.engines import onnxruntime as ort_engine
 from clipperf.evals.datasets import load_dataset
-from clipperf.export import derived
+from clipperf.export import derived, gate
 from clipperf.export.derived import QuantizeSettings
 from clipperf.export.job import Built, Job, Tell, like
 from clipperf.export.judge.drift import Judge, Loss
@@ -38,10 +38,6 @@ class Quantizer(Protocol):
         """Write the tower with all layers but `kept` quantised."""
         ...
 
-    def open(self, path: Path) -> Engine:
-        """Open what `write` has written."""
-        ...
-
 
 Opener = Callable[[Path, Judge, Job], Quantizer]
 """Makes a quantizer of an ONNX file, for a job."""
@@ -54,8 +50,7 @@ class OnnxQuantizer:
         import onnx
 
         self._model = onnx.load(source)
-        self._row = job.variant.row
-        self._method = method = quantize.method_of(self._row)
+        self._method = method = quantize.method_of(job.variant.row)
         self._threads = job.threads
         self.weight_bits = quantize.weight_bits(method)
         found = quantize.layers(self._model, method)
@@ -81,15 +76,12 @@ class OnnxQuantizer:
         model = quantize.quantized(self._model, self._method, kept, self._ranges, most)
         quantize.save(model, path)
 
-    def open(self, path: Path) -> Engine:
-        """See `Quantizer`."""
-        return ort_engine.open_session(path, self._threads, precision=self._row.name)
-
 
 def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
     """Write the tower of a job, with as few layers kept as they were as its bounds take.
 
-    These are the margin on its samples and the gate's cosine; with random weights that alone.
+    These are the margin on its samples, the gate's cosine on them, and the gate itself; with random
+    weights, which have no accuracy, the last two alone. Trials run as the tower will.
 
     Raises:
         UsageError: the samples cannot be used.
@@ -101,32 +93,42 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
     judge = _judge(job, settings, graph)
     tell("calibrating")
     made = quantizer(source, judge, job)
-    losses: list[Loss] = []
+    built = like(graph)
+    losses: dict[tuple[str, ...], Loss] = {}
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         trial = Path(scratch) / target.name
 
         @contextlib.contextmanager
         def tried(kept: Sequence[str]) -> Iterator[Engine]:
             made.write(kept, trial)
-            with contextlib.closing(made.open(trial)) as engine:
+            with contextlib.closing(gate.opened(job, trial)) as engine:
                 yield engine
 
         def drift(kept: Sequence[str]) -> float:
             tell("looking for the layers that hurt")
             with tried(kept) as engine:
-                return judge.drift(engine)
+                worst = gate.compared(engine, job, built).min_cosine
+                return max(judge.drift(engine), 1 - worst)
 
         def holds(kept: Sequence[str]) -> bool:
             tell(f"judging with {len(kept)} of {len(made.layers)} layers kept in {kept_in}")
             with tried(kept) as engine:
-                losses.append(judge.loss(engine))
-            return bool(losses[-1].within(settings.margin, job.min_cosine))
+                loss = losses[tuple(kept)] = judge.loss(engine)
+                agrees = gate.compared(engine, job, built).passed
+            return agrees and loss.within(settings.margin, job.min_cosine)
 
         found = search(made.layers, drift, holds)
     made.write(found.kept, target)
-    loss = losses[-1]
-    cost = Quantization(len(made.layers), found.kept, kept_in, loss.n, loss.min_cosine, loss.points)
-    return replace(like(graph), quantization=cost, weight_bits=made.weight_bits, holds=found.holds)
+    loss = losses[found.kept]
+    return replace(
+        built,
+        quantization=Quantization(
+            len(made.layers), found.kept, kept_in, loss.n, loss.min_cosine, loss.points
+        ),
+        weight_bits=made.weight_bits,
+        holds=found.holds,
+        needed=found.needed,
+    )
 
 
 def _judge(job: Job, settings: QuantizeSettings, graph: Artifact) -> Judge:

@@ -14,7 +14,6 @@ from clipperf.engines import openvino as runtime
 from clipperf.errors import ExportError
 from clipperf.export.job import Built, Job, Tell, like
 from clipperf.export.judge.drift import Judge
-from clipperf.nouns.cell import Engine
 
 LAYERS = ("MatMul", "Convolution", "GroupConvolution")
 
@@ -38,8 +37,8 @@ def converted(job: Job, tell: Tell) -> Built:
 class OpenVinoQuantizer:
     """Weights and activations in int8 by NNCF's post-training quantisation on a judge's probes.
 
-    Attention's products are quantised too, as NNCF sees fit; `layers` are the operators with
-    constant weights, which can be kept.
+    Attention's products are quantised too, so `layers` has them beside those with weights: with
+    all of them kept nothing is quantised.
     """
 
     weight_bits: int | None = None
@@ -47,9 +46,8 @@ class OpenVinoQuantizer:
     def __init__(self, source: Path, judge: Judge, job: Job) -> None:
         self._source = source
         self._probes = judge.probes
-        self._threads = job.threads
-        model = _read(source)
-        self.layers = [op.get_friendly_name() for op in model.get_ordered_ops() if _has_weights(op)]
+        operators = _read(source).get_ordered_ops()
+        self.layers = [op.get_friendly_name() for op in operators if op.get_type_name() in LAYERS]
 
     def write(self, kept: Sequence[str], path: Path) -> None:
         """See `Quantizer`."""
@@ -62,19 +60,6 @@ class OpenVinoQuantizer:
             ignored_scope=nncf.IgnoredScope(names=list(kept)),
         )
         _save(model, path)
-
-    def open(self, path: Path) -> Engine:
-        """See `Quantizer`."""
-        return runtime.open_compiled(path, self._threads)
-
-
-def _has_weights(op: Any) -> bool:
-    if op.get_type_name() not in LAYERS:
-        return False
-    node = op.input_value(1).get_node()
-    while node.get_type_name() in ("Convert", "Transpose", "Reshape"):
-        node = node.input_value(0).get_node()
-    return bool(node.get_type_name() == "Constant")
 
 
 def _read(source: Path) -> Any:

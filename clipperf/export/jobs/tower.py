@@ -25,7 +25,7 @@ def traced(job: Job, tell: Tell) -> Built:
 
     from clipperf.export.judge import parity
     from clipperf.export.judge.inputs import parity_inputs
-    from clipperf.graph import kept, trace
+    from clipperf.graph import trace
     from clipperf.models.lean import first_token
 
     spec, side, folder, variant = job.spec, job.side, Path(job.folder), job.variant
@@ -40,12 +40,10 @@ def traced(job: Job, tell: Tell) -> Built:
     if side == "text":
         tower = replace(tower, start_id=Tokenizer.from_folder(folder).start_id)
     key = trace.graph_key(tower, variant.normalized, variant.precision, family.config(spec))
-    # What takes bytes is computed from the weights, so a proven graph says too little of it.
-    proven = takes_bytes is None and kept.is_proven(key)
-    batches = parity.batches_for(spec, side, proven)
     tell("reference")
     with torch.inference_mode():
-        pairs = inputs[: sum(batches)].split(2)  # few at a time: activations are memory, too
+        judged = inputs[: sum(parity.batches_for(spec, side))]
+        pairs = judged.split(2)  # few at a time: activations are memory, too
         reference = torch.cat([tower.module(pair) for pair in pairs])
     np.save(folder / reference_name(side), reference.numpy())
     tell("exporting")
@@ -58,7 +56,7 @@ def traced(job: Job, tell: Tell) -> Built:
         tokens=length if isinstance(length, int) else None,
         first_token=first_token(tower.module, tower.start_id),
         graph=key,
-        batches=batches,
+        assumptions=dict(tower.assumptions),
     )
 
 

@@ -22,15 +22,21 @@ LARGE_BATCHES = (1, 3)
 LARGE_FROM_PARAMETERS = 2**28
 """1 GiB in fp32. An image takes ViT-H-14 3 s on two cores in PyTorch, and 3 in ONNX Runtime."""
 
-PROVEN_BATCHES = (2,)
-"""For another checkpoint in a graph that has passed before, bit for bit the same."""
 
+def batches_for(spec: ModelSpec, side: Side) -> tuple[int, ...]:
+    """The batches in which a tower is checked, whatever it is made for and was made of.
 
-def batches_for(spec: ModelSpec, side: Side, proven: bool = False) -> tuple[int, ...]:
-    """The batches in which a tower is checked; `proven`: with a graph that has passed before."""
-    if proven:
-        return PROVEN_BATCHES
+    They depend on the model alone, so that a verdict never depends on what was exported before.
+    """
     return LARGE_BATCHES if spec.parameters(side) >= LARGE_FROM_PARAMETERS else BATCHES
+
+
+def batches_within(sizes: Sequence[int], smallest: int, largest: int) -> tuple[int, ...]:
+    """Batches for an engine that takes `smallest` to `largest` inputs: no fewer inputs in all."""
+    fitted = [min(max(size, smallest), largest) for size in sizes]
+    while sum(fitted) < sum(sizes):
+        fitted.append(largest)
+    return tuple(fitted)
 
 
 def batches_of(array: np.ndarray, sizes: Sequence[int] = BATCHES) -> list[np.ndarray]:
@@ -51,7 +57,7 @@ def measure(
     """Run `inputs` [12, ...] in batches of these sizes and compare with `reference` [12, dim].
 
     `note` adds to the words on what was compared. A reference of the first few inputs alone (see
-    `batches_for`) is compared with those, more than once where the batches hold more.
+    `LARGE_BATCHES`) is compared with those, more than once where the batches hold more.
     """
     inputs = inputs[: min(len(reference), sum(sizes))]
     reference = reference[: len(inputs)]

@@ -12,11 +12,16 @@ MOST_KEPT = 0.5
 
 @dataclass(frozen=True)
 class Found:
-    """The layers to keep, in the order in which they were found, and if that is enough."""
+    """The layers to keep, in the order in which they were found, and if that is enough.
+
+    Where it is not, because more than `MOST_KEPT` would have to be kept, `needed` are those that
+    would; none where even all of them are not enough.
+    """
 
     kept: tuple[str, ...]
     holds: bool
     trials: int
+    needed: tuple[str, ...] = ()
 
 
 def search(
@@ -25,6 +30,9 @@ def search(
     holds: Callable[[Sequence[str]], bool],
 ) -> Found:
     """Keep the layers that hurt most, one by one, until what is left holds.
+
+    Once as many are kept as may be, groups of what is left are kept whole, the worst first, only
+    to tell what it would take.
 
     `drift(kept)` is how far the embeddings move with all layers but `kept` quantised, `holds` if
     that is acceptable, which may be much dearer to tell. A group of neighbouring layers is
@@ -42,7 +50,7 @@ def search(
     kept: list[str] = []
     # Largest drift first; the start breaks ties, so that the order is always the same.
     queue = [(0.0, 0, tuple(layers))] if layers else []
-    while queue:
+    while queue and len(kept) + 1 <= MOST_KEPT * len(layers):
         _, start, group = heapq.heappop(queue)
         if len(group) > 1:
             middle = len(group) // 2
@@ -50,10 +58,14 @@ def search(
                 heapq.heappush(queue, (-alone(half), at, half))
                 trials += 1
             continue
-        if len(kept) + 1 > MOST_KEPT * len(layers):
-            break
         kept.append(group[0])
         trials += 1
         if holds(kept):
             return Found(tuple(kept), True, trials)
+    needed = list(kept)
+    while queue:
+        needed += heapq.heappop(queue)[-1]
+        trials += 1
+        if holds(needed):
+            return Found(tuple(kept), False, trials, tuple(needed))
     return Found(tuple(kept), False, trials)

@@ -9,6 +9,7 @@ architecture whose configuration has changed since are left out rather than show
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def model_config(spec: ModelSpec) -> dict[str, Any]:
     """open_clip's model configuration, with QuickGELU as the weights were trained.
 
     open_clip itself only warns when ``ViT-B-32`` is loaded with weights trained with QuickGELU;
-    such a model loses accuracy. Here the tag decides.
+    such a model loses accuracy. Here the tag decides, or the marks that OpenAI's files carry.
     """
     from open_clip import get_model_config
     from open_clip.pretrained import get_pretrained_cfg
@@ -158,12 +159,31 @@ def model_config(spec: ModelSpec) -> dict[str, Any]:
     config = get_model_config(spec.architecture)
     if config is None:
         raise UsageError(f"the installed open_clip has no architecture {spec.architecture!r}")
-    tag = get_pretrained_cfg(spec.architecture, spec.pretrained)
-    if tag:
-        config["quick_gelu"] = bool(tag.get("quick_gelu", False)) or bool(
-            config.get("quick_gelu", False)
-        )
+    tag = get_pretrained_cfg(spec.architecture, spec.pretrained) or {}
+    if tag.get("quick_gelu") or _are_openais(spec):
+        config["quick_gelu"] = True
     return dict(config)
+
+
+def _are_openais(spec: ModelSpec) -> bool:
+    return weights.is_file(spec.pretrained) and weights.are_openais(Path(spec.pretrained))
+
+
+def _activation(spec: ModelSpec) -> dict[str, str]:
+    """What is assumed of the activation function, where only the weights' training can tell."""
+    from open_clip import get_model_config, list_models
+
+    trained_with = f"{spec.architecture}-quickgelu"
+    if not weights.is_file(spec.pretrained) or trained_with not in list_models():
+        return {}
+    if (get_model_config(spec.architecture) or {}).get("quick_gelu"):
+        return {}
+    if _are_openais(spec):
+        return {"activation": "QuickGELU, as the file is one of OpenAI's"}
+    return {
+        "activation": f"GELU is assumed, the file does not say: if these weights were trained with "
+        f"QuickGELU, export {trained_with}"
+    }
 
 
 def build_tower(spec: ModelSpec, side: Side, normalize: bool = False) -> Tower:
@@ -176,7 +196,8 @@ def build_tower(spec: ModelSpec, side: Side, normalize: bool = False) -> Tower:
     from clipperf.models.open_clip import build_from_config
 
     path = None if spec.random_weights else weights.locate(spec.architecture, spec.pretrained)
-    return build_from_config(spec, model_config(spec), side, path, normalize)
+    tower = build_from_config(spec, model_config(spec), side, path, normalize)
+    return replace(tower, assumptions={**_activation(spec), **tower.assumptions})
 
 
 def preprocess_config(spec: ModelSpec) -> dict[str, Any]:
