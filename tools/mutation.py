@@ -211,7 +211,10 @@ def survivors(
         def survives(mutant: Mutant, stages: tuple[tuple[str, ...], ...]) -> bool:
             place = free.get()
             try:
-                return not place.notices(mutant, ((stage, limits[stage]) for stage in stages))
+                if place.notices(mutant, ((stage, limits[stage]) for stage in stages)):
+                    return False
+                print(mutant, file=sys.stderr, flush=True)
+                return True
             finally:
                 free.put(place)
 

@@ -51,15 +51,22 @@ SUBJECTS = (
     Subject(("clipperf/bench/cost.py",), ("tests/bench/test_cost.py",)),
     Subject(("clipperf/system/files.py",), ("tests/system/test_files.py",)),
     Subject(
+        ("clipperf/inputs/preprocess*.py",),
         (
-            "clipperf/inputs/preprocess.py",
-            "clipperf/inputs/preprocess_spec.py",
-            "clipperf/inputs/preprocess_fast.py",
+            "tests/inputs/test_preprocess_spec.py",
+            "tests/inputs/test_preprocess_by_hand.py",
+            "tests/inputs/test_preprocess_fast.py",
         ),
-        ("tests/inputs/test_preprocess_spec.py", "tests/inputs/test_preprocess_fast.py"),
     ),
-    Subject(("clipperf/inputs/tokenize.py",), ("tests/inputs/test_tokenize.py",)),
-    Subject(("clipperf/export/judge/*.py",), ("tests/export/test_judge.py",)),
+    Subject(
+        ("clipperf/inputs/tokenize.py",),
+        ("tests/inputs/test_tokenize_rows.py",),
+        ("tests/inputs/test_tokenize.py",),
+    ),
+    Subject(
+        tuple(f"clipperf/export/judge/{name}.py" for name in ("drift", "parity", "search")),
+        tuple(f"tests/export/test_judge_{name}.py" for name in ("search", "parity", "drift")),
+    ),
 )
 
 
