@@ -152,13 +152,14 @@ def test_an_interval_of_a_share_needs_samples() -> None:
 def test_the_bootstrap_is_two_thousand_draws_of_seed_0() -> None:
     import numpy as np
 
-    ours, theirs = [0.9, 0.1, 0.6, 0.35, 0.8], [0.2, 0.3, 0.15, 0.3, 0.1]
+    ours, theirs = np.random.default_rng(7).random((2, 40)).tolist()
     gaps = np.array(ours) - np.array(theirs)
     rng = np.random.default_rng(0)
-    means = [gaps[rng.integers(0, 5, 5)].mean() for _ in range(2000)]
+    means = [gaps[rng.integers(0, 40, 40)].mean() for _ in range(2000)]
     usual = stats.paired_difference_interval(ours, theirs)
     assert usual == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=1e-12)
     # One pair that differs from the others is doubt enough.
     low, high = stats.paired_difference_interval([1.0, 0.0, 0.0], [0.0] * 3)
     assert (low, high) == (0.0, 1.0)
     assert stats.paired_difference_interval([3.0, 5.0], [1.0, 3.0]) == (2.0, 2.0)
+    assert stats.paired_difference_interval([5.0], [1.0]) == (4.0, 4.0)

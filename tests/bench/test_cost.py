@@ -272,3 +272,12 @@ def test_what_is_measured_by_default() -> None:
         "phase_runs": 10,
     }
     assert list(cost.PRESETS) == ["quick", "default"]
+
+
+def test_an_interval_that_is_just_narrow_enough() -> None:
+    # The interval of six runs from the first to the last: 0.5 wide around a median of 1.
+    samples = [0.75, 1.0, 1.0, 1.0, 1.0, 1.25]
+    rule = cost.Settings(min_runs=6, min_blocks=1, min_s=6.0, target_rel_width=0.5)
+    assert cost.is_stable(samples, 1, rule)
+    assert not cost.is_stable(samples, 1, replace(rule, target_rel_width=0.49))
+    assert not cost.is_stable(samples, 1, replace(rule, min_s=6.01))

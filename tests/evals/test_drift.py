@@ -73,3 +73,8 @@ def test_neighbours_of_what_is_not_finite() -> None:
     broken = reference.copy()
     broken[3, 0] = np.nan
     assert neighbour_agreement(broken, reference) == pytest.approx(3 / 4)
+
+
+def test_the_nearest_is_another_one() -> None:
+    # The first two moved past the middle between them: still each other's neighbours.
+    assert neighbour_agreement(at(8, 2, 90, 100), at(0, 10, 90, 100)) == 1

@@ -69,28 +69,30 @@ def drawn(statistic: Callable[[np.ndarray], float], n: int) -> tuple[float, floa
     return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))
 
 
-VALUES = [0.1, 0.7, 0.45, 0.9, 0.3, 0.85, 0.05]
-GROUPS = [5, 5, 5, 2, 2, 9, 9]
+VALUES = np.random.default_rng(7).random(60)
+GROUPS = np.random.default_rng(8).integers(0, 20, 60) + 3
 
 
 def test_intervals_are_two_thousand_draws_that_anybody_can_repeat() -> None:
-    values, groups = np.array(VALUES), np.array(GROUPS)
-    alone = drawn(lambda index: float(values[index].mean()), 7)
+    values, groups = VALUES, GROUPS
+    alone = drawn(lambda index: float(values[index].mean()), 60)
     assert mean_interval(values, groups) == pytest.approx(alone, abs=1e-12)
     classes = drawn(
         lambda index: float(
             np.mean([values[index][groups[index] == c].mean() for c in set(groups[index])])
         ),
-        7,
+        60,
     )
     assert mean_per_class_interval(values, groups) == pytest.approx(classes, abs=1e-12)
-    parts = [values[groups == group] for group in (2, 5, 9)]
-    whole = drawn(lambda index: float(np.concatenate([parts[i] for i in index]).mean()), 3)
+    parts = [values[groups == group] for group in np.unique(groups)]
+    whole = drawn(
+        lambda index: float(np.concatenate([parts[i] for i in index]).mean()), len(parts)
+    )
     assert grouped_mean_interval(values, groups) == pytest.approx(whole, abs=1e-12)
 
 
 def test_one_draw_alone_has_no_width() -> None:
-    values, groups = np.array(VALUES), np.array(GROUPS)
+    values, groups = VALUES, GROUPS
     for interval in (mean_per_class_interval, grouped_mean_interval):
         assert len(set(interval(values, groups, resamples=1))) == 1
 
