@@ -100,7 +100,10 @@ def changes(tools: Tools, source: str) -> set[tuple[str, str, str]]:
         ("f(a)", {("removal", "f(a)", "")}),
         ("x += a", {("removal", "x += a", ""), ("arithmetic", "x += a", "x -= a")}),
         ("def f():\n    return a", {("return", "return a", "return None")}),
-        ("while a:\n    break", {("condition", "while a:", "while not a:"), ("removal", "break", "")}),
+        (
+            "while a:\n    break",
+            {("condition", "while a:", "while not a:"), ("removal", "break", "")},
+        ),
     ],
 )
 def test_operators(tools: Tools, source: str, found: set[tuple[str, str, str]]) -> None:
@@ -182,9 +185,7 @@ def test_entries_of_the_list_speak_of_mutants(tools: Tools) -> None:
 
 def test_a_weak_test_lets_a_mutant_live_and_the_run_says_which(tools: Tools, toy: Path) -> None:
     run, operators = tools
-    mutants = {
-        (m.operator, m.before, m.after): m for m in operators.mutants_of("toy.py", MODULE)
-    }
+    mutants = {(m.operator, m.before, m.after): m for m in operators.mutants_of("toy.py", MODULE)}
     noticed = (
         mutants["comparison", "value <= most", "value > most"],
         mutants["order", "sorted(values)", "sorted(values, reverse=True)"],
@@ -216,7 +217,7 @@ def test_a_mutant_that_hangs_is_noticed_and_ended(
 
 
 def test_tests_that_fail_anyway_notice_nothing(tools: Tools, toy: Path) -> None:
-    run, operators = tools
+    run, _ = tools
     (toy / "tests" / "test_toy.py").write_text("def test_it():\n    assert False\n")
     tried = run.Chosen("toy.py", (("tests/test_toy.py",),), (), 0)
     with pytest.raises(SystemExit, match="fails without any mutant"):

@@ -85,9 +85,7 @@ def test_intervals_are_two_thousand_draws_that_anybody_can_repeat() -> None:
     )
     assert mean_per_class_interval(values, groups) == pytest.approx(classes, abs=1e-12)
     parts = [values[groups == group] for group in np.unique(groups)]
-    whole = drawn(
-        lambda index: float(np.concatenate([parts[i] for i in index]).mean()), len(parts)
-    )
+    whole = drawn(lambda index: float(np.concatenate([parts[i] for i in index]).mean()), len(parts))
     assert grouped_mean_interval(values, groups) == pytest.approx(whole, abs=1e-12)
 
 

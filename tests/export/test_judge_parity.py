@@ -83,7 +83,7 @@ def test_all_batches_are_compared_in_order() -> None:
     engine, inputs = Turned(0, 60, 0), np.arange(12.0) * 10
     found = measure(engine, inputs, at(*inputs), "fp32", ", so", (1, 3, 8))
     assert [len(batch) for batch in engine.batches] == [1, 3, 8]
-    assert sum(engine.batches, []) == inputs.tolist()
+    assert [x for batch in engine.batches for x in batch] == inputs.tolist()
     assert found == Parity(
         n=12,
         batches=(1, 3, 8),
@@ -120,7 +120,12 @@ def test_references_of_the_first_inputs_alone() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "cosine", "passed"),
-    [("fp16", 0.9991, True), ("fp16", 0.9989, False), ("int8", 0.9901, True), ("int8", 0.98, False)],
+    [
+        ("fp16", 0.9991, True),
+        ("fp16", 0.9989, False),
+        ("int8", 0.9901, True),
+        ("int8", 0.98, False),
+    ],
 )
 def test_each_precision_has_its_least_cosine(precision: str, cosine: float, passed: bool) -> None:
     turned = float(np.degrees(np.arccos(cosine)))
@@ -150,7 +155,9 @@ def test_what_is_not_finite_never_passes() -> None:
     broken[1] = np.nan
     found = compare(broken, at(0, 90), "int8", "")
     assert (found.finite, found.passed, found.min_cosine) == (False, False, 0)
-    assert explain(found, "M image") == "M image: the exported tower gives NaN or infinite embeddings"
+    assert (
+        explain(found, "M image") == "M image: the exported tower gives NaN or infinite embeddings"
+    )
 
 
 def test_what_was_found_in_one_line() -> None:

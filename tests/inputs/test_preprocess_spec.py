@@ -128,8 +128,10 @@ def test_wrong_json_says_to_export_again() -> None:
         (
             {"size": (8, 9), "interpolation": "bilinear", "resize_mode": "squash"},
             {
-                **{"height_px": 8, "width_px": 9, "interpolation": "bilinear"},
-                **{"resize_mode": "squash"},
+                "height_px": 8,
+                "width_px": 9,
+                "interpolation": "bilinear",
+                "resize_mode": "squash",
             },
         ),
         ({"fill_color": 7}, {}),

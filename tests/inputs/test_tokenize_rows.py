@@ -219,7 +219,7 @@ def test_which_texts_need_ftfy(text: str, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(MissingDependencyError, match=r"ftfy is not installed, which .*plain ASCII"):
         CLEANERS["lower"](text)
     assert CLEANERS["lower"]("\t~!%'(plain)\n") == "~!%'(plain)"
-    with pytest.raises(MissingDependencyError, match="^sentence_x is not installed: pip install"):
+    with pytest.raises(MissingDependencyError, match=r"^sentence_x is not installed: pip install"):
         tokenize.import_late("sentence_x")
 
 
@@ -240,9 +240,14 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
 def test_a_spec_by_default() -> None:
     spec = TokenizerSpec("hf", "lower", 5, 0)
     assert spec.to_json() == {
-        **{"kind": "hf", "clean": "lower", "context_tokens": 5, "pad_id": 0},
+        "kind": "hf",
+        "clean": "lower",
+        "context_tokens": 5,
+        "pad_id": 0,
         **dict.fromkeys(("sot_id", "eot_id", "cls_id", "zeroed_id", "origin")),
-        **{"padding_side": "right", "truncation_side": "right", "plain_specials": False},
+        "padding_side": "right",
+        "truncation_side": "right",
+        "plain_specials": False,
     }
     assert TokenizerSpec.from_json({**spec.to_json(), "of_later": 1}) == spec
 

@@ -69,9 +69,7 @@ def test_names_for_files(text: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def usage(folder: Path) -> SimpleNamespace:
@@ -90,8 +88,7 @@ def test_a_full_disk(
 def test_a_place_that_cannot_be_written(number: int, tmp_path: Path) -> None:
     said = str(storage_error(tmp_path / "x", OSError(number, "because")))
     assert said == (
-        f"cannot write {tmp_path / 'x'}: because. Choose another folder with --out or "
-        f"CLIPPERF_HOME"
+        f"cannot write {tmp_path / 'x'}: because. Choose another folder with --out or CLIPPERF_HOME"
     )
 
 
@@ -119,7 +116,7 @@ def test_a_file_is_synced_before_it_takes_its_place_and_its_folder_after(
     sync, replace = os.fsync, os.replace
 
     def synced(fd: int) -> None:
-        steps.append(("sync", Path(os.readlink(f"/proc/self/fd/{fd}"))))
+        steps.append(("sync", Path(f"/proc/self/fd/{fd}").readlink()))
         sync(fd)
 
     def replaced(source: Path, place: Path) -> None:
@@ -198,7 +195,7 @@ def test_every_file_of_a_folder_is_synced(tmp_path: Path, monkeypatch: pytest.Mo
     synced, sync = [], os.fsync
 
     def recorded(fd: int) -> None:
-        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink().name)
         sync(fd)
 
     monkeypatch.setattr(os, "fsync", recorded)
