@@ -222,3 +222,21 @@ def test_tests_that_fail_anyway_notice_nothing(tools: Tools, toy: Path) -> None:
     tried = run.Chosen("toy.py", (("tests/test_toy.py",),), (), 0)
     with pytest.raises(SystemExit, match="fails without any mutant"):
         run.survivors(toy, [tried], 1, ("toy.py", "tests", "pyproject.toml"))
+
+
+ONCE_UNSEEN = (
+    ("clipperf/report/records.py", "cell.batch * cell.streams", "cell.batch / cell.streams"),
+    ("clipperf/bench/cost.py", "not runs", "runs"),
+    ("clipperf/nouns/variant.py", "(Precision('fp32',", "(Precision('tf32',"),
+)
+
+
+def test_changes_that_once_went_unseen(tools: Tools) -> None:
+    run, operators = tools
+    tests = run.tests_beside(run.ROOT, run.SUBJECTS)
+    chosen = []
+    for path, before, after in ONCE_UNSEEN:
+        mutants = operators.mutants_of(path, (run.ROOT / path).read_text())
+        named = (m for m in mutants if m.before.startswith(before) and m.after.startswith(after))
+        chosen.append(run.Chosen(path, tests[path][:1], (next(named),), 0))
+    assert run.survivors(run.ROOT, chosen, 1) == set()

@@ -143,6 +143,18 @@ def shares(lines: Mapping[str, int], count: int) -> dict[str, int]:
     return found
 
 
+def tests_beside(
+    root: Path, subjects: Sequence[Subject]
+) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """The stages of tests of every module."""
+    return {
+        path.relative_to(root).as_posix(): tuple(filter(None, (subject.near, subject.far)))
+        for subject in subjects
+        for pattern in subject.paths
+        for path in sorted(root.glob(pattern))
+    }
+
+
 def choose(
     root: Path,
     subjects: Sequence[Subject],
@@ -155,12 +167,7 @@ def choose(
     Raises:
         SystemExit: an entry of the list of equivalent mutants speaks of none.
     """
-    tests = {
-        path.relative_to(root).as_posix(): (subject.near, subject.far)
-        for subject in subjects
-        for pattern in subject.paths
-        for path in sorted(root.glob(pattern))
-    }
+    tests = tests_beside(root, subjects)
     sources = {path: (root / path).read_text(encoding="utf-8") for path in tests}
     mutants = {path: mutants_of(path, source) for path, source in sources.items()}
     sources = {path: source for path, source in sources.items() if mutants[path]}
@@ -173,8 +180,7 @@ def choose(
         drawn = sorted(mutants[path], key=lambda mutant: rank(mutant, seed))
         wanted = [mutant for mutant in drawn if not is_equivalent(mutant, known)][:share]
         passed = drawn.index(wanted[-1]) + 1 - len(wanted) if wanted else 0
-        stages = tuple(stage for stage in tests[path] if stage)
-        found.append(Chosen(path, stages, tuple(wanted), passed))
+        found.append(Chosen(path, tests[path], tuple(wanted), passed))
     return found
 
 

@@ -125,6 +125,7 @@ class Clock:
         self.now += 1000
 
     def run(self, array: np.ndarray) -> np.ndarray:
+        assert self.calls < 1000, "this goes on for ever"
         self.now += self.seconds[min(self.calls, len(self.seconds) - 1)]
         self.calls += 1
         return array
