@@ -180,6 +180,18 @@ def test_what_is_no_image(tmp_path: Path) -> None:
         load_image(path)
 
 
+def test_an_open_image_is_named_by_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    image(np.random.default_rng(0).integers(0, 256, (64, 64)).tolist()).save(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(UsageError, match=r"cannot decode .*a\.png"):
+        preprocess([Image.open(path)], spec(2, 2))
+    closed = image([[1]])
+    closed.close()
+    with pytest.raises(UsageError, match=r"cannot decode a L image of \("):
+        preprocess([closed], spec(2, 2))
+
+
 def test_an_image_is_decoded_fully_and_once(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     image([[1, 2], [3, 4]]).save(path)
@@ -192,7 +204,7 @@ def test_an_image_is_decoded_fully_and_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("side", "px", "decoded"),
-    [(64, 32, 64), (127, 32, 127), (128, 32, 64), (129, 32, 65), (128, 33, 128)],
+    [(8, 1, 2), (64, 32, 64), (127, 32, 127), (128, 32, 64), (129, 32, 65), (128, 33, 128)],
 )
 def test_drafts(side: int, px: int, decoded: int, tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
@@ -222,6 +234,14 @@ def test_the_middle_in_pixels_of_the_source(
 ) -> None:
     found = preprocess_fast._middle(source_px, resized_px, frame_px)
     assert found == pytest.approx((start, length))
+
+
+def test_the_middle_never_reaches_beyond_the_source() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20_000):
+        source, resized_px, frame = (int(n) for n in rng.integers(1, [9000, 3000, 3000]))
+        start, length = preprocess_fast._middle(source / 8, resized_px, frame)
+        assert 0 <= start and start + length <= source / 8
 
 
 def test_methods_are_checked_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ def test_rivals_differ_in_how_a_tower_is_run() -> None:
     assert SETUP == ("runtime", "precision", "input")
     assert alike(ONNX.cell, *SETUP) == alike(TORCH.cell, *SETUP)
     assert alike(cell(batch=3), "model_id", "side", "runtime", "precision", "device")[:2] == (3, 2)
+    fields = [field.name for field in dataclasses.fields(ONNX.cell)]
+    assert alike(ONNX.cell, *fields) == ()
     with pytest.raises(ValueError, match=r"no field (stream or turn|turn or stream)"):
         alike(ONNX.cell, "stream", "turn", "batch")
 

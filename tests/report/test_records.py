@@ -107,6 +107,16 @@ def test_a_memory_pass_alone_has_no_times() -> None:
     }
 
 
+def test_a_row_of_nothing() -> None:
+    row = Row(cell(), "env-a", False)
+    told = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    empty = {"samples": 0, "source": 0, "problems": ()}
+    assert {n: v for n, v in told.items() if v is not None} == {
+        **{"cell": cell(), "env_id": "env-a", "random_weights": False},
+        **empty,
+    }
+
+
 @pytest.mark.parametrize("missing", ["rss_bare_bytes", "rss_peak_bytes"])
 def test_what_a_tower_takes_needs_both_marks(missing: str) -> None:
     pass_ = dataclasses.replace(memory(cell(), 110), **{missing: None})
@@ -204,7 +214,8 @@ def in_environment(name: str, created: str, **more: Any) -> ResultFile:
 
 
 def test_environments_are_numbered_by_age() -> None:
-    young, old = in_environment("young", THIRD), in_environment("old", SECOND)
+    # By name it would be the other way round.
+    young, old = in_environment("young", THIRD, path="0"), in_environment("old", SECOND)
     nameless = in_environment("nameless", THIRD, environments=(), path="z")
     only_scores = result(
         scores=[score(cell(), env_id=OTHER.id)],

@@ -204,6 +204,23 @@ def test_vram_limits_what_runs_on_a_gpu() -> None:
         assert rejected(device, None, vram_bytes=GIB) == ()
 
 
+def test_a_machine_s_own_memory_is_a_limit_but_no_question() -> None:
+    """Without a budget too large a replica is refused, and one that was not measured is not."""
+    gpu = dataclasses.replace(ENVIRONMENT, ram_bytes=16 * GIB, vram_bytes=8 * GIB)
+    c = cell(device="cuda")
+
+    def broken(ram_gib: int | None, vram_gib: int | None) -> tuple[str, ...]:
+        peaks = {"rss_peak_bytes": ram_gib, "vram_peak_bytes": vram_gib}
+        known = {name: value and value * GIB for name, value in peaks.items()}
+        held = dataclasses.replace(memory(c, 1), **known)
+        sizing = size([result([timed(c, [0.1] * 6), held], environments=(gpu,))], Targets(1, 0))
+        return sizing.rejected[0].broken if sizing.rejected else ()
+
+    assert broken(16, 8) == broken(None, None) == ()
+    assert broken(17, 8) == ("RAM: one replica peaks at 17.00 GiB, 1.00 GiB over 16.00 GiB",)
+    assert broken(16, 9) == ("VRAM: one replica peaks at 9.00 GiB, 1.00 GiB over 8.00 GiB",)
+
+
 def test_all_that_is_broken_is_told() -> None:
     c = cell(threads=4)
     rows = [timed(c, [0.1] * 6), dataclasses.replace(memory(c, 100), status="failed", error="no")]

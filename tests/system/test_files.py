@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -14,7 +15,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
+import filelock
 import pytest
 
 from clipperf.errors import ArtifactError, StorageError
@@ -166,6 +169,8 @@ def test_what_is_no_json(tmp_path: Path) -> None:
 def test_a_place_is_tried_before_long_work(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "x.json")
     assert names(tmp_path) == ["new"] and names(tmp_path / "new") == []
+    check_writable(tmp_path / "new" / "y.json")
+    assert names(tmp_path / "new") == []
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         check_writable(tmp_path / "file" / "x.json")
@@ -214,6 +219,31 @@ def test_the_exchange_is_one_system_call(tmp_path: Path) -> None:
     assert files._renameat2_exchange(tmp_path / "a", tmp_path / "b") is True
     assert names(tmp_path / "a") == ["from-b"] and names(tmp_path / "b") == ["from-a"]
     assert files._renameat2_exchange(tmp_path / "a", tmp_path / "missing") is False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
+def test_the_exchange_takes_relative_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"from-{name}").touch()
+    assert files._renameat2_exchange(Path("a"), Path("b")) is True
+    assert names(tmp_path / "a") == ["from-b"]
+
+
+def test_folders_are_not_synced_where_they_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    for platform, syncs in (("win32", 1), ("linux", 2)):
+        synced.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(files.sys, "platform", platform)
+            write_text(tmp_path / "x", "")
+        assert len(synced) == syncs
 
 
 def test_platforms_without_an_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,6 +314,48 @@ def test_a_lock_that_is_not_given_back(tmp_path: Path) -> None:
     with locked(tmp_path / "x", on_wait=lambda: waits.append(3)):
         pass
     assert waits == [1]
+
+
+class Lock:
+    """A lock that is held by somebody for so many tries; remembers what is asked of it."""
+
+    tries = 0
+    asked: ClassVar[list[float | str]] = []
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def acquire(self, timeout: float) -> None:
+        self.asked.append(timeout)
+        if len(self.asked) <= self.tries:
+            raise filelock.Timeout(str(self.path))
+
+    def release(self) -> None:
+        self.asked.append("release")
+
+
+@pytest.mark.parametrize(
+    ("tries", "more", "asked"),
+    [
+        (0, {}, [1.0, "release"]),
+        (1, {}, [1.0, 3600.0, "release"]),
+        (1, {"timeout_s": 0.5}, [0.5, 0.5, "release"]),
+        (2, {"timeout_s": 7.0}, [1.0, 7.0]),
+    ],
+)
+def test_how_long_a_lock_is_waited_for(
+    tries: int,
+    more: dict[str, float],
+    asked: list[float | str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Lock, "tries", tries)
+    monkeypatch.setattr(Lock, "asked", [])
+    monkeypatch.setattr(filelock, "FileLock", Lock)
+    with contextlib.suppress(StorageError), locked(tmp_path / "x", **more):
+        assert tries < 2
+    assert Lock.asked == asked
 
 
 def test_the_holder_sweeps_and_gives_back(tmp_path: Path) -> None:
