@@ -143,9 +143,7 @@ def shares(lines: Mapping[str, int], count: int) -> dict[str, int]:
     return found
 
 
-def tests_beside(
-    root: Path, subjects: Sequence[Subject]
-) -> dict[str, tuple[tuple[str, ...], ...]]:
+def tests_beside(root: Path, subjects: Sequence[Subject]) -> dict[str, tuple[tuple[str, ...], ...]]:
     """The stages of tests of every module."""
     return {
         path.relative_to(root).as_posix(): tuple(filter(None, (subject.near, subject.far)))

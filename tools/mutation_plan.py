@@ -61,7 +61,6 @@ SUBJECTS = (
     Subject(
         ("clipperf/inputs/tokenize.py",),
         ("tests/inputs/test_tokenize_rows.py",),
-        ("tests/inputs/test_tokenize.py",),
     ),
     Subject(
         tuple(f"clipperf/export/judge/{name}.py" for name in ("drift", "parity", "search")),
@@ -82,4 +81,95 @@ class Equivalent:
     after: str = ""
 
 
-EQUIVALENT: tuple[Equivalent, ...] = ()
+EQUIVALENT = (
+    Equivalent(
+        "clipperf/nouns/variant.py",
+        "return self.activations.bits <= 8",
+        "constant",
+        "no kind of number has nine bits",
+    ),
+    Equivalent(
+        "clipperf/nouns/variant.py",
+        "return self.weights.bits <= 8",
+        "constant",
+        "no kind of number has nine bits",
+    ),
+    Equivalent(
+        "clipperf/evals/drift.py",
+        "ours, theirs = _without_broken(found), _without_broken(reference)",
+        "order",
+        "cosines and absolute differences are the same either way",
+    ),
+    Equivalent(
+        "clipperf/evals/drift.py",
+        'cosines=np.einsum("ij,ij->i", _unit(ours), _unit(theirs)),',
+        "arguments",
+        "a cosine is the same either way",
+        after="_unit(theirs), _unit(ours)",
+    ),
+    Equivalent(
+        "clipperf/evals/drift.py",
+        "unit: np.ndarray = rows / np.where(norms > 0, norms, 1)",
+        "constant",
+        "zeros are zeros whatever divides them",
+        after="2",
+    ),
+    Equivalent(
+        "clipperf/evals/outcome.py",
+        "if np.array_equal(self.values, other.values):",
+        "arguments",
+        "equality is the same either way",
+    ),
+    Equivalent(
+        "clipperf/report/sizing/solve.py",
+        "replicas = sum(o.replicas or 0 for o in plan.towers)",
+        "constant",
+        "options that pass have replicas; the 0 is there for the type",
+    ),
+    Equivalent(
+        "clipperf/report/records.py",
+        'blank = Measurement(cell, "time", "ok", env_id)',
+        "arguments",
+        "only the fields that nothing is said of are read",
+        after="Measurement(cell, 'time', env_id, 'ok')",
+    ),
+    Equivalent(
+        "clipperf/report/records.py",
+        'blank = Measurement(cell, "time", "ok", env_id)',
+        "string",
+        "only the fields that nothing is said of are read",
+    ),
+    Equivalent(
+        "clipperf/inputs/preprocess.py",
+        "return (short, long) if width <= height else (long, short)",
+        "comparison",
+        "both sides of a square image are the same",
+        after="width < height",
+    ),
+    Equivalent(
+        "clipperf/inputs/preprocess.py",
+        "if image.size == (spec.width_px, spec.height_px):",
+        "order",
+        "an image that covers the frame has its sides turned only where both are equal",
+    ),
+    Equivalent(
+        "clipperf/inputs/preprocess_fast.py",
+        "margin = math.ceil(reach * max(1.0, image.height / height)) + 1",
+        "arithmetic",
+        "a larger margin only costs time",
+        after="image.height * height",
+    ),
+    Equivalent(
+        "clipperf/export/judge/drift.py",
+        "return np.zeros((len(array), 1), np.float32)",
+        "constant",
+        "nobody reads what the recorder returns",
+        after="2",
+    ),
+    Equivalent(
+        "clipperf/inputs/tokenize.py",
+        'needed = {"clip": ("sot_id", "eot_id"), "clips": ("sot_id", "eot_id", "cls_id")}',
+        "order",
+        "names are only looked for in them",
+    ),
+)

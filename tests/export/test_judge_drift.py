@@ -128,6 +128,11 @@ def test_the_worst_of_the_figures_counts(folder: Path) -> None:
     assert both.loss(Images(upside_down(15))).points == pytest.approx(5)
 
 
+def test_two_images_or_two_classes_can_be_mistaken(folder: Path) -> None:
+    for data in (dataset(folder, 2), dataset(folder, 2, captions=False, classes=2)):
+        assert judge(folder, data).loss(Images(upside_down(1))).points == pytest.approx(50)
+
+
 def test_more_hits_than_before_are_a_negative_loss(folder: Path) -> None:
     data = dataset(folder, 4, captions=False, classes=2)
     found = judge(folder, data)

@@ -241,7 +241,7 @@ def test_the_middle_never_reaches_beyond_the_source() -> None:
     for _ in range(20_000):
         source, resized_px, frame = (int(n) for n in rng.integers(1, [9000, 3000, 3000]))
         start, length = preprocess_fast._middle(source / 8, resized_px, frame)
-        assert 0 <= start and start + length <= source / 8
+        assert start >= 0 and start + length <= source / 8
 
 
 def test_methods_are_checked_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,15 @@ def test_texts_beyond_ascii_and_typed_specials_keep_their_places() -> None:
     assert rows(CLIP, [f"{SOT} cat"]) == [[SOT_ID, SOT_ID, 3, EOT_ID, 0, 0]]
 
 
+def test_special_tokens_of_the_file_are_left_out() -> None:
+    made = Tokenizer(backend(special=True), CLIP)
+    assert made(["é dog", "cat"]).tolist() == [
+        [SOT_ID, 7, 2, EOT_ID, 0, 0],
+        [SOT_ID, 3, EOT_ID, 0, 0, 0],
+    ]
+    assert rows(CLIPS, ["é"], special=True) == [[SOT_ID, 7, EOT_ID, 80, 80, 80, CLS_ID]]
+
+
 def test_one_id_is_set_to_zero_everywhere() -> None:
     zeroed = dataclasses.replace(CLIP, pad_id=4, zeroed_id=4)
     assert rows(zeroed, ["cat !"]) == [[SOT_ID, 3, 0, EOT_ID, 0, 0]]

@@ -112,7 +112,9 @@ def test_a_row_of_nothing() -> None:
     told = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
     empty = {"samples": 0, "source": 0, "problems": ()}
     assert {n: v for n, v in told.items() if v is not None} == {
-        **{"cell": cell(), "env_id": "env-a", "random_weights": False},
+        "cell": cell(),
+        "env_id": "env-a",
+        "random_weights": False,
         **empty,
     }
 
