@@ -160,6 +160,15 @@ def test_what_is_not_finite_never_passes() -> None:
     )
 
 
+def test_the_engine_is_judged_and_not_the_reference() -> None:
+    inputs = np.array([0.0, 5, 90, 100])
+    found = measure(Turned(float("nan")), inputs, at(*inputs), "int8", sizes=(4,))
+    assert (found.finite, found.passed) == (False, False)
+    # Its first moved to the third: the nearest of the reference to that is the fourth.
+    found = measure(Turned(0), np.array([91.0, 5, 90, 100]), at(*inputs), "int8", sizes=(4,))
+    assert found.top1_agreement == 0.75
+
+
 def test_what_was_found_in_one_line() -> None:
     found = dataclasses.replace(
         compare(at(0, 60), at(0, 0), "int8", ""),

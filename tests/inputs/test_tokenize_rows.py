@@ -87,6 +87,11 @@ def test_special_tokens_of_the_file_are_left_out() -> None:
     assert rows(CLIPS, ["é"], special=True) == [[SOT_ID, 7, EOT_ID, 80, 80, 80, CLS_ID]]
 
 
+def test_a_class_token_is_of_clips_alone() -> None:
+    for spec, row in ((CLIP, [SOT_ID, 3, EOT_ID, 0, 0, 0]), (HF, [3, 9, 9, 9, 9])):
+        assert rows(dataclasses.replace(spec, cls_id=CLS_ID), ["cat"]) == [row]
+
+
 def test_one_id_is_set_to_zero_everywhere() -> None:
     zeroed = dataclasses.replace(CLIP, pad_id=4, zeroed_id=4)
     assert rows(zeroed, ["cat !"]) == [[SOT_ID, 3, 0, EOT_ID, 0, 0]]
