@@ -253,6 +253,14 @@ def test_how_close_is_a_tie() -> None:
     assert ranks.TIE == 1e-12
 
 
+def test_what_is_just_so_far_apart_is_a_tie() -> None:
+    images, texts = np.array([[1.0], [0.0]]), np.array([[ranks.TIE], [0.0]])
+    found = retrieve(images, texts, np.array([0, 1]))
+    assert (found.text_to_image[0], found.image_to_text[0]) == (1, 1)
+    result = classify(images[:1], texts[::-1], np.array([1]))
+    assert (result.predicted.tolist(), result.ranks.tolist()) == ([0], [1])
+
+
 def test_a_tile_of_similarities_takes_16_mib() -> None:
     assert ranks._TILE_ROWS * ranks._TILE_COLUMNS * 8 == 16 * 2**20
 
