@@ -121,6 +121,12 @@ EQUIVALENT = (
         "equality is the same either way",
     ),
     Equivalent(
+        "clipperf/report/sizing/notes.py",
+        "if len({(o.cell.runtime, o.cell.precision) for o in plan.towers}) > 1:",
+        "order",
+        "different pairs are only counted",
+    ),
+    Equivalent(
         "clipperf/report/sizing/solve.py",
         "replicas = sum(o.replicas or 0 for o in plan.towers)",
         "constant",

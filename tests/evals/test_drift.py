@@ -78,3 +78,11 @@ def test_neighbours_of_what_is_not_finite() -> None:
 def test_the_nearest_is_another_one() -> None:
     # The first two moved past the middle between them: still each other's neighbours.
     assert neighbour_agreement(at(8, 2, 90, 100), at(0, 10, 90, 100)) == 1
+
+
+def test_neighbours_are_looked_up_in_the_reference() -> None:
+    # In the reference 130 and 10 are nearest to 60, and 60 to 10. There 50 and 80 are nearest to
+    # 60, and 40 to 10: the same. The other way round 60 and 10 are nearest to 50 and 40.
+    ours, theirs = at(50, 40, 80), at(130, 60, 10)
+    assert neighbour_agreement(ours, theirs) == 1
+    assert neighbour_agreement(theirs, ours) == pytest.approx(1 / 3)
