@@ -128,6 +128,12 @@ EQUIVALENT = (
     ),
     Equivalent(
         "clipperf/report/sizing/solve.py",
+        "headroom_bytes=(machine.ram_bytes or 0) - (fullest or 0) if known else None,",
+        "constant",
+        "both are known here; the 0 is there for the type",
+    ),
+    Equivalent(
+        "clipperf/report/sizing/solve.py",
         "replicas = sum(o.replicas or 0 for o in plan.towers)",
         "constant",
         "options that pass have replicas; the 0 is there for the type",

@@ -157,7 +157,7 @@ def test_stable_rows_and_rows_that_do_not_say() -> None:
 
 def test_at_least_one_replica_and_a_slack_for_binary_fractions_alone() -> None:
     # 10 images/s x 0.7 a replica.
-    for target, replicas in ((0.001, 1), (7.0, 1), (7.0001, 2), (14.0, 2), (21.0, 3)):
+    for target, replicas in ((1e-12, 1), (0.001, 1), (7.0, 1), (7.0001, 2), (14.0, 2), (21.0, 3)):
         (option,) = size([result(both(cell(), 0.1))], Targets(target, 0)).options
         assert option.replicas == replicas
 
@@ -318,6 +318,9 @@ def test_what_is_missing_of_a_model() -> None:
         "M::w: no text configuration passes.",
         "N::w: no image configuration passes.",
     )
+    for targets, side in ((Targets(1, 0, slo_s=0.05), "image"), (Targets(0, 1), "text")):
+        sizing = size([result([*slow, *both(cell("text"), 0.1)])], targets)
+        assert sizing.unmet == (() if side == "text" else ("M::w: no image configuration passes.",))
     elsewhere = result(
         [timed(cell("text"), [0.1] * 6, env_id="env-b")], environments=(there,), path="b"
     )
@@ -483,6 +486,17 @@ def test_tables_of_two_machines_and_what_does_not_pass() -> None:
     assert len(options.rows) == 2
     assert rejected.title.startswith("Configurations that do not pass")
     assert rejected.texts[0][-1] == "SLO: max 9.0 s is 8.0 s over 1.0 s"
+
+
+def test_columns_of_options_that_differ() -> None:
+    c = cell(batch=2, device="cuda")
+    rows = [timed(c, [0.1] * 70), memory(c, 50, vram_peak_bytes=70 * MIB), *both(cell(), 0.1)]
+    files = [on_machine(8, 16, *rows)]
+    (_, options) = tables(size(files, Targets(7, 0)), files)
+    named = dict(zip(options.names, zip(*options.texts, strict=True), strict=True))
+    assert named["Quantile"] == ("max", "p90")
+    assert named["VRAM MiB"] == ("-", "70") and named["RAM MiB"] == ("100", "50")
+    assert named["Device"] == ("cpu", "cuda") and named["Batch"] == ("1", "2")
 
 
 def test_only_the_best_is_a_finding() -> None:
