@@ -152,6 +152,12 @@ EQUIVALENT = (
         "only the fields that nothing is said of are read",
     ),
     Equivalent(
+        "clipperf/report/pairs.py",
+        "turns = [m for m in peers if m.cell == wanted != time.cell and took_turns(time, m)]",
+        "arguments",
+        "turns are taken by both alike",
+    ),
+    Equivalent(
         "clipperf/inputs/preprocess.py",
         "return (short, long) if width <= height else (long, short)",
         "comparison",
