@@ -48,10 +48,10 @@ def median_interval(samples: Sequence[float], z: float = 1.96) -> tuple[float, f
 def relative_width(samples: Sequence[float]) -> float:
     """Width of the median's interval over the median; infinite below 6 samples."""
     interval = median_interval(samples)
-    middle = median(samples) if len(samples) else 0.0
-    if interval is None or middle <= 0:
+    if interval is None:
         return math.inf
-    return (interval[1] - interval[0]) / middle
+    middle = median(samples)
+    return (interval[1] - interval[0]) / middle if middle > 0 else math.inf
 
 
 def paired_ratio(

@@ -96,3 +96,70 @@ def test_paired_difference_interval() -> None:
     assert (low, high) == stats.paired_difference_interval([1.0] * 50 + [0.0] * 50, [0.0] * 100)
     with pytest.raises(ValueError, match="pairs"):
         stats.paired_difference_interval([1.0], [])
+
+
+def test_other_quantiles_round_the_number_of_samples_up() -> None:
+    # 6.5 / 0.2 = 32.5: 33 samples, at either end.
+    for q in (0.2, 0.8):
+        assert stats.quantile(list(range(32)), q) is None
+        assert stats.quantile(list(range(33)), q) == pytest.approx(32 * q)
+    assert stats.quantile(list(range(129)), 0.95) is None
+    assert stats.quantile(list(range(130)), 0.95) == pytest.approx(0.95 * 129)
+    assert stats.quantile([], 0.5) is None
+
+
+@pytest.mark.parametrize(("n", "low", "high"), [(7, 1, 7), (10, 1, 10), (20, 5, 16), (49, 17, 33)])
+def test_places_of_the_median_interval(n: int, low: int, high: int) -> None:
+    # (20 - 1.96 sqrt 20) / 2 = 5.6 and 1 + (20 + 1.96 sqrt 20) / 2 = 15.4;
+    # (49 - 13.72) / 2 = 17.6 and 1 + (49 + 13.72) / 2 = 32.4.
+    samples = [float(i) for i in range(n, 0, -1)]
+    assert stats.median_interval(samples) == (low, high)
+
+
+def test_a_wider_interval_for_more_certainty() -> None:
+    samples = [float(i) for i in range(1, 101)]
+    # (100 - 10 z) / 2 and 1 + (100 + 10 z) / 2 with z = 3.
+    assert stats.median_interval(samples, 3.0) == (35.0, 66.0)
+    # Half right with z = 1 of n = 3: centre 0.5, half width sqrt(1/12 + 1/36) / (4/3) = 1/4.
+    assert stats.wilson_interval(1, 2, 1.0) == pytest.approx((0.2113, 0.7887), abs=1e-4)
+
+
+def test_relative_width_of_negative_times() -> None:
+    assert stats.relative_width([-1.0] * 6) == math.inf
+    assert stats.relative_width([0.5] * 6) == 0.0
+
+
+def test_blocks_are_in_order() -> None:
+    assert list(stats.block_medians([1.0, 2.0, 3.0], [2, 0, 1])) == [0, 1, 2]
+    with pytest.raises(ValueError):
+        stats.block_medians([1.0, 2.0], [1])
+
+
+def test_unequal_pairs_are_refused_either_way() -> None:
+    for pair in (([1.0, 2.0], [1.0]), ([1.0], [1.0, 2.0]), ([], [])):
+        with pytest.raises(ValueError, match=f"{len(pair[0])} against {len(pair[1])}"):
+            stats.paired_ratio(*pair)
+        with pytest.raises(ValueError, match=f"{len(pair[0])} against {len(pair[1])}"):
+            stats.paired_difference_interval(*pair)
+
+
+def test_an_interval_of_a_share_needs_samples() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        stats.wilson_interval(0, -1)
+    assert stats.wilson_interval(1, 1) == pytest.approx((1 / 4.8416, 1.0), abs=1e-4)
+
+
+def test_the_bootstrap_is_two_thousand_draws_of_seed_0() -> None:
+    import numpy as np
+
+    ours, theirs = np.random.default_rng(7).random((2, 40)).tolist()
+    gaps = np.array(ours) - np.array(theirs)
+    rng = np.random.default_rng(0)
+    means = [gaps[rng.integers(0, 40, 40)].mean() for _ in range(2000)]
+    usual = stats.paired_difference_interval(ours, theirs)
+    assert usual == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=1e-12)
+    # One pair that differs from the others is doubt enough.
+    low, high = stats.paired_difference_interval([1.0, 0.0, 0.0], [0.0] * 3)
+    assert (low, high) == (0.0, 1.0)
+    assert stats.paired_difference_interval([3.0, 5.0], [1.0, 3.0]) == (2.0, 2.0)
+    assert stats.paired_difference_interval([5.0], [1.0]) == (4.0, 4.0)

@@ -72,3 +72,49 @@ def test_ratio_share_points() -> None:
     assert units.points(-0.001) == "-0.1"
     assert units.points(0.0) == "+0.0"
     assert units.points(None) == "-"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2**20 - 1, "1024.0 KiB"),
+        (2**20, "1.0 MiB"),
+        (2**30 - 1, "1024.0 MiB"),
+        (2**30, "1.00 GiB"),
+        (-1023, "-1023 B"),
+        (-(2**30), "-1.00 GiB"),
+    ],
+)
+def test_sizes_between_two_units(value: int, text: str) -> None:
+    assert units.size(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.000999, "999 us"),
+        (0.001, "1.00 ms"),
+        (0.999, "999 ms"),
+        (1.0, "1.0 s"),
+        (1.5, "1.5 s"),
+        (120.0, "2 min 00 s"),
+        (121.9, "2 min 01 s"),
+    ],
+)
+def test_times_between_two_units(value: float, text: str) -> None:
+    assert units.seconds(value) == text
+
+
+def test_digits() -> None:
+    assert units.significant(0.5) == "0.500"
+    assert units.significant(1.0) == "1.00"
+    assert units.significant(99.95, 4) == "99.95"
+    assert units.significant(12345.6, 2) == "12346"
+    assert units.percent(0.12345) == "12.3"
+    assert units.points(0.0149) == "+1.5"
+
+
+def test_gibibytes() -> None:
+    assert units.gib(3 * 2**29) == "1.50"
+    assert units.gib(None) == "-"
+    assert (units.MIB, units.GIB, units.NOT_MEASURED) == (1024**2, 1024**3, "-")

@@ -95,7 +95,7 @@ def classify(images: np.ndarray, weights: np.ndarray, labels: np.ndarray) -> Cla
     predicted = np.empty(len(images), dtype=np.int64)
     ranks = np.empty(len(images), dtype=np.int64)
     for start in range(0, len(images), _TILE_ROWS):
-        rows = slice(start, min(start + _TILE_ROWS, len(images)))
+        rows = slice(start, start + _TILE_ROWS)
         scores = images[rows].astype(np.float64) @ wide.T
         predicted[rows] = np.argmax(scores >= scores.max(axis=1, keepdims=True) - TIE, axis=1)
         own = labels[rows, None]
@@ -134,10 +134,10 @@ def retrieve(images: np.ndarray, captions: np.ndarray, caption_image: np.ndarray
     text_to_image = np.zeros(len(captions), dtype=np.int64)
     image_to_text = np.zeros(len(images), dtype=np.int64)
     for left in range(0, len(captions), _TILE_COLUMNS):
-        columns = slice(left, min(left + _TILE_COLUMNS, len(captions)))
+        columns = slice(left, left + _TILE_COLUMNS)
         texts = captions[columns].astype(np.float64).T
         for top in range(0, len(images), _TILE_ROWS):
-            rows = slice(top, min(top + _TILE_ROWS, len(images)))
+            rows = slice(top, top + _TILE_ROWS)
             scores = images[rows].astype(np.float64) @ texts
             # Only wrong candidates are counted: take the right pairs out of the tile.
             at = caption_image[columns] - top

@@ -91,7 +91,7 @@ def _middle(source_px: float, resized_px: int, frame_px: int) -> tuple[float, fl
     """Start and length, in pixels of the source, of what stays of one side after the crop."""
     kept = min(resized_px, frame_px)
     start = round((resized_px - kept) / 2) * source_px / resized_px
-    return start, min(kept * source_px / resized_px, source_px - start)
+    return start, kept * source_px / resized_px
 
 
 def _pass(

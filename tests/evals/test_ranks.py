@@ -218,3 +218,65 @@ def test_chance() -> None:
     assert chance_any_in_top(2, 5, np.array([2])) == pytest.approx(0.7)
     assert chance_any_in_top(10, 5, np.array([1])) == 1.0
     assert chance_any_in_top(4, 5, np.array([2])) == 1.0
+
+
+def test_which_side_is_wrong_is_said_in_the_right_order() -> None:
+    narrow = unit((1, 0), (0, 1))
+    with pytest.raises(ValueError, match="image embeddings have 3 values, text 2"):
+        classify(AXES, narrow, np.zeros(3, dtype=int))
+    with pytest.raises(ValueError, match="image embeddings have 3 values, text 2"):
+        retrieve(AXES, narrow, np.zeros(2, dtype=int))
+    with pytest.raises(ValueError, match="a label names class 3, but there are only 3"):
+        classify(AXES, AXES, np.array([0, 1, 3]))
+    with pytest.raises(ValueError, match="a caption names image 4, but there are only 3"):
+        retrieve(AXES, AXES, np.array([0, 1, 4]))
+    with pytest.raises(ValueError, match=r"one class index for each of 3, not \[2\]"):
+        classify(AXES, AXES, np.array([0, 1]))
+    with pytest.raises(ValueError, match=r"not \[3\]"):
+        classify(AXES, np.ones(3, np.float32), np.arange(3))
+    with pytest.raises(ValueError, match=r"not \[3, 0\]"):
+        retrieve(AXES, np.ones((3, 0), np.float32), np.arange(3))
+    with pytest.raises(ValueError, match="only 3"):
+        retrieve(AXES, AXES, np.array([0, 1, -1]))
+
+
+def test_how_close_is_a_tie() -> None:
+    # Class 1 lies 1e-10 nearer than class 0, then 1e-14: only the second is a tie.
+    images = np.array([[1.0, 0.0]])
+    for gap, predicted in ((1e-10, 1), (1e-14, 0)):
+        weights = np.array([[0.5, 0.0], [0.5 + gap, 0.0]])
+        result = classify(images, weights, np.array([1]))
+        assert result.predicted.tolist() == [predicted]
+        assert result.ranks.tolist() == [1 - predicted]
+        found = retrieve(images, np.array([[0.5, 0.0]]), np.array([0]))
+        assert found.text_to_image.tolist() == [0]
+    assert ranks.TIE == 1e-12
+
+
+def test_what_is_just_so_far_apart_is_a_tie() -> None:
+    images, texts = np.array([[1.0], [0.0]]), np.array([[ranks.TIE], [0.0]])
+    found = retrieve(images, texts, np.array([0, 1]))
+    assert (found.text_to_image[0], found.image_to_text[0]) == (1, 1)
+    result = classify(images[:1], texts[::-1], np.array([1]))
+    assert (result.predicted.tolist(), result.ranks.tolist()) == ([0], [1])
+
+
+def test_a_tile_of_similarities_takes_16_mib() -> None:
+    assert ranks._TILE_ROWS * ranks._TILE_COLUMNS * 8 == 16 * 2**20
+
+
+def test_types_of_results() -> None:
+    result = classify(AXES, AXES, np.arange(3))
+    assert result.predicted.dtype == result.ranks.dtype == np.int64
+    found = retrieve(AXES, AXES, np.arange(3))
+    assert found.text_to_image.dtype == found.image_to_text.dtype == np.int64
+    assert hits_at(result.ranks, 1).dtype == bool
+    weights = classifier_weights(np.ones((2, 1, 3), np.float32))
+    assert weights.dtype == np.float32 and weights.shape == (2, 3)
+
+
+def test_chance_of_several_samples() -> None:
+    # One right of four: 1/4; three right of four: 3/4; drawn twice: 1/2 and 1.
+    assert chance_any_in_top(1, 4, np.array([1, 3])) == pytest.approx(0.5)
+    assert chance_any_in_top(2, 4, np.array([1, 3])) == pytest.approx(0.75)
+    assert chance_any_in_top(3, 3, np.array([0, 1])) == pytest.approx(0.5)

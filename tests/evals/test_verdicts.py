@@ -35,3 +35,33 @@ def test_verdicts(fields: dict[str, Any], verdict: Verdict) -> None:
 
 def test_what_is_no_number() -> None:
     assert verdict_of(score(cell(), math.nan, **BESIDE)) is Verdict.NOT_A_NUMBER
+
+
+@pytest.mark.parametrize(
+    ("fields", "verdict"),
+    [
+        ({**BESIDE, "diff_ci95": (0.0, math.nan)}, Verdict.UNRESOLVED),
+        ({**BESIDE, "diff_ci95": (-math.inf, -0.1)}, Verdict.UNRESOLVED),
+        ({**BESIDE, "diff_ci95": (-0.2, 0.0)}, Verdict.UNRESOLVED),
+        ({**BESIDE, "diff_ci95": (-0.2, -1e-9)}, Verdict.LOST),
+        ({**BESIDE, "diff_ci95": (0.1, 0.2)}, Verdict.KEPT),
+        ({"difference": -0.02, "diff_ci95": (-0.02, -0.01)}, Verdict.LOST),
+        ({"difference": math.inf, "diff_ci95": (0.0, 0.0)}, Verdict.BASELINE),
+    ],
+)
+def test_verdicts_at_the_ends(fields: dict[str, Any], verdict: Verdict) -> None:
+    assert verdict_of(score(cell(), 0.58, **fields)) is verdict
+
+
+def test_words() -> None:
+    assert [verdict.value for verdict in Verdict] == [
+        "kept",
+        "lost",
+        "unresolved",
+        "baseline",
+        "not compared",
+        "not a number",
+        "RANDOM WEIGHTS",
+    ]
+    assert verdict_of(score(cell(), math.inf)) is Verdict.NOT_A_NUMBER
+    assert verdict_of(score(cell(), math.nan, random_weights=True)) is Verdict.RANDOM_WEIGHTS
