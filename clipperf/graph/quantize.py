@@ -40,6 +40,9 @@ QUANTISED = {
 }
 """The operators that each method takes, where their weights are constants."""
 
+CALIBRATED = ("static", "fp8")
+"""Methods whose scales for activations come from samples."""
+
 MIN_ROWS = 1000
 """A table of fewer rows is no vocabulary: not worth a scale per row."""
 
@@ -115,8 +118,8 @@ def quantized(
 ) -> onnx.ModelProto:
     """A copy of a tower with all layers but `kept` quantised.
 
-    `ranges` are the largest magnitudes of the layers' activations by tensor name, for "static" and
-    "fp8"; `most` is the largest number that a weight takes, see `weight_max`.
+    `ranges` are the largest magnitudes of the layers' activations by tensor name, for what is
+    `CALIBRATED`; `most` is the largest number that a weight takes, see `weight_max`.
     """
     import onnx
 

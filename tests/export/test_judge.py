@@ -6,19 +6,19 @@ import csv
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import pytest
 from conftest import leftovers, use
 from PIL import Image
 
 from clipperf.errors import ParityError
 from clipperf.export.derived import QuantizeSettings
-from clipperf.export.job import reference_name
-from clipperf.export.judge.inputs import COUNT
 from clipperf.export.make import make
-from clipperf.nouns.artifact import Artifact
+from clipperf.graph import kept
+from clipperf.nouns.artifact import Artifact, reference_name
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import PRECISIONS, Variant
+from clipperf.serve.parity_inputs import COUNT
 from clipperf.system import store
 
 
@@ -53,13 +53,14 @@ def test_the_verdict_is_the_same_in_any_store(
 
 def test_a_kept_graph_that_fails_is_not_used_again(tiny: ModelSpec, home: Path) -> None:
     judged(tiny, Variant("onnx"))
-    (kept,) = (home / "graphs").glob("*.onnx")
-    model = onnx.load(kept)
-    norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
-    next(a for a in norm.attribute if a.name == "epsilon").f = 3.0
-    onnx.save(model, kept)
-    for tower in store.find_artifacts():
-        (tower[0] / store.MANIFEST_NAME).unlink()
+    (path,) = (home / "graphs").glob("*.onnx")
+    model = kept.kept(path.stem)
+    assert model is not None
+    norm = next(node for node in model.graph if node.op_type == "LayerNormalization")
+    norm.attributes["epsilon"] = ir.AttrFloat32("epsilon", 3.0)
+    kept.keep(path.stem, model)
+    for folder, _ in store.find_artifacts():
+        (folder / store.MANIFEST_NAME).unlink()
     with pytest.raises(ParityError, match="minimum cosine"):
         judged(tiny, Variant("onnx"))
     assert not leftovers(home)

@@ -57,7 +57,7 @@ class OnnxQuantizer:
         found = quantize.layers(self._model, method)
         self.layers = [layer.name for layer in found]
         self._ranges = None
-        if method in ("static", "fp8"):
+        if method in quantize.CALIBRATED:
             names = dict.fromkeys(layer.activation for layer in found)
             self._ranges = quantize.activation_ranges(
                 self._model, list(names), lambda model: self._observe(model, judge.probes)
