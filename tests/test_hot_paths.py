@@ -267,10 +267,12 @@ def test_words_that_are_tokenised_again_are_noticed(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_that_pile_up_are_noticed(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def piled(*args: Any) -> Iterator[np.ndarray]:
-        yield from list(image_batches.batches(*args))
+    one_ahead = image_batches.batches
 
-    monkeypatch.setattr(load, "image_batches", piled)
+    def piled(*args: Any, **options: Any) -> Iterator[np.ndarray]:
+        yield from list(one_ahead(*args, **options))
+
+    monkeypatch.setattr(image_batches, "batches", piled)
     assert any(name.startswith("bytes") for name in broken(image_counts(workers)))
 
 
@@ -278,13 +280,13 @@ def test_batches_that_pile_up_are_noticed(workers: int, monkeypatch: pytest.Monk
 def test_images_that_are_preprocessed_twice_are_noticed(
     workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once = image_batches.preprocess
+    once = image_batches.fill
 
-    def twice(*args: Any) -> np.ndarray:
+    def twice(*args: Any) -> bool:
         once(*args)
         return once(*args)
 
-    monkeypatch.setattr(image_batches, "preprocess", twice)
+    monkeypatch.setattr(image_batches, "fill", twice)
     assert any(name.startswith("instructions") for name in broken(image_counts(workers)))
 
 
