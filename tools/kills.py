@@ -27,8 +27,11 @@ COMMANDS = {
     "export": f"export {MODEL} --tower text --quiet --out OUT",
     "preprocess": f"export {MODEL} --tower image --preprocess draft --quiet --out OUT",
     "profile": f"profile {MODEL} --tower text --runtime onnx --batch 1 --quick --quiet --json JSON",
-    "eval": f"eval {MODEL} --runtime onnx --precision fp32 --quiet --json JSON",
+    "eval": f"eval {MODEL} --runtime onnx --precision fp32 --dataset FEW --quiet --json JSON",
 }
+TURNS = ("preprocess", "export", "preprocess", "profile", "preprocess", "eval")
+"""In a change of the preprocessing, which takes a second, a folder is exchanged as in an export."""
+
 WHOM = ("family", "parent", "child")
 GONE_S = 20.0
 
@@ -55,7 +58,7 @@ def kill_all(place: Place, kills: int, seed: int) -> int:
     counts: Counter[str] = Counter()
     bad: list[str] = []
     for number in range(kills):
-        name, whom = list(COMMANDS)[number % len(COMMANDS)], chance.choice(WHOM)
+        name, whom = TURNS[number % len(TURNS)], chance.choice(WHOM)
         fresh = chance.random() < 0.2 and name == "export"
         place.problems = []
         place.reset(fresh=fresh)
