@@ -117,8 +117,9 @@ def kill(place: Place, name: str, whom: str, after_s: float) -> bool:
         _, alive = psutil.wait_procs(family, timeout=GONE_S)
         if alive:
             place.problems.append(f"{len(alive)} processes outlive the command")
-        # A cell whose process died is a row of a profile, and no error of the command.
-        if running and whom == "child" and process.returncode and name != "profile":
+        # In a profile or an evaluation it is a failed cell, and no error of the command.
+        fatal = whom == "child" and COMMANDS[name].startswith("export")
+        if running and fatal and process.returncode:
             place.problems += error_lines(stderr)
     return running
 
