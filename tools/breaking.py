@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
 from clipperf.errors import ClipperfError
 from clipperf.inspect.artifact import inspect
 from clipperf.system import store
@@ -48,8 +50,9 @@ class Place:
         return {**os.environ, "CLIPPERF_HOME": str(self.home), "TMPDIR": str(scratch)}
 
     def command(self, words: str) -> list[str]:
-        """A command in this place; "OUT" and "JSON" in it stand for its paths."""
-        paths = {"OUT": self.out, "JSON": self.root / "result.json"}
+        """A command in this place; "OUT", "JSON" and "FEW" (images) in it stand for its paths."""
+        few = self.root / "few"
+        paths = {"OUT": self.out, "JSON": self.root / "result.json", "FEW": few}
         typed = [str(paths.get(word, word)) for word in words.split()]
         return [sys.executable, "-P", "-m", "clipperf", *typed]
 
@@ -76,6 +79,11 @@ class Place:
         for name, text in MINE.items():
             (self.out / name).parent.mkdir(parents=True, exist_ok=True)
             (self.out / name).write_text(text)
+        for number, name in enumerate(("a", "b")):
+            (self.root / "few" / name).mkdir(parents=True)
+            Image.new("RGB", (64, 64), (200 * number, 80, 90)).save(
+                self.root / "few" / name / "1.png"
+            )
 
     def reset(self, *, fresh: bool = False) -> None:
         """Become a copy of the template; a `fresh` store is empty."""
