@@ -171,6 +171,19 @@ EQUIVALENT = (
         "an image that covers the frame has its sides turned only where both are equal",
     ),
     Equivalent(
+        "clipperf/inputs/preprocess.py",
+        'if image.mode == "P":',
+        "string",
+        "Pillow takes the palette over as well from version 9 on",
+    ),
+    Equivalent(
+        "clipperf/inputs/preprocess_fast.py",
+        "margin = math.ceil(reach * max(1.0, image.height / height)) + 1",
+        "constant",
+        "a larger margin only costs time",
+        after="2",
+    ),
+    Equivalent(
         "clipperf/inputs/preprocess_fast.py",
         "margin = math.ceil(reach * max(1.0, image.height / height)) + 1",
         "arithmetic",
