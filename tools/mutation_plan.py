@@ -174,7 +174,7 @@ EQUIVALENT = (
         "clipperf/inputs/preprocess.py",
         'if image.mode == "P":',
         "string",
-        "Pillow takes the palette over as well from version 9 on",
+        "Pillow takes the palette over as well",
     ),
     Equivalent(
         "clipperf/inputs/preprocess_fast.py",
