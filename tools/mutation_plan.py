@@ -198,6 +198,25 @@ EQUIVALENT = (
         after="2",
     ),
     Equivalent(
+        "clipperf/export/judge/search.py",
+        "queue = [(0.0, 0, tuple(layers))] if layers else []",
+        "order",
+        "both are zero",
+        after="(0, 0.0, tuple(layers))",
+    ),
+    Equivalent(
+        "clipperf/inputs/tokenize.py",
+        'CONTRACTIONS = ("\'s", "\'t", "\'re", "\'ve", "\'m", "\'ll", "\'d")',
+        "order",
+        "none begins as another does",
+    ),
+    Equivalent(
+        "clipperf/inputs/tokenize.py",
+        'for name in ("padding_side", "truncation_side"):',
+        "order",
+        "where both are wrong either may be named",
+    ),
+    Equivalent(
         "clipperf/inputs/tokenize.py",
         'needed = {"clip": ("sot_id", "eot_id"), "clips": ("sot_id", "eot_id", "cls_id")}',
         "order",
