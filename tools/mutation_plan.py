@@ -171,6 +171,19 @@ EQUIVALENT = (
         "an image that covers the frame has its sides turned only where both are equal",
     ),
     Equivalent(
+        "clipperf/inputs/preprocess.py",
+        'if image.mode == "P":',
+        "string",
+        "Pillow takes the palette over as well",
+    ),
+    Equivalent(
+        "clipperf/inputs/preprocess_fast.py",
+        "margin = math.ceil(reach * max(1.0, image.height / height)) + 1",
+        "constant",
+        "a larger margin only costs time",
+        after="2",
+    ),
+    Equivalent(
         "clipperf/inputs/preprocess_fast.py",
         "margin = math.ceil(reach * max(1.0, image.height / height)) + 1",
         "arithmetic",
@@ -183,6 +196,25 @@ EQUIVALENT = (
         "constant",
         "nobody reads what the recorder returns",
         after="2",
+    ),
+    Equivalent(
+        "clipperf/export/judge/search.py",
+        "queue = [(0.0, 0, tuple(layers))] if layers else []",
+        "order",
+        "both are zero",
+        after="(0, 0.0, tuple(layers))",
+    ),
+    Equivalent(
+        "clipperf/inputs/tokenize.py",
+        'CONTRACTIONS = ("\'s", "\'t", "\'re", "\'ve", "\'m", "\'ll", "\'d")',
+        "order",
+        "none begins as another does",
+    ),
+    Equivalent(
+        "clipperf/inputs/tokenize.py",
+        'for name in ("padding_side", "truncation_side"):',
+        "order",
+        "where both are wrong either may be named",
     ),
     Equivalent(
         "clipperf/inputs/tokenize.py",

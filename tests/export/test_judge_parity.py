@@ -112,6 +112,9 @@ def test_references_of_the_first_inputs_alone() -> None:
     assert engine.batches == [[0.0], [10.0, 0.0, 10.0]]
     assert (found.n, found.top1_agreement, found.passed) == (2, None, True)
     assert found.inputs.startswith("2 of the bundled")
+    # Fewer inputs than references: the inputs begin anew, and with them their references.
+    found = measure(Turned(0), inputs[:2], at(*inputs[:5]), "fp32", sizes=(1, 3))
+    assert (found.n, found.passed) == (2, True)
     # More references than the batches hold.
     engine = Turned(0)
     assert measure(engine, inputs, at(*inputs), "fp32", sizes=(2,)).n == 2
