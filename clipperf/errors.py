@@ -23,26 +23,6 @@ Errors of third-party libraries are translated where they are called, with ``fro
 
 from __future__ import annotations
 
-MAX_NAME, MAX_VALUE = 1000, 200
-"""Characters of a name, such as a path, and of a value that a message shows."""
-
-
-def shown(name: object) -> str:
-    """A name or path as it may stand in a message: a bounded part of it, in one line."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in _bounded(str(name), MAX_NAME))
-
-
-def quoted(value: object) -> str:
-    """A value that a user passed as it may stand in a message: a bounded part of its `repr`."""
-    try:
-        return _bounded(repr(value), MAX_VALUE)
-    except Exception:  # noqa: BLE001 - an integer of 5,000 digits, or a class of the user's
-        return f"a value of type {type(value).__name__}"
-
-
-def _bounded(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
-
 
 class ClipperfError(Exception):
     """Base of every error that clipperf raises on purpose; `exit_code` is the process's."""

@@ -17,6 +17,9 @@ LINE_CHARACTERS = 2000
 WORDS_CHARACTERS = 400
 """Of an error in a cell of a table or between other words."""
 
+NAME_CHARACTERS, VALUE_CHARACTERS = 1000, 200
+"""Of a name, such as a path, and of a value that a message quotes."""
+
 CUT = " ... "
 
 UNSHOWN = re.compile(
@@ -48,6 +51,23 @@ def one_line(text: str, characters: int = WORDS_CHARACTERS) -> str:
     # What is much too long is cut before it is looked at, and again once it has its escapes.
     lines = (line.strip() for line in shortened(text, 4 * characters).splitlines())
     return shortened(printable(" | ".join(filter(None, lines))), characters)
+
+
+def shown(name: object) -> str:
+    """A name or path as it may stand in a message: a bounded part of it, in one line."""
+    return printable(_counted(str(name), NAME_CHARACTERS))
+
+
+def quoted(value: object) -> str:
+    """A value that a user passed as it may stand in a message: a bounded part of its `repr`."""
+    try:
+        return _counted(repr(value), VALUE_CHARACTERS)
+    except Exception:  # noqa: BLE001 - an integer of 5,000 digits, or a class of the user's
+        return f"a value of type {type(value).__name__}"
+
+
+def _counted(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 def shortened(text: str, characters: int) -> str:

@@ -71,13 +71,13 @@ def command(
 ) -> None:
     """Check zero-shot and retrieval accuracy of each runtime against PyTorch fp32."""
     from clipperf.bench import prepare
-    from clipperf.errors import shown
     from clipperf.evals import evaluate
     from clipperf.evals.datasets import load_dataset
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
     from clipperf.report.accuracy import accuracy_table
     from clipperf.system.env import available_cores
     from clipperf.system.progress import progress
+    from clipperf.text import shown
 
     specs = prepare.choose_models(models or (), pretrained)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipperf.errors import UsageError, shown
+from clipperf.errors import UsageError
 from clipperf.evals.layouts import OWN_FILES, few, read_layout
 from clipperf.inputs.preprocess import CLIPPED, exceeds_bytes
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, decode, list_folder, list_zip, one_spelling
 from clipperf.system.targets import expanded
+from clipperf.text import shown
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "eval.zip"
 

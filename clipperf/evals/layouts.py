@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from clipperf.errors import UsageError, quoted, shown
+from clipperf.errors import UsageError
 from clipperf.inputs.sources import (
     ImageSource,
     one_spelling,
@@ -31,6 +31,7 @@ from clipperf.inputs.sources import (
     read_object,
     read_text,
 )
+from clipperf.text import quoted, shown
 
 TABLES = ("captions.csv", "captions.jsonl")
 OWN_FILES = (*TABLES, "classes.json", "templates.txt")

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from clipperf.errors import AccuracyWarning, UsageError, quoted, shown
+from clipperf.errors import AccuracyWarning, UsageError
 from clipperf.inputs.preprocess_fast import resize_and_crop
 from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec, Size
 from clipperf.inputs.reading import (
@@ -38,11 +38,12 @@ from clipperf.inputs.reading import (
     check_size,
     no_path,
     open_image,
-    open_regular,
     why_unreadable,
 )
 from clipperf.inputs.resize import centre, resize_middle
 from clipperf.nouns.variant import PIXEL_DTYPES
+from clipperf.system.reading import open_regular
+from clipperf.text import quoted, shown
 
 ImageInput = str | Path | Image.Image
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipperf.errors import ArtifactError, UsageError, quoted
+from clipperf.errors import ArtifactError, UsageError
 from clipperf.serialize import from_json
+from clipperf.text import quoted
 
 INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,

@@ -1,23 +1,22 @@
 """Files that users name, opened with care: regular ones, of bounded size, images of known formats.
 
-One that is no regular file (a named pipe, a device, a link to one) may block for good or never
-end. Of images, Pillow knows formats that start other programs (EPS starts Ghostscript) or that
+Of images, Pillow knows formats that start other programs (EPS starts Ghostscript) or that
 nobody keeps photos in; `FORMATS` are those that are read, here and in datasets alike.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import stat
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
 
 from clipperf import units
-from clipperf.errors import UsageError, shown
+from clipperf.errors import UsageError
+from clipperf.system.reading import open_regular
+from clipperf.text import shown
 
 FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI"),
@@ -36,46 +35,13 @@ MAX_IMAGE_BYTES = 1 << 29
 MAX_TEXT_BYTES = 1 << 26
 """The largest captions file, 64 MiB: about a million captions."""
 
-_KINDS = {
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFDIR: "a folder",
-}
-
-
-def open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file to read its bytes; links are followed.
-
-    Raises:
-        UsageError: it is something else; it is not opened, for that alone can block.
-        OSError, ValueError: as `open` does.
-    """
-    _check_regular(path, Path(path).stat())
-
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
-    with contextlib.ExitStack() as closing:
-        file = closing.enter_context(open(path, "rb", opener=opener))
-        _check_regular(path, os.fstat(file.fileno()))  # it may have been exchanged meanwhile
-        closing.pop_all()
-    return file
-
-
-def _check_regular(path: str | Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise UsageError(f"{shown(path)} is {kind}, not a regular file: give one")
-
 
 def read_regular(path: str | Path, limit_bytes: int) -> bytes:
     """The content of a regular file.
 
     Raises:
-        UsageError: it is something else, or larger than the limit; then it is not read.
-        OSError, ValueError: as `open` does.
+        UsageError: it is larger than the limit; then it is not read.
+        OSError, ValueError: as `open_regular` does.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size

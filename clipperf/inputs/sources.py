@@ -13,18 +13,19 @@ from typing import Any
 
 from PIL import Image
 
-from clipperf.errors import ArtifactError, UsageError, shown
+from clipperf.errors import ArtifactError, UsageError
 from clipperf.inputs.preprocess import PIL_ERRORS
 from clipperf.inputs.reading import (
     MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,
     check_size,
     open_image,
-    open_regular,
     read_regular,
     why_unreadable,
 )
 from clipperf.serialize import parse_json
+from clipperf.system.reading import open_regular
+from clipperf.text import shown
 
 _BROKEN = (*PIL_ERRORS, zipfile.BadZipFile)
 # What Pillow and zipfile raise on damaged files, depending on the format and on where it breaks.

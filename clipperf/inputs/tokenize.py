@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.errors import ArtifactError, UsageError, quoted, shown
+from clipperf.errors import ArtifactError, UsageError
 from clipperf.inputs.clean import CLEANERS, first_words, import_late
 from clipperf.serialize import from_json
 from clipperf.system.files import read_json
+from clipperf.text import quoted, shown
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "clipperf_tokenizer.json"

@@ -13,12 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from clipperf.errors import AccuracyWarning, UnreadableWarning, UsageError, quoted
+from clipperf.errors import AccuracyWarning, UnreadableWarning, UsageError
 from clipperf.inputs.preprocess import CLIPPED, ImageInput, fill, load_image, name_of
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import PixelDtype
 from clipperf.serve.streams import run_all
+from clipperf.text import quoted
 
 OnError = Literal["raise", "mark"] | Callable[[int, UsageError], object]
 """What becomes of images that cannot be read; see `encode`."""

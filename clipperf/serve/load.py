@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.errors import AccuracyWarning, ArtifactError, UsageError, quoted
+from clipperf.errors import AccuracyWarning, ArtifactError, UsageError
 from clipperf.inputs.preprocess import ImageInput
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
@@ -32,6 +32,7 @@ from clipperf.serve.texts import encode as embed_texts
 from clipperf.system.env import available_cores
 from clipperf.system.processes import trim_heap
 from clipperf.system.targets import expanded
+from clipperf.text import quoted
 
 
 class ClipModel:

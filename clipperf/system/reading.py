@@ -1,12 +1,53 @@
-"""Small files read whole: regular ones only, and no more of them than can be expected."""
+"""Files of unknown origin: regular ones only, and no more of them than can be expected.
+
+One that is no regular file (a named pipe, a device, a link to one) may block for good or never
+end.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from clipperf.errors import ArtifactError
+from clipperf.text import shown
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file to read its bytes; links are followed.
+
+    Raises:
+        OSError, ValueError: as `open` does, or it is something else; that is not opened, for that
+            alone can block.
+    """
+    _check_regular(path, Path(path).stat())
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with contextlib.ExitStack() as closing:
+        file = closing.enter_context(open(path, "rb", opener=opener))
+        _check_regular(path, os.fstat(file.fileno()))  # it may have been exchanged meanwhile
+        closing.pop_all()
+    return file
+
+
+def _check_regular(path: str | Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
 
 
 def read_small(path: Path, most_bytes: int) -> bytes:
@@ -16,23 +57,16 @@ def read_small(path: Path, most_bytes: int) -> bytes:
         ArtifactError: the file is missing, unreadable, no regular file, or too large.
     """
     try:
-        # A pipe without a writer would be waited for.
-        with open(path, "rb", opener=_opened_at_once) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise ArtifactError(f"{path} cannot be read: it is no regular file")
-            if found.st_size > most_bytes:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most_bytes:
                 raise ArtifactError(
-                    f"{path} cannot be read: it has {found.st_size / 2**20:.0f} MiB, at most "
+                    f"{shown(path)} cannot be read: it has {size / 2**20:.0f} MiB, at most "
                     f"{most_bytes / 2**20:.0f} are expected"
                 )
             return file.read(most_bytes)
     except FileNotFoundError as exc:
-        raise ArtifactError(f"{path} does not exist") from exc
+        raise ArtifactError(f"{shown(path)} does not exist") from exc
     except (OSError, ValueError) as exc:  # ValueError: a name that no file can have
         said = getattr(exc, "strerror", None) or exc
-        raise ArtifactError(f"{path} cannot be read: {said}") from exc
-
-
-def _opened_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+        raise ArtifactError(f"{shown(path)} cannot be read: {said}") from exc
