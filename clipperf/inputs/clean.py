@@ -22,7 +22,8 @@ is exact: see `first_words`."""
 
 MAX_FIXED_CHARACTERS = 1 << 14
 """The same for a text that needs fixing. ftfy goes over a line until nothing changes, once for each
-level of an entity in an entity ("&amp;amp;amp;..."): that is quadratic: about three seconds of two busy cores at worst."""
+level of an entity in an entity ("&amp;amp;amp;..."): that is quadratic, about three seconds of a
+busy core at worst."""
 
 _WHOLE_CHARACTERS = 1 << 12
 """Up to here, no text is cut before it is cleaned."""
