@@ -8,7 +8,7 @@ A mutant is the package with one small change (see `mutation_operators`), in a c
 repository, against the tests beside the changed module (see `mutation_plan`). It is noticed where
 one of them fails or they take many times as long as usual. Mutants are spread over the modules in
 proportion to their lines; which ones of a module is drawn by hash, so that a change elsewhere in
-the code leaves the others as they were. Exits with 1 under 90 %. Ten minutes of two cores.
+the code leaves the others as they were. Exits with 1 under 90 %. About nine minutes of two cores.
 """
 
 from __future__ import annotations

@@ -175,6 +175,8 @@ def test_a_place_is_tried_before_long_work(tmp_path: Path) -> None:
     assert names(tmp_path) == ["new"] and names(tmp_path / "new") == []
     check_writable(tmp_path / "new" / "y.json")
     assert names(tmp_path / "new") == []
+    check_writable(tmp_path / "new" / "deep" / "down" / "z.json")
+    assert names(tmp_path / "new" / "deep" / "down") == []
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         check_writable(tmp_path / "file" / "x.json")
