@@ -131,7 +131,8 @@ class ResultFile:
     @property
     def impossible(self) -> str | None:
         """What no run can have measured, None where there is nothing of the kind."""
-        for cell in dict.fromkeys(row.cell for row in (*self.measurements, *self.scores)):
+        cells = [*(m.cell for m in self.measurements), *(s.cell for s in self.scores)]
+        for cell in dict.fromkeys(cells):
             numbers = (cell.batch, cell.threads, cell.streams)
             if min(numbers) < 1:
                 batch, threads, streams = numbers
