@@ -45,6 +45,8 @@ def test_seconds(value: float | None, text: str) -> None:
         (9.999, "10.0"),
         (0.0001234, "0.000123"),
         (-1.5, "-1.50"),
+        (float("inf"), "-"),
+        (float("nan"), "-"),
     ],
 )
 def test_significant(value: float, text: str) -> None:

@@ -251,14 +251,18 @@ def command_line() -> str:
     return shlex.join(["clipperf", *sys.argv[1:]])
 
 
-def refuse_to_replace_data(out: Path, option: str = "--out") -> None:
-    """What is made must not be written over measurements; raises UsageError."""
+def refuse_to_replace_data(out: Path, tunings: bool = False) -> None:
+    """What is made must not be written over measurements, nor over a tuning but where it is one.
+
+    Raises:
+        UsageError: --out is a file that holds such.
+    """
     from clipperf.system.results import what_goes
     from clipperf.system.targets import expanded
 
     held = what_goes(expanded(out))
-    if held is not None and held.rows:
-        raise UsageError(f"{option} {out} holds {held.words}: choose another name")
+    if held is not None and held.rows and not (tunings and held.tuning):
+        raise UsageError(f"--out {out} holds {held.words}: choose another name")
 
 
 def sizing_targets(

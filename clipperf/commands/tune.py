@@ -121,7 +121,7 @@ def command(
     bundle = folder_to_deploy(bundle, "--bundle")
     if bundle is not None:
         bench.check_bundle(bundle)
-    refuse_to_replace_data(path)
+    refuse_to_replace_data(path, tunings=True)
     with results.alone(path, "--out"), progress(quiet) as bar:
         results.told_what_goes(path, "when this is done")
         tuning = bench.tune(wishes, path, command=command_line(), on_stage=bar.stage)

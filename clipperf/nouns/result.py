@@ -133,8 +133,8 @@ class ResultFile:
     @property
     def impossible(self) -> str | None:
         """What no run can have measured, None where there is nothing of the kind."""
-        measured, scored = ([row.cell for row in rows] for rows in (self.measurements, self.scores))
-        for cell in dict.fromkeys([*measured, *scored]):
+        cells = [*(m.cell for m in self.measurements), *(s.cell for s in self.scores)]
+        for cell in dict.fromkeys(cells):
             numbers = (cell.batch, cell.threads, cell.streams)
             if min(numbers) < 1:
                 batch, threads, streams = numbers

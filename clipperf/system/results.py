@@ -48,6 +48,7 @@ class Held:
 
     rows: int
     words: str
+    tuning: bool = False
 
 
 def what_goes(path: Path) -> Held | None:
@@ -64,7 +65,7 @@ def what_goes(path: Path) -> Held | None:
     counts = {name: len(found) for name, found in data.items() if isinstance(found, list)}
     rows, trials = sum(counts.get(name, 0) for name in ROWS), counts.get("trials", 0)
     if trials:
-        return Held(trials, f"a tuning of {trials} candidates")
+        return Held(trials, f"a tuning of {trials} candidates", tuning=True)
     return Held(rows, "1 row" if rows == 1 else f"{rows} rows") if rows else None
 
 
