@@ -15,6 +15,7 @@ from clipperf.errors import ArtifactError, EngineError, StorageError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.system.env import available_cores, cpu_flags, version_of
 from clipperf.system.files import digest_of, read_json, sha256_file, staged, write_json
+from clipperf.system.quiet import hush_openvino
 
 CHECKSUMS = "sha256.json"
 
@@ -24,6 +25,14 @@ def availability(device: str) -> Availability:
     if importlib.util.find_spec("openvino") is None:
         return Availability(False, "openvino is not installed", 'pip install "clipperf[openvino]"')
     return Availability(True, f"openvino {version_of('openvino') or 'unknown version'}")
+
+
+def library() -> Any:
+    """The package, imported here, so that it never reports about its users."""
+    hush_openvino()
+    import openvino
+
+    return openvino
 
 
 class OpenVinoEngine:
@@ -71,8 +80,6 @@ def open_compiled(
     Raises:
         EngineError: the file cannot be read or compiled.
     """
-    import openvino
-
     # In fp32 as asked for: where a CPU has bf16, OpenVINO would take that for its own choice.
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
@@ -84,7 +91,7 @@ def open_compiled(
     if cache is not None:
         settings |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
     try:
-        compiled = openvino.Core().compile_model(path, "CPU", settings)
+        compiled = library().Core().compile_model(path, "CPU", settings)
     except RuntimeError as exc:
         raise EngineError(f"openvino cannot load {path}: {reason(exc)}") from exc
     return OpenVinoEngine(compiled, streams)

@@ -25,7 +25,7 @@ from clipperf import errors
 from clipperf.errors import ClipperfError
 from clipperf.serialize import to_json
 from clipperf.system.processes import die_with_parent, prefer_as_victim, protocol_streams
-from clipperf.system.quiet import hush
+from clipperf.system.quiet import hush_openvino
 
 ERROR_CHARACTERS = 2000
 
@@ -51,7 +51,7 @@ def serve(
     """
     # The parent is the one that Ctrl-C is for; it ends its children itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    hush()
+    hush_openvino()
     die_with_parent()
     prefer_as_victim()
     messages, answers = protocol_streams()

@@ -63,8 +63,7 @@ class OpenVinoQuantizer:
 
 
 def _read(source: Path) -> Any:
-    import openvino
-
+    openvino = runtime.library()
     try:
         return openvino.Core().read_model(source)
     except RuntimeError as exc:
@@ -72,9 +71,7 @@ def _read(source: Path) -> Any:
 
 
 def _save(model: Any, target: Path) -> None:
-    import openvino
-
-    openvino.save_model(model, target, compress_to_fp16=False)
+    runtime.library().save_model(model, target, compress_to_fp16=False)
 
 
 def _nncf() -> Any:
