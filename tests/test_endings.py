@@ -62,7 +62,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     code = (
         "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         "from clipperf import __main__ as script\n"
-        "script._end_politely()\n"
+        "script._handle(script._end)\n"
         "print(signal.getsignal(signal.SIGHUP).name, callable(signal.getsignal(signal.SIGTERM)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import zipfile
-from pathlib import Path
 
 from PIL import Image
 
@@ -83,4 +82,4 @@ def test_unreadable_images_are_left_out_of_every_runtime(cli, sample_artifact, s
     (note,) = result.notes
     assert note.startswith("few: left out 2 images that cannot be read, for every runtime alike: ")
     for path in (first, second):
-        assert str(path) in note and Path(path).name in done.stdout
+        assert str(path) in note

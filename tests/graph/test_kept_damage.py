@@ -60,25 +60,11 @@ def test_a_folder_in_its_place_is_none_and_stops_nothing(model: ir.Model, home: 
     (home / "graphs" / "key.onnx").mkdir(parents=True)
     assert kept.kept("key") is None
     kept.keep("key", model)
-    kept.prove("key")
-    assert not kept.is_proven("key")
     kept.forget("key")
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"0" * 64])
-def test_a_damaged_proof_proves_nothing(model: ir.Model, home: Path, content: bytes) -> None:
-    kept.keep("key", model)
-    kept.prove("key")
-    assert kept.is_proven("key")
-    (home / "graphs" / "key.proven").write_bytes(content)
-    assert not kept.is_proven("key")
-    kept.prove("key")
-    assert kept.is_proven("key")
 
 
 def test_where_nothing_can_be_kept_nothing_is(model: ir.Model, home: Path) -> None:
     home.write_text("a file in the place of the store")
     kept.keep("key", model)
-    kept.prove("key")
     kept.forget("key")
-    assert kept.kept("key") is None and not kept.is_proven("key")
+    assert kept.kept("key") is None

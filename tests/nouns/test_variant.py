@@ -8,13 +8,13 @@ from clipperf.errors import UsageError
 from clipperf.nouns import variant
 from clipperf.nouns.variant import PRECISIONS, Numbers, Variant
 
-ORDER = ["fp32", "tf32", "fp16", "bf16", "int8w", "int8", "int8-static", "fp8"]
+ORDER = ["fp32", "tf32", "fp16", "bf16", "int8w", "int8", "int8-row", "int8-static", "fp8"]
 
 
 def test_the_order_of_tables() -> None:
     assert PRECISIONS.own() == ORDER
-    assert [PRECISIONS.rank(name) for name in ORDER] == list(range(8))
-    assert PRECISIONS.rank("of-a-plugin") == 8
+    assert [PRECISIONS.rank(name) for name in ORDER] == list(range(9))
+    assert PRECISIONS.rank("of-a-plugin") == 9
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def named(attribute: str) -> list[str]:
 def test_what_is_true_of_which() -> None:
     assert named("is_baseline") == ["fp32"]
     assert named("tf32") == ["tf32"]
-    assert named("samples") == ["int8", "int8-static", "fp8"]
+    assert named("samples") == ["int8", "int8-row", "int8-static", "fp8"]
     assert named("is_fixed") == ["int8-static", "fp8"]
-    assert named("is_quantised") == ["int8w", "int8", "int8-static", "fp8"]
+    assert named("is_quantised") == ["int8w", "int8", "int8-row", "int8-static", "fp8"]
     assert named("arithmetic") == ["bf16"]
     fixed = {row.name: row.fixed for row in PRECISIONS.rows if row.fixed}
     assert fixed == {"int8": "int8-static", "int8-static": "int8-static", "fp8": "fp8"}

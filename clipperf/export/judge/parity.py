@@ -33,9 +33,10 @@ def batches_for(spec: ModelSpec, side: Side) -> tuple[int, ...]:
 
 def batches_within(sizes: Sequence[int], smallest: int, largest: int) -> tuple[int, ...]:
     """Batches for an engine that takes `smallest` to `largest` inputs: no fewer inputs in all."""
-    fitted = [min(max(size, smallest), largest) for size in sizes]
+    fitted: list[int] = []
     while sum(fitted) < sum(sizes):
-        fitted.append(largest)
+        size = sizes[len(fitted)] if len(fitted) < len(sizes) else largest
+        fitted.append(min(max(size, smallest), largest))
     return tuple(fitted)
 
 
