@@ -25,7 +25,7 @@ def _forget_working_directory() -> None:
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if not sys.flags.safe_path and __name__ == "__main__" and sys.path[:1] == [here]:
         del sys.path[0]
-    if "" in named and here not in named and here in sys.path[: len(named)]:
+    if "" in named and here not in named and here in sys.path[: len(named) + 1]:
         sys.path.remove(here)
 
 

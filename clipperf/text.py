@@ -61,7 +61,7 @@ def shown(name: object) -> str:
 def quoted(value: object) -> str:
     """A value that a user passed as it may stand in a message: a bounded part of its `repr`."""
     try:
-        return _counted(repr(value), VALUE_CHARACTERS)
+        return printable(_counted(repr(value), VALUE_CHARACTERS))
     except Exception:  # noqa: BLE001 - an integer of 5,000 digits, or a class of the user's
         return f"a value of type {type(value).__name__}"
 

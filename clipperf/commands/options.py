@@ -208,7 +208,7 @@ def open_target(json: Path | None, kind: str) -> Iterator[Path]:
         UsageError: it is a folder.
         StorageError: it cannot be written, or another command is writing it.
     """
-    from clipperf.system.results import alone, told_what_goes
+    from clipperf.system.results import alone, stamp, told_what_goes
     from clipperf.system.store import new_result_path
     from clipperf.system.targets import expanded
 
@@ -218,22 +218,13 @@ def open_target(json: Path | None, kind: str) -> Iterator[Path]:
         raise UsageError(f"--json {json} is a folder: name a file in it")
     with alone(target, "--json") if named else contextlib.nullcontext():
         told_what_goes(target, "as soon as there are rows")
-        before = changed(target)
+        before = stamp(target)
         try:
             yield target
         except (KeyboardInterrupt, SystemExit):
-            if changed(target) != before:
+            if stamp(target) != before:
                 say(f"rows measured so far: {target}")
             raise
-
-
-def changed(path: Path) -> tuple[int, int] | None:
-    """What tells one content of a file from the next; None where there is no file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
 
 
 def print_json(value: Any, write: Callable[..., None] = show) -> None:

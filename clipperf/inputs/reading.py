@@ -87,7 +87,7 @@ def _readable() -> tuple[str, ...]:
     """The formats that are read, of those whose plugins are there so far."""
     return tuple(
         name
-        for name, (factory, _) in Image.OPEN.items()
+        for name, (factory, _) in list(Image.OPEN.items())  # another thread may add plugins
         if name in FORMATS or not str(getattr(factory, "__module__", "")).startswith("PIL.")
     )
 

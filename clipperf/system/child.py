@@ -233,7 +233,7 @@ class Child:
             return dict(message["answer"])
         kind: type[ClipperfError] | None = getattr(errors, message["kind"] or "none", None)
         if kind is None:
-            first, *more = message["error"].splitlines() or ["no reason was given"]
+            first, *more = message["error"].strip().splitlines() or ["no reason was given"]
             reason = f"{first} ({more[-1].strip()})" if more else first
             raise ChildError(reason, code=1, said=self._tail())
         raise kind(message["error"])

@@ -153,9 +153,9 @@ def staged(target: Path) -> Iterator[Path]:
         StorageError: the disk is full, the folder cannot be written, or `target` is no folder.
     """
     target = real(target)
-    if target.exists() and not target.is_dir():
-        raise StorageError(f"cannot write {target}: it is no folder; choose another one")
     with translated(target):
+        if target.exists() and not target.is_dir():
+            raise StorageError(f"cannot write {target}: it is no folder; choose another one")
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporaries.made(target, folder=True) as staging:
             yield staging

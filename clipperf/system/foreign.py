@@ -40,7 +40,7 @@ def _carry(root: Path, folder: Path, new: Path, ours: Callable[[str], bool]) -> 
         _make_like(root, folder, new)
     for entry in entries:
         name = entry.relative_to(root).as_posix()
-        if entry.name.startswith(temporaries.PREFIX):
+        if temporaries.is_one(entry.name):
             continue
         if entry.is_dir() and not entry.is_symlink():
             if os.path.ismount(entry):

@@ -64,7 +64,7 @@ def read_small(path: Path, most_bytes: int) -> bytes:
                     f"{shown(path)} cannot be read: it has {size / 2**20:.0f} MiB, at most "
                     f"{most_bytes / 2**20:.0f} are expected"
                 )
-            return file.read(most_bytes)
+            return file.read(size + 1)[:most_bytes]
     except FileNotFoundError as exc:
         raise ArtifactError(f"{shown(path)} does not exist") from exc
     except (OSError, ValueError) as exc:  # ValueError: a name that no file can have

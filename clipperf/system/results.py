@@ -69,6 +69,15 @@ def what_goes(path: Path) -> Held | None:
     return Held(rows, "1 row" if rows == 1 else f"{rows} rows") if rows else None
 
 
+def stamp(path: Path) -> tuple[int, int] | None:
+    """What tells one content of a file from the next; None where there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def told_what_goes(path: Path, when: str) -> None:
     """Say on standard error what a command is going to replace, and `when`."""
     held = what_goes(path)
@@ -94,6 +103,5 @@ def alone(path: Path, option: str) -> Iterator[None]:
     if path.exists() and not path.is_file():
         yield
         return
-    # One file may have several names.
-    with locked(path.resolve(), 0.0, refuse):
+    with locked(path, 0.0, refuse):
         yield

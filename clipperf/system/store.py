@@ -113,7 +113,7 @@ def remember_sha256(path: Path, digest: str) -> None:
     Where it cannot be noted, the next look reads the file.
     """
     known = {**_digests(), str(path.absolute()): [*_stamp(path), digest]}
-    with contextlib.suppress(StorageError):
+    with contextlib.suppress(StorageError, UsageError):  # full, or no home folder
         write_json(home() / "digests.json", known)
 
 
@@ -127,10 +127,10 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _digests() -> dict[str, Any]:
-    """What is remembered; nothing where the file is missing or damaged."""
+    """What is remembered; nothing where the file is missing or damaged, or nobody is at home."""
     try:
         found = read_json(home() / "digests.json")
-    except ArtifactError:
+    except (ArtifactError, UsageError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -41,6 +41,11 @@ def of(path: Path) -> Iterator[Path]:
     return (p for p in path.parent.glob(f"{PREFIX}*") if re.fullmatch(writer, p.name))
 
 
+def is_one(name: str) -> bool:
+    """Whether a name is one of clipperf's temporary ones, and no user's that begins alike."""
+    return re.match(rf"{re.escape(PREFIX)}(old|\d+-[0-9a-f]{{8}})", name) is not None
+
+
 @contextlib.contextmanager
 def made(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """A fresh file or folder beside a path while the block runs; what dead writers left goes first.

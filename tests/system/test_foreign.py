@@ -106,3 +106,12 @@ def test_a_folder_that_is_not_there_has_nothing(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     carry_over(tmp_path / "old", tmp_path / "new", OURS)
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_users_name_that_begins_like_a_temporary_one_is_kept(folders: tuple[Path, Path]) -> None:
+    old, new = folders
+    (old / ".tmp-notes").write_text("mine")
+    (old / ".tmp-123-0123abcd-model.onnx").write_text("a dead writer's")
+    carry_over(old, new, lambda name: not name.startswith(".tmp-"))
+    assert (new / ".tmp-notes").read_text() == "mine"
+    assert not (new / ".tmp-123-0123abcd-model.onnx").exists()

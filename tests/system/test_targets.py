@@ -227,3 +227,15 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UsageError, match="working directory was removed"):
         expanded("file")
     assert expanded("/a/file") == Path("/a/file")
+
+
+def test_a_name_that_no_file_can_have_is_an_error_in_words(tmp_path: Path) -> None:
+    from clipperf.errors import StorageError
+    from clipperf.system import files
+
+    for write in (
+        lambda path: files.write_text(path, "content"),
+        lambda path: files.staged(path).__enter__(),
+    ):
+        with pytest.raises(StorageError, match="File name too long"):
+            write(tmp_path / ("x" * 300))

@@ -38,15 +38,18 @@ def make(job: Job, tell: Tell) -> Built:
 
 def checked(job: Job, built: Built) -> Parity:
     """Compare a tower with PyTorch fp32; a graph that fails is not kept for other weights."""
-    row = job.variant.row
-    with (
-        runnable_on_cpu(job.target, row.name) as path,
-        closing(ort_engine.open_session(path, job.threads, prepack=False)) as engine,
-    ):
-        found = gate.compared(engine, job, built, row.arithmetic)
-    gc.collect()
-    if not found.passed and built.graph is not None:
-        kept.forget(built.graph)
+    row, passed = job.variant.row, False
+    try:
+        with (
+            runnable_on_cpu(job.target, row.name) as path,
+            closing(ort_engine.open_session(path, job.threads, prepack=False)) as engine,
+        ):
+            found = gate.compared(engine, job, built, row.arithmetic)
+        passed = found.passed
+    finally:
+        gc.collect()
+        if not passed and built.graph is not None:
+            kept.forget(built.graph)
     return found
 
 

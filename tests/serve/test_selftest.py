@@ -1,0 +1,67 @@
+"""The self-test of a tower that was opened: embeddings that are none never pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipperf.engines.onnxruntime import open_session
+from clipperf.errors import ArtifactError
+from clipperf.nouns.artifact import Artifact
+from clipperf.serve import selftest
+from clipperf.system import store
+
+
+@pytest.fixture
+def tower(sample_artifact: Path) -> Artifact:
+    found = store.read_manifest(sample_artifact).tower("text")
+    assert found is not None
+    return found
+
+
+class Changed:
+    """The sample's text tower, whose embeddings are changed."""
+
+    def __init__(self, folder: Path, tower: Artifact, factor: float, noise: float = 0.0) -> None:
+        self._engine = open_session(folder / tower.path, 1)
+        self._factor, self._noise = factor, noise
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        found = self._engine.run(array)
+        noise = np.random.default_rng(0).standard_normal(found.shape) * self._noise
+        return (found * self._factor + noise * np.abs(found).mean()).astype(np.float32)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def test_the_tower_itself_passes(sample_artifact: Path, tower: Artifact) -> None:
+    selftest.check(Changed(sample_artifact, tower, 1.0), sample_artifact, tower)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, np.nan, np.inf])
+def test_what_is_no_embedding_fails(sample_artifact: Path, tower: Artifact, factor: float) -> None:
+    with pytest.raises(ArtifactError, match="fails its self-test"):
+        selftest.check(Changed(sample_artifact, tower, factor), sample_artifact, tower)
+
+
+def test_a_tower_that_no_export_could_check_is_held_to_its_precision(
+    sample_artifact: Path, tower: Artifact
+) -> None:
+    unchecked = replace(tower, parity=None, options={"batch": "2:8:32"})
+    selftest.check(Changed(sample_artifact, tower, 1.0), sample_artifact, unchecked)
+    with pytest.raises(ArtifactError, match=r"of \d+ inputs, 0\.99999 is required"):
+        selftest.check(Changed(sample_artifact, tower, 1.0, 0.3), sample_artifact, unchecked)
+
+
+@pytest.mark.parametrize("batches", [(), (0,), (-1,), (10**9,)])
+def test_batches_that_cannot_be_are_refused(
+    sample_artifact: Path, tower: Artifact, batches: tuple[int, ...]
+) -> None:
+    assert tower.parity is not None
+    odd = replace(tower, parity=replace(tower.parity, batches=batches))
+    with pytest.raises(ArtifactError, match="cannot be: export the model again"):
+        selftest.check(Changed(sample_artifact, tower, 1.0), sample_artifact, odd)
