@@ -112,8 +112,9 @@ def check_writable(path: Path) -> None:
         StorageError: its folder cannot be made or written.
     """
     with translated(path):
-        if is_stream(path):
-            os.close(os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0)))
+        if is_stream(path):  # opened and closed, a pipe would be at its end for whoever reads it
+            if not os.access(path, os.W_OK):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
             return
         path = real(path)
         path.parent.mkdir(parents=True, exist_ok=True)
