@@ -48,10 +48,10 @@ def test_only_small_regular_files_are_read(tmp_path: Path) -> None:
     pipe, large, folder = tmp_path / "pipe", tmp_path / "large", tmp_path / "folder"
     if hasattr(os, "mkfifo"):
         os.mkfifo(pipe)
-        with pytest.raises(ArtifactError, match="no regular file"):
+        with pytest.raises(ArtifactError, match="not a regular file"):
             read_json(pipe)  # nobody writes to it
         (tmp_path / "zeros").symlink_to("/dev/zero")
-        with pytest.raises(ArtifactError, match="no regular file"):
+        with pytest.raises(ArtifactError, match="not a regular file"):
             read_json(tmp_path / "zeros")
     with large.open("wb") as file:
         file.truncate(MOST_JSON_BYTES + 1)  # takes no space

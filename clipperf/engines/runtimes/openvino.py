@@ -13,4 +13,5 @@ RUNTIME = Runtime(
     openvino.availability,
     openvino.open,
     streams=True,
+    opens_after_fork=False,  # its scheduler waits for threads that only the parent has
 )
