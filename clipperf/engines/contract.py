@@ -45,7 +45,6 @@ class Runtime:
     several batches at once; the others take cells of one stream only. `warning(tower)` is why a
     tower that runs here may give worse embeddings than where it was made, None where it does not.
     `by_handle` says that all it reads of an artifact is `request.file` and what lies beside it.
-    `opens_after_fork`: whether a process that was forked from one that uses it can open towers.
     """
 
     name: str
@@ -57,7 +56,6 @@ class Runtime:
     streams: bool = False
     warning: Callable[[Artifact], str | None] = lambda tower: None
     by_handle: bool = False
-    opens_after_fork: bool = True
 
 
 def verdict(problems: Iterable[tuple[str, str]], detail: str) -> Availability:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import queue
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from clipperf.system.files import digest_of, read_json, sha256_file, staged, wri
 from clipperf.system.quiet import hush_openvino
 
 CHECKSUMS = "sha256.json"
+
+_first_run = threading.Lock()
+_has_run = threading.Event()
+"""OpenVINO's bindings set themselves up in the first run of a process. Two threads that begin it
+together wait for each other for good, one with Python's own lock and one with theirs."""
 
 
 def availability(device: str) -> Availability:
@@ -53,7 +59,9 @@ class OpenVinoEngine:
             raise EngineError("this engine is closed")
         request = self._free.get()
         try:
-            found = request.infer({0: array}, share_inputs=True)
+            with contextlib.nullcontext() if _has_run.is_set() else _first_run:
+                found = request.infer({0: array}, share_inputs=True)
+            _has_run.set()
             # The request writes its next result into the same memory.
             result: np.ndarray = np.array(found[0], np.float32)
         except RuntimeError as exc:

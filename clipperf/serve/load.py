@@ -231,8 +231,7 @@ def load(
     have to come as near to PyTorch's embeddings as the export demanded.
 
     An artifact that is replaced meanwhile is the old one or the new one, never a mix. A process
-    that is forked from this one opens the towers again when it first needs them; OpenVINO cannot
-    be used there, which is an EngineError.
+    that is forked from this one opens the towers again when it first needs them.
 
     Raises:
         ArtifactError: the folder is no artifact, a file is missing, of another size or altered,

@@ -62,13 +62,6 @@ def open_again(openings: Sequence[Opening], before: Opened) -> dict[Side, Engine
         EngineError: a tower cannot be opened here, or is not the same any more.
     """
     advice = "open models in the process that uses them, after the fork"
-    for tower in before.towers.values():
-        runtime = contract.get(tower.runtime)
-        if not runtime.opens_after_fork:
-            raise EngineError(
-                f"{runtime.name} cannot be used in a process that was forked from one that has "
-                f"loaded it: {advice}"
-            )
     try:
         found = open_all(openings, before.pixels.method, verify=False)
     except (ArtifactError, EngineError) as exc:

@@ -34,13 +34,6 @@ if pid == 0:
             assert "after the fork" in str(exc)
             os._exit(0)
         os._exit(1)
-    if how == "refused":
-        try:
-            model.encode_texts(texts)
-        except clipperf.errors.EngineError as exc:
-            assert "openvino cannot be used" in str(exc) and "after the fork" in str(exc)
-        else:
-            os._exit(1)
     if how == "used":
         assert np.allclose(model.encode_images(images), wanted[0], atol=1e-4)
         assert np.allclose(model.encode_texts(texts), wanted[1], atol=1e-4)
@@ -83,6 +76,6 @@ def test_a_fork_of_onnx(sample_artifact: Path, streams: int, how: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks with threads are Linux's")
-@pytest.mark.parametrize(("streams", "how"), [(1, "refused"), (2, "refused"), (2, "closed")])
+@pytest.mark.parametrize(("streams", "how"), [(1, "used"), (2, "used"), (2, "closed")])
 def test_a_fork_of_openvino(openvino_artifact: Path, streams: int, how: str) -> None:
     forked(openvino_artifact, streams, how)

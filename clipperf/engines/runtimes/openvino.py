@@ -13,5 +13,4 @@ RUNTIME = Runtime(
     openvino.availability,
     openvino.open,
     streams=True,
-    opens_after_fork=False,  # its scheduler waits for threads that only the parent has
 )
