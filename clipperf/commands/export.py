@@ -169,7 +169,7 @@ def command(
             zoo.resolve(model, pretrained),
             towers,
             variant,
-            out=None if out is None else expanded(out),
+            out=out,
             keep_failed=keep_failed,
             on_stage=bar.stage,
             workshop=workshop,

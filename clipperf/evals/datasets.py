@@ -16,7 +16,7 @@ from typing import Any
 
 from clipperf.errors import UsageError
 from clipperf.evals.layouts import OWN_FILES, few, read_layout
-from clipperf.inputs.preprocess import CLIPPED, exceeds_bytes
+from clipperf.inputs.preprocess import CLIPPED, exceeds_bytes, may_exceed_bytes
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, decode, list_folder, list_zip, one_spelling
 from clipperf.system.targets import expanded
@@ -121,7 +121,7 @@ def _read(
         try:
             data = source.read()
             image = decode(source, data, fully=skip)
-            if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            if may_exceed_bytes(image.mode):
                 image = image if skip else decode(source, data, fully=True)
                 clipped += [name] if exceeds_bytes(image) else []
         except UsageError as exc:

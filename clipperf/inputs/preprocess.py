@@ -162,29 +162,33 @@ def fill(row: np.ndarray, source: ImageInput, spec: PreprocessSpec) -> bool:
     return clipped
 
 
+def may_exceed_bytes(mode: str) -> bool:
+    """Whether pixels of a mode can hold values that are no bytes."""
+    return mode in ("I", "F") or mode.startswith("I;16")
+
+
 def exceeds_bytes(image: Image.Image) -> bool:
     """Whether a decoded image holds values that are no bytes, which turning it into RGB clips."""
+    if not may_exceed_bytes(image.mode):
+        return False
     if image.mode.startswith("I;16"):
         order = ">u2" if image.mode.endswith("B") else "<u2"
         return bool((np.frombuffer(image.tobytes(), order) > 255).any())
-    if image.mode in ("I", "F"):
-        low, high = image.getextrema()
-        fractions = image.mode == "F" and 0 < high <= 1  # type: ignore[operator]
-        return fractions or not (low >= 0 and high <= 255)  # type: ignore[operator]
-    return False
+    low, high = image.getextrema()
+    fractions = image.mode == "F" and 0 < high <= 1  # type: ignore[operator]
+    return fractions or not (low >= 0 and high <= 255)  # type: ignore[operator]
 
 
 def _frame(source: ImageInput, spec: PreprocessSpec) -> tuple[Image.Image, bool]:
     """Decode, resize, pad and crop to the spec's frame, then convert to RGB; whether it clips."""
     image, full_size = decode(source, spec if spec.method == "draft" else None)
-    name = name_of(source)
     if 0 in full_size:
-        raise UsageError(f"{name}: the image has no pixels, its size is {full_size}")
+        raise UsageError(f"{name_of(source)}: the image has no pixels, its size is {full_size}")
     size = resized(full_size, spec)
     if 0 in size:
         raise UsageError(
-            f"{name}: {full_size[0]}x{full_size[1]} pixels are too narrow for resize mode "
-            f"{spec.resize_mode!r}: one side would shrink to 0 pixels; crop the image first"
+            f"{name_of(source)}: {full_size[0]}x{full_size[1]} pixels are too narrow for resize "
+            f"mode {spec.resize_mode!r}: one side would shrink to 0 pixels; crop the image first"
         )
     try:
         clipped = exceeds_bytes(image)
@@ -195,10 +199,10 @@ def _frame(source: ImageInput, spec: PreprocessSpec) -> tuple[Image.Image, bool]
             image = resize_and_crop(image, full_size, size, spec)
         return _centre(image, spec).convert("RGB"), clipped
     except UsageError as exc:
-        raise UsageError(f"{name}: {exc}") from exc
+        raise UsageError(f"{name_of(source)}: {exc}") from exc
     except (ValueError, OSError, MemoryError) as exc:
         raise UsageError(
-            f"{name}: cannot turn a {image.mode} image into RGB {spec.width_px}x"
+            f"{name_of(source)}: cannot turn a {image.mode} image into RGB {spec.width_px}x"
             f"{spec.height_px}: {exc}; convert it with Image.convert('RGB') first"
         ) from exc
 

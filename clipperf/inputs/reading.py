@@ -6,6 +6,7 @@ nobody keeps photos in; `FORMATS` are those that are read, here and in datasets 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -85,6 +86,13 @@ def image_suffixes() -> frozenset[str]:
 
 def _readable() -> tuple[str, ...]:
     """The formats that are read, of those whose plugins are there so far."""
+    return _formats(len(Image.OPEN))
+
+
+@functools.lru_cache(maxsize=1)
+def _formats(plugins: int) -> tuple[str, ...]:
+    """Asked for every image; the number of plugins says when others have come."""
+    del plugins
     return tuple(
         name
         for name, (factory, _) in list(Image.OPEN.items())  # another thread may add plugins

@@ -180,14 +180,10 @@ class Tokenizer:
         check_context(context, 1)
         if spec.kind == "clip":
             cleaned = [first_words(text, clean, context) for text in texts]
-        else:
-            cleaned = [clean(text) for text in texts]
-        if spec.kind == "clip":
             rows = self._clip_rows(cleaned, context)
-        elif spec.kind == "clips":
-            rows = self._clips_rows(cleaned, context)
         else:
-            rows = self._hf_rows(cleaned, context)
+            cut = self._clips_rows if spec.kind == "clips" else self._hf_rows
+            rows = cut([clean(text) for text in texts], context)
         tokens = np.full((len(rows), context), spec.pad_id, np.int64)
         for out, row in zip(tokens, rows, strict=True):
             if spec.kind == "hf" and spec.padding_side == "left":
@@ -202,7 +198,6 @@ class Tokenizer:
 
     def _clip_rows(self, texts: list[str], context: int) -> list[list[Any]]:
         """SOT, text, EOT; a text too long is cut, and its last token becomes EOT."""
-        check_context(context, 1)
         sot, eot = self.spec.sot_id, self.spec.eot_id
         rows = [[sot, *ids, eot][:context] for ids in self._clip_ids(texts)]
         for row in rows:

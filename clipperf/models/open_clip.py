@@ -201,8 +201,6 @@ def assign(
     )
 
     state = weights.open_state_dict(path)
-    if weights.are_openais(path):
-        state = {k: v for k, v in state.items() if k not in weights.OPENAI_MARKS}
     state = convert_state_dict(model, state)
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)

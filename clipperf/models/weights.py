@@ -7,6 +7,7 @@ file stay memory-mapped, so a tower costs RAM only for the pages that it touches
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import socket
@@ -134,28 +135,41 @@ def _fetch(architecture: str, tag: str) -> Path:
 
 
 def open_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint, memory-mapped.
+    """All tensors of a checkpoint, memory-mapped, without the marks of OpenAI's files.
 
     Raises:
         WeightsError: not a checkpoint, damaged, or one that needs code to be unpickled.
     """
     import torch
 
-    tensors = {k: v for k, v in _open(path).items() if isinstance(v, torch.Tensor)}
+    held = _open(path)
+    tensors = {k: v for k, v in held.items() if isinstance(v, torch.Tensor)}
     if not tensors:
         raise WeightsError(f"{path} holds no tensors")
     if all(k.startswith("module.") for k in tensors):
         tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
-    return tensors
+    marks = OPENAI_MARKS if held.keys() >= OPENAI_MARKS else set()
+    return {k: v for k, v in tensors.items() if k not in marks}
 
 
-OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
+OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
 """What OpenAI's own CLIP files hold beside the weights: sizes of the model."""
 
 
 def are_openais(path: Path) -> bool:
     """Whether a checkpoint carries the marks of OpenAI's files; raises as `open_state_dict`."""
-    return set(OPENAI_MARKS) <= _open(path).keys()
+    try:
+        changed_ns = path.stat().st_mtime_ns
+    except OSError:
+        changed_ns = 0  # which opening it will say
+    return _are_openais(path, changed_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _are_openais(path: Path, changed_ns: int) -> bool:
+    """Asked several times for each tower; a file of the old format is read whole for it."""
+    del changed_ns
+    return _open(path).keys() >= OPENAI_MARKS
 
 
 def _open(path: Path) -> dict[str, Any]:

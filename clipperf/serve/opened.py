@@ -17,7 +17,6 @@ from clipperf.nouns.artifact import Artifact, Manifest
 from clipperf.nouns.cell import Engine, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import PixelDtype, Side
-from clipperf.serve import selftest
 from clipperf.serve.held import Held, held, stamp, steadily
 from clipperf.serve.opening import Opening, check_small, open_engines, pixels_in, requests
 from clipperf.system.files import read_json
@@ -89,19 +88,21 @@ def _attempt(
             folder.keep(manifest.all_files)
             if verify:
                 _check_content(folder.folder, manifest)
+            here = folder, manifest
             if found is None:
-                found = Opened(manifest.spec, _pixels(folder, manifest))
+                first, found = here, Opened(manifest.spec, _pixels(*here))
             for request, tower in requests(opening, manifest, folder):
                 side = tower.side
                 problem = contract.get(request.cell.runtime).warning(tower)
                 if problem is not None:
                     found.warnings.append(f"{request.path}: {problem}")
                 wanted.append(request)
-                folders[side] = folder, manifest
+                folders[side] = here
                 found.towers[side], found.batches[side] = tower, opening.batch
         assert found is not None
         if "image" in folders:
-            found.pixels = _pixels(*folders["image"])
+            if folders["image"] is not first:
+                found.pixels = _pixels(*folders["image"])
             found.pixel_dtype = next(r.cell.input for r in wanted if r.cell.side == "image")
         if preprocess is not None:
             found.pixels = dataclasses.replace(found.pixels, method=preprocess)
@@ -114,6 +115,8 @@ def _attempt(
             check_small(folder, manifest, (TOKENIZER_FILE, CONFIG_FILE))
             found.tokenizer = _tokenizer(folder)
         if verify:
+            from clipperf.serve import selftest  # its inputs take imports that nobody else needs
+
             for side, engine in found.engines.items():
                 selftest.check(engine, folders[side][0].folder, found.towers[side])
         opened.pop_all()

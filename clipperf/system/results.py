@@ -43,7 +43,7 @@ def stored() -> tuple[list[ResultFile], list[str]]:
 
 
 @dataclass(frozen=True)
-class Held:
+class Content:
     """What a file holds now, in words: so many `rows`, 0 where it is no file of clipperf's."""
 
     rows: int
@@ -51,11 +51,11 @@ class Held:
     tuning: bool = False
 
 
-def what_goes(path: Path) -> Held | None:
+def what_goes(path: Path) -> Content | None:
     """What is in a file, None where nothing is: no file, no regular one, none with content."""
     if not path.is_file() or not path.stat().st_size:
         return None
-    alien = Held(0, "something else than results")
+    alien = Content(0, "something else than results")
     try:
         data = read_json(path)
     except ArtifactError:
@@ -65,8 +65,8 @@ def what_goes(path: Path) -> Held | None:
     counts = {name: len(found) for name, found in data.items() if isinstance(found, list)}
     rows, trials = sum(counts.get(name, 0) for name in ROWS), counts.get("trials", 0)
     if trials:
-        return Held(trials, f"a tuning of {trials} candidates", tuning=True)
-    return Held(rows, "1 row" if rows == 1 else f"{rows} rows") if rows else None
+        return Content(trials, f"a tuning of {trials} candidates", tuning=True)
+    return Content(rows, "1 row" if rows == 1 else f"{rows} rows") if rows else None
 
 
 def stamp(path: Path) -> tuple[int, int] | None:

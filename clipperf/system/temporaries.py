@@ -21,6 +21,7 @@ if sys.platform != "win32":
 
 PREFIX = ".tmp-"
 LABEL_BYTES = 200
+_WRITER = rf"{re.escape(PREFIX)}(old|\d+-[0-9a-f]{{8}})"
 
 
 def aside(folder: Path) -> Path:
@@ -37,13 +38,13 @@ def label(path: Path) -> str:
 def of(path: Path) -> Iterator[Path]:
     """What lies beside a path under its temporary names."""
     # Matched in full: another path's name may end like this one's.
-    writer = rf"{re.escape(PREFIX)}(old|\d+-[0-9a-f]{{8}})-{re.escape(label(path))}"
+    writer = f"{_WRITER}-{re.escape(label(path))}"
     return (p for p in path.parent.glob(f"{PREFIX}*") if re.fullmatch(writer, p.name))
 
 
 def is_one(name: str) -> bool:
     """Whether a name is one of clipperf's temporary ones, and no user's that begins alike."""
-    return re.match(rf"{re.escape(PREFIX)}(old|\d+-[0-9a-f]{{8}})", name) is not None
+    return re.match(_WRITER, name) is not None
 
 
 @contextlib.contextmanager

@@ -114,13 +114,17 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
         def holds(kept: Sequence[str]) -> bool:
             tell(f"judging with {len(kept)} of {len(made.layers)} layers kept in {kept_in}")
             with tried(kept) as engine:
+                if not gate.compared(engine, job, built).passed:
+                    return False  # which few inputs say, before all samples are asked
                 loss = losses[tuple(kept)] = judge.loss(engine)
-                agrees = gate.compared(engine, job, built).passed
-            return agrees and loss.within(settings.margin, job.min_cosine)
+            return loss.within(settings.margin, job.min_cosine)
 
         found = search(made.layers, drift, holds)
     made.write(found.kept, target)
-    loss = losses[found.kept]
+    loss = losses.get(found.kept)
+    if loss is None:
+        with contextlib.closing(gate.opened(job, target)) as engine:
+            loss = judge.loss(engine)
     return replace(
         built,
         quantization=Quantization(
