@@ -62,6 +62,14 @@ def command(
             help="Leave out images that cannot be read, for every runtime alike, and name them.",
         ),
     ] = False,
+    margin: Annotated[
+        str | None,
+        typer.Option(
+            "--margin",
+            help="Percentage points that may be lost, such as 0.5pp: the command fails where a "
+            "figure is not shown to lose less. Without it verdicts go by 1pp and nothing fails.",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images embedded at once.")] = 32,
     input_: Inputs = "float32",
     device: Device = None,
@@ -73,12 +81,14 @@ def command(
     from clipperf.bench import prepare
     from clipperf.evals import evaluate
     from clipperf.evals.datasets import load_dataset
+    from clipperf.evals.verdicts import MARGIN, not_equivalent, parse_margin
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
     from clipperf.report.accuracy import accuracy_table
     from clipperf.system.env import available_cores
     from clipperf.system.progress import progress
     from clipperf.text import shown
 
+    allowed = MARGIN if margin is None else parse_margin(margin)
     specs = prepare.choose_models(models or (), pretrained)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
@@ -97,6 +107,7 @@ def command(
             inputs=inputs,
             threads=threads or available_cores(),
             batch=batch,
+            margin=allowed,
             command=command_line(),
             path=target,
             on_stage=bar.stage,
@@ -109,7 +120,10 @@ def command(
     elif result.scores:
         print_tables(accuracy_table([result]), write=tell)
         tell_lines("", f"result file: {result.path}")
-    raise typer.Exit(1 if failures else 0)
+    short = [] if margin is None else not_equivalent(result.scores)
+    for line in short:
+        say(f"not equivalent: {one_line(line)}")
+    raise typer.Exit(1 if failures or short else 0)
 
 
 def model_request(cell: Cell, spec: ModelSpec, on_stage: OnStage) -> ModelRequest:

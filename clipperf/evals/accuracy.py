@@ -18,6 +18,7 @@ from clipperf.evals.datasets import Dataset
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import normalize
 from clipperf.evals.task import Embeddings, fitting, nothing_to_score, texts_of
+from clipperf.evals.verdicts import MARGIN, samples_needed
 from clipperf.inputs.sources import ImageSource
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Score
@@ -135,6 +136,7 @@ def score(
     *,
     random_weights: bool = False,
     env_id: str = "",
+    margin: float = MARGIN,
 ) -> list[Score]:
     """Score every runtime on every task that the dataset has data for.
 
@@ -146,12 +148,12 @@ def score(
     that queries: "text" for text-to-image, else "image".
 
     - ``value``: share of hits, ties counted as misses (see `ranks`).
-    - ``ci95``: Wilson's interval for shares. Captions of one image are not independent, so with
-      several an image text-to-image shares get a bootstrap over images; mean per-class recall
-      gets a bootstrap over samples. Where all samples agree there is nothing to resample, and
-      Wilson's interval over the images stands in.
-    - ``difference``, ``diff_ci95``: value minus baseline, and its bootstrap interval over the
-      same samples in pairs; exactly (0, 0) where no sample's hit changed.
+    - ``ci95``: Wilson's interval for means, of as many samples as these are worth (see `outcome`):
+      captions of one image are not independent, and classes of few samples weigh most.
+    - ``difference``, ``diff_ci95``: value minus baseline, and its interval over the same samples
+      in pairs (`stats.paired_share_interval`), which has a width where no sample's hit changed.
+    - ``mcnemar_p``: of the hits that changed, where samples are independent.
+    - ``margin``, ``samples_needed``: see `verdicts`.
     - ``flips``: for top-1 and mean per-class recall, samples whose predicted class differs from
       the baseline's, right or wrong; for top-5 and recall@k, samples whose hit differs.
     - ``chance``: the expected value of guessing.
@@ -184,19 +186,22 @@ def score(
                 env_id=env_id,
             )
             if baseline is not None and cell != baseline:
-                own = _beside(own, outcome, outcomes[baseline][i], baseline.runtime)
+                own = _beside(own, outcome, outcomes[baseline][i], baseline.runtime, margin)
             scores.append(own)
     return scores
 
 
-def _beside(own: Score, ours: Outcome, theirs: Outcome, runtime: str) -> Score:
+def _beside(own: Score, ours: Outcome, theirs: Outcome, runtime: str, margin: float) -> Score:
     """`own` with the comparison to the baseline's outcome on the same samples."""
-    before = theirs.value
+    before, gap = theirs.value, ours.gap(theirs)
     return replace(
         own,
         baseline_runtime=runtime,
         baseline_value=before,
         difference=own.value - before,
-        diff_ci95=ours.gap(theirs),
+        diff_ci95=gap.interval(),
         flips=int((ours.decisions != theirs.decisions).sum()),
+        mcnemar_p=ours.mcnemar_p(theirs),
+        margin=margin,
+        samples_needed=samples_needed(gap, own.n, margin),
     )

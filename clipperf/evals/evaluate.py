@@ -12,6 +12,7 @@ from clipperf.evals import accuracy, worker
 from clipperf.evals.accuracy import Progress
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.task import Embeddings
+from clipperf.evals.verdicts import MARGIN
 from clipperf.evals.worker import ModelRequest
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
@@ -43,6 +44,7 @@ def evaluate(
     inputs: Mapping[str, Sequence[PixelDtype]] | None = None,
     threads: int = 1,
     batch: int = accuracy.BATCH,
+    margin: float = MARGIN,
     command: str = "",
     path: Path | None = None,
     on_stage: OnStage = lambda stage: None,
@@ -50,7 +52,8 @@ def evaluate(
 ) -> tuple[ResultFile, list[Failure]]:
     """Score every model in every runtime; the PyTorch baseline in fp32 always runs as well.
 
-    `devices` says where each runtime runs, the baseline's too, and `inputs` what each one's image
+    `margin` is the share of one that a figure may lose and still be called equivalent. `devices`
+    says where each runtime runs, the baseline's too, and `inputs` what each one's image
     towers are fed, by default float32 alone. All runtimes share one tokenisation and, but for
     artifacts that were exported with another ``--preprocess`` (the file notes them), the exact
     preprocessing, so that differences come from the runtime alone. Each cell has a process of its
@@ -96,6 +99,7 @@ def evaluate(
                     wanted[0] if wanted[0] in embedded else None,
                     random_weights=spec.random_weights,
                     env_id=result.environments[0].id,
+                    margin=margin,
                 )
                 result = dataclasses.replace(result, scores=(*result.scores, *scores))
                 store.write_result(Path(result.path), result)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -12,28 +14,40 @@ from clipperf.nouns.variant import Side
 
 Interval = tuple[float, float]
 
+RESAMPLES = 500
+"""Draws of a figure that is no mean."""
+
+
+class Gap(Protocol):
+    """How far a figure lies from another model's on the same samples, in pairs."""
+
+    def interval(self, times: float = 1.0) -> Interval:
+        """The 95 % interval of the difference, were there so many times the samples."""
+        ...
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """How values [n] of samples become a figure; `groups` int [n] holds their classes or images.
+    """How values [n, ...] of samples become a figure; `groups` int [n] are classes or images.
 
     `value(values, groups)` is the figure, `interval(values, groups)` its 95 % interval, and
-    `gap(ours, theirs, groups)` the 95 % interval of the difference of two models' figures on the
-    same samples in pairs.
+    `gap(ours, theirs, groups)` that of two models' difference on the same samples in pairs.
+    `independent` says that samples are, whatever their groups.
     """
 
     value: Callable[[np.ndarray, np.ndarray], float]
     interval: Callable[[np.ndarray, np.ndarray], Interval]
-    gap: Callable[[np.ndarray, np.ndarray, np.ndarray], Interval]
+    gap: Callable[[np.ndarray, np.ndarray, np.ndarray], Gap]
+    independent: bool = True
 
 
 @dataclass(frozen=True)
 class Outcome:
     """One metric's result per sample, for one model.
 
-    `values` [n], of hits bool, give the figure as `estimate` says; `decisions` [n] are what the
-    model chose: where two models differ, a sample flipped. `groups` int [n] holds each sample's
-    class or image, `chance` is the figure that guessing is expected to get.
+    `values` [n, ...], of hits bool, give the figure as `estimate` says; `decisions` [n] are what
+    the model chose: where two models differ, a sample flipped. `groups` int [n] holds each
+    sample's class or image, `chance` is the figure that guessing is expected to get.
     """
 
     metric: str
@@ -54,32 +68,92 @@ class Outcome:
         """Its 95 % interval."""
         return self.estimate.interval(self.values, self.groups)
 
-    def gap(self, other: Outcome) -> Interval:
-        """The 95 % interval of this figure minus another model's on the same samples.
-
-        Exactly (0, 0) where no sample changed.
-        """
-        if np.array_equal(self.values, other.values):
-            return (0.0, 0.0)
+    def gap(self, other: Outcome) -> Gap:
+        """This figure minus another model's on the same samples."""
         return self.estimate.gap(self.values, other.values, self.groups)
 
+    def mcnemar_p(self, other: Outcome) -> float | None:
+        """McNemar's exact p-value of the hits that changed; None where samples are no pairs.
 
-def mean(values: np.ndarray, groups: np.ndarray) -> float:
-    """The mean of `values`, whatever their groups; of hits: their share."""
+        They are none where they are alike within a group, or have no hits.
+        """
+        if self.values.dtype != bool or self.values.ndim > 1 or not self.estimate.independent:
+            return None
+        gained, lost = self.values & ~other.values, other.values & ~self.values
+        return stats.mcnemar_p(int(gained.sum()), int(lost.sum()))
+
+
+# --- means ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Design:
+    """How samples of groups int [n] weigh in a mean.
+
+    `mean(values, groups)` is the weighted mean, `variance(values, groups)` that of it, and
+    `unit(groups)` the usual weight of what answers as one: a sample, or an image's captions.
+    """
+
+    mean: Callable[[np.ndarray, np.ndarray], float]
+    variance: Callable[[np.ndarray, np.ndarray], float]
+    unit: Callable[[np.ndarray], float]
+
+    def size(self, values: np.ndarray, groups: np.ndarray, spread: float) -> float:
+        """How many independent samples the mean of these is worth, if `spread` is one's variance.
+
+        It is the ratio of the variances (Kish's effective sample size), taken as though one more
+        unit of the usual weight differed from all others: where nothing differs, samples are worth
+        as many as there are such units.
+        """
+        unit = self.unit(groups)
+        return (spread + unit) / (self.variance(values, groups) + unit * unit)
+
+    def gap(self, ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray) -> MeanGap:
+        """The difference of the means of two models' values."""
+        gaps = ours.astype(np.float64) - theirs.astype(np.float64)
+        gained, lost = (self.mean(np.maximum(one, 0), groups) for one in (gaps, -gaps))
+        spread = gained + lost - (gained - lost) ** 2
+        return MeanGap(gained, lost, self.size(gaps, groups, spread))
+
+
+@dataclass(frozen=True)
+class MeanGap:
+    """A difference of means of hits: weighted shares gained and lost, of `n` effective samples."""
+
+    gained: float
+    lost: float
+    n: float
+
+    def interval(self, times: float = 1.0) -> Interval:
+        """See `Gap`; `stats.paired_share_interval` says by which rule."""
+        n = self.n * times
+        return stats.paired_share_interval(self.gained * n, self.lost * n, n)
+
+
+def mean_by(design: Design, independent: bool = True) -> Estimate:
+    """The weighted mean of values from 0 to 1, such as hits.
+
+    Its interval is Wilson's, that of a gap `stats.paired_share_interval`, both for as many
+    independent samples as these are worth.
+    """
+
+    def interval(values: np.ndarray, groups: np.ndarray) -> Interval:
+        wide = values.astype(np.float64)
+        if wide.min() < 0 or wide.max() > 1:
+            raise ValueError("a mean takes values from 0 to 1")
+        share = design.mean(wide, groups)
+        n = design.size(wide, groups, share * (1 - share))
+        return stats.wilson_interval(share * n, n)
+
+    return Estimate(design.mean, interval, design.gap, independent)
+
+
+def _mean(values: np.ndarray, groups: np.ndarray) -> float:
     return float(values.mean())
 
 
-def mean_interval(values: np.ndarray, groups: np.ndarray) -> Interval:
-    """95 % percentile bootstrap interval of `mean` over the samples."""
-    return stats.paired_difference_interval(values.tolist(), [0.0] * len(values))
-
-
-def mean_per_class(values: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over classes of the mean of `values` in each; of hits: mean per-class recall.
-
-    Classes without a sample have no recall and are left out. `values` may also be paired
-    differences of hits, since the mean is linear.
-    """
+def _mean_over_classes(values: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of the means of each class; those without a sample have none."""
     if not len(labels):
         raise ValueError("no samples")
     counts = np.bincount(labels)
@@ -87,95 +161,107 @@ def mean_per_class(values: np.ndarray, labels: np.ndarray) -> float:
     return float((sums[counts > 0] / counts[counts > 0]).mean())
 
 
-def mean_per_class_interval(
-    values: np.ndarray, labels: np.ndarray, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of `mean_per_class` over the samples.
+def _variance(values: np.ndarray, groups: np.ndarray) -> float:
+    """Of a mean over independent samples."""
+    return float(np.var(values)) / len(values)
 
-    Samples are drawn across classes, so that classes of one sample add their share of doubt. A
-    class that a resample misses is left out of that resample's mean.
+
+def _clustered(values: np.ndarray, groups: np.ndarray) -> float:
+    """Of a mean over samples whose groups are independent, but not they within one."""
+    sums = np.bincount(groups, weights=values - values.mean())
+    return float(sums @ sums) / len(values) ** 2
+
+
+def _stratified(values: np.ndarray, labels: np.ndarray) -> float:
+    """Of a mean over classes, whose samples are independent.
+
+    A class says as little of its variance as it has samples: each counts as though it had one more
+    of the variance of all, which is all that a class of one sample has.
     """
-    rng = np.random.default_rng(seed)
-    means = []
-    for _ in range(resamples):
-        drawn = rng.integers(0, len(labels), len(labels))
-        means.append(mean_per_class(values[drawn], labels[drawn]))
-    return _middle_95(means)
+    labels = np.unique(labels, return_inverse=True)[1]
+    counts = np.bincount(labels)
+    centres = np.bincount(labels, weights=values) / counts
+    inner = np.bincount(labels, weights=(values - centres[labels]) ** 2)
+    overall = float((inner / counts + (centres - centres.mean()) ** 2).mean())
+    return float(((inner + overall) / counts**2).sum()) / len(counts) ** 2
 
 
-def grouped_mean_interval(
-    values: np.ndarray, groups: np.ndarray, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of `values`, drawing whole groups.
-
-    For samples that are alike within a group, such as the captions of one image: drawing them
-    one by one would take them for more evidence than they are. Groups of unequal
-    size make the mean a ratio: the drawn groups' sum over the number of their samples.
-    """
-    _, groups = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(groups, weights=values), np.bincount(groups)
-    rng = np.random.default_rng(seed)
-    means = []
-    for _ in range(resamples):
-        drawn = rng.integers(0, len(sums), len(sums))
-        means.append(float(sums[drawn].sum() / counts[drawn].sum()))
-    return _middle_95(means)
+def _unit_of_classes(counts: np.ndarray) -> float:
+    """The sum of the squared weights of samples that weigh as much as their class is small."""
+    counts = counts[counts > 0]
+    return float((1 / counts).sum()) / len(counts) ** 2
 
 
-def _middle_95(means: list[float]) -> tuple[float, float]:
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+ALONE = Design(_mean, _variance, lambda groups: 1 / len(groups))
+"""Independent samples."""
 
+GROUPED = Design(
+    _mean, _clustered, lambda groups: float(((np.bincount(groups) / len(groups)) ** 2).sum())
+)
+"""Samples that are alike within a group."""
 
-def linear(
-    value: Callable[[np.ndarray, np.ndarray], float],
-    resampled: Callable[[np.ndarray, np.ndarray], Interval],
-    interval: Callable[[np.ndarray, np.ndarray], Interval],
-) -> Estimate:
-    """An estimate that is linear in the values: that of their gaps is the gap of two models'."""
-
-    def gap(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray) -> Interval:
-        return resampled(ours.astype(np.float64) - theirs.astype(np.float64), groups)
-
-    return Estimate(value, interval, gap)
-
-
-def _wilson(hits: np.ndarray, groups: np.ndarray) -> Interval:
-    return stats.wilson_interval(int(hits.sum()), len(hits))
-
-
-def _unless_certain(
-    value: Callable[[np.ndarray, np.ndarray], float],
-    resampled: Callable[[np.ndarray, np.ndarray], Interval],
-    samples: Callable[[np.ndarray], int],
-) -> Callable[[np.ndarray, np.ndarray], Interval]:
-    """The resampled interval of hits, but Wilson's over that many samples where all agree.
-
-    No doubt at all would be too good to be true of few samples.
-    """
-
-    def interval(hits: np.ndarray, groups: np.ndarray) -> Interval:
-        found = resampled(hits.astype(np.float64), groups)
-        n = samples(groups)
-        wilson = stats.wilson_interval(round(value(hits, groups) * n), n)
-        return found if found[0] < found[1] else wilson
-
-    return interval
-
-
-SHARE = linear(mean, mean_interval, _wilson)
+SHARE = mean_by(ALONE)
 """The share of independent samples that are hits."""
 
-SHARE_OF_GROUPS = linear(
-    mean,
-    grouped_mean_interval,
-    _unless_certain(mean, grouped_mean_interval, lambda groups: len(np.unique(groups))),
-)
+SHARE_OF_GROUPS = mean_by(GROUPED, independent=False)
 """The share of hits where samples of one group, such as the captions of an image, are alike."""
 
-MEAN_OVER_CLASSES = linear(
-    mean_per_class,
-    mean_per_class_interval,
-    _unless_certain(mean_per_class, mean_per_class_interval, len),  # classes are no clusters
+MEAN_OVER_CLASSES = mean_by(
+    Design(_mean_over_classes, _stratified, lambda labels: _unit_of_classes(np.bincount(labels)))
 )
-"""The mean over the classes of each one's share of hits."""
+"""The mean over the classes of each one's share of hits; classes without a sample are left out."""
+
+
+# --- figures that are no means -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ResampledGap:
+    """A difference, its interval by resampling, and the number of samples."""
+
+    difference: float
+    low: float
+    high: float
+    n: int
+
+    def interval(self, times: float = 1.0) -> Interval:
+        """See `Gap`: as wide as by resampling, but never less than what may go unseen."""
+        least, scale = unseen(self.n * times), math.sqrt(times)
+        below = max((self.difference - self.low) / scale, least)
+        above = max((self.high - self.difference) / scale, least)
+        return self.difference - below, self.difference + above
+
+
+def unseen(n: float) -> float:
+    """The largest share of all samples that n of them may miss, but for 2.5 %: 7.1 % for 50."""
+    return 1 - 0.025 ** (1 / n)
+
+
+def resampled(value: Callable[[np.ndarray, np.ndarray], float]) -> Estimate:
+    """Any figure from 0 to 1, with percentile bootstrap intervals over the samples.
+
+    Draws that have no value (not a number) are left out. Where samples agree there is nothing to
+    resample: no interval is narrower than what so many samples may miss.
+    """
+
+    def draws(n: int, figure: Callable[[np.ndarray], float]) -> Interval:
+        rng = np.random.default_rng(0)
+        found = [figure(rng.integers(0, n, n)) for _ in range(RESAMPLES)]
+        known = [each for each in found if math.isfinite(each)]
+        low, high = np.quantile(known, [0.025, 0.975]) if known else (math.nan, math.nan)
+        return float(low), float(high)
+
+    def interval(values: np.ndarray, groups: np.ndarray) -> Interval:
+        n = len(values)
+        own = draws(n, lambda index: value(values[index], groups[index]))
+        low, high = ResampledGap(value(values, groups), *own, n).interval()
+        return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+
+    def gap(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray) -> ResampledGap:
+        def figure(index: np.ndarray) -> float:
+            return value(ours[index], groups[index]) - value(theirs[index], groups[index])
+
+        n = len(ours)
+        return ResampledGap(figure(np.arange(n)), *draws(n, figure), n)
+
+    return Estimate(value, interval, gap)

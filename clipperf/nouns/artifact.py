@@ -54,7 +54,8 @@ class Quantization:
 
     `kept` are those of its `layers` that stayed in the precision `kept_in`. `min_cosine` is the
     least between its embeddings of the `samples` and fp32's, `points_lost` the largest loss of
-    recall@1 and top-1 in percentage points; None with random weights.
+    recall@1 and top-1 in percentage points, and `points_at_most` its 97.5 % bound; None with random
+    weights.
     """
 
     layers: int
@@ -63,6 +64,7 @@ class Quantization:
     samples: int
     min_cosine: float
     points_lost: float | None = None
+    points_at_most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ class Artifact:
             said["samples"] = str(cost.samples)
             said["min cosine"] = f"{cost.min_cosine:.5f}"
             if cost.points_lost is not None:
-                said["points lost"] = f"{cost.points_lost:.2f}"
+                bound = cost.points_at_most
+                most = "" if bound is None else f" (at most {bound:.2f}, for all that they tell)"
+                said["points lost"] = f"{cost.points_lost:.2f}{most}"
         if self.weight_bits is not None:
             said["weight bits"] = str(self.weight_bits)
         return said

@@ -74,7 +74,9 @@ class Score:
     """One accuracy figure of one cell, beside the PyTorch baseline on the same samples.
 
     `ci95` belongs to `value`; `difference` is value minus baseline with its paired `diff_ci95`.
-    `flips` counts samples whose prediction differs between the two, right or wrong.
+    `flips` counts samples whose prediction differs between the two, right or wrong; `mcnemar_p` is
+    McNemar's exact p-value of the hits among them. `margin` is the share of one that was allowed to
+    be lost; `samples_needed` would settle that, where these do not.
     """
 
     cell: Cell
@@ -89,6 +91,9 @@ class Score:
     difference: float | None = None
     diff_ci95: tuple[float, float] | None = None
     flips: int | None = None
+    mcnemar_p: float | None = None
+    margin: float | None = None
+    samples_needed: int | None = None
     chance: float | None = None
     random_weights: bool = False
     env_id: str = ""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clipperf import units
 from clipperf.errors import UsageError
-from clipperf.evals.verdicts import COMPARED, KEPT_WITHIN, Verdict, verdict_of
+from clipperf.evals.verdicts import COMPARED, Verdict, in_words, margin_of, verdict_of
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import ResultFile, Score
 from clipperf.report.columns import KEY, Column, cell_columns, tabulate, who_columns
@@ -16,9 +15,9 @@ from clipperf.report.table import Severity, Table, Value
 from clipperf.report.words import listed
 
 SEVERITY_OF: dict[Verdict, Severity] = {
-    Verdict.KEPT: "good",
-    Verdict.LOST: "bad",
-    Verdict.UNRESOLVED: "warn",
+    Verdict.EQUIVALENT: "good",
+    Verdict.WORSE: "bad",
+    Verdict.TOO_FEW: "warn",
     Verdict.RANDOM_WEIGHTS: "bad",
 }
 """How a verdict is set; "plain" what is not here."""
@@ -52,10 +51,10 @@ def accuracy_table(results: Sequence[ResultFile]) -> Table:
             "Difference, points", lambda s: Value(s.difference, "points", s.diff_ci95), fold="empty"
         ),
         Column("Flips", _flips, fold="empty"),
+        Column("p", lambda s: s.mcnemar_p, "number", "empty"),
         Column("Chance", lambda s: s.chance, "share", "empty"),
         Column("Verdict", _verdict, "verdict"),
     ]
-    kept = units.percent(KEPT_WITHIN)
     caveats = []
     random_models = sorted({s.cell.model_id for s in scores if s.random_weights})
     if random_models:
@@ -64,9 +63,9 @@ def accuracy_table(results: Sequence[ResultFile]) -> Table:
             f"evaluation runs; they say nothing about the model."
         )
     caveats.append(
-        f"Brackets are 95 % intervals; differences are paired on the same samples. Kept: the whole "
-        f"interval lies above -{kept} points. Flips count samples whose prediction changed, "
-        f"right or wrong."
+        f"Brackets are 95 % intervals; differences are paired on the same samples. Equivalent: the "
+        f"whole interval lies above -{_margins(scores)}; worse: it lies below 0. Flips count "
+        f"samples whose prediction changed, right or wrong; p is McNemar's of hits among them."
     )
     at_chance = sorted(
         {
@@ -97,7 +96,7 @@ def _flips(score: Score) -> Value:
 
 def _verdict(score: Score) -> Value:
     verdict = verdict_of(score)
-    return Value(verdict.value, "verdict", severity=SEVERITY_OF.get(verdict, "plain"))
+    return Value(in_words(score), "verdict", severity=SEVERITY_OF.get(verdict, "plain"))
 
 
 def accuracy_findings(scores: Sequence[Score], labels: dict[str, str]) -> list[str]:
@@ -117,9 +116,9 @@ def accuracy_findings(scores: Sequence[Score], labels: dict[str, str]) -> list[s
 def _accuracy_sentence(group: Sequence[Score]) -> str:
     """One runtime's verdicts over all datasets and metrics, with the worst of them."""
     verdicts = [verdict_of(s) for s in group]
-    lost, unsure = verdicts.count(Verdict.LOST), verdicts.count(Verdict.UNRESOLVED)
-    kept = units.percent(KEPT_WITHIN)
-    told = [s for s, v in zip(group, verdicts, strict=True) if not lost or v is Verdict.LOST]
+    lost, unsure = verdicts.count(Verdict.WORSE), verdicts.count(Verdict.TOO_FEW)
+    within = _margins(group)
+    told = [s for s, v in zip(group, verdicts, strict=True) if not lost or v is Verdict.WORSE]
     worst = min(told, key=lambda s: s.difference or 0.0)
     difference = Value(worst.difference, "points", worst.diff_ci95)
     figures = f"{worst.dataset}, {worst.metric}: {difference.text} points over {worst.n} samples"
@@ -127,10 +126,23 @@ def _accuracy_sentence(group: Sequence[Score]) -> str:
         return f"loses accuracy in {lost} of {_count(group)} (worst {figures})."
     if unsure:
         return (
-            f"may or may not keep the accuracy within {kept} point: {unsure} of {_count(group)} "
-            f"cannot tell (worst {figures})."
+            f"may or may not keep the accuracy within {within}: {unsure} of {_count(group)} "
+            f"cannot tell{_needed(group)} (worst {figures})."
         )
-    return f"keeps the accuracy within {kept} point in {_count(group)} (worst {figures})."
+    return f"keeps the accuracy within {within} in {_count(group)} (worst {figures})."
+
+
+def _needed(group: Sequence[Score]) -> str:
+    """How many samples would settle all of them, where that is known."""
+    needed = [s.samples_needed for s in group if verdict_of(s) is Verdict.TOO_FEW]
+    known = [n for n in needed if n is not None]
+    return f" and take up to {max(known)} samples" if known and len(known) == len(needed) else ""
+
+
+def _margins(scores: Sequence[Score]) -> str:
+    """What they were allowed to lose, in points."""
+    margins = sorted({100 * margin_of(s) for s in scores})
+    return f"{listed([f'{each:g}' for each in margins])} {'point' if margins == [1] else 'points'}"
 
 
 def _count(group: Sequence[Score]) -> str:

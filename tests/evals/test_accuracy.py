@@ -96,7 +96,7 @@ def test_classification_scores_by_hand() -> None:
 
     top = base["zeroshot top-1"]
     assert top.value == pytest.approx(4 / 7)
-    assert top.ci95 == stats.wilson_interval(4, 7)
+    assert top.ci95 == pytest.approx(stats.wilson_interval(4, 7))
     assert top.n == 7 and top.chance == pytest.approx(1 / 3)
     assert (top.baseline_runtime, top.baseline_value, top.difference) == (None, None, None)
     assert (top.diff_ci95, top.flips) == (None, None)
@@ -113,8 +113,9 @@ def test_classification_scores_by_hand() -> None:
     assert top.baseline_runtime == "torch" and top.baseline_value == pytest.approx(4 / 7)
     assert top.difference == pytest.approx(0)
     assert top.flips == 3
-    gaps = [0, -1, 0, 0, 1, 0, 0]
-    assert top.diff_ci95 == stats.paired_difference_interval(gaps, [0] * 7)
+    # One of seven gained and one lost; a coin tossed twice says nothing.
+    assert top.diff_ci95 == pytest.approx(stats.paired_share_interval(1, 1, 7))
+    assert top.mcnemar_p == 1 and top.margin == 0.01
     assert top.cell == replace(ONNX, batch=4, tokens=None)
 
     recall = ours["zeroshot mean per-class recall"]
@@ -129,15 +130,23 @@ def test_same_embeddings_differ_in_nothing() -> None:
     # Only the lengths differ, and lengths must not matter.
     longer = {name: tuple(7 * v for v in vector) for name, vector in BASE.items()}
     embedders = {TORCH: Table({**BASE, **CLASSES}), ONNX: Table({**longer, **CLASSES})}
-    for own in by_metric(evaluate(CLASSIFIED, embedders, TORCH), ONNX).values():
-        assert (own.difference, own.diff_ci95, own.flips) == (0, (0.0, 0.0), 0)
+    top, recall = by_metric(evaluate(CLASSIFIED, embedders, TORCH), ONNX).values()
+    for own in (top, recall):
+        assert (own.difference, own.flips, own.mcnemar_p) == (0, 0, 1)
+    # Seven samples miss what 41 % of all do, but for 2.5 %: 1 - 0.025^(1/7). To exclude a point
+    # takes 368 of them: 0.99^368 is below 2.5 %.
+    assert top.diff_ci95 == pytest.approx((-0.40962, 0.40962), abs=1e-5)
+    assert top.samples_needed == 370
+    assert recall.diff_ci95 is not None and recall.diff_ci95[0] < -0.4
 
 
 def test_no_interval_claims_certainty() -> None:
     right = {name: CLASSES[f"a {CLASSIFIED.class_names[LABELS[int(name)]]}"] for name in BASE}
     for own in evaluate(CLASSIFIED, {TORCH: Table({**right, **CLASSES})}, None):
         assert own.value == 1
-        assert own.ci95 == stats.wilson_interval(7, 7)
+        # Classes of 4, 1 and 2 samples are worth 9 / (1/4 + 1 + 1/2).
+        worth = 7 if own.metric == "zeroshot top-1" else 9 / 1.75
+        assert own.ci95 == pytest.approx(stats.wilson_interval(worth, worth))
 
 
 def test_top_5_counts_changed_hits_not_changed_classes() -> None:
@@ -206,14 +215,16 @@ def test_retrieval_scores_by_hand() -> None:
     # y: x2 points at it more than y1 does.
     assert to_text.value == pytest.approx(2 / 3) and to_text.n == 3
     assert to_text.chance == pytest.approx((2 / 5 + 1 / 5 + 2 / 5) / 3)
-    assert to_text.ci95 == stats.wilson_interval(2, 3)
+    assert to_text.ci95 == pytest.approx(stats.wilson_interval(2, 3))
 
     to_image, to_text = onnx.values()
     assert (to_image.value, to_image.flips) == (1.0, 1)
     assert to_image.difference == pytest.approx(1 / 5)
     assert (to_text.value, to_text.flips) == (1.0, 1)
     # All captions right says no more than three images do.
-    assert to_image.ci95 == stats.wilson_interval(3, 3)
+    # 2, 1 and 2 captions are worth 25 / 9 images of as many.
+    assert to_image.ci95 == pytest.approx(stats.wilson_interval(25 / 9, 25 / 9))
+    assert to_image.mcnemar_p is None and to_text.mcnemar_p == 1
 
 
 def test_equal_texts_are_embedded_once_and_in_batches() -> None:

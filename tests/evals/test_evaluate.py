@@ -22,7 +22,8 @@ def test_onnx_keeps_the_samples_accuracy(cli, sample_artifact, tmp_path):
     target = tmp_path / "e.json"
     home = sample_artifact.parents[3]
     done = cli(
-        "eval", "clipperf-sample", "--json", target, "--quiet", "--batch", "64", home=home
+        "eval", "clipperf-sample", "--json", target, "--quiet", "--batch", "64", "--margin", "2pp",
+        home=home,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = scores_of(store.read_result(target))
@@ -36,7 +37,23 @@ def test_onnx_keeps_the_samples_accuracy(cli, sample_artifact, tmp_path):
             assert score.baseline_value == base.value
             assert abs(score.difference) <= 0.005, metric
             assert score.diff_ci95[0] <= score.difference <= score.diff_ci95[1]
+            assert score.margin == 0.02 and score.samples_needed is None
     assert "clipperf-sample" in done.stdout
+
+
+def test_a_margin_that_so_few_samples_cannot_show_fails(cli, sample_artifact, samples, tmp_path):
+    target, home = tmp_path / "e.json", sample_artifact.parents[3]
+    asked = ("eval", "clipperf-sample", "--dataset", samples, "-q", "--json", target)
+    done = cli(*asked, "--margin", "0.5pp", home=home)
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("not equivalent: ")]
+    scores = [s for s in store.read_result(target).scores if s.cell.runtime == "onnx"]
+    assert len(said) == len(scores) > 0
+    assert all("too few samples: about " in line and line.endswith(" would do") for line in said)
+    # 24 of them: without a flip it would take 736.
+    assert all(s.n == 24 and s.samples_needed >= 740 for s in scores)
+    refused = cli("eval", "--margin", "half", home=home)
+    assert refused.returncode == 2 and "give percentage points above 0" in refused.stderr
 
 
 def test_random_weights_are_marked_everywhere(cli, tmp_path):

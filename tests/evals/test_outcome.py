@@ -1,4 +1,4 @@
-"""Figures of samples and their intervals against cases worked out by hand."""
+"""Figures of samples and their intervals: by hand, and how often they hold the truth."""
 
 from __future__ import annotations
 
@@ -13,129 +13,197 @@ from clipperf.evals.outcome import (
     SHARE,
     SHARE_OF_GROUPS,
     Estimate,
+    MeanGap,
     Outcome,
-    grouped_mean_interval,
-    mean_interval,
-    mean_per_class,
-    mean_per_class_interval,
+    ResampledGap,
+    resampled,
+    unseen,
 )
 
 
-def test_mean_per_class_weighs_classes_alike_and_leaves_out_empty_ones() -> None:
-    labels = np.array([0, 0, 0, 2])  # class 1 and class 3 have no sample
-    assert mean_per_class(np.array([1.0, 1.0, 0.0, 0.0]), labels) == pytest.approx(1 / 3)
-    assert mean_per_class(np.array([1.0, 1.0]), np.array([4, 4])) == 1.0
-
-
-def test_mean_per_class_interval() -> None:
-    labels = np.repeat(np.arange(10), 20)
-    hits = (np.arange(200) % 2).astype(float)
-    low, high = mean_per_class_interval(hits, labels)
-    # Balanced classes: about 1.96 * sqrt(0.25 / 200) either side of the half.
-    assert 0.5 - low == pytest.approx(0.069, abs=0.01)
-    assert high - 0.5 == pytest.approx(0.069, abs=0.01)
-    assert (low, high) == mean_per_class_interval(hits, labels)
-    assert mean_per_class_interval(np.ones(3), np.arange(3)) == (1.0, 1.0)
-    with pytest.raises(ValueError, match="no samples"):
-        mean_per_class(np.ones(0), np.ones(0, dtype=int))
-
-
-def test_grouped_interval_counts_groups_not_samples() -> None:
-    rng = np.random.default_rng(2)
-    right = (rng.random(100) < 0.5).astype(float)
-    alone = grouped_mean_interval(right, np.arange(100))
-    # The same samples ten times over are no more evidence.
-    assert grouped_mean_interval(np.repeat(right, 10), np.repeat(np.arange(100), 10)) == alone
-    assert alone[1] - alone[0] == pytest.approx(2 * 1.96 * (0.25 / 100) ** 0.5, rel=0.15)
-
-
-def test_grouped_interval_with_groups_of_unequal_size() -> None:
-    assert grouped_mean_interval(np.ones(5), np.array([3, 0, 0, 0, 7])) == (1.0, 1.0)
-    low, high = grouped_mean_interval(np.array([1.0, 1, 1, 0]), np.array([0, 0, 0, 1]))
-    assert (low, high) == (0.0, 1.0)
-
-
-# --- figures as metrics ask for them -------------------------------------------------------
-
-
-def outcome(estimate: Estimate, values: list[float], groups: list[int]) -> Outcome:
+def outcome(estimate: Estimate, values: list, groups: list[int]) -> Outcome:
     return Outcome("m", "image", estimate, np.array(values), np.array(values), np.array(groups), 0)
 
 
-def drawn(statistic: Callable[[np.ndarray], float], n: int) -> tuple[float, float]:
-    """A percentile interval by 2000 draws of `n` with seed 0, in plain steps."""
-    rng = np.random.default_rng(0)
-    found = [statistic(rng.integers(0, n, n)) for _ in range(2000)]
-    return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))
-
-
-VALUES = np.random.default_rng(7).random(60)
-GROUPS = np.random.default_rng(8).integers(0, 20, 60) + 3
-
-
-def test_intervals_are_two_thousand_draws_that_anybody_can_repeat() -> None:
-    values, groups = VALUES, GROUPS
-    alone = drawn(lambda index: float(values[index].mean()), 60)
-    assert mean_interval(values, groups) == pytest.approx(alone, abs=1e-12)
-    classes = drawn(
-        lambda index: float(
-            np.mean([values[index][groups[index] == c].mean() for c in set(groups[index])])
-        ),
-        60,
-    )
-    assert mean_per_class_interval(values, groups) == pytest.approx(classes, abs=1e-12)
-    parts = [values[groups == group] for group in np.unique(groups)]
-    whole = drawn(lambda index: float(np.concatenate([parts[i] for i in index]).mean()), len(parts))
-    assert grouped_mean_interval(values, groups) == pytest.approx(whole, abs=1e-12)
-
-
-def test_one_draw_alone_has_no_width() -> None:
-    values, groups = VALUES, GROUPS
-    for interval in (mean_per_class_interval, grouped_mean_interval):
-        assert len(set(interval(values, groups, resamples=1))) == 1
+def hits(text: str, groups: list[int], estimate: Estimate) -> Outcome:
+    return outcome(estimate, [letter == "x" for letter in text], groups)
 
 
 def test_a_share() -> None:
-    hits = outcome(SHARE, [True] * 3 + [False], [0, 0, 1, 1])
-    assert hits.value == 0.75
-    assert hits.interval == stats.wilson_interval(3, 4)
-    other = outcome(SHARE, [True] + [False] * 3, [0, 0, 1, 1])
-    assert hits.gap(other) == stats.paired_difference_interval([0, 1, 1, 0], [0] * 4)
-    assert hits.gap(other)[1] > 0 and other.gap(hits)[0] < 0
-    assert hits.gap(hits) == (0.0, 0.0)
+    found = hits("xxx.", [0, 0, 1, 1], SHARE)
+    assert found.value == 0.75
+    assert found.interval == pytest.approx(stats.wilson_interval(3, 4))
+    other = hits("x...", [0, 0, 1, 1], SHARE)
+    gap = found.gap(other)
+    assert gap.interval() == pytest.approx(stats.paired_share_interval(2, 0, 4))
+    assert gap.interval(3) == pytest.approx(stats.paired_share_interval(6, 0, 12))
+    assert other.gap(found).interval() == pytest.approx(tuple(-e for e in gap.interval()[::-1]))
+    assert found.mcnemar_p(other) == 0.5  # two heads of two tosses, or two tails
+
+
+def test_a_mean_of_other_values_than_hits() -> None:
+    found = outcome(SHARE, [1, 0.5, 0.25, 0.25], [0] * 4)
+    assert found.value == 0.5 and found.mcnemar_p(found) is None
+    # A variance of 3/32 in place of 1/4: worth (1/4 + 1/4) / (3/128 + 1/16) = 64/11 samples.
+    assert found.interval == pytest.approx(stats.wilson_interval(32 / 11, 64 / 11))
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        _ = outcome(SHARE, [1, 2.0], [0] * 2).interval
 
 
 def test_a_share_of_groups() -> None:
-    hits, groups = [True, True, False, True, False], [0, 0, 0, 1, 1]
-    found = outcome(SHARE_OF_GROUPS, hits, groups)
-    assert found.value == 0.6
-    assert found.interval == grouped_mean_interval(np.array(hits, float), np.array(groups))
-    other = outcome(SHARE_OF_GROUPS, [False] * 5, groups)
-    assert found.gap(other) == found.interval
+    groups = [0, 0, 0, 1, 1, 1]
+    together, apart = hits("xxx...", groups, SHARE_OF_GROUPS), hits("x..xx.", groups, SHARE)
+    assert together.value == 0.5 == apart.value
+    # Residuals of the groups are 3/2 each, so a variance of (9/2) / 36 and, with one more of two
+    # groups, (1/4 + 1/2) / (1/8 + 1/4) = 2: two groups, as they are.
+    assert together.interval == pytest.approx(stats.wilson_interval(1, 2))
+    assert apart.interval == pytest.approx(stats.wilson_interval(3, 6))
+    assert together.mcnemar_p(together) is None and apart.mcnemar_p(apart) == 1
+    same = together.gap(together)
+    assert same == MeanGap(0, 0, 2)
+    assert same.interval() == pytest.approx((-(1 - 0.025**0.5), 1 - 0.025**0.5))
 
 
 def test_a_mean_over_classes() -> None:
-    hits, groups = [True, True, False, True, False, False], [0, 0, 0, 1, 1, 1]
-    found = outcome(MEAN_OVER_CLASSES, hits, groups)
+    found = hits("xx.x..", [0, 0, 0, 4, 4, 4], MEAN_OVER_CLASSES)
     assert found.value == pytest.approx((2 / 3 + 1 / 3) / 2)
-    assert found.interval == mean_per_class_interval(np.array(hits, float), np.array(groups))
-    assert found.gap(outcome(MEAN_OVER_CLASSES, [False] * 6, groups)) == found.interval
+    # Within: 2/3 each; of all: 1/4. Variance (2/3 + 1/4) / 9 * 2 / 4 = 11/216, unit 1/6.
+    worth = (1 / 4 + 1 / 6) / (11 / 216 + 1 / 36)
+    assert found.interval == pytest.approx(stats.wilson_interval(worth / 2, worth))
+    none = found.gap(found)
+    assert none.interval() == pytest.approx((-unseen(6), unseen(6)))
+    # Classes weigh alike, however many samples they have; those without have no recall.
+    uneven = hits("xx..", [0, 0, 0, 2], MEAN_OVER_CLASSES)
+    assert uneven.value == pytest.approx(1 / 3)
+    assert uneven.gap(uneven).interval()[1] == pytest.approx(unseen(4 / (1 / 3 + 1)))
+    with pytest.raises(ValueError, match="no samples"):
+        _ = outcome(MEAN_OVER_CLASSES, [], []).value
 
 
 @pytest.mark.parametrize(
-    ("estimate", "hits", "groups", "interval"),
-    [
-        # Wilson of all of n: from n / (n + 1.96^2) to 1; n are three groups, or five samples.
-        (SHARE_OF_GROUPS, [1] * 5, [0, 0, 3, 7, 7], (3 / 6.8416, 1)),
-        (SHARE_OF_GROUPS, [0] * 5, [0, 0, 3, 7, 7], (0, 3.8416 / 6.8416)),
-        (MEAN_OVER_CLASSES, [1] * 5, [0, 0, 3, 7, 7], (5 / 8.8416, 1)),
-        (MEAN_OVER_CLASSES, [0] * 5, [0, 0, 3, 7, 7], (0, 3.8416 / 8.8416)),
-        # Every group half right is 2 of 4 groups.
-        (SHARE_OF_GROUPS, [1, 0] * 4, [0, 0, 1, 1, 2, 2, 3, 3], (0.1500, 0.8500)),
-    ],
+    ("estimate", "worth"),
+    # Three groups of 2, 1 and 2 samples as groups, and as classes.
+    [(SHARE, 5), (SHARE_OF_GROUPS, 25 / 9), (MEAN_OVER_CLASSES, 9 / 2)],
 )
+@pytest.mark.parametrize("right", [0, 1])
 def test_agreement_leaves_the_doubt_of_few_samples(
-    estimate: Estimate, hits: list[int], groups: list[int], interval: tuple[float, float]
+    estimate: Estimate, worth: float, right: int
 ) -> None:
-    found = outcome(estimate, [bool(hit) for hit in hits], groups).interval
-    assert found == pytest.approx(interval, abs=1e-4)
+    found = outcome(estimate, [bool(right)] * 5, [0, 0, 3, 7, 7])
+    assert found.interval == pytest.approx(stats.wilson_interval(worth * right, worth))
+    assert found.gap(found).interval() == pytest.approx((-unseen(worth), unseen(worth)))
+
+
+# --- how often intervals hold the truth ----------------------------------------------------
+
+
+def held(draw: Callable[[], tuple[Outcome, Outcome]], truth: float, times: int) -> float:
+    found = 0
+    for _ in range(times):
+        ours, theirs = draw()
+        low, high = ours.gap(theirs).interval()
+        found += low <= truth <= high
+    return found / times
+
+
+def flipped(rng: np.random.Generator, n: int, lost: float, gained: float) -> np.ndarray:
+    """Hits of ours and theirs [2, n], of which so many shares are lost and gained."""
+    draw, right = rng.random(n), rng.random(n) < 0.6
+    right = np.where(draw < lost, True, np.where(draw < lost + gained, False, right))
+    return np.stack([right ^ (draw < lost + gained), right])
+
+
+@pytest.mark.parametrize(
+    ("n", "loss", "once"), [(50, 0.02, 0.36), (100, 0.015, 0.22), (372, 0.011, 0.016)]
+)
+def test_few_flips_show_nothing(n: int, loss: float, once: float) -> None:
+    """No flip is seen in `once` of all cases, and was taken for a proof that nothing is lost."""
+    rng, draws = np.random.default_rng(0), 2000
+    lost = (rng.random((draws, n)) < loss).sum(axis=1)
+    assert np.mean(lost == 0) == pytest.approx(once, abs=0.02)
+    bounds = np.array([MeanGap(0, k / n, n).interval()[0] for k in range(lost.max() + 1)])[lost]
+    assert np.mean(bounds > -0.01) <= 0.025
+    assert np.mean(bounds <= -loss) >= 0.97
+
+
+CLASSES = [(1000, 1), (300, 2), (100, 3), (20, 20)]
+
+
+@pytest.mark.parametrize(("classes", "each"), CLASSES)
+def test_mean_per_class_recall_of_few_images_a_class(classes: int, each: int) -> None:
+    """Drawing samples across classes gave 1,000 classes of one image a coverage of 0.89."""
+    rng, draws = np.random.default_rng(1), 600
+    recall = rng.beta(8, 2, classes)
+    labels = np.repeat(np.arange(classes), each)
+    found = 0
+    for _ in range(draws):
+        low, high = MEAN_OVER_CLASSES.interval(rng.random(len(labels)) < recall[labels], labels)
+        found += low <= recall.mean() <= high
+    assert found / draws > 0.93
+
+
+@pytest.mark.parametrize("estimate", [SHARE, MEAN_OVER_CLASSES])
+@pytest.mark.parametrize(("lost", "gained"), [(0.01, 0.0), (0.03, 0.02)])
+def test_differences(estimate: Estimate, lost: float, gained: float) -> None:
+    rng, labels = np.random.default_rng(2), np.repeat(np.arange(100), 3)
+
+    def draw() -> tuple[Outcome, Outcome]:
+        ours, theirs = flipped(rng, len(labels), lost, gained)
+        both = (Outcome("m", "image", estimate, x, x, labels, 0) for x in (ours, theirs))
+        return next(both), next(both)
+
+    assert held(draw, gained - lost, 300) > 0.94
+
+
+@pytest.mark.parametrize("together", [0.0, 0.7, 1.0])
+def test_differences_of_captions_of_one_image(together: float) -> None:
+    rng, images, captions = np.random.default_rng(3), 200, 5
+    owner = np.repeat(np.arange(images), captions)
+
+    def draw() -> tuple[Outcome, Outcome]:
+        shared = flipped(rng, images, 0.03, 0.02)[:, owner]
+        own = flipped(rng, images * captions, 0.03, 0.02)
+        ours, theirs = np.where(rng.random(len(owner)) < together, shared, own)
+        both = (Outcome("m", "text", SHARE_OF_GROUPS, x, x, owner, 0) for x in (ours, theirs))
+        return next(both), next(both)
+
+    assert held(draw, -0.01, 300) > 0.93
+
+
+# --- figures that are no means -------------------------------------------------------------
+
+
+def largest(values: np.ndarray, groups: np.ndarray) -> float:
+    return float(max(values[groups == group].mean() for group in np.unique(groups)))
+
+
+def test_other_figures_are_resampled() -> None:
+    rng, groups = np.random.default_rng(4), np.repeat([0, 1], 200)
+    values = (rng.random(400) < 0.5).astype(float)
+    found = outcome(resampled(largest), values.tolist(), groups.tolist())
+    low, high = found.interval
+    assert low < found.value < high and 0.05 < high - low < 0.2
+    assert found.interval == (low, high), "the same draws each time"
+    other = outcome(resampled(largest), (values * 0.9).tolist(), groups.tolist())
+    gap = other.gap(found)
+    assert isinstance(gap, ResampledGap)
+    assert gap.difference == pytest.approx(-0.1 * found.value)
+    assert gap.interval()[0] < gap.difference < gap.interval()[1] <= -0.03
+
+
+def test_no_resampled_interval_is_narrower_than_what_may_go_unseen() -> None:
+    found = outcome(resampled(largest), [1.0] * 50, [0] * 50)
+    assert found.interval == pytest.approx((1 - 0.07112, 1), abs=1e-5)
+    gap = found.gap(found)
+    assert gap.interval() == pytest.approx((-0.07112, 0.07112), abs=1e-5)
+    assert gap.interval(10) == pytest.approx((-unseen(500), unseen(500)))
+    wide = ResampledGap(-0.1, -0.3, 0.05, 1000)
+    assert wide.interval(4) == pytest.approx((-0.2, -0.025))
+
+
+def test_draws_without_a_value_are_left_out() -> None:
+    def picky(values: np.ndarray, groups: np.ndarray) -> float:
+        return float(values.mean()) if len(set(values)) > 1 else np.nan
+
+    assert np.isfinite(outcome(resampled(picky), [0.0, 1.0], [0, 1]).interval).all()
+    assert np.isnan(outcome(resampled(picky), [1.0, 1.0], [0, 1]).interval).any()

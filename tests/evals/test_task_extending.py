@@ -18,11 +18,9 @@ TOYS = '''
 import numpy as np
 
 from clipperf.evals.metric import Metric, Ranked, measured
-from clipperf.evals.outcome import Outcome, linear, mean, mean_interval
+from clipperf.evals.outcome import SHARE, Outcome
 from clipperf.evals.ranks import retrieve
 from clipperf.evals.task import Task
-
-MEAN = linear(mean, mean_interval, mean_interval)
 
 
 def texts(dataset):
@@ -39,7 +37,7 @@ def outcomes(dataset, found):
 def reciprocal(ranked):
     values = 1 / (1 + ranked.ranks)
     rest = (values, values, ranked.groups, None)
-    return [Outcome(f"{ranked.name} mean reciprocal rank", ranked.side, MEAN, *rest)]
+    return [Outcome(f"{ranked.name} mean reciprocal rank", ranked.side, SHARE, *rest)]
 
 
 TASK = Task("shouting", lambda dataset: bool(dataset.captions), texts, outcomes)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.outcome import MeanGap
 from clipperf.export.judge.drift import PROBES, Judge, Loss
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.sources import ImageSource
@@ -199,16 +200,40 @@ def test_what_cannot_be_judged(folder: Path, tmp_path: Path) -> None:
         judge(tmp_path, dataset(folder), "text", both=False)
 
 
+def lost(points: float, gained: float = 0.0, n: float = 900) -> MeanGap:
+    """A figure that lost so many points of `n` samples net, and gained so many to that end."""
+    return MeanGap(gained / 100, (points + gained) / 100, n)
+
+
 @pytest.mark.parametrize(
     ("loss", "within"),
     [
-        (Loss(9, 0.99, 1.0), True),
-        (Loss(9, 0.99, 1.01), False),
-        (Loss(9, 0.9899, 0.0), False),
-        (Loss(9, 0.99, None), True),
-        (Loss(9, 0.9, None), False),
-        (Loss(9, 1.0, -5.0), True),
+        (Loss(9, 0.99, (lost(1.0),)), True),
+        (Loss(9, 0.99, (lost(1.01),)), False),
+        (Loss(9, 0.99, (lost(0.0), lost(1.01))), False),
+        (Loss(9, 0.9899, (lost(0.0),)), False),
+        (Loss(9, 0.99), True),
+        (Loss(9, 0.9), False),
+        (Loss(9, 1.0, (lost(-5.0, 5.0),)), True),
+        # Losses and gains that cancel out leave a doubt: 1 % each way is fine, 8 % is not.
+        (Loss(9, 1.0, (lost(0.0, 1.0),)), True),
+        (Loss(9, 1.0, (lost(0.0, 8.0),)), False),
+        # No flip in ten samples may hide a third of all, and one flip more; two are too many.
+        (Loss(9, 1.0, (lost(0.0, n=10),)), True),
+        (Loss(9, 1.0, (lost(10.0, n=10),)), False),
     ],
 )
 def test_within(loss: Loss, within: bool) -> None:
     assert loss.within(margin=1.0, min_cosine=0.99) is within
+
+
+def test_the_gate_compares_bounds_and_is_never_looser_than_the_figure() -> None:
+    for n in (50, 372, 5000):
+        for flips in range(30):
+            for gains in range(flips + 1):
+                loss = Loss(n, 1.0, (MeanGap(gains / n, (flips - gains) / n, n),))
+                if loss.within(0.5, 0.99):
+                    assert loss.points is not None and loss.points <= 0.5 + 1e-9
+    none = Loss(50, 1.0, (MeanGap(0, 0, 50),))
+    assert none.points == 0 and none.points_at_most == pytest.approx(7.112, abs=1e-3)
+    assert Loss(50, 1.0).points_at_most is None

@@ -328,11 +328,11 @@ def against_baseline(value: float, difference: float, interval, **more):
 @pytest.mark.parametrize(
     ("interval", "verdict"),
     [
-        ((0.0, 0.0), "kept"),
-        ((-0.009, 0.002), "kept"),
-        ((-0.02, 0.01), "unresolved"),
-        ((-0.05, -0.02), "lost"),
-        (None, "unresolved"),
+        ((0.0, 0.0), "equivalent"),
+        ((-0.009, 0.002), "equivalent"),
+        ((-0.02, 0.01), "too few samples"),
+        ((-0.05, -0.02), "worse"),
+        (None, "too few samples"),
     ],
 )
 def test_verdicts(interval, verdict) -> None:

@@ -128,7 +128,13 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
     return replace(
         built,
         quantization=Quantization(
-            len(made.layers), found.kept, kept_in, loss.n, loss.min_cosine, loss.points
+            len(made.layers),
+            found.kept,
+            kept_in,
+            loss.n,
+            loss.min_cosine,
+            loss.points,
+            loss.points_at_most,
         ),
         weight_bits=made.weight_bits,
         holds=found.holds,

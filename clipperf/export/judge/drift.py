@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from clipperf.evals.accuracy import BATCH, ModelEmbedder, in_batches
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.drift import drift_of
 from clipperf.evals.metric import Ranked
+from clipperf.evals.outcome import ALONE, GROUPED, MeanGap
 from clipperf.evals.ranks import hits_at, normalize
 from clipperf.evals.task import Embeddings, nothing_to_score
 from clipperf.evals.tasks import retrieval, zeroshot
@@ -30,18 +31,37 @@ PROBES = 64
 class Loss:
     """How a quantised tower differs from its fp32 one on n samples.
 
-    `points` is the largest loss of text-to-image and image-to-text recall@1 and zero-shot top-1,
-    in percentage points, whichever the samples allow; None where the weights are random, or an
-    embedding is not finite.
+    `gaps` are the differences of text-to-image and image-to-text recall@1 and zero-shot top-1,
+    whichever the samples allow; none where the weights are random, or an embedding is not finite.
     """
 
     n: int
     min_cosine: float
-    points: float | None
+    gaps: tuple[MeanGap, ...] = ()
+
+    @property
+    def points(self) -> float | None:
+        """The largest loss on these samples, in percentage points."""
+        return max((100 * (gap.lost - gap.gained) for gap in self.gaps), default=None)
+
+    @property
+    def points_at_most(self) -> float | None:
+        """What it may be at most for all that so many samples tell: the largest 97.5 % bound."""
+        return max((-100 * gap.interval()[0] for gap in self.gaps), default=None)
 
     def within(self, margin: float, min_cosine: float) -> bool:
-        """Whether it loses at most `margin` points, and no embedding turns too far."""
-        return self.min_cosine >= min_cosine and (self.points is None or self.points <= margin)
+        """Whether no embedding turns too far, and no loss may be larger than the margin allows.
+
+        The bound of a loss is compared, and with that of a tower that loses exactly `margin` points
+        and gains nothing on as many samples: few of them cannot show that less is lost, so what is
+        refused is a bound that lies higher, by more losses or by more doubt (many flips that
+        happen to cancel out). The more samples, the closer the bound to the margin itself.
+        """
+        allowed = min(margin / 100, 1.0)
+        return self.min_cosine >= min_cosine and all(
+            gap.interval()[0] >= replace(gap, gained=0.0, lost=allowed).interval()[0] - 1e-12
+            for gap in self.gaps
+        )
 
 
 class Judge:
@@ -78,7 +98,7 @@ class Judge:
         self._embed(side, recorder, False)
         self.probes = recorder.batches
         self._expected = self._run(fp32[side])
-        self._before = self._hits(self._reference[side]) if self._scored else {}
+        self._before = self._ranked(self._reference[side]) if self._scored else []
 
     def drift(self, engine: Engine) -> float:
         """1 minus the mean cosine between the tower's embeddings of the probes and fp32's."""
@@ -88,11 +108,11 @@ class Judge:
         """What the tower loses on all samples."""
         embedded = self._embed(self._side, engine, self._scored)
         found = drift_of(embedded, self._reference[self._side])
-        points = None
-        if self._scored and found.finite:
-            after = self._hits(embedded)
-            points = max(100 * float(self._before[k].mean() - after[k].mean()) for k in after)
-        return Loss(len(embedded), found.min_cosine, points)
+        if not self._scored or not found.finite:
+            return Loss(len(embedded), found.min_cosine)
+        pairs = zip(self._ranked(embedded), self._before, strict=True)
+        gaps = tuple(_gap(after, before) for after, before in pairs)
+        return Loss(len(embedded), found.min_cosine, gaps)
 
     def _run(self, engine: Engine) -> np.ndarray:
         return np.concatenate([engine.run(batch) for batch in self.probes])
@@ -117,8 +137,8 @@ class Judge:
         texts = self._texts if everything else _spread(self._texts)
         return in_batches(embedder.encode_texts, texts, len(texts))
 
-    def _hits(self, own: np.ndarray) -> dict[str, np.ndarray]:
-        """Per metric whether each sample is right, with `own` for this side's embeddings."""
+    def _ranked(self, own: np.ndarray) -> list[Ranked]:
+        """Where each sample ranks what is right for it, with `own` for this side's embeddings."""
         both = {**self._reference, self._side: own}
         images, texts = (normalize(both[side]) for side in SIDES)
         data, place = self._dataset, {text: i for i, text in enumerate(self._texts)}
@@ -134,7 +154,7 @@ class Judge:
             ranked.append(zeroshot.ranked(data, found))
         if not ranked:
             raise nothing_to_score(data)
-        return {each.name: hits_at(each.ranks, 1) for each in ranked}
+        return ranked
 
 
 class _Recorder:
@@ -149,6 +169,12 @@ class _Recorder:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _gap(after: Ranked, before: Ranked) -> MeanGap:
+    """The difference of the hits at 1, as `metrics` have it."""
+    design = GROUPED if after.clustered else ALONE
+    return design.gap(hits_at(after.ranks, 1), hits_at(before.ranks, 1), after.groups)
 
 
 def _has_tokenizer(folder: Path) -> bool:

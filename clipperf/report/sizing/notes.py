@@ -43,10 +43,10 @@ def _accuracy_notes(plan: Deployment, scores: Sequence[Score]) -> list[str]:
     for cell in {judged(o.cell): o.cell for o in plan.towers}.values():
         mine = [s for s in scores if _same_tower(s, cell)]
         verdicts = {verdict_of(s) for s in mine}
-        lost = sorted({s.dataset for s in mine if verdict_of(s) is Verdict.LOST})
+        lost = sorted({s.dataset for s in mine if verdict_of(s) is Verdict.WORSE})
         if lost:
             notes.append(f"{cell.setup} loses accuracy on {listed(lost)}")
-        elif not verdicts & {Verdict.KEPT, Verdict.BASELINE} and not full_precision(cell):
+        elif not verdicts & {Verdict.EQUIVALENT, Verdict.BASELINE} and not full_precision(cell):
             notes.append(f"accuracy of {cell.setup} was not confirmed: run `clipperf eval`")
     if len({(o.cell.runtime, o.cell.precision) for o in plan.towers}) > 1:
         notes.append("the two towers run differently: evaluate them together before use")
