@@ -50,16 +50,24 @@ def command(
         str,
         typer.Option(
             "--dataset",
-            help="sample, a folder of class folders, or a folder of images with captions.csv "
-            "or captions.jsonl.",
+            help="sample; a folder of class folders, or of images with a table of captions or "
+            "labels; a WebDataset; what Hugging Face's save_to_disk wrote; Karpathy's splits; a "
+            "zip or tar; or the TOML of an evaluation of your own.",
         ),
     ] = "sample",
     precision: Precisions = "fp32",
+    split: Annotated[
+        str, typer.Option("--split", help="The part of a dataset that has several.")
+    ] = "test",
+    language: Annotated[
+        str, typer.Option("--language", help="Of captions that are there in several.")
+    ] = "en",
     skip_unreadable: Annotated[
         bool,
         typer.Option(
-            "--skip-unreadable",
-            help="Leave out images that cannot be read, for every runtime alike, and name them.",
+            "--skip-unreadable/--strict",
+            help="Leave out images that cannot be read, for every runtime alike, count and name "
+            "them; or fail at the first.",
         ),
     ] = False,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images embedded at once.")] = 32,
@@ -91,7 +99,7 @@ def command(
         result, failures = evaluate.evaluate(
             specs,
             devices,
-            load_dataset(dataset, skip_unreadable=skip_unreadable),
+            load_dataset(dataset, skip_unreadable=skip_unreadable, split=split, language=language),
             model_request,
             precisions=precisions,
             inputs=inputs,

@@ -17,7 +17,7 @@ from clipperf.errors import EngineError, UsageError
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import normalize
-from clipperf.evals.task import Embeddings, fitting, nothing_to_score, texts_of
+from clipperf.evals.task import Embeddings, nothing_to_score, outcomes_of, texts_of
 from clipperf.inputs.sources import ImageSource
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Score
@@ -161,11 +161,7 @@ def score(
     """
     if baseline is not None and baseline not in embeddings:
         raise UsageError(f"the baseline {baseline.label} was not evaluated")
-    tasks = fitting(dataset)
-    outcomes = {
-        cell: [outcome for task in tasks for outcome in task.outcomes(dataset, found)]
-        for cell, found in embeddings.items()
-    }
+    outcomes = {cell: outcomes_of(dataset, found) for cell, found in embeddings.items()}
     if not any(outcomes.values()):
         raise nothing_to_score(dataset)
     scores = []

@@ -1,10 +1,12 @@
-"""Evaluation data from a folder, a zip, or the bundled sample, checked before anything runs.
+"""Evaluation data from a folder, an archive, or the bundled sample, checked before anything runs.
 
-`layouts` says which files make one.
+`layouts` says which files make one, `recipe` what a TOML beside them may ask for.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import fnmatch
 import hashlib
 import json
 import posixpath
@@ -12,13 +14,20 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clipperf.errors import UsageError
-from clipperf.evals.layouts import OWN_FILES, few, read_layout
+from clipperf.evals.layout import LAYOUTS, Content, Layout, Place, few, half_met, layout_of
+from clipperf.evals.recipe import RECIPE, Recipe, applied, prompts_of, read_recipe
 from clipperf.inputs.preprocess import CLIPPED, exceeds_bytes, may_exceed_bytes
 from clipperf.inputs.reading import image_suffixes
-from clipperf.inputs.sources import ImageSource, decode, list_folder, list_zip, one_spelling
+from clipperf.inputs.sources import (
+    ImageSource,
+    decode,
+    list_folder,
+    list_tar,
+    list_zip,
+    one_spelling,
+)
 from clipperf.system.targets import expanded
 from clipperf.text import shown
 
@@ -33,10 +42,14 @@ class Dataset:
     """Images with captions, or classes, or both; what is absent is empty.
 
     `captions[i]` belongs to `images[caption_image[i]]`; `labels[i]` is the index in
-    `class_names` of `images[i]`. `sha256` covers all that scores depend on: names and bytes of
-    the images, captions, labels, class names, templates. It does not change with the folder's
-    place, the kind of captions file, or packing into a zip. `notes` say what was left out, and
-    what of the images will be seen otherwise than stored.
+    `class_names` of `images[i]`, and `label_sets[i]` are those of all its classes where an image
+    may have several (then there are no `labels`). Classes are told apart by index: names are labels
+    for people, and may be there twice. `class_prompts`, where they are given, are the prompts of
+    each class; else each is put into every template. `sha256` covers all that scores depend on:
+    names and bytes of the images, captions, labels, class names, prompts. It does not change with
+    the folder's place, the kind of captions file, or packing into a zip. `tasks` and `metrics` are
+    the ones wanted, empty for all. `notes` say what was left out, and what of the images will be
+    seen otherwise than stored.
     """
 
     name: str
@@ -48,16 +61,34 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    label_sets: tuple[tuple[int, ...], ...] = ()
+    class_prompts: tuple[tuple[str, ...], ...] = ()
+    tasks: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+
+    @property
+    def prompt_sets(self) -> tuple[tuple[str, ...], ...]:
+        """The prompts of each class."""
+        if self.class_prompts:
+            return self.class_prompts
+        return tuple(prompts_of(name, self.templates) for name in self.class_names)
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Every template with every class name in it: [classes * templates], classes outermost."""
-        return tuple(t.replace("{}", c) for c in self.class_names for t in self.templates)
+        """The prompts of all classes, one class after the other."""
+        return tuple(prompt for own in self.prompt_sets for prompt in own)
 
 
-def load_dataset(name_or_dir: str | Path, *, skip_unreadable: bool = False) -> Dataset:
-    """Load the bundled "sample", a folder, or a zip of the same layout; see `layouts`.
+def load_dataset(
+    name_or_dir: str | Path,
+    *,
+    skip_unreadable: bool = False,
+    split: str = "test",
+    language: str = "en",
+) -> Dataset:
+    """Load the bundled "sample", a folder, a zip, a tar, or the TOML of an evaluation.
 
+    See `layouts` for what they may hold. `split` and `language` choose where there are several.
     Images are the files whose suffix is of a format in `reading.FORMATS`. Reads each once, for its
     checksum and to see that it is an image; pixels are decoded later, by `ImageSource.open`.
     With `skip_unreadable` they are decoded now, and those that cannot be are left out, with their
@@ -75,33 +106,98 @@ def load_dataset(name_or_dir: str | Path, *, skip_unreadable: bool = False) -> D
             f"no dataset at {shown(path)}: give 'sample', a folder with one folder a class, "
             "or a folder of images with captions.csv"
         )
-    files = list_folder(path) if path.is_dir() else list_zip(path)
-    suffixes = image_suffixes()
-    images = [name for name in files if posixpath.splitext(name)[1].lower() in suffixes]
-    if not images:
-        raise UsageError(
-            f"no images in {shown(path)}: looked for {', '.join(sorted(suffixes))}"
-            f"{_others(files, images)}"
-        )
-    content = read_layout(path, files, images, ())
-    digests, unreadable, clipped = _read(files, content["images"], skip_unreadable)
-    if unreadable:
-        if len(unreadable) == len(content["images"]):
-            raise UsageError(f"no image in {shown(path)} can be read: {_reasons(unreadable)}")
-        content = read_layout(path, files, images, unreadable)
     name = "sample" if path == SAMPLE else path.resolve().name
+    place, recipe = _place(path, split, language)
+    layout = layout_of(place)
+    content = layout.read(place, ())
+    digests, unreadable, clipped = _read(content.images, skip_unreadable)
+    if unreadable:
+        if len(unreadable) == len(content.images):
+            raise UsageError(f"no image in {shown(place.root)} can be read: {_reasons(unreadable)}")
+        content = layout.read(place, unreadable)
     notes = [
         f"{name}: {note}"
         for note in (
-            *_left_out(path, files, images, content, unreadable),
+            *_left_out(place, layout, content, unreadable),
+            *content.notes,
             *([_skipped(unreadable)] if unreadable else ()),
             *([_clipped(clipped)] if clipped else ()),
         )
     ]
-    named = content.pop("images")
-    fields = {key: tuple(value) for key, value in content.items()}
-    sha256 = _digest([(name, digests[name]) for name in named], content)
-    return Dataset(name, sha256, tuple(files[n] for n in named), **fields, notes=tuple(notes))
+    if recipe is not None:
+        content = applied(content, recipe, shown(path if path.suffix == ".toml" else RECIPE))
+    images = tuple(
+        dataclasses.replace(image, sha256=digests[image.name]) for image in content.images
+    )
+    return Dataset(
+        name,
+        _digest(images, content),
+        images,
+        captions=tuple(content.captions),
+        caption_image=tuple(content.caption_image),
+        labels=tuple(content.labels),
+        class_names=tuple(content.class_names),
+        templates=tuple(content.templates),
+        notes=tuple(notes),
+        label_sets=tuple(map(tuple, content.label_sets)),
+        class_prompts=tuple(map(tuple, content.class_prompts)),
+        tasks=recipe.tasks if recipe else (),
+        metrics=recipe.metrics if recipe else (),
+    )
+
+
+def _place(path: Path, split: str, language: str) -> tuple[Place, Recipe | None]:
+    """What lies at a path, and what the recipe there asks for."""
+    recipe, table = None, None
+    if path.suffix == ".toml":
+        recipe = read_recipe(ImageSource(path.name, path))
+        path = path.parent / recipe.data
+        if not _exists(path):
+            raise UsageError(f"no data at {shown(path)}, which the TOML names")
+        if path.suffix in (".csv", ".jsonl", ".txt"):
+            path, table = path.parent, path.name
+    if path.is_dir():
+        files = list_folder(_snapshot(path))
+    else:
+        files = list_tar(path) if path.suffix == ".tar" else list_zip(path)
+    if recipe is None and RECIPE in files:
+        recipe = read_recipe(files[RECIPE])
+        if recipe.data:
+            table = recipe.data
+            if table not in files:
+                raise UsageError(f"{files[RECIPE]} names {shown(table)}, which is not there")
+    suffixes = image_suffixes()
+    images = tuple(n for n in files if posixpath.splitext(n)[1].lower() in suffixes)
+    place = Place(path, files, images, split, language, table)
+    if recipe is not None:
+        place = dataclasses.replace(
+            place,
+            split=recipe.split or split,
+            language=recipe.language or language,
+            columns=recipe.columns,
+        )
+    if not images and not any(layout.fits(place) for layout in LAYOUTS):
+        raise _no_images(place, suffixes)
+    return place, recipe
+
+
+def _snapshot(folder: Path) -> Path:
+    """The folder itself, or where the hub's cache has its newest version."""
+    versions = folder / "snapshots"
+    if not folder.name.startswith("datasets--") or not versions.is_dir():
+        return folder
+    found = sorted(versions.iterdir(), key=lambda version: version.stat().st_mtime)
+    return found[-1] if found else folder
+
+
+def _no_images(place: Place, suffixes: Collection[str]) -> UsageError:
+    met = half_met(place)
+    if met:
+        return UsageError(f"{shown(place.root)} cannot be read as a dataset: {met}")
+    return UsageError(
+        f"no images in {shown(place.root)}: looked for {', '.join(sorted(suffixes))}"
+        f"{_others(place.files, place.images, ())}"
+    )
 
 
 def _exists(path: Path) -> bool:
@@ -112,48 +208,45 @@ def _exists(path: Path) -> bool:
 
 
 def _read(
-    files: Mapping[str, ImageSource], images: Collection[str], skip: bool
+    images: Collection[ImageSource], skip: bool
 ) -> tuple[dict[str, str], dict[str, str], list[str]]:
     """sha256 of each image; what is wrong with those to skip; and those that will be clipped."""
     digests, unreadable, clipped = {}, {}, []
-    for name in images:
-        source = files[name]
+    for source in images:
         try:
             data = source.read()
             image = decode(source, data, fully=skip)
             if may_exceed_bytes(image.mode):
                 image = image if skip else decode(source, data, fully=True)
-                clipped += [name] if exceeds_bytes(image) else []
+                clipped += [source.name] if exceeds_bytes(image) else []
         except UsageError as exc:
             if not skip:
                 raise
-            unreadable[name] = str(exc)
+            unreadable[source.name] = str(exc)
             continue
-        digests[name] = hashlib.sha256(data).hexdigest()
+        digests[source.name] = hashlib.sha256(data).hexdigest()
     return digests, unreadable, clipped
 
 
 def _left_out(
-    root: Path,
-    files: Mapping[str, ImageSource],
-    images: list[str],
-    content: Mapping[str, Any],
-    unreadable: Collection[str],
+    place: Place, layout: Layout, content: Content, unreadable: Collection[str]
 ) -> list[str]:
     """What of the files is not used, and which class folders hold no images."""
-    used = set(content["images"])
+    used = {image.name for image in content.images}
     notes = []
-    others = _others(files, {*images, *used, *unreadable})
+    others = _others(place.files, {*place.images, *used, *unreadable}, layout.own)
     if others:
         notes.append(f"left out{others.removeprefix(';')}")
-    if content.get("captions"):
-        spare = set(images) - used - set(unreadable)
+    if content.captions:
+        spare = set(place.images) - used - set(unreadable)
         if spare:
             notes.append(f"left out {len(spare)} images that no caption names ({few(spare)})")
         return notes
-    folders = {name.split("/")[0] for name in files if "/" in name}
-    if root.is_dir():
-        visible = (entry for entry in root.iterdir() if not entry.name.startswith("."))
+    if layout.name != "class-folders":
+        return notes
+    folders = {name.split("/")[0] for name in place.files if "/" in name}
+    if place.root.is_dir():
+        visible = (entry for entry in place.root.iterdir() if not entry.name.startswith("."))
         folders |= {one_spelling(entry.name) for entry in visible if entry.is_dir()}
     empty = folders - {name.split("/")[0] for name in used}
     if empty:
@@ -164,15 +257,21 @@ def _left_out(
     return notes
 
 
-def _others(files: Mapping[str, ImageSource], images: Collection[str]) -> str:
+def _others(files: Mapping[str, ImageSource], images: Collection[str], own: Collection[str]) -> str:
     """The files that are neither images nor a dataset's own, counted by suffix."""
     known = set(images)
-    others = [name for name in files if name not in known and name not in OWN_FILES]
+    others = [name for name in files if name not in known and not _is_own(name, own)]
     if not others:
         return ""
     counts = Counter(posixpath.splitext(name)[1].lower() or "none" for name in others)
     told = ", ".join(f"{shown(suffix)} {count}" for suffix, count in counts.most_common(10))
     return f"; {len(others)} files of other suffixes: {told} (first: {shown(min(others))})"
+
+
+def _is_own(name: str, patterns: Collection[str]) -> bool:
+    """Whether a name is a dataset's own; a pattern without "*" means one at the top."""
+    base = posixpath.basename(name)
+    return any(fnmatch.fnmatchcase(base if "*" in p else name, p) for p in patterns)
 
 
 def _skipped(unreadable: Mapping[str, str]) -> str:
@@ -191,10 +290,11 @@ def _clipped(names: list[str]) -> str:
     return f"{len(names)} images {CLIPPED.format(first=shown(names[0]))}"
 
 
-def _digest(images: list[tuple[str, str]], content: dict[str, Any]) -> str:
-    """sha256 over the images' names and checksums, and all else."""
+def _digest(images: tuple[ImageSource, ...], content: Content) -> str:
+    """sha256 over the images' names and checksums, and all else that scores depend on."""
     total = hashlib.sha256()
     for image in images:
-        total.update(json.dumps(image).encode())
-    total.update(json.dumps({k: content[k] for k in sorted(content) if content[k]}).encode())
+        total.update(json.dumps((image.name, image.sha256)).encode())
+    rest = dataclasses.asdict(dataclasses.replace(content, images=(), notes=()))
+    total.update(json.dumps({k: rest[k] for k in sorted(rest) if rest[k]}).encode())
     return total.hexdigest()
