@@ -6,32 +6,19 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import hashlib
 import json
-import posixpath
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipperf.errors import UsageError
-from clipperf.evals.layout import LAYOUTS, Content, Layout, Place, few, half_met, layout_of
-from clipperf.evals.recipe import RECIPE, Recipe, applied, prompts_of, read_recipe
+from clipperf.evals.layout import Content, Layout, Place, few, layout_of
+from clipperf.evals.place import OnStage, others, path_of, place_at
+from clipperf.evals.recipe import RECIPE, applied, prompts_of
 from clipperf.inputs.preprocess import CLIPPED, exceeds_bytes, may_exceed_bytes
-from clipperf.inputs.reading import image_suffixes
-from clipperf.inputs.sources import (
-    ImageSource,
-    decode,
-    list_folder,
-    list_tar,
-    list_zip,
-    one_spelling,
-)
-from clipperf.system.targets import expanded
+from clipperf.inputs.sources import ImageSource, decode, one_spelling
 from clipperf.text import shown
-
-SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "eval.zip"
 
 NAMED = 20
 """How many of the images that are left out a note names."""
@@ -85,10 +72,12 @@ def load_dataset(
     skip_unreadable: bool = False,
     split: str = "test",
     language: str = "en",
+    on_stage: OnStage = lambda stage: None,
 ) -> Dataset:
     """Load the bundled "sample", a folder, a zip, a tar, or the TOML of an evaluation.
 
-    See `layouts` for what they may hold. `split` and `language` choose where there are several.
+    A name of `published` or an address is fetched where it is not here; `on_stage` is told. See
+    `layouts` for what they may hold. `split` and `language` choose where there are several.
     Images are the files whose suffix is of a format in `reading.FORMATS`. Reads each once, for its
     checksum and to see that it is an image; pixels are decoded later, by `ImageSource.open`.
     With `skip_unreadable` they are decoded now, and those that cannot be are left out, with their
@@ -98,16 +87,9 @@ def load_dataset(
         UsageError: the data is missing, damaged, ambiguous or inconsistent; the message names
             the file and line, and what to change.
     """
-    if not str(name_or_dir).strip():
-        raise UsageError("the dataset is empty: give 'sample' or a folder")
-    path = SAMPLE if str(name_or_dir) == "sample" else expanded(name_or_dir)
-    if not _exists(path):
-        raise UsageError(
-            f"no dataset at {shown(path)}: give 'sample', a folder with one folder a class, "
-            "or a folder of images with captions.csv"
-        )
-    name = "sample" if path == SAMPLE else path.resolve().name
-    place, recipe = _place(path, split, language)
+    path, published = path_of(name_or_dir, split, on_stage)
+    name = published or ("sample" if str(name_or_dir) == "sample" else path.resolve().name)
+    place, recipe = place_at(path, split, language, published)
     layout = layout_of(place)
     content = layout.read(place, ())
     digests, unreadable, clipped = _read(content.images, skip_unreadable)
@@ -146,67 +128,6 @@ def load_dataset(
     )
 
 
-def _place(path: Path, split: str, language: str) -> tuple[Place, Recipe | None]:
-    """What lies at a path, and what the recipe there asks for."""
-    recipe, table = None, None
-    if path.suffix == ".toml":
-        recipe = read_recipe(ImageSource(path.name, path))
-        path = path.parent / recipe.data
-        if not _exists(path):
-            raise UsageError(f"no data at {shown(path)}, which the TOML names")
-        if path.suffix in (".csv", ".jsonl", ".txt"):
-            path, table = path.parent, path.name
-    if path.is_dir():
-        files = list_folder(_snapshot(path))
-    else:
-        files = list_tar(path) if path.suffix == ".tar" else list_zip(path)
-    if recipe is None and RECIPE in files:
-        recipe = read_recipe(files[RECIPE])
-        if recipe.data:
-            table = recipe.data
-            if table not in files:
-                raise UsageError(f"{files[RECIPE]} names {shown(table)}, which is not there")
-    suffixes = image_suffixes()
-    images = tuple(n for n in files if posixpath.splitext(n)[1].lower() in suffixes)
-    place = Place(path, files, images, split, language, table)
-    if recipe is not None:
-        place = dataclasses.replace(
-            place,
-            split=recipe.split or split,
-            language=recipe.language or language,
-            columns=recipe.columns,
-        )
-    if not images and not any(layout.fits(place) for layout in LAYOUTS):
-        raise _no_images(place, suffixes)
-    return place, recipe
-
-
-def _snapshot(folder: Path) -> Path:
-    """The folder itself, or where the hub's cache has its newest version."""
-    versions = folder / "snapshots"
-    if not folder.name.startswith("datasets--") or not versions.is_dir():
-        return folder
-    found = sorted(versions.iterdir(), key=lambda version: version.stat().st_mtime)
-    return found[-1] if found else folder
-
-
-def _no_images(place: Place, suffixes: Collection[str]) -> UsageError:
-    met = half_met(place)
-    if met:
-        return UsageError(f"{shown(place.root)} cannot be read as a dataset: {met}")
-    return UsageError(
-        f"no images in {shown(place.root)}: looked for {', '.join(sorted(suffixes))}"
-        f"{_others(place.files, place.images, ())}"
-    )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, or with a zero byte in it
-        return False
-
-
 def _read(
     images: Collection[ImageSource], skip: bool
 ) -> tuple[dict[str, str], dict[str, str], list[str]]:
@@ -234,9 +155,9 @@ def _left_out(
     """What of the files is not used, and which class folders hold no images."""
     used = {image.name for image in content.images}
     notes = []
-    others = _others(place.files, {*place.images, *used, *unreadable}, layout.own)
-    if others:
-        notes.append(f"left out{others.removeprefix(';')}")
+    spare_files = others(place.files, {*place.images, *used, *unreadable}, layout.own)
+    if spare_files:
+        notes.append(f"left out{spare_files.removeprefix(';')}")
     if content.captions:
         spare = set(place.images) - used - set(unreadable)
         if spare:
@@ -255,23 +176,6 @@ def _left_out(
             "classes.json names them"
         )
     return notes
-
-
-def _others(files: Mapping[str, ImageSource], images: Collection[str], own: Collection[str]) -> str:
-    """The files that are neither images nor a dataset's own, counted by suffix."""
-    known = set(images)
-    others = [name for name in files if name not in known and not _is_own(name, own)]
-    if not others:
-        return ""
-    counts = Counter(posixpath.splitext(name)[1].lower() or "none" for name in others)
-    told = ", ".join(f"{shown(suffix)} {count}" for suffix, count in counts.most_common(10))
-    return f"; {len(others)} files of other suffixes: {told} (first: {shown(min(others))})"
-
-
-def _is_own(name: str, patterns: Collection[str]) -> bool:
-    """Whether a name is a dataset's own; a pattern without "*" means one at the top."""
-    base = posixpath.basename(name)
-    return any(fnmatch.fnmatchcase(base if "*" in p else name, p) for p in patterns)
 
 
 def _skipped(unreadable: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import UsageError
+from clipperf.evals.published import clip_benchmark_texts
 from clipperf.inputs.sources import ImageSource, read_text
 from clipperf.registry import Registry
 from clipperf.text import quoted, shown
@@ -61,6 +62,7 @@ class Place:
     `files` are all of the folder or archive at `root` by name, `images` those with the suffix of
     one. `split` and `language` are the ones wanted, where there are several. `table` names the
     file with captions or labels where it has a name of its own, and `columns` its columns.
+    `published` is the name of a published dataset that it is.
     """
 
     root: Path
@@ -70,6 +72,7 @@ class Place:
     language: str = "en"
     table: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    published: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,23 @@ def lines_of(place: Place, name: str) -> list[str]:
     if name not in place.files:
         return []
     return [line.strip() for line in read_text(place.files[name]).split("\n") if line.strip()]
+
+
+def published_texts(place: Place, classes: int) -> tuple[list[str], list[str]]:
+    """Class names and templates of the published dataset that a place is; none where it is none.
+
+    Raises:
+        MissingDependencyError: they come with a package that is not installed.
+        UsageError: there are other than so many `classes`.
+    """
+    if not place.published:
+        return [], []
+    names, templates = clip_benchmark_texts(place.published, place.language)
+    if names and len(names) != classes:
+        raise UsageError(
+            f"{shown(place.root)}: {classes} classes, {place.published} has {len(names)}"
+        )
+    return names, templates
 
 
 def check_classes(class_names: Sequence[str], templates: Sequence[str], where: str) -> None:

@@ -7,7 +7,8 @@
     metric = "mean per-class recall" # or a list; by default all
     templates = ["a photo of a {}."] # {} or {c} stands for the class name
     classes = ["cat", "dog"]         # names by index; or a table: folder = "name",
-                                     # or folder = ["a prompt of its own", "another"]
+                                     # or folder = ["a prompt of its own", "another"]; or the
+                                     # name of a published dataset, as for templates
     prefix = "a photo of "           # before every caption
     split = "test"
     language = "en"
@@ -26,8 +27,9 @@ from typing import Any
 
 from clipperf.errors import UsageError
 from clipperf.evals.layout import Content, check_classes, few
+from clipperf.evals.published import SETS, clip_benchmark_texts
 from clipperf.inputs.sources import ImageSource, read_text
-from clipperf.text import shown
+from clipperf.text import quoted, shown
 
 RECIPE = "task.toml"
 """Its name in a folder; outside of one it may have any."""
@@ -67,13 +69,17 @@ def read_recipe(source: ImageSource) -> Recipe:
         known = ", ".join((*_LISTS, "classes", *_WORDS))
         raise UsageError(f"{source}: {few(unknown)} is not known; there are {known}")
     words = {name: _word(found[name], f"{source}: {name}") for name in _WORDS if name in found}
+    templates = found.get("templates")
+    if isinstance(templates, str) and "{" not in templates:
+        found["templates"] = _published(templates, f"{source}: templates")[1]
     lists = {
         own: _texts(found[name], f"{source}: {name}")
         for name, own in _LISTS.items()
         if name in found
     }
     columns = {name: words.pop(name) for name in COLUMNS if name in words}
-    return Recipe(**words, **lists, columns=columns, **_classes(found.get("classes"), source))
+    asked: dict[str, Any] = {**words, **lists, **_classes(found.get("classes"), source)}
+    return Recipe(**asked, columns=columns)
 
 
 _WORDS = ("data", "prefix", "split", "language", *COLUMNS)
@@ -93,12 +99,21 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
     return tuple(_word(each, where) for each in values)
 
 
+def _published(name: str, where: str) -> tuple[list[str], list[str]]:
+    """What the package clip-benchmark has for a dataset by its name."""
+    if name not in SETS:
+        raise UsageError(f"{where}: {quoted(name)} is no published dataset's name")
+    return clip_benchmark_texts(name)
+
+
 def _classes(value: Any, source: ImageSource) -> dict[str, Any]:
     where = f"{source}: classes"
     if value is None:
         return {}
     if isinstance(value, list):
         return {"names": _texts(value, where)}
+    if isinstance(value, str):
+        return {"names": tuple(_published(value, where)[0])}
     if not isinstance(value, dict):
         raise UsageError(f"{where} must be a list of names, or a table")
     renamed = {name: title for name, title in value.items() if isinstance(title, str)}

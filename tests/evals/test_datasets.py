@@ -14,9 +14,10 @@ import pytest
 from PIL import Image, features
 
 from clipperf.errors import UsageError
-from clipperf.evals import datasets
-from clipperf.evals.datasets import SAMPLE, Dataset, load_dataset
+from clipperf.evals import place
+from clipperf.evals.datasets import Dataset, load_dataset
 from clipperf.evals.layout import DEFAULT_TEMPLATES
+from clipperf.evals.place import SAMPLE
 
 
 def picture(path: Path, shade: int = 0) -> Path:
@@ -141,7 +142,7 @@ def test_zip_is_the_same_dataset(sample: Path, tmp_path: Path) -> None:
 def test_named_sample_is_the_bundled_one(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "SAMPLE", zipped(sample, tmp_path / "eval.zip"))
+    monkeypatch.setattr(place, "SAMPLE", zipped(sample, tmp_path / "eval.zip"))
     assert load_dataset("sample").name == "sample"
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "sample" / "cat" / "1.png")

@@ -22,6 +22,7 @@ from clipperf.evals.layout import (
     few,
     in_split,
     lines_of,
+    published_texts,
 )
 from clipperf.inputs.sources import one_spelling, read_object
 from clipperf.text import quoted, shown
@@ -54,7 +55,8 @@ def _read(place: Place, without: Collection[str]) -> Content:
     classes = sorted(folders | {one_spelling(folder) for folder in names})
     title_of = {one_spelling(folder): title.strip() for folder, title in names.items()}
     class_names = [title_of.get(folder, folder.replace("_", " ")) for folder in classes]
-    if listed := lines_of(place, "classnames.txt"):
+    listed = lines_of(place, "classnames.txt")
+    if listed:
         if len(listed) != len(classes):
             raise UsageError(
                 f"{shown(place.root)}: classnames.txt has {len(listed)} names for {len(classes)} "
@@ -62,6 +64,9 @@ def _read(place: Place, without: Collection[str]) -> Content:
             )
         class_names = listed
     templates = list(DEFAULT_TEMPLATES)
+    if not names and not listed:
+        known, those = published_texts(place, len(classes))
+        class_names, templates = known or class_names, those or templates
     if "templates.txt" in place.files:
         templates = lines_of(place, "templates.txt")
     check_classes(class_names, templates, shown(place.root))

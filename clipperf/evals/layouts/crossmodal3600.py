@@ -12,7 +12,7 @@ from typing import Any
 from clipperf.errors import UsageError
 from clipperf.evals.layout import Content, Layout, Place, few
 from clipperf.evals.rows import read_rows
-from clipperf.inputs.sources import read_text
+from clipperf.inputs.sources import ImageSource, read_text
 from clipperf.text import quoted, shown
 
 TABLE, KEY = "captions.jsonl", "image/key"
@@ -25,7 +25,9 @@ def _fits(place: Place) -> bool:
 
 
 def _read(place: Place, without: Collection[str]) -> Content:
-    images, captions, caption_image = [], [], []
+    images: list[ImageSource] = []
+    captions: list[str] = []
+    caption_image: list[int] = []
     by_name = {name.rpartition("/")[2].partition(".")[0]: name for name in place.images}
     for line, row in read_rows(place.files[TABLE]):
         at = f"{place.files[TABLE]} line {line}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from clipperf.errors import UsageError
 from clipperf.evals.layout import Content, Layout, Place
-from clipperf.inputs.sources import one_spelling, read_object
+from clipperf.inputs.sources import ImageSource, one_spelling, read_object
 from clipperf.text import quoted, shown
 
 FOLDERS = ("", "images", "Images", "flickr30k-images", "flickr30k_images", "Flicker8k_Dataset")
@@ -38,7 +38,9 @@ def _read(place: Place, without: Collection[str]) -> Content:
             f"{source} has no split {quoted(place.split)}: choose one of "
             f"{shown(', '.join(there))} with --split"
         )
-    images, captions, caption_image = [], [], []
+    images: list[ImageSource] = []
+    captions: list[str] = []
+    caption_image: list[int] = []
     for record in chosen:
         image = _image(place, record)
         if image is None:

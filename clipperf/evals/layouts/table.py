@@ -17,8 +17,10 @@ are whole numbers index ``classnames.txt`` where that is there; else they are th
 
 from __future__ import annotations
 
+import dataclasses
 import posixpath
 from collections.abc import Collection
+from typing import Any
 
 from clipperf.errors import UsageError
 from clipperf.evals.layout import (
@@ -65,7 +67,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
     index: dict[str, int] = {}
     captions: list[str] = []
     caption_image: list[int] = []
-    found: list[str | int | None] = []
+    found: list[Any] = []
     for line, row in read_rows(source, place.columns):
         at = f"{source} line {line}"
         wanted, caption = _first(row, IMAGE), _first(row, CAPTION)
@@ -96,15 +98,13 @@ def _read(place: Place, without: Collection[str]) -> Content:
     content = Content([place.files[n] for n in index], captions, caption_image)
     if number:
         labels = [label for label in found if isinstance(label, int)]
-        return _with(content, labels=labels, **classes)
+        return _with(content, labels, classes["class_names"], classes["templates"])
     if all(label is None for label in found):
         return content
     return _labelled(place, source, content, found)
 
 
-def _labelled(
-    place: Place, source: ImageSource, content: Content, found: list[str | int | None]
-) -> Content:
+def _labelled(place: Place, source: ImageSource, content: Content, found: list[Any]) -> Content:
     """With classes from labels: numbers that index the list of names, or the names themselves."""
     said = ["" if label is None else str(label).strip() for label in found]
     if "" in said:
@@ -125,16 +125,14 @@ def _labelled(
         labels = [place_of[label] for label in said]
     templates = lines_of(place, "templates.txt") or list(DEFAULT_TEMPLATES)
     check_classes(names, templates, str(source))
-    return _with(content, labels=labels, class_names=names, templates=templates)
+    return _with(content, labels, names, templates)
 
 
-def _with(content: Content, labels: list[int], **classes: list[str]) -> Content:
-    return Content(
-        content.images, content.captions, content.caption_image, labels=labels, **classes
-    )
+def _with(content: Content, labels: list[int], names: list[str], templates: list[str]) -> Content:
+    return dataclasses.replace(content, labels=labels, class_names=names, templates=templates)
 
 
-def _first(row: dict, names: tuple[str, ...]) -> object:
+def _first(row: dict[Any, Any], names: tuple[str, ...]) -> Any:
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 

@@ -30,6 +30,7 @@ from clipperf.evals.layout import (
     few,
     in_split,
     lines_of,
+    published_texts,
 )
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, list_tar, parse_object, read_text
@@ -180,15 +181,17 @@ def _several(source: ImageSource) -> list[int]:
 def _classified(
     place: Place, images: list[ImageSource], found: list[list[int]], several: bool
 ) -> Content:
-    names = lines_of(place, NAMES)
+    names, templates = lines_of(place, NAMES), lines_of(place, TEMPLATES)
     largest = max((label for own in found for label in own), default=0)
+    if not names or not templates:
+        known, those = published_texts(place, len(names) or largest + 1)
+        names, templates = names or known, templates or those or list(DEFAULT_TEMPLATES)
     if not names:
         raise UsageError(f"{shown(place.root)} holds classes, and no {NAMES} that names them")
     if largest >= len(names):
         raise UsageError(
             f"{shown(place.root)}: a sample is of class {largest}, and {NAMES} has {len(names)}"
         )
-    templates = lines_of(place, TEMPLATES) or list(DEFAULT_TEMPLATES)
     check_classes(names, templates, shown(place.root))
     content = Content(images, class_names=names, templates=templates, label_sets=found)
     if several:
