@@ -132,6 +132,16 @@ def test_a_pickle_that_numpy_would_load_is_not_opened(tmp_path: Path) -> None:
     assert "is no array of numbers" in load_error(root)
 
 
+@pytest.mark.parametrize("shape", ["(1000000000000,)", "(-1,)", "(3, 3)", "('a',)"])
+def test_an_array_that_promises_more_than_there_is(tmp_path: Path, shape: str) -> None:
+    said = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}"
+    head = said.ljust(117) + "\n"
+    lie = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + b"\0" * 24
+    root = classified(tmp_path / "w", [0])
+    shards(root, [{"npy": lie, "webp": picture()}], {})
+    assert "is no array of numbers" in load_error(root)
+
+
 def test_shards_that_are_missing_are_counted(tmp_path: Path) -> None:
     root = classified(tmp_path / "w", [0, 1, 2])
     (root / "test" / "1.tar").unlink()
