@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from clipperf.engines.contract import RUNTIMES
 from clipperf.errors import StorageError, UsageError
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.sources import ImageSource
@@ -84,10 +85,13 @@ def identity_of(
 ) -> str | None:
     """What a tower's embeddings are kept under; None where it cannot be told.
 
+    That is so of a runtime from another package, whose code may change under one name.
     `artifacts` is the folder whose towers it has, or whose tokenizer and preprocessing it borrows:
     a runtime that builds the tower from the weights says which those are there. `tokens` are the
     checksums of the tokenizer's files.
     """
+    if request.cell.runtime not in RUNTIMES.own():
+        return None
     key = request.key
     if not key:
         tower = store.read_manifest(artifacts).tower(request.cell.side)

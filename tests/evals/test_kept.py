@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT, store_of
-from published_layouts import classified
+from PIL import Image
+from published_layouts import classified, shards
 
 from clipperf.errors import EngineError
 from clipperf.evals import accuracy, evaluate, kept, worker
@@ -117,6 +120,21 @@ def test_a_store_that_cannot_be_written_costs_nothing_else(
     assert len(accuracy.embed(data, Counting(), 4, shelf=SHELF).images) == 20
 
 
+def test_no_more_than_a_batch_of_images_is_held(tmp_path: Path, home: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "BMP")
+    image = stream.getvalue()
+    samples = ({"cls": b"0", "bmp": image[:-1] + bytes([i])} for i in range(40))
+    root = shards(tmp_path / "w", samples, {"classnames.txt": "a\nb\n"}, per_shard=20)
+    tracemalloc.start()
+    data = load_dataset(root)
+    accuracy.embed(data, Counting(), 2, shelf=SHELF)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(data.images) == 40 and peak < 6 * len(image)
+
+
 # --- with a model ------------------------------------------------------------------------------
 
 
@@ -156,6 +174,8 @@ def test_all_that_changes_the_bits_is_in_the_name(sample_artifact: Path) -> None
     assert name(image) == name(image, sums=("b",))
     unknown = dataclasses.replace(image, key="", path="some.onnx")
     assert name(unknown) is None
+    foreign = dataclasses.replace(image, cell=dataclasses.replace(image.cell, runtime="theirs"))
+    assert name(foreign) is None
 
 
 def test_a_second_evaluation_starts_no_process(
@@ -183,7 +203,7 @@ def test_a_second_evaluation_starts_no_process(
 
 
 KILLED = """
-import sys
+import sys, time
 from pathlib import Path
 from clipperf.evals import accuracy, kept, worker
 from clipperf.evals.datasets import load_dataset
@@ -192,7 +212,8 @@ kept.PART = {"image": 4, "text": 4}
 model = request(Path(sys.argv[1]))
 with worker.open_model(model) as opened:
     data, embedder = load_dataset(sys.argv[2]), accuracy.ModelEmbedder(opened, 4)
-    accuracy.embed(data, embedder, 4, shelf=worker.shelf_of(model))
+    hang = lambda what, done, total: time.sleep(600 if done == 12 else 0)
+    accuracy.embed(data, embedder, 4, hang, shelf=worker.shelf_of(model))
 """
 
 
@@ -208,18 +229,18 @@ def test_a_killed_process_leaves_parts_that_end_bit_equal(
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while not [*kept.folder().glob("*/*.npy")] and time.monotonic() < deadline:
-        assert child.poll() in (None, 0)
-        time.sleep(0.001)
+    while len([*kept.folder().glob("*/*.npy")]) < 2 and time.monotonic() < deadline:
+        assert child.poll() is None
+        time.sleep(0.01)
     os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    left = len([*kept.folder().glob("*/*.npy")])
-    assert left >= 1
+    assert child.wait() == -signal.SIGKILL
+    assert len([*kept.folder().glob("*/*.npy")]) == 2
     model = request(folder)
     with worker.open_model(model) as opened:
         data, embedder = load_dataset(samples), accuracy.ModelEmbedder(opened, 4)
         found = accuracy.embed(data, embedder, 4, shelf=worker.shelf_of(model))
         clean = accuracy.embed(data, embedder, 4, shelf=Shelf({}))
+    assert len(data.images) == 24 and len([*kept.folder().glob("*/*.npy")]) == 12
     assert np.array_equal(found.images, clean.images)
     assert np.array_equal(found.texts["captions"], clean.texts["captions"])
 

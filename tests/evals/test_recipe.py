@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from published_layouts import captioned, classified, picture
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset, load_dataset
-from clipperf.evals.task import fitting
+from clipperf.evals.task import Embeddings, fitting, outcomes_of
 
 
 @pytest.fixture
@@ -101,3 +102,17 @@ def test_mistakes_are_named(folders: Path, text: str, words: str) -> None:
 def test_a_task_that_cannot_be_is_refused(folders: Path, text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         fitting(with_recipe(folders, text))
+
+
+def test_only_the_metrics_that_are_wanted_are_rows(folders: Path) -> None:
+    data = with_recipe(folders, 'metric = "mean per-class recall"\ntemplates = ["a {}"]\n')
+    found = Embeddings(
+        np.eye(3, 2, dtype=np.float32) + 0.1, {"prompts": np.eye(2, dtype=np.float32)}
+    )
+    (outcome,) = outcomes_of(data, found)
+    # The cat is right, the first dog is, the second lies between both: a tie is a miss.
+    assert outcome.metric == "zeroshot mean per-class recall"
+    assert outcome.value == (1 + 0.5) / 2
+    wrong = with_recipe(folders, 'metric = "recall@1"\ntemplates = ["a {}"]\n')
+    with pytest.raises(UsageError, match="no metric 'recall@1'; choose from zeroshot top-1, "):
+        outcomes_of(wrong, found)
