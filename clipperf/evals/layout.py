@@ -109,7 +109,7 @@ class Layout:
 LAYOUTS: Registry[Layout] = Registry(
     "layout",
     room="clipperf.evals.layouts",
-    first=("webdataset", "huggingface", "karpathy", "crossmodal3600", "table"),
+    first=("webdataset", "huggingface", "karpathy", "crossmodal3600", "table", "lists"),
 )
 """Every layout, in the order in which they are tried, but for the `LAST`."""
 

@@ -7,6 +7,7 @@ import json
 import pickle
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -325,3 +326,43 @@ def test_classes_of_one_name_are_two_classes(tmp_path: Path) -> None:
     data = load_dataset(tmp_path)
     assert data.class_names == ("missile", "missile") and data.labels == (0, 1)
     assert len(data.prompts) == 10
+
+
+# --- lists of images, as torchvision reads original archives -----------------------------------
+
+
+@pytest.mark.parametrize(
+    ("folder", "table", "lines", "images", "names"),
+    [
+        (
+            *("food-101/", "meta/test.txt", "pie/1\nsoup/2\npie/3\n"),
+            *(("pie/1.jpg", "soup/2.jpg", "pie/3.jpg"), ("pie", "soup")),
+        ),
+        (
+            *("", "labels/test1.txt", "dotted/a.jpg\nwoven/b.jpg\ndotted/c.jpg\n"),
+            *(("dotted/a.jpg", "woven/b.jpg", "dotted/c.jpg"), ("dotted", "woven")),
+        ),
+        (
+            *("", "annotations/test.txt", "beagle_1 5 2 1\nBirman_cat_2 7 1 2\nbeagle_9 5 2 1\n"),
+            *(("beagle_1.jpg", "Birman_cat_2.jpg", "beagle_9.jpg"), ("beagle", "Birman cat")),
+        ),
+        (
+            *("data/", "images_variant_test.txt", "0061 707-320\n0062 A300 B4\n0063 707-320\n"),
+            *(("0061.jpg", "0062.jpg", "0063.jpg"), ("707-320", "A300 B4")),
+        ),
+    ],
+)
+def test_lists_of_original_archives(
+    tmp_path: Path, folder: str, table: str, lines: str, images: tuple[str, ...], names: Any
+) -> None:
+    for i, image in enumerate((*images, "of/another/split.jpg")):
+        write(tmp_path / folder / "images" / image, picture(i, "jpg"))
+    write(tmp_path / folder / table, lines)
+    data = load_dataset(tmp_path)
+    assert data.class_names == names and data.labels == (0, 1, 0)
+    assert [image.name for image in data.images] == [f"{folder}images/{n}" for n in images]
+    assert "has no split 'train': choose one of test with --split" in load_error(
+        tmp_path, split="train"
+    )
+    (tmp_path / folder / "images" / images[2]).unlink()
+    assert f"no image '{images[2]}' in images" in load_error(tmp_path)
