@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from clipperf.errors import UsageError
-from clipperf.evals.fetch import fetch, folder_name
 from clipperf.evals.layout import LAYOUTS, Place, half_met
 from clipperf.evals.published import SETS, how_to_fetch, local_path, roots
 from clipperf.evals.recipe import RECIPE, Recipe, read_recipe
@@ -37,6 +36,8 @@ def path_of(name_or_dir: str | Path, split: str, on_stage: OnStage) -> tuple[Pat
     if name == "sample":
         return SAMPLE, ""
     if name.startswith(("https://", "http://")):
+        from clipperf.evals.fetch import fetch, folder_name  # clients of HTTP take long to import
+
         return fetch(name, split, roots()[-1] / folder_name(name), on_stage), ""
     path = expanded(name_or_dir)
     if exists(path):
@@ -56,6 +57,8 @@ def path_of(name_or_dir: str | Path, split: str, on_stage: OnStage) -> tuple[Pat
         return found, known.name
     if known.url is None:
         raise UsageError(f"{known.name} is not here, and {how_to_fetch(known)}")
+    from clipperf.evals.fetch import fetch
+
     try:
         return fetch(known.url, split, target, on_stage), known.name
     except UsageError as exc:

@@ -8,7 +8,6 @@ those of the package clip-benchmark.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +163,8 @@ def clip_benchmark_texts(name: str, language: str = "en") -> tuple[list[str], li
         MissingDependencyError: the package is not installed.
         UsageError: it has no texts in that language.
     """
+    import importlib.util
+
     spec = importlib.util.find_spec("clip_benchmark")  # it is not imported: that would take torch
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependencyError(

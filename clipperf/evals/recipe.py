@@ -20,7 +20,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +59,8 @@ def read_recipe(source: ImageSource) -> Recipe:
     Raises:
         UsageError: it is no TOML, or a value is of another kind; the message names it.
     """
+    import tomllib
+
     try:
         found = tomllib.loads(read_text(source))
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as exc:
