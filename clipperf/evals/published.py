@@ -108,17 +108,22 @@ _DATACOMP = {
 }
 """What only DataComp has put there: its name in the repository's, and images."""
 
-_NOWHERE = {"birdsnap": 2149, "ucf101": 1794, "kinetics700": 31669, "hateful_memes": 500}
-_OTHERS = {"winogavil": ("nlphuji/winogavil", 3563)}
+_NOWHERE = {
+    "birdsnap": 2149,
+    "ucf101": 1794,
+    "kinetics700": 31669,
+    "hateful_memes": 500,
+    "winogavil": 3563,
+    "crossmodal3600": 3600,
+}
+"""What nobody has put there as a WebDataset."""
 
 SETS: dict[str, PublishedSet] = {
     found.name: found
     for found in (
         *(PublishedSet(name, n, CLIP_BENCHMARK.format(flat(name))) for name, n in _WDS.items()),
         *(PublishedSet(name, n, DATACOMP.format(own)) for name, (own, n) in _DATACOMP.items()),
-        *(PublishedSet(name, n, repository) for name, (repository, n) in _OTHERS.items()),
         *(PublishedSet(name, n, None) for name, n in _NOWHERE.items()),
-        PublishedSet("crossmodal3600", 3600, None),
     )
 }
 """Every dataset of the published tables."""
