@@ -28,7 +28,8 @@ from PIL import Image
 import clipperf
 from clipperf import stats, units
 from clipperf.evals import accuracy
-from clipperf.evals.datasets import SAMPLE, Dataset, load_dataset
+from clipperf.evals.datasets import Dataset, load_dataset
+from clipperf.evals.place import SAMPLE
 from clipperf.export.make import make
 from clipperf.inputs.preprocess import preprocess
 from clipperf.inputs.preprocess_spec import METHODS, PreprocessSpec

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from clipperf import registry
-from clipperf.evals import datasets
+from clipperf.evals.place import SAMPLE
 from clipperf.export.make import make
 from clipperf.models import sample, zoo
 from clipperf.nouns.model import ModelSpec
@@ -143,7 +143,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 def samples(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder of 24 captioned images of the bundled sample."""
     folder = tmp_path_factory.mktemp("samples")
-    with zipfile.ZipFile(datasets.SAMPLE) as archive:
+    with zipfile.ZipFile(SAMPLE) as archive:
         archive.extractall(folder / "all")
     images = sorted((folder / "all" / "images").iterdir())[::66][:24]
     (folder / "few").mkdir()

@@ -7,6 +7,7 @@ import bz2
 import io
 import os
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -147,6 +148,26 @@ def _zip_bomb(folder: Path) -> Path:
     return folder / "bomb.zip"
 
 
+def _lying_tar(folder: Path) -> Path:
+    """A header that promises a terabyte, and a long name of as much."""
+    with tarfile.open(folder / "lying.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+        for name, kind in (("cat/1.png", tarfile.REGTYPE), ("long", tarfile.GNUTYPE_LONGNAME)):
+            member = tarfile.TarInfo(name)
+            member.type, member.size = kind, 0 if name == "cat/1.png" else 1 << 40
+            archive.addfile(member)
+    return folder / "lying.tar"
+
+
+def _outside_tar(folder: Path) -> Path:
+    """A file above the archive, and a link to one of the system's."""
+    with tarfile.open(folder / "outside.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("../cat/1.png"))
+        member = tarfile.TarInfo("dog/1.png")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(member)
+    return folder / "outside.tar"
+
+
 def _lying_zip(folder: Path) -> Path:
     """A member that holds more than it declares, packed by deflate."""
     with zipfile.ZipFile(folder / "lying.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -239,6 +260,8 @@ CASES = (
     Case("text, surrogates", "text", _text("\ud83d" * 3000), "embedding"),
     Case("dataset, zip bomb", "dataset", _zip_bomb, ERROR),
     Case("dataset, lying zip", "dataset", _lying_zip, ERROR),
+    Case("dataset, lying tar", "dataset", _lying_tar, ERROR),
+    Case("dataset, outside tar", "dataset", _outside_tar, ERROR),
     Case("dataset, bzip2", "dataset", _bzip2_zip, ERROR),
     Case("dataset, no zip", "dataset", _bytes(b"PK\x05\x06" + bytes(18)), ERROR),
     Case("dataset, captions 3 GiB", "dataset", _captions(_hole("captions.csv")), ERROR),

@@ -30,15 +30,21 @@ from clipperf.system.terminal import say, tell
 from clipperf.text import one_line
 
 if TYPE_CHECKING:
-    from clipperf.evals.evaluate import OnStage
+    from pathlib import Path
+
+    from clipperf.evals.datasets import Dataset
+    from clipperf.evals.evaluate import Failure, OnStage
+    from clipperf.evals.suites import Wanted
     from clipperf.evals.worker import ModelRequest
     from clipperf.nouns.cell import Cell
     from clipperf.nouns.model import ModelSpec
+    from clipperf.nouns.result import ResultFile
 
 EXAMPLES = (
     "clipperf eval",
     "clipperf eval clipperf-sample --precision fp32,fp16",
     "clipperf eval ViT-B-32 --pretrained laion2b_s34b_b79k --dataset ./photos",
+    "clipperf eval --suite clip-as-service",
 )
 
 
@@ -50,16 +56,33 @@ def command(
         str,
         typer.Option(
             "--dataset",
-            help="sample, a folder of class folders, or a folder of images with captions.csv "
-            "or captions.jsonl.",
+            help="sample; a folder of class folders, or of images with a table of captions or "
+            "labels; a WebDataset; what Hugging Face's save_to_disk wrote; Karpathy's splits; a "
+            "zip or tar; the TOML of an evaluation of your own; or a published name such as "
+            "vtab/cifar10.",
         ),
     ] = "sample",
     precision: Precisions = "fp32",
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite",
+            help="All datasets of a published table that are on this machine, in place of "
+            "--dataset: clip-as-service, clip-paper, datacomp38; or of a folder of datasets.",
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="The part of a dataset that has several.")
+    ] = "test",
+    language: Annotated[
+        str, typer.Option("--language", help="Of captions that are there in several.")
+    ] = "en",
     skip_unreadable: Annotated[
         bool,
         typer.Option(
-            "--skip-unreadable",
-            help="Leave out images that cannot be read, for every runtime alike, and name them.",
+            "--skip-unreadable/--strict",
+            help="Leave out images that cannot be read, for every runtime alike, count and name "
+            "them; or fail at the first.",
         ),
     ] = False,
     margin: Annotated[
@@ -81,9 +104,12 @@ def command(
     from clipperf.bench import prepare
     from clipperf.evals import evaluate
     from clipperf.evals.datasets import load_dataset
+    from clipperf.evals.suites import evaluated, wanted_in
     from clipperf.evals.verdicts import MARGIN, not_equivalent, parse_margin
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
     from clipperf.report.accuracy import accuracy_table
+    from clipperf.report.suite import suite_table
+    from clipperf.system import store
     from clipperf.system.env import available_cores
     from clipperf.system.progress import progress
     from clipperf.text import shown
@@ -96,31 +122,49 @@ def command(
     prepare.check_usable(devices)
     prepare.check_precisions(runtimes, precisions)
     inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
+    options = {"skip_unreadable": skip_unreadable, "split": split, "language": language}
+    rows: list[Wanted] = [] if suite is None else wanted_in(suite)
     with open_target(json, "eval") as target, progress(quiet, total=1) as bar:
-        bar.stage(f"reading dataset {shown(dataset)}")
-        result, failures = evaluate.evaluate(
-            specs,
-            devices,
-            load_dataset(dataset, skip_unreadable=skip_unreadable),
-            model_request,
-            precisions=precisions,
-            inputs=inputs,
-            threads=threads or available_cores(),
-            batch=batch,
-            margin=allowed,
-            command=command_line(),
-            path=target,
-            on_stage=bar.stage,
-            progress=bar.at,
-        )
+
+        def load(given: str | Path) -> Dataset:
+            bar.stage(f"reading dataset {shown(given)}")
+            return load_dataset(given, on_stage=bar.stage, **options)  # type: ignore[arg-type]
+
+        def run(data: Dataset, path: Path | None) -> tuple[ResultFile, list[Failure]]:
+            return evaluate.evaluate(
+                specs,
+                devices,
+                data,
+                model_request,
+                precisions=precisions,
+                inputs=inputs,
+                threads=threads or available_cores(),
+                batch=batch,
+                margin=allowed,
+                command=command_line(),
+                path=path,
+                on_stage=bar.stage,
+                progress=bar.at,
+            )
+
+        result: ResultFile | None
+        if suite is None:
+            result, failures = run(load(dataset), target)
+        else:
+            path = target or store.new_result_path("eval")
+            rows, result, failures = evaluated(rows, load, run, path)
     for failure in failures:
         say(f"failed: {failure.label}: {one_line(failure.reason)}")
     if prints_json(json):
-        print_json(result)
-    elif result.scores:
+        if result is not None:
+            print_json(result)
+    elif suite is not None:
+        print_tables(suite_table(suite, rows, result.scores if result else ()), write=tell)
+    elif result is not None and result.scores:
         print_tables(accuracy_table([result]), write=tell)
+    if result is not None and result.scores and not prints_json(json):
         tell_lines("", f"result file: {result.path}")
-    short = [] if margin is None else not_equivalent(result.scores)
+    short = [] if margin is None else not_equivalent(result.scores if result else ())
     for line in short:
         say(f"not equivalent: {one_line(line)}")
     raise typer.Exit(1 if failures or short else 0)

@@ -15,13 +15,15 @@ import numpy as np
 
 from clipperf.errors import EngineError, UsageError
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.kept import NOWHERE, Shelf
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import normalize
-from clipperf.evals.task import Embeddings, fitting, nothing_to_score, texts_of
+from clipperf.evals.task import Embeddings, nothing_to_score, outcomes_of, texts_of
 from clipperf.evals.verdicts import MARGIN, samples_needed
 from clipperf.inputs.sources import ImageSource
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Score
+from clipperf.nouns.variant import Side
 from clipperf.serve.load import ClipModel
 
 BATCH = 32
@@ -64,11 +66,14 @@ def embed(
     batch: int = BATCH,
     progress: Progress | None = None,
     who: str = "the runtime",
+    shelf: Shelf = NOWHERE,
 ) -> Embeddings:
     """Embed a dataset's images, and the texts that its tasks need, in batches of `batch`.
 
-    Equal texts are embedded once. Images are handed over as sources, a batch at a time: no more
-    than one batch of them needs to be decoded at once.
+    Equal texts are embedded once, and handed over by the thousand; the embedder runs them in
+    batches. Images are handed over as sources, a batch at a time: no more than one batch of them
+    needs to be decoded at once. What `shelf` keeps is not embedded again,
+    and it keeps what is.
 
     Raises:
         EngineError: `who` returned another shape than asked for, or a vector that is not finite
@@ -76,14 +81,31 @@ def embed(
         UsageError: an image cannot be decoded, or `batch` is below 1.
     """
 
-    def run(what: str, encode: Callable[[Sequence], np.ndarray], items: Sequence) -> np.ndarray:
-        return in_batches(encode, items, batch, what, progress, who, normalize)
+    def run(side: Side, what: str, items: Sequence) -> np.ndarray:
+        encode = embedder.encode_images if side == "image" else embedder.encode_texts
+        parts = []
+        length = shelf.part(side, batch)
+        for start in range(0, len(items), length):
+            part = items[start : start + length]
+            found = shelf.get(side, part)
+            if found is None:
+                # Texts of a part all at once: equal lengths share batches, and are tokenised once.
+                at_once = batch if side == "image" else max(batch, len(part))
+                told = _after(start, len(items), progress)
+                found = in_batches(encode, part, at_once, what, told, who, normalize)
+                shelf.put(side, part, found)
+            elif progress is not None:
+                progress(what, start + len(part), len(items))
+            parts.append(found)
+        if len({part.shape[1] for part in parts}) != 1:
+            raise EngineError(f"{who}: {what} have embeddings of several widths")
+        return np.concatenate(parts)
 
-    images = run("images", embedder.encode_images, dataset.images)
+    images = run("image", "images", dataset.images)
     found = {}
     for what, texts in texts_of(dataset).items():
         place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        unique = run(what, embedder.encode_texts, list(place))
+        unique = run("text", what, list(place))
         if unique.shape[1] != images.shape[1]:
             raise EngineError(
                 f"{who}: image embeddings have {images.shape[1]} values, "
@@ -91,6 +113,13 @@ def embed(
             )
         found[what] = unique[[place[text] for text in texts]]
     return Embeddings(images, found)
+
+
+def _after(start: int, total: int, progress: Progress | None) -> Progress | None:
+    """`progress` of a part that begins at `start`, told of all."""
+    if progress is None:
+        return None
+    return lambda what, done, _: progress(what, start + done, total)
 
 
 def in_batches(
@@ -163,11 +192,7 @@ def score(
     """
     if baseline is not None and baseline not in embeddings:
         raise UsageError(f"the baseline {baseline.label} was not evaluated")
-    tasks = fitting(dataset)
-    outcomes = {
-        cell: [outcome for task in tasks for outcome in task.outcomes(dataset, found)]
-        for cell, found in embeddings.items()
-    }
+    outcomes = {cell: outcomes_of(dataset, found) for cell, found in embeddings.items()}
     if not any(outcomes.values()):
         raise nothing_to_score(dataset)
     scores = []

@@ -1,28 +1,24 @@
-"""Evaluation data from a folder, a zip, or the bundled sample, checked before anything runs.
+"""Evaluation data from a folder, an archive, or the bundled sample, checked before anything runs.
 
-`layouts` says which files make one.
+`layouts` says which files make one, `recipe` what a TOML beside them may ask for.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import posixpath
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clipperf.errors import UsageError
-from clipperf.evals.layouts import OWN_FILES, few, read_layout
+from clipperf.evals.layout import Content, Layout, Place, few, layout_of
+from clipperf.evals.place import OnStage, others, path_of, place_at
+from clipperf.evals.recipe import RECIPE, applied, prompts_of
 from clipperf.inputs.preprocess import CLIPPED, exceeds_bytes, may_exceed_bytes
-from clipperf.inputs.reading import image_suffixes
-from clipperf.inputs.sources import ImageSource, decode, list_folder, list_zip, one_spelling
-from clipperf.system.targets import expanded
+from clipperf.inputs.sources import ImageSource, decode, one_spelling
 from clipperf.text import shown
-
-SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "eval.zip"
 
 NAMED = 20
 """How many of the images that are left out a note names."""
@@ -33,10 +29,14 @@ class Dataset:
     """Images with captions, or classes, or both; what is absent is empty.
 
     `captions[i]` belongs to `images[caption_image[i]]`; `labels[i]` is the index in
-    `class_names` of `images[i]`. `sha256` covers all that scores depend on: names and bytes of
-    the images, captions, labels, class names, templates. It does not change with the folder's
-    place, the kind of captions file, or packing into a zip. `notes` say what was left out, and
-    what of the images will be seen otherwise than stored.
+    `class_names` of `images[i]`, and `label_sets[i]` are those of all its classes where an image
+    may have several (then there are no `labels`). Classes are told apart by index: names are labels
+    for people, and may be there twice. `class_prompts`, where they are given, are the prompts of
+    each class; else each is put into every template. `sha256` covers all that scores depend on:
+    names and bytes of the images, captions, labels, class names, prompts. It does not change with
+    the folder's place, the kind of captions file, or packing into a zip. `tasks` and `metrics` are
+    the ones wanted, empty for all. `notes` say what was left out, and what of the images will be
+    seen otherwise than stored.
     """
 
     name: str
@@ -48,16 +48,36 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    label_sets: tuple[tuple[int, ...], ...] = ()
+    class_prompts: tuple[tuple[str, ...], ...] = ()
+    tasks: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+
+    @property
+    def prompt_sets(self) -> tuple[tuple[str, ...], ...]:
+        """The prompts of each class."""
+        if self.class_prompts:
+            return self.class_prompts
+        return tuple(prompts_of(name, self.templates) for name in self.class_names)
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Every template with every class name in it: [classes * templates], classes outermost."""
-        return tuple(t.replace("{}", c) for c in self.class_names for t in self.templates)
+        """The prompts of all classes, one class after the other."""
+        return tuple(prompt for own in self.prompt_sets for prompt in own)
 
 
-def load_dataset(name_or_dir: str | Path, *, skip_unreadable: bool = False) -> Dataset:
-    """Load the bundled "sample", a folder, or a zip of the same layout; see `layouts`.
+def load_dataset(
+    name_or_dir: str | Path,
+    *,
+    skip_unreadable: bool = False,
+    split: str = "test",
+    language: str = "en",
+    on_stage: OnStage = lambda stage: None,
+) -> Dataset:
+    """Load the bundled "sample", a folder, a zip, a tar, or the TOML of an evaluation.
 
+    A name of `published` or an address is fetched where it is not here; `on_stage` is told. See
+    `layouts` for what they may hold. `split` and `language` choose where there are several.
     Images are the files whose suffix is of a format in `reading.FORMATS`. Reads each once, for its
     checksum and to see that it is an image; pixels are decoded later, by `ImageSource.open`.
     With `skip_unreadable` they are decoded now, and those that cannot be are left out, with their
@@ -67,93 +87,87 @@ def load_dataset(name_or_dir: str | Path, *, skip_unreadable: bool = False) -> D
         UsageError: the data is missing, damaged, ambiguous or inconsistent; the message names
             the file and line, and what to change.
     """
-    if not str(name_or_dir).strip():
-        raise UsageError("the dataset is empty: give 'sample' or a folder")
-    path = SAMPLE if str(name_or_dir) == "sample" else expanded(name_or_dir)
-    if not _exists(path):
-        raise UsageError(
-            f"no dataset at {shown(path)}: give 'sample', a folder with one folder a class, "
-            "or a folder of images with captions.csv"
-        )
-    files = list_folder(path) if path.is_dir() else list_zip(path)
-    suffixes = image_suffixes()
-    images = [name for name in files if posixpath.splitext(name)[1].lower() in suffixes]
-    if not images:
-        raise UsageError(
-            f"no images in {shown(path)}: looked for {', '.join(sorted(suffixes))}"
-            f"{_others(files, images)}"
-        )
-    content = read_layout(path, files, images, ())
-    digests, unreadable, clipped = _read(files, content["images"], skip_unreadable)
+    path, published = path_of(name_or_dir, split, on_stage)
+    name = published or ("sample" if str(name_or_dir) == "sample" else path.resolve().name)
+    place, recipe = place_at(path, split, language, published)
+    layout = layout_of(place)
+    content = layout.read(place, ())
+    digests, unreadable, clipped = _read(content.images, skip_unreadable)
     if unreadable:
-        if len(unreadable) == len(content["images"]):
-            raise UsageError(f"no image in {shown(path)} can be read: {_reasons(unreadable)}")
-        content = read_layout(path, files, images, unreadable)
-    name = "sample" if path == SAMPLE else path.resolve().name
+        if len(unreadable) == len(content.images):
+            raise UsageError(f"no image in {shown(place.root)} can be read: {_reasons(unreadable)}")
+        content = layout.read(place, unreadable)
     notes = [
         f"{name}: {note}"
         for note in (
-            *_left_out(path, files, images, content, unreadable),
+            *_left_out(place, layout, content, unreadable),
+            *content.notes,
             *([_skipped(unreadable)] if unreadable else ()),
             *([_clipped(clipped)] if clipped else ()),
         )
     ]
-    named = content.pop("images")
-    fields = {key: tuple(value) for key, value in content.items()}
-    sha256 = _digest([(name, digests[name]) for name in named], content)
-    return Dataset(name, sha256, tuple(files[n] for n in named), **fields, notes=tuple(notes))
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, or with a zero byte in it
-        return False
+    if recipe is not None:
+        content = applied(content, recipe, shown(path if path.suffix == ".toml" else RECIPE))
+    images = tuple(
+        dataclasses.replace(image, sha256=digests[image.name]) for image in content.images
+    )
+    return Dataset(
+        name,
+        _digest(images, content),
+        images,
+        captions=tuple(content.captions),
+        caption_image=tuple(content.caption_image),
+        labels=tuple(content.labels),
+        class_names=tuple(content.class_names),
+        templates=tuple(content.templates),
+        notes=tuple(notes),
+        label_sets=tuple(map(tuple, content.label_sets)),
+        class_prompts=tuple(map(tuple, content.class_prompts)),
+        tasks=recipe.tasks if recipe else (),
+        metrics=recipe.metrics if recipe else (),
+    )
 
 
 def _read(
-    files: Mapping[str, ImageSource], images: Collection[str], skip: bool
+    images: Collection[ImageSource], skip: bool
 ) -> tuple[dict[str, str], dict[str, str], list[str]]:
     """sha256 of each image; what is wrong with those to skip; and those that will be clipped."""
     digests, unreadable, clipped = {}, {}, []
-    for name in images:
-        source = files[name]
+    for source in images:
         try:
             data = source.read()
             image = decode(source, data, fully=skip)
             if may_exceed_bytes(image.mode):
                 image = image if skip else decode(source, data, fully=True)
-                clipped += [name] if exceeds_bytes(image) else []
+                clipped += [source.name] if exceeds_bytes(image) else []
         except UsageError as exc:
             if not skip:
                 raise
-            unreadable[name] = str(exc)
+            unreadable[source.name] = str(exc)
             continue
-        digests[name] = hashlib.sha256(data).hexdigest()
+        digests[source.name] = hashlib.sha256(data).hexdigest()
     return digests, unreadable, clipped
 
 
 def _left_out(
-    root: Path,
-    files: Mapping[str, ImageSource],
-    images: list[str],
-    content: Mapping[str, Any],
-    unreadable: Collection[str],
+    place: Place, layout: Layout, content: Content, unreadable: Collection[str]
 ) -> list[str]:
     """What of the files is not used, and which class folders hold no images."""
-    used = set(content["images"])
+    used = {image.name for image in content.images}
     notes = []
-    others = _others(files, {*images, *used, *unreadable})
-    if others:
-        notes.append(f"left out{others.removeprefix(';')}")
-    if content.get("captions"):
-        spare = set(images) - used - set(unreadable)
+    spare_files = others(place.files, {*place.images, *used, *unreadable}, layout.own)
+    if spare_files:
+        notes.append(f"left out{spare_files.removeprefix(';')}")
+    if content.captions:
+        spare = set(place.images) - used - set(unreadable)
         if spare:
             notes.append(f"left out {len(spare)} images that no caption names ({few(spare)})")
         return notes
-    folders = {name.split("/")[0] for name in files if "/" in name}
-    if root.is_dir():
-        visible = (entry for entry in root.iterdir() if not entry.name.startswith("."))
+    if layout.name != "class-folders":
+        return notes
+    folders = {name.split("/")[0] for name in place.files if "/" in name}
+    if place.root.is_dir():
+        visible = (entry for entry in place.root.iterdir() if not entry.name.startswith("."))
         folders |= {one_spelling(entry.name) for entry in visible if entry.is_dir()}
     empty = folders - {name.split("/")[0] for name in used}
     if empty:
@@ -162,17 +176,6 @@ def _left_out(
             "classes.json names them"
         )
     return notes
-
-
-def _others(files: Mapping[str, ImageSource], images: Collection[str]) -> str:
-    """The files that are neither images nor a dataset's own, counted by suffix."""
-    known = set(images)
-    others = [name for name in files if name not in known and name not in OWN_FILES]
-    if not others:
-        return ""
-    counts = Counter(posixpath.splitext(name)[1].lower() or "none" for name in others)
-    told = ", ".join(f"{shown(suffix)} {count}" for suffix, count in counts.most_common(10))
-    return f"; {len(others)} files of other suffixes: {told} (first: {shown(min(others))})"
 
 
 def _skipped(unreadable: Mapping[str, str]) -> str:
@@ -191,10 +194,11 @@ def _clipped(names: list[str]) -> str:
     return f"{len(names)} images {CLIPPED.format(first=shown(names[0]))}"
 
 
-def _digest(images: list[tuple[str, str]], content: dict[str, Any]) -> str:
-    """sha256 over the images' names and checksums, and all else."""
+def _digest(images: tuple[ImageSource, ...], content: Content) -> str:
+    """sha256 over the images' names and checksums, and all else that scores depend on."""
     total = hashlib.sha256()
     for image in images:
-        total.update(json.dumps(image).encode())
-    total.update(json.dumps({k: content[k] for k in sorted(content) if content[k]}).encode())
+        total.update(json.dumps((image.name, image.sha256)).encode())
+    rest = dataclasses.asdict(dataclasses.replace(content, images=(), notes=()))
+    total.update(json.dumps({k: rest[k] for k in sorted(rest) if rest[k]}).encode())
     return total.hexdigest()

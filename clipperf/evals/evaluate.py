@@ -57,7 +57,8 @@ def evaluate(
     towers are fed, by default float32 alone. All runtimes share one tokenisation and, but for
     artifacts that were exported with another ``--preprocess`` (the file notes them), the exact
     preprocessing, so that differences come from the runtime alone. Each cell has a process of its
-    own, one after the other. The file is written after every model that has scores.
+    own, one after the other; none where the store keeps all of its embeddings (`kept`). The file
+    is written after every model that has scores.
 
     Raises:
         UsageError: there is nothing to score in the dataset.
@@ -89,7 +90,8 @@ def evaluate(
                     if method != "exact":
                         said = f"{cell.label}: images preprocessed by {method!r}"
                         result = dataclasses.replace(result, notes=(*result.notes, said))
-                    embedded[cell] = embed_apart(request, shared, batch, progress)
+                    kept = worker.kept_embeddings(request, dataset, batch)
+                    embedded[cell] = kept or embed_apart(request, shared, batch, progress)
                 except ClipperfError as exc:
                     failures.append(Failure(cell.label, str(exc)))
             if embedded:

@@ -11,6 +11,7 @@ from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.outcome import Outcome
 from clipperf.registry import Registry
+from clipperf.text import quoted
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,33 @@ TASKS: Registry[Task] = Registry(
 
 
 def fitting(dataset: Dataset) -> list[Task]:
-    """The tasks that the dataset has data for."""
-    return [task for task in TASKS if task.fits(dataset)]
+    """The tasks that the dataset has data for, of those that it wants.
+
+    Raises:
+        UsageError: it wants one that there is not, or has no data for it.
+    """
+    wanted = [TASKS.get(name) for name in dataset.tasks]
+    for task in wanted:
+        if not task.fits(dataset):
+            raise UsageError(f"{dataset.name} has no data for the task {task.name}")
+    return wanted or [task for task in TASKS if task.fits(dataset)]
+
+
+def outcomes_of(dataset: Dataset, embeddings: Embeddings) -> list[Outcome]:
+    """The figures of these tasks, of the metrics that the dataset wants: "top-1" or the full name.
+
+    Raises:
+        UsageError: it wants one that there is not; the message lists what there is.
+    """
+    found = [o for task in fitting(dataset) for o in task.outcomes(dataset, embeddings)]
+    if not dataset.metrics:
+        return found
+    chosen = [o for o in found if any(f" {o.metric}".endswith(f" {m}") for m in dataset.metrics)]
+    for metric in dataset.metrics:
+        if not any(f" {o.metric}".endswith(f" {metric}") for o in chosen):
+            known = ", ".join(o.metric for o in found)
+            raise UsageError(f"{dataset.name}: no metric {quoted(metric)}; choose from {known}")
+    return chosen
 
 
 def nothing_to_score(dataset: Dataset) -> UsageError:

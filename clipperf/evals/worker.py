@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import numpy as np
 from clipperf.engines import contract
 from clipperf.evals import accuracy
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.kept import Shelf, identity_of, shared_tokenizer, tokenizer_sums
 from clipperf.evals.task import Embeddings
 from clipperf.inputs.preprocess_spec import PreprocessSpec
-from clipperf.inputs.tokenize import Tokenizer
+from clipperf.inputs.sources import ImageSource
 from clipperf.nouns.cell import EngineRequest
 from clipperf.serialize import from_json
 from clipperf.serve.load import ClipModel
@@ -30,16 +32,49 @@ from clipperf.system.protocol import Fields, Tell, serve
 def embed(fields: Fields, tell: Tell) -> None:
     """Embed the dataset in file `dataset` with the `model`, and write the embeddings to `target`.
 
-    Tells what is being embedded, how many are done, and of how many.
+    Texts are tokenised once for all that have the folder of `target`. Tells what is being
+    embedded, how many are done, and of how many.
     """
     dataset = from_json(Dataset, files.read_json(Path(fields["dataset"])))
     request, batch = from_json(ModelRequest, fields["model"]), fields["batch"]
-    with open_model(request) as model:
+    target, label = Path(fields["target"]), request.towers[0].cell.label
+    with open_model(request, target.parent) as model:
         embedder = accuracy.ModelEmbedder(model, batch)
         found = accuracy.embed(
-            dataset, embedder, batch, lambda *done: tell(done), request.towers[0].cell.label
+            dataset, embedder, batch, lambda *done: tell(done), label, shelf_of(request)
         )
-    save(found, Path(fields["target"]))
+    save(found, target)
+
+
+class Absent(Exception):
+    """Something is not kept, so that it takes the model."""
+
+
+class _Nothing:
+    """An embedder that has no model."""
+
+    def encode_images(self, images: Sequence[ImageSource]) -> np.ndarray:
+        """See `accuracy.Embedder`."""
+        raise Absent
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """See `accuracy.Embedder`."""
+        raise Absent
+
+
+def kept_embeddings(request: ModelRequest, dataset: Dataset, batch: int) -> Embeddings | None:
+    """What the store keeps of a model's embeddings; None where anything is missing."""
+    try:
+        return accuracy.embed(dataset, _Nothing(), batch, shelf=shelf_of(request))
+    except Absent:
+        return None
+
+
+def shelf_of(request: ModelRequest) -> Shelf:
+    """Where a model's embeddings are kept."""
+    pixels, sums = read_preprocessing(request), tokenizer_sums(request.folder)
+    found = {t.cell.side: identity_of(t, request.folder, pixels, sums) for t in request.towers}
+    return Shelf({side: identity for side, identity in found.items() if identity is not None})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +97,15 @@ def read_preprocessing(request: ModelRequest) -> PreprocessSpec:
     return found
 
 
-def open_model(request: ModelRequest) -> ClipModel:
-    """Open all towers; close the model after use.
+def open_model(request: ModelRequest, shared: Path | None = None) -> ClipModel:
+    """Open all towers; close the model after use. Tokens of texts are `shared` in a folder.
 
     Raises:
         ClipperfError: one cannot be opened; those before it are closed.
     """
     spec = request.towers[0].spec
     text = store.read_manifest(request.folder).tower("text")
-    pixels, tokenizer = read_preprocessing(request), Tokenizer.from_folder(request.folder)
+    pixels, tokenizer = read_preprocessing(request), shared_tokenizer(request.folder, shared)
     return ClipModel(
         open_engines(request.towers),
         pixels,

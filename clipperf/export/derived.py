@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from clipperf.errors import UsageError
-from clipperf.evals import datasets
+from clipperf.evals import datasets, place
 from clipperf.export.exporter import Below, Choices, Need
 from clipperf.export.gate import refusal as usual_refusal
 from clipperf.export.job import Built, Job
@@ -108,7 +108,7 @@ def key(variant: Variant, below: Below, how: str, packages: Sequence[str], *more
 
 def _samples_sha256(calibrate: str) -> str:
     if calibrate == SAMPLE:  # reading all of its images takes a second
-        return store.cached_sha256(datasets.SAMPLE)
+        return store.cached_sha256(place.SAMPLE)
     return datasets.load_dataset(calibrate).sha256
 
 

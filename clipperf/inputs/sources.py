@@ -1,8 +1,9 @@
-"""Files of a dataset, in a folder or in a zip, read when they are needed."""
+"""Files of a dataset, in a folder or in an archive, read when they are needed."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import os
 import unicodedata
@@ -14,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from clipperf.errors import ArtifactError, UsageError
+from clipperf.inputs import tars
 from clipperf.inputs.preprocess import PIL_ERRORS
 from clipperf.inputs.reading import (
     MAX_IMAGE_BYTES,
@@ -36,14 +38,18 @@ _BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A file that can be read when it is needed: `path`, or `member` of the zip at `path`.
+    """A file that can be read when it is needed: `path`, or `member` of the archive at `path`.
 
-    `name` is relative to the dataset, with "/" between folders.
+    `name` is relative to the dataset, with "/" between folders. `span` says where a member lies
+    that is stored as it is: first byte and number of bytes; without it the archive is a zip.
+    `sha256`, where it is known, is what the bytes must have.
     """
 
     name: str
     path: Path
     member: str | None = None
+    span: tuple[int, int] | None = None
+    sha256: str = ""
 
     def __str__(self) -> str:
         return shown(self.path if self.member is None else f"{self.path}:{self.member}")
@@ -52,10 +58,25 @@ class ImageSource:
         """The file's bytes.
 
         Raises:
-            UsageError: it cannot be read, is no regular file, or larger than the limit; the
-                message names it.
+            UsageError: it cannot be read, is no regular file, larger than the limit, or another
+                than it was when the dataset was read; the message names it.
         """
+        data = self._read(limit_bytes)
+        if self.sha256 and hashlib.sha256(data).hexdigest() != self.sha256:
+            raise UsageError(f"{self} has changed since the dataset was read: begin again")
+        return data
+
+    def _read(self, limit_bytes: int) -> bytes:
         try:
+            if self.span is not None:
+                start, size = self.span
+                check_size(self, size, limit_bytes)
+                with open_regular(self.path) as whole:
+                    whole.seek(start)
+                    data = whole.read(size)
+                if len(data) < size:
+                    raise UsageError(f"{self} is cut: {len(data)} of {size} bytes are there")
+                return data
             if self.member is None:
                 return read_regular(self.path, limit_bytes)
             archive = _archive(self.path, self.path.stat().st_mtime_ns)
@@ -84,17 +105,17 @@ def _archive(path: Path, mtime_ns: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(open_regular(path))
 
 
-def read_text(source: ImageSource) -> str:
+def read_text(source: ImageSource, limit_bytes: int = MAX_TEXT_BYTES) -> str:
     """A UTF-8 file, with or without byte order mark; raises UsageError that names it."""
     try:
-        return source.read(MAX_TEXT_BYTES).decode("utf-8-sig")
+        return source.read(limit_bytes).decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise UsageError(f"{source} is not UTF-8: {exc}") from exc
 
 
-def read_object(source: ImageSource) -> dict[str, Any]:
+def read_object(source: ImageSource, limit_bytes: int = MAX_TEXT_BYTES) -> dict[str, Any]:
     """A JSON object from a file; raises UsageError that names it."""
-    return parse_object(read_text(source), str(source))
+    return parse_object(read_text(source, limit_bytes), str(source))
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
@@ -154,6 +175,16 @@ def list_zip(path: Path) -> dict[str, ImageSource]:
         one_spelling(member): ImageSource(one_spelling(member), path, member)
         for member in sorted(visible)
     }
+
+
+def list_tar(path: Path) -> dict[str, ImageSource]:
+    """Every file in a tar by name, hidden ones left out; raises UsageError as `tars.members`."""
+    found = {}
+    for member in tars.members(path):
+        if not member.name.startswith("."):
+            name = one_spelling(member.name)
+            found[name] = ImageSource(name, path, member.name, (member.start, member.size))
+    return dict(sorted(found.items()))
 
 
 def decode(source: ImageSource, data: bytes, fully: bool) -> Image.Image:

@@ -6,6 +6,8 @@ Layout under `home()` ($CLIPPERF_HOME, else the user's cache folder)::
     results/DATE-KIND-ID.json                           one run of `profile` or `eval`
     tuned/MODEL.json                                    what `tune` chose for this machine
     graphs/KEY.onnx                                     an architecture's graph without weights
+    embeddings/WHO/INPUTS.npy                           what evaluations embedded, see evals.kept
+    datasets/NAME/                                      published datasets that were fetched
     cache/                                              what runtimes compile and can make again
     digests.json                                        sha256 by path, size and times
     fetched.json                                        where the hub's weights lie

@@ -103,7 +103,12 @@ def test_embeddings_cross_as_they_are(tmp_path: Path) -> None:
     ],
 )
 def test_a_runtime_that_crashes_is_a_failed_row_and_the_others_go_on(
-    script: dict[str, Any], words: str, sample_artifact: Path, samples: str, tmp_path: Path
+    script: dict[str, Any],
+    words: str,
+    sample_artifact: Path,
+    samples: str,
+    tmp_path: Path,
+    home: Path,
 ) -> None:
     (tmp_path / "script.json").write_text(json.dumps(script))
     told: list[tuple[str, int, int]] = []
@@ -125,7 +130,7 @@ def test_a_runtime_that_crashes_is_a_failed_row_and_the_others_go_on(
     (failure,) = failures
     assert "simulated fp32" in failure.label and words in failure.reason
     assert {score.cell.runtime for score in result.scores} == {"torch", "onnx"}
-    assert told[-3:] == [("captions", 8, 24), ("captions", 16, 24), ("captions", 24, 24)]
+    assert told[-3:] == [("images", 16, 24), ("images", 24, 24), ("captions", 24, 24)]
 
 
 FRAGILE = """

@@ -16,8 +16,7 @@ PROMPTS = "prompts"
 def ranked(dataset: Dataset, found: Embeddings) -> Ranked:
     """The right class of every image among all classes."""
     labels = np.asarray(dataset.labels)
-    shape = (len(dataset.class_names), len(dataset.templates), -1)
-    weights = classifier_weights(found.texts[PROMPTS].reshape(shape))
+    weights = classifier(dataset, found)
     result = classify(found.images, weights, labels)
     return Ranked(
         "zeroshot",
@@ -28,6 +27,13 @@ def ranked(dataset: Dataset, found: Embeddings) -> Ranked:
         groups=labels,
         predicted=result.predicted,
     )
+
+
+def classifier(dataset: Dataset, found: Embeddings) -> np.ndarray:
+    """One weight vector a class, from the embeddings of however many prompts it has."""
+    ends = np.cumsum([len(prompts) for prompts in dataset.prompt_sets])
+    each = np.split(found.texts[PROMPTS], ends[:-1])
+    return np.concatenate([classifier_weights(prompts[None]) for prompts in each])
 
 
 def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:

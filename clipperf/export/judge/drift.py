@@ -150,7 +150,7 @@ class Judge:
         ranked: list[Ranked] = []
         if data.captions and len(images) > 1:
             ranked += retrieval.ranked(data, found)
-        if len(data.class_names) > 1:
+        if data.labels and len(data.class_names) > 1:
             ranked.append(zeroshot.ranked(data, found))
         if not ranked:
             raise nothing_to_score(data)

@@ -1,0 +1,1 @@
+"""The layouts of datasets: one file each, which holds the record `LAYOUT`."""

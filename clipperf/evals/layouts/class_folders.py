@@ -1,0 +1,99 @@
+"""Class folders, as torchvision's ImageFolder reads them: ``CLASS/*.jpg`` and so on.
+
+Images may lie at any depth below CLASS. Optional: ``classes.json`` (``{"folder": "display
+name"}``; a folder without images stays a class only if named there), ``classnames.txt`` (a name a
+line, in the order of the sorted folders) and ``templates.txt`` (a template a line, ``{}`` or
+``{c}`` stands for the class name). Where the folders are the splits of a dataset (``test/CLASS``),
+the wanted one is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from clipperf.errors import UsageError
+from clipperf.evals.layout import (
+    DEFAULT_TEMPLATES,
+    SPLITS,
+    Content,
+    Layout,
+    Place,
+    check_classes,
+    few,
+    in_split,
+    lines_of,
+    published_texts,
+)
+from clipperf.inputs.sources import one_spelling, read_object
+from clipperf.text import quoted, shown
+
+
+def _read(place: Place, without: Collection[str]) -> Content:
+    loose = [name for name in place.images if "/" not in name]
+    if loose:
+        raise UsageError(
+            f"images outside any class folder in {shown(place.root)} ({few(loose)}): put them into "
+            "folders, one a class, or add captions.csv with the columns image,caption"
+        )
+    within = _within(place)
+    images = [name for name in place.images if name.startswith(within)]
+    folders = {_class(name, within) for name in images}
+    images = [name for name in images if name not in without]
+    names = read_object(place.files["classes.json"]) if "classes.json" in place.files else {}
+    for folder, title in names.items():
+        if not isinstance(title, str) or not title.strip():
+            raise UsageError(
+                f'{shown(place.root)}: classes.json must map folders to names: {{"cat": "a cat"}}'
+            )
+        found = place.root / within / folder
+        if one_spelling(folder) not in folders and not (place.root.is_dir() and found.is_dir()):
+            raise UsageError(
+                f"{shown(place.root)}: classes.json names {quoted(folder)}, which is not a folder "
+                "there"
+            )
+    folders = {_class(name, within) for name in images}
+    classes = sorted(folders | {one_spelling(folder) for folder in names})
+    title_of = {one_spelling(folder): title.strip() for folder, title in names.items()}
+    class_names = [title_of.get(folder, folder.replace("_", " ")) for folder in classes]
+    listed = lines_of(place, "classnames.txt")
+    if listed:
+        if len(listed) != len(classes):
+            raise UsageError(
+                f"{shown(place.root)}: classnames.txt has {len(listed)} names for {len(classes)} "
+                "folders"
+            )
+        class_names = listed
+    templates = list(DEFAULT_TEMPLATES)
+    if not names and not listed:
+        known, those = published_texts(place, len(classes))
+        class_names, templates = known or class_names, those or templates
+    if "templates.txt" in place.files:
+        templates = lines_of(place, "templates.txt")
+    check_classes(class_names, templates, shown(place.root))
+    number = {folder: i for i, folder in enumerate(classes)}
+    return Content(
+        [place.files[name] for name in images],
+        labels=[number[_class(name, within)] for name in images],
+        class_names=class_names,
+        templates=templates,
+    )
+
+
+def _within(place: Place) -> str:
+    """The folder of the split with a "/" behind it, "" where the folders are no splits."""
+    top = {name.split("/")[0] for name in place.images}
+    if not top <= set(SPLITS) or any(name.count("/") < 2 for name in place.images):
+        return ""
+    return f"{in_split(place, top)}/"
+
+
+def _class(name: str, within: str) -> str:
+    return name[len(within) :].split("/")[0]
+
+
+LAYOUT = Layout(
+    name="class-folders",
+    fits=lambda place: bool(place.images),
+    read=_read,
+    own=("classes.json", "classnames.txt", "templates.txt", "task.toml"),
+)

@@ -1,0 +1,192 @@
+"""A table of captions or labels beside images.
+
+- ``captions.csv`` (header with ``image`` and ``caption``), ``captions.jsonl`` (an object with
+  ``image`` and ``caption`` a line), ``captions.txt`` (Flickr8k as it is passed around: a header
+  ``image,caption``, captions with commas in them), ``Flickr8k.token.txt`` and
+  ``results_20130124.token`` (``image.jpg#0``, a tab and a caption), ``results.csv`` of Flickr30k;
+- ``labels.csv``, ``labels.jsonl`` with ``image`` and ``label``;
+- ``metadata.csv``, ``metadata.jsonl`` with ``file_name`` and ``text`` or ``label``, as Hugging
+  Face's imagefolder has it.
+
+Several captions an image are several rows. Images are named relative to the folder or to its
+``images`` folder, or by a file name that is there once; images that no row names are not used.
+With a ``category`` in every row and ``classes.json`` (``{"categories": [...], "class_names":
+[...], "templates": [...]}``, the last two optional) the images are also classified. Labels that
+are whole numbers index ``classnames.txt`` where that is there; else they are the names of classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+from collections.abc import Collection
+from typing import Any
+
+from clipperf.errors import UsageError
+from clipperf.evals.layout import (
+    DEFAULT_TEMPLATES,
+    Content,
+    Layout,
+    Place,
+    check_classes,
+    few,
+    lines_of,
+    texts_in,
+)
+from clipperf.evals.rows import read_rows
+from clipperf.inputs.sources import ImageSource, one_spelling, read_object
+from clipperf.text import quoted, shown
+
+TABLES = (
+    *("captions.csv", "captions.jsonl", "captions.txt", "labels.csv", "labels.jsonl"),
+    *("metadata.csv", "metadata.jsonl", "Flickr8k.token.txt", "results_20130124.token"),
+    "results.csv",
+)
+PART = "Flickr_8k.{}Images.txt"
+"""Flickr8k's list of the images of a split; without it, all are used."""
+
+IMAGE = ("image", "file_name", "filename", "image_name", "filepath")
+CAPTION = ("caption", "text", "comment", "title")
+LABEL = ("label", "class")
+
+
+def _tables(place: Place) -> list[str]:
+    if place.table is not None:
+        return [place.table]
+    return [name for name in TABLES if name in place.files]
+
+
+def _read(place: Place, without: Collection[str]) -> Content:
+    table, *more = _tables(place)
+    if more:
+        raise UsageError(f"{shown(place.root)} holds both {table} and {more[0]}: remove one")
+    source = place.files[table]
+    classes = _categories(place.files["classes.json"]) if "classes.json" in place.files else {}
+    number = {category: i for i, category in enumerate(classes.pop("categories", []))}
+    where, part = _Where(place), set(lines_of(place, PART.format(place.split)))
+    index: dict[str, int] = {}
+    captions: list[str] = []
+    caption_image: list[int] = []
+    found: list[Any] = []
+    for line, row in read_rows(source, place.columns):
+        at = f"{source} line {line}"
+        wanted, caption = _first(row, IMAGE), _first(row, CAPTION)
+        category, label = row.get("category"), _first(row, LABEL)
+        if not isinstance(wanted, str) or not wanted.strip():
+            raise UsageError(f"{at}: no image")
+        if label is None and (not isinstance(caption, str) or not caption.strip()):
+            raise UsageError(f"{at}: empty caption")
+        image = where.find(wanted.strip())
+        if image is None:
+            raise UsageError(f"{at}: no image {quoted(wanted)} in {shown(place.root)}")
+        if image in without or (part and posixpath.basename(image) not in part):
+            continue
+        own = number.get(str(category)) if number else label
+        if number and own is None:
+            raise UsageError(f"{at}: category {quoted(category)} is not in classes.json")
+        if image not in index:
+            index[image] = len(index)
+            found.append(own)
+        elif found[index[image]] != own:
+            raise UsageError(f"{at}: {quoted(wanted)} had another category in an earlier line")
+        if isinstance(caption, str) and caption.strip():
+            captions.append(caption.strip())
+            caption_image.append(index[image])
+    if not index:
+        raise UsageError(f"{source} holds no captions")
+    _check_spare(place, table, {*index, *without})
+    content = Content([place.files[n] for n in index], captions, caption_image)
+    if number:
+        labels = [label for label in found if isinstance(label, int)]
+        return _with(content, labels, classes["class_names"], classes["templates"])
+    if all(label is None for label in found):
+        return content
+    return _labelled(place, source, content, found)
+
+
+def _labelled(place: Place, source: ImageSource, content: Content, found: list[Any]) -> Content:
+    """With classes from labels: numbers that index the list of names, or the names themselves."""
+    said = ["" if label is None else str(label).strip() for label in found]
+    if "" in said:
+        raise UsageError(f"{source}: an image has no label, others do")
+    names = lines_of(place, "classnames.txt")
+    if names and all(label.isdecimal() for label in said):
+        labels = [int(label) for label in said]
+        if max(labels) >= len(names):
+            raise UsageError(
+                f"{source}: label {max(labels)}, and classnames.txt has {len(names)} names"
+            )
+    else:
+        names = names or sorted(set(said), key=lambda n: (len(n), n) if n.isdecimal() else (0, n))
+        place_of = {name: i for i, name in reversed([*enumerate(names)])}
+        unknown = set(said) - place_of.keys()
+        if unknown:
+            raise UsageError(f"{source}: labels that classnames.txt does not name: {few(unknown)}")
+        labels = [place_of[label] for label in said]
+    templates = lines_of(place, "templates.txt") or list(DEFAULT_TEMPLATES)
+    check_classes(names, templates, str(source))
+    return _with(content, labels, names, templates)
+
+
+def _with(content: Content, labels: list[int], names: list[str], templates: list[str]) -> Content:
+    return dataclasses.replace(content, labels=labels, class_names=names, templates=templates)
+
+
+def _first(row: dict[Any, Any], names: tuple[str, ...]) -> Any:
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+class _Where:
+    """Which image a row means: a path, one below ``images``, or a file name that is there once."""
+
+    def __init__(self, place: Place) -> None:
+        self._files = place.files
+        self._by_name: dict[str, str | None] = {}
+        for name in place.images:
+            base = posixpath.basename(name)
+            self._by_name[base] = None if base in self._by_name else name
+
+    def find(self, wanted: str) -> str | None:
+        plain = posixpath.normpath(one_spelling(wanted))
+        for name in (plain, f"images/{plain}"):
+            if name in self._files:
+                return name
+        return None if "/" in plain else self._by_name.get(plain)
+
+
+def _check_spare(place: Place, table: str, used: Collection[str]) -> None:
+    """Folders of images that no row names make it doubtful what is meant."""
+    spare = {n.split("/")[0] for n in place.images if "/" in n} - {n.split("/")[0] for n in used}
+    if spare and place.table is None:
+        raise UsageError(
+            f"{shown(place.root)} holds {table} and also folders of images without captions "
+            f"({few(spare)}): move {table} elsewhere to classify the folders, "
+            "or move the folders elsewhere to use the captions"
+        )
+
+
+def _categories(source: ImageSource) -> dict[str, list[str]]:
+    """categories, class_names and templates of a ``classes.json`` beside a table."""
+    found = read_object(source)
+    categories = found.get("categories")
+    out = {
+        "categories": categories,
+        "class_names": found.get("class_names", categories),
+        "templates": found.get("templates", list(DEFAULT_TEMPLATES)),
+    }
+    for key, value in out.items():
+        texts_in(value, f"{source}: {quoted(key)}")
+    if len(out["categories"]) != len(out["class_names"]):
+        raise UsageError(f"{source}: categories and class_names differ in length")
+    if len(set(out["categories"])) < len(out["categories"]):
+        raise UsageError(f"{source}: a category is there twice: rows could not say which they mean")
+    check_classes(out["class_names"], out["templates"], str(source))
+    return out
+
+
+LAYOUT = Layout(
+    name="table",
+    fits=lambda place: bool(place.images and _tables(place)),
+    read=_read,
+    own=(*TABLES, "Flickr_8k.*", "classes.json", "classnames.txt", "templates.txt", "task.toml"),
+)

@@ -1,0 +1,144 @@
+"""What lies at the path or name of a dataset: files in a folder or archive, and a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from clipperf.errors import UsageError
+from clipperf.evals.layout import LAYOUTS, Place, half_met
+from clipperf.evals.published import SETS, how_to_fetch, local_path, roots
+from clipperf.evals.recipe import RECIPE, Recipe, read_recipe
+from clipperf.inputs.reading import image_suffixes
+from clipperf.inputs.sources import ImageSource, list_folder, list_tar, list_zip
+from clipperf.system.targets import expanded
+from clipperf.text import shown
+
+SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "eval.zip"
+
+OnStage = Callable[[str], None]
+
+
+def path_of(name_or_dir: str | Path, split: str, on_stage: OnStage) -> tuple[Path, str]:
+    """Where a dataset lies, fetched now where it is published and not here; its published name.
+
+    Raises:
+        UsageError: there is none of that name, or it cannot be fetched; the message says from
+            where, and where to put it.
+    """
+    name = str(name_or_dir)
+    if not name.strip():
+        raise UsageError("the dataset is empty: give 'sample' or a folder")
+    if name == "sample":
+        return SAMPLE, ""
+    if name.startswith(("https://", "http://")):
+        from clipperf.evals.fetch import fetch, folder_name  # clients of HTTP take long to import
+
+        return fetch(name, split, roots()[-1] / folder_name(name), on_stage), ""
+    path = expanded(name_or_dir)
+    if exists(path):
+        return path, ""
+    known = SETS.get(name.removeprefix("wds/"))
+    if known is None:
+        raise UsageError(
+            f"no dataset at {shown(path)}: give 'sample', a folder with one folder a class, "
+            "a folder of images with captions.csv, or the name of a published one such as "
+            "vtab/cifar10"
+        )
+    found = local_path(known)
+    target = roots()[-1] / known.folder
+    # A fetch that was interrupted left shards without their number.
+    begun = found == target and any(target.glob("*/*.tar"))
+    if found is not None and not (begun and not (target / split / "nshards.txt").is_file()):
+        return found, known.name
+    if known.url is None:
+        raise UsageError(f"{known.name} is not here, and {how_to_fetch(known)}")
+    from clipperf.evals.fetch import fetch
+
+    try:
+        return fetch(known.url, split, target, on_stage), known.name
+    except UsageError as exc:
+        raise UsageError(f"{known.name} is not here, and {exc}: {how_to_fetch(known)}") from exc
+
+
+def place_at(path: Path, split: str, language: str, published: str) -> tuple[Place, Recipe | None]:
+    """What lies at a path, and what the recipe there asks for."""
+    recipe, table = None, None
+    if path.suffix == ".toml":
+        recipe = read_recipe(ImageSource(path.name, path))
+        path = path.parent / recipe.data
+        if not exists(path):
+            raise UsageError(f"no data at {shown(path)}, which the TOML names")
+        if path.suffix in (".csv", ".jsonl", ".txt"):
+            path, table = path.parent, path.name
+    if path.is_dir():
+        files = list_folder(_snapshot(path))
+    else:
+        files = list_tar(path) if path.suffix == ".tar" else list_zip(path)
+    if recipe is None and RECIPE in files:
+        recipe = read_recipe(files[RECIPE])
+        if recipe.data:
+            table = recipe.data
+            if table not in files:
+                raise UsageError(f"{files[RECIPE]} names {shown(table)}, which is not there")
+    suffixes = image_suffixes()
+    images = tuple(n for n in files if posixpath.splitext(n)[1].lower() in suffixes)
+    place = Place(path, files, images, split, language, table, published=published)
+    if recipe is not None:
+        place = dataclasses.replace(
+            place,
+            split=recipe.split or split,
+            language=recipe.language or language,
+            columns=recipe.columns,
+        )
+    if not images and not any(layout.fits(place) for layout in LAYOUTS):
+        raise _no_images(place, suffixes)
+    return place, recipe
+
+
+def _snapshot(folder: Path) -> Path:
+    """The folder itself, or where the hub's cache has its newest version."""
+    versions = folder / "snapshots"
+    if not folder.name.startswith("datasets--") or not versions.is_dir():
+        return folder
+    found = sorted(versions.iterdir(), key=lambda version: version.stat().st_mtime)
+    return found[-1] if found else folder
+
+
+def _no_images(place: Place, suffixes: Collection[str]) -> UsageError:
+    met = half_met(place)
+    if met:
+        return UsageError(f"{shown(place.root)} cannot be read as a dataset: {met}")
+    return UsageError(
+        f"no images in {shown(place.root)}: looked for {', '.join(sorted(suffixes))}"
+        f"{others(place.files, place.images, ())}"
+    )
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something; not where a path could not even be one."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a zero byte in it
+        return False
+
+
+def others(files: Mapping[str, ImageSource], images: Collection[str], own: Collection[str]) -> str:
+    """The files that are neither images nor a dataset's own, counted by suffix."""
+    known = set(images)
+    spare = [name for name in files if name not in known and not _is_own(name, own)]
+    if not spare:
+        return ""
+    counts = Counter(posixpath.splitext(name)[1].lower() or "none" for name in spare)
+    told = ", ".join(f"{shown(suffix)} {count}" for suffix, count in counts.most_common(10))
+    return f"; {len(spare)} files of other suffixes: {told} (first: {shown(min(spare))})"
+
+
+def _is_own(name: str, patterns: Collection[str]) -> bool:
+    """Whether a name is a dataset's own; a pattern without "*" means one at the top."""
+    base = posixpath.basename(name)
+    return any(fnmatchcase(base if "*" in p else name, p) for p in patterns)

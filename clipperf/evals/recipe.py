@@ -1,0 +1,165 @@
+"""Anybody's own evaluation: a small TOML beside the images, or one that names their folder.
+
+::
+
+    data = "photos"                  # folder, table or archive; by default where the file lies
+    task = "zeroshot"                # or "retrieval", or a list; by default all that fit
+    metric = "mean per-class recall" # or a list; by default all
+    templates = ["a photo of a {}."] # {} or {c} stands for the class name
+    classes = ["cat", "dog"]         # names by index; or a table: folder = "name",
+                                     # or folder = ["a prompt of its own", "another"]; or the
+                                     # name of a published dataset, as for templates
+    prefix = "a photo of "           # before every caption
+    split = "test"
+    language = "en"
+    image = "path"                   # columns of a CSV or JSONL that have names of their own
+    caption = "text"
+    label = "kind"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipperf.errors import UsageError
+from clipperf.evals.layout import Content, check_classes, few
+from clipperf.evals.published import SETS, clip_benchmark_texts
+from clipperf.inputs.sources import ImageSource, read_text
+from clipperf.text import quoted, shown
+
+RECIPE = "task.toml"
+"""Its name in a folder; outside of one it may have any."""
+
+COLUMNS = ("image", "caption", "label")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a TOML asks for; what it does not name is as the data has it."""
+
+    data: str = ""
+    tasks: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    renamed: dict[str, str] = field(default_factory=dict)
+    prompts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    prefix: str = ""
+    split: str = ""
+    language: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+def read_recipe(source: ImageSource) -> Recipe:
+    """What the TOML in a file asks for.
+
+    Raises:
+        UsageError: it is no TOML, or a value is of another kind; the message names it.
+    """
+    import tomllib
+
+    try:
+        found = tomllib.loads(read_text(source))
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as exc:
+        raise UsageError(f"{source} is no TOML: {shown(exc)}") from exc
+    unknown = found.keys() - {*_WORDS, *_LISTS, "classes"}
+    if unknown:
+        known = ", ".join((*_LISTS, "classes", *_WORDS))
+        raise UsageError(f"{source}: {few(unknown)} is not known; there are {known}")
+    words = {name: _word(found[name], f"{source}: {name}") for name in _WORDS if name in found}
+    templates = found.get("templates")
+    if isinstance(templates, str) and "{" not in templates:
+        found["templates"] = _published(templates, f"{source}: templates")[1]
+    lists = {
+        own: _texts(found[name], f"{source}: {name}")
+        for name, own in _LISTS.items()
+        if name in found
+    }
+    columns = {name: words.pop(name) for name in COLUMNS if name in words}
+    asked: dict[str, Any] = {**words, **lists, **_classes(found.get("classes"), source)}
+    return Recipe(**asked, columns=columns)
+
+
+_WORDS = ("data", "prefix", "split", "language", *COLUMNS)
+_LISTS = {"task": "tasks", "metric": "metrics", "templates": "templates"}
+
+
+def _word(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{where} must be a text")
+    return value
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise UsageError(f"{where} is empty")
+    return tuple(_word(each, where) for each in values)
+
+
+def _published(name: str, where: str) -> tuple[list[str], list[str]]:
+    """What the package clip-benchmark has for a dataset by its name."""
+    if name not in SETS:
+        raise UsageError(f"{where}: {quoted(name)} is no published dataset's name")
+    return clip_benchmark_texts(name)
+
+
+def _classes(value: Any, source: ImageSource) -> dict[str, Any]:
+    where = f"{source}: classes"
+    if value is None:
+        return {}
+    if isinstance(value, list):
+        return {"names": _texts(value, where)}
+    if isinstance(value, str):
+        return {"names": tuple(_published(value, where)[0])}
+    if not isinstance(value, dict):
+        raise UsageError(f"{where} must be a list of names, or a table")
+    renamed = {name: title for name, title in value.items() if isinstance(title, str)}
+    prompts = {
+        name: _texts(own, f"{where}.{name}") for name, own in value.items() if name not in renamed
+    }
+    return {"renamed": renamed, "prompts": prompts}
+
+
+def applied(content: Content, recipe: Recipe, where: str) -> Content:
+    """A dataset's content as a recipe wants it.
+
+    Raises:
+        UsageError: it names classes that are not there, or another number of them.
+    """
+    captions = [f"{recipe.prefix}{caption}" for caption in content.captions]
+    names: Sequence[str] = content.class_names
+    if recipe.names:
+        if len(recipe.names) != len(names):
+            raise UsageError(f"{where}: {len(recipe.names)} classes, the data has {len(names)}")
+        names = recipe.names
+    unknown = (recipe.renamed.keys() | recipe.prompts.keys()) - set(names)
+    if unknown:
+        raise UsageError(f"{where}: no class {few(unknown)}; there are {few(names, 20)}")
+    templates = recipe.templates or content.templates
+    renamed = [recipe.renamed.get(name, name) for name in names]
+    if names:
+        check_classes(renamed, templates, where)
+    elif recipe.templates:
+        raise UsageError(f"{where}: templates, and the data has no classes")
+    prompts: list[tuple[str, ...]] = []
+    if recipe.prompts:
+        prompts = [
+            recipe.prompts.get(name) or prompts_of(title, templates)
+            for name, title in zip(names, renamed, strict=True)
+        ]
+    return dataclasses.replace(
+        content,
+        captions=captions,
+        class_names=renamed,
+        templates=templates,
+        class_prompts=prompts or content.class_prompts,
+    )
+
+
+def prompts_of(name: str, templates: Sequence[str]) -> tuple[str, ...]:
+    """Every template with a class name in it."""
+    return tuple(template.replace("{}", name).replace("{c}", name) for template in templates)

@@ -1,0 +1,86 @@
+"""What Hugging Face's `datasets` saves to disk: written by pyarrow as that library does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from published_layouts import picture
+
+from clipperf.errors import UsageError
+from clipperf.evals.datasets import load_dataset
+
+pa = pytest.importorskip("pyarrow", reason="Arrow files need pyarrow")
+
+IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def saved(root: Path, rows: list[list[tuple[Any, ...]]], other: str, kind: Any, info: Any) -> Path:
+    """A part as save_to_disk leaves it, one record batch a list of rows."""
+    schema = pa.schema({"image": IMAGE, other: kind})
+    root.mkdir(parents=True)
+    with pa.OSFile(str(root / "data-00000-of-00001.arrow"), "wb") as sink:  # noqa: SIM117
+        with pa.ipc.new_stream(sink, schema) as writer:
+            for batch in rows:
+                images = [None if d is None else {"bytes": d, "path": None} for d, _ in batch]
+                arrays = [pa.array(images, IMAGE), pa.array([v for _, v in batch], kind)]
+                writer.write_batch(pa.record_batch(arrays, schema=schema))
+    state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
+    (root / "state.json").write_text(json.dumps(state))
+    features = {"image": {"_type": "Image"}, other: info}
+    (root / "dataset_info.json").write_text(json.dumps({"features": features}))
+    return root
+
+
+LABELS = {"_type": "ClassLabel", "names": ["cat", "big dog"]}
+
+
+def classes(root: Path, *labels: int) -> Path:
+    rows = [(picture(50 * i, "png"), label) for i, label in enumerate(labels)]
+    return saved(root, [rows[:2], rows[2:]], "label", pa.int64(), LABELS)
+
+
+def test_images_are_read_where_they_lie(tmp_path: Path) -> None:
+    data = load_dataset(classes(tmp_path / "d", 0, 1, 1))
+    assert data.class_names == ("cat", "big dog") and data.labels == (0, 1, 1)
+    assert [image.open().getpixel((0, 0))[0] for image in data.images] == [0, 50, 100]
+    assert data.images[2].read() == picture(100, "png")
+    assert data.notes == ()
+
+
+def test_parts_are_splits(tmp_path: Path) -> None:
+    classes(tmp_path / "d" / "train", 0, 0, 1)
+    classes(tmp_path / "d" / "test", 1, 0)
+    (tmp_path / "d" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert load_dataset(tmp_path / "d").labels == (1, 0)
+    assert load_dataset(tmp_path / "d", split="train").labels == (0, 0, 1)
+    with pytest.raises(UsageError, match="choose one of test, train with --split"):
+        load_dataset(tmp_path / "d", split="val")
+
+
+def test_captions_may_be_lists(tmp_path: Path) -> None:
+    rows = [(picture(i, "png"), texts) for i, texts in enumerate((["a", "b"], ["c"]))]
+    info = {"feature": {"_type": "Value"}, "_type": "List"}
+    data = load_dataset(saved(tmp_path / "d", [rows], "caption", pa.list_(pa.string()), info))
+    assert data.captions == ("a", "b", "c") and data.caption_image == (0, 0, 1)
+
+
+def test_images_that_are_not_in_the_file_are_named(tmp_path: Path) -> None:
+    root = saved(tmp_path / "d", [[(None, 0)]], "label", pa.int64(), LABELS)
+    with pytest.raises(UsageError, match="row 0: the image is not in the file"):
+        load_dataset(root)
+
+
+def test_no_damage_escapes_as_another_error(tmp_path: Path) -> None:
+    root = classes(tmp_path / "d", 0, 1)
+    path = root / "data-00000-of-00001.arrow"
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 17):
+        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]):
+            path.write_bytes(damaged)
+            try:
+                load_dataset(root)
+            except UsageError as exc:
+                assert str(exc)

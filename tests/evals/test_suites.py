@@ -1,0 +1,110 @@
+"""The published tables as lists of datasets, and what is printed where most of them are missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Cli, store_of
+from published_layouts import captioned, classified, picture
+
+from clipperf.errors import MissingDependencyError, UsageError
+from clipperf.evals.datasets import load_dataset
+from clipperf.evals.published import SETS, clip_benchmark_texts
+from clipperf.evals.suites import suites, wanted_in
+
+
+def test_every_table_is_whole(home: Path) -> None:
+    sizes = {name: (len(rows), len({row[1] for row in rows})) for name, rows in suites().items()}
+    # 21 sets and three for retrieval both ways; 27; 38 with two for retrieval both ways.
+    assert sizes == {"clip-as-service": (27, 24), "clip-paper": (27, 27), "datacomp38": (40, 38)}
+    assert {row[1] for rows in suites().values() for row in rows} <= SETS.keys()
+    metric = {(name, row[1]): row[2] for name, rows in suites().items() for row in rows}
+    assert metric["clip-as-service", "vtab/flowers"] == "zeroshot top-1"
+    assert metric["clip-paper", "vtab/flowers"] == "zeroshot mean per-class recall"
+    assert metric["clip-paper", "hateful_memes"] == "zeroshot ROC AUC"
+
+
+def test_a_row_says_where_its_data_is_or_what_it_lacks(home: Path) -> None:
+    root = classified(home / "datasets" / "wds_vtab-cifar10", [0, 1])
+    rows = {row.dataset: row for row in wanted_in("clip-paper")}
+    assert rows["vtab/cifar10"].path == root and rows["vtab/cifar10"].missing == ""
+    assert rows["vtab/pets"].missing == "clip-benchmark/wds_vtab-pets"
+    assert rows["ucf101"].missing == "not published as a WebDataset"
+    with pytest.raises(UsageError, match="no suite 'none'; choose from clip-as-service, clip-p"):
+        wanted_in("none")
+
+
+def test_the_table_names_what_is_missing(
+    cli: Cli, sample_artifact: Path, home: Path, tmp_path: Path
+) -> None:
+    store_of(sample_artifact, home)
+    classified(home / "datasets" / "wds_vtab-cifar10", [i % 3 for i in range(9)])
+    captioned(home / "datasets" / "wds_flickr8k", [[f"{i}", f"no {i}"] for i in range(6)])
+    (home / "datasets" / "wds_mscoco_captions").mkdir()
+    (home / "datasets" / "wds_mscoco_captions" / "nothing.txt").write_text("")
+    target = tmp_path / "suite.json"
+    done = cli(
+        "eval", "clipperf-sample", "--suite", "clip-as-service", "-q", "--json", target, check=True
+    )
+    assert "vtab/pets" in done.stdout and "clip-benchmark/wds_vtab-pets" in done.stdout
+    assert "no images in" in done.stdout
+    assert "3 of 27 rows are filled; 24 lack data or a metric here." in done.stdout
+    scores = json.loads(target.read_text())["scores"]
+    assert {(s["dataset"], s["cell"]["runtime"]) for s in scores} == {
+        (name, runtime) for name in ("vtab/cifar10", "flickr8k") for runtime in ("torch", "onnx")
+    }
+    folder = cli("eval", "clipperf-sample", "--suite", home / "datasets", "-q", check=True)
+    assert "wds_flickr8k" in folder.stdout and "2 of 3 rows are filled" in folder.stdout
+
+
+# --- class names and templates of the package clip-benchmark -----------------------------------
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package laid out like clip-benchmark, which must not be imported."""
+    root = tmp_path / "site" / "clip_benchmark"
+    (root / "datasets").mkdir(parents=True)
+    (root / "__init__.py").write_text("raise SystemError('it takes torch')")
+    names = {"imagenet1k": ["missile", "tench", "missile"], "caltech101": ["x"]}
+    names["caltech101_vtab"] = ["accordion", "airplane"]
+    templates = {"imagenet1k": ["a {c}.", "the {c}."], "caltech101": ["one {c}"]}
+    for name, found in (("classnames", names), ("zeroshot_classification_templates", templates)):
+        (root / "datasets" / f"en_{name}.json").write_text(json.dumps(found))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return root
+
+
+def test_texts_come_from_the_package(package: Path) -> None:
+    assert clip_benchmark_texts("imagenet1k")[0] == ["missile", "tench", "missile"]
+    assert clip_benchmark_texts("vtab/caltech101") == (["accordion", "airplane"], ["one {c}"])
+    assert clip_benchmark_texts("objectnet") == ([], ["a {c}.", "the {c}."])
+    with pytest.raises(UsageError, match="no class names in 'xx'"):
+        clip_benchmark_texts("imagenet1k", "xx")
+
+
+def test_folders_of_a_published_set_get_its_names(package: Path, home: Path) -> None:
+    for i, folder in enumerate(("n01", "n02", "n03")):
+        path = home / "datasets" / "imagenet1k" / folder / "1.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(picture(i, "png"))
+    data = load_dataset("imagenet1k")
+    assert data.class_names == ("missile", "tench", "missile") and data.labels == (0, 1, 2)
+    assert data.prompts[:2] == ("a missile.", "the missile.") == data.prompts[4:]
+    (home / "datasets" / "imagenet1k" / "n03" / "1.png").unlink()
+    with pytest.raises(UsageError, match="2 classes, imagenet1k has 3"):
+        load_dataset("imagenet1k")
+
+
+def test_a_recipe_may_name_a_published_set(package: Path, tmp_path: Path) -> None:
+    root = classified(tmp_path / "w", [0, 1, 2])
+    (root / "task.toml").write_text('classes = "imagenet1k"\ntemplates = "imagenet1k"\n')
+    assert load_dataset(root).prompts[2:4] == ("a tench.", "the tench.")
+
+
+def test_the_package_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"clipperf\[benchmark\]"):
+        clip_benchmark_texts("mnist")
