@@ -49,7 +49,7 @@ HEAVY = frozenset(
         *("torch", "torchvision", "timm", "open_clip", "transformers", "huggingface_hub"),
         *("onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "tensorrt"),
         *("tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx", "pycuda"),
-        *("cykooz_resizer", "pyarrow", "datasets", "clip_benchmark"),
+        *("cykooz_resizer", "pyarrow", "datasets", "clip_benchmark", "scipy", "sklearn"),
         *("cuda", "pynvml", "safetensors", "matplotlib"),
     )
 )

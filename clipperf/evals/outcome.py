@@ -47,7 +47,8 @@ class Outcome:
 
     `values` [n, ...], of hits bool, give the figure as `estimate` says; `decisions` [n] are what
     the model chose: where two models differ, a sample flipped. `groups` int [n] holds each
-    sample's class or image, `chance` is the figure that guessing is expected to get.
+    sample's class or image, `chance` is the figure that guessing is expected to get. One that is
+    not `usual` is left out unless it is asked for.
     """
 
     metric: str
@@ -57,6 +58,7 @@ class Outcome:
     decisions: np.ndarray
     groups: np.ndarray
     chance: float | None
+    usual: bool = True
 
     @property
     def value(self) -> float:
@@ -237,12 +239,17 @@ def unseen(n: float) -> float:
     return 1 - 0.025 ** (1 / n)
 
 
-def resampled(value: Callable[[np.ndarray, np.ndarray], float]) -> Estimate:
+Figure = Callable[[np.ndarray, np.ndarray], float]
+
+
+def resampled(value: Figure, drawn: Figure | None = None) -> Estimate:
     """Any figure from 0 to 1, with percentile bootstrap intervals over the samples.
 
-    Draws that have no value (not a number) are left out. Where samples agree there is nothing to
-    resample: no interval is narrower than what so many samples may miss.
+    `drawn` stands for it in a draw where the figure itself takes too long. Draws that have no value
+    (not a number) are left out. Where samples agree there is nothing to resample: no interval is
+    narrower than what so many samples may miss.
     """
+    of = drawn or value
 
     def draws(n: int, figure: Callable[[np.ndarray], float]) -> Interval:
         rng = np.random.default_rng(0)
@@ -253,15 +260,15 @@ def resampled(value: Callable[[np.ndarray, np.ndarray], float]) -> Estimate:
 
     def interval(values: np.ndarray, groups: np.ndarray) -> Interval:
         n = len(values)
-        own = draws(n, lambda index: value(values[index], groups[index]))
+        own = draws(n, lambda index: of(values[index], groups[index]))
         low, high = ResampledGap(value(values, groups), *own, n).interval()
         return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
 
     def gap(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray) -> ResampledGap:
         def figure(index: np.ndarray) -> float:
-            return value(ours[index], groups[index]) - value(theirs[index], groups[index])
+            return of(ours[index], groups[index]) - of(theirs[index], groups[index])
 
-        n = len(ours)
-        return ResampledGap(figure(np.arange(n)), *draws(n, figure), n)
+        n, difference = len(ours), value(ours, groups) - value(theirs, groups)
+        return ResampledGap(difference, *draws(n, figure), n)
 
     return Estimate(value, interval, gap)

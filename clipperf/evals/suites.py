@@ -135,7 +135,11 @@ def evaluated(
         for row in {row.dataset: row for row in wanted if row.given is not None}.values():
             assert row.given is not None
             try:
-                data = dataclasses.replace(load(row.given), name=row.dataset)
+                asked = tuple(r.metric for r in wanted if r.dataset == row.dataset and r.metric)
+                data = load(row.given)
+                data = dataclasses.replace(
+                    data, name=row.dataset, metrics=tuple(dict.fromkeys(asked)) or data.metrics
+                )
                 result, failed = evaluate_on(data, Path(scratch) / "one.json")
             except ClipperfError as exc:
                 reasons[row.dataset] = str(exc)

@@ -68,7 +68,7 @@ def outcomes_of(dataset: Dataset, embeddings: Embeddings) -> list[Outcome]:
     """
     found = [o for task in fitting(dataset) for o in task.outcomes(dataset, embeddings)]
     if not dataset.metrics:
-        return found
+        return [outcome for outcome in found if outcome.usual]
     chosen = [o for o in found if any(f" {o.metric}".endswith(f" {m}") for m in dataset.metrics)]
     for metric in dataset.metrics:
         if not any(f" {o.metric}".endswith(f" {metric}") for o in chosen):

@@ -422,3 +422,37 @@ def test_classifier_matches_open_clip() -> None:
     scores = {s.metric: s.value for s in score(data, {TORCH: found}, None)}
     assert scores["zeroshot top-1"] == pytest.approx((best[:, 0] == labels).mean())
     assert scores["zeroshot top-5"] == pytest.approx((best == labels[:, None]).any(axis=1).mean())
+
+
+def test_images_of_several_classes_have_average_precisions() -> None:
+    data = Dataset(
+        "d",
+        "",
+        sources("xyz"),
+        label_sets=((0, 1), (1,), (0,)),
+        class_names=("cat", "dog"),
+        templates=("a {}",),
+    )
+    table = Table({"a cat": (1, 0), "a dog": (0, 1), "x": (3, 4), "y": (4, 3), "z": (0.1, 1)})
+    found = by_metric(evaluate(data, {TORCH: table}, None), TORCH)
+    # Cats: y, x, z, of which x and z are some: (1/2 + 2/3) / 2. Dogs: z, x, y: the same.
+    assert list(found) == ["zeroshot mAP", "zeroshot 11-point mAP"]
+    assert found["zeroshot mAP"].value == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert found["zeroshot 11-point mAP"].value == pytest.approx(2 / 3)
+    assert found["zeroshot mAP"].n == 3
+
+
+def test_rare_metrics_are_rows_where_they_are_asked_for() -> None:
+    data = replace(
+        CLASSIFIED,
+        labels=(0, 0, 1, 1, 1, 0, 0),
+        class_names=("cat", "dog"),
+        metrics=("ROC AUC", "macro F1"),
+    )
+    table = {TORCH: Table({**BASE, **CLASSES})}
+    found = by_metric(evaluate(data, table, None), TORCH)
+    assert list(found) == ["zeroshot macro F1", "zeroshot ROC AUC"]
+    # The cosine of a dog less that of a cat: cats -0.78, -0.73, -0.32, 0.53; dogs 0.95, 0.24, 0.89.
+    assert found["zeroshot ROC AUC"].value == pytest.approx(11 / 12)
+    # Images 0, 1 and 5 are taken for cats, all of which are: 6/7; all dogs and one cat: 6/7.
+    assert found["zeroshot macro F1"].value == pytest.approx(6 / 7)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.metric import Ranked, measured
+from clipperf.evals.metric import Ranked, Scored, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import classifier_weights, classify
 from clipperf.evals.task import Embeddings, Task
@@ -29,6 +29,27 @@ def ranked(dataset: Dataset, found: Embeddings) -> Ranked:
     )
 
 
+def scored(dataset: Dataset, found: Embeddings) -> Scored:
+    """How high every image scores every class, of which it may have several."""
+    weights = classifier(dataset, found)
+    right = np.zeros((len(found.images), len(weights)), bool)
+    for row, labels in zip(right, dataset.label_sets, strict=True):
+        row[list(labels)] = True
+    return Scored("zeroshot", "multi-label", "image", _scores(found, weights), right)
+
+
+def second_of_two(dataset: Dataset, found: Embeddings) -> Scored:
+    """How much higher every image scores the second of two classes than the first."""
+    scores = _scores(found, classifier(dataset, found))
+    right = np.asarray(dataset.labels)[:, None] == 1
+    return Scored("zeroshot", "binary", "image", scores[:, 1:] - scores[:, :1], right)
+
+
+def _scores(found: Embeddings, weights: np.ndarray) -> np.ndarray:
+    scores: np.ndarray = found.images.astype(np.float64) @ weights.astype(np.float64).T
+    return scores
+
+
 def classifier(dataset: Dataset, found: Embeddings) -> np.ndarray:
     """One weight vector a class, from the embeddings of however many prompts it has."""
     ends = np.cumsum([len(prompts) for prompts in dataset.prompt_sets])
@@ -37,12 +58,17 @@ def classifier(dataset: Dataset, found: Embeddings) -> np.ndarray:
 
 
 def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
-    return measured(ranked(dataset, found))
+    if dataset.label_sets:
+        return measured(scored(dataset, found))
+    rows = measured(ranked(dataset, found))
+    if len(dataset.class_names) == 2:
+        rows += measured(second_of_two(dataset, found))
+    return rows
 
 
 TASK = Task(
     name="zeroshot",
-    fits=lambda dataset: bool(dataset.labels),
+    fits=lambda dataset: bool(dataset.labels or dataset.label_sets),
     texts=lambda dataset: {PROMPTS: dataset.prompts},
     outcomes=_outcomes,
 )
