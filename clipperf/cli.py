@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from clipperf.commands import doctor, evaluate, export, inspect, models, profile, report, size, tune
+from clipperf.commands import (
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    models,
+    overlap,
+    profile,
+    report,
+    size,
+    tune,
+)
 
 COMMANDS: dict[str, ModuleType] = {
     "models": models,
@@ -19,6 +30,7 @@ COMMANDS: dict[str, ModuleType] = {
     "doctor": doctor,
     "report": report,
     "size": size,
+    "overlap": overlap,
 }
 
 EXIT_CODES = "Exit codes: 0 ok, 1 something failed (failed cells are rows), 2 usage."

@@ -23,7 +23,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS_AND_TOOLS = sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "tools").rglob("*.py")])
 MODULES = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES]
 MODULES = [name.removesuffix(".__init__") for name in MODULES]
-COMMANDS = ("models", "export", "profile", "eval", "tune", "inspect", "doctor", "report", "size")
+COMMANDS = (
+    *("models", "export", "profile", "eval", "tune", "inspect", "doctor", "report", "size"),
+    "overlap",
+)
 
 FLOORS = (
     ("",),

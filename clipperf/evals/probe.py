@@ -237,15 +237,25 @@ def few_shot(
         for repeat in range(repeats):
             own = drawn(labels, count, repeat)
             few = features[own], labels[own]
-            strength = FEW_SHOT_STRENGTH
-            if validation is not None:
-                step, _ = search(
-                    lambda s, few=few: fit(*few, classes, STRENGTHS[s]).accuracy(*validation)
-                )
-                strength = float(STRENGTHS[step])
+            strength = _searched(few, classes, validation)
             rows.append(fit(*few, classes, strength).accuracy(*test))
         found.append(FewShot(count, tuple(rows), _student(rows)))
     return found
+
+
+def _searched(
+    few: tuple[np.ndarray, np.ndarray],
+    classes: int,
+    validation: tuple[np.ndarray, np.ndarray] | None,
+) -> float:
+    """The strength that does best on a validation split."""
+    if validation is None:
+        return FEW_SHOT_STRENGTH
+
+    def score(step: int) -> float:
+        return fit(*few, classes, STRENGTHS[step]).accuracy(*validation)
+
+    return float(STRENGTHS[search(score)[0]])
 
 
 def drawn(labels: np.ndarray, shots: int, repeat: int) -> np.ndarray:

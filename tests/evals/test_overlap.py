@@ -1,0 +1,139 @@
+"""Near-duplicates of copies that were changed, and what an overlap does to an accuracy."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipperf.evals.overlap import (
+    CROPS,
+    Share,
+    colours,
+    near_duplicates,
+    overlap_of,
+    signature,
+)
+from clipperf.inputs.sources import ImageSource
+
+Change = Callable[[Image.Image], Image.Image]
+
+
+def scene(seed: int) -> Image.Image:
+    """Soft shapes in colour, as far from another seed's as photos of different things are."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (7, 9, 3), np.uint8))
+    return small.resize((180, 140), Image.Resampling.BICUBIC)
+
+
+def jpeg(image: Image.Image) -> Image.Image:
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=30)
+    return Image.open(data)
+
+
+def jitter(image: Image.Image) -> Image.Image:
+    hsv = np.asarray(image.convert("HSV")).astype(int) + np.array([6, 0, 0])
+    hsv[..., 2] = hsv[..., 2] * 0.85
+    return Image.fromarray((hsv % 256).astype(np.uint8), "HSV").convert("RGB")
+
+
+CHANGES: dict[str, Change] = {
+    "jpeg": jpeg,
+    "aspect": lambda image: image.resize((240, 140)),
+    "down and up": lambda image: image.resize((60, 47), Image.Resampling.NEAREST).resize(
+        (180, 140)
+    ),
+    "zoom": lambda image: image.crop((18, 14, 162, 126)),
+    "corner": lambda image: image.crop((0, 0, 155, 120)),
+    "jitter": jitter,
+    "rotated": lambda image: image.rotate(2, Image.Resampling.BICUBIC),
+}
+
+
+def stored(folder: Path, images: list[Image.Image]) -> list[ImageSource]:
+    folder.mkdir()
+    for number, image in enumerate(images):
+        image.convert("RGB").save(folder / f"{number}.png")
+    return [ImageSource(f"{n}.png", folder / f"{n}.png") for n in range(len(images))]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_copies_are_found_and_nothing_else(change: str, tmp_path: Path) -> None:
+    there = stored(tmp_path / "there", [scene(seed) for seed in range(60)])
+    copies = [CHANGES[change](scene(seed)) for seed in range(10, 30)]
+    here = stored(tmp_path / "here", [*copies, *(scene(seed) for seed in range(100, 120))])
+    found = near_duplicates(here, there)
+    assert all(match.other == match.own + 10 for match in found), "of other images"
+    assert len(found) >= 18, f"{len(found)} of 20"
+    assert all(match.bits <= 14 and match.cosine is None for match in found)
+
+
+def test_embeddings_decide_about_what_is_near(tmp_path: Path) -> None:
+    image = scene(1)
+    faded = Image.merge("RGB", [image.getchannel(c) for c in "BRG"])  # like shapes, other colours
+    here, there = stored(tmp_path / "here", [faded]), stored(tmp_path / "there", [image, scene(2)])
+    grey = [stored(tmp_path / name, [i.convert("L")]) for name, i in (("g", faded), ("h", image))]
+    assert not near_duplicates(here, there)
+    assert signature(image).shape == (len(CROPS),) and colours(image).shape[0] == len(CROPS)
+    one, other = np.eye(2)[:1], np.array([[1.0, 0.0], [1.0, 0.0]])
+    assert not near_duplicates(here, there, (one, np.array([[0.8, 0.6], [1.0, 0.0]])))
+    near = near_duplicates(grey[0], grey[0], (one, other[:1]))
+    assert [(match.own, match.other, match.bits, match.cosine) for match in near] == [(0, 0, 0, 1)]
+
+
+def test_an_overlap_by_hand() -> None:
+    hits = np.array([True] * 8 + [False] * 2 + [True] * 5 + [False] * 5)
+    found = overlap_of(hits, np.arange(20) < 10)
+    assert (found.all, found.overlap, found.clean) == (Share(13, 20), Share(8, 10), Share(5, 10))
+    assert found.gained == pytest.approx(0.65 - 0.5)
+    # At least eight of ten heads: (45 + 10 + 1) / 1024.
+    assert found.p == pytest.approx(56 / 1024)
+    assert not found.significant()
+    assert found.overlap.interval is not None
+    assert found.overlap.interval[0] == pytest.approx(0.31932, abs=1e-4)
+    sure = overlap_of(np.arange(100) < 60, np.arange(100) < 20)
+    # All 20 against a half: 2^-20.
+    assert sure.p == pytest.approx(0.5**20, rel=1e-6)
+    assert sure.significant() and sure.significant(sets=35) and not sure.significant(10**6)
+
+
+def test_an_overlap_of_nothing_and_of_all() -> None:
+    hits = np.array([True, False])
+    none, every = overlap_of(hits, np.zeros(2, bool)), overlap_of(hits, np.ones(2, bool))
+    assert (none.overlap.accuracy, none.overlap.interval, none.p) == (None, None, None)
+    assert none.gained == 0 and every.gained is None and every.p is None
+    assert not none.significant()
+
+
+def test_the_command(cli, sample_artifact: Path, tmp_path: Path) -> None:
+    """Copies of half of the images of two classes, and photos of something else."""
+    for name, seeds in (("red", range(6)), ("blue", range(6, 12))):
+        stored(tmp_path / name, [scene(seed) for seed in seeds])
+    data = tmp_path / "evaluated"
+    data.mkdir()
+    for name in ("red", "blue"):
+        (tmp_path / name).rename(data / name)
+    copies = [jpeg(scene(seed)) for seed in (0, 1, 2, 9)]
+    stored(tmp_path / "other", [*copies, *(scene(seed) for seed in range(50, 60))])
+    done = cli("overlap", data, tmp_path / "other", "-q")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["All", "12", "100.0", "%"] in rows and ["Overlap", "4", "33.3", "%"] in rows
+    assert ["Clean", "8", "66.7", "%"] in rows and "red/1.png is near 1.png" in done.stdout
+    home = sample_artifact.parents[3]
+    told = cli(
+        "overlap", data, tmp_path / "other", "--model", sample_artifact, "--json", "-q", home=home
+    )
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert (found["n"], len(found["pairs"])) == (12, 4)
+    parts = found["accuracy"]
+    assert (parts["all"]["n"], parts["overlap"]["n"], parts["clean"]["n"]) == (12, 4, 8)
+    nothing = cli("overlap", tmp_path / "none", tmp_path / "other")
+    assert nothing.returncode == 2 and "no folder or zip" in nothing.stderr
