@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -63,6 +63,14 @@ def command(
         ),
     ] = "sample",
     precision: Precisions = "fp32",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            help="What to do with the dataset, with commas: zeroshot, retrieval, or one that is "
+            "done only where it is asked for. By default all others that it has data for.",
+        ),
+    ] = None,
     suite: Annotated[
         str | None,
         typer.Option(
@@ -104,6 +112,7 @@ def command(
     from clipperf.bench import prepare
     from clipperf.evals import evaluate
     from clipperf.evals.datasets import load_dataset
+    from clipperf.evals.parts import with_tasks
     from clipperf.evals.suites import evaluated, wanted_in
     from clipperf.evals.verdicts import MARGIN, not_equivalent, parse_margin
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
@@ -122,13 +131,19 @@ def command(
     prepare.check_usable(devices)
     prepare.check_precisions(runtimes, precisions)
     inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
-    options = {"skip_unreadable": skip_unreadable, "split": split, "language": language}
+    options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "language": language}
+    tasks = names(task, "--task") if task is not None else ()
     rows: list[Wanted] = [] if suite is None else wanted_in(suite)
     with open_target(json, "eval") as target, progress(quiet, total=1) as bar:
 
         def load(given: str | Path) -> Dataset:
             bar.stage(f"reading dataset {shown(given)}")
-            return load_dataset(given, on_stage=bar.stage, **options)  # type: ignore[arg-type]
+            found = load_dataset(given, split=split, on_stage=bar.stage, **options)
+            return with_tasks(
+                found,
+                tasks,
+                lambda split, part: load_dataset(given, split=split, part=part, **options),
+            )
 
         def run(data: Dataset, path: Path | None) -> tuple[ResultFile, list[Failure]]:
             return evaluate.evaluate(

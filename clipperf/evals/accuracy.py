@@ -112,7 +112,10 @@ def embed(
                 f"text embeddings {unique.shape[1]}"
             )
         found[what] = unique[[place[text] for text in texts]]
-    return Embeddings(images, found)
+    parts = {
+        name: run("image", f"{name} images", part.images) for name, part in dataset.parts.items()
+    }
+    return Embeddings(images, found, parts)
 
 
 def _after(start: int, total: int, progress: Progress | None) -> Progress | None:

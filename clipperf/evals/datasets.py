@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipperf.errors import UsageError
@@ -17,7 +17,7 @@ from clipperf.evals.layout import Content, Layout, Place, few, layout_of
 from clipperf.evals.place import OnStage, others, path_of, place_at
 from clipperf.evals.recipe import RECIPE, applied, prompts_of
 from clipperf.inputs.preprocess import CLIPPED, exceeds_bytes, may_exceed_bytes
-from clipperf.inputs.sources import ImageSource, decode, one_spelling
+from clipperf.inputs.sources import ImageSource, decode
 from clipperf.text import shown
 
 NAMED = 20
@@ -36,7 +36,9 @@ class Dataset:
     names and bytes of the images, captions, labels, class names, prompts. It does not change with
     the folder's place, the kind of captions file, or packing into a zip. `tasks` and `metrics` are
     the ones wanted, empty for all. `notes` say what was left out, and what of the images will be
-    seen otherwise than stored.
+    seen otherwise than stored. `columns` hold what a table says beside of each image, by column
+    (a region, a latitude, the video that a frame is of), as it was written. `parts` are other parts
+    of the same data that tasks asked for, such as "train"; see `parts`.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Dataset:
     class_prompts: tuple[tuple[str, ...], ...] = ()
     tasks: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: dict[str, Dataset] = field(default_factory=dict)
 
     @property
     def prompt_sets(self) -> tuple[tuple[str, ...], ...]:
@@ -72,12 +76,14 @@ def load_dataset(
     skip_unreadable: bool = False,
     split: str = "test",
     language: str = "en",
+    part: str = "",
     on_stage: OnStage = lambda stage: None,
 ) -> Dataset:
     """Load the bundled "sample", a folder, a zip, a tar, or the TOML of an evaluation.
 
     A name of `published` or an address is fetched where it is not here; `on_stage` is told. See
-    `layouts` for what they may hold. `split` and `language` choose where there are several.
+    `layouts` for what they may hold. `split` and `language` choose where there are several. `part`
+    says that not the data itself is wanted but another part, of which a TOML may say where it is.
     Images are the files whose suffix is of a format in `reading.FORMATS`. Reads each once, for its
     checksum and to see that it is an image; pixels are decoded later, by `ImageSource.open`.
     With `skip_unreadable` they are decoded now, and those that cannot be are left out, with their
@@ -89,7 +95,7 @@ def load_dataset(
     """
     path, published = path_of(name_or_dir, split, on_stage)
     name = published or ("sample" if str(name_or_dir) == "sample" else path.resolve().name)
-    place, recipe = place_at(path, split, language, published)
+    place, recipe = place_at(path, split, language, published, part)
     layout = layout_of(place)
     content = layout.read(place, ())
     digests, unreadable, clipped = _read(content.images, skip_unreadable)
@@ -123,6 +129,7 @@ def load_dataset(
         notes=tuple(notes),
         label_sets=tuple(map(tuple, content.label_sets)),
         class_prompts=tuple(map(tuple, content.class_prompts)),
+        columns={name: tuple(values) for name, values in content.columns.items()},
         tasks=recipe.tasks if recipe else (),
         metrics=recipe.metrics if recipe else (),
     )
@@ -152,7 +159,7 @@ def _read(
 def _left_out(
     place: Place, layout: Layout, content: Content, unreadable: Collection[str]
 ) -> list[str]:
-    """What of the files is not used, and which class folders hold no images."""
+    """What of the files is not used."""
     used = {image.name for image in content.images}
     notes = []
     spare_files = others(place.files, {*place.images, *used, *unreadable}, layout.own)
@@ -162,19 +169,6 @@ def _left_out(
         spare = set(place.images) - used - set(unreadable)
         if spare:
             notes.append(f"left out {len(spare)} images that no caption names ({few(spare)})")
-        return notes
-    if layout.name != "class-folders":
-        return notes
-    folders = {name.split("/")[0] for name in place.files if "/" in name}
-    if place.root.is_dir():
-        visible = (entry for entry in place.root.iterdir() if not entry.name.startswith("."))
-        folders |= {one_spelling(entry.name) for entry in visible if entry.is_dir()}
-    empty = folders - {name.split("/")[0] for name in used}
-    if empty:
-        notes.append(
-            f"{len(empty)} class folders without images ({few(empty)}), no classes unless "
-            "classes.json names them"
-        )
     return notes
 
 

@@ -65,12 +65,14 @@ def path_of(name_or_dir: str | Path, split: str, on_stage: OnStage) -> tuple[Pat
         raise UsageError(f"{known.name} is not here, and {exc}: {how_to_fetch(known)}") from exc
 
 
-def place_at(path: Path, split: str, language: str, published: str) -> tuple[Place, Recipe | None]:
-    """What lies at a path, and what the recipe there asks for."""
+def place_at(
+    path: Path, split: str, language: str, published: str, part: str = ""
+) -> tuple[Place, Recipe | None]:
+    """What lies at a path, and what the recipe there asks for; of another part, where it says."""
     recipe, table = None, None
     if path.suffix == ".toml":
         recipe = read_recipe(ImageSource(path.name, path))
-        path = path.parent / recipe.data
+        path = path.parent / recipe.parts.get(part, recipe.data)
         if not exists(path):
             raise UsageError(f"no data at {shown(path)}, which the TOML names")
         if path.suffix in (".csv", ".jsonl", ".txt"):
@@ -81,8 +83,8 @@ def place_at(path: Path, split: str, language: str, published: str) -> tuple[Pla
         files = list_tar(path) if path.suffix == ".tar" else list_zip(path)
     if recipe is None and RECIPE in files:
         recipe = read_recipe(files[RECIPE])
-        if recipe.data:
-            table = recipe.data
+        if recipe.parts.get(part, recipe.data):
+            table = recipe.parts.get(part, recipe.data)
             if table not in files:
                 raise UsageError(f"{files[RECIPE]} names {shown(table)}, which is not there")
     suffixes = image_suffixes()
@@ -91,7 +93,7 @@ def place_at(path: Path, split: str, language: str, published: str) -> tuple[Pla
     if recipe is not None:
         place = dataclasses.replace(
             place,
-            split=recipe.split or split,
+            split=split if part else recipe.split or split,
             language=recipe.language or language,
             columns=recipe.columns,
         )

@@ -11,6 +11,9 @@
                                      # name of a published dataset, as for templates
     prefix = "a photo of "           # before every caption
     split = "test"
+    train = "photos/train"           # where other parts lie that tasks train on, search on
+    validation = "photos/val"        # or look up in (reference = "..."); by default the
+                                     # data's own splits
     language = "en"
     image = "path"                   # columns of a CSV or JSONL that have names of their own
     caption = "text"
@@ -34,6 +37,7 @@ RECIPE = "task.toml"
 """Its name in a folder; outside of one it may have any."""
 
 COLUMNS = ("image", "caption", "label")
+PARTS = ("train", "validation", "reference")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Recipe:
     split: str = ""
     language: str = ""
     columns: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
 
 
 def read_recipe(source: ImageSource) -> Recipe:
@@ -79,11 +84,12 @@ def read_recipe(source: ImageSource) -> Recipe:
         if name in found
     }
     columns = {name: words.pop(name) for name in COLUMNS if name in words}
+    parts = {name: words.pop(name) for name in PARTS if name in words}
     asked: dict[str, Any] = {**words, **lists, **_classes(found.get("classes"), source)}
-    return Recipe(**asked, columns=columns)
+    return Recipe(**asked, columns=columns, parts=parts)
 
 
-_WORDS = ("data", "prefix", "split", "language", *COLUMNS)
+_WORDS = ("data", "prefix", "split", "language", *COLUMNS, *PARTS)
 _LISTS = {"task": "tasks", "metric": "metrics", "templates": "templates"}
 
 

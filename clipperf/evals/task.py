@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,11 +18,13 @@ from clipperf.text import quoted
 class Embeddings:
     """A dataset as one runtime sees it, all L2-normalised float32.
 
-    `images` [images, dim]; `texts` [texts, dim] by the names that tasks give their texts.
+    `images` [images, dim]; `texts` [texts, dim] by the names that tasks give their texts; `parts`
+    are the images of the dataset's other parts.
     """
 
     images: np.ndarray
-    texts: Mapping[str, np.ndarray]
+    texts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,18 @@ class Task:
     `fits(dataset)` says whether the dataset has what it needs. `texts(dataset)` are the texts to
     embed beside all images, by name ("captions", "prompts"); tasks may share them.
     `outcomes(dataset, embeddings)` are its figures, in the order of the rows: most often what
-    `metric.measured` makes of ranks.
+    `metric.measured` makes of ranks. `parts` are the other parts of the data that it needs
+    embedded, `may_use` those that it uses where they are there. One that runs only where it is
+    `asked` for is left out where no task is named.
     """
 
     name: str
     fits: Callable[[Dataset], bool]
     texts: Callable[[Dataset], Mapping[str, Sequence[str]]]
     outcomes: Callable[[Dataset, Embeddings], list[Outcome]]
+    parts: tuple[str, ...] = ()
+    may_use: tuple[str, ...] = ()
+    asked: bool = False
 
 
 TASKS: Registry[Task] = Registry(
@@ -57,7 +64,7 @@ def fitting(dataset: Dataset) -> list[Task]:
     for task in wanted:
         if not task.fits(dataset):
             raise UsageError(f"{dataset.name} has no data for the task {task.name}")
-    return wanted or [task for task in TASKS if task.fits(dataset)]
+    return wanted or [task for task in TASKS if task.fits(dataset) and not task.asked]
 
 
 def outcomes_of(dataset: Dataset, embeddings: Embeddings) -> list[Outcome]:

@@ -119,7 +119,10 @@ def open_model(request: ModelRequest, shared: Path | None = None) -> ClipModel:
 
 def save(found: Embeddings, path: Path) -> None:
     """Write embeddings to a file of numpy's (.npz)."""
-    arrays: dict[str, Any] = {_TEXTS + name: value for name, value in found.texts.items()}
+    arrays: dict[str, Any] = {
+        **{_TEXTS + name: value for name, value in found.texts.items()},
+        **{_PARTS + name: value for name, value in found.parts.items()},
+    }
     with files.translated(path):
         np.savez(path, images=found.images, **arrays)
 
@@ -129,10 +132,14 @@ def load(path: Path) -> Embeddings:
     with np.load(path) as stored:
         arrays = dict(stored)
     images = arrays.pop("images")
-    return Embeddings(images, {name.removeprefix(_TEXTS): v for name, v in arrays.items()})
+    texts, parts = (
+        {name.removeprefix(kind): v for name, v in arrays.items() if name.startswith(kind)}
+        for kind in (_TEXTS, _PARTS)
+    )
+    return Embeddings(images, texts, parts)
 
 
-_TEXTS = "texts of "
+_TEXTS, _PARTS = "texts of ", "images of "
 
 
 if __name__ == "__main__":

@@ -76,7 +76,24 @@ def _read(place: Place, without: Collection[str]) -> Content:
         labels=[number[_class(name, within)] for name in images],
         class_names=class_names,
         templates=templates,
+        notes=_empty(place, within, folders),
     )
+
+
+def _empty(place: Place, within: str, folders: Collection[str]) -> list[str]:
+    """Which class folders hold no images."""
+    inside = {name for name in place.files if name.startswith(within)}
+    there = {_class(name, within) for name in inside if "/" in name[len(within) :]}
+    if place.root.is_dir():
+        visible = (e for e in (place.root / within).iterdir() if not e.name.startswith("."))
+        there |= {one_spelling(entry.name) for entry in visible if entry.is_dir()}
+    empty = there - set(folders)
+    if not empty:
+        return []
+    return [
+        f"{len(empty)} class folders without images ({few(empty)}), no classes unless "
+        "classes.json names them"
+    ]
 
 
 def _within(place: Place) -> str:

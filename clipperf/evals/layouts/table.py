@@ -13,6 +13,7 @@ Several captions an image are several rows. Images are named relative to the fol
 With a ``category`` in every row and ``classes.json`` (``{"categories": [...], "class_names":
 [...], "templates": [...]}``, the last two optional) the images are also classified. Labels that
 are whole numbers index ``classnames.txt`` where that is there; else they are the names of classes.
+All other columns are kept as they are, for tasks that look at groups, places or videos.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
     captions: list[str] = []
     caption_image: list[int] = []
     found: list[Any] = []
+    rest: list[dict[str, str]] = []
     for line, row in read_rows(source, place.columns):
         at = f"{source} line {line}"
         wanted, caption = _first(row, IMAGE), _first(row, CAPTION)
@@ -87,6 +89,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
         if image not in index:
             index[image] = len(index)
             found.append(own)
+            rest.append(_rest(row))
         elif found[index[image]] != own:
             raise UsageError(f"{at}: {quoted(wanted)} had another category in an earlier line")
         if isinstance(caption, str) and caption.strip():
@@ -95,7 +98,9 @@ def _read(place: Place, without: Collection[str]) -> Content:
     if not index:
         raise UsageError(f"{source} holds no captions")
     _check_spare(place, table, {*index, *without})
-    content = Content([place.files[n] for n in index], captions, caption_image)
+    content = Content(
+        [place.files[n] for n in index], captions, caption_image, columns=_columns(rest)
+    )
     if number:
         labels = [label for label in found if isinstance(label, int)]
         return _with(content, labels, classes["class_names"], classes["templates"])
@@ -134,6 +139,22 @@ def _with(content: Content, labels: list[int], names: list[str], templates: list
 
 def _first(row: dict[Any, Any], names: tuple[str, ...]) -> Any:
     return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def _rest(row: dict[Any, Any]) -> dict[str, str]:
+    """What a row says beside the image, its caption and its class."""
+    known = {*IMAGE, *CAPTION, *LABEL, "category"}
+    return {
+        str(name): str(value).strip()
+        for name, value in row.items()
+        if name not in known and isinstance(value, str | int | float)
+    }
+
+
+def _columns(rows: list[dict[str, str]]) -> dict[str, list[str]]:
+    """The columns that are filled for any image, with "" where they are not."""
+    names = dict.fromkeys(name for row in rows for name, value in row.items() if value)
+    return {name: [row.get(name, "") for row in rows] for name in names}
 
 
 class _Where:

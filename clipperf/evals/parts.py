@@ -1,0 +1,77 @@
+"""Other parts of a dataset that tasks ask for: to train on, to search on, to look up in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from clipperf.errors import UsageError
+from clipperf.evals.datasets import Dataset
+from clipperf.evals.task import TASKS, fitting
+
+SPLITS = {
+    "train": ("train",),
+    "validation": ("val", "valid", "validation", "dev"),
+    "reference": ("reference", "train"),
+}
+"""What a part is called in published layouts, the usual name first."""
+
+Load = Callable[[str, str], Dataset]
+"""Loads the data of a split; the second is the name of the part that it is for."""
+
+
+def with_tasks(dataset: Dataset, names: Sequence[str], load: Load) -> Dataset:
+    """The dataset for these tasks (none: those that it wants itself), with the parts they need.
+
+    Parts that a task may use and that cannot be read are left out, and a note says why.
+
+    Raises:
+        UsageError: there is no such task, the data is not for it, or lacks a part that it needs.
+    """
+    for name in names:
+        TASKS.get(name)
+    dataset = dataclasses.replace(dataset, tasks=tuple(names) or dataset.tasks)
+    tasks = fitting(dataset)
+    needed = dict.fromkeys(part for task in tasks for part in task.parts)
+    usable = dict.fromkeys(part for task in tasks for part in task.may_use if part not in needed)
+    notes = list(dataset.notes)
+    parts: dict[str, Dataset] = {}
+    for part in needed:
+        parts[part] = _part(dataset, part, load)
+    for part in usable:
+        try:
+            parts[part] = _part(dataset, part, load)
+        except UsageError as exc:
+            notes.append(str(exc))
+    own = {image.sha256 for image in dataset.images}
+    for name, other in parts.items():
+        twice = sum(image.sha256 in own for image in other.images)
+        if twice:
+            notes.append(f"{dataset.name}: {twice} images for {name} are evaluated on as well")
+        notes += [note for note in other.notes if note not in notes]
+    return dataclasses.replace(dataset, parts=parts, notes=tuple(notes))
+
+
+def _part(dataset: Dataset, part: str, load: Load) -> Dataset:
+    """A part by the first of its names that is there."""
+    reasons = []
+    for split in SPLITS[part]:
+        try:
+            found = load(split, part)
+        except UsageError as exc:
+            reasons.append(str(exc))
+            continue
+        if found.sha256 == dataset.sha256:
+            reasons.append("the data has no parts")
+            continue
+        if found.class_names != dataset.class_names:
+            raise UsageError(
+                f"{dataset.name}: its part for {part} has other classes "
+                f"({len(found.class_names)}, not {len(dataset.class_names)}): give both one list "
+                "of names in classnames.txt"
+            )
+        return found
+    raise UsageError(
+        f"{dataset.name} has no part for {part}: {reasons[0]}; put it into a folder "
+        f'{SPLITS[part][0]!r} beside, or name it in a TOML: {part} = "FOLDER"'
+    )

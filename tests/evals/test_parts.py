@@ -1,0 +1,152 @@
+"""Parts of a dataset that tasks ask for: where they are found, and what is said of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from published_layouts import picture
+
+from clipperf.errors import UsageError
+from clipperf.evals import worker
+from clipperf.evals.accuracy import embed
+from clipperf.evals.datasets import Dataset, load_dataset
+from clipperf.evals.parts import with_tasks
+from clipperf.evals.task import TASKS, Embeddings, Task
+
+
+@pytest.fixture(autouse=True)
+def learner() -> Iterator[None]:
+    """A task that needs a part to train on, and may use one to search on."""
+    task = Task(
+        "learner",
+        fits=lambda dataset: bool(dataset.labels),
+        texts=lambda dataset: {},
+        outcomes=lambda dataset, found: [],
+        parts=("train",),
+        may_use=("validation",),
+        asked=True,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TASKS._rows, "learner", task)
+        yield
+
+
+def fill(folder: Path, first: int) -> None:
+    for i, name in enumerate(("cat", "dog")):
+        path = folder / name / f"{i}.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(picture(first + i, "png"))
+
+
+def asked(path: Path, *names: str) -> Dataset:
+    return with_tasks(
+        load_dataset(path), names, lambda split, part: load_dataset(path, split=split, part=part)
+    )
+
+
+def test_the_splits_of_a_folder_are_parts(tmp_path: Path) -> None:
+    for first, split in enumerate(("test", "train", "valid")):
+        fill(tmp_path / "pets" / split, 10 * first)
+    data = asked(tmp_path / "pets", "learner")
+    assert data.tasks == ("learner",) and sorted(data.parts) == ["train", "validation"]
+    assert [image.name for image in data.parts["train"].images] == [
+        "train/cat/0.png",
+        "train/dog/1.png",
+    ]
+    assert data.parts["validation"].images[0].name == "valid/cat/0.png"
+    assert data.notes == ()
+    assert asked(tmp_path / "pets").parts == {}  # not asked for
+
+
+def test_what_may_be_used_and_is_not_there_is_noted(tmp_path: Path) -> None:
+    for first, split in enumerate(("test", "train")):
+        fill(tmp_path / "pets" / split, 10 * first)
+    data = asked(tmp_path / "pets", "learner")
+    assert list(data.parts) == ["train"]
+    (note,) = data.notes
+    assert note.startswith("pets has no part for validation: ") and "test, train" in note
+
+
+def test_images_that_are_in_both_parts_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path / "pets" / "test", 0)
+    fill(tmp_path / "pets" / "train", 1)
+    data = asked(tmp_path / "pets", "learner")
+    # The first image of the one is the second of the other.
+    assert "pets: 1 images for train are evaluated on as well" in data.notes
+
+
+def test_a_part_that_is_needed_and_not_there(tmp_path: Path) -> None:
+    fill(tmp_path / "pets", 0)
+    with pytest.raises(UsageError, match="pets has no part for train: the data has no parts; put"):
+        asked(tmp_path / "pets", "learner")
+    fill(tmp_path / "other" / "test", 0)
+    with pytest.raises(UsageError, match="no split 'train'"):
+        asked(tmp_path / "other", "learner")
+
+
+def test_parts_have_the_same_classes(tmp_path: Path) -> None:
+    fill(tmp_path / "pets" / "test", 0)
+    fill(tmp_path / "pets" / "train", 10)
+    (tmp_path / "pets" / "train" / "dog").rename(tmp_path / "pets" / "train" / "fox")
+    with pytest.raises(UsageError, match=r"its part for train has other classes \(2, not 2\)"):
+        asked(tmp_path / "pets", "learner")
+
+
+def test_a_recipe_says_where_parts_are(tmp_path: Path) -> None:
+    fill(tmp_path / "photos", 0)
+    fill(tmp_path / "more", 10)
+    recipe = tmp_path / "pets.toml"
+    recipe.write_text('data = "photos"\ntask = "learner"\ntrain = "more"\n')
+    data = asked(recipe)
+    assert [image.name for image in data.parts["train"].images] == ["cat/0.png", "dog/1.png"]
+    assert data.parts["train"].images[0].path == tmp_path / "more" / "cat" / "0.png"
+    (note,) = data.notes
+    assert note.startswith("pets.toml has no part for validation: the data has no parts")
+
+
+def test_what_a_table_says_beside_is_kept(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(picture(i, "png"))
+    (tmp_path / "labels.csv").write_text(
+        "image,label,latitude,region,empty\n0.png,a,1.5, north ,\n1.png,b,-2,,\n2.png,a,3,south,\n"
+    )
+    data = load_dataset(tmp_path)
+    assert data.columns == {"latitude": ("1.5", "-2", "3"), "region": ("north", "", "south")}
+    (tmp_path / "labels.csv").unlink()
+    (tmp_path / "labels.jsonl").write_text(
+        '{"image": "0.png", "label": "a", "latitude": 1.5}\n'
+        '{"image": "1.png", "label": "b", "latitude": -2}\n'
+    )
+    assert load_dataset(tmp_path).columns == {"latitude": ("1.5", "-2")}
+
+
+class Bright:
+    """Embeds an image as the mean of its channels."""
+
+    def encode_images(self, images: list) -> np.ndarray:
+        return np.stack(
+            [np.asarray(i.open().convert("RGB"), float).mean((0, 1)) + 1 for i in images]
+        )
+
+    def encode_texts(self, texts: list) -> np.ndarray:
+        return np.ones((len(texts), 3))
+
+
+def test_parts_are_embedded_written_and_read(tmp_path: Path) -> None:
+    for first, split in enumerate(("test", "train")):
+        fill(tmp_path / "pets" / split, 10 * first)
+    data = asked(tmp_path / "pets", "learner")
+    found = embed(data, Bright())
+    plain = embed(dataclasses.replace(data.parts["train"], tasks=("learner",)), Bright())
+    assert np.array_equal(found.parts["train"], plain.images)
+    assert not np.array_equal(found.parts["train"], found.images)
+    both = Embeddings(found.images, {"images": plain.images}, found.parts)
+    worker.save(both, tmp_path / "found.npz")
+    again = worker.load(tmp_path / "found.npz")
+    assert np.array_equal(again.images, both.images)
+    assert np.array_equal(again.texts["images"], plain.images) and len(again.texts) == 1
+    assert np.array_equal(again.parts["train"], found.parts["train"]) and len(again.parts) == 1
