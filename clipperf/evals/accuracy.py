@@ -212,6 +212,7 @@ def score(
                 chance=outcome.chance,
                 random_weights=random_weights,
                 env_id=env_id,
+                detail=outcome.detail,
             )
             if baseline is not None and cell != baseline:
                 own = _beside(own, outcome, outcomes[baseline][i], baseline.runtime, margin)
@@ -228,7 +229,7 @@ def _beside(own: Score, ours: Outcome, theirs: Outcome, runtime: str, margin: fl
         baseline_value=before,
         difference=own.value - before,
         diff_ci95=gap.interval(),
-        flips=int((ours.decisions != theirs.decisions).sum()),
+        flips=ours.flips(theirs),
         mcnemar_p=ours.mcnemar_p(theirs),
         margin=margin,
         samples_needed=samples_needed(gap, own.n, margin),

@@ -38,7 +38,8 @@ class Dataset:
     the ones wanted, empty for all. `notes` say what was left out, and what of the images will be
     seen otherwise than stored. `columns` hold what a table says beside of each image, by column
     (a region, a latitude, the video that a frame is of), as it was written. `parts` are other parts
-    of the same data that tasks asked for, such as "train"; see `parts`.
+    of the same data that tasks asked for, such as "train"; see `parts`. `shots` and `repeats` are
+    those of few-shot probes, 0 and none for the usual ones.
     """
 
     name: str
@@ -56,6 +57,8 @@ class Dataset:
     metrics: tuple[str, ...] = ()
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     parts: dict[str, Dataset] = field(default_factory=dict)
+    shots: tuple[int, ...] = ()
+    repeats: int = 0
 
     @property
     def prompt_sets(self) -> tuple[tuple[str, ...], ...]:
@@ -132,6 +135,8 @@ def load_dataset(
         columns={name: tuple(values) for name, values in content.columns.items()},
         tasks=recipe.tasks if recipe else (),
         metrics=recipe.metrics if recipe else (),
+        shots=recipe.shots if recipe else (),
+        repeats=recipe.repeats if recipe else 0,
     )
 
 

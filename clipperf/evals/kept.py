@@ -14,7 +14,7 @@ import contextlib
 import functools
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,16 @@ def tokenizer_sums(artifacts: Path) -> tuple[str, ...]:
     """The checksums of the files of a folder's tokenizer; none where it has none."""
     names = [name for name in (TOKENIZER_FILE, CONFIG_FILE) if (artifacts / name).is_file()]
     return tuple(sha256_files(artifacts, names).values())
+
+
+def once(kind: str, parts: Sequence[Any], make: Callable[[], np.ndarray]) -> np.ndarray:
+    """What the store keeps under these `parts`, made on this machine; else made now, and kept."""
+    path = store.home() / kind / f"{digest_of(kind, *parts, *_machine())}.npy"
+    found = _read(path)
+    if found is None:
+        found = make()
+        _write(path, found)
+    return found
 
 
 class SharedTokenizer(Tokenizer):

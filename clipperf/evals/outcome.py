@@ -48,7 +48,8 @@ class Outcome:
     `values` [n, ...], of hits bool, give the figure as `estimate` says; `decisions` [n] are what
     the model chose: where two models differ, a sample flipped. `groups` int [n] holds each
     sample's class or image, `chance` is the figure that guessing is expected to get. One that is
-    not `usual` is left out unless it is asked for.
+    not `usual` is left out unless it is asked for. `detail` says how the model came to its answers
+    where that is found anew for each, such as a probe's strength.
     """
 
     metric: str
@@ -59,6 +60,7 @@ class Outcome:
     groups: np.ndarray
     chance: float | None
     usual: bool = True
+    detail: str = ""
 
     @property
     def value(self) -> float:
@@ -73,6 +75,11 @@ class Outcome:
     def gap(self, other: Outcome) -> Gap:
         """This figure minus another model's on the same samples."""
         return self.estimate.gap(self.values, other.values, self.groups)
+
+    def flips(self, other: Outcome) -> int:
+        """How many samples another model decided otherwise, in any of several decisions."""
+        differs = self.decisions != other.decisions
+        return int(differs.reshape(len(differs), -1).any(axis=1).sum())
 
     def mcnemar_p(self, other: Outcome) -> float | None:
         """McNemar's exact p-value of the hits that changed; None where samples are no pairs.

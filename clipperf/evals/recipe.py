@@ -18,6 +18,10 @@
     image = "path"                   # columns of a CSV or JSONL that have names of their own
     caption = "text"
     label = "kind"
+    latitude = "lat"
+    longitude = "lon"
+    shots = [1, 2, 4]                # of few-shot probes, and how often they are drawn
+    repeats = 5
 """
 
 from __future__ import annotations
@@ -36,8 +40,11 @@ from clipperf.text import quoted, shown
 RECIPE = "task.toml"
 """Its name in a folder; outside of one it may have any."""
 
-COLUMNS = ("image", "caption", "label")
+COLUMNS = ("image", "caption", "label", "latitude", "longitude")
 PARTS = ("train", "validation", "reference")
+
+MOST = 100_000
+"""The largest number that a recipe may ask for."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class Recipe:
     language: str = ""
     columns: dict[str, str] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
+    shots: tuple[int, ...] = ()
+    repeats: int = 0
 
 
 def read_recipe(source: ImageSource) -> Recipe:
@@ -70,9 +79,9 @@ def read_recipe(source: ImageSource) -> Recipe:
         found = tomllib.loads(read_text(source))
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as exc:
         raise UsageError(f"{source} is no TOML: {shown(exc)}") from exc
-    unknown = found.keys() - {*_WORDS, *_LISTS, "classes"}
+    unknown = found.keys() - {*_WORDS, *_LISTS, *_COUNTS, "classes"}
     if unknown:
-        known = ", ".join((*_LISTS, "classes", *_WORDS))
+        known = ", ".join((*_LISTS, "classes", *_WORDS, *_COUNTS))
         raise UsageError(f"{source}: {few(unknown)} is not known; there are {known}")
     words = {name: _word(found[name], f"{source}: {name}") for name in _WORDS if name in found}
     templates = found.get("templates")
@@ -86,10 +95,15 @@ def read_recipe(source: ImageSource) -> Recipe:
     columns = {name: words.pop(name) for name in COLUMNS if name in words}
     parts = {name: words.pop(name) for name in PARTS if name in words}
     asked: dict[str, Any] = {**words, **lists, **_classes(found.get("classes"), source)}
+    if "shots" in found:
+        asked["shots"] = _counts(found["shots"], f"{source}: shots")
+    if "repeats" in found:
+        (asked["repeats"],) = _counts([found["repeats"]], f"{source}: repeats")
     return Recipe(**asked, columns=columns, parts=parts)
 
 
 _WORDS = ("data", "prefix", "split", "language", *COLUMNS, *PARTS)
+_COUNTS = ("shots", "repeats")
 _LISTS = {"task": "tasks", "metric": "metrics", "templates": "templates"}
 
 
@@ -97,6 +111,13 @@ def _word(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise UsageError(f"{where} must be a text")
     return value
+
+
+def _counts(value: Any, where: str) -> tuple[int, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(type(v) is int and 0 < v <= MOST for v in values):
+        raise UsageError(f"{where}: give whole numbers from 1 to {MOST}")
+    return tuple(values)
 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ def accuracy_table(results: Sequence[ResultFile]) -> Table:
         Column("p", lambda s: s.mcnemar_p, "number", "empty"),
         Column("Chance", lambda s: s.chance, "share", "empty"),
         Column("Verdict", _verdict, "verdict"),
+        Column("Detail", lambda s: s.detail, "words", "empty"),
     ]
     caveats = []
     random_models = sorted({s.cell.model_id for s in scores if s.random_weights})

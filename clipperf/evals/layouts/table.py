@@ -13,7 +13,8 @@ Several captions an image are several rows. Images are named relative to the fol
 With a ``category`` in every row and ``classes.json`` (``{"categories": [...], "class_names":
 [...], "templates": [...]}``, the last two optional) the images are also classified. Labels that
 are whole numbers index ``classnames.txt`` where that is there; else they are the names of classes.
-All other columns are kept as they are, for tasks that look at groups, places or videos.
+All other columns are kept as they are, for tasks that look at groups, places or videos; rows with
+``latitude`` and ``longitude`` need no caption and no class.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ PART = "Flickr_8k.{}Images.txt"
 IMAGE = ("image", "file_name", "filename", "image_name", "filepath")
 CAPTION = ("caption", "text", "comment", "title")
 LABEL = ("label", "class")
+PLACE = {"latitude", "longitude"}
+"""What stands in place of a caption or a class where images are to be located."""
 
 
 def _tables(place: Place) -> list[str]:
@@ -76,7 +79,8 @@ def _read(place: Place, without: Collection[str]) -> Content:
         category, label = row.get("category"), _first(row, LABEL)
         if not isinstance(wanted, str) or not wanted.strip():
             raise UsageError(f"{at}: no image")
-        if label is None and (not isinstance(caption, str) or not caption.strip()):
+        alone = label is None and not (PLACE & row.keys())
+        if alone and (not isinstance(caption, str) or not caption.strip()):
             raise UsageError(f"{at}: empty caption")
         image = where.find(wanted.strip())
         if image is None:

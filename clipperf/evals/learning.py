@@ -1,0 +1,58 @@
+"""What tasks that learn from a part of the data have in common."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clipperf.errors import UsageError
+from clipperf.evals.datasets import Dataset
+from clipperf.evals.metric import Ranked
+from clipperf.evals.probe import LENGTH
+from clipperf.evals.ranks import by_score
+from clipperf.evals.task import Embeddings
+
+Samples = tuple[np.ndarray, np.ndarray]
+"""Features [n, dim], and what is right of each: int [n], or bool [n, classes]."""
+
+
+def answers_of(dataset: Dataset) -> np.ndarray:
+    """The class of every image, int [n]; bool [n, classes] where it may have several."""
+    if not dataset.label_sets:
+        return np.asarray(dataset.labels)
+    right = np.zeros((len(dataset.images), len(dataset.class_names)), bool)
+    for row, labels in zip(right, dataset.label_sets, strict=True):
+        row[list(labels)] = True
+    return right
+
+
+def features_of(found: Embeddings, part: str = "") -> np.ndarray:
+    """What a probe of the images, or of those of a part, is trained on: [images, width]."""
+    unit = found.parts[part] if part else found.images
+    return unit * np.float32(LENGTH)
+
+
+def samples_of(dataset: Dataset, found: Embeddings, part: str) -> Samples:
+    """A part of the data.
+
+    Raises:
+        UsageError: its images have no classes, or other kinds of them than the data's own.
+    """
+    own, features = dataset.parts[part], features_of(found, part)
+    if bool(own.label_sets) != bool(dataset.label_sets) or not (own.labels or own.label_sets):
+        kind = "several classes an image" if dataset.label_sets else "one class an image"
+        raise UsageError(f"{dataset.name}: its part for {part} must have {kind}, as it has itself")
+    return features, answers_of(own)
+
+
+def ranked(name: str, scores: np.ndarray, labels: np.ndarray) -> Ranked:
+    """The right class of every image among all classes; entries of `scores` are overwritten."""
+    found = by_score(scores, labels)
+    return Ranked(
+        name,
+        "classification",
+        "image",
+        found.ranks,
+        candidates=scores.shape[1],
+        groups=labels,
+        predicted=found.predicted,
+    )

@@ -1,0 +1,89 @@
+"""Few shots: probes of 1, 2, 4, 8, 16 samples a class beside the zero-shot classifier.
+
+A recipe may say which and how often: ``shots = [1, 2, 4]``, ``repeats = 5``. See `evals.shots`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from clipperf.errors import UsageError
+from clipperf.evals.datasets import Dataset
+from clipperf.evals.fits import digest, kept_probe
+from clipperf.evals.learning import Samples, answers_of, features_of, ranked, samples_of
+from clipperf.evals.metric import measured
+from clipperf.evals.outcome import Outcome
+from clipperf.evals.ranks import hits_at
+from clipperf.evals.shots import (
+    REPEATS,
+    SHOTS,
+    few_shot,
+    most_shots,
+    over_repeats,
+    shots_equal_to,
+)
+from clipperf.evals.task import Embeddings, Task
+from clipperf.evals.tasks import zeroshot
+
+
+def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
+    train = samples_of(dataset, found, "train")
+    validation = samples_of(dataset, found, "validation") if "validation" in found.parts else None
+    labels, repeats = answers_of(dataset), dataset.repeats or REPEATS
+    shots = _shots(dataset, train)
+    parts = digest([*train, *(validation or ())])
+    rows: list[list[Outcome]] = []
+    for count in shots:
+        draws: list[list[Outcome]] = []
+        for repeat in range(repeats):
+            made = partial(few_shot, *train, len(dataset.class_names), count, repeat, validation)
+            linear = kept_probe(("few-shot", count, repeat, parts), made).linear
+            scores = linear.scores(features_of(found))
+            draws.append(measured(ranked(f"{count}-shot", scores, labels)))
+        rows.append([over_repeats(same) for same in zip(*draws, strict=True)])
+    said = _said(dataset, found, shots, rows, repeats)
+    return [replace(row, detail=said) for own in rows for row in own]
+
+
+def _shots(dataset: Dataset, train: Samples) -> tuple[int, ...]:
+    """How many samples a class, from few to many: those asked for, else what there is enough of.
+
+    Raises:
+        UsageError: a class has none.
+    """
+    least = most_shots(train[1], len(dataset.class_names))
+    if dataset.shots:
+        return tuple(sorted(set(dataset.shots)))
+    if not least:
+        empty = set(range(len(dataset.class_names))) - set(train[1].tolist())
+        name = dataset.class_names[min(empty)]
+        raise UsageError(f"{dataset.name}: class {name!r} has no image to train on")
+    return tuple(count for count in SHOTS if count <= least)
+
+
+def _said(
+    dataset: Dataset,
+    found: Embeddings,
+    shots: tuple[int, ...],
+    rows: list[list[Outcome]],
+    repeats: int,
+) -> str:
+    """How often was drawn, and how many shots the zero-shot classifier is worth."""
+    zero = float(np.mean(hits_at(zeroshot.ranked(dataset, found).ranks, 1)))
+    top = [row.value for own in rows for row in own if row.metric.endswith("-shot top-1")]
+    worth = shots_equal_to(zero, shots, top)
+    return f"{repeats} draws; zero-shot top-1, {zero:.4f}, is worth {worth} shots"
+
+
+TASK = Task(
+    name="few-shot",
+    fits=lambda dataset: bool(dataset.labels) and len(dataset.class_names) > 1,
+    texts=zeroshot.TASK.texts,
+    outcomes=_outcomes,
+    parts=("train",),
+    may_use=("validation",),
+    asked=True,
+)

@@ -1,0 +1,60 @@
+"""A linear probe: how well the classes of a part to train on separate, by the CLIP paper's rules.
+
+The strength is searched on the data's own validation split, or on a fifth of the training split;
+see `evals.probe`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from clipperf.evals.datasets import Dataset
+from clipperf.evals.fits import digest, kept_probe
+from clipperf.evals.learning import Samples, answers_of, features_of, ranked, samples_of
+from clipperf.evals.metric import Scored, measured
+from clipperf.evals.outcome import Outcome
+from clipperf.evals.probe import Probe, probe
+from clipperf.evals.task import Embeddings, Task
+
+NAME = "linear probe"
+
+
+def found_on(train: Samples, validation: Samples | None, classes: int) -> Probe:
+    """The probe of a part, which the store keeps."""
+    parts = digest([*train, *(validation or ())])
+    return kept_probe((NAME, classes, parts), lambda: probe(*train, classes, validation))
+
+
+def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
+    classes = len(dataset.class_names)
+    train = samples_of(dataset, found, "train")
+    validation = samples_of(dataset, found, "validation") if "validation" in found.parts else None
+    own = found_on(train, validation, classes)
+    scores, right = own.linear.scores(features_of(found)), answers_of(dataset)
+    if right.dtype == bool:
+        rows = measured(Scored(NAME, "multi-label", "image", scores, right))
+    else:
+        rows = measured(ranked(NAME, scores.copy(), right))
+        if classes == 2:
+            second = scores[:, 1:] - scores[:, :1], right[:, None] == 1
+            rows += measured(Scored(NAME, "binary", "image", *second))
+    where = "held-out" if validation is None else "validation"
+    count = len(train[0]) + (0 if validation is None else len(validation[0]))
+    said = (
+        f"strength {own.linear.strength:.3g}, {where} score {own.best:.4f}, "
+        f"{own.linear.iterations} iterations on {count} images"
+    )
+    return [replace(row, detail=said) for row in rows]
+
+
+TASK = Task(
+    name="linear-probe",
+    fits=lambda dataset: bool(dataset.labels or dataset.label_sets),
+    texts=lambda dataset: {},
+    outcomes=_outcomes,
+    parts=("train",),
+    may_use=("validation",),
+    asked=True,
+)
