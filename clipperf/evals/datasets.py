@@ -39,7 +39,10 @@ class Dataset:
     seen otherwise than stored. `columns` hold what a table says beside of each image, by column
     (a region, a latitude, the video that a frame is of), as it was written. `parts` are other parts
     of the same data that tasks asked for, such as "train"; see `parts`. `shots` and `repeats` are
-    those of few-shot probes, 0 and none for the usual ones.
+    those of few-shot probes, 0 and none for the usual ones. `groups` are the columns by which
+    figures are asked for, `clip` is the one that says which images are frames of one video. With
+    `pools` there are other classifiers than classes: those of `class_prompts`, and the class that
+    each is pooled for. `candidates` are labels that nobody says to be right; see `tasks.bias`.
     """
 
     name: str
@@ -59,6 +62,10 @@ class Dataset:
     parts: dict[str, Dataset] = field(default_factory=dict)
     shots: tuple[int, ...] = ()
     repeats: int = 0
+    groups: tuple[str, ...] = ()
+    clip: str = ""
+    pools: tuple[int, ...] = ()
+    candidates: tuple[str, ...] = ()
 
     @property
     def prompt_sets(self) -> tuple[tuple[str, ...], ...]:
@@ -137,6 +144,10 @@ def load_dataset(
         metrics=recipe.metrics if recipe else (),
         shots=recipe.shots if recipe else (),
         repeats=recipe.repeats if recipe else 0,
+        groups=recipe.groups if recipe else (),
+        clip=recipe.clip if recipe else "",
+        pools=tuple(content.pools),
+        candidates=recipe.candidates if recipe else (),
     )
 
 

@@ -88,6 +88,7 @@ class Content:
     templates: Sequence[str] = ()
     class_prompts: Sequence[Sequence[str]] = ()
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    pools: Sequence[int] = ()
     notes: Sequence[str] = ()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ class Ranked:
     `clustered` says that queries of one group are alike, such as the captions of one image.
     `right` int [n] counts the candidates that are right for each query, None for one each.
     `predicted` int64 [n] is the candidate that the model chose, where that is known. `parts` int
-    [n] are those of the data that are looked at by themselves, such as regions of the world.
+    [n] are those of the data that are looked at by themselves, such as regions of the world, and
+    `slices` bool [n] by name are groups that have figures of their own.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Ranked:
     right: np.ndarray | None = None
     predicted: np.ndarray | None = None
     parts: np.ndarray | None = None
+    slices: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def chance(self, k: int) -> float:
         """The expected share of hits at `k` of guessing; 1 where none can miss."""

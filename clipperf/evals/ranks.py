@@ -79,24 +79,32 @@ def classifier_weights(template_embeds: np.ndarray) -> np.ndarray:
     return normalize(normalize(template_embeds).mean(axis=1, dtype=np.float64))
 
 
-def classify(images: np.ndarray, weights: np.ndarray, labels: np.ndarray) -> Classification:
+def classify(
+    images: np.ndarray, weights: np.ndarray, labels: np.ndarray, pools: np.ndarray | None = None
+) -> Classification:
     """Zero-shot classification: every image against every class.
 
     `images` [n, dim] and `weights` [classes, dim] are L2-normalised; `labels` int [n] are the
     right classes. Top-1 is ``hits_at(result.ranks, 1)``. Tied with a wrong class, the right one
-    may be `predicted` and still not be a hit.
+    may be `predicted` and still not be a hit. With `pools` int [weights], which do not fall, the
+    score of class c is the highest of those weights whose pool it is; each class has one.
 
     Raises:
         ValueError: shapes do not fit, a label names no class, or an embedding is not finite.
     """
     _check_embeddings(images, weights)
-    labels = _check_index(labels, len(images), len(weights), "label", "class")
+    classes = len(weights) if pools is None else int(pools[-1]) + 1
+    starts = None if pools is None else np.searchsorted(pools, np.arange(classes))
+    labels = _check_index(labels, len(images), classes, "label", "class")
     wide = weights.astype(np.float64)
     predicted = np.empty(len(images), dtype=np.int64)
     ranks = np.empty(len(images), dtype=np.int64)
     for start in range(0, len(images), _TILE_ROWS):
         rows = slice(start, start + _TILE_ROWS)
-        part = by_score(images[rows].astype(np.float64) @ wide.T, labels[rows])
+        scores = images[rows].astype(np.float64) @ wide.T
+        if starts is not None:
+            scores = np.maximum.reduceat(scores, starts, axis=1)
+        part = by_score(scores, labels[rows])
         predicted[rows], ranks[rows] = part.predicted, part.ranks
     return Classification(predicted, ranks)
 

@@ -22,6 +22,11 @@
     longitude = "lon"
     shots = [1, 2, 4]                # of few-shot probes, and how often they are drawn
     repeats = 5
+    group = ["region", "race=White"] # columns by which figures are wanted as well
+    clip = "video"                   # the column that says which images are frames of one clip
+    labels = ["a doctor", "a nurse"] # what the task bias looks at
+    [pooled]                         # classifiers whose highest score is a class's: names for
+    dog = ["husky", "golden retriever"]  # the templates, of each class that there is
 """
 
 from __future__ import annotations
@@ -65,6 +70,10 @@ class Recipe:
     parts: dict[str, str] = field(default_factory=dict)
     shots: tuple[int, ...] = ()
     repeats: int = 0
+    groups: tuple[str, ...] = ()
+    clip: str = ""
+    candidates: tuple[str, ...] = ()
+    pooled: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_recipe(source: ImageSource) -> Recipe:
@@ -79,9 +88,9 @@ def read_recipe(source: ImageSource) -> Recipe:
         found = tomllib.loads(read_text(source))
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as exc:
         raise UsageError(f"{source} is no TOML: {shown(exc)}") from exc
-    unknown = found.keys() - {*_WORDS, *_LISTS, *_COUNTS, "classes"}
+    unknown = found.keys() - {*_WORDS, *_LISTS, *_COUNTS, *_TABLES}
     if unknown:
-        known = ", ".join((*_LISTS, "classes", *_WORDS, *_COUNTS))
+        known = ", ".join((*_LISTS, *_TABLES, *_WORDS, *_COUNTS))
         raise UsageError(f"{source}: {few(unknown)} is not known; there are {known}")
     words = {name: _word(found[name], f"{source}: {name}") for name in _WORDS if name in found}
     templates = found.get("templates")
@@ -99,12 +108,21 @@ def read_recipe(source: ImageSource) -> Recipe:
         asked["shots"] = _counts(found["shots"], f"{source}: shots")
     if "repeats" in found:
         (asked["repeats"],) = _counts([found["repeats"]], f"{source}: repeats")
+    if "pooled" in found:
+        asked["pooled"] = _pooled(found["pooled"], f"{source}: pooled")
     return Recipe(**asked, columns=columns, parts=parts)
 
 
-_WORDS = ("data", "prefix", "split", "language", *COLUMNS, *PARTS)
+_WORDS = ("data", "prefix", "split", "language", "clip", *COLUMNS, *PARTS)
+_TABLES = ("classes", "pooled")
 _COUNTS = ("shots", "repeats")
-_LISTS = {"task": "tasks", "metric": "metrics", "templates": "templates"}
+_LISTS = {
+    "task": "tasks",
+    "metric": "metrics",
+    "templates": "templates",
+    "group": "groups",
+    "labels": "candidates",
+}
 
 
 def _word(value: Any, where: str) -> str:
@@ -151,6 +169,12 @@ def _classes(value: Any, source: ImageSource) -> dict[str, Any]:
     return {"renamed": renamed, "prompts": prompts}
 
 
+def _pooled(value: Any, where: str) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, dict) or not value:
+        raise UsageError(f"{where} must be a table: a class, and the names pooled for it")
+    return {name: _texts(own, f"{where}.{name}") for name, own in value.items()}
+
+
 def applied(content: Content, recipe: Recipe, where: str) -> Content:
     """A dataset's content as a recipe wants it.
 
@@ -178,12 +202,23 @@ def applied(content: Content, recipe: Recipe, where: str) -> Content:
             recipe.prompts.get(name) or prompts_of(title, templates)
             for name, title in zip(names, renamed, strict=True)
         ]
+    pools: list[int] = []
+    if recipe.pooled:
+        if recipe.prompts:
+            raise UsageError(f"{where}: classes have prompts of their own, or are pooled, not both")
+        if recipe.pooled.keys() != set(renamed):
+            odd = recipe.pooled.keys() ^ set(renamed)
+            raise UsageError(f"{where}: pooled must name every class and no other: {few(odd)}")
+        for i, name in enumerate(renamed):
+            prompts += [prompts_of(own, templates) for own in recipe.pooled[name]]
+            pools += [i] * len(recipe.pooled[name])
     return dataclasses.replace(
         content,
         captions=captions,
         class_names=renamed,
         templates=templates,
         class_prompts=prompts or content.class_prompts,
+        pools=pools,
     )
 
 

@@ -106,12 +106,14 @@ def test_images_of_several_classes_are_scored_by_eleven_points(home: Path) -> No
         )
 
     parts = {
-        name: dataset(np.zeros(n, int), **{"labels": (), "label_sets": several(n, seed)})
+        name: dataset(np.zeros(n, int), labels=(), label_sets=several(n, seed))
         for name, n, seed in (("train", 150, 1), ("validation", 100, 2))
     }
     data = dataset(
         np.zeros(200, int),
-        **{"labels": (), "label_sets": several(200, 3), "tasks": ("linear-probe",)},
+        labels=(),
+        label_sets=several(200, 3),
+        tasks=("linear-probe",),
         parts=parts,
     )
     row = rows_of(data, found)["linear probe 11-point mAP"]

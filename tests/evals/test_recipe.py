@@ -79,7 +79,7 @@ def test_a_prefix_stands_before_every_caption(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("task = ", "is no TOML"),
-        ("templtes = []", "templtes is not known; there are task, metric, templates, classes"),
+        ("templtes = []", "templtes is not known; there are task, metric, templates,"),
         ("split = 3", "split must be a text"),
         ("templates = []", "templates is empty"),
         ('templates = ["a photo"]', "'a photo' has no {} or {c}"),

@@ -13,7 +13,8 @@ Several captions an image are several rows. Images are named relative to the fol
 With a ``category`` in every row and ``classes.json`` (``{"categories": [...], "class_names":
 [...], "templates": [...]}``, the last two optional) the images are also classified. Labels that
 are whole numbers index ``classnames.txt`` where that is there; else they are the names of classes.
-All other columns are kept as they are, for tasks that look at groups, places or videos; rows with
+``fairface_label_val.csv`` is FairFace's. All other columns are kept as they are, for tasks that
+look at groups, places or videos; rows with
 ``latitude`` and ``longitude`` need no caption and no class.
 """
 
@@ -42,16 +43,16 @@ from clipperf.text import quoted, shown
 TABLES = (
     *("captions.csv", "captions.jsonl", "captions.txt", "labels.csv", "labels.jsonl"),
     *("metadata.csv", "metadata.jsonl", "Flickr8k.token.txt", "results_20130124.token"),
-    "results.csv",
+    *("results.csv", "fairface_label_val.csv"),
 )
 PART = "Flickr_8k.{}Images.txt"
 """Flickr8k's list of the images of a split; without it, all are used."""
 
-IMAGE = ("image", "file_name", "filename", "image_name", "filepath")
+IMAGE = ("image", "file_name", "filename", "image_name", "filepath", "file")
 CAPTION = ("caption", "text", "comment", "title")
 LABEL = ("label", "class")
-PLACE = {"latitude", "longitude"}
-"""What stands in place of a caption or a class where images are to be located."""
+ALONE = {"latitude", "longitude", "race", "gender", "age"}
+"""What stands in place of a caption or a class where images are to be located, or people."""
 
 
 def _tables(place: Place) -> list[str]:
@@ -79,7 +80,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
         category, label = row.get("category"), _first(row, LABEL)
         if not isinstance(wanted, str) or not wanted.strip():
             raise UsageError(f"{at}: no image")
-        alone = label is None and not (PLACE & row.keys())
+        alone = label is None and not (ALONE & row.keys())
         if alone and (not isinstance(caption, str) or not caption.strip()):
             raise UsageError(f"{at}: empty caption")
         image = where.find(wanted.strip())

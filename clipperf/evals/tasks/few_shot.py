@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from clipperf.errors import UsageError
+from clipperf.evals.clips import centre_frames
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.fits import digest, kept_probe
 from clipperf.evals.learning import Samples, answers_of, features_of, ranked, samples_of
@@ -30,6 +31,7 @@ from clipperf.evals.tasks import zeroshot
 
 
 def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
+    dataset, found = centre_frames(dataset, found)
     train = samples_of(dataset, found, "train")
     validation = samples_of(dataset, found, "validation") if "validation" in found.parts else None
     labels, repeats = answers_of(dataset), dataset.repeats or REPEATS

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
+from clipperf.evals.clips import centre_frames
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.fits import digest, kept_probe
 from clipperf.evals.learning import Samples, answers_of, features_of, ranked, samples_of
@@ -28,6 +27,7 @@ def found_on(train: Samples, validation: Samples | None, classes: int) -> Probe:
 
 
 def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
+    dataset, found = centre_frames(dataset, found)
     classes = len(dataset.class_names)
     train = samples_of(dataset, found, "train")
     validation = samples_of(dataset, found, "validation") if "validation" in found.parts else None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from clipperf.evals.clips import over_frames
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.groups import groups_of, parts_of
 from clipperf.evals.metric import Ranked, Scored, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import classifier_weights, classify
@@ -14,44 +16,52 @@ PROMPTS = "prompts"
 
 
 def ranked(dataset: Dataset, found: Embeddings) -> Ranked:
-    """The right class of every image among all classes."""
-    labels = np.asarray(dataset.labels)
-    weights = classifier(dataset, found)
-    result = classify(found.images, weights, labels)
+    """The right class of every image, or clip, among all classes.
+
+    The score of a class is the highest of the classifiers that are pooled for it.
+    """
+    images, first = over_frames(dataset, found)
+    labels = np.asarray(dataset.labels)[first]
+    pools = np.asarray(dataset.pools) if dataset.pools else None
+    result = classify(images, classifier(dataset, found), labels, pools)
     return Ranked(
         "zeroshot",
         "classification",
         "image",
         result.ranks,
-        candidates=len(weights),
+        candidates=len(dataset.class_names),
         groups=labels,
         predicted=result.predicted,
+        parts=parts_of(dataset, first),
+        slices=groups_of(dataset, first),
     )
 
 
 def scored(dataset: Dataset, found: Embeddings) -> Scored:
     """How high every image scores every class, of which it may have several."""
+    images, first = over_frames(dataset, found)
     weights = classifier(dataset, found)
-    right = np.zeros((len(found.images), len(weights)), bool)
-    for row, labels in zip(right, dataset.label_sets, strict=True):
-        row[list(labels)] = True
-    return Scored("zeroshot", "multi-label", "image", _scores(found, weights), right)
+    right = np.zeros((len(images), len(weights)), bool)
+    for row, own in zip(right, first, strict=True):
+        row[list(dataset.label_sets[own])] = True
+    return Scored("zeroshot", "multi-label", "image", _scores(images, weights), right)
 
 
 def second_of_two(dataset: Dataset, found: Embeddings) -> Scored:
     """How much higher every image scores the second of two classes than the first."""
-    scores = _scores(found, classifier(dataset, found))
-    right = np.asarray(dataset.labels)[:, None] == 1
+    images, first = over_frames(dataset, found)
+    scores = _scores(images, classifier(dataset, found))
+    right = np.asarray(dataset.labels)[first, None] == 1
     return Scored("zeroshot", "binary", "image", scores[:, 1:] - scores[:, :1], right)
 
 
-def _scores(found: Embeddings, weights: np.ndarray) -> np.ndarray:
-    scores: np.ndarray = found.images.astype(np.float64) @ weights.astype(np.float64).T
+def _scores(images: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    scores: np.ndarray = images.astype(np.float64) @ weights.astype(np.float64).T
     return scores
 
 
 def classifier(dataset: Dataset, found: Embeddings) -> np.ndarray:
-    """One weight vector a class, from the embeddings of however many prompts it has."""
+    """One weight vector a class, or what is pooled for it, from however many prompts it has."""
     ends = np.cumsum([len(prompts) for prompts in dataset.prompt_sets])
     each = np.split(found.texts[PROMPTS], ends[:-1])
     return np.concatenate([classifier_weights(prompts[None]) for prompts in each])
@@ -61,7 +71,7 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
     if dataset.label_sets:
         return measured(scored(dataset, found))
     rows = measured(ranked(dataset, found))
-    if len(dataset.class_names) == 2:
+    if len(dataset.class_names) == 2 and not dataset.pools:
         rows += measured(second_of_two(dataset, found))
     return rows
 

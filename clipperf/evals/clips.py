@@ -1,0 +1,80 @@
+"""Videos as frames: images that a column says are of one clip, in the order of the data."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from clipperf.errors import UsageError
+from clipperf.evals.datasets import Dataset
+from clipperf.evals.ranks import normalize
+from clipperf.evals.task import Embeddings
+from clipperf.text import quoted
+
+
+def clips_of(dataset: Dataset) -> list[np.ndarray]:
+    """The indices of each clip's frames, clips in the order of their first frames.
+
+    Where a dataset has no clips each image is one.
+
+    Raises:
+        UsageError: there is no such column, or a clip's frames have several classes.
+    """
+    if not dataset.clip:
+        return list(np.arange(len(dataset.images))[:, None])
+    if dataset.clip not in dataset.columns:
+        raise UsageError(f"{dataset.name} has no column {quoted(dataset.clip)} that names clips")
+    frames: dict[str, list[int]] = {}
+    for i, name in enumerate(dataset.columns[dataset.clip]):
+        frames.setdefault(name, []).append(i)
+    answers = dataset.label_sets or dataset.labels
+    for name, own in frames.items():
+        if answers and len({answers[i] for i in own}) > 1:
+            raise UsageError(f"{dataset.name}: the frames of clip {quoted(name)} differ in class")
+    return [np.asarray(own) for own in frames.values()]
+
+
+def over_frames(dataset: Dataset, found: Embeddings) -> tuple[np.ndarray, np.ndarray]:
+    """One embedding a clip, the mean over its frames, and the index of its first frame.
+
+    The mean of L2-normalised embeddings is normalised again: float32 [clips, dim].
+    """
+    clips = clips_of(dataset)
+    first = np.array([own[0] for own in clips])
+    if len(clips) == len(found.images):
+        return found.images, first
+    means = [found.images[own].mean(axis=0, dtype=np.float64) for own in clips]
+    return normalize(np.stack(means)), first
+
+
+def centre_frames(dataset: Dataset, found: Embeddings) -> tuple[Dataset, Embeddings]:
+    """The dataset and its parts with the centre frame of each clip alone, and their embeddings."""
+    if not dataset.clip:
+        return dataset, found
+    kept, chosen = _centres(dataset)
+    parts = {name: _centres(part) for name, part in dataset.parts.items()}
+    return (
+        dataclasses.replace(kept, parts={name: own for name, (own, _) in parts.items()}),
+        Embeddings(
+            found.images[chosen],
+            found.texts,
+            {name: found.parts[name][own] for name, (_, own) in parts.items()},
+        ),
+    )
+
+
+def _centres(dataset: Dataset) -> tuple[Dataset, np.ndarray]:
+    chosen = np.array([own[len(own) // 2] for own in clips_of(dataset)])
+
+    def few(values: tuple) -> tuple:  # type: ignore[type-arg]
+        return tuple(values[i] for i in chosen) if values else ()
+
+    small = dataclasses.replace(
+        dataset,
+        images=few(dataset.images),
+        labels=few(dataset.labels),
+        label_sets=few(dataset.label_sets),
+        columns={name: few(values) for name, values in dataset.columns.items()},
+    )
+    return small, chosen

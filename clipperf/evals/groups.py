@@ -1,0 +1,60 @@
+"""Groups of images, by the columns that a recipe names: regions, incomes, ages.
+
+``group = ["race", "gender"]`` looks at every value of each column, and at every combination of
+them. ``"race=White"`` has two groups: those images, and all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from clipperf.errors import UsageError
+from clipperf.evals.datasets import Dataset
+from clipperf.evals.layout import few
+from clipperf.text import quoted
+
+
+def groups_of(dataset: Dataset, images: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+    """Which of these images are in each group, by its name: bool [images].
+
+    Raises:
+        UsageError: there is no such column; the message lists those that there are.
+    """
+    each = [_values(dataset, name) for name in dataset.groups]
+    found: dict[str, np.ndarray] = {}
+    for values in each:
+        found.update(_masks(values[np.asarray(images)]))
+    if len(each) > 1:
+        joined = np.array([", ".join(own) for own in zip(*each, strict=True)])
+        found.update(_masks(joined[np.asarray(images)]))
+    return found
+
+
+def parts_of(dataset: Dataset, images: Sequence[int] | np.ndarray) -> np.ndarray | None:
+    """The number of the combination that each of these images is of; None without groups."""
+    if not dataset.groups:
+        return None
+    each = [_values(dataset, name)[np.asarray(images)] for name in dataset.groups]
+    joined = [", ".join(own) for own in zip(*each, strict=True)]
+    numbers: np.ndarray = np.unique(joined, return_inverse=True)[1]
+    return numbers
+
+
+def _values(dataset: Dataset, name: str) -> np.ndarray:
+    """What a column says of every image, in words: "race White", "race other than White"."""
+    column, _, one = name.partition("=")
+    if column not in dataset.columns:
+        known = few(dataset.columns, 20) or "none"
+        raise UsageError(f"{dataset.name} has no column {quoted(column)}; there are {known}")
+    values = dataset.columns[column]
+    if not one:
+        return np.array([f"{column} {value or 'unknown'}" for value in values])
+    if one not in values:
+        raise UsageError(f"{dataset.name}: no image has {quoted(one)} as its {column}")
+    return np.array([f"{column} {one if v == one else f'other than {one}'}" for v in values])
+
+
+def _masks(values: np.ndarray) -> dict[str, np.ndarray]:
+    return {str(value): values == value for value in np.unique(values)}
