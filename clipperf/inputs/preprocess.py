@@ -14,7 +14,8 @@ modes "I;16", "I" and "F") are clipped, not scaled, so that such an image become
 Scaling them here would give other embeddings than the reference for the same file, which "exact"
 rules out; the warning says how to scale them before.
 
-That is the method "exact". `preprocess_fast` has the others, which are chosen by name.
+That is the method "exact". `preprocess_fast` has the others, which are chosen by name. Models of
+transformers come with rules of their own: see `preprocess_transformers`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from clipperf.inputs.reading import (
     open_image,
     why_unreadable,
 )
+from clipperf.inputs.preprocess_transformers import crop_as_transformers, on_white, wider
 from clipperf.inputs.resize import centre, resize_middle
 from clipperf.nouns.variant import PIXEL_DTYPES
 from clipperf.system.reading import open_regular
@@ -192,11 +194,16 @@ def _frame(source: ImageInput, spec: PreprocessSpec) -> tuple[Image.Image, bool]
         )
     try:
         clipped = exceeds_bytes(image)
+        cut = spec
+        if spec.rules == "transformers":
+            image, cut = on_white(image), wider(spec)
         if spec.method == "exact":
-            frame = (spec.width_px, spec.height_px)
+            frame = (cut.width_px, cut.height_px)
             image = resize_middle(image, size, frame, INTERPOLATIONS[spec.interpolation])
         else:
-            image = resize_and_crop(image, full_size, size, spec)
+            image = resize_and_crop(image, full_size, size, cut)
+        if spec.rules == "transformers":
+            return crop_as_transformers(image, size, spec), clipped
         return _centre(image, spec).convert("RGB"), clipped
     except UsageError as exc:
         raise UsageError(f"{name_of(source)}: {exc}") from exc
@@ -212,9 +219,10 @@ def resized(size: Size, spec: PreprocessSpec) -> Size:
     width, height = size
     if spec.resize_mode == "squash":
         return spec.width_px, spec.height_px
-    if spec.resize_mode == "shortest" and spec.height_px == spec.width_px:
+    short = spec.short_px or spec.width_px
+    alone = spec.rules == "transformers" or spec.height_px == spec.width_px
+    if spec.resize_mode == "shortest" and alone:
         # Truncating here, rounding below: the reference has two code paths.
-        short = spec.width_px
         long = int(short * max(size) / min(size))
         return (short, long) if width <= height else (long, short)
     pick = max if spec.resize_mode == "longest" else min

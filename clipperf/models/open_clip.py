@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,10 +114,6 @@ def build_from_config(
         WeightsError: the checkpoint cannot be read, or does not fit.
         MissingDependencyError: an optional package is needed.
     """
-    import torch
-
-    from clipperf.models.towers import ImageTower, TextTower, takes_short_texts
-
     model = skeleton(config)
     resized: dict[str, tuple[int, int]] = {}
     if checkpoint is None:
@@ -125,22 +121,36 @@ def build_from_config(
         weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
     else:
         resized = assign(model, checkpoint, side, spec.id)
+    px = config["vision_cfg"]["image_size"]
+    size = (px, px) if isinstance(px, int) else px
+    return finished(model, spec, side, size, normalize, _resizings(resized, config))
+
+
+def finished(
+    model: torch.nn.Module,
+    spec: ModelSpec,
+    side: Side,
+    size: Sequence[int],
+    normalize: bool,
+    assumptions: Mapping[str, str],
+) -> Tower:
+    """The tower of a model that has its weights; `size` is the height and width of its images."""
+    import torch
+
+    from clipperf.models.towers import ImageTower, TextTower, takes_short_texts
+
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     module: torch.nn.Module
     if side == "image":
-        px = config["vision_cfg"]["image_size"]
-        height, width = (px, px) if isinstance(px, int) else px
-        example = torch.zeros(2, 3, height, width)
+        example = torch.zeros(2, 3, *size)
         dynamic, module = False, ImageTower(model, normalize)
     else:
         example = torch.zeros(2, spec.context_tokens, dtype=torch.int64)
         example[:, 1:3] = 1
         dynamic = takes_short_texts(model)
         module = TextTower(model, dynamic, normalize)
-    return Tower(
-        spec, side, module.eval(), example, dynamic, assumptions=_resizings(resized, config)
-    )
+    return Tower(spec, side, module.eval(), example, dynamic, assumptions=assumptions)
 
 
 def _resizings(resized: Mapping[str, tuple[int, int]], config: Mapping[str, Any]) -> dict[str, str]:
@@ -216,7 +226,7 @@ def assign(
     drop_other(model, side)
     own = model.state_dict()
     check_fit(wanted, own.keys(), state, side, f"{path} does not fit {label}")
-    chosen = {name: _as_fp32(state[name], torch) for name in own}
+    chosen = {name: weights.as_fp32(state[name]) for name in own}
     model.load_state_dict(chosen, strict=True, assign=True)
     return {
         name: (before[name][0], state[name].shape[0])
@@ -269,7 +279,3 @@ def check_fit(
                 f"{said}: {name} is {tuple(state[name].shape)}, the architecture wants "
                 f"{tuple(wanted[name].shape)}"
             )
-
-
-def _as_fp32(tensor: torch.Tensor, torch: Any) -> torch.Tensor:
-    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor

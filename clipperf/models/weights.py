@@ -93,7 +93,7 @@ def locate(architecture: str, pretrained: str) -> Path:
     return path
 
 
-def _hub_answers(timeout_s: float = 5.0) -> bool:
+def hub_answers(timeout_s: float = 5.0) -> bool:
     """Whether the hub can be connected to; through a proxy only the hub client itself can tell."""
     endpoint = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     if urllib.request.getproxies().get(endpoint.scheme):
@@ -109,7 +109,7 @@ def _hub_answers(timeout_s: float = 5.0) -> bool:
 def _fetch(architecture: str, tag: str) -> Path:
     import http.client
 
-    connected = _hub_answers()
+    connected = hub_answers()
     if not connected:
         # Its client would retry for minutes. Offline it still finds what was downloaded before.
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -210,6 +210,13 @@ def _torch_load(path: Path, torch: Any) -> Any:
         if "mmap" not in str(exc):  # files of the old, non-zip format cannot be mapped
             raise
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def as_fp32(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of floats in fp32, itself where it is; any other as it is."""
+    import torch
+
+    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
 
 def fill_random(module: torch.nn.Module, prefix: str, seed: int) -> None:
