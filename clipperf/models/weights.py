@@ -1,7 +1,6 @@
 """Where a model's weights come from: an open_clip tag, a file, or seeded noise.
 
-Nothing here unpickles code: ``.pt`` files are read by torch with `weights_only`. Tensors of a
-file stay memory-mapped, so a tower costs RAM only for the pages that it touches.
+What files hold is `checkpoint_files`' matter, and where in them the weights are `checkpoints`'.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import ArtifactError, StorageError, UsageError, WeightsError
+from clipperf.models import checkpoints
 from clipperf.system.files import read_json, write_json
 from clipperf.system.store import cached_sha256, home
 from clipperf.system.targets import expanded
@@ -25,7 +25,8 @@ from clipperf.system.targets import expanded
 if TYPE_CHECKING:
     import torch
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".index.json", ".pt", ".pth", ".bin", ".ckpt")
+"""What ends in one of these is a file, also where it is missing."""
 
 
 def parse(pretrained: str, tags: tuple[str, ...], architecture: str) -> tuple[str, str]:
@@ -135,81 +136,34 @@ def _fetch(architecture: str, tag: str) -> Path:
 
 
 def open_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint, memory-mapped, without the marks of OpenAI's files.
-
-    Raises:
-        WeightsError: not a checkpoint, damaged, or one that needs code to be unpickled.
-    """
-    import torch
-
-    held = _open(path)
-    tensors = {k: v for k, v in held.items() if isinstance(v, torch.Tensor)}
-    if not tensors:
-        raise WeightsError(f"{path} holds no tensors")
-    if all(k.startswith("module.") for k in tensors):
-        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
-    marks = OPENAI_MARKS if held.keys() >= OPENAI_MARKS else set()
-    return {k: v for k, v in tensors.items() if k not in marks}
-
-
-OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
-"""What OpenAI's own CLIP files hold beside the weights: sizes of the model."""
+    """All tensors of a checkpoint by the model's own names; see `checkpoints.opened`."""
+    return checkpoints.opened(path).tensors
 
 
 def are_openais(path: Path) -> bool:
-    """Whether a checkpoint carries the marks of OpenAI's files; raises as `open_state_dict`."""
+    """Whether a checkpoint carries the marks of OpenAI's files; raises as `checkpoints.opened`."""
+    return _said(path)[0]
+
+
+def chosen_in(path: Path) -> dict[str, str]:
+    """What had to be chosen in a checkpoint, as `Tower.assumptions`; raises likewise."""
+    return dict(_said(path)[1])
+
+
+def _said(path: Path) -> tuple[bool, dict[str, str]]:
     try:
         changed_ns = path.stat().st_mtime_ns
     except OSError:
         changed_ns = 0  # which opening it will say
-    return _are_openais(path, changed_ns)
+    return _read_once(path, changed_ns)
 
 
 @functools.lru_cache(maxsize=1)
-def _are_openais(path: Path, changed_ns: int) -> bool:
+def _read_once(path: Path, changed_ns: int) -> tuple[bool, dict[str, str]]:
     """Asked several times for each tower; a file of the old format is read whole for it."""
     del changed_ns
-    return _open(path).keys() >= OPENAI_MARKS
-
-
-def _open(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds by name."""
-    import pickle
-
-    import torch
-
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt", device="cpu") as f:
-                return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as exc:
-            raise WeightsError(f"{path} is no readable safetensors file: {exc}") from exc
-    try:
-        loaded: Any = _torch_load(path, torch)
-    except pickle.UnpicklingError as exc:
-        raise WeightsError(
-            f"{path} holds more than weights, or is damaged; clipperf never unpickles code. "
-            f"Save its state_dict as .safetensors and pass that"
-        ) from exc
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as exc:
-        first = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
-        raise WeightsError(f"{path} is no readable PyTorch checkpoint: {first}") from exc
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not loaded:
-        raise WeightsError(f"{path} holds no state_dict")
-    return loaded
-
-
-def _torch_load(path: Path, torch: Any) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as exc:
-        if "mmap" not in str(exc):  # files of the old, non-zip format cannot be mapped
-            raise
-        return torch.load(path, map_location="cpu", weights_only=True)
+    found = checkpoints.opened(path)
+    return found.openais, found.assumptions
 
 
 def as_fp32(tensor: torch.Tensor) -> torch.Tensor:
