@@ -85,10 +85,20 @@ def _clean_canonicalize(text: str) -> str:
     return " ".join(text.lower().split())
 
 
+def _clean_nothing(text: str) -> str:
+    if len(text) > MAX_CHARACTERS:
+        raise UsageError(
+            f"a text of {len(text):,} characters is too long, the limit is {MAX_CHARACTERS:,}; cut "
+            f"it, for a model reads its first words alone: {quoted(text)}"
+        )
+    return text
+
+
 CLEANERS: dict[str, Callable[[str], str]] = {
     "lower": _clean_lower,
     "canonicalize": _clean_canonicalize,
     "whitespace": _clean_whitespace,
+    "none": _clean_nothing,
 }
 
 

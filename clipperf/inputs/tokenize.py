@@ -50,6 +50,7 @@ class TokenizerSpec:
     `kind`: "clip" (open_clip's own BPE: SOT, text, EOT), "hf" (a Hugging Face tokenizer with its
     own special tokens) or "clips" (begin, text, end, padding and a class token in the last place).
     `clean` names open_clip's text cleaning. `zeroed_id` is replaced by 0 everywhere.
+    `sot_id` of an "hf" one is what it begins every text with, None where that is not known.
     `plain_specials` reads special tokens typed in a text as ordinary text. `eot_id` may be None
     for "hf".
     `origin` says which Unicode tables split the words, or which language was set.
@@ -160,7 +161,7 @@ class Tokenizer:
     @property
     def start_id(self) -> int | None:
         """The token that every text begins with; None where that is not known."""
-        return self.spec.sot_id if self.spec.kind == "clip" else None
+        return self.spec.sot_id if self.spec.kind != "clips" else None
 
     def __call__(self, texts: str | Sequence[str], context_tokens: int | None = None) -> np.ndarray:
         """Tokens of every text as int64 [batch, context_tokens], padded and cut as open_clip does.

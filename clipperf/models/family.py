@@ -118,7 +118,7 @@ class Family:
 
 
 FAMILIES: Registry[Family] = Registry(
-    "family", room="clipperf.models.families", first=("sample", "open_clip")
+    "family", room="clipperf.models.families", first=("sample", "open_clip", "hugging_face")
 )
 """The families in the order in which they are asked whose a name is."""
 

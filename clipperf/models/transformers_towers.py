@@ -6,7 +6,7 @@ what the whole model wants, and only the tensors of the wanted tower are assigne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from clipperf.models import open_clip, transformers_weights, weights
 from clipperf.models.transformers_clip import as_open_clip, open_clip_config
-from clipperf.models.transformers_config import KINDS, Facts
+from clipperf.models.transformers_config import CONFIG, KINDS, Facts
 from clipperf.nouns.model import ModelSpec, Tower
 from clipperf.nouns.variant import Side
 
@@ -108,15 +108,15 @@ def build(
     normalize: bool,
     pad: int | None,
     padding_side: str,
-    files: Collection[Path] | None,
+    checkpoint: Path | None,
     assumptions: Mapping[str, str],
 ) -> Tower:
-    """One tower of the model in a folder, in fp32 on the CPU; its weights are those in `files`.
+    """One tower of the model in a folder, in fp32 on the CPU; its weights are a checkpoint's.
 
-    Without `files` they are the seeded ones that `spec` names.
+    Without `checkpoint` they are the seeded ones that `spec` names.
 
     Raises:
-        WeightsError: the files cannot be read, or do not fit.
+        WeightsError: the checkpoint cannot be read, or does not fit.
     """
     from transformers import AutoConfig
 
@@ -125,11 +125,11 @@ def build(
     wanted = model.state_dict()
     drop_other(model, side)
     own = model.state_dict()
-    if files is None:
+    if checkpoint is None:
         weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
     else:
-        state = transformers_weights.named(transformers_weights.open_all(files), wanted)
-        open_clip.check_fit(wanted, own.keys(), state, side, f"{folder} does not fit its own config.json")
+        state = transformers_weights.named(weights.open_state_dict(checkpoint), wanted)
+        open_clip.check_fit(wanted, own.keys(), state, side, f"{checkpoint} does not fit {folder / CONFIG}")
         chosen = {name: weights.as_fp32(state[name]) for name in own}
         model.load_state_dict(chosen, strict=True, assign=True)
     same = KINDS[facts.kind].same_image if side == "image" else facts.kind == "clip"

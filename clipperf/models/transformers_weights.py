@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipperf.errors import WeightsError
-from clipperf.models import weights
-from clipperf.models.transformers_config import read_settings
+from clipperf.models import checkpoint_files
 from clipperf.text import quoted
 
 if TYPE_CHECKING:
@@ -27,39 +26,28 @@ _UNSTORED = ("position_ids", "token_type_ids")
 """Buffers that older versions stored, and newer ones compute."""
 
 
-def files(folder: Path) -> tuple[Path, ...]:
-    """The files of weights in a folder; none where there are none.
+def file_in(folder: Path) -> Path | None:
+    """The weights of a folder: a list of several files, or one; None where there are none.
 
     Raises:
-        WeightsError: one of several is missing, or is only a pointer of Git LFS.
+        WeightsError: it is only a pointer of Git LFS.
     """
-    for name in NAMES:
-        index = read_settings(folder / f"{name}.index.json")
-        if index is not None:
-            parts = sorted(set((index.get("weight_map") or {}).values()))
-            found = tuple(folder / part for part in parts)
-            missing = [path.name for path in found if not path.is_file()]
-            if missing or not found:
-                raise WeightsError(
-                    f"{folder}: {name}.index.json names {len(found)} files, of which "
-                    f"{', '.join(missing) or 'none'} is missing: copy or download all of them"
-                )
-        else:
-            found = (folder / name,)
-        if all(path.is_file() for path in found):
-            for path in found:
-                _refuse_pointer(path)
-            return found
-    return ()
+    for name in (name for base in NAMES for name in (f"{base}.index.json", base)):
+        if (folder / name).is_file():
+            path = folder / name
+            for part in checkpoint_files.parts(path):
+                _refuse_pointer(part)
+            return path
+    return None
 
 
-def needed(folder: Path) -> tuple[Path, ...]:
-    """`files`, where there are some; raises WeightsError that lists what is there instead."""
-    found = files(folder)
-    if not found:
+def needed(folder: Path) -> Path:
+    """`file_in`, where there is one; raises WeightsError that lists what is there instead."""
+    found = file_in(folder)
+    if found is None:
         there = sorted(path.name for path in folder.iterdir() if path.is_file())
         raise WeightsError(
-            f"{folder} holds no weights ({' or '.join(NAMES)}, in one file or with an index), but "
+            f"{folder} holds no weights ({' or '.join(NAMES)}, whole or with an index), but "
             f"{quoted(', '.join(there[:12]))}. Copy them there, or size it with --pretrained random"
         )
     return found
@@ -73,10 +61,12 @@ def _refuse_pointer(path: Path) -> None:
             )
 
 
-def parameters(found: Collection[Path]) -> tuple[int | None, int | None]:
+def parameters(found: Path) -> tuple[int | None, int | None]:
     """Parameters of the image and the text tower, from headers of safetensors; else None each."""
     towers = [0, 0]
-    for path in found:
+    for path in checkpoint_files.parts(found):
+        if path.suffix == ".json":
+            continue
         if path.suffix != ".safetensors":
             return None, None
         try:
@@ -88,19 +78,7 @@ def parameters(found: Collection[Path]) -> tuple[int | None, int | None]:
             if name != "__metadata__" and not name.startswith(SCALARS):
                 side = 0 if name.startswith(IMAGE_PARTS) else 1
                 towers[side] += math.prod(tensor["shape"])
-    return (towers[0], towers[1]) if found else (None, None)
-
-
-def open_all(paths: Collection[Path]) -> dict[str, torch.Tensor]:
-    """All tensors of some files, memory-mapped.
-
-    Raises:
-        WeightsError: a file cannot be read.
-    """
-    state: dict[str, torch.Tensor] = {}
-    for path in paths:
-        state.update(weights.open_state_dict(path))
-    return state
+    return towers[0], towers[1]
 
 
 def named(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipperf.errors import UsageError
-from clipperf.models import catalog
+from clipperf.models import catalog, checkpoint_files
 from clipperf.models.family import FAMILIES, family_of
 from clipperf.nouns.model import ModelSpec
-from clipperf.system.store import cached_sha256, known_sha256
+from clipperf.system.store import known_sha256
 from clipperf.system.targets import expanded
 
 
@@ -49,4 +49,6 @@ def weights_id(spec: ModelSpec) -> str | None:
     if spec.random_weights:
         return spec.pretrained
     path = family_of(spec).weights(spec)
-    return f"sha256:{cached_sha256(path)}" if path is not None and path.is_file() else None
+    if path is None or not path.is_file():
+        return None
+    return f"sha256:{checkpoint_files.digest(path)}"

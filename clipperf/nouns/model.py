@@ -16,7 +16,9 @@ class ModelSpec:
     `id` is ``ARCHITECTURE::WEIGHTS``, for example ``ViT-B-32::laion2b_s34b_b79k``,
     ``ViT-B-32::random:0`` or ``ViT-B-32::checkpoint.safetensors``.
     `family` says who knows more of it (`models.family`). `pretrained` is a tag of that family's,
-    ``random:SEED``, or the absolute path of a file.
+    ``random:SEED``, or the absolute path of a file. `source` is the absolute path of the file or
+    folder that describes the architecture, None where its name says all; then `architecture` ends
+    in a digest of that description.
     """
 
     id: str
@@ -29,6 +31,7 @@ class ModelSpec:
     image_parameters: int | None = None
     text_parameters: int | None = None
     licence: str | None = None
+    source: str | None = None
 
     @property
     def random_weights(self) -> bool:
