@@ -13,7 +13,7 @@ from clipperf.export.make import serving
 from clipperf.models import sample, zoo
 from clipperf.models.family import FAMILIES, family_of
 from clipperf.nouns.cell import Cell, EngineRequest
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.model import OWN_SIZES, ModelSpec, Sizes
 from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, SIDES, PixelDtype, Side, Variant
 from clipperf.serve.opening import request_of
 from clipperf.system import store
@@ -24,12 +24,19 @@ ARTIFACT = "onnx"
 OnStage = Callable[[str], None]
 
 
-def choose_models(names: Sequence[str], pretrained: str | None) -> list[ModelSpec]:
+def choose_models(
+    names: Sequence[str], pretrained: str | None, sizes: Sizes = OWN_SIZES
+) -> list[ModelSpec]:
     """The named models; without a name every model that is exported, else the bundled sample."""
     if names:
-        return [zoo.resolve(name, pretrained) for name in names]
-    if pretrained is not None:
-        raise UsageError("--pretrained needs a MODEL to go with it")
+        return [zoo.resolve(name, pretrained, sizes) for name in names]
+    for option, value in (
+        ("--pretrained", pretrained),
+        ("--image-size", sizes.image_px),
+        ("--context-length", sizes.context_tokens),
+    ):
+        if value is not None:
+            raise UsageError(f"{option} needs a MODEL to go with it")
     exported = {manifest.spec.id: manifest.spec for _, manifest in store.find_artifacts()}
     # What a package has exported that is no longer installed cannot be built to compare with.
     usable = [spec for spec in exported.values() if FAMILIES.find(spec.family) is not None]

@@ -81,10 +81,13 @@ def tag_of(entry: CatalogEntry, wanted: str) -> str:
     for tag in entry.tags:
         if normal(tag) == normal(wanted):
             return tag
-    there = ", ".join(entry.tags) or "none (use --pretrained random, or a file)"
+    there = ", ".join(entry.tags) or "none (take random[:SEED], or a file)"
     close = difflib.get_close_matches(normal(wanted), [normal(t) for t in entry.tags], n=1)
     hint = next((f"did you mean {t}? " for t in entry.tags if close == [normal(t)]), "")
-    raise UsageError(f"{entry.architecture} has no tag {wanted!r}: {hint}Its tags: {there}")
+    raise UsageError(
+        f"{entry.architecture} has no tag {wanted!r}, and no file or folder is called so: {hint}"
+        f"Its tags: {there}"
+    )
 
 
 def _refuse_mclip(name: str) -> None:

@@ -8,6 +8,7 @@ commonly leave beside the weights is replaced by something that does nothing.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import pickle
 import pickletools
 import re
@@ -20,6 +21,7 @@ from typing import Any
 from clipperf.errors import ArtifactError, WeightsError
 from clipperf.models import torchscript
 from clipperf.system.files import read_json
+from clipperf.system.store import cached_sha256
 from clipperf.text import shortened
 
 SHARD_LISTS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -57,6 +59,25 @@ def read(path: Path) -> Any:
         raise WeightsError(_more_than_weights(path, exc)) from exc
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
         raise WeightsError(f"{path} is no readable PyTorch checkpoint: {_first(exc)}") from exc
+
+
+def parts(path: Path) -> tuple[Path, ...]:
+    """The files of a checkpoint: those that a list of shards names, the list first; else itself.
+
+    Raises:
+        WeightsError: the list cannot be read, or a file is missing.
+    """
+    if not path.name.endswith(".index.json"):
+        return (path,)
+    return (path, *(path.parent / name for name in sorted(set(_places(path).values()))))
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a checkpoint, which takes reading it once; of a list, that of all its files."""
+    files = parts(path)
+    if len(files) == 1:
+        return cached_sha256(path)
+    return hashlib.sha256("".join(map(cached_sha256, files)).encode()).hexdigest()
 
 
 def find(folder: Path) -> Path:
@@ -106,22 +127,28 @@ def _safetensors(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} is no readable safetensors file: {exc}") from exc
 
 
-def _shards(path: Path) -> dict[str, Any]:
-    """The tensors of all files that a list names; each file is read once."""
+def _places(path: Path) -> dict[str, str]:
+    """The file of each tensor that a list names."""
     try:
-        places = read_json(path)["weight_map"]
-        names = sorted(set(places.values()))
+        places = {str(name): str(file) for name, file in read_json(path)["weight_map"].items()}
     except (ArtifactError, KeyError, TypeError, AttributeError) as exc:
         raise WeightsError(f"{path} is no list of shards: {_first(exc)}") from exc
+    names = sorted(set(places.values()))
     missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
         raise WeightsError(
-            f"{path} lists {len(names)} files, and {', '.join(missing[:3])} is missing: copy the "
-            f"whole folder"
+            f"{path} lists {len(names)} files, {len(missing)} of which are not there: "
+            f"{', '.join(missing[:3])}. Copy the whole folder"
         )
+    return places
+
+
+def _shards(path: Path) -> dict[str, Any]:
+    """The tensors of all files that a list names; each file is read once."""
+    places = _places(path)
     found: dict[str, Any] = {}
-    for name in names:
-        found.update(read(path.parent / name))
+    for file in parts(path)[1:]:
+        found.update(read(file))
     lost = [name for name in places if name not in found]
     if lost:
         raise WeightsError(f"{path} lists {lost[0]}, which {places[lost[0]]} does not hold")
@@ -251,5 +278,6 @@ def _more_than_weights(path: Path, exc: Exception) -> str:
 
 
 def _first(exc: BaseException) -> str:
-    """The first line of an error."""
-    return shortened((str(exc).strip().splitlines() or [type(exc).__name__])[0], 200)
+    """The first line of an error, without torch's advice about an argument of its own."""
+    said = str(exc).rpartition("WeightsUnpickler error:")[2].strip()
+    return shortened((said.splitlines() or [type(exc).__name__])[0], 200)

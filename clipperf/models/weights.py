@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import ArtifactError, StorageError, UsageError, WeightsError
-from clipperf.models import checkpoints
+from clipperf.models import catalog, checkpoint_files, checkpoints
+from clipperf.models.family import CatalogEntry
+from clipperf.models.published import normal
 from clipperf.system.files import read_json, write_json
-from clipperf.system.store import cached_sha256, home
+from clipperf.system.store import home
 from clipperf.system.targets import expanded
 
 if TYPE_CHECKING:
@@ -29,36 +31,67 @@ SUFFIXES = (".safetensors", ".index.json", ".pt", ".pth", ".bin", ".ckpt")
 """What ends in one of these is a file, also where it is missing."""
 
 
-def parse(pretrained: str, tags: tuple[str, ...], architecture: str) -> tuple[str, str]:
+def parse(pretrained: str, entry: CatalogEntry) -> tuple[str, str]:
     """Split a ``--pretrained`` value into (label for the model id, canonical value).
 
     Raises:
-        UsageError: neither a tag of this architecture, nor a file, nor ``random[:SEED]``.
+        UsageError: neither a tag of this architecture, nor a file or a folder, nor
+            ``random[:SEED]``.
     """
-    if pretrained == "random" or pretrained.startswith("random:"):
-        seed = pretrained.partition(":")[2] or "0"
-        if not seed.isdecimal() or int(seed) >= 2**63:
-            raise UsageError(f"--pretrained {pretrained}: the seed is a whole number below 2**63")
-        return f"random:{int(seed)}", f"random:{int(seed)}"
+    noise = seeded(pretrained)
+    if noise is not None:
+        return noise, noise
+    path = None if normal(pretrained) in map(normal, entry.tags) else file_of(pretrained)
+    if path is not None:
+        return label_of(path), str(path)
+    tag = catalog.tag_of(entry, pretrained)
+    return tag, tag
+
+
+def seeded(pretrained: str) -> str | None:
+    """The canonical value of ``random[:SEED]``, None for other values; raises UsageError."""
+    if pretrained != "random" and not pretrained.startswith("random:"):
+        return None
+    seed = pretrained.partition(":")[2] or "0"
+    if not seed.isdecimal() or int(seed) >= 2**63:
+        raise UsageError(f"--pretrained {pretrained}: the seed is a whole number below 2**63")
+    return f"random:{int(seed)}"
+
+
+def file_of(pretrained: str) -> Path | None:
+    """The checkpoint that a ``--pretrained`` value names, in a folder the one that it holds.
+
+    None where nothing of that name is there.
+
+    Raises:
+        UsageError: what looks like a file is missing, or a folder holds no checkpoint.
+    """
+    path = expanded(pretrained)
+    if not pretrained.strip():
+        return None
+    if path.is_dir():
+        try:
+            return checkpoint_files.find(path)
+        except WeightsError as exc:
+            raise UsageError(f"--pretrained {pretrained}: {exc}") from exc
+    if path.is_file():
+        return path
     if pretrained.endswith(SUFFIXES):
-        path = expanded(pretrained)
-        if not path.is_file():
-            raise UsageError(f"--pretrained {pretrained}: there is no such file")
-        # Two checkpoints may share a file name; their results must not be taken for one model's.
-        return f"{path.name}@{cached_sha256(path)[:8]}", str(path)
-    wanted = pretrained.lower().replace("-", "_")
-    for tag in tags:
-        if tag.lower().replace("-", "_") == wanted:
-            return tag, tag
-    raise UsageError(
-        f"{architecture} has no pretrained tag {pretrained!r}; it has: "
-        f"{', '.join(tags) or 'none'}. Or pass a file (.safetensors, .pt) or random[:SEED]"
-    )
+        raise UsageError(f"--pretrained {pretrained}: there is no such file")
+    return None
+
+
+def label_of(path: Path) -> str:
+    """What a checkpoint is called in a model's id.
+
+    Two may share a file name; their results must not be taken for one model's.
+    """
+    return f"{path.name}@{checkpoint_files.digest(path)[:8]}"
 
 
 def is_file(pretrained: str) -> bool:
     """Whether a canonical `pretrained` value is a path."""
-    return pretrained.endswith(SUFFIXES) and Path(pretrained).is_absolute()
+    return Path(pretrained).is_absolute()
 
 
 def known(architecture: str, pretrained: str) -> Path | None:

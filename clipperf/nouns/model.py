@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipperf.nouns.variant import Side
@@ -44,6 +44,35 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """What a model is to take that its architecture does not say; None keeps to that.
+
+    Pixels of the sides of an image, and tokens of a text.
+    """
+
+    image_px: int | None = None
+    context_tokens: int | None = None
+
+
+OWN_SIZES = Sizes()
+"""Those that the architecture says."""
+
+
+def resized(spec: ModelSpec, sizes: Sizes) -> ModelSpec:
+    """A model at other sizes, which its id tells: ``ViT-B-32::openai@320px@64tokens``.
+
+    Its parameters count as before, though it has more or fewer positions.
+    """
+    px, tokens = sizes.image_px or spec.image_px, sizes.context_tokens or spec.context_tokens
+    changed = [f"@{px}px"] if px != spec.image_px else []
+    changed += [f"@{tokens}tokens"] if tokens != spec.context_tokens else []
+    if not changed:
+        return spec
+    named = spec.id if "::" in spec.id else f"{spec.id}::{spec.pretrained}"
+    return replace(spec, id=named + "".join(changed), image_px=px, context_tokens=tokens)
+
+
+@dataclass(frozen=True)
 class Tower:
     """One half of a CLIP, ready to run in PyTorch. Holds live objects; never serialised.
 
@@ -79,3 +108,6 @@ class TextIds:
 
 
 CLIP_IDS = TextIds(sot=49406, eot=49407, low=1, high=49406)
+
+OTHER_VOCABULARY = TextIds(sot=None, eot=1, low=2, high=1000)
+"""Ids that every tokenizer has: only their number matters for cost."""
