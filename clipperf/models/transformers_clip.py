@@ -61,7 +61,8 @@ def open_clip_config(config: Any, side: Side) -> dict[str, Any] | None:
             "vocab_size": part.vocab_size,
             "heads": heads,
         }
-        if part.eos_token_id != _LEGACY_EOS:
+        # The first of the largest ids is the first end token, and every text has one.
+        if part.eos_token_id not in (_LEGACY_EOS, part.vocab_size - 1):
             made |= {"pool_type": "eos", "eos_id": part.eos_token_id}
     parts = {**_SMALLEST, side: made}
     return {
