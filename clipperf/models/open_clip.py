@@ -137,14 +137,14 @@ def build_from_config(
         weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
     else:
         resized = assign(model, checkpoint, side, spec.id)
-    said = _resizings(resized, config)
+    said = _resizings(resized, image_size(config, spec))
     if side == "image":
         said |= _set_input_size(model, config, spec)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     module: torch.nn.Module
     if side == "image":
-        px = config["vision_cfg"]["image_size"]
+        px = image_size(config, spec)
         height, width = (px, px) if isinstance(px, int) else px
         example = torch.zeros(2, 3, height, width)
         dynamic, module = False, ImageTower(model, normalize)
@@ -175,15 +175,14 @@ def _set_input_size(
     Raises:
         WeightsError: timm cannot.
     """
-    embed = getattr(getattr(model.visual, "trunk", None), "patch_embed", None)
-    before, px = getattr(embed, "img_size", None), config["vision_cfg"].get("image_size")
-    if before is None or px is None:
-        return {}
+    visual: Any = model.visual
+    embed = getattr(getattr(visual, "trunk", None), "patch_embed", None)
+    before, px = getattr(embed, "img_size", None), image_size(config, spec)
     wanted = (px, px) if isinstance(px, int) else tuple(px)
-    if tuple(before) == wanted:
+    if before is None or tuple(before) == wanted:
         return {}
     try:
-        model.visual.set_input_size(wanted)
+        visual.set_input_size(wanted)
     except (AssertionError, RuntimeError, ValueError, TypeError) as exc:
         raise WeightsError(f"{spec.id} takes no images of {px} px: {exc}") from exc
     step = getattr(embed, "patch_size", (1, 1))
@@ -195,15 +194,21 @@ def _set_input_size(
     return {"image size": f"positions resized from {before[0]} to {wanted[0]} px"}
 
 
-def _resizings(resized: Mapping[str, tuple[int, int]], config: Mapping[str, Any]) -> dict[str, str]:
+def image_size(config: Mapping[str, Any], spec: ModelSpec) -> Any:
+    """Pixels of an image's sides: a number, or height and width; open_clip's default is 224."""
+    return config["vision_cfg"].get("image_size", spec.image_px)
+
+
+def _resizings(resized: Mapping[str, tuple[int, int]], px: Any) -> dict[str, str]:
     """In words, what `assign` did to positions."""
     said = {}
     for name, (before, after) in resized.items():
-        if name.startswith("visual."):
-            px = config["vision_cfg"]["image_size"]
+        if name.startswith("visual.") and isinstance(px, int):
             # All but the class token's are places of a grid; open_clip resizes square ones alone.
             trained = round(px * ((before - 1) / (after - 1)) ** 0.5)
             said["image size"] = f"positions resized from {trained} to {px} px"
+        elif name.startswith("visual."):
+            said["image size"] = f"positions resized from {before - 1} to {after - 1} places"
         else:
             said["context length"] = f"positions resized from {before} to {after} tokens"
     return said

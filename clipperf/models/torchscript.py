@@ -83,7 +83,7 @@ class _Reader(pickle.Unpickler):
         super().__init__(stream)
         self._path, self._archive, self._data = path, archive, data
         self._root = data.rpartition("/")[0] + "/"
-        self._mapped: torch.UntypedStorage | None = None
+        self._mapped: Any = None
 
     def find_class(self, module: str, name: str) -> Any:
         """What a name in the data stands for."""
