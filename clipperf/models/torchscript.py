@@ -97,7 +97,7 @@ class _Reader(pickle.Unpickler):
             return OrderedDict
         if module == "torch.jit._pickle":  # typed lists and dicts, beside the weights
             return _plain
-        dtype = getattr(torch, _STORED.get(name, ""), None) if module == "torch" else None
+        dtype = getattr(torch, _STORED.get(f"{module}.{name}", ""), None)
         if dtype is None:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return dtype
@@ -129,16 +129,16 @@ class _Reader(pickle.Unpickler):
 
 
 _STORED = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
+    "torch.DoubleStorage": "float64",
+    "torch.FloatStorage": "float32",
+    "torch.HalfStorage": "float16",
+    "torch.BFloat16Storage": "bfloat16",
+    "torch.LongStorage": "int64",
+    "torch.IntStorage": "int32",
+    "torch.ShortStorage": "int16",
+    "torch.CharStorage": "int8",
+    "torch.ByteStorage": "uint8",
+    "torch.BoolStorage": "bool",
 }
 """torch's types by the names of their storages."""
 
