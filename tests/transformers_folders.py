@@ -64,7 +64,9 @@ def image_processor(kind: str, **settings: Any) -> Any:
     """transformers' own of a kind, the one with Pillow, for images of `PX`."""
     import transformers.models as models
 
-    name = {"siglip": "Siglip", "siglip2": "Siglip2", "chinese_clip": "ChineseCLIP"}.get(kind, "CLIP")
+    name = {"siglip": "Siglip", "siglip2": "Siglip2", "chinese_clip": "ChineseCLIP"}.get(
+        kind, "CLIP"
+    )
     module = {"CLIP": "clip", "ChineseCLIP": "chinese_clip"}.get(name, name.lower())
     of = getattr(getattr(models, module), f"image_processing_pil_{module}")
     own: dict[str, Any] = {"size": {"shortest_edge": PX}, "crop_size": {"height": PX, "width": PX}}
@@ -81,9 +83,7 @@ def tokenizer_of(kind: str) -> Any:
 
     if kind == "clip":
         vocabulary, merges = clips_vocabulary()
-        return transformers.CLIPTokenizer(
-            vocab=vocabulary, merges=merges, model_max_length=TOKENS
-        )
+        return transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
     if kind in ("altclip", "xlm-roberta"):
         pieces = [tuple(piece) for piece in trained("unigram")["vocab"]]
         return transformers.XLMRobertaTokenizer(vocab=pieces, model_max_length=512)

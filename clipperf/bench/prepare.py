@@ -11,6 +11,7 @@ from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export.exporter import chosen, find
 from clipperf.export.make import serving
 from clipperf.models import sample, zoo
+from clipperf.models.checkpoint_files import parts
 from clipperf.models.family import FAMILIES, family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import OWN_SIZES, ModelSpec, Sizes
@@ -146,8 +147,8 @@ def engine_request(
     on_stage: OnStage,
     largest_batch: int | None = None,
     margin: float | None = None,
-) -> tuple[EngineRequest, int]:
-    """What opens a cell's engine, and the bytes that the tower takes on disk.
+) -> tuple[EngineRequest, int | None]:
+    """What opens a cell's engine, and the bytes that the tower takes on disk, None if unknown.
 
     `largest_batch` is that of a sweep, in which a cell runs whole batches of its own size; without
     it the engine takes any batch up to the cell's. `margin` is as for `artifact_folder`.
@@ -179,13 +180,16 @@ def request_in(folder: Path, cell: Cell, spec: ModelSpec) -> tuple[EngineRequest
     return request_of(cell, spec, folder, tower), tower.disk_bytes
 
 
-def checkpoint_bytes(spec: ModelSpec, side: Side) -> int:
-    """What one tower takes of its checkpoint: the file's bytes by its share of the parameters.
+def checkpoint_bytes(spec: ModelSpec, side: Side) -> int | None:
+    """What one tower takes of its checkpoint: the files' bytes by its share of the parameters.
 
-    Random weights have no file and count four bytes a parameter.
+    Random weights have no file and count four bytes a parameter. None where the number of
+    parameters is not known.
     """
     own = spec.parameters(side)
+    if not own:
+        return None
     if spec.random_weights:
         return own * 4
-    size = family_of(spec).fetch(spec).stat().st_size
+    size = sum(file.stat().st_size for file in parts(family_of(spec).fetch(spec)))
     return round(size * own / max(1, sum(map(spec.parameters, SIDES))))

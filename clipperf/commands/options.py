@@ -20,21 +20,6 @@ if TYPE_CHECKING:
     from clipperf.report.sizing.types import Targets
     from clipperf.report.table import Table
 
-Pretrained = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads the annotation at run time
-    typer.Option(
-        "--pretrained",
-        metavar="TAG|FILE|random[:SEED]",
-        help="Weights: an open_clip tag, a .safetensors or .pt file, or seeded random ones.",
-    ),
-]
-Models = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Argument(
-        metavar="[MODEL]...",
-        help="Architectures or ARCHITECTURE::TAG; none: every exported model, else the sample.",
-    ),
-]
 TowerChoice = Annotated[str, typer.Option("--tower", help="image, text or both.")]
 Precisions = Annotated[
     str,

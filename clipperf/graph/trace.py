@@ -78,6 +78,7 @@ def export_onnx(
     Raises:
         ExportError: torch's exporter refuses the tower; the message holds its reason.
     """
+    import onnx_ir as ir
     import torch
 
     from clipperf.models.lean import make_lean
@@ -95,6 +96,11 @@ def export_onnx(
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as exc:
         raise ExportError(
             f"{tower.spec.id}: torch's exporter cannot take its {tower.side} tower: "
+            f"{root_reason(exc)}"
+        ) from exc
+    except ir.serde.SerdeError as exc:
+        raise ExportError(
+            f"{tower.spec.id}: a constant of its {tower.side} tower cannot be computed: "
             f"{root_reason(exc)}"
         ) from exc
     check_axes(path, *io_specs(tower, "float32" if takes_bytes is None else "uint8"))

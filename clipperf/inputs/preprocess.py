@@ -34,6 +34,7 @@ from PIL import Image, ImageOps
 from clipperf.errors import AccuracyWarning, UsageError
 from clipperf.inputs.preprocess_fast import resize_and_crop
 from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec, Size
+from clipperf.inputs.preprocess_transformers import crop_as_transformers, on_white, wider
 from clipperf.inputs.reading import (
     MAX_IMAGE_BYTES,
     check_size,
@@ -41,7 +42,6 @@ from clipperf.inputs.reading import (
     open_image,
     why_unreadable,
 )
-from clipperf.inputs.preprocess_transformers import crop_as_transformers, on_white, wider
 from clipperf.inputs.resize import centre, resize_middle
 from clipperf.nouns.variant import PIXEL_DTYPES
 from clipperf.system.reading import open_regular

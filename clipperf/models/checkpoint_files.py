@@ -163,7 +163,7 @@ def _torch_file(path: Path) -> Any:
         return _loaded(path)
     except pickle.UnpicklingError:
         replaced = [(_stand_in(name), name) for name in _named(path)]
-        known = [(value, name) for value, name in replaced if value is not None]
+        known: list[Any] = [(value, name) for value, name in replaced if value is not None]
         if not known:
             raise
     import torch

@@ -69,7 +69,7 @@ def opened(path: Path) -> Checkpoint:
         raise WeightsError(f"{path} holds no weights: {_found(held)}. {_LOOKED_FOR}")
     tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
     _check_whole(path, tensors)
-    names = _own_names(list(state))
+    names = own_names(list(state))
     marks = OPENAI_MARKS if names.keys() >= OPENAI_MARKS else frozenset()
     own = {new: state[old] for new, old in names.items() if old in tensors and new not in marks}
     chosen = {} if taken is None else {"weights": taken}
@@ -120,7 +120,7 @@ def _check_whole(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         )
 
 
-def _own_names(names: list[str]) -> dict[str, str]:
+def own_names(names: list[str]) -> dict[str, str]:
     """A model's own names of tensors, each with the one that the file has.
 
     A prefix is one where most tensors are behind it: then the few others are no part of the model,

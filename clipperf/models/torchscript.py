@@ -9,6 +9,7 @@ dict, tensors are mapped from the file's ``data/`` entries, and every other name
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -45,22 +46,34 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
 
 class _Module(dict[str, Any]):
-    """The attributes of one module."""
+    """The attributes of one module; `stored` are its parameters and buffers where that is known."""
+
+    stored: frozenset[str] | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.update(state)
 
 
 def _tensors(module: _Module, prefix: str) -> list[tuple[str, torch.Tensor]]:
+    """A module's parameters and buffers, and those of the modules in it."""
     import torch
 
     found = []
     for name, value in module.items():
         if isinstance(value, _Module):
             found += _tensors(value, f"{prefix}{name}.")
-        elif isinstance(value, torch.Tensor):
+        elif isinstance(value, torch.Tensor) and (module.stored is None or name in module.stored):
             found.append((f"{prefix}{name}", value))
     return found
+
+
+def _stored(code: str, name: str) -> frozenset[str] | None:
+    """The parameters and buffers of a class, as its code lists them; None where it lists none."""
+    own = re.search(rf"^class {re.escape(name)}\(.*?(?=^class |\Z)", code, re.MULTILINE | re.DOTALL)
+    lists = re.findall(r"^  __(?:parameters|buffers)__ = \[(.*?)\]", own[0] if own else "", re.M)
+    if len(lists) < 2:
+        return None
+    return frozenset(re.findall(r'"([^"]+)"', " ".join(lists)))
 
 
 class _Reader(pickle.Unpickler):
@@ -69,24 +82,34 @@ class _Reader(pickle.Unpickler):
     def __init__(self, stream: Any, path: Path, archive: zipfile.ZipFile, data: str) -> None:
         super().__init__(stream)
         self._path, self._archive, self._data = path, archive, data
-        self._mapped: torch.UntypedStorage | None = None
+        self._root = data.rpartition("/")[0] + "/"
+        self._mapped: Any = None
 
     def find_class(self, module: str, name: str) -> Any:
         """What a name in the data stands for."""
         import torch
 
         if module.partition(".")[0] == "__torch__":
-            return _Module
+            return self._class(module, name)
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _tensor
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch.jit._pickle":  # typed lists and dicts, beside the weights
             return _plain
-        dtype = getattr(torch, _STORED.get(name, ""), None) if module == "torch" else None
+        dtype = getattr(torch, _STORED.get(f"{module}.{name}", ""), None)
         if dtype is None:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return dtype
+
+    def _class(self, module: str, name: str) -> type[_Module]:
+        """The class of modules that the archive's code calls so."""
+        entry = f"{self._root}code/{module.replace('.', '/')}.py"
+        try:
+            code = self._archive.read(entry).decode("utf-8", "replace")
+        except KeyError:
+            return _Module
+        return type(name, (_Module,), {"stored": _stored(code, name)})
 
     def persistent_load(self, pid: Any) -> Any:
         """The bytes of a tensor, mapped from the file, and their type."""
@@ -106,16 +129,16 @@ class _Reader(pickle.Unpickler):
 
 
 _STORED = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
+    "torch.DoubleStorage": "float64",
+    "torch.FloatStorage": "float32",
+    "torch.HalfStorage": "float16",
+    "torch.BFloat16Storage": "bfloat16",
+    "torch.LongStorage": "int64",
+    "torch.IntStorage": "int32",
+    "torch.ShortStorage": "int16",
+    "torch.CharStorage": "int8",
+    "torch.ByteStorage": "uint8",
+    "torch.BoolStorage": "bool",
 }
 """torch's types by the names of their storages."""
 

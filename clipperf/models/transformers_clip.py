@@ -36,8 +36,10 @@ def open_clip_config(config: Any, side: Side) -> dict[str, Any] | None:
     part = config.vision_config if side == "image" else config.text_config
     width, heads = part.hidden_size, part.num_attention_heads
     ratio = part.intermediate_size / width
-    if part.hidden_act not in QUICK_GELU or width % heads or int(width * ratio) != (
-        part.intermediate_size
+    if (
+        part.hidden_act not in QUICK_GELU
+        or width % heads
+        or int(width * ratio) != (part.intermediate_size)
     ):
         return None
     made: dict[str, Any] = {"width": width, "layers": part.num_hidden_layers, "mlp_ratio": ratio}

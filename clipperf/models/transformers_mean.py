@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from clipperf.models import open_clip, transformers_weights, weights
-from clipperf.models.transformers_towers import additive, attended, counted
+from clipperf.models.open_clip_fit import check_fit
+from clipperf.models.transformers_towers import OTHERS, additive, attended, counted
 from clipperf.nouns.model import ModelSpec, Tower
 
 
@@ -75,7 +76,8 @@ def build(
         weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
     else:
         state = transformers_weights.named(weights.open_state_dict(checkpoint), wanted)
-        open_clip.check_fit(wanted, own.keys(), state, "text", f"{checkpoint} does not fit {spec.id}")
+        said = f"{checkpoint} does not fit {spec.id}"
+        check_fit(wanted, own.keys(), state, "text", said, OTHERS)
         chosen = {name: weights.as_fp32(state[name]) for name in own}
         model.load_state_dict(chosen, strict=True, assign=True)
     return open_clip.finished(model, spec, "text", (), normalize, assumptions)

@@ -37,7 +37,7 @@ def opened(folder: Path) -> Any:
             f"the tokenizer in {folder} needs a package: {str(exc).strip().splitlines()[0]}. "
             f"pip install sentencepiece protobuf"
         ) from exc
-    except Exception as exc:  # noqa: BLE001 - of damaged files it raises anything
+    except Exception as exc:
         said = (str(exc).strip().splitlines() or [""])[0]
         raise WeightsError(
             f"the tokenizer in {folder} cannot be read: {type(exc).__name__}: {said}"

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from clipperf.models import open_clip, transformers_weights, weights
+from clipperf.models.open_clip_fit import check_fit
 from clipperf.models.transformers_clip import as_open_clip, open_clip_config
 from clipperf.models.transformers_config import CONFIG, KINDS, Facts
 from clipperf.nouns.model import ModelSpec, Tower
@@ -24,6 +25,9 @@ PARTS: dict[Side, tuple[str, ...]] = {
     "text": ("text_model", "text_projection"),
 }
 """The modules that each tower of transformers' models is made of."""
+
+OTHERS = "Are weights and configuration of one model, and is no adapter left beside them?"
+"""Advice where they do not fit."""
 
 
 class Embedder(nn.Module):
@@ -129,7 +133,8 @@ def build(
         weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
     else:
         state = transformers_weights.named(weights.open_state_dict(checkpoint), wanted)
-        open_clip.check_fit(wanted, own.keys(), state, side, f"{checkpoint} does not fit {folder / CONFIG}")
+        said = f"{checkpoint} does not fit {folder / CONFIG}"
+        check_fit(wanted, own.keys(), state, side, said, OTHERS)
         chosen = {name: weights.as_fp32(state[name]) for name in own}
         model.load_state_dict(chosen, strict=True, assign=True)
     same = KINDS[facts.kind].same_image if side == "image" else facts.kind == "clip"
@@ -141,7 +146,8 @@ def build(
         model = open_clip.skeleton(mapped)
         open_clip.drop_other(model, side)
         model.load_state_dict(state, strict=True, assign=True)
-    return open_clip.finished(model, spec, side, (facts.image_px, facts.image_px), normalize, assumptions)
+    size = (facts.image_px, facts.image_px)
+    return open_clip.finished(model, spec, side, size, normalize, assumptions)
 
 
 def laid_out(name: str, config: Any) -> nn.Module:

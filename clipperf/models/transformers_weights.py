@@ -1,4 +1,4 @@
-"""The weights of a folder in transformers' layout, in one file or several, by transformers' names."""
+"""The weights of a folder of transformers', in one file or several, under its names of today."""
 
 from __future__ import annotations
 
@@ -81,9 +81,7 @@ def parameters(found: Path) -> tuple[int | None, int | None]:
     return towers[0], towers[1]
 
 
-def named(
-    state: Mapping[str, torch.Tensor], wanted: Collection[str]
-) -> dict[str, torch.Tensor]:
+def named(state: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
     """Tensors under the names of the installed transformers.
 
     Versions have named the blocks of a tower ``layer`` and ``layers``, and the parts of a norm

@@ -65,14 +65,17 @@ def _sizes_in(name: str) -> tuple[str, Sizes]:
 
 
 def _merged(own: Sizes, asked: Sizes) -> Sizes:
-    """The sizes of a name and of options; raises UsageError where both name one."""
+    """The sizes of a name and of options; raises UsageError where they differ."""
     for mine, option, value in (
         (own.image_px, "--image-size", asked.image_px),
         (own.context_tokens, "--context-length", asked.context_tokens),
     ):
-        if mine is not None and value not in (None, mine):
+        if None not in (mine, value) and mine != value:
             raise UsageError(f"the name already says {mine}: leave {option} {value} out")
-    return Sizes(asked.image_px or own.image_px, asked.context_tokens or own.context_tokens)
+    return Sizes(
+        own.image_px if asked.image_px is None else asked.image_px,
+        own.context_tokens if asked.context_tokens is None else asked.context_tokens,
+    )
 
 
 def _resized(spec: ModelSpec, sizes: Sizes) -> ModelSpec:

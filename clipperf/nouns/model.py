@@ -63,7 +63,8 @@ def resized(spec: ModelSpec, sizes: Sizes) -> ModelSpec:
 
     Its parameters count as before, though it has more or fewer positions.
     """
-    px, tokens = sizes.image_px or spec.image_px, sizes.context_tokens or spec.context_tokens
+    px = spec.image_px if sizes.image_px is None else sizes.image_px
+    tokens = spec.context_tokens if sizes.context_tokens is None else sizes.context_tokens
     changed = [f"@{px}px"] if px != spec.image_px else []
     changed += [f"@{tokens}tokens"] if tokens != spec.context_tokens else []
     if not changed:

@@ -22,8 +22,8 @@ from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import SIDES
 
 pytest.importorskip("transformers", reason="the models are transformers' own")
-import transformers_folders  # noqa: E402
-from transformers_folders import CLASSES, CORPUS, PX, TOKENS  # noqa: E402
+import transformers_folders
+from transformers_folders import CLASSES, CORPUS, PX, TOKENS
 
 TEXTS = [*CORPUS, "a long text " * 30, ""]
 
@@ -239,7 +239,9 @@ def test_what_is_beside_the_weights_is_part_of_the_model(
     changed = zoo.resolve(str(copy))
     assert changed.id != specs[0].id and changed.architecture != specs[0].architecture
     (copy / "model.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"holds no weights.*tokenizer.json.*--pretrained random"):
+    with pytest.raises(
+        WeightsError, match=r"holds no weights.*tokenizer.json.*--pretrained random"
+    ):
         zoo.resolve(str(copy))
     noise = zoo.resolve(str(copy), "random:3")
     assert noise.random_weights and noise.id == f"{changed.architecture}::random:3"
@@ -321,7 +323,9 @@ def test_padding_is_hidden_where_the_tokenizer_says_so(
     shutil.copytree(folder, copy)
     settings = json.loads((copy / "tokenizer_config.json").read_text())
     names = ["input_ids", "attention_mask"]
-    (copy / "tokenizer_config.json").write_text(json.dumps({**settings, "model_input_names": names}))
+    (copy / "tokenizer_config.json").write_text(
+        json.dumps({**settings, "model_input_names": names})
+    )
     tokens = torch.randint(5, 300, (2, TOKENS), generator=torch.Generator().manual_seed(1))
     tokens[0, 6:] = 0
     tokens[1, 2] = 0  # typed, and so seen

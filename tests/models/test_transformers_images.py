@@ -19,7 +19,7 @@ from clipperf.models import transformers_images
 from clipperf.models.transformers_config import Facts
 
 pytest.importorskip("transformers", reason="image processors are transformers' own")
-from transformers_folders import image_processor  # noqa: E402
+from transformers_folders import image_processor
 
 MODES = ("RGB", "RGB", "RGB", "L", "LA", "RGBA", "P", "CMYK", "1")
 
@@ -69,7 +69,9 @@ def test_pixels_are_those_of_transformers(
     spec = spec_of(kind, tmp_path, px, processor)
     images = list(photos(200, seed=px))
     ours = preprocess(images, spec)
-    theirs = np.stack([processor(image, return_tensors="np")["pixel_values"][0] for image in images])
+    theirs = np.stack(
+        [processor(image, return_tensors="np")["pixel_values"][0] for image in images]
+    )
     # The same bytes; on their way to floats one rounding is in another place.
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)

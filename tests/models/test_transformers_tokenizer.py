@@ -13,11 +13,24 @@ from clipperf.inputs.tokenize import Tokenizer
 from clipperf.models import transformers_tokenizer
 
 pytest.importorskip("transformers", reason="tokenizers are transformers' own")
-from transformers_folders import CORPUS, tokenizer_of  # noqa: E402
+from transformers_folders import CORPUS, tokenizer_of
 
 HOSTILE = (
     *("", " ", "\n", "\t \r\n", "\x00", "a\x00b", "\x1b[31m", "\ufeff", "\u200b\u200d", "\u202e"),
-    *("👍🏽", "👨‍👩‍👧‍👦", "é", "e\u0301", "ﬁ", "ＦＵＬＬ", "İ", "ß", "ǅ", "Ω", "\u0345", "\U0010ffff"),
+    *(
+        "👍🏽",
+        "👨‍👩‍👧‍👦",
+        "é",
+        "e\u0301",
+        "ﬁ",
+        "ＦＵＬＬ",
+        "İ",
+        "ß",
+        "ǅ",
+        "Ω",
+        "\u0345",
+        "\U0010ffff",
+    ),
     *("<s>", "</s>", "<pad>", "[PAD] [CLS] [SEP]", "<|endoftext|>", "<eos> <bos>", "<mask>"),
     *("<unk>", "<0x41>", "▁", "##ing", "a</w>", "'S 'LL", "it's", "&amp;lt;", "<b>x</b>"),
     *("word " * 3000, "a" * 5000, "東" * 3000, "\n".join("ab" * 500), "1234567890" * 100),

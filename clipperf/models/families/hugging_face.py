@@ -164,9 +164,7 @@ def build(spec: ModelSpec, side: Side, normalize: bool) -> Tower:
     )  # fmt: skip
 
 
-def _assumptions(
-    folder: Path, facts: transformers_config.Facts, side: Side
-) -> dict[str, str]:
+def _assumptions(folder: Path, facts: transformers_config.Facts, side: Side) -> dict[str, str]:
     said = {}
     if side == "text" and facts.most_tokens > facts.context_tokens:
         said["context length"] = (

@@ -145,9 +145,7 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
     plain = normal(named.removeprefix(hub.PREFIX))
     known = {normal(entry.architecture): entry for entry in entries()}
     if plain not in known:
-        raise UsageError(
-            f"{named}: of M-CLIP's models these can be had: {', '.join(STUDENTS)}"
-        )
+        raise UsageError(f"{named}: of M-CLIP's models these can be had: {', '.join(STUDENTS)}")
     label, weights = checkpoints.parse(wanted or TAG, known[plain])
     return known[plain].spec(f"{known[plain].architecture}::{label}", FAMILY.name, weights)
 

@@ -237,7 +237,7 @@ def preprocess_config(spec: ModelSpec) -> dict[str, Any]:
         variants = [relevant(t) for t in _PRETRAINED.get(spec.architecture, {}).values()]
         if variants and all(v == variants[0] for v in variants):
             config.update(variants[0])
-    config["size"] = model_config(spec)["vision_cfg"]["image_size"]
+    config["size"] = model_config(spec)["vision_cfg"].get("image_size", spec.image_px)
     return config
 
 

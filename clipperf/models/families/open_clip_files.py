@@ -195,8 +195,8 @@ def build(spec: ModelSpec, side: Side, normalize: bool) -> Tower:
 def pixels(spec: ModelSpec) -> PreprocessSpec:
     """How images are preprocessed: as the file says, at the tower's size."""
     config = _config(spec)
-    own = sized(config["model_cfg"], spec)["vision_cfg"].get("image_size", spec.image_px)
-    return PreprocessSpec.from_open_clip({**config["preprocess_cfg"], "size": own})
+    size = sized(config["model_cfg"], spec)["vision_cfg"].get("image_size", spec.image_px)
+    return PreprocessSpec.from_open_clip({**config["preprocess_cfg"], "size": size})
 
 
 def write_tokenizer(spec: ModelSpec, folder: Path) -> None:
