@@ -64,9 +64,7 @@ def image_processor(kind: str, **settings: Any) -> Any:
     """transformers' own of a kind, the one with Pillow, for images of `PX`."""
     import transformers.models as models
 
-    name = {"siglip": "Siglip", "siglip2": "Siglip2", "chinese_clip": "ChineseCLIP"}.get(
-        kind, "CLIP"
-    )
+    name = "CLIP" if kind == "altclip" else CLASSES[kind]
     module = {"CLIP": "clip", "ChineseCLIP": "chinese_clip"}.get(name, name.lower())
     of = getattr(getattr(models, module), f"image_processing_pil_{module}")
     own: dict[str, Any] = {"size": {"shortest_edge": PX}, "crop_size": {"height": PX, "width": PX}}

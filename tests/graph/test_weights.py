@@ -11,7 +11,7 @@ from clipperf.errors import ExportError
 from clipperf.graph import trace, weights
 from clipperf.nouns.model import ModelSpec, Tower
 
-SPEC = ModelSpec("x::random:0", "open_clip", "x", "random:0", 32, 20, 32)
+SPEC = ModelSpec("x::random:0", "open_clip", "x", "random:0", 32, 77, 32)
 
 
 def bert_of_open_clips(folder: Path) -> Tower:
@@ -21,15 +21,15 @@ def bert_of_open_clips(folder: Path) -> Tower:
 
     from clipperf.models import open_clip
 
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     transformers.BertConfig(
-        **sizes, vocab_size=300, intermediate_size=64, max_position_embeddings=40
+        **sizes, vocab_size=300, intermediate_size=64, max_position_embeddings=90
     ).save_pretrained(folder)
     vision = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
-    text = {"hf_model_name": str(folder), "context_length": 20, "hf_proj_type": "mlp"}
+    text = {"hf_model_name": str(folder), "context_length": 77, "hf_proj_type": "mlp"}
     config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}
     tower = open_clip.build_from_config(SPEC, config, "text")
-    tower.example[:] = torch.arange(1, 41).reshape(2, 20)
+    tower.example[:] = torch.arange(1, 155).reshape(2, 77)
     return tower
 
 

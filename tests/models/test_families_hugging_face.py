@@ -274,7 +274,7 @@ def test_a_repository_is_found_in_the_hubs_cache(
     spec = zoo.resolve("me/my-clip")
     assert (spec.id, spec.image_px, spec.embed_dim) == ("me/my-clip@01234567", PX, 24)
     assert zoo.weights_id(spec) is None  # not fetched
-    with pytest.raises(WeightsError, match="me/my-clip cannot be fetched.*hf download me/my-clip"):
+    with pytest.raises(WeightsError, match=r"me/my-clip cannot be fetched.*hf download me/my"):
         family_of(spec).fetch(spec)
     shutil.copy(folder / "model.safetensors", snapshot)
     assert family_of(spec).fetch(spec) == snapshot / "model.safetensors"
@@ -300,10 +300,10 @@ def test_models_of_other_kinds_are_refused_with_the_reason(tmp_path: Path) -> No
         zoo.resolve(str(tmp_path))
     code = {"model_type": "jina_clip", "auto_map": {"AutoModel": "modeling_clip.JinaCLIPModel"}}
     (tmp_path / "config.json").write_text(json.dumps(code))
-    with pytest.raises(UsageError, match="comes as code on the hub.*never runs"):
+    with pytest.raises(UsageError, match=r"comes as code on the hub.*never runs"):
         zoo.resolve(str(tmp_path))
     (tmp_path / "config.json").write_text("[")
-    with pytest.raises(WeightsError, match="config.json"):
+    with pytest.raises(WeightsError, match=r"config\.json"):
         zoo.resolve(str(tmp_path))
     (tmp_path / "config.json").write_text(
         '{"model_type": "clip", "vision_config": {"image_size": [32, 64]}}'

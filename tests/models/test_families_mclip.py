@@ -13,8 +13,8 @@ import clipperf
 from clipperf.errors import UsageError, WeightsError
 from clipperf.export.make import make
 from clipperf.models import catalog, hub, zoo
-from clipperf.models.families import mclip
 from clipperf.models.family import family_of
+from clipperf.models.mclip_facts import BASES, STUDENTS
 from clipperf.models.published import basic_statistics
 from clipperf.nouns.variant import Variant
 
@@ -128,7 +128,7 @@ def test_a_cut_batch_gives_the_same_embeddings(tmp_path: Path) -> None:
 
 def test_the_tables_names_are_listed_with_their_sizes() -> None:
     names = [row.alias for row in basic_statistics() if row.alias.startswith("M-CLIP/")]
-    assert names == list(mclip.STUDENTS)
+    assert names == list(STUDENTS)
     listed = {entry.architecture: entry for entry in catalog.search("M-CLIP/")}
     assert list(listed) == names
     # Widths of embeddings and sides of images: OpenAI's ViT-L-14 and B-32, open_clip's B-16-plus.
@@ -161,9 +161,9 @@ def test_parameters_are_those_of_the_towers() -> None:
     from clipperf.models.open_clip import parameters_on_meta
     from clipperf.models.transformers_mean import MeanOfTokens
 
-    for student in mclip.STUDENTS.values():
+    for student in STUDENTS.values():
         with parameters_on_meta():
-            base = AutoConfig.for_model(**mclip.BASES[student.base])
+            base = AutoConfig.for_model(**BASES[student.base])
             model: Any = MeanOfTokens(base, student.embed_dim)
         model.transformer.pooler = None
         assert sum(p.numel() for p in model.parameters()) == student.parameters
@@ -178,7 +178,7 @@ def test_what_cannot_be_had_is_said(tmp_path: Path) -> None:
         family_of(noise).write_tokenizer(noise, tmp_path)
     with pytest.raises(UsageError, match="of M-CLIP's models these can be had: M-CLIP/LABSE"):
         zoo.resolve("M-CLIP/M-BERT-Base-69")
-    with pytest.raises(UsageError, match="no tag 'laion2b'.*hub"):
+    with pytest.raises(UsageError, match=r"no tag 'laion2b'.*hub"):
         zoo.resolve("M-CLIP/LABSE-Vit-L-14", "laion2b")
     config = {"model_type": "M-CLIP", "modelBase": "elsewhere", "numDims": 512}
     (tmp_path / "config.json").write_text(json.dumps(config))

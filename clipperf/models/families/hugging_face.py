@@ -16,7 +16,8 @@ from clipperf.models import weights as checkpoints
 from clipperf.models.family import Family
 from clipperf.models.open_clip_facts import PACKAGES
 from clipperf.models.transformers_config import CONFIG, KINDS, PREPROCESSOR, PROCESSOR, TOKENIZER
-from clipperf.nouns.model import CLIP_IDS, ModelSpec, TextIds, Tower
+from clipperf.nouns.model import CLIP_IDS, ModelSpec, Sizes, TextIds, Tower
+from clipperf.nouns.model import resized as at_sizes
 from clipperf.nouns.variant import Side
 from clipperf.system.files import digest_of, sha256_file
 from clipperf.system.targets import expanded
@@ -160,15 +161,15 @@ def build(spec: ModelSpec, side: Side, normalize: bool) -> Tower:
     pad, padding_side = padding(spec) if side == "text" else (None, "right")
     return transformers_towers.build(
         spec, folder, facts, side, normalize, pad, padding_side,
-        None if spec.random_weights else fetch(spec), _assumptions(folder, facts, side),
+        None if spec.random_weights else fetch(spec), _assumptions(spec, facts, side),
     )  # fmt: skip
 
 
-def _assumptions(folder: Path, facts: transformers_config.Facts, side: Side) -> dict[str, str]:
-    said = {}
-    if side == "text" and facts.most_tokens > facts.context_tokens:
+def _assumptions(spec: ModelSpec, facts: transformers_config.Facts, side: Side) -> dict[str, str]:
+    folder, said = _folder(spec), {}
+    if side == "text" and facts.most_tokens > spec.context_tokens:
         said["context length"] = (
-            f"texts are cut at {facts.context_tokens} tokens, the model takes {facts.most_tokens}"
+            f"texts are cut at {spec.context_tokens} tokens, the model takes {facts.most_tokens}"
         )
     if side == "image" and transformers_images.image_settings(folder) is None:
         said["preprocessing"] = f"that of {KINDS[facts.kind].model}, {PREPROCESSOR} is missing"
@@ -178,6 +179,38 @@ def _assumptions(folder: Path, facts: transformers_config.Facts, side: Side) -> 
             f"processor keeps the aspect ratio, and is equal for squares alone"
         )
     return said
+
+
+def resized(spec: ModelSpec, sizes: Sizes) -> ModelSpec:
+    """Texts of another length, where padding does not count and there are positions for them.
+
+    Raises:
+        UsageError: the model takes no such sizes.
+    """
+    facts = transformers_config.facts(_folder(spec))
+    if sizes.image_px not in (None, spec.image_px):
+        raise UsageError(
+            f"{spec.id} takes images of {spec.image_px} px: leave --image-size out, or resize its "
+            f"positions in PyTorch and save it"
+        )
+    if not KINDS[facts.kind].masked:
+        raise UsageError(
+            f"{spec.id} takes texts of {spec.context_tokens} tokens: leave --context-length out"
+        )
+    if (sizes.context_tokens or 1) > facts.most_tokens:
+        raise UsageError(
+            f"--context-length {sizes.context_tokens}: {spec.id} takes {facts.most_tokens} at most"
+        )
+    return at_sizes(spec, sizes)
+
+
+def checkpoint(name: str, pretrained: str | None) -> Path | None:
+    """The file of weights that is named or lies in the folder, where there is one."""
+    named, _, own = name.partition("::")
+    folder, given = expanded(named), pretrained or own
+    if not (folder / CONFIG).is_file() or checkpoints.seeded(given):
+        return None
+    return checkpoints.file_of(given) if given else transformers_weights.file_in(folder)
 
 
 def pixels(spec: ModelSpec) -> PreprocessSpec:
@@ -216,5 +249,8 @@ FAMILY = Family(
     pixels=pixels,
     write_tokenizer=write_tokenizer,
     text_ids=text_ids,
+    checkpoint=checkpoint,
+    resized=resized,
+    files=(CONFIG,),
     packages=PACKAGES,
 )

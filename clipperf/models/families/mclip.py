@@ -6,7 +6,7 @@ those of CLIP-as-service, and of the repositories.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,76 +17,28 @@ from clipperf.models import hub, transformers_config, transformers_weights
 from clipperf.models import weights as checkpoints
 from clipperf.models.families import open_clip
 from clipperf.models.family import CatalogEntry, Family
+from clipperf.models.mclip_facts import (
+    BASES,
+    MODEL_TYPE,
+    ORGANISATION,
+    STUDENTS,
+    TEACHERS,
+    base_of,
+    most_tokens,
+)
 from clipperf.models.open_clip_facts import PACKAGES, read_snapshot
 from clipperf.models.published import normal
 from clipperf.models.transformers_config import CONFIG, MOST_TOKENS
 from clipperf.models.transformers_tokenizer import FILES as TOKENIZERS
-from clipperf.nouns.model import ModelSpec, TextIds, Tower
+from clipperf.nouns.model import ModelSpec, Sizes, TextIds, Tower
+from clipperf.nouns.model import resized as at_sizes
 from clipperf.nouns.variant import Side
 from clipperf.system.files import digest_of
 from clipperf.system.store import cached_sha256
 from clipperf.system.targets import expanded
 
-ORGANISATION = "M-CLIP"
 TAG = "hub"
 """The weights that are published: the repository of the model's name."""
-
-MODEL_TYPE = "M-CLIP"
-"""`model_type` in the configuration of a repository, which names its base and its width."""
-
-BASES: dict[str, dict[str, Any]] = {
-    "xlm-roberta-large": {
-        "model_type": "xlm-roberta",
-        "vocab_size": 250002,
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-        "max_position_embeddings": 514,
-        "type_vocab_size": 1,
-        "layer_norm_eps": 1e-5,
-        "pad_token_id": 1,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-    },
-    "sentence-transformers/LaBSE": {
-        "model_type": "bert",
-        "vocab_size": 501153,
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "max_position_embeddings": 512,
-        "type_vocab_size": 2,
-        "layer_norm_eps": 1e-12,
-        "pad_token_id": 0,
-    },
-}
-"""Configurations of the transformers, as their repositories have them."""
-
-TEACHERS = {
-    512: "ViT-B-32::openai",
-    640: "ViT-B-16-plus-240::laion400m_e32",
-    768: "ViT-L-14::openai",
-}
-"""The model whose image tower belongs to text embeddings of a width."""
-
-
-@dataclass(frozen=True)
-class Student:
-    """A text tower: the transformer that it is made of, the width of its embeddings, its size."""
-
-    base: str
-    embed_dim: int
-    parameters: int
-
-
-STUDENTS = {
-    f"{ORGANISATION}/LABSE-Vit-L-14": Student("sentence-transformers/LaBSE", 768, 470926848),
-    f"{ORGANISATION}/XLM-Roberta-Large-Vit-B-32": Student("xlm-roberta-large", 512, 559365632),
-    f"{ORGANISATION}/XLM-Roberta-Large-Vit-B-16Plus": Student("xlm-roberta-large", 640, 559496832),
-    f"{ORGANISATION}/XLM-Roberta-Large-Vit-L-14": Student("xlm-roberta-large", 768, 559628032),
-}
 
 
 @cache
@@ -161,14 +113,14 @@ def _entry_of(folder: Path) -> CatalogEntry | None:
             f"{folder}: no image tower is known for text embeddings of width {width} (numDims in "
             f"{CONFIG}); known are {', '.join(map(str, TEACHERS))}"
         )
-    base = _base(config, folder)
+    base = base_of(config, folder)
     there = sorted(path for name in (CONFIG, *TOKENIZERS) if (path := folder / name).is_file())
     digest = digest_of(base, *map(cached_sha256, there))[:8]
     image = read_snapshot()["models"][TEACHERS[width].partition("::")[0]]
     return CatalogEntry(
         architecture=f"{folder.name}@{digest}",
         image_px=image["image_px"],
-        context_tokens=min(MOST_TOKENS, _most_tokens(base)),
+        context_tokens=min(MOST_TOKENS, most_tokens(base)),
         embed_dim=width,
         text_kind=f"hf:{config['modelBase']}",
         tags=(),
@@ -176,35 +128,11 @@ def _entry_of(folder: Path) -> CatalogEntry | None:
     )
 
 
-def _base(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The configuration of the transformer under a text tower: one that is known, or a folder's.
-
-    Raises:
-        WeightsError: it is neither.
-    """
-    name = str(config.get("modelBase"))
-    if name in BASES:
-        return BASES[name]
-    for place in (folder / name, expanded(name)):
-        if (place / CONFIG).is_file():
-            return transformers_config.read_settings(place / CONFIG) or {}
-    raise WeightsError(
-        f"{folder / CONFIG}: modelBase is {name!r}; known are {', '.join(BASES)}, or a folder with "
-        f"a {CONFIG} of its own"
-    )
-
-
-def _most_tokens(base: dict[str, Any]) -> int:
-    """The longest text: RoBERTa's positions begin behind that of the padding."""
-    reserved = 0 if base["model_type"] == "bert" else base["pad_token_id"] + 1
-    return int(base["max_position_embeddings"]) - reserved
-
-
 def _own_base(spec: ModelSpec) -> dict[str, Any]:
     if spec.source is None:
         return BASES[STUDENTS[spec.architecture].base]
     folder = Path(spec.source)
-    return _base(transformers_config.read_config(folder), folder)
+    return base_of(transformers_config.read_config(folder), folder)
 
 
 def _teacher(spec: ModelSpec) -> ModelSpec:
@@ -216,6 +144,20 @@ def _teacher(spec: ModelSpec) -> ModelSpec:
     if found is None:
         raise UsageError(f"the installed open_clip has no {name}, whose image tower {spec.id} has")
     return found
+
+
+def checkpoint(name: str, pretrained: str | None) -> Path | None:
+    """The file of weights that is named or lies in the folder, where there is one."""
+    named, _, own = name.partition("::")
+    folder, given = expanded(named), pretrained or own
+    known = normal(named) in map(normal, STUDENTS)
+    if not known and (not (folder / CONFIG).is_file() or _entry_of(folder) is None):
+        return None
+    if checkpoints.seeded(given) or given == TAG:
+        return None
+    if given:
+        return checkpoints.file_of(given)
+    return None if known else transformers_weights.file_in(folder)
 
 
 # --- files ---------------------------------------------------------------------------------
@@ -279,12 +221,26 @@ def build(spec: ModelSpec, side: Side, normalize: bool) -> Tower:
 
     base = _own_base(spec)
     said = {}
-    if _most_tokens(base) > spec.context_tokens:
+    if most_tokens(base) > spec.context_tokens:
         said["context length"] = (
-            f"texts are cut at {spec.context_tokens} tokens, the model takes {_most_tokens(base)}"
+            f"texts are cut at {spec.context_tokens} tokens, the model takes {most_tokens(base)}"
         )
     checkpoint = None if spec.random_weights else fetch(spec)
     return transformers_mean.build(spec, base, normalize, checkpoint, said)
+
+
+def resized(spec: ModelSpec, sizes: Sizes) -> ModelSpec:
+    """Texts of another length, as padding does not count; images keep to the teacher's size.
+
+    Raises:
+        UsageError: the model takes no such sizes.
+    """
+    if sizes.image_px not in (None, spec.image_px):
+        raise UsageError(f"{spec.id} takes images of {spec.image_px} px: leave --image-size out")
+    most = most_tokens(_own_base(spec))
+    if (sizes.context_tokens or 1) > most:
+        raise UsageError(f"--context-length {sizes.context_tokens}: {spec.id} takes {most} at most")
+    return at_sizes(spec, sizes)
 
 
 def pixels(spec: ModelSpec) -> PreprocessSpec:
@@ -322,5 +278,7 @@ FAMILY = Family(
     write_tokenizer=write_tokenizer,
     text_ids=text_ids,
     entries=entries,
+    checkpoint=checkpoint,
+    resized=resized,
     packages=PACKAGES,
 )
