@@ -60,6 +60,29 @@ def save(kind: str, folder: Path, **changes: Any) -> Any:
     return model
 
 
+def save_student(kind: str, folder: Path) -> tuple[Any, Any, Any]:
+    """A folder as a repository of M-CLIP's, of reduced size: transformer, linear, tokenizer."""
+    import torch
+    import transformers
+
+    tokenizer = tokenizer_of(kind)
+    base = transformers.AutoConfig.for_model(
+        kind, **SIZES, vocab_size=len(tokenizer), max_position_embeddings=120,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    base.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder)
+    config = {"model_type": "M-CLIP", "modelBase": "base", "numDims": 512}
+    (folder / "config.json").write_text(json.dumps({**config, "transformerDimensions": 32}))
+    torch.manual_seed(1)
+    transformer = transformers.AutoModel.from_config(base).eval()
+    linear = torch.nn.Linear(32, 512)
+    state = {f"transformer.{name}": value for name, value in transformer.state_dict().items()}
+    state |= {f"LinearTransformation.{name}": value for name, value in linear.state_dict().items()}
+    torch.save(state, folder / "pytorch_model.bin")
+    return transformer, linear, tokenizer
+
+
 def image_processor(kind: str, **settings: Any) -> Any:
     """transformers' own of a kind, the one with Pillow, for images of `PX`."""
     import transformers.models as models

@@ -19,7 +19,7 @@ from clipperf.models.published import basic_statistics
 from clipperf.nouns.variant import Variant
 
 pytest.importorskip("transformers", reason="the text towers are transformers' own")
-from transformers_folders import CORPUS, SIZES, tokenizer_of
+from transformers_folders import CORPUS
 
 TEXTS = [*CORPUS, "слово " * 200, "", "a <pad> [PAD] b"]
 
@@ -29,29 +29,6 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
-def save(kind: str, folder: Path) -> tuple[Any, Any, Any]:
-    """A folder as a repository of M-CLIP's, of reduced size: transformer, linear, tokenizer."""
-    import torch
-    import transformers
-
-    tokenizer = tokenizer_of(kind)
-    base = transformers.AutoConfig.for_model(
-        kind, **SIZES, vocab_size=len(tokenizer), max_position_embeddings=120,
-        pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    base.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder)
-    config = {"model_type": "M-CLIP", "modelBase": "base", "numDims": 512}
-    (folder / "config.json").write_text(json.dumps({**config, "transformerDimensions": 32}))
-    torch.manual_seed(1)
-    transformer = transformers.AutoModel.from_config(base).eval()
-    linear = torch.nn.Linear(32, 512)
-    state = {f"transformer.{name}": value for name, value in transformer.state_dict().items()}
-    state |= {f"LinearTransformation.{name}": value for name, value in linear.state_dict().items()}
-    torch.save(state, folder / "pytorch_model.bin")
-    return transformer, linear, tokenizer
 
 
 def reference(parts: tuple[Any, Any, Any], texts: list[str]) -> np.ndarray:
@@ -76,7 +53,7 @@ def assert_same(found: np.ndarray, theirs: np.ndarray) -> None:
 
 def test_a_folder_is_exported_and_embeds_as_m_clip_does(home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "my-student"
-    parts = save("xlm-roberta", folder)
+    parts = save_student("xlm-roberta", folder)
     spec = zoo.resolve(str(folder))
     assert (spec.family, spec.embed_dim, spec.context_tokens) == ("mclip", 512, 77)
     made = make(spec, ("text",), Variant("onnx"))
@@ -93,7 +70,7 @@ def test_bert_of_a_fixed_length_is_exported_like_any_other(tmp_path: Path) -> No
     from clipperf.inputs.tokenize import Tokenizer
 
     folder = tmp_path / "bert"
-    parts = save("bert", folder)
+    parts = save_student("bert", folder)
     spec = zoo.resolve(str(folder))
     family = family_of(spec)
     family.write_tokenizer(spec, tmp_path)
@@ -111,7 +88,7 @@ def test_a_cut_batch_gives_the_same_embeddings(tmp_path: Path) -> None:
 
     for kind in ("xlm-roberta", "bert"):
         folder = tmp_path / kind
-        save(kind, folder)
+        save_student(kind, folder)
         spec = zoo.resolve(str(folder))
         family = family_of(spec)
         family.write_tokenizer(spec, folder)
@@ -190,8 +167,8 @@ def test_what_cannot_be_had_is_said(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    save("bert", tmp_path / "bert")
-    save("xlm-roberta", tmp_path / "xlm")
+    save_student("bert", tmp_path / "bert")
+    save_student("xlm-roberta", tmp_path / "xlm")
     spec = zoo.resolve(str(tmp_path / "xlm"), str(tmp_path / "bert" / "pytorch_model.bin"))
     with pytest.raises(WeightsError, match="does not fit"):
         family_of(spec).build(spec, "text", False)
