@@ -135,7 +135,7 @@ def captions() -> list[str]:
 def text_counts(tokenizer: Tokenizer) -> dict[str, int]:
     """Every count of `encode_texts`."""
     engine = Free()
-    model = ClipModel({"text": engine}, None, tokenizer, embed_dim=8, short_texts=True)
+    model = ClipModel({"text": engine}, None, tokenizer, embed_dim=8, cut="eot")
 
     def encode() -> None:
         assert len(model.encode_texts(captions(), batch_size=TEXT_BATCH)) == TEXTS
@@ -153,7 +153,7 @@ def text_counts(tokenizer: Tokenizer) -> dict[str, int]:
 def image_counts(workers: int) -> dict[str, int]:
     """Every count of `encode_images`, with some threads or none."""
     engine = Free()
-    model = ClipModel({"image": engine}, SPEC, None, embed_dim=8, short_texts=False)
+    model = ClipModel({"image": engine}, SPEC, None, embed_dim=8, cut=None)
     images = [Image.new("RGB", (320, 240), (i, i, i)) for i in range(IMAGES)]
 
     def encode() -> None:
@@ -223,7 +223,9 @@ def test_duplicates_that_are_embedded_again_are_noticed(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def each(texts: Any, tokenizer: Tokenizer, engine: Any, size: int, cut: bool) -> np.ndarray:
-        return text_batches._run(tokenizer(texts), engine, size, tokenizer.eot_id)
+        return text_batches._run(
+            tokenizer(texts), engine, size, text_batches._ends(tokenizer, "eot")
+        )
 
     monkeypatch.setattr(load, "embed_texts", each)
     found = broken(text_counts(tokenizer))
@@ -234,7 +236,7 @@ def test_padding_that_is_not_cut_is_noticed(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def whole(texts: Any, tokenizer: Tokenizer, engine: Any, size: int, cut: bool) -> np.ndarray:
-        return text_batches.encode(texts, tokenizer, engine, size, cut=False)
+        return text_batches.encode(texts, tokenizer, engine, size, cut=None)
 
     monkeypatch.setattr(load, "embed_texts", whole)
     assert "tokens of 64 texts" in broken(text_counts(tokenizer))

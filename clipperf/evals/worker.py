@@ -69,14 +69,13 @@ def open_model(request: ModelRequest) -> ClipModel:
         ClipperfError: one cannot be opened; those before it are closed.
     """
     spec = request.towers[0].spec
-    text = store.read_manifest(request.folder).tower("text")
     pixels, tokenizer = read_preprocessing(request), Tokenizer.from_folder(request.folder)
     return ClipModel(
         open_engines(request.towers),
         pixels,
         tokenizer,
         embed_dim=spec.embed_dim,
-        short_texts=text is not None and text.tokens is None,
+        cut=store.read_manifest(request.folder).cut_at,
         random_weights=spec.random_weights,
         pixel_dtype=request.towers[0].cell.input,
     )

@@ -219,4 +219,5 @@ def _described(
         weight_bits=built.weight_bits,
         quantization=built.quantization,
         assumptions=built.assumptions,
+        cut=built.cut,
     )

@@ -271,6 +271,15 @@ def eot_lengths(tokens: np.ndarray, eot_id: int) -> np.ndarray:
     return np.where(is_eot.any(axis=1), is_eot.argmax(axis=1) + 1, is_eot.shape[1])
 
 
+def text_lengths(tokens: np.ndarray, pad_id: int) -> np.ndarray:
+    """Tokens of each row up to its last that is no padding, at least one: int64 [batch].
+
+    `tokens` is [batch, context_tokens]. Padding that was typed within a text belongs to it.
+    """
+    others = np.asarray(tokens)[:, ::-1] != pad_id
+    return np.where(others.any(axis=1), others.shape[1] - others.argmax(axis=1), 1)
+
+
 def check_context(context: int, at_least: int) -> None:
     """Raise UsageError for a context length that holds no text, or that nothing can hold."""
     if not _is_id(context) or not at_least <= context <= MAX_CONTEXT_TOKENS:

@@ -19,6 +19,7 @@ from clipperf.errors import AccuracyWarning, ArtifactError, UsageError
 from clipperf.inputs.preprocess import ImageInput
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
+from clipperf.nouns.artifact import CutAt
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.serve import tuned
@@ -51,7 +52,7 @@ class ClipModel:
         tokenizer: Tokenizer | None,
         *,
         embed_dim: int,
-        short_texts: bool,
+        cut: CutAt | None,
         random_weights: bool = False,
         batches: Mapping[Side, int] | None = None,
         pixel_dtype: PixelDtype = "float32",
@@ -63,7 +64,7 @@ class ClipModel:
         self._lock = threading.Lock()
         self._batches = dict(batches or {})
         self._tokenizer = tokenizer
-        self._short_texts = short_texts
+        self._cut = cut
         self._closed = False
         self._pixel_dtype = pixel_dtype
         self.pixels = pixels
@@ -126,7 +127,7 @@ class ClipModel:
         assert self._tokenizer is not None
         found = None
         if texts:
-            found = embed_texts(texts, self._tokenizer, engine, batch_size, cut=self._short_texts)
+            found = embed_texts(texts, self._tokenizer, engine, batch_size, cut=self._cut)
         return self._finished(found, normalize)
 
     def _engine(self, side: Side, batch_size: int | None) -> tuple[Engine, int]:
@@ -269,7 +270,7 @@ def load(
         opened.pixels,
         opened.tokenizer,
         embed_dim=opened.spec.embed_dim,
-        short_texts=text is not None and text.tokens is None,
+        cut=text.cut.at if text and text.cut else None,
         random_weights=opened.spec.random_weights,
         batches=opened.batches,
         pixel_dtype=opened.pixel_dtype,

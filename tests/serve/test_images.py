@@ -39,7 +39,7 @@ class Means:
 
 
 def image_model(engine: Means) -> ClipModel:
-    return ClipModel({"image": engine}, SPEC, None, embed_dim=3, short_texts=False)
+    return ClipModel({"image": engine}, SPEC, None, embed_dim=3, cut=None)
 
 
 def coloured(folder: Path, n: int) -> list[Path]:

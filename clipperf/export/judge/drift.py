@@ -17,6 +17,7 @@ from clipperf.evals.ranks import hits_at, normalize
 from clipperf.evals.task import Embeddings, nothing_to_score
 from clipperf.evals.tasks import retrieval, zeroshot
 from clipperf.inputs.tokenize import CONFIG_FILE, Tokenizer
+from clipperf.nouns.artifact import CutAt
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import SIDES, PixelDtype, Side
 from clipperf.serve.load import ClipModel
@@ -57,7 +58,7 @@ class Judge:
         folder: Path,
         dataset: Dataset,
         fp32: dict[Side, Engine],
-        cut: bool,
+        cut: CutAt | None,
         pixel_dtype: PixelDtype,
     ) -> None:
         self._side: Side = side
@@ -106,7 +107,7 @@ class Judge:
             self._pixels,
             self._tokenizer,
             embed_dim=0,  # that of no inputs, which there never are
-            short_texts=self._cut,
+            cut=self._cut,
             pixel_dtype=self._pixel_dtype,
         )
         embedder = ModelEmbedder(model)
