@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from clipperf.errors import ClipperfError, ExportError
 from clipperf.graph import kept, shapes, uint8, weights
 from clipperf.graph.fold import fold_batch_norms
+from clipperf.graph.fuse import fuse_branches
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.nouns.artifact import INPUT_NAMES, OUTPUT_NAMES, TensorSpec
 from clipperf.nouns.model import Tower
@@ -72,8 +73,8 @@ def export_onnx(
 
     With `takes_bytes` its pixels are uint8, and it normalises them as that says. Weights above
     `EXTERNAL_DATA_FROM_BYTES` lie beside `path`. With a `graph_key` the graph is kept for further
-    checkpoints of the architecture. Batch norms of the tower are folded and `models.lean` leaves
-    out what its embedding never reads, both in place.
+    checkpoints of the architecture. Branches of the tower are joined, its batch norms folded, and
+    `models.lean` leaves out what its embedding never reads, all in place.
 
     Raises:
         ExportError: torch's exporter refuses the tower; the message holds its reason.
@@ -83,6 +84,7 @@ def export_onnx(
 
     from clipperf.models.lean import make_lean
 
+    fuse_branches(tower.module)
     fold_batch_norms(tower.module, tower.example)
     make_lean(tower.module, tower.start_id)
     try:
