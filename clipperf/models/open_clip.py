@@ -17,7 +17,6 @@ from clipperf.models import weights
 from clipperf.models.open_clip_fit import check_fit, instead
 from clipperf.nouns.model import ModelSpec, Tower
 from clipperf.nouns.variant import Side
-from clipperf.system.env import version_of
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +62,9 @@ def skeleton(config: dict[str, Any]) -> torch.nn.Module:
 
     config = copy.deepcopy(config)
     hub_text = config["text_cfg"].get("hf_model_name")
-    custom = config.pop("custom_text", False) or bool(hub_text)
+    text = config["text_cfg"]  # the last two are of open_clip 4
+    modern = text.get("text_arch") == "modern" or text.get("variable_text", False)
+    custom = config.pop("custom_text", False) or bool(hub_text) or modern
     kind = (CoCa if "multimodal_cfg" in config else CustomTextCLIP) if custom else CLIP
     config["vision_cfg"]["timm_model_pretrained"] = False
     if hub_text:
@@ -90,8 +91,10 @@ def skeleton(config: dict[str, Any]) -> torch.nn.Module:
 
 def _no_model(exc: Exception) -> WeightsError:
     said = (str(exc).strip().splitlines() or [""])[0]
+    import open_clip
+
     return WeightsError(
-        f"open_clip {version_of('open_clip_torch')} makes no model of this configuration: "
+        f"open_clip {open_clip.__version__} makes no model of this configuration: "
         f"{type(exc).__name__}: {said}"
     )
 
