@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +129,8 @@ def build_from_config(
         WeightsError: the checkpoint cannot be read, or does not fit.
         MissingDependencyError: an optional package is needed.
     """
+    from clipperf.models.towers import finished
+
     model = skeleton(config)
     resized: dict[str, tuple[int, int]] = {}
     if checkpoint is None:
@@ -143,33 +145,6 @@ def build_from_config(
     else:
         _check_length(model, spec)
     return finished(model, spec, side, (px, px) if isinstance(px, int) else px, normalize, said)
-
-
-def finished(
-    model: torch.nn.Module,
-    spec: ModelSpec,
-    side: Side,
-    size: Sequence[int],
-    normalize: bool,
-    assumptions: Mapping[str, str],
-) -> Tower:
-    """The tower of a model that has its weights; `size` is the height and width of its images."""
-    import torch
-
-    from clipperf.models.towers import ImageTower, TextTower, takes_short_texts
-
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    module: torch.nn.Module
-    if side == "image":
-        example = torch.zeros(2, 3, *size)
-        dynamic, module = False, ImageTower(model, normalize)
-    else:
-        example = torch.zeros(2, spec.context_tokens, dtype=torch.int64)
-        example[:, 1:3] = 1
-        dynamic = takes_short_texts(model)
-        module = TextTower(model, dynamic, normalize)
-    return Tower(spec, side, module.eval(), example, dynamic, assumptions=assumptions)
 
 
 def _check_length(model: torch.nn.Module, spec: ModelSpec) -> None:
