@@ -41,7 +41,7 @@ PAGE = ROOT / "docs" / "architectures.md"
 
 NOTES = {
     "clip": "open_clip's modules where that is exact",
-    "siglip": "its tokenizer must be a fast one (that of SigLIP 2's 16-224 and its like is)",
+    "siglip": "its tokenizer must be a fast one",
     "siglip2": "NaFlex at one number of patches: images are squashed to a square",
     "altclip": "texts are cut at 77 tokens",
     "chinese_clip": "texts are cut at 77 tokens",
