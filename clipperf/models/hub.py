@@ -23,6 +23,9 @@ SETTINGS = ("*.json", "*.txt", "*.model")
 WEIGHTS = (("model*.safetensors",), ("pytorch_model*.bin",))
 """Files of weights as transformers names them, those it prefers first."""
 
+OPEN_CLIPS_WEIGHTS = (("open_clip_*.safetensors",), ("open_clip_*.bin",))
+"""The same as open_clip names them."""
+
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

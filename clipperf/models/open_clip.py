@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from clipperf.models import weights
 from clipperf.models.open_clip_fit import check_fit, instead
 from clipperf.nouns.model import ModelSpec, Tower
 from clipperf.nouns.variant import Side
-from clipperf.system.env import version_of
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +62,9 @@ def skeleton(config: dict[str, Any]) -> torch.nn.Module:
 
     config = copy.deepcopy(config)
     hub_text = config["text_cfg"].get("hf_model_name")
-    custom = config.pop("custom_text", False) or bool(hub_text)
+    text = config["text_cfg"]  # the last two are of open_clip 4
+    modern = text.get("text_arch") == "modern" or text.get("variable_text", False)
+    custom = config.pop("custom_text", False) or bool(hub_text) or modern
     kind = (CoCa if "multimodal_cfg" in config else CustomTextCLIP) if custom else CLIP
     config["vision_cfg"]["timm_model_pretrained"] = False
     if hub_text:
@@ -90,8 +91,10 @@ def skeleton(config: dict[str, Any]) -> torch.nn.Module:
 
 def _no_model(exc: Exception) -> WeightsError:
     said = (str(exc).strip().splitlines() or [""])[0]
+    import open_clip
+
     return WeightsError(
-        f"open_clip {version_of('open_clip_torch')} makes no model of this configuration: "
+        f"open_clip {open_clip.__version__} makes no model of this configuration: "
         f"{type(exc).__name__}: {said}"
     )
 
@@ -126,6 +129,8 @@ def build_from_config(
         WeightsError: the checkpoint cannot be read, or does not fit.
         MissingDependencyError: an optional package is needed.
     """
+    from clipperf.models.towers import finished
+
     model = skeleton(config)
     resized: dict[str, tuple[int, int]] = {}
     if checkpoint is None:
@@ -140,33 +145,6 @@ def build_from_config(
     else:
         _check_length(model, spec)
     return finished(model, spec, side, (px, px) if isinstance(px, int) else px, normalize, said)
-
-
-def finished(
-    model: torch.nn.Module,
-    spec: ModelSpec,
-    side: Side,
-    size: Sequence[int],
-    normalize: bool,
-    assumptions: Mapping[str, str],
-) -> Tower:
-    """The tower of a model that has its weights; `size` is the height and width of its images."""
-    import torch
-
-    from clipperf.models.towers import ImageTower, TextTower, takes_short_texts
-
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    module: torch.nn.Module
-    if side == "image":
-        example = torch.zeros(2, 3, *size)
-        dynamic, module = False, ImageTower(model, normalize)
-    else:
-        example = torch.zeros(2, spec.context_tokens, dtype=torch.int64)
-        example[:, 1:3] = 1
-        dynamic = takes_short_texts(model)
-        module = TextTower(model, dynamic, normalize)
-    return Tower(spec, side, module.eval(), example, dynamic, assumptions=assumptions)
 
 
 def _check_length(model: torch.nn.Module, spec: ModelSpec) -> None:

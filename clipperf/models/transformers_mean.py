@@ -10,6 +10,7 @@ from torch import nn
 
 from clipperf.models import open_clip, transformers_weights, weights
 from clipperf.models.open_clip_fit import check_fit
+from clipperf.models.towers import finished
 from clipperf.models.transformers_towers import OTHERS, additive, attended, counted
 from clipperf.nouns.model import ModelSpec, Tower
 
@@ -80,4 +81,4 @@ def build(
         check_fit(wanted, own.keys(), state, "text", said, OTHERS)
         chosen = {name: weights.as_fp32(state[name]) for name in own}
         model.load_state_dict(chosen, strict=True, assign=True)
-    return open_clip.finished(model, spec, "text", (), normalize, assumptions)
+    return finished(model, spec, "text", (), normalize, assumptions)

@@ -81,6 +81,12 @@ def write(folder: Path, context_tokens: int, target: Path, pad: int | None = Non
         MissingDependencyError: it needs a package that is not installed.
     """
     tokenizer = opened(folder)
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ExportError(
+            f"the tokenizer in {folder} ({type(tokenizer).__name__}) works in Python alone, and "
+            f"cannot be copied: export the image tower alone (--tower image), or the same model of "
+            f"open_clip's if there is one (clipperf models --search NAME)"
+        )
     if pad is not None and tokenizer.pad_token_id != pad:
         raise WeightsError(
             f"the tokenizer in {folder} pads with {tokenizer.pad_token_id}, the text tower takes "

@@ -15,6 +15,7 @@ from torch import nn
 
 from clipperf.models import open_clip, transformers_weights, weights
 from clipperf.models.open_clip_fit import check_fit
+from clipperf.models.towers import finished
 from clipperf.models.transformers_clip import as_open_clip, open_clip_config
 from clipperf.models.transformers_config import CONFIG, KINDS, Facts
 from clipperf.nouns.model import ModelSpec, Tower
@@ -147,7 +148,7 @@ def build(
         open_clip.drop_other(model, side)
         model.load_state_dict(state, strict=True, assign=True)
     size = (facts.image_px, facts.image_px)
-    return open_clip.finished(model, spec, side, size, normalize, assumptions)
+    return finished(model, spec, side, size, normalize, assumptions)
 
 
 def laid_out(name: str, config: Any) -> nn.Module:

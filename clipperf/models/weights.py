@@ -22,7 +22,7 @@ from clipperf.models.family import CatalogEntry
 from clipperf.models.published import normal
 from clipperf.system.files import read_json, write_json
 from clipperf.system.store import home
-from clipperf.system.targets import expanded
+from clipperf.system.targets import existing
 
 if TYPE_CHECKING:
     import torch
@@ -66,15 +66,13 @@ def file_of(pretrained: str) -> Path | None:
     Raises:
         UsageError: what looks like a file is missing, or a folder holds no checkpoint.
     """
-    path = expanded(pretrained)
-    if not pretrained.strip():
-        return None
-    if path.is_dir():
+    path = existing(pretrained)
+    if path is not None and path.is_dir():
         try:
             return checkpoint_files.find(path)
         except WeightsError as exc:
             raise UsageError(f"--pretrained {pretrained}: {exc}") from exc
-    if path.is_file():
+    if path is not None and path.is_file():
         return path
     if pretrained.endswith(SUFFIXES):
         raise UsageError(f"--pretrained {pretrained}: there is no such file")

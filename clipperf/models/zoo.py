@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from clipperf.errors import UsageError
@@ -12,7 +11,7 @@ from clipperf.models.family import FAMILIES, family_of
 from clipperf.models.open_clip_facts import LOCAL
 from clipperf.nouns.model import OWN_SIZES, ModelSpec, Sizes
 from clipperf.system.store import MANIFEST_NAME, known_sha256
-from clipperf.system.targets import expanded
+from clipperf.system.targets import existing, expanded
 
 MAX_TOKENS = 8192
 """The longest context that can be asked for, above any published model's."""
@@ -34,7 +33,7 @@ def resolve(name: str, pretrained: str | None = None, sizes: Sizes = OWN_SIZES) 
             return _resized(spec, _merged(own, sizes))
     if not name.strip():
         raise UsageError("the model's name is empty; clipperf models lists all")
-    if os.path.lexists(expanded(name)):
+    if existing(name) is not None:
         raise UsageError(_unknown_path(name))
     entry = catalog.find(name)
     raise UsageError(f"{name!r} is listed as {entry.architecture}, but cannot be had")
@@ -55,7 +54,7 @@ def _unknown_path(name: str) -> str:
 
 def _sizes_in(name: str) -> tuple[str, Sizes]:
     """A name without the sizes that it ends in, and these."""
-    if os.path.lexists(expanded(name)):
+    if existing(name) is not None:
         return name, OWN_SIZES
     found = re.fullmatch(r"(.+?)(?:@(\d{1,6})px)?(?:@(\d{1,6})tokens)?", name)
     if found is None:
@@ -105,7 +104,7 @@ def must_read(name: str, pretrained: str | None) -> bool:
     """Whether `resolve` will read a whole checkpoint for its digest, which takes seconds."""
     name, _ = _sizes_in(name)
     given = (pretrained, name.partition("::")[2], name, name.removeprefix(LOCAL))
-    if not any(text and expanded(text).exists() for text in given):
+    if not any(text and existing(text) for text in given):
         return False
     found = (family.checkpoint(name, pretrained) for family in FAMILIES)
     files = [file for path in found if path is not None for file in checkpoint_files.parts(path)]

@@ -34,6 +34,16 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from exc
 
 
+def existing(name: str) -> Path | None:
+    """What a user's text names, in full, where something is there; None for all other texts.
+
+    Raises:
+        UsageError: as `expanded`.
+    """
+    # A name that no file can have, too long or with a zero byte, is one of nothing.
+    return expanded(name) if name.strip() and os.path.lexists(expanded(name)) else None
+
+
 def real(path: Path) -> Path:
     """The file or folder behind a path's links; it need not be there yet.
 

@@ -18,7 +18,7 @@ import clipperf
 from clipperf.errors import UsageError, WeightsError
 from clipperf.models import hub, transformers_weights, zoo
 from clipperf.models.family import family_of
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.model import ModelSpec, Sizes
 from clipperf.nouns.variant import SIDES
 
 pytest.importorskip("transformers", reason="the models are transformers' own")
@@ -284,6 +284,40 @@ def test_a_repository_is_found_in_the_hubs_cache(
     assert zoo.resolve("me/my-clip", "random").id == "me/my-clip@01234567::random:0"
     with pytest.raises(UsageError, match="no other weights than its own"):
         zoo.resolve("me/my-clip", "laion2b")
+
+
+def test_a_repository_of_open_clips_is_read_as_open_clip_does(
+    checkpoints: Path, saved: Callable[[str], tuple[Path, Any]], tmp_path: Path
+) -> None:
+    commit = "89" * 20
+    snapshot = cached(checkpoints / "a", tmp_path / "hub", "me/both", commit)
+    spec = zoo.resolve("me/both")
+    assert (spec.family, spec.source) == ("open_clip_files", str(snapshot))
+    assert spec.id.startswith("me/both@") and spec.architecture.startswith("me/both@")
+    shutil.copy(saved("clip")[0] / "config.json", snapshot)  # for both libraries
+    assert zoo.resolve("hf-hub:me/both").family == "open_clip_files"
+    assert zoo.resolve("me/both").family == "hugging_face"
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"hf download me/both"):
+        zoo.resolve("hf-hub:me/both")
+
+
+def test_texts_of_another_length_where_padding_does_not_count(
+    saved: Callable[[str], tuple[Path, Any]],
+) -> None:
+    folder, _ = saved("altclip")
+    spec = zoo.resolve(f"{folder}", sizes=Sizes(context_tokens=9))
+    assert spec.context_tokens == 9 and spec.id.endswith("@9tokens")
+    tower = family_of(spec).build(spec, "text", False)
+    assert tower.example.shape == (2, 9)
+    assert tower.assumptions["context length"] == ("texts are cut at 9 tokens, the model takes 14")
+    for kind, sizes, said in (
+        ("altclip", Sizes(context_tokens=15), "takes 14 at most"),
+        ("siglip", Sizes(context_tokens=9), "leave --context-length out"),
+        ("clip", Sizes(image_px=64), "leave --image-size out"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            zoo.resolve(str(saved(kind)[0]), sizes=sizes)
 
 
 def test_without_network_the_error_says_what_to_do(cli: Cli, tmp_path: Path) -> None:

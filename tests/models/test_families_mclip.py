@@ -19,7 +19,7 @@ from clipperf.models.published import basic_statistics
 from clipperf.nouns.variant import Variant
 
 pytest.importorskip("transformers", reason="the text towers are transformers' own")
-from transformers_folders import CORPUS
+from transformers_folders import CORPUS, save_student
 
 TEXTS = [*CORPUS, "слово " * 200, "", "a <pad> [PAD] b"]
 

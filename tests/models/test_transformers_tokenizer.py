@@ -97,3 +97,14 @@ def test_folders_without_a_tokenizer_and_with_one_that_does_not_pad(tmp_path: Pa
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(WeightsError, match="cannot be read"):
         transformers_tokenizer.write(tmp_path, 16, tmp_path)
+
+
+def test_a_tokenizer_without_a_library_behind_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SiglipTokenizer:
+        pad_token_id = 1
+
+    monkeypatch.setattr(transformers_tokenizer, "opened", lambda folder: SiglipTokenizer())
+    with pytest.raises(ExportError, match=r"SiglipTokenizer\) works in Python.*--tower image"):
+        transformers_tokenizer.write(tmp_path, 16, tmp_path)

@@ -13,7 +13,7 @@ import pytest
 
 from clipperf.errors import StorageError, UsageError
 from clipperf.system import files, store
-from clipperf.system.targets import expanded, is_stream, real
+from clipperf.system.targets import existing, expanded, is_stream, real
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="devices and /proc of Linux")
 
@@ -239,3 +239,8 @@ def test_a_name_that_no_file_can_have_is_an_error_in_words(tmp_path: Path) -> No
     ):
         with pytest.raises(StorageError, match="File name too long"):
             write(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 100_000, "a\0b", "absent"])
+def test_a_name_that_no_file_has_names_nothing(name: str) -> None:
+    assert existing(name) is None

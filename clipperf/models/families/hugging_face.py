@@ -6,13 +6,21 @@ AltCLIP, Chinese CLIP. Code that comes with a repository is never run.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clipperf.errors import UsageError
 from clipperf.inputs.preprocess_spec import PreprocessSpec
-from clipperf.models import hub, transformers_config, transformers_images, transformers_weights
+from clipperf.models import (
+    checkpoint_files,
+    hub,
+    transformers_config,
+    transformers_images,
+    transformers_weights,
+)
 from clipperf.models import weights as checkpoints
+from clipperf.models.families import open_clip_files
 from clipperf.models.family import Family
 from clipperf.models.open_clip_facts import PACKAGES
 from clipperf.models.transformers_config import CONFIG, KINDS, PREPROCESSOR, PROCESSOR, TOKENIZER
@@ -58,8 +66,10 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
         if repository is None:
             return None
         folder = hub.cached(*repository) or hub.fetched(*repository, hub.SETTINGS)
-        if not (folder / CONFIG).is_file():
+        if not any((folder / each).is_file() for each in (CONFIG, open_clip_files.CONFIG_FILE)):
             folder = hub.fetched(*repository, hub.SETTINGS)
+        if _is_open_clips(folder, named):
+            return _of_open_clip(repository, folder, wanted)
         architecture, default = f"{repository[0]}@{folder.name[:8]}", HUB
     facts = transformers_config.facts(folder)
     if wanted is None and not default:
@@ -87,6 +97,34 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
         text_parameters=text,
         source=str(folder),
     )
+
+
+def _is_open_clips(folder: Path, named: str) -> bool:
+    """Whether a repository is read as open_clip does: where it is asked for as open_clip does, too.
+
+    Many hold a model for both libraries.
+    """
+    if not (folder / open_clip_files.CONFIG_FILE).is_file():
+        return False
+    return named.startswith(hub.PREFIX) or not (folder / CONFIG).is_file()
+
+
+def _of_open_clip(
+    repository: tuple[str, str], folder: Path, wanted: str | None
+) -> ModelSpec | None:
+    """The model of a repository with open_clip's configuration, its weights fetched."""
+    if wanted is None:
+        for patterns in ((), *hub.OPEN_CLIPS_WEIGHTS):
+            if patterns:
+                hub.fetched(*repository, patterns)
+            if any((folder / name).is_file() for name in checkpoint_files.WHOLE_FILES):
+                break
+    spec = open_clip_files.resolve(str(folder), wanted)
+    if spec is None:
+        return None
+    architecture = spec.architecture.replace(folder.name, repository[0], 1)
+    name = spec.id.replace(folder.name, repository[0], 1)
+    return replace(spec, id=name, architecture=architecture)
 
 
 def _description(folder: Path) -> list[Path]:

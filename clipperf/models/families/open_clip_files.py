@@ -22,7 +22,7 @@ from clipperf.nouns.model import CLIP_IDS, OTHER_VOCABULARY, ModelSpec, TextIds,
 from clipperf.nouns.variant import Side
 from clipperf.system.files import digest_of, read_json
 from clipperf.system.store import cached_sha256
-from clipperf.system.targets import expanded
+from clipperf.system.targets import existing
 
 CONFIG_FILE = "open_clip_config.json"
 NEEDED = ("embed_dim", "vision_cfg", "text_cfg")
@@ -68,14 +68,14 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
 
 def _source(name: str) -> Path | None:
     """The folder or file that a name means; None where it means neither."""
-    path = expanded(name.removeprefix(LOCAL))
-    if name.startswith(LOCAL) and not (path / CONFIG_FILE).is_file():
-        raise UsageError(f"{name}: there is no {CONFIG_FILE} in that folder")
-    if name.strip() and (path / CONFIG_FILE).is_file():
+    path = existing(name.removeprefix(LOCAL))
+    if path is not None and (path / CONFIG_FILE).is_file():
         return path
+    if name.startswith(LOCAL):
+        raise UsageError(f"{name}: there is no {CONFIG_FILE} in that folder")
     if not name.endswith(".json"):
         return None
-    if not path.is_file():
+    if path is None or not path.is_file():
         raise UsageError(f"{name}: there is no such file")
     return None if "model_type" in _read(path) else path  # which is transformers' own
 
