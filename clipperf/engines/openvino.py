@@ -139,8 +139,11 @@ def cache_folder(request: EngineRequest) -> Path | None:
     if request.cache_folder is None or request.path is None or not request.key:
         return None
     files = [Path(request.path), Path(request.path).with_suffix(".bin")]
-    stats = [file.stat() for file in files if file.is_file()]
-    stamps = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+    stamps = []
+    for file in files:
+        with contextlib.suppress(OSError):  # opening it will say so
+            found = file.stat()
+            stamps.append((found.st_size, found.st_mtime_ns))
     machine = (version_of("openvino"), sorted(cpu_flags()))
     split = (request.cell.threads, request.cell.streams)
     digest = digest_of(request.key, request.path, stamps, machine, split)

@@ -19,7 +19,7 @@ from clipperf.evals.layouts import OWN_FILES, few, read_layout
 from clipperf.inputs.preprocess import CLIPPED, exceeds_bytes, may_exceed_bytes
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, decode, list_folder, list_zip, one_spelling
-from clipperf.system.targets import expanded
+from clipperf.system.targets import expanded, kind_of
 from clipperf.text import shown
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "eval.zip"
@@ -70,12 +70,13 @@ def load_dataset(name_or_dir: str | Path, *, skip_unreadable: bool = False) -> D
     if not str(name_or_dir).strip():
         raise UsageError("the dataset is empty: give 'sample' or a folder")
     path = SAMPLE if str(name_or_dir) == "sample" else expanded(name_or_dir)
-    if not _exists(path):
+    kind = kind_of(path)
+    if kind == "nothing":
         raise UsageError(
             f"no dataset at {shown(path)}: give 'sample', a folder with one folder a class, "
             "or a folder of images with captions.csv"
         )
-    files = list_folder(path) if path.is_dir() else list_zip(path)
+    files = list_folder(path) if kind == "folder" else list_zip(path)
     suffixes = image_suffixes()
     images = [name for name in files if posixpath.splitext(name)[1].lower() in suffixes]
     if not images:
@@ -102,13 +103,6 @@ def load_dataset(name_or_dir: str | Path, *, skip_unreadable: bool = False) -> D
     fields = {key: tuple(value) for key, value in content.items()}
     sha256 = _digest([(name, digests[name]) for name in named], content)
     return Dataset(name, sha256, tuple(files[n] for n in named), **fields, notes=tuple(notes))
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, or with a zero byte in it
-        return False
 
 
 def _read(

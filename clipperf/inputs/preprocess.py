@@ -33,16 +33,10 @@ from PIL import Image, ImageOps
 from clipperf.errors import AccuracyWarning, UsageError
 from clipperf.inputs.preprocess_fast import resize_and_crop
 from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec, Size
-from clipperf.inputs.reading import (
-    MAX_IMAGE_BYTES,
-    check_size,
-    no_path,
-    open_image,
-    why_unreadable,
-)
+from clipperf.inputs.reading import MAX_IMAGE_BYTES, no_path, open_image, why_unreadable
 from clipperf.inputs.resize import centre, resize_middle
 from clipperf.nouns.variant import PIXEL_DTYPES
-from clipperf.system.reading import open_regular
+from clipperf.system.reading import check_bytes, open_regular
 from clipperf.text import quoted, shown
 
 ImageInput = str | Path | Image.Image
@@ -93,7 +87,7 @@ def decode(source: ImageInput, draft: PreprocessSpec | None = None) -> tuple[Ima
         raise UsageError(f"expected a path or a PIL image, got {type(source).__name__}")
     try:
         with open_regular(source) as file:
-            check_size(source, os.fstat(file.fileno()).st_size, MAX_IMAGE_BYTES)
+            check_bytes(source, os.fstat(file.fileno()).st_size, MAX_IMAGE_BYTES)
             image = open_image(file)
             size = image.size
             if draft is not None and 0 not in size:

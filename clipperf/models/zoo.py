@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from clipperf.errors import UsageError
 from clipperf.models import catalog
 from clipperf.models.family import FAMILIES, family_of
 from clipperf.nouns.model import ModelSpec
 from clipperf.system.store import cached_sha256, known_sha256
-from clipperf.system.targets import expanded
 
 
 def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
@@ -24,7 +23,7 @@ def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
             return spec
     if not name.strip():
         raise UsageError("the model's name is empty; clipperf models lists all")
-    if "/" in name and Path(name).exists():
+    if "/" in name and os.path.exists(name):
         raise UsageError(
             f"{name} is a path: name the architecture, and a checkpoint with --pretrained FILE. "
             f"Artifact folders are opened with clipperf.load"
@@ -35,8 +34,6 @@ def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
 
 def must_read(name: str, pretrained: str | None) -> bool:
     """Whether `resolve` will read a whole checkpoint for its digest, which takes seconds."""
-    if not expanded(pretrained or name.partition("::")[2]).is_file():
-        return False
     found = (family.checkpoint(name, pretrained) for family in FAMILIES)
     return any(path is not None and known_sha256(path) is None for path in found)
 

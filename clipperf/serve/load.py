@@ -31,7 +31,7 @@ from clipperf.serve.streams import spread
 from clipperf.serve.texts import encode as embed_texts
 from clipperf.system.env import available_cores
 from clipperf.system.processes import trim_heap
-from clipperf.system.targets import expanded
+from clipperf.system.targets import expanded, kind_of
 from clipperf.text import quoted
 
 
@@ -237,7 +237,8 @@ def load(
         ArtifactError: the folder is no artifact, a file is missing, of another size or altered,
             or `verify` found other embeddings.
         EngineError: the runtime cannot load a tower.
-        UsageError: an option is not valid, or the runtime cannot do what it says.
+        UsageError: an option is not valid, the runtime cannot do what it says, or of the path
+            nothing can be told.
         MissingDependencyError: the runtime or the way to preprocess needs a package that is not
             installed.
     """
@@ -245,11 +246,12 @@ def load(
         if value is not None and (not isinstance(value, int) or value < 1):
             raise UsageError(f"{name} is {quoted(value)}: give a whole number from 1")
     path = expanded(folder)
-    if not path.exists():
+    kind = kind_of(path)
+    if kind == "nothing":
         raise ArtifactError(f"{path}: there is no such file or folder")
-    if (path / tuned.FILE).is_file():
-        path /= tuned.FILE
-    if path.is_file():
+    if kind == "folder" and kind_of(path / tuned.FILE) == "file":
+        path, kind = path / tuned.FILE, "file"
+    if kind == "file":
         if (threads, streams, runtime, device) != (None, None, None, None):
             raise UsageError(
                 f"{path} is a tuning, which sets threads, streams, runtime and device; load the "

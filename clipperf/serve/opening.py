@@ -23,6 +23,7 @@ from clipperf.nouns.variant import PIXEL_DTYPES, PixelDtype, Side
 from clipperf.serve.held import Held
 from clipperf.system.env import available_cores
 from clipperf.system.files import read_json, sha256_file
+from clipperf.system.reading import regular_bytes
 from clipperf.system.store import cache_folder
 
 DEFAULT_BATCH = 32
@@ -123,9 +124,10 @@ def check_sizes(held: Held, tower: Artifact) -> None:
     """Notice a missing or truncated file; runtimes say it less clearly, or not at all."""
     found = 0
     for name in tower.files:
-        if not held.path(name).is_file():
+        size = regular_bytes(held.path(name))
+        if size is None:
             raise ArtifactError(f"{held.path(name)} is missing: export the model again")
-        found += held.path(name).stat().st_size
+        found += size
     if found != tower.disk_bytes:
         raise ArtifactError(
             f"the {tower.side} tower of {held.folder} is damaged: its files have {found} bytes, "
@@ -141,7 +143,7 @@ def check_small(held: Held, manifest: Manifest, names: Iterable[str]) -> None:
     """
     for name in names:
         path = held.path(name)
-        if not path.is_file():
+        if regular_bytes(path) is None:
             raise ArtifactError(f"{path} is missing: export the model again")
         if sha256_file(path) != manifest.files.get(name):
             raise ArtifactError(

@@ -11,6 +11,7 @@ from clipperf.nouns.tuning import TunedTower, Tuning
 from clipperf.serve.opening import Opening
 from clipperf.system.env import available_cores, cpu_name
 from clipperf.system.store import read_versioned, record_of
+from clipperf.system.targets import kind_of
 
 KIND = "tuning"
 FILE = "tuning.json"
@@ -26,6 +27,7 @@ def read(path: Path) -> list[Opening]:
 
     Raises:
         ArtifactError: not a tuning file, or of another version of clipperf.
+        UsageError: it names a folder of which nothing can be told.
     """
     data = read_versioned(path, _AGAIN)
     if data.get("kind") != KIND:
@@ -36,7 +38,7 @@ def read(path: Path) -> list[Opening]:
     openings = [_opening(path, tower) for tower in tuning.towers]
     _compare_machines(tuning.environment)
     for opening in openings:
-        if not opening.folder.is_dir():
+        if kind_of(opening.folder) != "folder":
             raise ArtifactError(
                 f"{path} names {opening.folder}, which is not there: move the file together with "
                 f"its artifacts (clipperf tune --bundle DIR), or {_AGAIN}"

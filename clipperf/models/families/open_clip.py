@@ -31,7 +31,7 @@ from clipperf.models.open_clip_facts import (
 from clipperf.models.published import accuracy, normal
 from clipperf.nouns.model import CLIP_IDS, ModelSpec, TextIds, Tower
 from clipperf.nouns.variant import Side
-from clipperf.system.targets import expanded
+from clipperf.system.targets import expanded, kind_of
 
 OTHER_VOCABULARY = TextIds(sot=None, eot=1, low=2, high=1000)
 """Ids that every tokenizer has: only their number matters for cost."""
@@ -141,8 +141,10 @@ def _default_weights(entry: CatalogEntry) -> str:
 def checkpoint(name: str, pretrained: str | None) -> Path | None:
     """The file that is named, where there is one."""
     given = pretrained or name.partition("::")[2]
+    if not given.endswith(weights.SUFFIXES):  # a tag, which no folder has to be known for
+        return None
     path = expanded(given)
-    return path if given.endswith(weights.SUFFIXES) and path.is_file() else None
+    return path if kind_of(path) == "file" else None
 
 
 # --- models --------------------------------------------------------------------------------
