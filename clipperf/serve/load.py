@@ -114,6 +114,11 @@ class ClipModel:
     ) -> np.ndarray:
         """Tokenise and embed strings; longer ones than the context are cut as open_clip does.
 
+        Of a text of any length CLIP's own tokenizer reads as much as the context holds. The others
+        (of a kind "hf" or "clips") read all of it, as the last words may count there, too: they
+        refuse texts of more than 1,048,576 characters, or 16,384 with HTML entities in them. So
+        does CLIP's own for a text without spaces to cut it at.
+
         Equal texts are embedded once. Where the tower allows it, which is exact, texts of like
         length share batches that are cut at their longest (see `serve.texts`).
 
