@@ -120,6 +120,7 @@ def open(request: EngineRequest) -> OpenVinoEngine:
         raise EngineError(f"{request.cell.label}: no artifact was given")
     path, cell = Path(request.path), request.cell
     folder = cache_folder(request)
+    engine = None
     if folder is not None:
         with contextlib.suppress(EngineError, StorageError):
             if is_whole(folder):
@@ -127,7 +128,8 @@ def open(request: EngineRequest) -> OpenVinoEngine:
             with staged(folder) as staging:
                 engine = open_compiled(path, cell.threads, cell.streams, staging)
                 write_json(staging / CHECKSUMS, _checksums(staging))
-            return engine
+    if engine is not None:  # kept or not
+        return engine
     return open_compiled(path, cell.threads, cell.streams)
 
 

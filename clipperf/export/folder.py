@@ -52,8 +52,8 @@ class Wanted:
     """What an artifact folder is to hold.
 
     `keys` says for each wanted side what its tower depends on; `needed_bytes` is what building
-    one side takes on the disk at least, `file` the name of a tower's model file. Towers of other weights, precision or `options` cannot
-    share the folder with the wanted ones.
+    one side takes on the disk at least, `file` the name of a tower's model file. Towers of other
+    weights, precision or `options` cannot share the folder with the wanted ones.
     """
 
     folder: Path
@@ -267,7 +267,8 @@ def own_files(folder: Path) -> Callable[[str], bool]:
         return {store.MANIFEST_NAME, *store.read_manifest(folder).all_files}.__contains__
     except ArtifactError:
         own = {store.MANIFEST_NAME, *(name for names in SHARED_FILES.values() for name in names)}
-        return lambda name: name in own or name.startswith(tuple(f"{side}/model." for side in SIDES))
+        models = tuple(f"{side}/model." for side in SIDES)
+        return lambda name: name in own or name.startswith(models)
 
 
 def written(staging: Path, side: Side) -> list[str]:
@@ -285,13 +286,13 @@ def _carry_over(folder: Path, staging: Path, tower: Artifact) -> None:
 def _copy_shared(source: Path | None, staging: Path) -> None:
     """Copy what towers share, as far as it is there, and is not made anew."""
     for name in store.read_manifest(source).files if source else ():
-        if os.path.isfile(source / name) and not os.path.lexists(staging / name):
+        if (source / name).is_file() and not os.path.lexists(staging / name):
             shutil.copy2(source / name, staging / name)
 
 
 def _manifest(wanted: Wanted, staging: Path, towers: Mapping[Side, Artifact]) -> Manifest:
     shared = [name for names in SHARED_FILES.values() for name in names]
-    present = [name for name in shared if os.path.isfile(staging / name)]
+    present = [name for name in shared if (staging / name).is_file()]
 
     def settings(name: str) -> dict[str, Any]:
         return dict(files.read_json(staging / name)) if name in present else {}

@@ -17,8 +17,8 @@ from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.text import quoted
 
 MAX_CHARACTERS = 1 << 20
-"""The longest text that is tokenised, in about two seconds (of nothing but mojibake, in six). Longer
-ones are cut before, where that is exact: see `first_words`."""
+"""The longest text that is tokenised, in about two seconds (mojibake alone: six). Longer ones are
+cut before, where that is exact: see `first_words`."""
 
 MAX_ENTITY_CHARACTERS = 1 << 14
 """The same for a text with HTML entities. ftfy goes over a line until nothing changes, once for

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 from clipperf.errors import UsageError
 from clipperf.models import catalog
 from clipperf.models.family import FAMILIES, family_of
 from clipperf.nouns.model import ModelSpec
 from clipperf.system.store import cached_sha256, known_sha256
+from clipperf.system.targets import kind_of
 
 
 def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
@@ -23,7 +24,7 @@ def resolve(name: str, pretrained: str | None = None) -> ModelSpec:
             return spec
     if not name.strip():
         raise UsageError("the model's name is empty; clipperf models lists all")
-    if "/" in name and os.path.exists(name):
+    if "/" in name and kind_of(Path(name)) != "nothing":
         raise UsageError(
             f"{name} is a path: name the architecture, and a checkpoint with --pretrained FILE. "
             f"Artifact folders are opened with clipperf.load"

@@ -120,7 +120,9 @@ def _attempt(
             for side, engine in found.engines.items():
                 selftest.check(engine, folders[side][0].folder, found.towers[side])
         opened.pop_all()
-    return found, all(contract.get(request.cell.runtime).by_handle for request in wanted)
+        by_handle = all(contract.get(request.cell.runtime).by_handle for request in wanted)
+        steady = by_handle and all(folder.steady for folder, _ in folders.values())
+    return found, steady
 
 
 def _pixels(folder: Held, manifest: Manifest) -> PreprocessSpec:

@@ -74,7 +74,7 @@ def storage_error(target: Path, exc: OSError) -> StorageError:
 
 def _free_bytes(target: Path) -> int:
     for folder in (target, *target.parents):
-        if os.path.exists(folder):
+        if folder.exists():
             return shutil.disk_usage(folder).free
     return 0
 
@@ -225,7 +225,7 @@ def sweep(target: Path) -> None:
     if os.path.lexists(aside) and not os.path.lexists(target):
         os.rename(aside, target)
     for leftover in temporaries.of(target):
-        if os.path.isdir(leftover):
+        if leftover.is_dir():
             temporaries.remove_tree(leftover)
 
 

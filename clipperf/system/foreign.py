@@ -50,7 +50,7 @@ def carry_over(old: Path, new: Path, ours: Callable[[str], bool]) -> None:
         parents = [old / part for part in reversed(entry.relative_to(old).parents[:-1])]
         for part in [*parents, *([entry] if is_folder else [])]:
             there = new / part.relative_to(old)
-            if os.path.lexists(there) and not os.path.isdir(there):
+            if os.path.lexists(there) and not there.is_dir():
                 raise _in_the_way(part)
             if not os.path.lexists(there):
                 there.mkdir()
@@ -73,7 +73,7 @@ def _walked(root: Path, ours: Callable[[str], bool]) -> Iterator[tuple[Path, boo
     Raises:
         UsageError: another file system is mounted in there, or a folder may not be read.
     """
-    folders = [root] if os.path.isdir(root) else []
+    folders = [root] if root.is_dir() else []
     while folders:
         folder = folders.pop()
         try:
@@ -85,7 +85,7 @@ def _walked(root: Path, ours: Callable[[str], bool]) -> Iterator[tuple[Path, boo
         for entry in entries:
             if temporaries.is_one(entry.name):
                 continue
-            if os.path.isdir(entry) and not os.path.islink(entry):
+            if entry.is_dir() and not entry.is_symlink():
                 if os.path.ismount(entry):
                     raise UsageError(
                         f"another file system is mounted at {entry}, which clipperf would have to "
@@ -98,7 +98,7 @@ def _walked(root: Path, ours: Callable[[str], bool]) -> Iterator[tuple[Path, boo
 
 def _is_own(path: Path) -> bool:
     """Whether this user may make another name of a file, or a copy of a link, unread."""
-    if sys.platform == "win32" or os.path.islink(path):
+    if sys.platform == "win32" or path.is_symlink():
         return True
     return path.lstat().st_uid == os.geteuid()
 

@@ -54,7 +54,7 @@ def _check_regular(path: str | Path, found: os.stat_result) -> None:
 def regular_bytes(path: str | Path) -> int | None:
     """The size of a regular file; None where there is none, or none that this user can reach."""
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except (OSError, ValueError):
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None

@@ -51,7 +51,7 @@ def kind_of(path: Path) -> Kind:
         UsageError: it cannot be told, as where a folder above may not be searched.
     """
     try:
-        mode = os.stat(path).st_mode
+        mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return "nothing"
     except (OSError, ValueError) as exc:  # ValueError: a name that no file can have

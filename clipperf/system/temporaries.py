@@ -55,9 +55,9 @@ def remove_tree(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for above, folders, _ in os.walk(folder):
             for name in folders:
-                inner = os.path.join(above, name)
-                if not os.path.islink(inner):
-                    os.chmod(inner, 0o700)
+                inner = Path(above, name)
+                if not inner.is_symlink():
+                    inner.chmod(0o700)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -129,7 +129,7 @@ def _sweep(path: Path) -> None:
             try:
                 if not _lock(descriptor):
                     continue
-                if os.path.isdir(leftover):
+                if leftover.is_dir():
                     remove_tree(leftover)
                 else:
                     leftover.unlink()
