@@ -16,9 +16,9 @@ from contextlib import ExitStack
 import numpy as np
 
 import clipperf
+from clipperf.drift import drift_of
 from clipperf.evals import datasets
 from clipperf.evals.accuracy import ModelEmbedder, in_batches
-from clipperf.evals.drift import drift_of
 from clipperf.export.make import make
 from clipperf.models import zoo
 from clipperf.nouns.variant import BASELINE_PRECISION, SIDES, Side, Variant

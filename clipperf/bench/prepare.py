@@ -15,7 +15,7 @@ from clipperf.models.family import FAMILIES, family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, SIDES, PixelDtype, Side, Variant
-from clipperf.serve.opening import request_of
+from clipperf.serve.towers import request_of
 from clipperf.system import store
 
 ARTIFACT = "onnx"

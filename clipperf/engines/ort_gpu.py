@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import functools
 import io
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path

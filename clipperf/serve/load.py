@@ -25,10 +25,10 @@ from clipperf.serve import tuned
 from clipperf.serve.forks import leave, watch
 from clipperf.serve.images import OnError
 from clipperf.serve.images import encode as embed_images
-from clipperf.serve.opened import open_again, open_all
-from clipperf.serve.opening import DEFAULT_BATCH, Opening
+from clipperf.serve.parts import open_again, open_all
 from clipperf.serve.streams import spread
 from clipperf.serve.texts import encode as embed_texts
+from clipperf.serve.towers import DEFAULT_BATCH, Choice
 from clipperf.system.env import available_cores
 from clipperf.system.processes import trim_heap
 from clipperf.system.targets import expanded, kind_of
@@ -262,25 +262,25 @@ def load(
                 f"{path} is a tuning, which sets threads, streams, runtime and device; load the "
                 f"artifact folder to choose them"
             )
-        openings = tuned.read(path)
+        choices = tuned.read(path)
     else:
-        openings = [
-            Opening(path, runtime=runtime, device=device, threads=threads, streams=streams or 1)
+        choices = [
+            Choice(path, runtime=runtime, device=device, threads=threads, streams=streams or 1)
         ]
-    opened = open_all(openings, preprocess, verify)
-    for problem in opened.warnings:
+    parts = open_all(choices, preprocess, verify)
+    for problem in parts.warnings:
         warnings.warn(problem, AccuracyWarning, stacklevel=2)
-    text = opened.towers.get("text")
+    text = parts.towers.get("text")
     model = ClipModel(
-        opened.engines,
-        opened.pixels,
-        opened.tokenizer,
-        embed_dim=opened.spec.embed_dim,
+        parts.engines,
+        parts.pixels,
+        parts.tokenizer,
+        embed_dim=parts.spec.embed_dim,
         short_texts=text is not None and text.tokens is None,
-        random_weights=opened.spec.random_weights,
-        batches=opened.batches,
-        pixel_dtype=opened.pixel_dtype,
-        open_again=lambda: open_again(openings, opened),
+        random_weights=parts.spec.random_weights,
+        batches=parts.batches,
+        pixel_dtype=parts.pixel_dtype,
+        open_again=lambda: open_again(choices, parts),
     )
     watch(model)
     return model

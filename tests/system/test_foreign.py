@@ -131,7 +131,8 @@ out, ours = folder / "out", {"ours"}.__contains__
 (out / "read only" / "deep" / "file").write_text("mine")
 (out / "unreadable").write_text("mine")
 (out / "empty").mkdir()
-for name, mode in (("read only/deep", 0o555), ("read only", 0o555), ("unreadable", 0), ("empty", 0o500)):
+modes = {"read only/deep": 0o555, "read only": 0o555, "unreadable": 0, "empty": 0o500}
+for name, mode in modes.items():
     (out / name).chmod(mode)
 for number in range(3):
     foreign.check(out, ours, ["ours"])
@@ -140,8 +141,7 @@ for number in range(3):
         foreign.carry_over(out, staging, ours)
     assert (out / "ours").read_text() == str(number)
     assert (out / "read only" / "deep" / "file").read_text() == "mine"
-    modes = [(out / n).stat().st_mode & 0o777 for n in ("read only", "unreadable", "empty")]
-    assert modes == [0o555, 0, 0o500], modes
+    assert modes == {name: (out / name).stat().st_mode & 0o777 for name in modes}
     assert [p.name for p in folder.iterdir()] == ["out"], list(folder.iterdir())
 (out / "closed").mkdir(mode=0)
 try:

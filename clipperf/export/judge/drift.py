@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from clipperf.drift import drift_of
 from clipperf.errors import UsageError
 from clipperf.evals.accuracy import BATCH, ModelEmbedder, in_batches
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.drift import drift_of
 from clipperf.evals.metric import Ranked
 from clipperf.evals.ranks import hits_at, normalize
 from clipperf.evals.task import Embeddings, nothing_to_score
@@ -20,7 +20,7 @@ from clipperf.inputs.tokenize import CONFIG_FILE, Tokenizer
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import SIDES, PixelDtype, Side
 from clipperf.serve.load import ClipModel
-from clipperf.serve.opening import read_pixels
+from clipperf.serve.towers import read_pixels
 
 PROBES = 64
 """Samples that calibrate the scales and show the drift of single layers, spread over the set."""
