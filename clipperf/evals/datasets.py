@@ -16,7 +16,7 @@ from typing import Any
 
 from clipperf.errors import UsageError
 from clipperf.evals.layouts import OWN_FILES, few, read_layout
-from clipperf.inputs.preprocess import CLIPPED, exceeds_bytes, may_exceed_bytes
+from clipperf.inputs.preprocess import CLIPPED, check_frames, exceeds_bytes, may_exceed_bytes
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, decode, list_folder, list_zip, one_spelling
 from clipperf.system.targets import expanded, kind_of
@@ -60,8 +60,9 @@ def load_dataset(name_or_dir: str | Path, *, skip_unreadable: bool = False) -> D
 
     Images are the files whose suffix is of a format in `reading.FORMATS`. Reads each once, for its
     checksum and to see that it is an image; pixels are decoded later, by `ImageSource.open`.
-    With `skip_unreadable` they are decoded now, and those that cannot be are left out, with their
-    captions, and named in the notes. A folder that is itself called "sample" is ``./sample``.
+    With `skip_unreadable` they are decoded and resized now, and those that cannot be are left out,
+    with their captions, and named in the notes. A folder that is itself called "sample" is
+    ``./sample``.
 
     Raises:
         UsageError: the data is missing, damaged, ambiguous or inconsistent; the message names
@@ -118,6 +119,8 @@ def _read(
             if may_exceed_bytes(image.mode):
                 image = image if skip else decode(source, data, fully=True)
                 clipped += [name] if exceeds_bytes(image) else []
+            if skip:
+                check_frames(image, str(source))
         except UsageError as exc:
             if not skip:
                 raise
