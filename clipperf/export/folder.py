@@ -285,7 +285,9 @@ def _carry_over(folder: Path, staging: Path, tower: Artifact) -> None:
 
 def _copy_shared(source: Path | None, staging: Path) -> None:
     """Copy what towers share, as far as it is there, and is not made anew."""
-    for name in store.read_manifest(source).files if source else ():
+    if source is None:
+        return
+    for name in store.read_manifest(source).files:
         if (source / name).is_file() and not os.path.lexists(staging / name):
             shutil.copy2(source / name, staging / name)
 

@@ -56,7 +56,7 @@ def kind_of(path: Path) -> Kind:
         return "nothing"
     except (OSError, ValueError) as exc:  # ValueError: a name that no file can have
         said = getattr(exc, "strerror", None) or exc
-        why = _UNKNOWN.get(getattr(exc, "errno", None), "name another path")
+        why = _UNKNOWN.get(getattr(exc, "errno", None) or 0, "name another path")
         raise UsageError(f"{shown(path)} cannot be looked at: {said}; {why}") from exc
     if stat.S_ISDIR(mode):
         return "folder"

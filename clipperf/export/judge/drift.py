@@ -74,7 +74,7 @@ class Judge:
             which: self._embed(which, engine, which != side or self._scored)
             for which, engine in fp32.items()
         }
-        recorder = _Recorder()
+        recorder = Recorder()
         self._embed(side, recorder, False)
         self.probes = recorder.batches
         self._expected = self._run(fp32[side])
@@ -137,7 +137,7 @@ class Judge:
         return {each.name: hits_at(each.ranks, 1) for each in ranked}
 
 
-class _Recorder:
+class Recorder:
     """An engine that keeps what it is given."""
 
     def __init__(self) -> None:
