@@ -167,9 +167,9 @@ def test_a_dataset_of_any_size_reaches_its_child(
     sample_artifact: Path, samples: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bound of files of unknown origin is none for what the parent has just written."""
-    monkeypatch.setattr(files, "MOST_JSON_BYTES", 100)
+    monkeypatch.setattr(files, "MOST_JSON_BYTES", 10**5)
     dataset = tmp_path / "dataset.json"
-    files.write_json(dataset, load_dataset(samples))
+    files.write_json(dataset, replace(load_dataset(samples), notes=("x" * 10**5,)))
     fields = {
         "dataset": str(dataset),
         "model": to_json(source(sample_artifact)),
