@@ -20,9 +20,9 @@ from clipperf.evals.task import Embeddings
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.cell import EngineRequest
-from clipperf.serialize import from_json
+from clipperf.serialize import from_json, parse_json
 from clipperf.serve.load import ClipModel
-from clipperf.serve.opening import open_engines, read_pixels
+from clipperf.serve.towers import open_engines, read_pixels
 from clipperf.system import files, store
 from clipperf.system.protocol import Fields, Tell, serve
 
@@ -32,7 +32,9 @@ def embed(fields: Fields, tell: Tell) -> None:
 
     Tells what is being embedded, how many are done, and of how many.
     """
-    dataset = from_json(Dataset, files.read_json(Path(fields["dataset"])))
+    path = Path(fields["dataset"])
+    # However large: the parent has just written it.
+    dataset = from_json(Dataset, parse_json(path.read_bytes(), path))
     request, batch = from_json(ModelRequest, fields["model"]), fields["batch"]
     with open_model(request) as model:
         embedder = accuracy.ModelEmbedder(model, batch)

@@ -70,6 +70,7 @@ def make(
         weights_id=weights_id,
         keys={side: exporter.key(spec, side, variant, sources[side]) for side in sides},
         needed_bytes=needed_bytes,
+        file=exporter.file,
         options=exporter.choices.described(variant),
     )
     folders_below = tuple(each.folder for each in below)

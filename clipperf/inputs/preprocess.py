@@ -33,18 +33,12 @@ from PIL import Image, ImageOps
 
 from clipperf.errors import AccuracyWarning, UsageError
 from clipperf.inputs.preprocess_fast import resize_and_crop
-from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec, Size
+from clipperf.inputs.preprocess_spec import INTERPOLATIONS, RESIZE_MODES, PreprocessSpec, Size
 from clipperf.inputs.preprocess_transformers import crop_as_transformers, on_white, wider
-from clipperf.inputs.reading import (
-    MAX_IMAGE_BYTES,
-    check_size,
-    no_path,
-    open_image,
-    why_unreadable,
-)
-from clipperf.inputs.resize import centre, resize_middle
+from clipperf.inputs.reading import MAX_IMAGE_BYTES, no_path, open_image, why_unreadable
+from clipperf.inputs.resize import SCALED, centre, resize_middle, to_rgb
 from clipperf.nouns.variant import PIXEL_DTYPES
-from clipperf.system.reading import open_regular
+from clipperf.system.reading import check_bytes, open_regular
 from clipperf.text import quoted, shown
 
 ImageInput = str | Path | Image.Image
@@ -62,7 +56,7 @@ PIL_ERRORS = (
 CLIPPED = (
     "hold values that are no bytes; they are clipped to 0..255 as in open_clip, not scaled, so "
     "that 16 bits become nearly white, and floats up to 1 black (first: {first}); scale them "
-    "first, 16 bits so: PIL.Image.fromarray((numpy.asarray(image) / 257).astype('uint8'))"
+    f"first, 16 bits so: {SCALED}"
 )
 
 
@@ -95,7 +89,7 @@ def decode(source: ImageInput, draft: PreprocessSpec | None = None) -> tuple[Ima
         raise UsageError(f"expected a path or a PIL image, got {type(source).__name__}")
     try:
         with open_regular(source) as file:
-            check_size(source, os.fstat(file.fileno()).st_size, MAX_IMAGE_BYTES)
+            check_bytes(source, os.fstat(file.fileno()).st_size, MAX_IMAGE_BYTES)
             image = open_image(file)
             size = image.size
             if draft is not None and 0 not in size:
@@ -181,17 +175,38 @@ def exceeds_bytes(image: Image.Image) -> bool:
     return fractions or not (low >= 0 and high <= 255)  # type: ignore[operator]
 
 
+def check_frames(image: Image.Image, name: str) -> None:
+    """Make sure that a decoded image fits into the usual frame, resized in any way.
+
+    Raises:
+        UsageError: it does not; the message begins with its name.
+    """
+    for mode in RESIZE_MODES:
+        spec = PreprocessSpec(resize_mode=mode)
+        if 0 in image.size or 0 in resized(image.size, spec):
+            raise _too_narrow(name, image.size, spec)
+    try:
+        _frame(image, PreprocessSpec())
+    except UsageError as exc:
+        raise UsageError(f"{name}: {str(exc).removeprefix(f'{name_of(image)}: ')}") from exc
+
+
+def _too_narrow(name: str, size: Size, spec: PreprocessSpec) -> UsageError:
+    """What to raise for an image of which resizing leaves nothing."""
+    if 0 in size:
+        return UsageError(f"{name}: the image has no pixels, its size is {size}")
+    return UsageError(
+        f"{name}: {size[0]}x{size[1]} pixels are too narrow for resize mode {spec.resize_mode!r}: "
+        f"one side would shrink to 0 pixels; crop the image first"
+    )
+
+
 def _frame(source: ImageInput, spec: PreprocessSpec) -> tuple[Image.Image, bool]:
     """Decode, resize, pad and crop to the spec's frame, then convert to RGB; whether it clips."""
     image, full_size = decode(source, spec if spec.method == "draft" else None)
-    if 0 in full_size:
-        raise UsageError(f"{name_of(source)}: the image has no pixels, its size is {full_size}")
-    size = resized(full_size, spec)
+    size = full_size if 0 in full_size else resized(full_size, spec)
     if 0 in size:
-        raise UsageError(
-            f"{name_of(source)}: {full_size[0]}x{full_size[1]} pixels are too narrow for resize "
-            f"mode {spec.resize_mode!r}: one side would shrink to 0 pixels; crop the image first"
-        )
+        raise _too_narrow(name_of(source), full_size, spec)
     try:
         clipped = exceeds_bytes(image)
         cut = spec
@@ -210,7 +225,7 @@ def _frame(source: ImageInput, spec: PreprocessSpec) -> tuple[Image.Image, bool]
     except (ValueError, OSError, MemoryError) as exc:
         raise UsageError(
             f"{name_of(source)}: cannot turn a {image.mode} image into RGB {spec.width_px}x"
-            f"{spec.height_px}: {exc}; convert it with Image.convert('RGB') first"
+            f"{spec.height_px}: {exc}; {to_rgb(image.mode)}"
         ) from exc
 
 

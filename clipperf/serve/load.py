@@ -26,13 +26,13 @@ from clipperf.serve import tuned
 from clipperf.serve.forks import leave, watch
 from clipperf.serve.images import OnError
 from clipperf.serve.images import encode as embed_images
-from clipperf.serve.opened import open_again, open_all
-from clipperf.serve.opening import DEFAULT_BATCH, Opening
+from clipperf.serve.parts import open_again, open_all
 from clipperf.serve.streams import spread
 from clipperf.serve.texts import encode as embed_texts
+from clipperf.serve.towers import DEFAULT_BATCH, Choice
 from clipperf.system.env import available_cores
 from clipperf.system.processes import trim_heap
-from clipperf.system.targets import expanded
+from clipperf.system.targets import expanded, kind_of
 from clipperf.text import quoted
 
 
@@ -114,6 +114,11 @@ class ClipModel:
         self, texts: Sequence[str], *, batch_size: int | None = None, normalize: bool = False
     ) -> np.ndarray:
         """Tokenise and embed strings; longer ones than the context are cut as open_clip does.
+
+        Of a text of any length CLIP's own tokenizer reads as much as the context holds. The others
+        (of a kind "hf" or "clips") read all of it, as the last words may count there, too: they
+        refuse texts of more than 1,048,576 characters, or 16,384 with HTML entities in them. So
+        does CLIP's own for a text without spaces to cut it at.
 
         Equal texts are embedded once. Where the tower allows it, which is exact, texts of like
         length share batches that are cut at their longest (see `serve.texts`).
@@ -238,7 +243,8 @@ def load(
         ArtifactError: the folder is no artifact, a file is missing, of another size or altered,
             or `verify` found other embeddings.
         EngineError: the runtime cannot load a tower.
-        UsageError: an option is not valid, or the runtime cannot do what it says.
+        UsageError: an option is not valid, the runtime cannot do what it says, or of the path
+            nothing can be told.
         MissingDependencyError: the runtime or the way to preprocess needs a package that is not
             installed.
     """
@@ -246,35 +252,36 @@ def load(
         if value is not None and (not isinstance(value, int) or value < 1):
             raise UsageError(f"{name} is {quoted(value)}: give a whole number from 1")
     path = expanded(folder)
-    if not path.exists():
+    kind = kind_of(path)
+    if kind == "nothing":
         raise ArtifactError(f"{path}: there is no such file or folder")
-    if (path / tuned.FILE).is_file():
-        path /= tuned.FILE
-    if path.is_file():
+    if kind == "folder" and kind_of(path / tuned.FILE) == "file":
+        path, kind = path / tuned.FILE, "file"
+    if kind == "file":
         if (threads, streams, runtime, device) != (None, None, None, None):
             raise UsageError(
                 f"{path} is a tuning, which sets threads, streams, runtime and device; load the "
                 f"artifact folder to choose them"
             )
-        openings = tuned.read(path)
+        choices = tuned.read(path)
     else:
-        openings = [
-            Opening(path, runtime=runtime, device=device, threads=threads, streams=streams or 1)
+        choices = [
+            Choice(path, runtime=runtime, device=device, threads=threads, streams=streams or 1)
         ]
-    opened = open_all(openings, preprocess, verify)
-    for problem in opened.warnings:
+    parts = open_all(choices, preprocess, verify)
+    for problem in parts.warnings:
         warnings.warn(problem, AccuracyWarning, stacklevel=2)
-    text = opened.towers.get("text")
+    text = parts.towers.get("text")
     model = ClipModel(
-        opened.engines,
-        opened.pixels,
-        opened.tokenizer,
-        embed_dim=opened.spec.embed_dim,
+        parts.engines,
+        parts.pixels,
+        parts.tokenizer,
+        embed_dim=parts.spec.embed_dim,
         cut=text.cut.at if text and text.cut else None,
-        random_weights=opened.spec.random_weights,
-        batches=opened.batches,
-        pixel_dtype=opened.pixel_dtype,
-        open_again=lambda: open_again(openings, opened),
+        random_weights=parts.spec.random_weights,
+        batches=parts.batches,
+        pixel_dtype=parts.pixel_dtype,
+        open_again=lambda: open_again(choices, parts),
     )
     watch(model)
     return model

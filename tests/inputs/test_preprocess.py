@@ -220,7 +220,7 @@ def test_images_that_cannot_be_framed_are_refused():
         preprocess([Image.new("RGB", (0, 5))], PreprocessSpec())
     with pytest.raises(UsageError, match="too narrow for resize mode 'longest'"):
         preprocess([noise((1000, 1))], PreprocessSpec(resize_mode="longest"))
-    with pytest.raises(UsageError, match=r"convert it with Image\.convert"):
+    with pytest.raises(UsageError, match=r"convert it with image\.convert"):
         preprocess([Image.new("La", (9, 9))], PreprocessSpec())
     coloured = PreprocessSpec(resize_mode="longest", fill=(1, 2, 3))
     with pytest.raises(UsageError, match="three channels but the image has 1"):
