@@ -119,11 +119,15 @@ def test_a_pipe_is_written_into_where_somebody_reads(tmp_path: Path) -> None:
     found: list[str] = []
     descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     os.set_blocking(descriptor, True)
+    # Another end for writing: without one a reader that comes first finds the end of the file, and
+    # leaves a writer that nobody reads from.
+    writer = os.open(pipe, os.O_WRONLY)
     with open(descriptor) as reader:
         thread = threading.Thread(target=lambda: found.append(reader.read()))
         files.check_writable(pipe)
         thread.start()
         files.write_text(pipe, content)
+        os.close(writer)
         thread.join(30)
     assert found == [content] and stat.S_ISFIFO(pipe.stat().st_mode)
     assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
