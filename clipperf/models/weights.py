@@ -22,7 +22,8 @@ from clipperf.models.family import CatalogEntry
 from clipperf.models.published import normal
 from clipperf.system.files import read_json, write_json
 from clipperf.system.store import home
-from clipperf.system.targets import existing
+from clipperf.system.targets import existing, expanded
+from clipperf.text import shown
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,8 @@ def file_of(pretrained: str) -> Path | None:
     if path is not None and path.is_file():
         return path
     if pretrained.endswith(SUFFIXES):
-        raise UsageError(f"--pretrained {pretrained}: there is no such file")
+        expanded(pretrained)  # which a working directory that is gone may be the reason for
+        raise UsageError(f"--pretrained {shown(pretrained)}: there is no such file")
     return None
 
 

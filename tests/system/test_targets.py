@@ -326,4 +326,4 @@ def test_a_tag_needs_no_working_directory(
     assert not zoo.must_read("ViT-B-32", "laion2b_s34b_b79k")
     assert not zoo.must_read("ViT-B-32::laion2b_s34b_b79k", None)
     with pytest.raises(UsageError, match=r"weights\.pt: the working directory was removed"):
-        zoo.must_read("ViT-B-32", "weights.pt")
+        zoo.resolve("ViT-B-32", "weights.pt")

@@ -28,7 +28,7 @@ from clipperf.nouns.model import CLIP_IDS, ModelSpec, Sizes, TextIds, Tower
 from clipperf.nouns.model import resized as at_sizes
 from clipperf.nouns.variant import Side
 from clipperf.system.files import digest_of, sha256_file
-from clipperf.system.targets import expanded
+from clipperf.system.targets import existing, kind_of
 
 HUB = "hub"
 """`ModelSpec.pretrained` of weights that lie beside the configuration on the hub."""
@@ -54,15 +54,15 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
     if own and pretrained and own != pretrained:
         raise UsageError(f"{name} already names its weights: leave --pretrained {pretrained} out")
     wanted = own or pretrained
-    folder = expanded(named)
-    if folder.is_dir():
-        if not (folder / CONFIG).is_file():
+    folder = existing(named)
+    if folder is not None:
+        if kind_of(folder / CONFIG) != "file":
             return None
         digest = digest_of(*(sha256_file(path) for path in _description(folder)))
         architecture = f"{folder.name}@{digest[:8]}"
         default = str(transformers_weights.file_in(folder) or "")
     else:
-        repository = None if folder.exists() else hub.repository(named)
+        repository = hub.repository(named)
         if repository is None:
             return None
         folder = hub.cached(*repository) or hub.fetched(*repository, hub.SETTINGS)
@@ -245,8 +245,8 @@ def resized(spec: ModelSpec, sizes: Sizes) -> ModelSpec:
 def checkpoint(name: str, pretrained: str | None) -> Path | None:
     """The file of weights that is named or lies in the folder, where there is one."""
     named, _, own = name.partition("::")
-    folder, given = expanded(named), pretrained or own
-    if not (folder / CONFIG).is_file() or checkpoints.seeded(given):
+    folder, given = existing(named), pretrained or own
+    if folder is None or kind_of(folder / CONFIG) != "file" or checkpoints.seeded(given):
         return None
     return checkpoints.file_of(given) if given else transformers_weights.file_in(folder)
 

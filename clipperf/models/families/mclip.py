@@ -35,7 +35,7 @@ from clipperf.nouns.model import resized as at_sizes
 from clipperf.nouns.variant import Side
 from clipperf.system.files import digest_of
 from clipperf.system.store import cached_sha256
-from clipperf.system.targets import expanded
+from clipperf.system.targets import existing, kind_of
 
 TAG = "hub"
 """The weights that are published: the repository of the model's name."""
@@ -81,8 +81,8 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
     if own and pretrained and own != pretrained:
         raise UsageError(f"{name} already names its weights: leave --pretrained {pretrained} out")
     wanted = own or pretrained
-    source = expanded(named)
-    if (source / CONFIG).is_file():
+    source = existing(named)
+    if source is not None and kind_of(source / CONFIG) == "file":
         entry = _entry_of(source)
         if entry is None:
             return None
@@ -149,15 +149,16 @@ def _teacher(spec: ModelSpec) -> ModelSpec:
 def checkpoint(name: str, pretrained: str | None) -> Path | None:
     """The file of weights that is named or lies in the folder, where there is one."""
     named, _, own = name.partition("::")
-    folder, given = expanded(named), pretrained or own
+    folder, given = existing(named), pretrained or own
+    described = folder is not None and kind_of(folder / CONFIG) == "file"
     known = normal(named) in map(normal, STUDENTS)
-    if not known and (not (folder / CONFIG).is_file() or _entry_of(folder) is None):
+    if not known and (folder is None or not described or _entry_of(folder) is None):
         return None
     if checkpoints.seeded(given) or given == TAG:
         return None
     if given:
         return checkpoints.file_of(given)
-    return None if known else transformers_weights.file_in(folder)
+    return None if known or folder is None else transformers_weights.file_in(folder)
 
 
 # --- files ---------------------------------------------------------------------------------
