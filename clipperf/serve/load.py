@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from clipperf.errors import AccuracyWarning, ArtifactError, UsageError
-from clipperf.inputs.preprocess import ImageInput
+from clipperf.inputs.decode import ImageInput, is_one
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.cell import Engine
@@ -79,8 +79,10 @@ class ClipModel:
         workers: int | None = None,
         on_error: OnError = "raise",
     ) -> np.ndarray:
-        """Decode, preprocess and embed images given as paths or PIL images.
+        """Decode, preprocess and embed images.
 
+        Each is a path, a PIL image, what is in an image file (`bytes`, or a binary file that is
+        read from where it stands to its end), or pixels: a uint8 array [height, width, 3] in RGB.
         `workers` threads prepare the next batch while the engine runs the current one, by default
         one for each core of this process; 0 does all of it in the calling thread. `on_error` says
         what becomes of images that cannot be read: "raise"; "mark" their rows as NaN, and name
@@ -191,7 +193,7 @@ class ClipModel:
 
 def _listed(values: Any, advice: str) -> list[Any]:
     """The values as a list; a single one, which users pass by mistake, is refused."""
-    if isinstance(values, str | bytes | Path | dict):
+    if is_one(values) or isinstance(values, dict):
         raise UsageError(advice)
     try:
         return list(values)
