@@ -220,4 +220,5 @@ def _described(
         weight_bits=built.weight_bits,
         quantization=built.quantization,
         assumptions=built.assumptions,
+        similarity=built.similarity,
     )

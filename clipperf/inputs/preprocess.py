@@ -77,11 +77,18 @@ def fill(row: np.ndarray, source: ImageInput, spec: PreprocessSpec) -> bool:
     frame, clipped = _frame(source, spec)
     np.copyto(row, np.asarray(frame).transpose(2, 0, 1))
     if row.dtype != np.uint8:
-        # From bytes to normalised floats in torch's own order of float32 operations, in place.
-        row /= np.float32(255)
-        row -= np.array(spec.mean, np.float32).reshape(3, 1, 1)
-        row /= np.array(spec.std, np.float32).reshape(3, 1, 1)
+        normalise(row, spec)
     return clipped
+
+
+def normalise(pixels: np.ndarray, spec: PreprocessSpec) -> None:
+    """Turn bytes [..., 3, height, width] in float32 into what towers take, in place.
+
+    The order of operations is torch's own.
+    """
+    pixels /= np.float32(255)
+    pixels -= np.array(spec.mean, np.float32).reshape(3, 1, 1)
+    pixels /= np.array(spec.std, np.float32).reshape(3, 1, 1)
 
 
 def may_exceed_bytes(mode: str) -> bool:

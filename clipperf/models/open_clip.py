@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import MissingDependencyError, WeightsError
 from clipperf.models import weights
-from clipperf.nouns.model import ModelSpec, Tower
+from clipperf.nouns.model import ModelSpec, Similarity, Tower
 from clipperf.nouns.variant import Side
 
 if TYPE_CHECKING:
@@ -120,11 +120,12 @@ def build_from_config(
 
     model = skeleton(config)
     resized: dict[str, tuple[int, int]] = {}
+    similarity = None
     if checkpoint is None:
         drop_other(model, side)
         weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
     else:
-        resized = assign(model, checkpoint, side, spec.id)
+        resized, similarity = assign(model, checkpoint, side, spec.id)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     module: torch.nn.Module
@@ -139,7 +140,9 @@ def build_from_config(
         dynamic = takes_short_texts(model)
         module = TextTower(model, dynamic, normalize)
     return Tower(
-        spec, side, module.eval(), example, dynamic, assumptions=_resizings(resized, config)
+        *(spec, side, module.eval(), example, dynamic),
+        assumptions=_resizings(resized, config),
+        similarity=similarity,
     )
 
 
@@ -182,12 +185,13 @@ def drop_other(model: torch.nn.Module, side: Side) -> None:
 
 def assign(
     model: torch.nn.Module, path: Path, side: Side, label: str
-) -> dict[str, tuple[int, int]]:
+) -> tuple[dict[str, tuple[int, int]], Similarity | None]:
     """Give one tower of a skeleton the tensors of a checkpoint, without copying fp32 ones.
 
     Both towers are held to what open_clip's own strict loading asks for, since a file that does
     not fit is one of another model; only the other tower may be absent, as a whole. Returns which
-    positions open_clip's rule had to resize, with their number before and after.
+    positions open_clip's rule had to resize, with their number before and after; and what the
+    checkpoint says of similarity.
 
     Raises:
         WeightsError: tensors are missing, left over, or have other shapes; the message names some.
@@ -212,17 +216,34 @@ def assign(
         resize_text_pos_embed(state, model)
     except AssertionError as exc:
         raise WeightsError(f"{path} does not fit {label}: {exc}") from exc
+    similarity = similarity_in(state, model)
     wanted = model.state_dict()
     drop_other(model, side)
     own = model.state_dict()
     check_fit(wanted, own.keys(), state, side, f"{path} does not fit {label}")
     chosen = {name: _as_fp32(state[name], torch) for name in own}
     model.load_state_dict(chosen, strict=True, assign=True)
-    return {
+    resized = {
         name: (before[name][0], state[name].shape[0])
         for name in own
         if before[name] != state[name].shape
     }
+    return resized, similarity
+
+
+def similarity_in(state: Mapping[str, torch.Tensor], model: torch.nn.Module) -> Similarity | None:
+    """How a checkpoint's model compares images with texts; None where it has no scale.
+
+    Models with a bias, in the file or in the architecture, were trained with a sigmoid.
+    """
+    scale, bias = (
+        float(state[name].reshape(-1)[0]) if name in state else None
+        for name in ("logit_scale", "logit_bias")
+    )
+    biased = bias is not None or getattr(model, "logit_bias", None) is not None
+    if scale is None or (biased and bias is None):
+        return None
+    return Similarity("sigmoid" if biased else "softmax", scale, bias)
 
 
 POSITION_IDS = "text.transformer.embeddings.position_ids"

@@ -46,13 +46,31 @@ def encode(
     unique = list(place)
     eot_id = tokenizer.eot_id if cut else None
     batch_size = spread(engine, len(unique), batch_size)
-    window = min(WINDOW, max(1, WINDOW_TOKENS // tokenizer.context_tokens))
+    window = _window(tokenizer)
     parts = [
         _run(tokenizer(unique[i : i + window]), engine, batch_size, eot_id)
         for i in range(0, len(unique), window)
     ]
     embedded = np.concatenate(parts)
     return embedded if len(unique) == len(texts) else embedded[[place[text] for text in texts]]
+
+
+def embed(
+    tokens: np.ndarray, tokenizer: Tokenizer, engine: Engine, batch_size: int, cut: bool
+) -> np.ndarray:
+    """Embed one or more texts that are int64 [texts, context_tokens]; see `encode`."""
+    eot_id = tokenizer.eot_id if cut else None
+    batch_size, window = spread(engine, len(tokens), batch_size), _window(tokenizer)
+    parts = [
+        _run(tokens[i : i + window], engine, batch_size, eot_id)
+        for i in range(0, len(tokens), window)
+    ]
+    return np.concatenate(parts)
+
+
+def _window(tokenizer: Tokenizer) -> int:
+    """How many texts are sorted together."""
+    return min(WINDOW, max(1, WINDOW_TOKENS // tokenizer.context_tokens))
 
 
 def _run(tokens: np.ndarray, engine: Engine, batch_size: int, eot_id: int | None) -> np.ndarray:

@@ -18,7 +18,7 @@ from clipperf.errors import AccuracyWarning, EngineError, UnreadableWarning, Usa
 from clipperf.inputs.preprocess import fill, preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.serve import images as image_batches
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 
 SPEC = PreprocessSpec(16, 16)
 WAIT_S = 30

@@ -58,6 +58,7 @@ def traced(job: Job, tell: Tell) -> Built:
         first_token=first_token(tower.module, tower.start_id),
         graph=key,
         assumptions=dict(tower.assumptions),
+        similarity=tower.similarity,
     )
 
 

@@ -19,7 +19,7 @@ from clipperf.evals.tasks import retrieval, zeroshot
 from clipperf.inputs.tokenize import CONFIG_FILE, Tokenizer
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import SIDES, PixelDtype, Side
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 from clipperf.serve.towers import read_pixels
 
 PROBES = 64
