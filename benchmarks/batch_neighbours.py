@@ -23,7 +23,7 @@ from clipperf.export.judge.drift import Recorder
 from clipperf.export.make import make
 from clipperf.models import zoo
 from clipperf.nouns.variant import BASELINE_PRECISION, SIDES, Side, Variant
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 from clipperf.system.env import available_cores, cpu_name
 
 ROUNDS = 15

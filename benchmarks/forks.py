@@ -22,6 +22,7 @@ from PIL import Image
 
 import clipperf
 from clipperf.serve import load
+from clipperf.serve.model import ClipModel
 
 FORKS, CALLS, WAIT_S = 50, 3, 8
 IMAGES = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "green", "white")] * 8
@@ -32,7 +33,7 @@ def private_bytes() -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024
 
 
-def child(model: load.ClipModel, wanted: np.ndarray, answer: int) -> None:
+def child(model: ClipModel, wanted: np.ndarray, answer: int) -> None:
     signal.alarm(WAIT_S)
     seconds = []
     for _ in range(CALLS):

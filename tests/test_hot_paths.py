@@ -25,9 +25,9 @@ from clipperf.engines import onnxruntime
 from clipperf.inputs.preprocess import PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.serve import images as image_batches
-from clipperf.serve import load
+from clipperf.serve import model as clip_model
 from clipperf.serve import texts as text_batches
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 
 PACKAGE = str(Path(clipperf.__file__).parent)
 HEADROOM = 1.15
@@ -227,7 +227,7 @@ def test_duplicates_that_are_embedded_again_are_noticed(
             tokenizer(texts), engine, size, text_batches._ends(tokenizer, "eot")
         )
 
-    monkeypatch.setattr(load, "embed_texts", each)
+    monkeypatch.setattr(clip_model, "embed_texts", each)
     found = broken(text_counts(tokenizer))
     assert {"instructions of 64 texts", "tokens of 64 texts"} <= found.keys()
 
@@ -238,7 +238,7 @@ def test_padding_that_is_not_cut_is_noticed(
     def whole(texts: Any, tokenizer: Tokenizer, engine: Any, size: int, cut: bool) -> np.ndarray:
         return text_batches.encode(texts, tokenizer, engine, size, cut=None)
 
-    monkeypatch.setattr(load, "embed_texts", whole)
+    monkeypatch.setattr(clip_model, "embed_texts", whole)
     assert "tokens of 64 texts" in broken(text_counts(tokenizer))
 
 
@@ -251,7 +251,7 @@ def test_texts_in_their_own_order_are_noticed(
         parts = [text_batches.encode(part, tokenizer, engine, size, cut) for part in chunks]
         return np.concatenate([*parts, parts[0]])
 
-    monkeypatch.setattr(load, "embed_texts", arrived)
+    monkeypatch.setattr(clip_model, "embed_texts", arrived)
     found = broken(text_counts(tokenizer))
     assert {"tokens of 64 texts", "engine calls of 64 texts"} <= found.keys()
 

@@ -21,7 +21,7 @@ from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.cell import EngineRequest
 from clipperf.serialize import from_json, parse_json
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 from clipperf.serve.towers import open_engines, read_pixels
 from clipperf.system import files, store
 from clipperf.system.protocol import Fields, Tell, serve

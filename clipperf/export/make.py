@@ -221,4 +221,5 @@ def _described(
         quantization=built.quantization,
         assumptions=built.assumptions,
         cut=built.cut,
+        similarity=built.similarity,
     )

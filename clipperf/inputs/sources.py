@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from clipperf.errors import ArtifactError, UsageError
-from clipperf.inputs.preprocess import PIL_ERRORS
+from clipperf.inputs.decode import PIL_ERRORS
 from clipperf.inputs.reading import (
     MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,

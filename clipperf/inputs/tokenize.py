@@ -163,6 +163,14 @@ class Tokenizer:
         """The token that every text begins with; None where that is not known."""
         return self.spec.sot_id if self.spec.kind != "clips" else None
 
+    @property
+    def vocabulary(self) -> int:
+        """Ids of tokens lie below this."""
+        spec = self.spec
+        known = (spec.pad_id, spec.sot_id, spec.eot_id, spec.cls_id)
+        last = max(token for token in known if token is not None)
+        return max(int(self._plain.get_vocab_size()), last + 1)
+
     def __call__(self, texts: str | Sequence[str], context_tokens: int | None = None) -> np.ndarray:
         """Tokens of every text as int64 [batch, context_tokens], padded and cut as open_clip does.
 

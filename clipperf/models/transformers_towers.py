@@ -7,6 +7,7 @@ what the whole model wants, and only the tensors of the wanted tower are assigne
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,12 @@ def build(
     wanted = model.state_dict()
     drop_other(model, side)
     own = model.state_dict()
+    similarity = None
     if checkpoint is None:
         weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
     else:
         state = transformers_weights.named(weights.open_state_dict(checkpoint), wanted)
+        similarity = open_clip.similarity_in(state, model)
         said = f"{checkpoint} does not fit {folder / CONFIG}"
         check_fit(wanted, own.keys(), state, side, said, OTHERS)
         chosen = {name: weights.as_fp32(state[name]) for name in own}
@@ -148,7 +151,8 @@ def build(
         open_clip.drop_other(model, side)
         model.load_state_dict(state, strict=True, assign=True)
     size = (facts.image_px, facts.image_px)
-    return finished(model, spec, side, size, normalize, assumptions)
+    tower = finished(model, spec, side, size, normalize, assumptions)
+    return replace(tower, similarity=similarity)
 
 
 def laid_out(name: str, config: Any) -> nn.Module:

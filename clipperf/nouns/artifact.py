@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.model import ModelSpec, Similarity
 from clipperf.nouns.variant import Side
 
 INPUT_NAMES: dict[Side, str] = {"image": "pixel_values", "text": "input_ids"}
@@ -90,7 +90,8 @@ class Artifact:
     `options` are the settings of the build that users choose, such as an engine's batch range.
     `first_token` is the one that a text tower takes every text to begin with, None where it reads
     it. `weight_bits` are those of an int8 weight, sign included, where they depend on the machine
-    that the tower was made on. `assumptions`: see `nouns.model.Tower`. `cut` is None for images.
+    that the tower was made on. `assumptions`, `similarity`: see `nouns.model.Tower`. `cut` is None
+    for images.
     """
 
     model_id: str
@@ -116,6 +117,7 @@ class Artifact:
     quantization: Quantization | None = None
     assumptions: dict[str, str] = field(default_factory=dict)
     cut: Cut | None = None
+    similarity: Similarity | None = None
 
     @property
     def findings(self) -> dict[str, str]:

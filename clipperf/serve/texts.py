@@ -52,13 +52,26 @@ def encode(
     unique = list(place)
     ends = _ends(tokenizer, cut)
     batch_size = spread(engine, len(unique), batch_size)
-    window = min(WINDOW, max(1, WINDOW_TOKENS // tokenizer.context_tokens))
+    window = _window(tokenizer)
     parts = [
         _run(tokenizer(unique[i : i + window]), engine, batch_size, ends)
         for i in range(0, len(unique), window)
     ]
     embedded = np.concatenate(parts)
     return embedded if len(unique) == len(texts) else embedded[[place[text] for text in texts]]
+
+
+def embed(
+    tokens: np.ndarray, tokenizer: Tokenizer, engine: Engine, batch_size: int, cut: CutAt | None
+) -> np.ndarray:
+    """Embed one or more texts that are int64 [texts, context_tokens]; see `encode`."""
+    ends = _ends(tokenizer, cut)
+    batch_size, window = spread(engine, len(tokens), batch_size), _window(tokenizer)
+    parts = [
+        _run(tokens[i : i + window], engine, batch_size, ends)
+        for i in range(0, len(tokens), window)
+    ]
+    return np.concatenate(parts)
 
 
 def _ends(tokenizer: Tokenizer, cut: CutAt | None) -> Lengths | None:
@@ -68,6 +81,11 @@ def _ends(tokenizer: Tokenizer, cut: CutAt | None) -> Lengths | None:
     if cut == "eot" and tokenizer.eot_id is not None:
         return partial(eot_lengths, eot_id=tokenizer.eot_id)
     return None
+
+
+def _window(tokenizer: Tokenizer) -> int:
+    """How many texts are sorted together."""
+    return min(WINDOW, max(1, WINDOW_TOKENS // tokenizer.context_tokens))
 
 
 def _run(tokens: np.ndarray, engine: Engine, batch_size: int, ends: Lengths | None) -> np.ndarray:

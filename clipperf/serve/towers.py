@@ -25,6 +25,7 @@ from clipperf.system.env import available_cores
 from clipperf.system.files import read_json, sha256_file
 from clipperf.system.reading import regular_bytes
 from clipperf.system.store import cache_folder
+from clipperf.text import quoted
 
 DEFAULT_BATCH = 32
 
@@ -44,6 +45,7 @@ class Choice:
     streams: int = 1
     batch: int = DEFAULT_BATCH
     key: str | None = None
+    precision: str | None = None
 
 
 def requests(
@@ -59,6 +61,11 @@ def requests(
         raise UsageError(
             f"{chosen.name} does not load {manifest.runtime} artifacts, which {folder} holds; "
             f"export the model for it: clipperf export {spec.id} --runtime {chosen.artifact}"
+        )
+    if choice.precision not in (None, manifest.precision):
+        raise UsageError(
+            f"{folder} holds towers in {manifest.precision}, not {quoted(choice.precision)}; "
+            f"export the model in it: clipperf export {spec.id} --precision {choice.precision}"
         )
     device = choice.device or chosen.devices[0]
     if device not in chosen.devices:

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from clipperf.errors import MissingDependencyError, UsageError
-from clipperf.inputs.preprocess import decode, preprocess
+from clipperf.inputs.decode import decode
+from clipperf.inputs.preprocess import preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 
 needs_library = pytest.mark.skipif(

@@ -18,7 +18,8 @@ from PIL import Image, features
 from clipperf.errors import AccuracyWarning, UsageError
 from clipperf.inputs import preprocess as preprocessing
 from clipperf.inputs import reading
-from clipperf.inputs.preprocess import load_image, preprocess
+from clipperf.inputs.decode import load_image
+from clipperf.inputs.preprocess import preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.reading import image_suffixes, open_image
 from clipperf.system.reading import open_regular, read_regular
@@ -101,7 +102,7 @@ def test_a_plugin_of_the_users_own_is_read(tmp_path: Path, monkeypatch: pytest.M
 def test_photos_do_not_import_every_plugin(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "a.jpg")
     code = (
-        "import sys; from clipperf.inputs.preprocess import load_image; load_image(sys.argv[1]); "
+        "import sys; from clipperf.inputs.decode import load_image; load_image(sys.argv[1]); "
         "assert 'PIL.EpsImagePlugin' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "a.jpg"], check=True, timeout=60)

@@ -18,7 +18,7 @@ from PIL import Image
 import clipperf
 from clipperf.errors import ArtifactError
 from clipperf.serve import held, parts
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 from clipperf.system import files
 
 LOADS = 25

@@ -14,7 +14,7 @@ from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import UsageError
 from clipperf.inputs.tokenize import Tokenizer, eot_lengths
 from clipperf.serve import texts as text_batches
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 from clipperf.serve.texts import RUN_COST_TOKENS, batches, encode
 from clipperf.system.store import read_manifest
 

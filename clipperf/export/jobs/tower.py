@@ -63,6 +63,7 @@ def traced(job: Job, tell: Tell) -> Built:
         graph=key,
         assumptions=dict(tower.assumptions),
         cut=cut,
+        similarity=tower.similarity,
     )
 
 

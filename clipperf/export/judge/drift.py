@@ -20,7 +20,7 @@ from clipperf.inputs.tokenize import CONFIG_FILE, Tokenizer
 from clipperf.nouns.artifact import CutAt
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import SIDES, PixelDtype, Side
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 from clipperf.serve.towers import read_pixels
 
 PROBES = 64
