@@ -102,7 +102,7 @@ def _held(source: Buffer | BinaryIO) -> BytesIO:
     return BytesIO(source)
 
 
-def content_of(file: BinaryIO) -> bytes:
+def content_of(file: Any) -> bytes:
     """The bytes of a file of the user's, from where it stands to its end; it is left open.
 
     Raises:

@@ -30,7 +30,8 @@ def probabilities(
     if how.logit_bias is not None:
         logits += np.float32(how.logit_bias)
     if how.kind == "sigmoid":
-        return np.exp(-np.logaddexp(np.float32(0), -logits))
+        with np.errstate(invalid="ignore"):
+            return np.exp(-np.logaddexp(np.float32(0), -logits))
     if not logits.size:
         return logits
     logits -= logits.max(axis=1, keepdims=True)
