@@ -67,7 +67,7 @@ def test_prepared_pixels_give_the_embeddings_of_their_images(model: ClipModel) -
 def test_bytes_reach_a_tower_of_bytes_as_they_are() -> None:
     engine: Any = {"image": Bytes()}
     model = ClipModel(
-        engine, PreprocessSpec(4, 4), None, embed_dim=3, short_texts=False, pixel_dtype="uint8"
+        engine, PreprocessSpec(4, 4), None, embed_dim=3, cut=None, pixel_dtype="uint8"
     )
     pixels = np.arange(5 * 48, dtype=np.uint8).reshape(5, 3, 4, 4)
     found = model.encode_pixels(pixels, batch_size=2)
@@ -139,7 +139,7 @@ def test_other_tokens_are_refused_with_the_reason(
 
 def test_a_tower_that_cuts_nothing_takes_whole_rows(model: ClipModel) -> None:
     fixed = ClipModel(
-        dict(model._engines), None, model._tokenizer, embed_dim=192, short_texts=False
+        dict(model._engines), None, model._tokenizer, embed_dim=192, cut=None
     )
     with pytest.raises(UsageError, match="takes 77 tokens a text, padded as its tokenizer does"):
         fixed.encode_tokens(np.array([[START, END]]))
@@ -263,7 +263,7 @@ def test_what_cannot_be_opened_again_is_not_pickled(sample_artifact: Path) -> No
     model.close()
     with pytest.raises(UsageError, match="is closed, so it cannot be pickled"):
         pickle.dumps(model)
-    own = ClipModel({}, None, None, embed_dim=2, short_texts=False)
+    own = ClipModel({}, None, None, embed_dim=2, cut=None)
     with pytest.raises(UsageError, match=r"was not opened by clipperf\.load"):
         pickle.dumps(own)
 
