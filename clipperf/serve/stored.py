@@ -6,8 +6,11 @@ from pathlib import Path
 
 from clipperf.engines import contract
 from clipperf.errors import UsageError
+from clipperf.models import hub
+from clipperf.models.catalog import entries
 from clipperf.models.published import normal
 from clipperf.nouns.artifact import Manifest
+from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import BASELINE_PRECISION, PRECISIONS
 from clipperf.system.store import find_artifacts
 
@@ -31,12 +34,12 @@ def find(name: str, runtime: str | None = None, precision: str | None = None) ->
     artifact = None if runtime is None else contract.get(runtime).artifact
     if precision is not None:
         PRECISIONS.get(precision)
-    wanted, _, weights = normal(name).partition("::")
+    wanted, _, weights = normal(name.removeprefix(hub.PREFIX)).partition("::")
     usual = normal(_usual_id(name))
     found = [
         (folder, manifest)
         for folder, manifest in find_artifacts()
-        if normal(manifest.spec.architecture) == wanted
+        if wanted in _names(manifest.spec)
         and (not weights or normal(manifest.spec.id) in (usual, normal(name)))
         and artifact in (None, manifest.runtime)
         and precision in (None, manifest.precision)
@@ -60,10 +63,24 @@ def find(name: str, runtime: str | None = None, precision: str | None = None) ->
     return max(found, key=rank)[0] if found else None
 
 
+def _names(spec: ModelSpec) -> tuple[str, str]:
+    """What an architecture is called: in full, and without its content, for those of a folder."""
+    own = normal(spec.architecture)
+    return own, own.partition("@")[0]
+
+
+def _may_be_resolved(name: str) -> bool:
+    """Whether a name is not one that the hub would be asked about: paths look like those, too."""
+    listed = normal(name.removeprefix(hub.PREFIX).partition("::")[0])
+    return "/" not in name or any(normal(entry.architecture) == listed for entry in entries())
+
+
 def _usual_id(name: str) -> str:
     """The id of the model that an export of this name makes; the name where it makes none."""
     from clipperf.models import zoo
 
+    if not _may_be_resolved(name):
+        return name
     try:
         return zoo.resolve(name).id
     except UsageError:  # weights that are a file, or that nothing ranks
@@ -74,10 +91,12 @@ def missing(name: str, runtime: str | None, precision: str | None) -> str:
     """What to say of a model that the store does not hold; "" of what is no model's name."""
     from clipperf.models import zoo
 
+    if not _may_be_resolved(name):
+        return ""
     try:
         zoo.resolve(name)
     except UsageError as exc:
-        return "" if "/" in name else f"; as the name of a model: {exc}"
+        return f"; as the name of a model: {exc}"
     artifact = EXPORTED if runtime is None else contract.get(runtime).artifact
     options = "" if artifact in (None, EXPORTED) else f" --runtime {artifact}"
     options += "" if precision is None else f" --precision {precision}"
