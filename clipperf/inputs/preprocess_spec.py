@@ -163,5 +163,20 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most
 
 
+def resized(size: Size, spec: PreprocessSpec) -> Size:
+    """The (width, height) that an image of `size` is resized to before cropping or padding."""
+    width, height = size
+    if spec.resize_mode == "squash":
+        return spec.width_px, spec.height_px
+    if spec.resize_mode == "shortest" and spec.height_px == spec.width_px:
+        # Truncating here, rounding below: the reference has two code paths.
+        short = spec.width_px
+        long = int(short * max(size) / min(size))
+        return (short, long) if width <= height else (long, short)
+    pick = max if spec.resize_mode == "longest" else min
+    ratio = pick(height / spec.height_px, width / spec.width_px)
+    return round(width / ratio), round(height / ratio)
+
+
 def _bad(name: str, value: Any, wanted: str) -> UsageError:
     return UsageError(f"preprocess.{name}: expected {wanted}; got {quoted(value)}")
