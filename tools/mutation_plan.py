@@ -58,6 +58,7 @@ SUBJECTS = (
             "tests/inputs/test_preprocess_fast.py",
         ),
     ),
+    Subject(("clipperf/inputs/decode.py",), ("tests/inputs/test_decode.py",)),
     Subject(
         ("clipperf/inputs/tokenize.py",),
         ("tests/inputs/test_tokenize_rows.py",),
@@ -158,7 +159,7 @@ EQUIVALENT = (
         "turns are taken by both alike",
     ),
     Equivalent(
-        "clipperf/inputs/preprocess.py",
+        "clipperf/inputs/preprocess_spec.py",
         "return (short, long) if width <= height else (long, short)",
         "comparison",
         "both sides of a square image are the same",

@@ -16,9 +16,8 @@ import numpy as np
 from PIL import Image
 
 from clipperf.errors import UsageError
-from clipperf.inputs.preprocess_spec import PreprocessSpec, Size
+from clipperf.inputs.preprocess_spec import PreprocessSpec, Size, resized
 from clipperf.inputs.reading import MAX_IMAGE_BYTES, no_path, open_image, why_unreadable
-from clipperf.inputs.resize import resized
 from clipperf.system.reading import check_bytes, open_regular
 from clipperf.text import quoted, shown
 

@@ -30,9 +30,15 @@ from PIL import Image, ImageOps
 from clipperf.errors import AccuracyWarning, UsageError
 from clipperf.inputs.decode import ImageInput, decode, is_one, name_of
 from clipperf.inputs.preprocess_fast import resize_and_crop
-from clipperf.inputs.preprocess_spec import INTERPOLATIONS, RESIZE_MODES, PreprocessSpec, Size
+from clipperf.inputs.preprocess_spec import (
+    INTERPOLATIONS,
+    RESIZE_MODES,
+    PreprocessSpec,
+    Size,
+    resized,
+)
 from clipperf.inputs.preprocess_transformers import crop_as_transformers, on_white, wider
-from clipperf.inputs.resize import SCALED, centre, resize_middle, resized, to_rgb
+from clipperf.inputs.resize import SCALED, centre, resize_middle, to_rgb
 from clipperf.nouns.variant import PIXEL_DTYPES
 
 CLIPPED = (

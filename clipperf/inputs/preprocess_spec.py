@@ -173,5 +173,21 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most
 
 
+def resized(size: Size, spec: PreprocessSpec) -> Size:
+    """The (width, height) that an image of `size` is resized to before cropping or padding."""
+    width, height = size
+    if spec.resize_mode == "squash":
+        return spec.width_px, spec.height_px
+    short = spec.short_px or spec.width_px
+    alone = spec.rules == "transformers" or spec.height_px == spec.width_px
+    if spec.resize_mode == "shortest" and alone:
+        # Truncating here, rounding below: the reference has two code paths.
+        long = int(short * max(size) / min(size))
+        return (short, long) if width <= height else (long, short)
+    pick = max if spec.resize_mode == "longest" else min
+    ratio = pick(height / spec.height_px, width / spec.width_px)
+    return round(width / ratio), round(height / ratio)
+
+
 def _bad(name: str, value: Any, wanted: str) -> UsageError:
     return UsageError(f"preprocess.{name}: expected {wanted}; got {quoted(value)}")

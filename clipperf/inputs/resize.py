@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from clipperf.errors import UsageError
-from clipperf.inputs.preprocess_spec import PreprocessSpec, Size
+from clipperf.inputs.preprocess_spec import Size
 
 WHOLE_PX = 1 << 24
 """Up to here the whole image is resized, by Pillow alone: 64 MiB in colour."""
@@ -74,22 +74,6 @@ def resize_middle(
         middle = part.resize((width, part.height), resample)
         middle = _resample(middle, bounds, weights, axis=0)
     return middle.convert(image.mode)
-
-
-def resized(size: Size, spec: PreprocessSpec) -> Size:
-    """The (width, height) that an image of `size` is resized to before cropping or padding."""
-    width, height = size
-    if spec.resize_mode == "squash":
-        return spec.width_px, spec.height_px
-    short = spec.short_px or spec.width_px
-    alone = spec.rules == "transformers" or spec.height_px == spec.width_px
-    if spec.resize_mode == "shortest" and alone:
-        # Truncating here, rounding below: the reference has two code paths.
-        long = int(short * max(size) / min(size))
-        return (short, long) if width <= height else (long, short)
-    pick = max if spec.resize_mode == "longest" else min
-    ratio = pick(height / spec.height_px, width / spec.width_px)
-    return round(width / ratio), round(height / ratio)
 
 
 def too_large(image: Image.Image, size: Size, limit_px: int) -> UsageError:

@@ -72,12 +72,11 @@ def checked_tokens(
         raise UsageError(f"{said}: give whole numbers [n, tokens], as int64")
     columns = tokens.shape[1]
     if not (1 <= columns <= context if shorter else columns == context):
-        many = (
-            f"1 to {context} tokens a text, begun and ended"
-            if shorter
-            else f"{context} tokens a text, padded"
+        many = f"1 to {context}" if shorter else f"{context}"
+        how = "begun and ended" if shorter else "padded"
+        raise UsageError(
+            f"{said}: this model takes {many} tokens a text, {how} as its tokenizer does"
         )
-        raise UsageError(f"{said}: this model takes {many} as its tokenizer does")
     if len(tokens) and not (tokens.min() >= 0 and tokens.max() < tokenizer.vocabulary):
         ids = f"{tokens.min()} to {tokens.max()}"
         raise UsageError(f"{said} with ids from {ids}: there are 0 to {tokenizer.vocabulary - 1}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import AccuracyWarning, ArtifactError, UsageError
-from clipperf.serve import stored, tuned
+from clipperf.serve import tuned
 from clipperf.serve.forks import watch
 from clipperf.serve.model import ClipModel
 from clipperf.serve.parts import open_again, open_all
@@ -121,6 +121,8 @@ def _located(folder: str | Path, runtime: str | None, precision: str | None) -> 
         return path
     said = ""
     if isinstance(folder, str) and not folder.startswith((".", "~", "/")) and "\\" not in folder:
+        from clipperf.serve import stored  # what it asks of models, a path never needs
+
         found = stored.find(folder, runtime, precision)
         if found is not None:
             return found

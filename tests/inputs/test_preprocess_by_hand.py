@@ -13,8 +13,7 @@ from clipperf.errors import UsageError
 from clipperf.inputs import preprocess_fast
 from clipperf.inputs.decode import decode, load_image
 from clipperf.inputs.preprocess import preprocess
-from clipperf.inputs.preprocess_spec import PreprocessSpec
-from clipperf.inputs.resize import resized
+from clipperf.inputs.preprocess_spec import PreprocessSpec, resized
 
 BYTES: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}
 

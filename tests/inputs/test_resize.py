@@ -17,8 +17,8 @@ from PIL import Image
 from clipperf.errors import UsageError
 from clipperf.inputs import resize
 from clipperf.inputs.preprocess import preprocess
-from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec
-from clipperf.inputs.resize import SCALED, resized, to_rgb
+from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec, resized
+from clipperf.inputs.resize import SCALED, to_rgb
 
 KNOWN = ("1", "P", "L", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F")
 OTHERS = ("I;16", "I;16B", "LAB", "PA")

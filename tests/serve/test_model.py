@@ -138,9 +138,7 @@ def test_other_tokens_are_refused_with_the_reason(
 
 
 def test_a_tower_that_cuts_nothing_takes_whole_rows(model: ClipModel) -> None:
-    fixed = ClipModel(
-        dict(model._engines), None, model._tokenizer, embed_dim=192, cut=None
-    )
+    fixed = ClipModel(dict(model._engines), None, model._tokenizer, embed_dim=192, cut=None)
     with pytest.raises(UsageError, match="takes 77 tokens a text, padded as its tokenizer does"):
         fixed.encode_tokens(np.array([[START, END]]))
 
