@@ -16,7 +16,7 @@ from clipperf.models.family import FAMILIES, family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import OWN_SIZES, ModelSpec, Sizes
 from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, SIDES, PixelDtype, Side, Variant
-from clipperf.serve.opening import request_of
+from clipperf.serve.towers import request_of
 from clipperf.system import store
 
 ARTIFACT = "onnx"

@@ -92,14 +92,14 @@ def command(
     from clipperf.report.tuning import tuning_table
     from clipperf.system import results, store
     from clipperf.system.progress import progress
-    from clipperf.system.targets import expanded
+    from clipperf.system.targets import expanded, kind_of
 
     for option, value in (("--max-batch-ms", max_batch_ms), ("--minutes", minutes)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UsageError(f"{option} {value}: give a number above 0")
     spec = zoo.resolve(model, pretrained, Sizes(image_size, context_length))
     path = expanded(out or store.tuning_path(spec, sides(tower)))
-    if path.is_dir():
+    if kind_of(path) == "folder":
         raise UsageError(f"--out {out} is a folder: name a file in it")
     if tokens is not None and tower == "image":
         raise UsageError("--tokens is for text towers: leave it out with --tower image")

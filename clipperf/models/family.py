@@ -123,7 +123,9 @@ class Family:
 
 
 FAMILIES: Registry[Family] = Registry(
-    "family", room="clipperf.models.families", first=("sample", "open_clip", "open_clip_files")
+    "family",
+    room="clipperf.models.families",
+    first=("sample", "open_clip", "open_clip_files", "mclip", "hugging_face"),
 )
 """The families in the order in which they are asked whose a name is."""
 

@@ -46,7 +46,7 @@ def make_lean(tower: nn.Module, start_id: int | None = None) -> None:
         elif not tower.short:
             row = {"first": 0, "last": -1}.get(pool_type(part))
     else:
-        part, row = tower.model.visual, None
+        part, row = getattr(tower.model, "visual", None), None
         if isinstance(part, ModifiedResNet):
             part.attnpool = LeanPool(part.attnpool).eval()
         if not isinstance(part, VisionTransformer):

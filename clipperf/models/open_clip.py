@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import MissingDependencyError, WeightsError
 from clipperf.models import weights
 from clipperf.models.open_clip_fit import check_fit, instead
-from clipperf.nouns.model import ModelSpec, Tower
+from clipperf.nouns.model import ModelSpec, Similarity, Tower
 from clipperf.nouns.variant import Side
 
 if TYPE_CHECKING:
@@ -129,35 +130,25 @@ def build_from_config(
         WeightsError: the checkpoint cannot be read, or does not fit.
         MissingDependencyError: an optional package is needed.
     """
-    import torch
-
-    from clipperf.models.towers import ImageTower, TextTower, takes_short_texts
+    from clipperf.models.towers import finished
 
     model = skeleton(config)
     resized: dict[str, tuple[int, int]] = {}
+    similarity = None
     if checkpoint is None:
         drop_other(model, side)
         weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
     else:
-        resized = assign(model, checkpoint, side, spec.id)
-    said = _resizings(resized, image_size(config, spec))
+        resized, similarity = assign(model, checkpoint, side, spec.id)
+    px = image_size(config, spec)
+    said = _resizings(resized, px)
     if side == "image":
         said |= _set_input_size(model, config, spec)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    module: torch.nn.Module
-    if side == "image":
-        px = image_size(config, spec)
-        height, width = (px, px) if isinstance(px, int) else px
-        example = torch.zeros(2, 3, height, width)
-        dynamic, module = False, ImageTower(model, normalize)
     else:
         _check_length(model, spec)
-        example = torch.zeros(2, spec.context_tokens, dtype=torch.int64)
-        example[:, 1:3] = 1
-        dynamic = takes_short_texts(model)
-        module = TextTower(model, dynamic, normalize)
-    return Tower(spec, side, module.eval(), example, dynamic, assumptions=said)
+    size = (px, px) if isinstance(px, int) else px
+    tower = finished(model, spec, side, size, normalize, said)
+    return replace(tower, similarity=similarity)
 
 
 def _check_length(model: torch.nn.Module, spec: ModelSpec) -> None:
@@ -242,17 +233,17 @@ def drop_other(model: torch.nn.Module, side: Side) -> None:
 
 def assign(
     model: torch.nn.Module, path: Path, side: Side, label: str
-) -> dict[str, tuple[int, int]]:
+) -> tuple[dict[str, tuple[int, int]], Similarity | None]:
     """Give one tower of a skeleton the tensors of a checkpoint, without copying fp32 ones.
 
     Both towers are held to what open_clip's own strict loading asks for, since a file that does
     not fit is one of another model; only the other tower may be absent, as a whole. Returns which
-    positions open_clip's rule had to resize, with their number before and after.
+    positions open_clip's rule had to resize, with their number before and after; and what the
+    checkpoint says of similarity.
 
     Raises:
         WeightsError: tensors are missing, left over, or have other shapes; the message names some.
     """
-    import torch
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
 
@@ -260,6 +251,7 @@ def assign(
     state = convert_state_dict(model, state)
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
+    similarity = similarity_in(state, model)
     wanted = model.state_dict()
     # Tables and masks that the model computes; programs of other versions store some of them.
     for name in {name for name, _ in model.named_buffers()} - wanted.keys():
@@ -270,13 +262,29 @@ def assign(
     drop_other(model, side)
     own = model.state_dict()
     check_fit(wanted, own.keys(), state, side, said)
-    chosen = {name: _as_fp32(state[name], torch) for name in own}
+    chosen = {name: weights.as_fp32(state[name]) for name in own}
     model.load_state_dict(chosen, strict=True, assign=True)
-    return {
+    resized = {
         name: (before[name][0], state[name].shape[0])
         for name in own
         if before[name] != state[name].shape
     }
+    return resized, similarity
+
+
+def similarity_in(state: Mapping[str, torch.Tensor], model: torch.nn.Module) -> Similarity | None:
+    """How a checkpoint's model compares images with texts; None where it has no scale.
+
+    Models with a bias, in the file or in the architecture, were trained with a sigmoid.
+    """
+    scale, bias = (
+        float(state[name].reshape(-1)[0]) if name in state else None
+        for name in ("logit_scale", "logit_bias")
+    )
+    biased = bias is not None or getattr(model, "logit_bias", None) is not None
+    if scale is None or (biased and bias is None):
+        return None
+    return Similarity("sigmoid" if biased else "softmax", scale, bias)
 
 
 def _resize_positions(model: torch.nn.Module, state: dict[str, torch.Tensor], said: str) -> None:
@@ -285,7 +293,6 @@ def _resize_positions(model: torch.nn.Module, state: dict[str, torch.Tensor], sa
     Raises:
         WeightsError: they are of another model; the message begins with what is `said`.
     """
-    import torch
     from open_clip.model import resize_pos_embed, resize_text_pos_embed
 
     wanted = model.state_dict()
@@ -297,7 +304,7 @@ def _resize_positions(model: torch.nn.Module, state: dict[str, torch.Tensor], sa
                 f"{said}: {name} is {tuple(found.shape)}, and the architecture's {part} are "
                 f"{width} wide. {instead(state, ())}"
             )
-        state[name] = _as_fp32(found, torch)  # not every rule is there for half precision
+        state[name] = weights.as_fp32(found)  # not every rule is there for half precision
     try:
         resize_pos_embed(state, model)
         resize_text_pos_embed(state, model)
@@ -311,7 +318,3 @@ def _resize_positions(model: torch.nn.Module, state: dict[str, torch.Tensor], sa
 
 POSITIONS = {"visual.positional_embedding", "positional_embedding", "text.positional_embedding"}
 """Learned ones, which open_clip resizes."""
-
-
-def _as_fp32(tensor: torch.Tensor, torch: Any) -> torch.Tensor:
-    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor

@@ -24,8 +24,11 @@ def check_fit(
     state: Mapping[str, torch.Tensor],
     side: Side,
     said: str,
+    advice: str | None = None,
 ) -> None:
     """Make sure that a checkpoint's tensors are those of a model; `own` are one tower's.
+
+    `advice` ends an error's message; without, it says which model of open_clip's they may be of.
 
     Raises:
         WeightsError: they are not; the message begins with what is `said`.
@@ -33,23 +36,27 @@ def check_fit(
     other = [name for name in wanted if name not in own and name not in SCALARS]
     there = [name for name in other if name in state]
     unused = [name for name in state if name not in wanted and name not in SCALARS]
+
+    def fix() -> str:
+        return instead(state, unused) if advice is None else advice
+
     for tower, names in ((f"its {side} tower", own), ("its other tower", other if there else ())):
         missing = [name for name in names if name not in state]
         if missing:
             raise WeightsError(
                 f"{said}: {len(missing)} of {len(names)} tensors of {tower} are missing, for "
-                f"example {missing[0]}. {instead(state, unused)}"
+                f"example {missing[0]}. {fix()}"
             )
     if unused:
         raise WeightsError(
             f"{said}: the architecture has no place for {len(unused)} of its tensors: "
-            f"{_some(unused)}. {instead(state, unused)}"
+            f"{_some(unused)}. {fix()}"
         )
     for name in [*own, *there]:
         if state[name].shape != wanted[name].shape:
             raise WeightsError(
                 f"{said}: {name} is {tuple(state[name].shape)}, the architecture wants "
-                f"{tuple(wanted[name].shape)}. {instead(state, unused)}"
+                f"{tuple(wanted[name].shape)}. {fix()}"
             )
 
 

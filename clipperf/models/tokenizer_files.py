@@ -136,7 +136,7 @@ def write_hf_tokenizer(folder: str | Path, open_clip_tokenizer: Any) -> Tokenize
         clean=_cleaning_of(open_clip_tokenizer),
         context_tokens=open_clip_tokenizer.context_length,
         pad_id=hf.pad_token_id,
-        sot_id=hf.bos_token_id if clips else None,
+        sot_id=hf.bos_token_id if clips else getattr(open_clip_tokenizer, "start_id", None),
         eot_id=hf.eos_token_id if clips else eot,
         cls_id=hf.cls_token_id if clips else None,
         zeroed_id=hf.sep_token_id if strip else None,

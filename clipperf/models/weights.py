@@ -22,7 +22,8 @@ from clipperf.models.family import CatalogEntry
 from clipperf.models.published import normal
 from clipperf.system.files import read_json, write_json
 from clipperf.system.store import home
-from clipperf.system.targets import existing
+from clipperf.system.targets import existing, expanded
+from clipperf.text import shown
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,8 @@ def file_of(pretrained: str) -> Path | None:
     if path is not None and path.is_file():
         return path
     if pretrained.endswith(SUFFIXES):
-        raise UsageError(f"--pretrained {pretrained}: there is no such file")
+        expanded(pretrained)  # which a working directory that is gone may be the reason for
+        raise UsageError(f"--pretrained {shown(pretrained)}: there is no such file")
     return None
 
 
@@ -125,7 +127,7 @@ def locate(architecture: str, pretrained: str) -> Path:
     return path
 
 
-def _hub_answers(timeout_s: float = 5.0) -> bool:
+def hub_answers(timeout_s: float = 5.0) -> bool:
     """Whether the hub can be connected to; through a proxy only the hub client itself can tell."""
     endpoint = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     if urllib.request.getproxies().get(endpoint.scheme):
@@ -141,7 +143,7 @@ def _hub_answers(timeout_s: float = 5.0) -> bool:
 def _fetch(architecture: str, tag: str) -> Path:
     import http.client
 
-    connected = _hub_answers()
+    connected = hub_answers()
     if not connected:
         # Its client would retry for minutes. Offline it still finds what was downloaded before.
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -195,6 +197,13 @@ def _read_once(path: Path, changed_ns: int) -> tuple[bool, dict[str, str]]:
     del changed_ns
     found = checkpoints.opened(path)
     return found.openais, found.assumptions
+
+
+def as_fp32(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of floats in fp32, itself where it is; any other as it is."""
+    import torch
+
+    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
 
 def fill_random(module: torch.nn.Module, prefix: str, seed: int) -> None:

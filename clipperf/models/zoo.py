@@ -11,7 +11,7 @@ from clipperf.models.family import FAMILIES, family_of
 from clipperf.models.open_clip_facts import LOCAL
 from clipperf.nouns.model import OWN_SIZES, ModelSpec, Sizes
 from clipperf.system.store import MANIFEST_NAME, known_sha256
-from clipperf.system.targets import existing, expanded
+from clipperf.system.targets import existing, expanded, kind_of
 
 MAX_TOKENS = 8192
 """The longest context that can be asked for, above any published model's."""
@@ -41,12 +41,12 @@ def resolve(name: str, pretrained: str | None = None, sizes: Sizes = OWN_SIZES) 
 
 def _unknown_path(name: str) -> str:
     path = expanded(name)
-    if path.is_file():
+    if kind_of(path) == "file":
         return (
             f"{name} is a file, and no model by itself: name its architecture, and the checkpoint "
             f"with --pretrained {name}"
         )
-    if (path / MANIFEST_NAME).is_file():
+    if kind_of(path / MANIFEST_NAME) == "file":
         return f"{name} is an artifact folder, made from a model: open it with clipperf.load"
     wanted = ", ".join(dict.fromkeys(file for family in FAMILIES for file in family.files))
     return f"{name} is a folder without a model: looked for {wanted}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from clipperf.nouns.variant import Side
 
@@ -74,6 +74,20 @@ def resized(spec: ModelSpec, sizes: Sizes) -> ModelSpec:
 
 
 @dataclass(frozen=True)
+class Similarity:
+    """How a model was trained to compare an image with a text.
+
+    exp(`logit_scale`) times the cosine, plus the `logit_bias` of a model that has one, is the
+    logit; both are as in checkpoints, so the scale is a natural logarithm. `kind`: "softmax" over
+    an image's texts (CLIP), "sigmoid" of each pair (SigLIP).
+    """
+
+    kind: Literal["softmax", "sigmoid"]
+    logit_scale: float
+    logit_bias: float | None = None
+
+
+@dataclass(frozen=True)
 class Tower:
     """One half of a CLIP, ready to run in PyTorch. Holds live objects; never serialised.
 
@@ -83,6 +97,7 @@ class Tower:
     its longest EOT gives the same embeddings as the padded one (causal, EOT-pooled towers).
     `start_id` is the token that the tokenizer begins every text with, None where it has none.
     `assumptions` are what loading the weights had to assume, or to change: a name and words each.
+    `similarity` is None where the weights are random or do not say.
     """
 
     spec: ModelSpec
@@ -92,6 +107,7 @@ class Tower:
     dynamic_tokens: bool
     start_id: int | None = None
     assumptions: Mapping[str, str] = field(default_factory=dict)
+    similarity: Similarity | None = None
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,7 @@ class Child:
         length = os.fstat(self._stderr.fileno()).st_size
         self._stderr.seek(max(self._said_bytes, length - 4 * TAIL_CHARACTERS))
         text = self._stderr.read().decode("utf-8", "replace").strip()
-        _, fatal, stack = text.rpartition("Fatal Python error: ")
+        _, fatal, stack = text.rpartition(FATAL)
         if fatal:
             # faulthandler's report, innermost frame first.
             return "\n".join((fatal + stack).splitlines()[:TAIL_LINES])[:TAIL_CHARACTERS]
@@ -269,11 +269,17 @@ class Child:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
 
+FATAL = "Fatal Python error: "
+"""How faulthandler's report of a crash begins."""
+
+
 def _reason_in(said: str, code: int) -> str:
-    """The line of a dead process's last words that says why."""
+    """The line of a dead process's last words that says why; "" where none does."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    # A crash is reported with its reason first, an error of Python's with it last.
-    return lines[0 if code < 0 else -1] if lines else ""
+    if code >= 0:  # an error of Python's, whose last line is the reason
+        return lines[-1] if lines else ""
+    # What else a killed process has said has nothing to do with its end.
+    return next((line for line in lines if line.startswith(FATAL)), "")
 
 
 def exit_reason(code: int) -> str:

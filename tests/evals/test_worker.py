@@ -27,7 +27,8 @@ from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import SIDES, Variant
-from clipperf.system import store
+from clipperf.serialize import to_json
+from clipperf.system import files, store
 
 SPEC = zoo.resolve("clipperf-sample")
 
@@ -160,3 +161,20 @@ def test_the_baseline_borrows_a_folder_and_preprocesses_exactly(
     monkeypatch.setattr(worker, "read_pixels", lambda folder: pixels)
     assert read_preprocessing(source(sample_artifact)).method == "fast"
     assert read_preprocessing(source(sample_artifact, "torch")).method == "exact"
+
+
+def test_a_dataset_of_any_size_reaches_its_child(
+    sample_artifact: Path, samples: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound of files of unknown origin is none for what the parent has just written."""
+    monkeypatch.setattr(files, "MOST_JSON_BYTES", 10**5)
+    dataset = tmp_path / "dataset.json"
+    files.write_json(dataset, replace(load_dataset(samples), notes=("x" * 10**5,)))
+    fields = {
+        "dataset": str(dataset),
+        "model": to_json(source(sample_artifact)),
+        "batch": 8,
+        "target": str(tmp_path / "embeddings.npz"),
+    }
+    worker.embed(fields, lambda told: None)
+    assert len(worker.load(tmp_path / "embeddings.npz").images) == 24

@@ -233,6 +233,8 @@ def test_commands_take_folders_and_files(cli: Cli, folder: Path, tmp_path: Path)
         expected = model.encode_text(open_clip.tokenize(["a red dog"], context_length=40))
         np.testing.assert_allclose(opened.encode_texts(["a red dog"]), expected, atol=2e-5)
     assert_alike(manifest.spec, model)
+    image = manifest.tower("image")
+    assert image is not None and image.inputs[0].shape == ("batch", 3, 48, 48)
 
     own = make(zoo.resolve(str(folder)), SIDES, Variant("onnx"), out=out)
     shapes = {tower.side: tower.inputs[0].shape for tower in own.manifest.towers}

@@ -118,8 +118,6 @@ def test_names_of_no_family_are_refused_as_ever(tmp_path: Path) -> None:
         zoo.resolve(str(tmp_path))
     with pytest.raises(UsageError, match=r"unknown model 'ViT-B-33': did you mean [^?]*ViT-B-32"):
         zoo.resolve("ViT-B-33")
-    with pytest.raises(UsageError, match="not supported yet"):
-        zoo.resolve("M-CLIP/XLM-Roberta-Large-Vit-L-14")
 
 
 def test_a_family_that_is_not_installed_is_named() -> None:
