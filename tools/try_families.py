@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from architecture_page import OTHERS, table  # noqa: E402
 from transformers_folders import CLASSES, CORPUS, image_processor, save, save_student  # noqa: E402
 
+from clipperf.drift import drift_of  # noqa: E402
 from clipperf.engines.onnxruntime import open_session  # noqa: E402
-from clipperf.evals.drift import drift_of  # noqa: E402
 from clipperf.graph import trace  # noqa: E402
 from clipperf.inputs.preprocess import preprocess  # noqa: E402
 from clipperf.inputs.tokenize import Tokenizer  # noqa: E402

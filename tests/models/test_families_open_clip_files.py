@@ -15,12 +15,13 @@ from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import UsageError, WeightsError
 from clipperf.export.exporter import Below
 from clipperf.export.exporters.onnx import EXPORTER
+from clipperf.export.make import make
 from clipperf.graph import trace
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.models import sample, zoo
 from clipperf.models.family import family_of
 from clipperf.nouns.model import CLIP_IDS, OTHER_VOCABULARY, ModelSpec, Sizes
-from clipperf.nouns.variant import Variant
+from clipperf.nouns.variant import SIDES, Variant
 from clipperf.system import store
 
 torch = pytest.importorskip("torch")
@@ -234,6 +235,12 @@ def test_commands_take_folders_and_files(cli: Cli, folder: Path, tmp_path: Path)
     assert_alike(manifest.spec, model)
     image = manifest.tower("image")
     assert image is not None and image.inputs[0].shape == ("batch", 3, 48, 48)
+
+    own = make(zoo.resolve(str(folder)), SIDES, Variant("onnx"), out=out)
+    shapes = {tower.side: tower.inputs[0].shape for tower in own.manifest.towers}
+    assert shapes["image"][1:] == (3, 32, 32), "the folder's towers were made anew"
+    with clipperf.load(out) as opened:
+        assert opened.encode_texts(["a red dog"]).shape == (1, 32)
 
     rows = tmp_path / "rows.json"
     quick = ("--quick", "--tower", "text", "--batch", 2, "--threads", 1, "--json", rows)
