@@ -35,6 +35,8 @@ def resolve(name: str, pretrained: str | None = None, sizes: Sizes = OWN_SIZES) 
         raise UsageError("the model's name is empty; clipperf models lists all")
     if existing(name) is not None:
         raise UsageError(_unknown_path(name))
+    if name.startswith((".", "/", "~")):
+        raise UsageError(f"{name}: there is no such file or folder")
     entry = catalog.find(name)
     raise UsageError(f"{name!r} is listed as {entry.architecture}, but cannot be had")
 
