@@ -134,7 +134,6 @@ class Child:
 
     def send(self, op: str, **fields: Any) -> None:
         """Send a message; its answer, and those of messages before it, are due from now on."""
-        self._said_bytes = os.fstat(self._stderr.fileno()).st_size
         self._due.append(op)
         assert self._process.stdin is not None
         # A child that is dead already is explained by `answer`, which finds its end.
@@ -229,13 +228,17 @@ class Child:
         return message if isinstance(message, dict) and "status" in message else None
 
     def _checked(self, message: Fields) -> Fields:
+        said = self._tail()
+        if not self._due:
+            # Not when the next message is sent: a child that dies before that has said why.
+            self._said_bytes = os.fstat(self._stderr.fileno()).st_size
         if message["status"] == "ok":
             return dict(message["answer"])
         kind: type[ClipperfError] | None = getattr(errors, message["kind"] or "none", None)
         if kind is None:
             first, *more = message["error"].strip().splitlines() or ["no reason was given"]
             reason = f"{first} ({more[-1].strip()})" if more else first
-            raise ChildError(reason, code=1, said=self._tail())
+            raise ChildError(reason, code=1, said=said)
         raise kind(message["error"])
 
     def _death(self, step: str) -> ChildError:
@@ -252,7 +255,7 @@ class Child:
         return ChildError(f"{how}: {reason}" if reason else how, code=code, said=said)
 
     def _tail(self) -> str:
-        """The last words on standard error since the last message was sent."""
+        """The last words on standard error since the child had nothing to do."""
         length = os.fstat(self._stderr.fileno()).st_size
         self._stderr.seek(max(self._said_bytes, length - 4 * TAIL_CHARACTERS))
         text = self._stderr.read().decode("utf-8", "replace").strip()

@@ -48,8 +48,7 @@ def source(folder: Path, runtime: str = "onnx", script: Path | None = None) -> M
 def judged(folder: Path, samples: str) -> object:
     variant = Variant("onnx", "int8")
     job = Job("quantized", SPEC, "image", variant, "", "", (str(folder),), threads=1, min_cosine=0)
-    graph = store.read_manifest(folder).towers[0]
-    return derive._judge(job, QuantizeSettings(samples), graph)
+    return derive._judge(job, QuantizeSettings(samples))
 
 
 OPENERS: dict[str, Callable[[Path, str], object]] = {
