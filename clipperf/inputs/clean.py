@@ -60,8 +60,7 @@ def first_words(text: str, clean: Callable[[str], str], words: int) -> str:
 
 def _fixed(text: str) -> str:
     """Mojibake, entities and odd characters repaired, outer whitespace removed."""
-    if len(text) > MAX_CHARACTERS:
-        raise _too_long(text, MAX_CHARACTERS)
+    text = _bounded(text)
     if _MAY_NEED_FIXING.search(text):
         fix = import_late("ftfy").fix_text
         if len(text) > MAX_ENTITY_CHARACTERS and (
@@ -71,6 +70,13 @@ def _fixed(text: str) -> str:
             raise _too_long(text, MAX_ENTITY_CHARACTERS, ", as it holds HTML entities")
         text = html.unescape(html.unescape(fix(text)))
     return text.strip()
+
+
+def _bounded(text: str) -> str:
+    """The text as it is, if it is not too long."""
+    if len(text) > MAX_CHARACTERS:
+        raise _too_long(text, MAX_CHARACTERS)
+    return text
 
 
 def _too_long(text: str, limit: int, why: str = "") -> UsageError:
@@ -94,20 +100,11 @@ def _clean_canonicalize(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _clean_nothing(text: str) -> str:
-    if len(text) > MAX_CHARACTERS:
-        raise UsageError(
-            f"a text of {len(text):,} characters is too long, the limit is {MAX_CHARACTERS:,}; cut "
-            f"it, for a model reads its first words alone: {quoted(text)}"
-        )
-    return text
-
-
 CLEANERS: dict[str, Callable[[str], str]] = {
     "lower": _clean_lower,
     "canonicalize": _clean_canonicalize,
     "whitespace": _clean_whitespace,
-    "none": _clean_nothing,
+    "none": _bounded,
 }
 
 

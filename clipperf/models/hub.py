@@ -6,13 +6,16 @@ The cache is looked into without its client, which takes long to import:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from clipperf.errors import UsageError, WeightsError
-from clipperf.models.weights import hub_answers
 
 PREFIX = "hf-hub:"
 MAIN = "main"
@@ -63,11 +66,27 @@ def cached(repo: str, revision: str) -> Path | None:
     return found[0] if len(found) == 1 and found[0].is_dir() else None
 
 
-def fetched(repo: str, revision: str, files: Sequence[str]) -> Path:
-    """The snapshot of a repository with the `files` (patterns) of it that are there.
+def hub_answers(timeout_s: float = 5.0) -> bool:
+    """Whether the hub can be connected to; through a proxy only the hub client itself can tell."""
+    endpoint = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    if urllib.request.getproxies().get(endpoint.scheme):
+        return True
+    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
+    try:
+        with socket.create_connection((endpoint.hostname or "", port), timeout=timeout_s):
+            return True
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def asked(advice: Callable[[str], str]) -> Iterator[bool]:
+    """Let the hub's client be asked; yields whether the hub can be connected to.
+
+    The client is imported in the block: offline it has to be told so before.
 
     Raises:
-        WeightsError: the hub cannot be reached, or has no such repository or revision.
+        WeightsError: it failed; `advice` is given the reason, and says what to do.
     """
     connected = hub_answers()
     if not connected:
@@ -75,21 +94,37 @@ def fetched(repo: str, revision: str, files: Sequence[str]) -> Path:
         os.environ["HF_HUB_OFFLINE"] = "1"
     import http.client
 
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(
-            snapshot_download(
-                repo, revision=revision, allow_patterns=list(files), local_files_only=not connected
-            )
-        )
+        yield connected
     except (OSError, HfHubHTTPError, http.client.HTTPException, ValueError, RuntimeError) as exc:
         # The hub client wraps connection errors in any of these, by version.
         said = (str(exc).strip().splitlines() or [""])[0]
         reason = f"{type(exc).__name__}: {said}" if connected else "no connection to the hub"
-        raise WeightsError(
+        raise WeightsError(advice(reason)) from exc
+
+
+def fetched(repo: str, revision: str, files: Sequence[str]) -> Path:
+    """The snapshot of a repository with the `files` (patterns) of it that are there.
+
+    Raises:
+        WeightsError: the hub cannot be reached, or has no such repository or revision.
+    """
+
+    def advice(reason: str) -> str:
+        return (
             f"{repo} cannot be fetched from the hub, and is not in its cache {cache()} ({reason}). "
             f"On a machine with network run: hf download {repo} --local-dir FOLDER. Copy the "
             f"folder here, and give its path in the place of the name"
-        ) from exc
+        )
+
+    with asked(advice) as connected:
+        from huggingface_hub import snapshot_download
+
+        patterns = list(files)
+        return Path(
+            snapshot_download(
+                repo, revision=revision, allow_patterns=patterns, local_files_only=not connected
+            )
+        )

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import ArtifactError, UsageError, WeightsError
+from clipperf.nouns.model import ModelSpec, Sizes
 from clipperf.system.files import read_json
+from clipperf.system.targets import existing
+from clipperf.system.targets import kind_of as at
 from clipperf.text import quoted
 
 CONFIG = "config.json"
@@ -72,6 +75,30 @@ class Facts:
     context_tokens: int
     embed_dim: int
     most_tokens: int
+
+
+def folder_of(name: str) -> Path | None:
+    """The folder with a `CONFIG` that a user's text names; None for other texts.
+
+    Raises:
+        UsageError: it cannot be told.
+    """
+    folder = existing(name)
+    return folder if folder is not None and at(folder / CONFIG) == "file" else None
+
+
+def cut_short(spec: ModelSpec, most: int) -> dict[str, str]:
+    """What is assumed of texts where the tower takes up to `most` tokens."""
+    if most <= spec.context_tokens:
+        return {}
+    said = f"texts are cut at {spec.context_tokens} tokens, the model takes {most}"
+    return {"context length": said}
+
+
+def check_length(spec: ModelSpec, sizes: Sizes, most: int) -> None:
+    """Raise UsageError for texts that are longer than a tower takes."""
+    if (sizes.context_tokens or 1) > most:
+        raise UsageError(f"--context-length {sizes.context_tokens}: {spec.id} takes {most} at most")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from clipperf.models import open_clip, transformers_weights, weights
-from clipperf.models.open_clip_fit import check_fit
+from clipperf.models import open_clip
 from clipperf.models.towers import finished
-from clipperf.models.transformers_towers import OTHERS, additive, attended, counted
+from clipperf.models.transformers_towers import additive, attended, counted, fill
 from clipperf.nouns.model import ModelSpec, Tower
 
 
@@ -72,13 +71,5 @@ def build(
         model: Any = MeanOfTokens(config, spec.embed_dim).eval()
     wanted = model.state_dict()
     model.transformer.pooler = None  # M-CLIP's files have one that nothing reads
-    own = model.state_dict()
-    if checkpoint is None:
-        weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
-    else:
-        state = transformers_weights.named(weights.open_state_dict(checkpoint), wanted)
-        said = f"{checkpoint} does not fit {spec.id}"
-        check_fit(wanted, own.keys(), state, "text", said, OTHERS)
-        chosen = {name: weights.as_fp32(state[name]) for name in own}
-        model.load_state_dict(chosen, strict=True, assign=True)
+    fill(model, wanted, spec, "text", checkpoint, spec.id)
     return finished(model, spec, "text", (), normalize, assumptions)

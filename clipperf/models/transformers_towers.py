@@ -130,17 +130,8 @@ def build(
     model: Any = laid_out(KINDS[facts.kind].model, config)
     wanted = model.state_dict()
     drop_other(model, side)
-    own = model.state_dict()
-    similarity = None
-    if checkpoint is None:
-        weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
-    else:
-        state = transformers_weights.named(weights.open_state_dict(checkpoint), wanted)
-        similarity = open_clip.similarity_in(state, model)
-        said = f"{checkpoint} does not fit {folder / CONFIG}"
-        check_fit(wanted, own.keys(), state, side, said, OTHERS)
-        chosen = {name: weights.as_fp32(state[name]) for name in own}
-        model.load_state_dict(chosen, strict=True, assign=True)
+    held = fill(model, wanted, spec, side, checkpoint, str(folder / CONFIG))
+    similarity = None if held is None else open_clip.similarity_in(held, model)
     same = KINDS[facts.kind].same_image if side == "image" else facts.kind == "clip"
     mapped = open_clip_config(config, side) if same else None
     if mapped is None:
@@ -153,6 +144,34 @@ def build(
     size = (facts.image_px, facts.image_px)
     tower = finished(model, spec, side, size, normalize, assumptions)
     return replace(tower, similarity=similarity)
+
+
+def fill(
+    model: nn.Module,
+    wanted: Mapping[str, torch.Tensor],
+    spec: ModelSpec,
+    side: Side,
+    checkpoint: Path | None,
+    described: str,
+) -> dict[str, torch.Tensor] | None:
+    """Give one tower its weights; returns what its checkpoint holds, None without one.
+
+    Without `checkpoint` they are the seeded ones that `spec` names. `wanted` are the tensors of the
+    whole model, `described` is what an error calls it.
+
+    Raises:
+        WeightsError: the checkpoint cannot be read, or does not fit.
+    """
+    if checkpoint is None:
+        weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
+        return None
+    own = model.state_dict()
+    state = transformers_weights.named(weights.open_state_dict(checkpoint), wanted)
+    said = f"{checkpoint} does not fit {described}"
+    check_fit(wanted, own.keys(), state, side, said, OTHERS)
+    chosen = {name: weights.as_fp32(state[name]) for name in own}
+    model.load_state_dict(chosen, strict=True, assign=True)
+    return state
 
 
 def laid_out(name: str, config: Any) -> nn.Module:

@@ -8,16 +8,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
-import socket
-import urllib.parse
-import urllib.request
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import ArtifactError, StorageError, UsageError, WeightsError
-from clipperf.models import catalog, checkpoint_files, checkpoints
+from clipperf.models import catalog, checkpoint_files, checkpoints, hub
 from clipperf.models.family import CatalogEntry
 from clipperf.models.published import normal
 from clipperf.system.files import read_json, write_json
@@ -30,6 +26,20 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".safetensors", ".index.json", ".pt", ".pth", ".bin", ".ckpt")
 """What ends in one of these is a file, also where it is missing."""
+
+
+def named(name: str, pretrained: str | None) -> tuple[str, str | None]:
+    """A model's name without the weights behind ``::``, and these, or those of ``--pretrained``.
+
+    Raises:
+        UsageError: both are given, and differ.
+    """
+    model, _, own = name.partition("::")
+    if own and pretrained and own != pretrained:
+        raise UsageError(
+            f"{name} already names its weights: leave --pretrained out, which says {pretrained}"
+        )
+    return model, own or pretrained
 
 
 def parse(pretrained: str, entry: CatalogEntry) -> tuple[str, str]:
@@ -127,45 +137,25 @@ def locate(architecture: str, pretrained: str) -> Path:
     return path
 
 
-def hub_answers(timeout_s: float = 5.0) -> bool:
-    """Whether the hub can be connected to; through a proxy only the hub client itself can tell."""
-    endpoint = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    if urllib.request.getproxies().get(endpoint.scheme):
-        return True
-    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
-    try:
-        with socket.create_connection((endpoint.hostname or "", port), timeout=timeout_s):
-            return True
-    except OSError:
-        return False
-
-
 def _fetch(architecture: str, tag: str) -> Path:
-    import http.client
+    source = "the hub"
 
-    connected = hub_answers()
-    if not connected:
-        # Its client would retry for minutes. Offline it still finds what was downloaded before.
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    from huggingface_hub.errors import HfHubHTTPError
-    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
-
-    config = get_pretrained_cfg(architecture, tag)
-    if not config:
-        raise WeightsError(f"open_clip knows no weights {tag!r} for {architecture}")
-    try:
-        return Path(download_pretrained(config))
-    except (OSError, HfHubHTTPError, http.client.HTTPException, ValueError, RuntimeError) as exc:
-        # The hub client wraps connection errors in any of these, by version.
-        said = (str(exc).strip().splitlines() or [""])[0]
-        reason = f"{type(exc).__name__}: {said}" if connected else "no connection to the hub"
-        raise WeightsError(
-            f"the weights {architecture}::{tag} cannot be fetched from "
-            f"{config.get('hf_hub') or config.get('url')} ({reason}). "
+    def advice(reason: str) -> str:
+        return (
+            f"the weights {architecture}::{tag} cannot be fetched from {source} ({reason}). "
             f"Without network, either copy the checkpoint here and pass "
             f"--pretrained FILE.safetensors (or .pt), or size the architecture with "
             f"--pretrained random"
-        ) from exc
+        )
+
+    with hub.asked(advice):
+        from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+
+        config = get_pretrained_cfg(architecture, tag)
+        if not config:
+            raise WeightsError(f"open_clip knows no weights {tag!r} for {architecture}")
+        source = str(config.get("hf_hub") or config.get("url"))
+        return Path(download_pretrained(config))
 
 
 def open_state_dict(path: Path) -> dict[str, torch.Tensor]:

@@ -120,6 +120,11 @@ class Artifact:
     similarity: Similarity | None = None
 
     @property
+    def cut_at(self) -> CutAt | None:
+        """Where its texts may be cut; None where they may not, and for images."""
+        return None if self.cut is None else self.cut.at
+
+    @property
     def findings(self) -> dict[str, str]:
         """What the build found out, as people read it."""
         said = dict(self.assumptions)
@@ -203,7 +208,7 @@ class Manifest:
     def cut_at(self) -> CutAt | None:
         """Where texts may be cut; None where they may not, or where there is no text tower."""
         text = self.tower("text")
-        return text.cut.at if text is not None and text.cut is not None else None
+        return None if text is None else text.cut_at
 
     @property
     def all_files(self) -> list[str]:

@@ -97,7 +97,7 @@ def load(
         parts.pixels,
         parts.tokenizer,
         embed_dim=parts.spec.embed_dim,
-        cut=text.cut.at if text and text.cut else None,
+        cut=None if text is None else text.cut_at,
         random_weights=parts.spec.random_weights,
         batches=parts.batches,
         pixel_dtype=parts.pixel_dtype,

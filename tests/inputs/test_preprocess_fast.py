@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from clipperf.errors import MissingDependencyError, UsageError
@@ -21,6 +23,9 @@ needs_library = pytest.mark.skipif(
     importlib.util.find_spec("cykooz_resizer") is None,
     reason="cykooz-resizer is not installed: pip install 'clipperf[fast]'",
 )
+
+# Images that are hard on rounding, as the tool counts them: noise, black and white, blocks, slopes.
+pattern = runpy.run_path(str(ROOT / "tools" / "fast_pixels.py"))["picture"]
 
 # Pixels as they are: mean 0 and standard deviation 1/255 give back the bytes.
 BYTES = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}
@@ -37,20 +42,6 @@ def photo(width: int, height: int, seed: int = 0) -> Image.Image:
         plane = np.fft.irfft2(phases[0] + 1j * phases[1], (height, width))
         channels.append(120 + 50 * plane / plane.std())
     return Image.fromarray(np.stack(channels, -1).clip(0, 255).astype(np.uint8))
-
-
-def pattern(kind: str, width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """Images that are hard on rounding: noise, black and white, blocks, slopes."""
-    if kind == "slopes":
-        y, x = np.mgrid[:height, :width]
-        planes = [(a * x + b * y) % 256 for a, b in rng.random((3, 2)) * 2]
-        return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
-    values = rng.integers(0, 256, (height, width, 3), np.uint8)
-    if kind == "black and white":
-        values = (values > 127) * np.uint8(255)
-    if kind == "blocks":
-        values = values[::8, ::8].repeat(8, 0).repeat(8, 1)[:height, :width]
-    return Image.fromarray(values)
 
 
 def differences(images: list[Image.Image], spec: PreprocessSpec, method: str) -> np.ndarray:

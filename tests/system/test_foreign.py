@@ -6,10 +6,10 @@ import os
 import stat
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
+from conftest import as_another_user
 
 from clipperf.errors import UsageError
 from clipperf.system.foreign import carry_over, check
@@ -153,13 +153,7 @@ except UsageError as exc:
 
 
 def test_what_is_read_only_or_unreadable_comes_along(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("becoming another user needs root")
-    with tempfile.TemporaryDirectory() as folder:  # whose parents all users may search
-        os.chown(folder, 54321, 54321)
-        done = subprocess.run(
-            [sys.executable, "-c", AS_A_USER, folder], capture_output=True, text=True, timeout=60
-        )
+    done = as_another_user(AS_A_USER)
     assert done.stdout == "fine\n", done.stderr
 
 

@@ -6,11 +6,11 @@ import os
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
 import pytest
+from conftest import as_another_user
 
 from clipperf.errors import StorageError, UsageError
 from clipperf.models import zoo
@@ -300,13 +300,7 @@ print("fine")
 
 
 def test_a_path_of_which_nothing_can_be_told_is_an_error_that_says_why() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("becoming another user needs root")
-    with tempfile.TemporaryDirectory() as folder:  # whose parents all users may search
-        os.chown(folder, 54321, 54321)
-        done = subprocess.run(
-            [sys.executable, "-c", AS_A_USER, folder], capture_output=True, text=True, timeout=60
-        )
+    done = as_another_user(AS_A_USER)
     assert done.stdout == "fine\n", done.stderr
 
 

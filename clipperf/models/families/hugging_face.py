@@ -27,7 +27,8 @@ from clipperf.models.transformers_config import CONFIG, KINDS, PREPROCESSOR, PRO
 from clipperf.nouns.model import CLIP_IDS, ModelSpec, Sizes, TextIds, Tower
 from clipperf.nouns.model import resized as at_sizes
 from clipperf.nouns.variant import Side
-from clipperf.system.files import digest_of, sha256_file
+from clipperf.system.files import digest_of
+from clipperf.system.store import cached_sha256
 from clipperf.system.targets import existing, kind_of
 
 HUB = "hub"
@@ -50,15 +51,12 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
         UsageError: it is no model that embeds images and texts.
         WeightsError: its configuration cannot be fetched, or is damaged.
     """
-    named, _, own = name.partition("::")
-    if own and pretrained and own != pretrained:
-        raise UsageError(f"{name} already names its weights: leave --pretrained {pretrained} out")
-    wanted = own or pretrained
+    named, wanted = checkpoints.named(name, pretrained)
     folder = existing(named)
     if folder is not None:
         if kind_of(folder / CONFIG) != "file":
             return None
-        digest = digest_of(*(sha256_file(path) for path in _description(folder)))
+        digest = digest_of(*map(cached_sha256, _description(folder)))
         architecture = f"{folder.name}@{digest[:8]}"
         default = str(transformers_weights.file_in(folder) or "")
     else:
@@ -82,7 +80,7 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
             f"give a file, or random[:SEED]"
         )
     weights = noise or str(path)
-    counted = None if noise else (_located(folder) if weights == HUB else path)
+    counted = None if noise else (transformers_weights.file_in(folder) if weights == HUB else path)
     image, text = transformers_weights.parameters(counted) if counted else (None, None)
     label = "" if weights == HUB else f"::{noise or checkpoints.label_of(path)}"
     return ModelSpec(
@@ -131,17 +129,14 @@ def _description(folder: Path) -> list[Path]:
     return [folder / name for name in DESCRIPTION if (folder / name).is_file()]
 
 
-def _located(folder: Path) -> Path | None:
-    return transformers_weights.file_in(folder)
-
-
 def _folder(spec: ModelSpec) -> Path:
     return Path(spec.source or "")
 
 
 def weights(spec: ModelSpec) -> Path | None:
     """The file of a model's weights, or the list of several; None until the hub's are fetched."""
-    return _located(_folder(spec)) if spec.pretrained == HUB else Path(spec.pretrained)
+    found = spec.pretrained
+    return transformers_weights.file_in(_folder(spec)) if found == HUB else Path(found)
 
 
 def fetch(spec: ModelSpec) -> Path:
@@ -204,14 +199,12 @@ def build(spec: ModelSpec, side: Side, normalize: bool) -> Tower:
 
 
 def _assumptions(spec: ModelSpec, facts: transformers_config.Facts, side: Side) -> dict[str, str]:
+    if side == "text":
+        return transformers_config.cut_short(spec, facts.most_tokens)
     folder, said = _folder(spec), {}
-    if side == "text" and facts.most_tokens > spec.context_tokens:
-        said["context length"] = (
-            f"texts are cut at {spec.context_tokens} tokens, the model takes {facts.most_tokens}"
-        )
-    if side == "image" and transformers_images.image_settings(folder) is None:
+    if transformers_images.image_settings(folder) is None:
         said["preprocessing"] = f"that of {KINDS[facts.kind].model}, {PREPROCESSOR} is missing"
-    if side == "image" and facts.kind == "siglip2":
+    if facts.kind == "siglip2":
         said["patches"] = (
             f"images are squashed to {facts.image_px} x {facts.image_px} px; NaFlex's own "
             f"processor keeps the aspect ratio, and is equal for squares alone"
@@ -235,18 +228,15 @@ def resized(spec: ModelSpec, sizes: Sizes) -> ModelSpec:
         raise UsageError(
             f"{spec.id} takes texts of {spec.context_tokens} tokens: leave --context-length out"
         )
-    if (sizes.context_tokens or 1) > facts.most_tokens:
-        raise UsageError(
-            f"--context-length {sizes.context_tokens}: {spec.id} takes {facts.most_tokens} at most"
-        )
+    transformers_config.check_length(spec, sizes, facts.most_tokens)
     return at_sizes(spec, sizes)
 
 
 def checkpoint(name: str, pretrained: str | None) -> Path | None:
     """The file of weights that is named or lies in the folder, where there is one."""
     named, _, own = name.partition("::")
-    folder, given = existing(named), pretrained or own
-    if folder is None or kind_of(folder / CONFIG) != "file" or checkpoints.seeded(given):
+    folder, given = transformers_config.folder_of(named), pretrained or own
+    if folder is None or checkpoints.seeded(given):
         return None
     return checkpoints.file_of(given) if given else transformers_weights.file_in(folder)
 

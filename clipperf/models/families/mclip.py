@@ -35,7 +35,6 @@ from clipperf.nouns.model import resized as at_sizes
 from clipperf.nouns.variant import Side
 from clipperf.system.files import digest_of
 from clipperf.system.store import cached_sha256
-from clipperf.system.targets import existing, kind_of
 
 TAG = "hub"
 """The weights that are published: the repository of the model's name."""
@@ -77,12 +76,9 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
     Raises:
         UsageError: unknown weights, or a name that M-CLIP has not published.
     """
-    named, _, own = name.partition("::")
-    if own and pretrained and own != pretrained:
-        raise UsageError(f"{name} already names its weights: leave --pretrained {pretrained} out")
-    wanted = own or pretrained
-    source = existing(named)
-    if source is not None and kind_of(source / CONFIG) == "file":
+    named, wanted = checkpoints.named(name, pretrained)
+    source = transformers_config.folder_of(named)
+    if source is not None:
         entry = _entry_of(source)
         if entry is None:
             return None
@@ -149,10 +145,9 @@ def _teacher(spec: ModelSpec) -> ModelSpec:
 def checkpoint(name: str, pretrained: str | None) -> Path | None:
     """The file of weights that is named or lies in the folder, where there is one."""
     named, _, own = name.partition("::")
-    folder, given = existing(named), pretrained or own
-    described = folder is not None and kind_of(folder / CONFIG) == "file"
+    folder, given = transformers_config.folder_of(named), pretrained or own
     known = normal(named) in map(normal, STUDENTS)
-    if not known and (folder is None or not described or _entry_of(folder) is None):
+    if not known and (folder is None or _entry_of(folder) is None):
         return None
     if checkpoints.seeded(given) or given == TAG:
         return None
@@ -221,12 +216,8 @@ def build(spec: ModelSpec, side: Side, normalize: bool) -> Tower:
     from clipperf.models import transformers_mean
 
     base = _own_base(spec)
-    said = {}
-    if most_tokens(base) > spec.context_tokens:
-        said["context length"] = (
-            f"texts are cut at {spec.context_tokens} tokens, the model takes {most_tokens(base)}"
-        )
     checkpoint = None if spec.random_weights else fetch(spec)
+    said = transformers_config.cut_short(spec, most_tokens(base))
     return transformers_mean.build(spec, base, normalize, checkpoint, said)
 
 
@@ -238,9 +229,7 @@ def resized(spec: ModelSpec, sizes: Sizes) -> ModelSpec:
     """
     if sizes.image_px not in (None, spec.image_px):
         raise UsageError(f"{spec.id} takes images of {spec.image_px} px: leave --image-size out")
-    most = most_tokens(_own_base(spec))
-    if (sizes.context_tokens or 1) > most:
-        raise UsageError(f"--context-length {sizes.context_tokens}: {spec.id} takes {most} at most")
+    transformers_config.check_length(spec, sizes, most_tokens(_own_base(spec)))
     return at_sizes(spec, sizes)
 
 

@@ -95,13 +95,10 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
     Raises:
         UsageError: unknown weights; the message lists close names.
     """
-    architecture, _, own = name.partition("::")
-    entry = _entry(architecture)
+    entry = _entry(name.partition("::")[0])
     if entry is None:
         return None
-    if own and pretrained and own != pretrained:
-        raise UsageError(f"{name} already names its weights: leave --pretrained {pretrained} out")
-    wanted: str | None = own or pretrained
+    _, wanted = weights.named(name, pretrained)
     if wanted is not None and not wanted.strip():
         raise UsageError("--pretrained is empty: give a tag, a file, or random[:SEED]")
     if wanted is None:

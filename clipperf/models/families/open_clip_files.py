@@ -41,14 +41,11 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
     Raises:
         UsageError: no such model or weights.
     """
-    name, _, own = name.partition("::")
-    source = _source(name)
+    source = _source(name.partition("::")[0])
     if source is None:
         return None
-    if own and pretrained and own != pretrained:
-        raise UsageError(f"{name}::{own} already names its weights: leave --pretrained out")
     config = _described(source)
-    path = _weights_named(source, own or pretrained)
+    path = _weights_named(source, weights.named(name, pretrained)[1])
     label = path if isinstance(path, str) else weights.label_of(path)
     architecture = f"{source.stem if source.is_file() else source.name}@{_digest(source, config)}"
     image, text = (None, None)
