@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipperf.commands.model_options import ContextLength, ImageSize, Models, Pretrained
 from clipperf.commands.options import (
     Device,
     Inputs,
     JsonFile,
-    Models,
     Precisions,
-    Pretrained,
     Quiet,
     Runtimes,
     Threads,
@@ -51,6 +50,8 @@ EXAMPLES = (
 def command(
     models: Models = None,
     pretrained: Pretrained = None,
+    image_size: ImageSize = None,
+    context_length: ContextLength = None,
     runtime: Runtimes = "onnx",
     dataset: Annotated[
         str,
@@ -106,6 +107,7 @@ def command(
     from clipperf.evals.datasets import load_dataset
     from clipperf.evals.suites import evaluated, wanted_in
     from clipperf.evals.verdicts import MARGIN, not_equivalent, parse_margin
+    from clipperf.nouns.model import Sizes
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
     from clipperf.report.accuracy import accuracy_table
     from clipperf.report.suite import suite_table
@@ -115,7 +117,7 @@ def command(
     from clipperf.text import shown
 
     allowed = MARGIN if margin is None else parse_margin(margin)
-    specs = prepare.choose_models(models or (), pretrained)
+    specs = prepare.choose_models(models or (), pretrained, Sizes(image_size, context_length))
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
     # Before a large dataset is read.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from clipperf.errors import ClipperfError, ExportError
 from clipperf.graph import kept, shapes, uint8, weights
 from clipperf.graph.fold import fold_batch_norms
+from clipperf.graph.fuse import fuse_branches
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.nouns.artifact import INPUT_NAMES, OUTPUT_NAMES, TensorSpec
 from clipperf.nouns.model import Tower
@@ -34,7 +35,7 @@ EXTERNAL_DATA_FROM_BYTES = 2**25
 copies them, which takes longer than all else that it does to open a tower, and RAM for the copies.
 Below it one file is handier. A protobuf file must stay below 2 GiB anyway."""
 
-RECIPE = 7
+RECIPE = 8
 """Raise it when the same weights and versions come to give another file."""
 
 MAX_BATCH = 65536
@@ -72,16 +73,18 @@ def export_onnx(
 
     With `takes_bytes` its pixels are uint8, and it normalises them as that says. Weights above
     `EXTERNAL_DATA_FROM_BYTES` lie beside `path`. With a `graph_key` the graph is kept for further
-    checkpoints of the architecture. Batch norms of the tower are folded and `models.lean` leaves
-    out what its embedding never reads, both in place.
+    checkpoints of the architecture. Branches of the tower are joined, its batch norms folded, and
+    `models.lean` leaves out what its embedding never reads, all in place.
 
     Raises:
         ExportError: torch's exporter refuses the tower; the message holds its reason.
     """
+    import onnx_ir as ir
     import torch
 
     from clipperf.models.lean import make_lean
 
+    fuse_branches(tower.module)
     fold_batch_norms(tower.module, tower.example)
     make_lean(tower.module, tower.start_id)
     try:
@@ -95,6 +98,11 @@ def export_onnx(
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as exc:
         raise ExportError(
             f"{tower.spec.id}: torch's exporter cannot take its {tower.side} tower: "
+            f"{root_reason(exc)}"
+        ) from exc
+    except ir.serde.SerdeError as exc:
+        raise ExportError(
+            f"{tower.spec.id}: a constant of its {tower.side} tower cannot be computed: "
             f"{root_reason(exc)}"
         ) from exc
     check_axes(path, *io_specs(tower, "float32" if takes_bytes is None else "uint8"))

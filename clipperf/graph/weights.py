@@ -6,7 +6,7 @@ an optimiser that knew the values would have done, one tensor at a time while th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,12 +77,28 @@ def _take(node: Any, known: set[Any]) -> bool:
     given = {str(value.name): value.const_value for value in used}
     result = partial(_result, ir.to_proto(node), node.graph.opset_imports, given)
     outputs = [_later(value, partial(result, value.name)) for value in node.outputs]
-    size = sum(tensor.nbytes for tensor in outputs)
-    if size > max(GROWTH_FROM_BYTES, sum(tensor.nbytes for tensor in given.values())):
+    size, read = (sum(t.nbytes for t in tensors) for tensors in (outputs, given.values()))
+    if size > max(GROWTH_FROM_BYTES, read):
+        return False
+    if max(size, read) <= GROWTH_FROM_BYTES and not _can_be_computed(outputs):
         return False
     for value, tensor in zip(node.outputs, outputs, strict=True):
         value.const_value = tensor
         known.add(value)
+    return True
+
+
+def _can_be_computed(tensors: Sequence[ir.LazyTensor]) -> bool:
+    """Whether ONNX's evaluator takes a node; what it does not take stays for the runtime.
+
+    It lacks some that runtimes have (gathering along a side from fewer elements than it has), and
+    says so by whatever numpy raises.
+    """
+    try:
+        for tensor in tensors:
+            tensor.raw()
+    except Exception:  # noqa: BLE001
+        return False
     return True
 
 

@@ -26,6 +26,7 @@ def traced(job: Job, tell: Tell) -> Built:
 
     from clipperf.export.judge import parity
     from clipperf.graph import trace
+    from clipperf.models.cutting import cut_of
     from clipperf.models.lean import first_token
     from clipperf.serve.parity_inputs import parity_inputs
 
@@ -38,8 +39,11 @@ def traced(job: Job, tell: Tell) -> Built:
     inputs = torch.from_numpy(parity_inputs(folder, side))
     tell("building")
     tower = family.build(spec, side, variant.normalized)
+    cut = None
     if side == "text":
-        tower = replace(tower, start_id=Tokenizer.from_folder(folder).start_id)
+        tokenizer = Tokenizer.from_folder(folder)
+        cut = cut_of(tower, tokenizer)
+        tower = replace(tower, start_id=tokenizer.start_id, dynamic_tokens=cut.at is not None)
     key = trace.graph_key(tower, variant.normalized, variant.precision, family.config(spec))
     tell("reference")
     with torch.inference_mode():
@@ -58,6 +62,8 @@ def traced(job: Job, tell: Tell) -> Built:
         first_token=first_token(tower.module, tower.start_id),
         graph=key,
         assumptions=dict(tower.assumptions),
+        cut=cut,
+        similarity=tower.similarity,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipperf.evals.drift import drift_of, neighbour_agreement
+from clipperf.drift import drift_of, neighbour_agreement
 from clipperf.nouns.artifact import Parity
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.model import ModelSpec
