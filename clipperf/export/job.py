@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipperf.errors import ArtifactError
 from clipperf.nouns.artifact import Artifact, Quantization, TensorSpec
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.model import Cut, ModelSpec
 from clipperf.nouns.variant import Side, Variant
 from clipperf.system import store
 
@@ -81,6 +81,8 @@ class Built:
     holds: bool = True
     needed: tuple[str, ...] = ()
     assumptions: dict[str, str] = field(default_factory=dict)
+    cut: Cut | None = None
+    fused: int = 0
     graph: str | None = None
     build_s: float = 0.0
     peak_rss_bytes: int | None = None
@@ -96,4 +98,6 @@ def like(source: Artifact) -> Built:
         source.weight_bits,
         source.quantization,
         assumptions=source.assumptions,
+        cut=source.cut,
+        fused=source.fused,
     )

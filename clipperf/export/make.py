@@ -219,4 +219,6 @@ def _described(
         weight_bits=built.weight_bits,
         quantization=built.quantization,
         assumptions=built.assumptions,
+        cut=built.cut,
+        fused=built.fused,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import ClipperfError, ExportError
 from clipperf.graph import kept, shapes, uint8, weights
+from clipperf.graph.branches import fuse_branches
 from clipperf.graph.fold import fold_batch_norms
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.nouns.artifact import INPUT_NAMES, OUTPUT_NAMES, TensorSpec
@@ -34,7 +35,7 @@ EXTERNAL_DATA_FROM_BYTES = 2**25
 copies them, which takes longer than all else that it does to open a tower, and RAM for the copies.
 Below it one file is handier. A protobuf file must stay below 2 GiB anyway."""
 
-RECIPE = 7
+RECIPE = 8
 """Raise it when the same weights and versions come to give another file."""
 
 MAX_BATCH = 65536
@@ -67,13 +68,13 @@ def export_onnx(
     precision: str = "fp32",
     key: str | None = None,
     takes_bytes: PreprocessSpec | None = None,
-) -> None:
-    """Write an fp32 tower to `path` in `precision`.
+) -> int:
+    """Write an fp32 tower to `path` in `precision`; return how many of its parts were fused.
 
     With `takes_bytes` its pixels are uint8, and it normalises them as that says. Weights above
     `EXTERNAL_DATA_FROM_BYTES` lie beside `path`. With a `graph_key` the graph is kept for further
-    checkpoints of the architecture. Batch norms of the tower are folded and `models.lean` leaves
-    out what its embedding never reads, both in place.
+    checkpoints of the architecture. Branches of the tower are fused, its batch norms folded, and
+    `models.lean` leaves out what its embedding never reads, all in place.
 
     Raises:
         ExportError: torch's exporter refuses the tower; the message holds its reason.
@@ -82,6 +83,7 @@ def export_onnx(
 
     from clipperf.models.lean import make_lean
 
+    fused = fuse_branches(tower.module, tower.example)
     fold_batch_norms(tower.module, tower.example)
     make_lean(tower.module, tower.start_id)
     try:
@@ -98,6 +100,7 @@ def export_onnx(
             f"{root_reason(exc)}"
         ) from exc
     check_axes(path, *io_specs(tower, "float32" if takes_bytes is None else "uint8"))
+    return fused
 
 
 def graph_key(tower: Tower, normalized: bool, precision: str, config: dict[str, Any]) -> str:

@@ -154,8 +154,17 @@ class Tokenizer:
 
     @property
     def eot_id(self) -> int | None:
-        """The token that ends a text, for `eot_lengths`; None where the model has none."""
-        return self.spec.eot_id
+        """The token that ends a text, for `text_lengths`; None where the model sees none."""
+        return None if self.spec.eot_id == self.spec.zeroed_id else self.spec.eot_id
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids there are."""
+        return int(self._plain.get_vocab_size())
+
+    def lengths(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens of each row behind which there is nothing but padding; see `text_lengths`."""
+        return text_lengths(tokens, self.spec.pad_id, self.eot_id)
 
     @property
     def start_id(self) -> int | None:
@@ -260,14 +269,21 @@ class Tokenizer:
         ]
 
 
-def eot_lengths(tokens: np.ndarray, eot_id: int) -> np.ndarray:
-    """Tokens of each row up to and including its first EOT: int64 [batch].
+def text_lengths(tokens: np.ndarray, pad_id: int, eot_id: int | None) -> np.ndarray:
+    """Tokens of each row up to its first EOT and its last that is no padding: int64 [batch].
 
-    `tokens` is [batch, context_tokens]; a row without EOT has its full length. Cutting a batch at
-    the maximum changes no embedding of a causal tower that pools at the first EOT.
+    `tokens` is [batch, context_tokens]. A row without EOT has its full length, unless `eot_id` is
+    None. Cutting a batch at the maximum changes no embedding, neither of a causal tower that pools
+    at the first EOT, though tokens be padded with it, nor of one that masks padding.
     """
-    is_eot = np.asarray(tokens) == eot_id
-    return np.where(is_eot.any(axis=1), is_eot.argmax(axis=1) + 1, is_eot.shape[1])
+    tokens = np.asarray(tokens)
+    full = tokens.shape[1]
+    others = tokens != pad_id
+    found = np.where(others.any(axis=1), full - others[:, ::-1].argmax(axis=1), 0)
+    if eot_id is None:
+        return found
+    ends = tokens == eot_id
+    return np.maximum(found, np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, full))
 
 
 def check_context(context: int, at_least: int) -> None:

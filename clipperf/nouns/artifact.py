@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.model import Cut, ModelSpec
 from clipperf.nouns.variant import Side
 
 INPUT_NAMES: dict[Side, str] = {"image": "pixel_values", "text": "input_ids"}
@@ -75,7 +75,10 @@ class Artifact:
     `options` are the settings of the build that users choose, such as an engine's batch range.
     `first_token` is the one that a text tower takes every text to begin with, None where it reads
     it. `weight_bits` are those of an int8 weight, sign included, where they depend on the machine
-    that the tower was made on. `assumptions`: see `nouns.model.Tower`.
+    that the tower was made on. `assumptions`: see `nouns.model.Tower`. `cut` says of a text tower
+    whether texts may be shorter than the context, as `tokens` does, and why. `fused` are the
+    branches and blocks that a reparameterisable tower was trained with and that one convolution
+    each stands for.
     """
 
     model_id: str
@@ -100,6 +103,8 @@ class Artifact:
     weight_bits: int | None = None
     quantization: Quantization | None = None
     assumptions: dict[str, str] = field(default_factory=dict)
+    cut: Cut | None = None
+    fused: int = 0
 
     @property
     def findings(self) -> dict[str, str]:
@@ -107,6 +112,10 @@ class Artifact:
         said = dict(self.assumptions)
         if self.first_token is not None:
             said["first token"] = f"taken to be {self.first_token}, not read"
+        if self.cut is not None:
+            said["texts are cut"] = f"{'yes' if self.cut.allowed else 'no'}: {self.cut.why}"
+        if self.fused:
+            said["fused blocks"] = str(self.fused)
         if (cost := self.quantization) is not None:
             said["layers"] = str(cost.layers)
             said[f"kept in {cost.kept_in}"] = ", ".join(cost.kept) or "none"

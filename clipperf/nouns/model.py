@@ -41,13 +41,23 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Whether texts may end behind the longest of a batch, and in words how that is known."""
+
+    allowed: bool
+    why: str
+
+
+@dataclass(frozen=True)
 class Tower:
     """One half of a CLIP, ready to run in PyTorch. Holds live objects; never serialised.
 
     `module` maps a float32 image batch [batch, 3, px, px] or an int64 token batch
     [batch, tokens] to float32 embeddings [batch, embed_dim].
-    `example` is one valid input batch of 2. `dynamic_tokens` says whether a text batch cut at
-    its longest EOT gives the same embeddings as the padded one (causal, EOT-pooled towers).
+    `example` is one valid input batch of 2. `dynamic_tokens` says whether a text batch cut behind
+    its longest text gives the same embeddings as the padded one. A family says so of towers that
+    are causal and pooled at the end token; of others an export finds out (`models.cutting`), and
+    `cut` is what it found.
     `start_id` is the token that the tokenizer begins every text with, None where it has none.
     `assumptions` are what loading the weights had to assume, or to change: a name and words each.
     """
@@ -59,6 +69,7 @@ class Tower:
     dynamic_tokens: bool
     start_id: int | None = None
     assumptions: Mapping[str, str] = field(default_factory=dict)
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True)

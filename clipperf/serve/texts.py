@@ -1,9 +1,11 @@
 """Many texts in few, short, full batches: what `ClipModel.encode_texts` does around its engine.
 
-A causal tower that pools at EOT gives a text the same embedding whatever follows its EOT, so a
-batch is cut at its longest text. In ONNX Runtime's fp32 the result is the same bit for bit, and a
-row does not depend on its neighbours. Graphs in "int8" scale a batch as a whole, so there an
-embedding depends on the texts and the padding beside it, cut or not; "int8-row" scales each row.
+A causal tower that pools at EOT gives a text the same embedding whatever follows its EOT, and one
+that masks padding however much of it follows, so a batch is cut at its longest text. In ONNX
+Runtime's fp32 the result of a causal tower is the same bit for bit, and a row does not depend on
+its neighbours; behind a mask of padding it is the same up to rounding. Graphs in "int8" scale a
+batch as a whole, so there an embedding depends on the texts and the padding beside it, cut or not;
+"int8-row" scales each row.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from clipperf.errors import UsageError
-from clipperf.inputs.tokenize import Tokenizer, eot_lengths
+from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.cell import Engine
 from clipperf.serve.streams import run_all, spread
 
@@ -34,7 +36,7 @@ def encode(
     """Embed one or more texts: float32 [texts, embed_dim], in their order.
 
     Equal texts are embedded once. `cut` sorts texts by length and leaves out the padding behind
-    a batch's longest; it is only for causal, EOT-pooled towers with a dynamic token axis.
+    a batch's longest; it is only for towers with a dynamic token axis.
 
     Raises:
         UsageError: an element is not a string, or too long (`clean.MAX_CHARACTERS`).
@@ -44,24 +46,25 @@ def encode(
             raise UsageError(f"text {i} is {type(text).__name__}, expected str")
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     unique = list(place)
-    eot_id = tokenizer.eot_id if cut else None
     batch_size = spread(engine, len(unique), batch_size)
     window = min(WINDOW, max(1, WINDOW_TOKENS // tokenizer.context_tokens))
     parts = [
-        _run(tokenizer(unique[i : i + window]), engine, batch_size, eot_id)
+        _run(unique[i : i + window], tokenizer, engine, batch_size, cut)
         for i in range(0, len(unique), window)
     ]
     embedded = np.concatenate(parts)
     return embedded if len(unique) == len(texts) else embedded[[place[text] for text in texts]]
 
 
-def _run(tokens: np.ndarray, engine: Engine, batch_size: int, eot_id: int | None) -> np.ndarray:
-    """Embed int64 [n, context_tokens]: float32 [n, embed_dim]. Without `eot_id` nothing is cut."""
-    if eot_id is None:
+def _run(
+    texts: Sequence[str], tokenizer: Tokenizer, engine: Engine, batch_size: int, cut: bool
+) -> np.ndarray:
+    """Embed texts that are all different: float32 [n, embed_dim]."""
+    tokens = tokenizer(texts)
+    if not cut:
         starts = range(0, len(tokens), batch_size)
         return np.concatenate(run_all(engine, (tokens[i : i + batch_size] for i in starts)))
-    shortest = getattr(engine, "min_tokens", SHORTEST_TOKENS)
-    lengths = np.maximum(eot_lengths(tokens, eot_id), shortest)
+    lengths = lengths_for(engine, tokenizer, tokens)
     order = np.argsort(lengths, kind="stable")
     tokens, lengths = tokens[order], lengths[order]
     trimmed = (
@@ -72,6 +75,13 @@ def _run(tokens: np.ndarray, engine: Engine, batch_size: int, eot_id: int | None
     result = np.empty_like(embedded)
     result[order] = embedded
     return result
+
+
+def lengths_for(engine: Engine, tokenizer: Tokenizer, tokens: np.ndarray) -> np.ndarray:
+    """How many tokens of each row [batch, context_tokens] an engine has to be given: int64."""
+    shortest = getattr(engine, "min_tokens", SHORTEST_TOKENS)
+    found: np.ndarray = np.clip(tokenizer.lengths(tokens), shortest, tokens.shape[1])
+    return found
 
 
 def batches(lengths: np.ndarray, batch_size: int) -> Iterator[slice]:
