@@ -79,6 +79,7 @@ def export_onnx(
     Raises:
         ExportError: torch's exporter refuses the tower; the message holds its reason.
     """
+    import onnx_ir as ir
     import torch
 
     from clipperf.models.lean import make_lean
@@ -89,14 +90,20 @@ def export_onnx(
     try:
         with quiet(), torch.no_grad():
             model = _filled(tower, precision, key) or _plain(tower, precision)
-            shapes.narrow_slices(model)
-            shapes.reshape_by_constants(model)
-            if takes_bytes is not None:
-                uint8.take_bytes(model, takes_bytes)
-            _save(model, path)
+            try:
+                _finish(model, path, takes_bytes)
+            except (weights.NotComputed, ir.serde.SerdeError):
+                if key:
+                    kept.forget(key)
+                _finish(_plain(tower, precision), path, takes_bytes)
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as exc:
         raise ExportError(
             f"{tower.spec.id}: torch's exporter cannot take its {tower.side} tower: "
+            f"{root_reason(exc)}"
+        ) from exc
+    except ir.serde.SerdeError as exc:
+        raise ExportError(
+            f"{tower.spec.id}: a constant of its {tower.side} tower cannot be computed: "
             f"{root_reason(exc)}"
         ) from exc
     check_axes(path, *io_specs(tower, "float32" if takes_bytes is None else "uint8"))
@@ -175,9 +182,14 @@ def _traced(module: Any, tower: Tower, precision: str, whole: bool = False) -> i
     return model
 
 
-def _save(model: ir.Model, path: Path) -> None:
+def _finish(model: ir.Model, path: Path, takes_bytes: PreprocessSpec | None) -> None:
+    """Put what torch's exporter wrote in a way that every runtime reads well, and save it."""
     import onnx_ir as ir
 
+    shapes.narrow_slices(model)
+    shapes.reshape_by_constants(model)
+    if takes_bytes is not None:
+        uint8.take_bytes(model, takes_bytes)
     held = [value.const_value for value in model.graph.initializers.values()]
     size = sum(tensor.nbytes for tensor in held if tensor is not None)
     beside = f"{path.name}.data" if size > EXTERNAL_DATA_FROM_BYTES else None

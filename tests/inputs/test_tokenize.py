@@ -18,7 +18,7 @@ from clipperf.errors import ArtifactError, ExportError, MissingDependencyError, 
 from clipperf.inputs import clean as cleaning
 from clipperf.inputs import tokenize
 from clipperf.inputs.clean import CLEANERS
-from clipperf.inputs.tokenize import Tokenizer, TokenizerSpec, eot_lengths
+from clipperf.inputs.tokenize import Tokenizer, TokenizerSpec, text_lengths
 from clipperf.models import tokenizer_files
 from clipperf.models.tokenizer_files import (
     write_clip_tokenizer,
@@ -191,12 +191,12 @@ def test_word_cache_is_bounded_and_changes_nothing(folders, texts, monkeypatch):
     assert "x" * 500 not in tokenizer._word_ids
 
 
-def test_eot_lengths_point_behind_the_token_that_is_pooled(folders, texts):
+def test_lengths_point_behind_the_token_that_is_pooled(folders, texts):
     tokenizer = Tokenizer.from_folder(folders["lower"])
     tokens = tokenizer([*texts[:500], "typed <end_of_text> twice"])
     # open_clip pools at text.argmax(dim=-1): the first highest id.
-    assert np.array_equal(eot_lengths(tokens, tokenizer.eot_id), tokens.argmax(axis=1) + 1)
-    assert eot_lengths(np.array([[1, 2, 3], [9, 9, 0]]), 9).tolist() == [3, 1]
+    assert np.array_equal(text_lengths(tokens, 0, tokenizer.eot_id), tokens.argmax(axis=1) + 1)
+    assert text_lengths(np.array([[1, 2, 3], [9, 5, 0]]), 0, 9).tolist() == [3, 2]
 
 
 def test_shapes_of_small_inputs(folders):
@@ -298,9 +298,9 @@ from PIL import Image
 from clipperf.inputs.preprocess import preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.models.tokenizer_files import write_clip_tokenizer
-from clipperf.inputs.tokenize import Tokenizer, eot_lengths
+from clipperf.inputs.tokenize import Tokenizer, text_lengths
 tokenizer = Tokenizer.from_folder(sys.argv[1])
-assert eot_lengths(tokenizer(["a dog", "un café"]), tokenizer.eot_id).tolist() == [4, 4]
+assert text_lengths(tokenizer(["a dog", "un café"]), 0, tokenizer.eot_id).tolist() == [4, 4]
 assert preprocess([Image.new("RGB", (9, 7))], PreprocessSpec()).shape == (1, 3, 224, 224)
 heavy = {"torch", "torchvision", "open_clip", "transformers", "onnxruntime", "regex"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)

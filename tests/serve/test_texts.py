@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import clipperf
 from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import UsageError
-from clipperf.inputs.tokenize import Tokenizer, eot_lengths
+from clipperf.inputs.tokenize import Tokenizer
 from clipperf.serve import texts as text_batches
 from clipperf.serve.load import ClipModel
 from clipperf.serve.texts import RUN_COST_TOKENS, batches, encode
@@ -101,12 +101,12 @@ def test_each_batch_ends_at_its_longest_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.eot_id is not None
     for array in engine.arrays:
         assert array.dtype == np.int64 and array.flags.c_contiguous
-        assert eot_lengths(array, tokenizer.eot_id).max() == array.shape[1]
+        assert tokenizer.lengths(array).max() == array.shape[1]
         assert (array == tokenizer.eot_id).any(1).all()
     widths = [array.shape[1] for array in engine.arrays]
     assert widths == sorted(widths) and len(set(widths)) > 3
     assert sum(array.size for array in engine.arrays) < 1.2 * sum(
-        eot_lengths(tokenizer(sorted(set(texts))), tokenizer.eot_id)
+        tokenizer.lengths(tokenizer(sorted(set(texts))))
     )
 
 
@@ -179,7 +179,10 @@ def test_the_artifact_does_not_read_the_first_token_and_says_so(
     other[:, 0] = 5
     np.testing.assert_array_equal(engine.run(other), engine.run(tokens))
     towers = {tower.side: tower for tower in read_manifest(sample_artifact).towers}
-    assert towers["text"].findings == {"first token": f"taken to be {tokens[0, 0]}, not read"}
+    assert towers["text"].findings == {
+        "first token": f"taken to be {tokens[0, 0]}, not read",
+        "texts are cut": "yes: each token attends to those before it, and the end token is read",
+    }
     assert towers["image"].findings == {}
 
 

@@ -54,15 +54,23 @@ def measure(
     precision: str,
     note: str = "",
     sizes: Sequence[int] = BATCHES,
+    lengths: np.ndarray | None = None,
 ) -> Parity:
     """Run `inputs` [12, ...] in batches of these sizes and compare with `reference` [12, dim].
 
-    `note` adds to the words on what was compared. A reference of the first few inputs alone (see
+    With the `lengths` [12] of texts that may be cut all batches but the last are, each behind its
+    longest, as they are when the tower is used. `note` adds to the words on what was compared. A reference of the first few inputs alone (see
     `LARGE_BATCHES`) is compared with those, more than once where the batches hold more.
     """
     inputs = inputs[: min(len(reference), sum(sizes))]
     reference = reference[: len(inputs)]
-    produced = np.concatenate([engine.run(batch) for batch in batches_of(inputs, sizes)])
+    given = batches_of(inputs, sizes)
+    if lengths is not None:
+        ends = [int(part.max()) for part in batches_of(lengths[: len(inputs)], sizes)[:-1]]
+        given[:-1] = [
+            np.ascontiguousarray(batch[:, :end]) for batch, end in zip(given, ends, strict=False)
+        ]
+    produced = np.concatenate([engine.run(batch) for batch in given])
     expected = np.concatenate(batches_of(reference, sizes))
     said = f"{len(inputs)} {WHAT}{note}"
     return compare(produced, expected, precision, said, sizes, len(inputs))
