@@ -19,8 +19,8 @@ METHODS = ("fuse", "reparameterize", "switch_to_deploy")
 as in timm's ``reparameterize_model``."""
 
 TOLERANCE = 1e-3
-"""How far fused embeddings may be from the others, as a share of their length: rounding comes to
-1e-6, a branch that was fused wrongly to 1e-1."""
+"""How far fused embeddings may be from the others, as a share of their length: rounding stays
+below 1e-5, a branch that was fused wrongly comes to 1e-1."""
 
 
 def fuse_branches(module: torch.nn.Module, example: torch.Tensor) -> int:
