@@ -26,9 +26,12 @@ PyTorch in ONNX Runtime on the CPU. Nothing was downloaded.
 also of texts cut to 16 tokens; 0.99999 is required. *Most alike* is the largest cosine between
 the embeddings of two different inputs: near 1 the comparison could not see an error."""
 
+OTHERS = "<!-- Models that are not open_clip's; what follows tools/try_families.py writes. -->"
+"""Where the part of the page begins that `try_families` writes, and a new page keeps."""
+
 SERVICE = (
     "Tag by tag, because a tag decides between GELU and QuickGELU. The table's M-CLIP rows are "
-    "no open_clip models and cannot be exported."
+    "at the end of this page."
 )
 
 EVERY = (
@@ -71,13 +74,19 @@ def page(found: list[Structure], outcomes: dict[str, Outcome]) -> str:
     service = [row for row in service if any(cell != "-" for cell in row[1:])]
     if service:
         lines += ["", "## CLIP-as-service's models", "", SERVICE, ""]
-        lines += _table(["model", *TOWERS], service)
+        lines += table(["model", *TOWERS], service)
     lines += ["", "## Every architecture", "", EVERY, ""]
     rows = [
         [name, *towers(speaker.get(("image", name)), speaker.get(("text", name)))] for name in names
     ]
-    lines += _table(["architecture", *TOWERS], rows)
+    lines += table(["architecture", *TOWERS], rows)
     return "\n".join(lines) + "\n"
+
+
+def others_of(older: str) -> str:
+    """What a page that was written before holds of models that are not open_clip's."""
+    _, mark, rest = older.partition(OTHERS)
+    return f"\n{mark}{rest}" if mark else ""
 
 
 def _summary(found: list[Structure], outcomes: dict[str, Outcome]) -> list[str]:
@@ -120,7 +129,7 @@ def _structures(
             ]
         )
     columns = ["", "structure", "architectures", "tried", "result", "min cosine", "most alike"]
-    return _table([*columns, "text length"], rows)
+    return table([*columns, "text length"], rows)
 
 
 def _cosine(outcome: Outcome) -> str:
@@ -133,7 +142,7 @@ def _length(outcome: Outcome | None) -> str:
     return "dynamic" if outcome["dynamic"] else "fixed"
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
+def table(columns: list[str], rows: list[list[str]]) -> list[str]:
     """A Markdown table; columns in which no row has anything are left out."""
     used = [i for i in range(len(columns)) if any(row[i] != "-" for row in rows)]
     lines = [columns, ["---"] * len(columns), *rows]

@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from architecture_page import Outcome, page
+from architecture_page import Outcome, others_of, page
 from architecture_structures import Structure, small_config, structures
 
 from clipperf.errors import ClipperfError
@@ -211,7 +211,8 @@ def main() -> int:
         print(json.dumps(outcomes[structure.id]), flush=True)
     out = arguments.out or (None if arguments.only else PAGE)
     if out:
-        write_text(out, page(found, outcomes))
+        older = out.read_text(encoding="utf-8") if out.exists() else ""
+        write_text(out, page(found, outcomes) + others_of(older))
         print(f"written to {out}")
     return int(any(outcomes[s.id]["status"] == "crashed" for s in found))
 

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipperf.commands.model_options import ContextLength, ImageSize, Models, Pretrained
 from clipperf.commands.options import (
     Device,
     Inputs,
     JsonFile,
-    Models,
     Precisions,
-    Pretrained,
     Quiet,
     Runtimes,
     Threads,
@@ -45,6 +44,8 @@ EXAMPLES = (
 def command(
     models: Models = None,
     pretrained: Pretrained = None,
+    image_size: ImageSize = None,
+    context_length: ContextLength = None,
     runtime: Runtimes = "onnx",
     dataset: Annotated[
         str,
@@ -73,13 +74,14 @@ def command(
     from clipperf.bench import prepare
     from clipperf.evals import evaluate
     from clipperf.evals.datasets import load_dataset
+    from clipperf.nouns.model import Sizes
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
     from clipperf.report.accuracy import accuracy_table
     from clipperf.system.env import available_cores
     from clipperf.system.progress import progress
     from clipperf.text import shown
 
-    specs = prepare.choose_models(models or (), pretrained)
+    specs = prepare.choose_models(models or (), pretrained, Sizes(image_size, context_length))
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
     # Before a large dataset is read.

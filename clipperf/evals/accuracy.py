@@ -21,7 +21,7 @@ from clipperf.evals.task import Embeddings, fitting, nothing_to_score, texts_of
 from clipperf.inputs.sources import ImageSource
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Score
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 
 BATCH = 32
 

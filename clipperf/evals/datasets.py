@@ -16,10 +16,10 @@ from typing import Any
 
 from clipperf.errors import UsageError
 from clipperf.evals.layouts import OWN_FILES, few, read_layout
-from clipperf.inputs.preprocess import CLIPPED, exceeds_bytes, may_exceed_bytes
+from clipperf.inputs.preprocess import CLIPPED, check_frames, exceeds_bytes, may_exceed_bytes
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, decode, list_folder, list_zip, one_spelling
-from clipperf.system.targets import expanded
+from clipperf.system.targets import expanded, kind_of
 from clipperf.text import shown
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "eval.zip"
@@ -60,8 +60,9 @@ def load_dataset(name_or_dir: str | Path, *, skip_unreadable: bool = False) -> D
 
     Images are the files whose suffix is of a format in `reading.FORMATS`. Reads each once, for its
     checksum and to see that it is an image; pixels are decoded later, by `ImageSource.open`.
-    With `skip_unreadable` they are decoded now, and those that cannot be are left out, with their
-    captions, and named in the notes. A folder that is itself called "sample" is ``./sample``.
+    With `skip_unreadable` they are decoded and resized now, and those that cannot be are left out,
+    with their captions, and named in the notes. A folder that is itself called "sample" is
+    ``./sample``.
 
     Raises:
         UsageError: the data is missing, damaged, ambiguous or inconsistent; the message names
@@ -70,12 +71,13 @@ def load_dataset(name_or_dir: str | Path, *, skip_unreadable: bool = False) -> D
     if not str(name_or_dir).strip():
         raise UsageError("the dataset is empty: give 'sample' or a folder")
     path = SAMPLE if str(name_or_dir) == "sample" else expanded(name_or_dir)
-    if not _exists(path):
+    kind = kind_of(path)
+    if kind == "nothing":
         raise UsageError(
             f"no dataset at {shown(path)}: give 'sample', a folder with one folder a class, "
             "or a folder of images with captions.csv"
         )
-    files = list_folder(path) if path.is_dir() else list_zip(path)
+    files = list_folder(path) if kind == "folder" else list_zip(path)
     suffixes = image_suffixes()
     images = [name for name in files if posixpath.splitext(name)[1].lower() in suffixes]
     if not images:
@@ -104,13 +106,6 @@ def load_dataset(name_or_dir: str | Path, *, skip_unreadable: bool = False) -> D
     return Dataset(name, sha256, tuple(files[n] for n in named), **fields, notes=tuple(notes))
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, or with a zero byte in it
-        return False
-
-
 def _read(
     files: Mapping[str, ImageSource], images: Collection[str], skip: bool
 ) -> tuple[dict[str, str], dict[str, str], list[str]]:
@@ -124,6 +119,8 @@ def _read(
             if may_exceed_bytes(image.mode):
                 image = image if skip else decode(source, data, fully=True)
                 clipped += [name] if exceeds_bytes(image) else []
+            if skip:
+                check_frames(image, str(source))
         except UsageError as exc:
             if not skip:
                 raise

@@ -17,7 +17,7 @@ from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import ResultFile
 from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, FLOATS, PixelDtype
-from clipperf.system import env, files, store
+from clipperf.system import env, files, results, store
 from clipperf.system.child import Child
 
 OnStage = Callable[[str], None]
@@ -54,7 +54,8 @@ def evaluate(
     towers are fed, by default float32 alone. All runtimes share one tokenisation and, but for
     artifacts that were exported with another ``--preprocess`` (the file notes them), the exact
     preprocessing, so that differences come from the runtime alone. Each cell has a process of its
-    own, one after the other. The file is written after every model that has scores.
+    own, one after the other. The file is written after every model that has scores (see
+    `results.filled`).
 
     Raises:
         UsageError: there is nothing to score in the dataset.
@@ -70,9 +71,11 @@ def evaluate(
         notes=dataset.notes,
         path=str(path or store.new_result_path("eval")),
     )
-    files.check_writable(Path(result.path))
     failures: list[Failure] = []
-    with tempfile.TemporaryDirectory(prefix="clipperf-eval-") as scratch:
+    with (
+        results.filled(Path(result.path)) as write,
+        tempfile.TemporaryDirectory(prefix="clipperf-eval-") as scratch,
+    ):
         shared = Path(scratch) / "dataset.json"
         files.write_json(shared, dataset)
         for spec in specs:
@@ -98,7 +101,7 @@ def evaluate(
                     env_id=result.environments[0].id,
                 )
                 result = dataclasses.replace(result, scores=(*result.scores, *scores))
-                store.write_result(Path(result.path), result)
+                write(result)
     return result, failures
 
 

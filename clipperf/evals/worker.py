@@ -20,9 +20,9 @@ from clipperf.evals.task import Embeddings
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.cell import EngineRequest
-from clipperf.serialize import from_json
-from clipperf.serve.load import ClipModel
-from clipperf.serve.opening import open_engines, read_pixels
+from clipperf.serialize import from_json, parse_json
+from clipperf.serve.model import ClipModel
+from clipperf.serve.towers import open_engines, read_pixels
 from clipperf.system import files, store
 from clipperf.system.protocol import Fields, Tell, serve
 
@@ -32,7 +32,9 @@ def embed(fields: Fields, tell: Tell) -> None:
 
     Tells what is being embedded, how many are done, and of how many.
     """
-    dataset = from_json(Dataset, files.read_json(Path(fields["dataset"])))
+    path = Path(fields["dataset"])
+    # However large: the parent has just written it.
+    dataset = from_json(Dataset, parse_json(path.read_bytes(), path))
     request, batch = from_json(ModelRequest, fields["model"]), fields["batch"]
     with open_model(request) as model:
         embedder = accuracy.ModelEmbedder(model, batch)
@@ -69,14 +71,13 @@ def open_model(request: ModelRequest) -> ClipModel:
         ClipperfError: one cannot be opened; those before it are closed.
     """
     spec = request.towers[0].spec
-    text = store.read_manifest(request.folder).tower("text")
     pixels, tokenizer = read_preprocessing(request), Tokenizer.from_folder(request.folder)
     return ClipModel(
         open_engines(request.towers),
         pixels,
         tokenizer,
         embed_dim=spec.embed_dim,
-        short_texts=text is not None and text.tokens is None,
+        cut=store.read_manifest(request.folder).cut_at,
         random_weights=spec.random_weights,
         pixel_dtype=request.towers[0].cell.input,
     )

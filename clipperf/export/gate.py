@@ -10,11 +10,9 @@ import numpy as np
 from clipperf.engines import contract
 from clipperf.export.job import Built, Job
 from clipperf.export.judge import parity
-from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.artifact import Parity, reference_name
 from clipperf.nouns.cell import Cell, Engine, EngineRequest
 from clipperf.serve.parity_inputs import parity_inputs
-from clipperf.serve.texts import lengths_for
 
 
 def by_runtime(
@@ -58,17 +56,12 @@ def compared(
 ) -> Parity:
     """Compare a tower, open in an engine, with PyTorch fp32 on the first parity inputs.
 
-    Texts that may be cut are, in all batches but the last.
-
     `note` adds to the words on what was compared; None: batches as usual for the tower's size.
     """
     inputs = parity_inputs(job.shared, job.side, built.inputs[0].dtype)
     reference = np.load(job.shared / reference_name(job.side))
     sizes = batches or parity.batches_for(job.spec, job.side)
-    lengths = None
-    if built.cut is not None and built.cut.allowed:
-        lengths = lengths_for(engine, Tokenizer.from_folder(job.shared), inputs)
-    return parity.measure(engine, inputs, reference, job.variant.precision, note, sizes, lengths)
+    return parity.measure(engine, inputs, reference, job.variant.precision, note, sizes)
 
 
 def refusal(job: Job, built: Built, found: Parity, what: str = "artifact") -> str:

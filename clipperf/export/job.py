@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipperf.errors import ArtifactError
-from clipperf.nouns.artifact import Artifact, Quantization, TensorSpec
-from clipperf.nouns.model import Cut, ModelSpec
+from clipperf.nouns.artifact import Artifact, Cut, Quantization, TensorSpec
+from clipperf.nouns.model import ModelSpec, Similarity
 from clipperf.nouns.variant import Side, Variant
 from clipperf.system import store
 
@@ -82,7 +82,7 @@ class Built:
     needed: tuple[str, ...] = ()
     assumptions: dict[str, str] = field(default_factory=dict)
     cut: Cut | None = None
-    fused: int = 0
+    similarity: Similarity | None = None
     graph: str | None = None
     build_s: float = 0.0
     peak_rss_bytes: int | None = None
@@ -99,5 +99,5 @@ def like(source: Artifact) -> Built:
         source.quantization,
         assumptions=source.assumptions,
         cut=source.cut,
-        fused=source.fused,
+        similarity=source.similarity,
     )

@@ -70,6 +70,7 @@ def make(
         weights_id=weights_id,
         keys={side: exporter.key(spec, side, variant, sources[side]) for side in sides},
         needed_bytes=needed_bytes,
+        file=exporter.file,
         options=exporter.choices.described(variant),
     )
     folders_below = tuple(each.folder for each in below)
@@ -220,5 +221,5 @@ def _described(
         quantization=built.quantization,
         assumptions=built.assumptions,
         cut=built.cut,
-        fused=built.fused,
+        similarity=built.similarity,
     )

@@ -50,6 +50,7 @@ class TokenizerSpec:
     `kind`: "clip" (open_clip's own BPE: SOT, text, EOT), "hf" (a Hugging Face tokenizer with its
     own special tokens) or "clips" (begin, text, end, padding and a class token in the last place).
     `clean` names open_clip's text cleaning. `zeroed_id` is replaced by 0 everywhere.
+    `sot_id` of an "hf" one is what it begins every text with, None where that is not known.
     `plain_specials` reads special tokens typed in a text as ordinary text. `eot_id` may be None
     for "hf".
     `origin` says which Unicode tables split the words, or which language was set.
@@ -154,22 +155,21 @@ class Tokenizer:
 
     @property
     def eot_id(self) -> int | None:
-        """The token that ends a text, for `text_lengths`; None where the model sees none."""
-        return None if self.spec.eot_id == self.spec.zeroed_id else self.spec.eot_id
-
-    @property
-    def vocabulary(self) -> int:
-        """How many token ids there are."""
-        return int(self._plain.get_vocab_size())
-
-    def lengths(self, tokens: np.ndarray) -> np.ndarray:
-        """Tokens of each row behind which there is nothing but padding; see `text_lengths`."""
-        return text_lengths(tokens, self.spec.pad_id, self.eot_id)
+        """The token that ends a text, for `eot_lengths`; None where the model has none."""
+        return self.spec.eot_id
 
     @property
     def start_id(self) -> int | None:
         """The token that every text begins with; None where that is not known."""
-        return self.spec.sot_id if self.spec.kind == "clip" else None
+        return self.spec.sot_id if self.spec.kind != "clips" else None
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids of tokens lie below this."""
+        spec = self.spec
+        known = (spec.pad_id, spec.sot_id, spec.eot_id, spec.cls_id)
+        last = max(token for token in known if token is not None)
+        return max(int(self._plain.get_vocab_size()), last + 1)
 
     def __call__(self, texts: str | Sequence[str], context_tokens: int | None = None) -> np.ndarray:
         """Tokens of every text as int64 [batch, context_tokens], padded and cut as open_clip does.
@@ -269,21 +269,23 @@ class Tokenizer:
         ]
 
 
-def text_lengths(tokens: np.ndarray, pad_id: int, eot_id: int | None) -> np.ndarray:
-    """Tokens of each row up to its first EOT and its last that is no padding: int64 [batch].
+def eot_lengths(tokens: np.ndarray, eot_id: int) -> np.ndarray:
+    """Tokens of each row up to and including its first EOT: int64 [batch].
 
-    `tokens` is [batch, context_tokens]. A row without EOT has its full length, unless `eot_id` is
-    None. Cutting a batch at the maximum changes no embedding, neither of a causal tower that pools
-    at the first EOT, though tokens be padded with it, nor of one that masks padding.
+    `tokens` is [batch, context_tokens]; a row without EOT has its full length. Cutting a batch at
+    the maximum changes no embedding of a causal tower that pools at the first EOT.
     """
-    tokens = np.asarray(tokens)
-    full = tokens.shape[1]
-    others = tokens != pad_id
-    found = np.where(others.any(axis=1), full - others[:, ::-1].argmax(axis=1), 0)
-    if eot_id is None:
-        return found
-    ends = tokens == eot_id
-    return np.maximum(found, np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, full))
+    is_eot = np.asarray(tokens) == eot_id
+    return np.where(is_eot.any(axis=1), is_eot.argmax(axis=1) + 1, is_eot.shape[1])
+
+
+def text_lengths(tokens: np.ndarray, pad_id: int) -> np.ndarray:
+    """Tokens of each row up to its last that is no padding, at least one: int64 [batch].
+
+    `tokens` is [batch, context_tokens]. Padding that was typed within a text belongs to it.
+    """
+    others = np.asarray(tokens)[:, ::-1] != pad_id
+    return np.where(others.any(axis=1), others.shape[1] - others.argmax(axis=1), 1)
 
 
 def check_context(context: int, at_least: int) -> None:

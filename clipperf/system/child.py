@@ -134,7 +134,6 @@ class Child:
 
     def send(self, op: str, **fields: Any) -> None:
         """Send a message; its answer, and those of messages before it, are due from now on."""
-        self._said_bytes = os.fstat(self._stderr.fileno()).st_size
         self._due.append(op)
         assert self._process.stdin is not None
         # A child that is dead already is explained by `answer`, which finds its end.
@@ -229,13 +228,17 @@ class Child:
         return message if isinstance(message, dict) and "status" in message else None
 
     def _checked(self, message: Fields) -> Fields:
+        said = self._tail()
+        if not self._due:
+            # Not when the next message is sent: a child that dies before that has said why.
+            self._said_bytes = os.fstat(self._stderr.fileno()).st_size
         if message["status"] == "ok":
             return dict(message["answer"])
         kind: type[ClipperfError] | None = getattr(errors, message["kind"] or "none", None)
         if kind is None:
             first, *more = message["error"].strip().splitlines() or ["no reason was given"]
             reason = f"{first} ({more[-1].strip()})" if more else first
-            raise ChildError(reason, code=1, said=self._tail())
+            raise ChildError(reason, code=1, said=said)
         raise kind(message["error"])
 
     def _death(self, step: str) -> ChildError:
@@ -252,11 +255,11 @@ class Child:
         return ChildError(f"{how}: {reason}" if reason else how, code=code, said=said)
 
     def _tail(self) -> str:
-        """The last words on standard error since the last message was sent."""
+        """The last words on standard error since the child had nothing to do."""
         length = os.fstat(self._stderr.fileno()).st_size
         self._stderr.seek(max(self._said_bytes, length - 4 * TAIL_CHARACTERS))
         text = self._stderr.read().decode("utf-8", "replace").strip()
-        _, fatal, stack = text.rpartition("Fatal Python error: ")
+        _, fatal, stack = text.rpartition(FATAL)
         if fatal:
             # faulthandler's report, innermost frame first.
             return "\n".join((fatal + stack).splitlines()[:TAIL_LINES])[:TAIL_CHARACTERS]
@@ -269,11 +272,17 @@ class Child:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
 
+FATAL = "Fatal Python error: "
+"""How faulthandler's report of a crash begins."""
+
+
 def _reason_in(said: str, code: int) -> str:
-    """The line of a dead process's last words that says why."""
+    """The line of a dead process's last words that says why; "" where none does."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    # A crash is reported with its reason first, an error of Python's with it last.
-    return lines[0 if code < 0 else -1] if lines else ""
+    if code >= 0:  # an error of Python's, whose last line is the reason
+        return lines[-1] if lines else ""
+    # What else a killed process has said has nothing to do with its end.
+    return next((line for line in lines if line.startswith(FATAL)), "")
 
 
 def exit_reason(code: int) -> str:

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from clipperf.errors import MissingDependencyError, UsageError
-from clipperf.inputs.preprocess import decode, preprocess
+from clipperf.inputs.decode import decode
+from clipperf.inputs.preprocess import preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 
 needs_library = pytest.mark.skipif(
@@ -73,16 +74,27 @@ def test_hard_images_differ_by_one_in_few_values_and_by_two_almost_never(kind: s
         found.append(differences([image], spec, "fast").ravel())
     values = np.concatenate(found)
     assert values.max() <= 2
-    assert (values == 2).mean() < 1e-4
+    assert (values == 2).mean() < 1e-5  # as the README says; `tools/fast_pixels.py` counts more
     assert (values >= 1).mean() < 0.01
     assert values.any()  # it did run
 
 
 @needs_library
-def test_large_photographs_differ_by_at_most_one() -> None:
-    for i, size in enumerate([(640, 480), (480, 640), (1000, 750), (1920, 1080)]):
-        spec = PreprocessSpec(224, 224)
-        assert differences([photo(*size, seed=i)], spec, "fast").max() <= 1, size
+def test_large_photographs_differ_as_little() -> None:
+    sizes = [(640, 480), (480, 640), (1000, 750), (1920, 1080)]
+    photos = [photo(*size, seed=i) for i, size in enumerate(sizes)]
+    values = differences(photos, PreprocessSpec(224, 224), "fast")
+    assert values.max() <= 2
+    assert (values == 2).mean() < 1e-5 and (values >= 1).mean() < 0.01
+
+
+@needs_library
+def test_a_value_that_is_off_by_two_is_known() -> None:
+    """So that nobody claims that there is none."""
+    spec = PreprocessSpec(224, 224, resize_mode="squash")
+    rng = np.random.default_rng(7)
+    images = [pattern("blocks", 300 + 7 * i, 260 + 5 * i, rng) for i in range(40)]
+    assert differences(images, spec, "fast").max() == 2
 
 
 @needs_library

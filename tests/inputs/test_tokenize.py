@@ -18,7 +18,7 @@ from clipperf.errors import ArtifactError, ExportError, MissingDependencyError, 
 from clipperf.inputs import clean as cleaning
 from clipperf.inputs import tokenize
 from clipperf.inputs.clean import CLEANERS
-from clipperf.inputs.tokenize import Tokenizer, TokenizerSpec, text_lengths
+from clipperf.inputs.tokenize import Tokenizer, TokenizerSpec, eot_lengths
 from clipperf.models import tokenizer_files
 from clipperf.models.tokenizer_files import (
     write_clip_tokenizer,
@@ -46,6 +46,9 @@ PIECES = {
     "\U00010d50 \U00016d40 \u1c89",
 }
 SPACES = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2003\u2028\u2029\u202f\u3000\u200b\ufeff"
+
+CLEANINGS = [name for name in CLEANERS if name != "none"]
+"""open_clip's."""
 
 
 def generated(n: int, seed: int) -> list[str]:
@@ -90,7 +93,7 @@ def texts() -> list[str]:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One exported CLIP tokenizer for each cleaning."""
     written = {}
-    for clean in CLEANERS:
+    for clean in CLEANINGS:
         written[clean] = tmp_path_factory.mktemp(clean)
         write_clip_tokenizer(written[clean], 77, clean)
     return written
@@ -119,7 +122,7 @@ def assert_same(ours: np.ndarray, reference, texts) -> None:
     assert not bad, f"{len(bad)} texts differ, first {bad[0]!r}"
 
 
-@pytest.mark.parametrize("clean", CLEANERS)
+@pytest.mark.parametrize("clean", CLEANINGS)
 def test_ten_thousand_texts_are_tokenized_as_open_clip_does(clean, folders, texts):
     tokenizer = Tokenizer.from_folder(folders[clean])
     reference = open_clip.SimpleTokenizer(clean=clean)
@@ -163,7 +166,7 @@ def test_ascii_without_ampersand_needs_no_ftfy():
 
 
 def test_typed_special_tokens_follow_the_word_pattern(folders):
-    for clean in CLEANERS:
+    for clean in CLEANINGS:
         tokenizer = Tokenizer.from_folder(folders[clean])
         reference = open_clip.SimpleTokenizer(clean=clean)
         typed = [
@@ -191,12 +194,12 @@ def test_word_cache_is_bounded_and_changes_nothing(folders, texts, monkeypatch):
     assert "x" * 500 not in tokenizer._word_ids
 
 
-def test_lengths_point_behind_the_token_that_is_pooled(folders, texts):
+def test_eot_lengths_point_behind_the_token_that_is_pooled(folders, texts):
     tokenizer = Tokenizer.from_folder(folders["lower"])
     tokens = tokenizer([*texts[:500], "typed <end_of_text> twice"])
     # open_clip pools at text.argmax(dim=-1): the first highest id.
-    assert np.array_equal(text_lengths(tokens, 0, tokenizer.eot_id), tokens.argmax(axis=1) + 1)
-    assert text_lengths(np.array([[1, 2, 3], [9, 5, 0]]), 0, 9).tolist() == [3, 2]
+    assert np.array_equal(eot_lengths(tokens, tokenizer.eot_id), tokens.argmax(axis=1) + 1)
+    assert eot_lengths(np.array([[1, 2, 3], [9, 9, 0]]), 9).tolist() == [3, 1]
 
 
 def test_shapes_of_small_inputs(folders):
@@ -298,9 +301,9 @@ from PIL import Image
 from clipperf.inputs.preprocess import preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.models.tokenizer_files import write_clip_tokenizer
-from clipperf.inputs.tokenize import Tokenizer, text_lengths
+from clipperf.inputs.tokenize import Tokenizer, eot_lengths
 tokenizer = Tokenizer.from_folder(sys.argv[1])
-assert text_lengths(tokenizer(["a dog", "un café"]), 0, tokenizer.eot_id).tolist() == [4, 4]
+assert eot_lengths(tokenizer(["a dog", "un café"]), tokenizer.eot_id).tolist() == [4, 4]
 assert preprocess([Image.new("RGB", (9, 7))], PreprocessSpec()).shape == (1, 3, 224, 224)
 heavy = {"torch", "torchvision", "open_clip", "transformers", "onnxruntime", "regex"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)

@@ -21,7 +21,7 @@ from clipperf.inputs.tokenize import (
     Tokenizer,
     TokenizerSpec,
     check_context,
-    text_lengths,
+    eot_lengths,
 )
 from clipperf.system.files import write_json
 
@@ -197,25 +197,10 @@ def test_contexts_that_hold_nothing(context: Any) -> None:
         check_context(3, 4)
 
 
-def test_lengths_up_to_the_first_end_and_the_last_that_is_no_padding() -> None:
-    tokens = np.array([[5, 9, 0, 0], [9, 0, 0, 0], [1, 2, 3, 4], [1, 2, 3, 9], [5, 9, 7, 0]])
-    assert text_lengths(tokens, 0, 9).tolist() == [2, 1, 4, 4, 3]
-    assert text_lengths(tokens[:, :2], 0, 9).tolist() == [2, 1, 2, 2, 2]
-    assert text_lengths(tokens, 0, None).tolist() == [2, 1, 4, 4, 3]
-    assert text_lengths(tokens, 0, 8).tolist() == [4, 4, 4, 4, 4], "no end, so all of it"
-    # Padded with the end token: its first one is part of the text.
-    assert text_lengths(np.array([[5, 6, 9, 9], [5, 6, 7, 9], [9, 9, 9, 9]]), 9, 9).tolist() == [
-        *(3, 4, 1),
-    ]
-    assert text_lengths(np.array([[0, 3, 0, 0], [0, 0, 0, 0]]), 0, None).tolist() == [2, 0]
-    assert text_lengths(np.array([[0, 0, 4, 9]]), 0, 9).tolist() == [4], "padded on the left"
-
-
-def test_an_end_that_is_zeroed_is_none() -> None:
-    spec = TokenizerSpec("hf", "lower", 6, pad_id=1, eot_id=2, zeroed_id=2)
-    assert Tokenizer(backend(), spec).eot_id is None
-    assert Tokenizer(backend(), dataclasses.replace(spec, zeroed_id=3)).eot_id == 2
-    assert Tokenizer(backend(), dataclasses.replace(spec, zeroed_id=None)).eot_id == 2
+def test_lengths_up_to_the_first_end() -> None:
+    tokens = np.array([[5, 9, 0, 9], [9, 0, 0, 0], [1, 2, 3, 4], [1, 2, 3, 9]])
+    assert eot_lengths(tokens, 9).tolist() == [2, 1, 4, 4]
+    assert eot_lengths(tokens[:, :2], 9).tolist() == [2, 1, 2, 2]
 
 
 # --- cleaning ------------------------------------------------------------------------------
@@ -237,7 +222,10 @@ def test_cleaning(clean: str, text: str, cleaned: str) -> None:
 
 
 def test_cleaning_is_chosen_by_name() -> None:
-    assert list(CLEANERS) == ["lower", "canonicalize", "whitespace"]
+    assert list(CLEANERS) == ["lower", "canonicalize", "whitespace", "none"]
+    assert CLEANERS["none"](" A\n&amp; ") == " A\n&amp; "
+    with pytest.raises(UsageError, match="limit is 1,048,576"):
+        CLEANERS["none"]("a" * (2**20 + 1))
     assert rows(HF, ["A  dog"]) == [[0, 2, 9, 9, 9]]
     assert rows(dataclasses.replace(HF, clean="lower"), ["A  dog"]) == [[1, 2, 9, 9, 9]]
 

@@ -1,176 +1,123 @@
-"""Whether texts may be cut: found out on the tower, right where it reads padding and where not."""
+"""Text towers of which padding is cut: those that show on the tower itself that it is exact."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from clipperf.nouns.model import TextIds
+import clipperf
+from clipperf.export.make import make
+from clipperf.inputs.tokenize import Tokenizer, text_lengths
+from clipperf.models import cutting, zoo
+from clipperf.models.family import family_of
+from clipperf.nouns.model import Tower
+from clipperf.nouns.variant import Variant
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("open_clip")
-pytest.importorskip("transformers")
-
-import hub_texts  # noqa: E402
-from toy_models import spec_of as toy_spec  # noqa: E402
-
-from clipperf.inputs.tokenize import Tokenizer, TokenizerSpec  # noqa: E402
-from clipperf.models.cutting import TOLERANCE, proven, with_cut  # noqa: E402
-from clipperf.models.families import open_clip as towers  # noqa: E402
-
-pytestmark = pytest.mark.usefixtures("toy_catalogue")
-
-PAD, EOT, CONTEXT = 1, 2, 24
-IDS = TextIds(sot=0, eot=EOT, low=3, high=60)
+pytest.importorskip("transformers", reason="the text towers are transformers' own")
+from transformers_folders import CORPUS, TOKENS, save, save_student
 
 
-@pytest.fixture(scope="module")
-def hub(toy_catalogue: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with hub_texts.registered(tmp_path_factory.mktemp("configs")):
-        yield
+def built(folder: Path) -> tuple[Tower, Tokenizer]:
+    spec = zoo.resolve(str(folder))
+    family = family_of(spec)
+    family.write_tokenizer(spec, folder / "own")
+    return family.build(spec, "text", False), Tokenizer.from_folder(folder / "own")
 
 
-class Attending(torch.nn.Module):
-    """One attention over embedded tokens; `masks` says what of it leaves padding out."""
-
-    def __init__(self, scores: bool = True, mean: bool = True, positions: str = "start") -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.embedding = torch.randn(64, 16, generator=generator)
-        self.places = torch.randn(CONTEXT, 16, generator=generator) * 0.1
-        self.scores, self.mean, self.positions = scores, mean, positions
-
-    def forward(self, tokens: Any) -> Any:
-        length = tokens.shape[1]
-        places = self.places[:length] if self.positions == "start" else self.places[-length:]
-        x = self.embedding[tokens] + places
-        there = tokens != PAD
-        scores = x @ x.transpose(1, 2) / 16
-        if self.scores:
-            scores = scores.masked_fill(~there[:, None], float("-inf"))
-        x = x + scores.softmax(-1) @ x
-        if not self.mean:
-            return x.mean(1)
-        return (x * there[..., None]).sum(1) / there.sum(1, keepdim=True)
-
-
-def test_a_tower_that_masks_padding_everywhere() -> None:
-    found = proven(Attending(), PAD, CONTEXT, IDS)
-    assert found.allowed and found.why.startswith("down to 2 tokens, embeddings of cut and padded")
-    assert proven(Attending().double(), PAD, CONTEXT, replace(IDS, sot=None)).allowed
-
-
-@pytest.mark.parametrize("reads", [{"scores": False}, {"mean": False}, {"positions": "end"}])
-def test_a_tower_that_reads_padding_in_one_place(reads: dict[str, Any]) -> None:
-    found = proven(Attending(**reads), PAD, CONTEXT, IDS)
-    assert not found.allowed and found.why.startswith("the tower reads padding: ")
-
-
-def test_a_tower_that_pads_with_another_token_than_its_tokenizer() -> None:
-    assert not proven(Attending(), 5, CONTEXT, IDS).allowed
-
-
-class Slightly(torch.nn.Module):
-    """Adds a share of the number of tokens."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.whole, self.share = Attending(), share
-
-    def forward(self, tokens: Any) -> Any:
-        found = self.whole(tokens)
-        return found * (1 + self.share * tokens.shape[1] / CONTEXT)
-
-
-def test_the_tolerance_is_of_the_embeddings_length() -> None:
-    # The shortest text loses 22 of 24 tokens, so 11/12 of the share.
-    assert proven(Slightly(TOLERANCE / 2), PAD, CONTEXT, IDS).allowed
-    assert not proven(Slightly(TOLERANCE * 2), PAD, CONTEXT, IDS).allowed
-    large = torch.nn.Sequential(Attending(), torch.nn.Linear(16, 4))
-    with torch.no_grad():
-        large[1].weight *= 1e4
-    assert proven(large, PAD, CONTEXT, IDS).allowed
-
-
-class OfOneLength(Attending):
-    def forward(self, tokens: Any) -> Any:
-        return super().forward(tokens) + tokens.reshape(-1, CONTEXT).sum() * 0
-
-
-class OfNothing(Attending):
-    def forward(self, tokens: Any) -> Any:
-        return super().forward(tokens) * float("nan")
-
-
-def test_towers_that_cannot_show_it() -> None:
-    found = proven(OfOneLength(), PAD, CONTEXT, IDS)
-    assert not found.allowed
-    assert found.why.startswith("the tower does not run on cut texts: RuntimeError: shape")
-    assert not proven(OfNothing(), PAD, CONTEXT, IDS).allowed
-    assert proven(Attending(), PAD, 1, IDS).why == "texts of 1 tokens have no padding to leave out"
-    beyond = proven(Attending(), PAD, CONTEXT, replace(IDS, high=10**6))
-    assert not beyond.allowed and "IndexError" in beyond.why
-
-
-# --- towers of open_clip -------------------------------------------------------------------
-
-
-def tokenizer_of(pad: int, eot: int | None, **more: Any) -> Tokenizer:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import models
-
-    backend = Backend(models.WordLevel({f"w{i}": i for i in range(60)}, unk_token="w3"))
-    return Tokenizer(backend, TokenizerSpec("hf", "lower", 16, pad, eot_id=eot, **more))
-
-
-@pytest.mark.parametrize("name", list(hub_texts.TOWERS))
-def test_towers_of_transformers(name: str, hub: None) -> None:
-    tower = with_cut(towers.build_tower(hub_texts.spec_of(name), "text"), tokenizer_of(1, 2))
-    assert tower.cut is not None
-    assert tower.dynamic_tokens == tower.cut.allowed == (name != "hub-bert-reads-padding")
-
-
-@pytest.mark.parametrize("name", ["toy-siglip", "toy-clipa", "toy-coca"])
-def test_towers_of_open_clips_own_that_read_padding(name: str) -> None:
-    tower = with_cut(towers.build_tower(toy_spec(name), "text"), tokenizer_of(1, 2))
-    assert tower.cut is not None and not tower.cut.allowed and not tower.dynamic_tokens
-
-
-def test_open_clips_own_tower_with_a_mask_of_padding() -> None:
-    """Which configurations cannot ask for, and code can."""
-    from open_clip.transformer import TextTransformer
-
-    torch.manual_seed(0)
-    sizes = {"context_length": CONTEXT, "vocab_size": 64, "width": 32, "heads": 2, "layers": 2}
-    for pool, there in (("first", True), ("argmax", True), ("last", False)):
-        options = {"no_causal_mask": True, "use_pad_mask": True, "pad_id": PAD, "pool_type": pool}
-        tower = TextTransformer(**sizes, **options, output_dim=16).eval()
-        assert proven(tower, PAD, CONTEXT, IDS).allowed == there
-        assert not proven(tower, 5, CONTEXT, IDS).allowed
-
-
-def test_causal_towers_need_no_proof_unless_texts_have_no_end() -> None:
-    tower = towers.build_tower(toy_spec("toy-worldwide"), "text")
-    causal = with_cut(tower, tokenizer_of(0, 2))
-    assert causal.dynamic_tokens and causal.cut is not None and "end token" in causal.cut.why
-    assert "embeddings of cut" in with_cut(tower, tokenizer_of(0, None)).cut.why  # type: ignore[union-attr]
+@pytest.mark.parametrize("kind", ["xlm-roberta", "bert"])
+def test_padding_behind_a_mask_is_cut(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    save_student(kind, tmp_path)
+    cut = cutting.cut_of(*built(tmp_path))
+    assert cut.at == "padding"
+    assert "6 texts, cut and padded, differ by" in cut.why
 
 
 @pytest.mark.parametrize(
-    "more",
-    [{"padding_side": "left"}, {"kind": "clips", "sot_id": 4, "cls_id": 5}],
+    ("kind", "at"), [("clip", "eot"), ("siglip", None), ("altclip", "padding")]
 )
-def test_texts_whose_last_place_is_always_read(more: dict[str, Any], hub: None) -> None:
-    tokenizer = tokenizer_of(1, 2)
-    tokenizer.spec = replace(tokenizer.spec, **more)
-    tower = with_cut(towers.build_tower(hub_texts.spec_of("hub-roberta"), "text"), tokenizer)
-    assert not tower.dynamic_tokens and tower.cut is not None
-    assert "its end is always read" in tower.cut.why
+def test_towers_of_transformers(kind: str, at: str | None, tmp_path: Path) -> None:
+    """SigLIP's attend to padding: their embeddings would change."""
+    (tmp_path / "own").mkdir()
+    save(kind, tmp_path)
+    cut = cutting.cut_of(*built(tmp_path))
+    assert cut.at == at
+    if kind == "siglip":
+        assert "differ by" in cut.why or "takes no cut texts" in cut.why
 
 
-def test_images_are_not_asked(tmp_path: Path) -> None:
-    assert towers.build_tower(toy_spec("toy-clip"), "image").cut is None
+class Sums:
+    """A tower of which is known what it sees: [batch, tokens] to [batch, 1]."""
+
+    def __init__(self, pad: int | None, needed: int = 1) -> None:
+        self.pad, self.needed = pad, needed
+
+    def __call__(self, tokens: Any) -> Any:
+        import torch
+
+        if tokens.shape[1] < self.needed:
+            raise RuntimeError(f"needs {self.needed} tokens\nand said so")
+        weights = torch.ones_like(tokens) if self.pad is None else (tokens != self.pad)
+        return (torch.where(weights > 0, tokens + 1, 0)).sum(dim=1, keepdim=True).float()
+
+
+def tower(module: Any, like: Tower) -> Tower:
+    return replace(like, module=module, dynamic_tokens=False)
+
+
+def test_a_tower_that_counts_padding_or_needs_it_is_not_cut(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    save_student("bert", tmp_path)
+    like, tokenizer = built(tmp_path)
+    pad = tokenizer.spec.pad_id
+    assert cutting.cut_of(tower(Sums(pad), like), tokenizer).at == "padding"
+    seen = cutting.cut_of(tower(Sums(None), like), tokenizer)
+    assert seen.at is None and "differ by" in seen.why
+    stuck = cutting.cut_of(tower(Sums(pad, needed=77), like), tokenizer)
+    assert (stuck.at, stuck.why) == (None, "the tower takes no cut texts: needs 77 tokens")
+    tokenizer.spec = replace(tokenizer.spec, padding_side="left")
+    left = cutting.cut_of(tower(Sums(pad), like), tokenizer)
+    assert (left.at, left.why) == (None, "padding comes before the text")
+
+
+def test_lengths_of_rows() -> None:
+    rows = np.array([[5, 6, 1, 1], [5, 1, 6, 1], [1, 1, 1, 1], [1, 1, 1, 7], [5, 6, 7, 8]])
+    assert text_lengths(rows, 1).tolist() == [2, 3, 1, 4, 4]
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_an_exported_tower_is_fed_cut_texts(runtime: str, home: Path, tmp_path: Path) -> None:
+    """The texts that are run are short, and their embeddings those of whole ones."""
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    save_student("xlm-roberta", tmp_path)
+    spec = zoo.resolve(str(tmp_path))
+    made = make(spec, ("text",), Variant(runtime))
+    (text,) = made.manifest.towers
+    assert text.tokens is None and text.inputs[0].shape == ("batch", "tokens")
+    assert text.cut is not None and text.cut.at == made.manifest.cut_at == "padding"
+    assert "cut at their padding" in text.findings["texts"]
+    texts = [*CORPUS, "", "a <pad> b", "слово " * 200]
+    with clipperf.load(made.folder) as model:
+        shapes: list[tuple[int, ...]] = []
+        engine = model._engines["text"]
+        run = engine.run
+        engine.run = lambda tokens: (shapes.append(tokens.shape), run(tokens))[1]  # type: ignore[method-assign]
+        cut = model.encode_texts(texts, batch_size=4)
+        assert min(length for _, length in shapes) < 20 < max(length for _, length in shapes) == 77
+        model._cut = None
+        whole = model.encode_texts(texts, batch_size=4)
+    assert np.abs(cut - whole).max() <= 1e-5 * np.abs(whole).max()
+    assert np.ptp(whole, axis=0).max() > 1e-3
+
+
+def test_a_tower_that_sees_padding_keeps_its_length(home: Path, tmp_path: Path) -> None:
+    save("siglip", tmp_path)
+    made = make(zoo.resolve(str(tmp_path)), ("text",), Variant("onnx"))
+    (text,) = made.manifest.towers
+    assert (text.tokens, made.manifest.cut_at) == (TOKENS, None)
+    assert text.findings["texts"].startswith("not cut (")

@@ -83,6 +83,11 @@ def crash(fields, tell):
     import ctypes
     ctypes.string_at(0)
 
+def chat(fields, tell):
+    print("UserWarning: this has nothing to do with the end", file=sys.stderr)
+    os.kill(os.getpid(), fields["number"])
+    time.sleep(60)
+
 def leave(fields, tell):
     print("I have to go", file=sys.stderr)
     os._exit(3)
@@ -108,8 +113,8 @@ def at_end():
 
 if __name__ == "__main__":
     names = (
-        "echo steps fail known full say_and_hang start_helper fork_helper crash leave variables "
-        "modules slow"
+        "echo steps fail known full say_and_hang start_helper fork_helper crash chat leave "
+        "variables modules slow"
     )
     sys.exit(
         serve(
@@ -274,6 +279,19 @@ def test_only_the_signal_of_a_full_memory_is_taken_for_it(number: signal.Signals
         child.ask("steps", n=1)
     assert f"killed by {number.name}" in str(raised.value)
     assert ("RAM" in str(raised.value)) == (number == signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGABRT])
+def test_what_a_killed_child_has_said_before_is_no_reason(number: signal.Signals) -> None:
+    """It is kept, with the rest of its last words; a crash's report is a reason."""
+    with Child("toy_child") as child, pytest.raises(ChildError) as raised:
+        child.ask("chat", number=int(number))
+    crashed = number == signal.SIGABRT
+    end = ": Fatal Python error: Aborted" if crashed else ""
+    hint = " (the kernel does this when RAM runs out)" if number == signal.SIGKILL else ""
+    said = f"the worker died during 'chat': killed by {number.name}{hint}{end}"
+    assert str(raised.value) == said
+    assert crashed or "nothing to do with" in raised.value.said
 
 
 def test_an_error_of_many_lines_is_told_in_one() -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from clipperf.errors import ExportError
 from clipperf.export.job import Built, Job, Tell
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.models.family import family_of
 from clipperf.nouns.artifact import reference_name
-from clipperf.nouns.model import Cut, ModelSpec, Tower
+from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Side
 from clipperf.system.files import write_json
 
@@ -27,7 +26,7 @@ def traced(job: Job, tell: Tell) -> Built:
 
     from clipperf.export.judge import parity
     from clipperf.graph import trace
-    from clipperf.models.cutting import with_cut
+    from clipperf.models.cutting import cut_of
     from clipperf.models.lean import first_token
     from clipperf.serve.parity_inputs import parity_inputs
 
@@ -40,10 +39,12 @@ def traced(job: Job, tell: Tell) -> Built:
     inputs = torch.from_numpy(parity_inputs(folder, side))
     tell("building")
     tower = family.build(spec, side, variant.normalized)
+    cut = None
     if side == "text":
         tokenizer = Tokenizer.from_folder(folder)
-        tell("asking whether texts may be cut")
-        tower = with_cut(replace(tower, start_id=tokenizer.start_id), tokenizer)
+        cut = cut_of(tower, tokenizer)
+        tower = replace(tower, start_id=tokenizer.start_id, dynamic_tokens=cut.at is not None)
+    key = trace.graph_key(tower, variant.normalized, variant.precision, family.config(spec))
     tell("reference")
     with torch.inference_mode():
         judged = inputs[: sum(parity.batches_for(spec, side))]
@@ -51,7 +52,7 @@ def traced(job: Job, tell: Tell) -> Built:
         reference = torch.cat([tower.module(pair) for pair in pairs])
     np.save(folder / reference_name(side), reference.numpy())
     tell("exporting")
-    tower, graph, fused = _written(tower, job, takes_bytes)
+    trace.export_onnx(tower, job.target, variant.precision, key, takes_bytes)
     given, produced = trace.io_specs(tower, variant.pixel_dtype)
     length = given.shape[1] if side == "text" else None
     return Built(
@@ -59,31 +60,11 @@ def traced(job: Job, tell: Tell) -> Built:
         (produced,),
         tokens=length if isinstance(length, int) else None,
         first_token=first_token(tower.module, tower.start_id),
-        graph=graph,
+        graph=key,
         assumptions=dict(tower.assumptions),
-        cut=tower.cut,
-        fused=fused,
+        cut=cut,
+        similarity=tower.similarity,
     )
-
-
-def _written(tower: Tower, job: Job, takes_bytes: PreprocessSpec | None) -> tuple[Tower, str, int]:
-    """Write the graph of a tower: what it is like, the key of its kept graph, how much was fused.
-
-    Texts that might be cut keep the context's length where torch's exporter cannot leave it open.
-    """
-    from clipperf.graph import trace
-
-    variant, config = job.variant, family_of(job.spec).config(job.spec)
-    key = trace.graph_key(tower, variant.normalized, variant.precision, config)
-    try:
-        fused = trace.export_onnx(tower, job.target, variant.precision, key, takes_bytes)
-    except ExportError as exc:
-        if not tower.dynamic_tokens:
-            raise
-        why = f"torch's exporter takes texts of one length alone: {exc}"
-        fixed = replace(tower, dynamic_tokens=False, cut=Cut(False, why))
-        return _written(fixed, job, takes_bytes)
-    return tower, key, fused
 
 
 def write_settings(spec: ModelSpec, side: Side, folder: Path) -> PreprocessSpec:
