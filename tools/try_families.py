@@ -15,6 +15,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from architecture_page import OTHERS, table  # noqa: E402
+from architecture_page import OTHERS, cut_words, table  # noqa: E402
 from transformers_folders import CLASSES, CORPUS, image_processor, save, save_student  # noqa: E402
 
 from clipperf.drift import drift_of  # noqa: E402
@@ -33,6 +34,7 @@ from clipperf.graph import trace  # noqa: E402
 from clipperf.inputs.preprocess import preprocess  # noqa: E402
 from clipperf.inputs.tokenize import Tokenizer  # noqa: E402
 from clipperf.models import zoo  # noqa: E402
+from clipperf.models.cutting import cut_of  # noqa: E402
 from clipperf.models.family import family_of  # noqa: E402
 from clipperf.nouns.variant import SIDES, Side  # noqa: E402
 from clipperf.system.files import write_text  # noqa: E402
@@ -43,8 +45,8 @@ NOTES = {
     "clip": "open_clip's modules where that is exact",
     "siglip": "its tokenizer must be a fast one",
     "siglip2": "NaFlex at one number of patches: images are squashed to a square",
-    "altclip": "texts are cut at 77 tokens",
-    "chinese_clip": "texts are cut at 77 tokens",
+    "altclip": "texts of more than 77 tokens lose their rest",
+    "chinese_clip": "texts of more than 77 tokens lose their rest",
     "xlm-roberta": "three of CLIP-as-service's four; image towers are OpenAI's and open_clip's",
     "bert": "LaBSE, the fourth",
 }
@@ -62,7 +64,7 @@ are refused.
 
 
 def tried(kind: str, folder: Path) -> dict[Side, tuple[float, str, str]]:
-    """By tower: the smallest cosine, the modules that it ran in, its text length."""
+    """By tower: the smallest cosine, the modules that it ran in, where its texts are cut."""
     model: Any
     images = list(pictures(8, square=kind == "siglip2"))
     theirs: dict[Side, Callable[[], Any]]
@@ -101,6 +103,9 @@ def tried(kind: str, folder: Path) -> dict[Side, tuple[float, str, str]]:
             wanted = theirs[side]().numpy()
         tower = family.build(spec, side, False)
         owner = type(tower.module.model).__module__.partition(".")[0]
+        if side == "text":
+            cut = cut_of(tower, Tokenizer.from_folder(folder))
+            tower = replace(tower, dynamic_tokens=cut.at is not None)
         trace.export_onnx(tower, folder / f"{side}.onnx")
         engine = open_session(folder / f"{side}.onnx", threads=1)
         if side == "image":
@@ -109,7 +114,7 @@ def tried(kind: str, folder: Path) -> dict[Side, tuple[float, str, str]]:
             inputs = Tokenizer.from_folder(folder)(list(CORPUS))
         cosine = min(drift_of(engine.run(np.ascontiguousarray(inputs)), wanted).cosines)
         modules = {"open_clip": "open_clip's"}.get(owner, "transformers'")
-        found[side] = cosine, modules, "dynamic" if tower.dynamic_tokens else "fixed"
+        found[side] = cosine, modules, cut_words(cut.at) if side == "text" else ""
     return found
 
 
@@ -142,7 +147,7 @@ def main() -> int:
     columns = ["class", "image tower in", "min cosine", "text tower in", "min cosine"]
     head = HEAD.format(mark=OTHERS, transformers=version("transformers"))
     own = PAGE.read_text(encoding="utf-8").partition(OTHERS)[0].rstrip()
-    written = "\n".join([own, "", head, *table([*columns, "text length", "note"], rows)])
+    written = "\n".join([own, "", head, *table([*columns, "texts are cut", "note"], rows)])
     write_text(PAGE, written + "\n")
     print(f"written to {PAGE}")
     return 0

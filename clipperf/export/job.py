@@ -83,6 +83,7 @@ class Built:
     assumptions: dict[str, str] = field(default_factory=dict)
     cut: Cut | None = None
     similarity: Similarity | None = None
+    joined: int = 0
     graph: str | None = None
     build_s: float = 0.0
     peak_rss_bytes: int | None = None
@@ -100,4 +101,5 @@ def like(source: Artifact) -> Built:
         assumptions=source.assumptions,
         cut=source.cut,
         similarity=source.similarity,
+        joined=source.joined,
     )

@@ -222,4 +222,5 @@ def _described(
         assumptions=built.assumptions,
         cut=built.cut,
         similarity=built.similarity,
+        joined=built.joined,
     )

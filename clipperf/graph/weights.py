@@ -19,6 +19,13 @@ GROWTH_FROM_BYTES = 2**20
 """What would take more than this, and more than all that it is made of, stays to be computed."""
 
 
+class NotComputed(Exception):
+    """ONNX's evaluator does not take a node of large weights, which shows while a model is saved.
+
+    `ir.save` wraps it in an error of its own, unless weights lie beside the graph.
+    """
+
+
 def fill(model: ir.Model, state: Mapping[str, torch.Tensor]) -> None:
     """Turn the inputs of a kept graph, all but the first, into weights.
 
@@ -114,7 +121,11 @@ def _result(
     given: dict[str, Any],
     output: str,
 ) -> ir.TensorProtocol:
-    """Compute one output of a node from its inputs by name."""
+    """Compute one output of a node from its inputs by name.
+
+    Raises:
+        NotComputed: the evaluator fails.
+    """
     import onnx_ir as ir
     from onnx.reference import ReferenceEvaluator
     from onnx_ir import tensor_adapters
@@ -126,7 +137,12 @@ def _result(
             permuted = tensor.raw.permute(*node.attribute[0].ints)
             return tensor_adapters.TorchTensor(permuted.contiguous())
     feeds = {name: tensor.numpy() for name, tensor in tensors.items()}
-    results: Any = ReferenceEvaluator(node, opsets=opsets).run([output], feeds)
+    try:
+        results: Any = ReferenceEvaluator(node, opsets=opsets).run([output], feeds)
+    except (MemoryError, OSError):
+        raise
+    except Exception as exc:
+        raise NotComputed(f"{node.op_type}: {exc}") from exc
     return ir.Tensor(results[0])
 
 

@@ -93,7 +93,7 @@ class Artifact:
     `first_token` is the one that a text tower takes every text to begin with, None where it reads
     it. `weight_bits` are those of an int8 weight, sign included, where they depend on the machine
     that the tower was made on. `assumptions`, `similarity`: see `nouns.model.Tower`. `cut` is None
-    for images.
+    for images. `joined` are the parts whose branches became one convolution (`graph.fuse`).
     """
 
     model_id: str
@@ -120,6 +120,7 @@ class Artifact:
     assumptions: dict[str, str] = field(default_factory=dict)
     cut: Cut | None = None
     similarity: Similarity | None = None
+    joined: int = 0
 
     @property
     def cut_at(self) -> CutAt | None:
@@ -133,6 +134,8 @@ class Artifact:
         if self.cut is not None and self.cut.at != "eot":
             how = "cut at their padding" if self.cut.at else "not cut"
             said["texts"] = f"{how} ({self.cut.why})"
+        if self.joined:
+            said["branches"] = f"joined in {self.joined} parts"
         if self.first_token is not None:
             said["first token"] = f"taken to be {self.first_token}, not read"
         if (cost := self.quantization) is not None:

@@ -50,7 +50,7 @@ def encode(
             raise UsageError(f"text {i} is {type(text).__name__}, expected str")
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     unique = list(place)
-    ends = _ends(tokenizer, cut)
+    ends = ends_of(tokenizer, cut)
     batch_size = spread(engine, len(unique), batch_size)
     window = _window(tokenizer)
     parts = [
@@ -65,7 +65,7 @@ def embed(
     tokens: np.ndarray, tokenizer: Tokenizer, engine: Engine, batch_size: int, cut: CutAt | None
 ) -> np.ndarray:
     """Embed one or more texts that are int64 [texts, context_tokens]; see `encode`."""
-    ends = _ends(tokenizer, cut)
+    ends = ends_of(tokenizer, cut)
     batch_size, window = spread(engine, len(tokens), batch_size), _window(tokenizer)
     parts = [
         _run(tokens[i : i + window], engine, batch_size, ends)
@@ -74,7 +74,7 @@ def embed(
     return np.concatenate(parts)
 
 
-def _ends(tokenizer: Tokenizer, cut: CutAt | None) -> Lengths | None:
+def ends_of(tokenizer: Tokenizer, cut: CutAt | None) -> Lengths | None:
     """What tells how long the texts in rows of tokens are; None where nothing is cut."""
     if cut == "padding":
         return partial(text_lengths, pad_id=tokenizer.spec.pad_id)
@@ -93,8 +93,7 @@ def _run(tokens: np.ndarray, engine: Engine, batch_size: int, ends: Lengths | No
     if ends is None:
         starts = range(0, len(tokens), batch_size)
         return np.concatenate(run_all(engine, (tokens[i : i + batch_size] for i in starts)))
-    shortest = getattr(engine, "min_tokens", SHORTEST_TOKENS)
-    lengths = np.maximum(ends(tokens), shortest)
+    lengths = given_lengths(engine, ends(tokens))
     order = np.argsort(lengths, kind="stable")
     tokens, lengths = tokens[order], lengths[order]
     trimmed = (
@@ -105,6 +104,12 @@ def _run(tokens: np.ndarray, engine: Engine, batch_size: int, ends: Lengths | No
     result = np.empty_like(embedded)
     result[order] = embedded
     return result
+
+
+def given_lengths(engine: Engine, lengths: np.ndarray) -> np.ndarray:
+    """How many tokens of texts of `lengths` an engine is given: int64 [batch]."""
+    found: np.ndarray = np.maximum(lengths, getattr(engine, "min_tokens", SHORTEST_TOKENS))
+    return found
 
 
 def batches(lengths: np.ndarray, batch_size: int) -> Iterator[slice]:

@@ -24,6 +24,7 @@ from typing import Any, Self
 from clipperf import errors
 from clipperf.errors import ChildError, ClipperfError
 from clipperf.serialize import to_json
+from clipperf.system.last_words import exit_reason, last_words, reason_of_end
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -34,8 +35,6 @@ THREAD_VARIABLES = (
 )
 """Read by thread pools when their library loads, so they are set before Python starts."""
 
-TAIL_LINES = 12
-TAIL_CHARACTERS = 1500
 END_S = 5.0
 """How long a child that has nothing to do may take to end."""
 
@@ -251,51 +250,18 @@ class Child:
             return ChildError(f"the {self._noun} closed its output during {step!r} and did not end")
         said = self._tail()
         how = f"the {self._noun} died during {step!r}: {exit_reason(code)}"
-        reason = _reason_in(said, code)
+        reason = reason_of_end(said, code)
         return ChildError(f"{how}: {reason}" if reason else how, code=code, said=said)
 
     def _tail(self) -> str:
         """The last words on standard error since the child had nothing to do."""
-        length = os.fstat(self._stderr.fileno()).st_size
-        self._stderr.seek(max(self._said_bytes, length - 4 * TAIL_CHARACTERS))
-        text = self._stderr.read().decode("utf-8", "replace").strip()
-        _, fatal, stack = text.rpartition(FATAL)
-        if fatal:
-            # faulthandler's report, innermost frame first.
-            return "\n".join((fatal + stack).splitlines()[:TAIL_LINES])[:TAIL_CHARACTERS]
-        return "\n".join(text.splitlines()[-TAIL_LINES:])[-TAIL_CHARACTERS:]
+        return last_words(self._stderr, self._said_bytes)
 
     def _kill_group(self) -> None:
         """The child leads its own process group, so helpers that it started go with it."""
         if sys.platform != "win32":
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-
-
-FATAL = "Fatal Python error: "
-"""How faulthandler's report of a crash begins."""
-
-
-def _reason_in(said: str, code: int) -> str:
-    """The line of a dead process's last words that says why; "" where none does."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    if code >= 0:  # an error of Python's, whose last line is the reason
-        return lines[-1] if lines else ""
-    # What else a killed process has said has nothing to do with its end.
-    return next((line for line in lines if line.startswith(FATAL)), "")
-
-
-def exit_reason(code: int) -> str:
-    """Words for a return code of `subprocess`: negative is the number of a signal."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    # Nothing else that ends a process says anything about memory.
-    hint = " (the kernel does this when RAM runs out)" if name == "SIGKILL" else ""
-    return f"killed by {name}{hint}"
 
 
 def child_environment(threads: int | None = None) -> dict[str, str]:

@@ -50,11 +50,37 @@ def test_what_onnxs_evaluator_does_not_take_stays_in_the_graph(tmp_path: Path) -
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-def test_a_constant_that_fails_late_is_an_error_of_the_export(
+def test_a_constant_that_fails_late_leads_to_the_plain_exporter(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside the file, and beside it, where `ir.save` says so in another way."""
+    pytest.importorskip("transformers", reason="the text tower is transformers' own")
+    import torch
+
+    from clipperf.engines.onnxruntime import open_session
+
+    monkeypatch.setattr(weights, "_can_be_computed", lambda tensors: True)
+    for beside_from in (trace.EXTERNAL_DATA_FROM_BYTES, 0):
+        monkeypatch.setattr(trace, "EXTERNAL_DATA_FROM_BYTES", beside_from)
+        tower = bert_of_open_clips(tmp_path)
+        with torch.inference_mode():
+            wanted = tower.module(tower.example).numpy()
+        trace.export_onnx(tower, tmp_path / "model.onnx", key="some")
+        assert (tmp_path / "model.onnx.data").exists() == (beside_from == 0)
+        found = open_session(tmp_path / "model.onnx", threads=1).run(tower.example.numpy())
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        assert not list((home / "graphs").iterdir()), "a graph that fails each time is not kept"
+
+
+def test_a_constant_that_fails_in_the_plain_exporter_too_is_an_error_of_the_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers", reason="the text tower is transformers' own")
-    monkeypatch.setattr(weights, "_can_be_computed", lambda tensors: True)
+
+    def fail(*arguments: object) -> None:
+        raise weights.NotComputed("GatherElements: cannot reshape")
+
+    monkeypatch.setattr(trace, "_finish", fail)
     tower = bert_of_open_clips(tmp_path)
     with pytest.raises(ExportError, match="a constant of its text tower cannot be computed: "):
         trace.export_onnx(tower, tmp_path / "model.onnx")

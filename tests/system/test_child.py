@@ -18,7 +18,7 @@ import pytest
 from clipperf import errors
 from clipperf.bench import passes
 from clipperf.errors import ChildError, ClipperfError, EngineError, StorageError, UnsupportedError
-from clipperf.system.child import Child, child_environment, exit_reason
+from clipperf.system.child import Child, child_environment
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -88,6 +88,9 @@ def chat(fields, tell):
     os.kill(os.getpid(), fields["number"])
     time.sleep(60)
 
+def note(fields, tell):
+    print(f"line {fields['n']}", file=sys.stderr, flush=True)
+
 def leave(fields, tell):
     print("I have to go", file=sys.stderr)
     os._exit(3)
@@ -114,7 +117,7 @@ def at_end():
 if __name__ == "__main__":
     names = (
         "echo steps fail known full say_and_hang start_helper fork_helper crash chat leave "
-        "variables modules slow"
+        "variables modules slow note"
     )
     sys.exit(
         serve(
@@ -229,6 +232,19 @@ def test_other_errors_end_the_child(goes_on: bool) -> None:
         assert re.search(r"(?s)^on the way\n.*ValueError: no sense$", raised.value.said)
         with pytest.raises(ChildError, match="died during 'steps': exit code 1"):
             child.ask("steps", n=1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the child's descriptor in /proc")
+def test_what_a_child_says_while_its_answers_are_taken_stays_said() -> None:
+    # Each answer that is taken reads what the child has said, while it says more.
+    with Child("toy_child") as child:
+        child.greet()
+        for n in range(2000):
+            child.send("note", n=n)
+        for _ in range(2000):
+            child.answer()
+        said = Path(f"/proc/{child.pid}/fd/2").read_text()
+    assert said.splitlines() == [f"line {n}" for n in range(2000)]
 
 
 def test_an_error_of_clipperf_ends_a_child_that_does_not_go_on() -> None:
@@ -431,9 +447,3 @@ def test_thread_pools_are_set_where_threads_are_given(monkeypatch: pytest.Monkey
 def test_python_that_is_not_there() -> None:
     with pytest.raises(ChildError, match="the worker cannot be started"):
         Child("toy_child", python=str(Path("no") / "python"))
-
-
-def test_reasons_of_an_end() -> None:
-    assert exit_reason(3) == "exit code 3"
-    assert exit_reason(-signal.SIGSEGV) == "killed by SIGSEGV"
-    assert "RAM runs out" in exit_reason(-signal.SIGKILL)
