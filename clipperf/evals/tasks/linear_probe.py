@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.fits import digest, kept_probe
 from clipperf.evals.learning import Samples, answers_of, features_of, ranked, samples_of
