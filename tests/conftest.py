@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -270,3 +271,14 @@ def start(*args: object) -> subprocess.Popen[str]:
 
 def only_locks(folder: Path) -> bool:
     return all(path.name.endswith(".lock") for path in folder.rglob("*"))
+
+
+def as_another_user(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code that becomes the user 54321, whose the folder is that it is given."""
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    with tempfile.TemporaryDirectory() as folder:  # whose parents all users may search
+        os.chown(folder, 54321, 54321)
+        return subprocess.run(
+            [sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=60
+        )

@@ -53,13 +53,15 @@ def shards(
     return root
 
 
-def classified(root: Path, labels: Iterable[int], **options: object) -> Path:
-    """A WebDataset of classes "sea", "sky" and "sea"."""
+def classified(root: Path, labels: Iterable[int], first: int = 0, **options: object) -> Path:
+    """A WebDataset of classes "sea", "sky" and "sea", its images other ones from `first` on."""
     texts = {
         "classnames.txt": "sea\nsky\nsea\n",
         "zeroshot_classification_templates.txt": "a photo of {c}.\nmany {c}\n",
     }
-    samples = ({"cls": str(v).encode(), "webp": picture(40 * i)} for i, v in enumerate(labels))
+    samples = (
+        {"cls": str(v).encode(), "webp": picture(40 * i + first)} for i, v in enumerate(labels)
+    )
     return shards(root, samples, texts, **options)  # type: ignore[arg-type]
 
 

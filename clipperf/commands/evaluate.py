@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipperf.commands.model_options import ContextLength, ImageSize, Models, Pretrained
 from clipperf.commands.options import (
     Device,
     Inputs,
     JsonFile,
-    Models,
     Precisions,
-    Pretrained,
     Quiet,
     Runtimes,
     Threads,
@@ -51,6 +50,8 @@ EXAMPLES = (
 def command(
     models: Models = None,
     pretrained: Pretrained = None,
+    image_size: ImageSize = None,
+    context_length: ContextLength = None,
     runtime: Runtimes = "onnx",
     dataset: Annotated[
         str,
@@ -68,7 +69,8 @@ def command(
         typer.Option(
             "--task",
             help="What to do with the dataset, with commas: zeroshot, retrieval, or one that is "
-            "done only where it is asked for. By default all others that it has data for.",
+            "done only where it is asked for, such as linear-probe, few-shot or geolocation. By "
+            "default all others that it has data for.",
         ),
     ] = None,
     suite: Annotated[
@@ -76,7 +78,8 @@ def command(
         typer.Option(
             "--suite",
             help="All datasets of a published table that are on this machine, in place of "
-            "--dataset: clip-as-service, clip-paper, datacomp38; or of a folder of datasets.",
+            "--dataset: clip-as-service, clip-paper (Table 4), clip-paper-linear-probe (Table 3), "
+            "datacomp38; or of a folder of datasets.",
         ),
     ] = None,
     split: Annotated[
@@ -113,8 +116,9 @@ def command(
     from clipperf.evals import evaluate
     from clipperf.evals.datasets import load_dataset
     from clipperf.evals.parts import with_tasks
-    from clipperf.evals.suites import evaluated, wanted_in
+    from clipperf.evals.suites import TASKS_OF, evaluated, wanted_in
     from clipperf.evals.verdicts import MARGIN, not_equivalent, parse_margin
+    from clipperf.nouns.model import Sizes
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
     from clipperf.report.accuracy import accuracy_table
     from clipperf.report.suite import suite_table
@@ -124,7 +128,7 @@ def command(
     from clipperf.text import shown
 
     allowed = MARGIN if margin is None else parse_margin(margin)
-    specs = prepare.choose_models(models or (), pretrained)
+    specs = prepare.choose_models(models or (), pretrained, Sizes(image_size, context_length))
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
     # Before a large dataset is read.
@@ -132,7 +136,7 @@ def command(
     prepare.check_precisions(runtimes, precisions)
     inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
     options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "language": language}
-    tasks = names(task, "--task") if task is not None else ()
+    tasks = TASKS_OF.get(suite or "", ()) if task is None else names(task, "--task")
     rows: list[Wanted] = [] if suite is None else wanted_in(suite)
     with open_target(json, "eval") as target, progress(quiet, total=1) as bar:
 

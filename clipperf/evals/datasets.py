@@ -16,7 +16,7 @@ from clipperf.errors import UsageError
 from clipperf.evals.layout import Content, Layout, Place, few, layout_of
 from clipperf.evals.place import OnStage, others, path_of, place_at
 from clipperf.evals.recipe import RECIPE, applied, prompts_of
-from clipperf.inputs.preprocess import CLIPPED, exceeds_bytes, may_exceed_bytes
+from clipperf.inputs.preprocess import CLIPPED, check_frames, exceeds_bytes, may_exceed_bytes
 from clipperf.inputs.sources import ImageSource, decode
 from clipperf.text import shown
 
@@ -96,8 +96,9 @@ def load_dataset(
     says that not the data itself is wanted but another part, of which a TOML may say where it is.
     Images are the files whose suffix is of a format in `reading.FORMATS`. Reads each once, for its
     checksum and to see that it is an image; pixels are decoded later, by `ImageSource.open`.
-    With `skip_unreadable` they are decoded now, and those that cannot be are left out, with their
-    captions, and named in the notes. A folder that is itself called "sample" is ``./sample``.
+    With `skip_unreadable` they are decoded and resized now, and those that cannot be are left out,
+    with their captions, and named in the notes. A folder that is itself called "sample" is
+    ``./sample``.
 
     Raises:
         UsageError: the data is missing, damaged, ambiguous or inconsistent; the message names
@@ -163,6 +164,8 @@ def _read(
             if may_exceed_bytes(image.mode):
                 image = image if skip else decode(source, data, fully=True)
                 clipped += [source.name] if exceeds_bytes(image) else []
+            if skip:
+                check_frames(image, str(source))
         except UsageError as exc:
             if not skip:
                 raise

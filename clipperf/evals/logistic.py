@@ -17,12 +17,11 @@ from clipperf.errors import MissingDependencyError, UsageError
 
 ITERATIONS = 1000
 TOLERANCE = 1e-4
-"""Of the mean loss's largest gradient, scikit-learn's; but never more than `SHARE` of the first one.
-
-With many classes and short features that begins below it, and nothing would be trained.
-"""
+"""Of the mean loss's largest gradient, scikit-learn's."""
 
 SHARE = 0.02
+"""No more of the first gradient than this may be left, either: with many classes and short features
+that one is below `TOLERANCE`, and nothing would be trained."""
 
 Loss = Callable[[np.ndarray], tuple[float, np.ndarray]]
 """Of logits [n, columns]: the mean loss, and n times its gradient in them; they may be changed."""

@@ -39,6 +39,9 @@ METRICS: dict[str, tuple[str, ...]] = {
 }
 """The figures of scores that stand for the metrics of the published tables."""
 
+TASKS_OF = {"clip-paper-linear-probe": ("linear-probe",)}
+"""What is done with the datasets of a table where that has to be asked for."""
+
 
 NOWHERE = "not published as a WebDataset"
 
@@ -99,6 +102,14 @@ def _clip_as_service() -> list[tuple[str, str, str]]:
     ]
 
 
+def _linear_probes() -> list[tuple[str, str, str]]:
+    """The CLIP paper's Table 3: the datasets of its Table 4, by the same metrics."""
+    rows = _named(CLIP_PAPER_TABLES)
+    return [
+        (title, name, metric.replace("zeroshot", "linear probe")) for title, name, metric in rows
+    ]
+
+
 def _named(table: dict[str, tuple[str, str]]) -> list[tuple[str, str, str]]:
     rows: dict[str, list[tuple[str, str, str]]] = {}
     for title, (dataset, metric) in table.items():
@@ -113,6 +124,7 @@ def suites() -> dict[str, list[tuple[str, str, str]]]:
     return {
         "clip-as-service": _clip_as_service(),
         "clip-paper": _named(CLIP_PAPER_TABLES),
+        "clip-paper-linear-probe": _linear_probes(),
         "datacomp38": _named(OPEN_CLIP_38),
     }
 

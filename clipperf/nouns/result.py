@@ -76,8 +76,8 @@ class Score:
     `ci95` belongs to `value`; `difference` is value minus baseline with its paired `diff_ci95`.
     `flips` counts samples whose prediction differs between the two, right or wrong; `mcnemar_p` is
     McNemar's exact p-value of the hits among them. `margin` is the share of one that was allowed to
-    be lost; `samples_needed` would settle that, where these do not. `detail` says how the model came
-    to its answers where that is found anew for each, such as a probe's strength.
+    be lost; `samples_needed` would settle that, where these do not. `detail` says how the model
+    came to its answers where that is found anew for each, such as a probe's strength.
     """
 
     cell: Cell

@@ -17,13 +17,27 @@ from clipperf.evals.suites import suites, wanted_in
 
 def test_every_table_is_whole(home: Path) -> None:
     sizes = {name: (len(rows), len({row[1] for row in rows})) for name, rows in suites().items()}
-    # 21 sets and three for retrieval both ways; 27; 38 with two for retrieval both ways.
-    assert sizes == {"clip-as-service": (27, 24), "clip-paper": (27, 27), "datacomp38": (40, 38)}
+    # 21 sets and three for retrieval both ways; 27 twice; 38 with two for retrieval both ways.
+    assert sizes == {
+        "clip-as-service": (27, 24),
+        "clip-paper": (27, 27),
+        "clip-paper-linear-probe": (27, 27),
+        "datacomp38": (40, 38),
+    }
     assert {row[1] for rows in suites().values() for row in rows} <= SETS.keys()
     metric = {(name, row[1]): row[2] for name, rows in suites().items() for row in rows}
     assert metric["clip-as-service", "vtab/flowers"] == "zeroshot top-1"
     assert metric["clip-paper", "vtab/flowers"] == "zeroshot mean per-class recall"
     assert metric["clip-paper", "hateful_memes"] == "zeroshot ROC AUC"
+    probes = {
+        "hateful_memes": "ROC AUC",
+        "voc2007_multilabel": "11-point mAP",
+        "kinetics700": "mean(top-1, top-5)",
+        "vtab/pets": "mean per-class recall",
+        "imagenet1k": "top-1",
+    }
+    for name, own in probes.items():
+        assert metric["clip-paper-linear-probe", name] == f"linear probe {own}"
 
 
 def test_a_row_says_where_its_data_is_or_what_it_lacks(home: Path) -> None:
@@ -57,6 +71,29 @@ def test_the_table_names_what_is_missing(
     }
     folder = cli("eval", "clipperf-sample", "--suite", home / "datasets", "-q", check=True)
     assert "wds_flickr8k" in folder.stdout and "2 of 3 rows are filled" in folder.stdout
+
+
+def test_the_table_of_linear_probes(
+    cli: Cli, sample_artifact: Path, home: Path, tmp_path: Path
+) -> None:
+    store_of(sample_artifact, home)
+    root = classified(home / "datasets" / "wds_vtab-cifar10", [i % 3 for i in range(9)])
+    classified(root, [i % 3 for i in range(30)], split="train", first=2)
+    classified(home / "datasets" / "wds_vtab-pets", [i % 3 for i in range(9)])
+    target = tmp_path / "suite.json"
+    done = cli(
+        *("eval", "clipperf-sample", "--suite", "clip-paper-linear-probe", "-q"),
+        *("--json", target),
+        check=True,
+    )
+    assert "1 of 27 rows are filled; 26 lack data or a metric here." in done.stdout
+    lines = [line for line in done.stdout.splitlines() if "no part for train" in line]
+    assert len(lines) == 1 and "Pets" in lines[0]
+    scores = json.loads(target.read_text())["scores"]
+    assert {(s["metric"], s["n"], s["cell"]["runtime"]) for s in scores} == {
+        ("linear probe top-1", 9, runtime) for runtime in ("torch", "onnx")
+    }
+    assert all(s["detail"].endswith("on 30 images") for s in scores)
 
 
 # --- class names and templates of the package clip-benchmark -----------------------------------

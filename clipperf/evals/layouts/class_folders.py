@@ -25,6 +25,7 @@ from clipperf.evals.layout import (
     published_texts,
 )
 from clipperf.inputs.sources import one_spelling, read_object
+from clipperf.system.targets import kind_of
 from clipperf.text import quoted, shown
 
 
@@ -84,7 +85,7 @@ def _empty(place: Place, within: str, folders: Collection[str]) -> list[str]:
     """Which class folders hold no images."""
     inside = {name for name in place.files if name.startswith(within)}
     there = {_class(name, within) for name in inside if "/" in name[len(within) :]}
-    if place.root.is_dir():
+    if kind_of(place.root) == "folder":
         visible = (e for e in (place.root / within).iterdir() if not e.name.startswith("."))
         there |= {one_spelling(entry.name) for entry in visible if entry.is_dir()}
     empty = there - set(folders)

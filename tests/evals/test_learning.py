@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blobs import CLASSES, blobs, theirs
+from conftest import Cli
 from published_layouts import array, picture, shards
 
 from clipperf.errors import UsageError
@@ -22,6 +23,7 @@ from clipperf.evals.probe import STRENGTHS, search
 from clipperf.evals.task import Embeddings, outcomes_of, texts_of
 from clipperf.inputs.sources import ImageSource
 from clipperf.nouns.cell import Cell
+from clipperf.system import store
 
 NAMES = tuple("abcde")
 
@@ -277,3 +279,39 @@ def test_a_recipe_with_other_than_numbers(wrong: str, tmp_path: Path) -> None:
     recipe.write_text(f'data = "test/labels.csv"\n{wrong}\n')
     with pytest.raises(UsageError, match="give whole numbers from 1 to 100000"):
         load_dataset(recipe)
+
+
+# --- the bundled sample, on every runtime that is here -----------------------------------------
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled sample's images by class, 12 to train on and 12 to test in each."""
+    data, root = load_dataset("sample"), tmp_path_factory.mktemp("halves")
+    for label, name in enumerate(data.class_names):
+        own = [i for i, o in zip(data.images, data.labels, strict=True) if o == label][:24]
+        for place, image in enumerate(own):
+            path = root / ("train", "test")[place % 2] / name / Path(image.name).name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image.read())
+    (root / "task.toml").write_text('task = ["linear-probe", "few-shot"]\nshots = [1, 4]\n')
+    return root
+
+
+def test_every_runtime_and_precision_beside_pytorch(
+    halves: Path, cli: Cli, sample_artifact: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "eval.json"
+    command = ("eval", "clipperf-sample", "--dataset", halves, "--precision", "fp32,fp16,int8")
+    done = cli(*command, "--json", target, "-q", check=True, home=sample_artifact.parents[3])
+    assert "strength " in done.stdout and "3 draws; zero-shot top-1" in done.stdout
+    scores = store.read_result(target).scores
+    assert [s.cell.setup for s in scores if s.metric == "linear probe top-1"] == [
+        *("torch fp32", "onnx fp32", "onnx fp16", "onnx int8"),
+    ]
+    found = {(s.cell.setup, s.metric): s for s in scores}
+    for setup in ("torch fp32", "onnx fp32", "onnx fp16", "onnx int8"):
+        probe, four = (found[setup, f"{name} top-1"] for name in ("linear probe", "4-shot"))
+        assert probe.value > four.value > found[setup, "1-shot top-1"].value > probe.chance
+    exact = found["onnx fp32", "4-shot top-1"]
+    assert exact.difference == pytest.approx(0, abs=0.02) and exact.diff_ci95[0] < 0

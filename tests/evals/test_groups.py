@@ -1,0 +1,172 @@
+"""Figures by group, frames of a clip, pooled classifiers: what a recipe asks of its classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from published_layouts import picture
+
+from clipperf.errors import UsageError
+from clipperf.evals.clips import centre_frames, clips_of, over_frames
+from clipperf.evals.datasets import Dataset, load_dataset
+from clipperf.evals.groups import groups_of, parts_of
+from clipperf.evals.outcome import Outcome
+from clipperf.evals.ranks import classify, normalize
+from clipperf.evals.task import Embeddings, outcomes_of, texts_of
+from clipperf.inputs.sources import ImageSource
+
+
+def data(labels: str, **rest: object) -> Dataset:
+    """A dataset with one class for every letter."""
+    images = tuple(ImageSource(f"{i}.png", Path(f"{i}.png")) for i in range(len(labels)))
+    names = tuple(sorted(set(labels)))
+    numbers = tuple(names.index(label) for label in labels)
+    return Dataset(
+        "d",
+        "",
+        images,
+        labels=numbers,
+        class_names=names,
+        templates=("{}",),
+        **rest,  # type: ignore[arg-type]
+    )
+
+
+def embedded(dataset: Dataset, answers: str) -> Embeddings:
+    """Images that look like the class of a letter each; prompts are one axis a class."""
+    axes = np.eye(len(dataset.class_names), dtype=np.float32)
+    images = axes[[dataset.class_names.index(letter) for letter in answers]]
+    return Embeddings(images, {"prompts": axes})
+
+
+def figures(dataset: Dataset, found: Embeddings) -> dict[str, Outcome]:
+    return {outcome.metric: outcome for outcome in outcomes_of(dataset, found)}
+
+
+REGIONS = {"region": ("north", "south", "north", "south", "south", ""), "year": tuple("112212")}
+
+
+def test_every_group_has_a_figure_by_hand() -> None:
+    dataset = data("abcabc", columns=REGIONS, groups=("region",))
+    rows = figures(dataset, embedded(dataset, "abaabb"))
+    # Right: a, b, -, a, b, -.
+    assert {name: row.value for name, row in rows.items() if "region" in name} == {
+        "zeroshot top-1, region north": 1 / 2,
+        "zeroshot top-1, region south": 1.0,
+        "zeroshot top-1, region unknown": 0.0,
+    }
+    assert rows["zeroshot top-1, worst group"].value == 0
+    assert len(rows["zeroshot top-1, region south"].values) == 3
+    assert rows["zeroshot top-1"].value == 4 / 6
+
+
+def test_combinations_and_all_others() -> None:
+    dataset = data("abcabc", columns=REGIONS, groups=("region=north", "year"))
+    found = groups_of(dataset, range(6))
+    assert {name: np.flatnonzero(own).tolist() for name, own in found.items()} == {
+        "region north": [0, 2],
+        "region other than north": [1, 3, 4, 5],
+        "year 1": [0, 1, 4],
+        "year 2": [2, 3, 5],
+        "region north, year 1": [0],
+        "region north, year 2": [2],
+        "region other than north, year 1": [1, 4],
+        "region other than north, year 2": [3, 5],
+    }
+    numbers = parts_of(dataset, range(6))
+    assert numbers is not None and numbers.tolist() == [0, 2, 1, 3, 2, 3]
+    assert parts_of(data("ab"), range(2)) is None and groups_of(data("ab"), range(2)) == {}
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        ("country", "d has no column 'country'; there are region, year"),
+        ("region=west", "no image has 'west' as its region"),
+    ],
+)
+def test_groups_that_are_not_there(group: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        groups_of(data("abcabc", columns=REGIONS, groups=(group,)), range(6))
+
+
+CLIPS = {"video": ("x", "y", "x", "y", "x", "z")}
+
+
+def test_the_frames_of_a_clip_answer_together() -> None:
+    dataset = data("abababab"[:4] + "ac", columns=CLIPS, clip="video")
+    assert [own.tolist() for own in clips_of(dataset)] == [[0, 2, 4], [1, 3], [5]]
+    # Clip x: two frames look like a and one like b; y: one like b, one like c; z: like a.
+    found = embedded(dataset, "abbcaa")
+    images, first = over_frames(dataset, found)
+    assert first.tolist() == [0, 1, 5]
+    root = 5**0.5
+    assert images == pytest.approx(
+        np.array([[2 / root, 1 / root, 0], [0, 0.5**0.5, 0.5**0.5], [1, 0, 0]]), abs=1e-6
+    )
+    rows = figures(dataset, found)
+    # y's mean ties b with c, which counts against it; z is wrong.
+    assert rows["zeroshot top-1"].value == pytest.approx(1 / 3)
+    assert len(rows["zeroshot top-1"].values) == 3
+
+
+def test_centre_frames() -> None:
+    part = data("ab", columns={"video": ("p", "q")}, clip="video")
+    dataset = data("ababac", columns=CLIPS, clip="video", parts={"train": part})
+    found = Embeddings(np.arange(12.0).reshape(6, 2), {}, {"train": np.ones((2, 2))})
+    small, own = centre_frames(dataset, found)
+    assert [image.name for image in small.images] == ["2.png", "3.png", "5.png"]
+    assert small.labels == (0, 1, 2) and small.columns == {"video": ("x", "y", "z")}
+    assert own.images.tolist() == [[4, 5], [6, 7], [10, 11]] and len(own.parts["train"]) == 2
+    plain = data("ab")
+    assert centre_frames(plain, found) == (plain, found)
+
+
+def test_clips_that_contradict_themselves() -> None:
+    with pytest.raises(UsageError, match="the frames of clip 'x' differ in class"):
+        clips_of(data("abcabc", columns=CLIPS, clip="video"))
+    with pytest.raises(UsageError, match="no column 'film' that names clips"):
+        clips_of(data("ab", columns=CLIPS, clip="film"))
+
+
+def test_the_best_of_the_pooled_classifiers_counts() -> None:
+    # Two dogs, one cat: their mean would be further from the image than the cat is.
+    weights = normalize(np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.5]]))
+    images = normalize(np.array([[0.05, 1.0], [0.9, 0.4]]))
+    found = classify(images, weights, np.array([0, 1]), pools=np.array([0, 0, 1]))
+    assert found.predicted.tolist() == [0, 1] and found.ranks.tolist() == [0, 0]
+    scores = images.astype(np.float64) @ weights.astype(np.float64).T
+    best = np.stack([scores[:, :2].max(axis=1), scores[:, 2]], axis=1)
+    assert best.argmax(axis=1).tolist() == found.predicted.tolist()
+
+
+def test_a_recipe_pools_groups_and_joins_frames(tmp_path: Path) -> None:
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(picture(i, "png"))
+    (tmp_path / "labels.csv").write_text(
+        "image,label,region,film\n0.png,cat,north,x\n1.png,cat,south,x\n2.png,dog,north,y\n"
+        "3.png,dog,south,z\n"
+    )
+    recipe = tmp_path / "task.toml"
+    recipe.write_text(
+        'group = "region"\nclip = "film"\ntemplates = ["a {}"]\n'
+        '[pooled]\ndog = ["husky", "poodle"]\ncat = ["tabby"]\n'
+    )
+    dataset = load_dataset(tmp_path)
+    assert (dataset.groups, dataset.clip) == (("region",), "film")
+    assert dataset.class_names == ("cat", "dog") and dataset.pools == (0, 1, 1)
+    assert texts_of(dataset) == {"prompts": ("a tabby", "a husky", "a poodle")}
+    axes = np.eye(3, dtype=np.float32)
+    rows = figures(dataset, Embeddings(axes[[0, 0, 2, 1]], {"prompts": axes}))
+    assert rows["zeroshot top-1"].value == 1 and len(rows["zeroshot top-1"].values) == 3
+    for text, said in (
+        ('[pooled]\ndog = ["husky"]\n', "pooled must name every class and no other: cat"),
+        ('[pooled]\ndog = ["a"]\ncat = ["b"]\nfox = ["c"]\n', "and no other: fox"),
+        ("pooled = 3\n", "pooled must be a table"),
+        ('[classes]\ncat = ["x"]\n[pooled]\ndog = ["a"]\ncat = ["b"]\n', "not both"),
+    ):
+        recipe.write_text(text)
+        with pytest.raises(UsageError, match=said):
+            load_dataset(tmp_path)
