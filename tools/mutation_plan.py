@@ -116,12 +116,6 @@ EQUIVALENT = (
         after="2",
     ),
     Equivalent(
-        "clipperf/evals/outcome.py",
-        "if np.array_equal(self.values, other.values):",
-        "arguments",
-        "equality is the same either way",
-    ),
-    Equivalent(
         "clipperf/report/sizing/notes.py",
         "if len({(o.cell.runtime, o.cell.precision) for o in plan.towers}) > 1:",
         "order",
