@@ -96,6 +96,14 @@ def command(
             "them; or fail at the first.",
         ),
     ] = False,
+    robustness: Annotated[
+        str | None,
+        typer.Option(
+            "--robustness",
+            help="A CSV of models' accuracies on imagenet1k and shifted sets, to which the line "
+            "is fitted that predicts those of a suite. By default open_clip's published table.",
+        ),
+    ] = None,
     margin: Annotated[
         str | None,
         typer.Option(
@@ -116,15 +124,18 @@ def command(
     from clipperf.evals import evaluate
     from clipperf.evals.datasets import load_dataset
     from clipperf.evals.parts import with_tasks
+    from clipperf.evals.robustness import BUNDLED, bundled_points, read_points, robustness_of
     from clipperf.evals.suites import TASKS_OF, evaluated, wanted_in
     from clipperf.evals.verdicts import MARGIN, not_equivalent, parse_margin
     from clipperf.nouns.model import Sizes
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
     from clipperf.report.accuracy import accuracy_table
+    from clipperf.report.robustness import robustness_table
     from clipperf.report.suite import suite_table
     from clipperf.system import store
     from clipperf.system.env import available_cores
     from clipperf.system.progress import progress
+    from clipperf.system.targets import expanded
     from clipperf.text import shown
 
     allowed = MARGIN if margin is None else parse_margin(margin)
@@ -138,6 +149,7 @@ def command(
     options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "language": language}
     tasks = TASKS_OF.get(suite or "", ()) if task is None else names(task, "--task")
     rows: list[Wanted] = [] if suite is None else wanted_in(suite)
+    points = bundled_points() if robustness is None else read_points(expanded(robustness))
     with open_target(json, "eval") as target, progress(quiet, total=1) as bar:
 
         def load(given: str | Path) -> Dataset:
@@ -178,7 +190,11 @@ def command(
         if result is not None:
             print_json(result)
     elif suite is not None:
-        print_tables(suite_table(suite, rows, result.scores if result else ()), write=tell)
+        tables = [suite_table(suite, rows, result.scores if result else ())]
+        above = robustness_of(result.scores, points) if result else []
+        if above:
+            tables.append(robustness_table(above, robustness or BUNDLED))
+        print_tables(*tables, write=tell)
     elif result is not None and result.scores:
         print_tables(accuracy_table([result]), write=tell)
     if result is not None and result.scores and not prints_json(json):

@@ -13,6 +13,7 @@ from clipperf.errors import ClipperfError, UsageError
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.evaluate import Failure
 from clipperf.evals.published import SETS, local_path
+from clipperf.evals.robustness import BASE, SHIFTED
 from clipperf.models.dataset_names import CLIP_PAPER_TABLES, OPEN_CLIP_38
 from clipperf.models.published import read_table
 from clipperf.nouns.result import ResultFile
@@ -125,6 +126,7 @@ def suites() -> dict[str, list[tuple[str, str, str]]]:
         "clip-as-service": _clip_as_service(),
         "clip-paper": _named(CLIP_PAPER_TABLES),
         "clip-paper-linear-probe": _linear_probes(),
+        "clip-paper-shift": [(name, name, TOP1) for name in (BASE, *SHIFTED)],
         "datacomp38": _named(OPEN_CLIP_38),
     }
 

@@ -22,6 +22,7 @@ def test_every_table_is_whole(home: Path) -> None:
         "clip-as-service": (27, 24),
         "clip-paper": (27, 27),
         "clip-paper-linear-probe": (27, 27),
+        "clip-paper-shift": (6, 6),
         "datacomp38": (40, 38),
     }
     assert {row[1] for rows in suites().values() for row in rows} <= SETS.keys()
@@ -71,6 +72,22 @@ def test_the_table_names_what_is_missing(
     }
     folder = cli("eval", "clipperf-sample", "--suite", home / "datasets", "-q", check=True)
     assert "wds_flickr8k" in folder.stdout and "2 of 3 rows are filled" in folder.stdout
+
+
+def test_effective_robustness_stands_under_the_table(
+    cli: Cli, sample_artifact: Path, home: Path
+) -> None:
+    store_of(sample_artifact, home)
+    classified(home / "datasets" / "wds_imagenet1k", [i % 3 for i in range(9)])
+    classified(home / "datasets" / "wds_imagenet-a", [i % 3 for i in range(9)], first=100)
+    table = home / "models.csv"
+    table.write_text("imagenet1k,imagenet-a\n0.3,0.1\n0.5,0.2\n0.8,0.5\n")
+    words = ("eval", "clipperf-sample", "--suite", "clip-paper-shift", "-q", "--robustness")
+    done = cli(*words, table, check=True)
+    assert "2 of 6 rows are filled" in done.stdout
+    assert "Effective robustness" in done.stdout and "fitted to" in done.stdout
+    missing = cli(*words, home / "none.csv")
+    assert missing.returncode == 2 and "none.csv" in missing.stderr
 
 
 def test_the_table_of_linear_probes(
