@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from clipperf.commands import crossing
 from clipperf.commands.options import (
     Device,
     Inputs,
@@ -26,6 +27,7 @@ from clipperf.commands.options import (
     prints_json,
     tell_lines,
 )
+from clipperf.errors import UsageError
 from clipperf.system.terminal import say, tell
 from clipperf.text import one_line
 
@@ -45,6 +47,7 @@ EXAMPLES = (
     "clipperf eval clipperf-sample --precision fp32,fp16",
     "clipperf eval ViT-B-32 --pretrained laion2b_s34b_b79k --dataset ./photos",
     "clipperf eval --suite clip-as-service",
+    "clipperf eval --index-compat onnx:int8 onnx:fp32 --margin 1pp",
 )
 
 
@@ -93,6 +96,15 @@ def command(
             "figure is not shown to lose less. Without it verdicts go by 1pp and nothing fails.",
         ),
     ] = None,
+    index_compat: Annotated[
+        Optional[tuple[str, str]],  # noqa: UP045 - typer reads the annotation at run time
+        typer.Option(
+            "--index-compat",
+            metavar="A B",
+            help="Can A search what B has embedded? Each is RUNTIME:PRECISION or an artifact "
+            "folder; in place of --runtime and --precision.",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images embedded at once.")] = 32,
     input_: Inputs = "float32",
     device: Device = None,
@@ -115,6 +127,17 @@ def command(
     from clipperf.text import shown
 
     allowed = MARGIN if margin is None else parse_margin(margin)
+    options = {"skip_unreadable": skip_unreadable, "split": split, "language": language}
+    if index_compat is not None:
+        if (runtime, precision, input_, suite) != ("onnx", "fp32", "float32", None):
+            raise UsageError(
+                "--index-compat says what runs, and takes one dataset: leave out --runtime, "
+                "--precision, --input and --suite"
+            )
+        load = crossing.Load(device, threads or available_cores(), batch)
+        asked = None if margin is None else allowed
+        rest = (dataset, options, load, model_request, asked, json, quiet)
+        raise typer.Exit(crossing.run(index_compat, models or (), pretrained, *rest))
     specs = prepare.choose_models(models or (), pretrained)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
@@ -122,7 +145,6 @@ def command(
     prepare.check_usable(devices)
     prepare.check_precisions(runtimes, precisions)
     inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
-    options = {"skip_unreadable": skip_unreadable, "split": split, "language": language}
     rows: list[Wanted] = [] if suite is None else wanted_in(suite)
     with open_target(json, "eval") as target, progress(quiet, total=1) as bar:
 

@@ -18,7 +18,7 @@ from clipperf.system.store import find_results, is_of_another_version, read_resu
 from clipperf.system.terminal import say
 from clipperf.text import one_line
 
-ROWS = ("measurements", "scores")
+ROWS = ("measurements", "scores", "crossed")
 
 
 def stored() -> tuple[list[ResultFile], list[str]]:
