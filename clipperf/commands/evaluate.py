@@ -51,6 +51,9 @@ EXAMPLES = (
 )
 
 
+USUAL = ("onnx", "fp32", "float32", None, None)
+
+
 def command(
     models: Models = None,
     pretrained: Pretrained = None,
@@ -96,6 +99,15 @@ def command(
             "figure is not shown to lose less. Without it verdicts go by 1pp and nothing fails.",
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="published|FILE.csv",
+            help="Beside the figures of published tables, or of one of your own: which are further "
+            "apart than sampling and the spread between published runs explain.",
+        ),
+    ] = None,
     index_compat: Annotated[
         Optional[tuple[str, str]],  # noqa: UP045 - typer reads the annotation at run time
         typer.Option(
@@ -115,11 +127,14 @@ def command(
     """Check zero-shot and retrieval accuracy of each runtime against PyTorch fp32."""
     from clipperf.bench import prepare
     from clipperf.evals import evaluate
+    from clipperf.evals.against import beside, whose_prompts
     from clipperf.evals.datasets import load_dataset
+    from clipperf.evals.figures import figures_of
     from clipperf.evals.suites import evaluated, wanted_in
     from clipperf.evals.verdicts import MARGIN, not_equivalent, parse_margin
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
     from clipperf.report.accuracy import accuracy_table
+    from clipperf.report.against import against_table
     from clipperf.report.suite import suite_table
     from clipperf.system import store
     from clipperf.system.env import available_cores
@@ -129,15 +144,16 @@ def command(
     allowed = MARGIN if margin is None else parse_margin(margin)
     options = {"skip_unreadable": skip_unreadable, "split": split, "language": language}
     if index_compat is not None:
-        if (runtime, precision, input_, suite) != ("onnx", "fp32", "float32", None):
+        if (runtime, precision, input_, suite, against) != USUAL:
             raise UsageError(
                 "--index-compat says what runs, and takes one dataset: leave out --runtime, "
-                "--precision, --input and --suite"
+                "--precision, --input, --suite and --against"
             )
         load = crossing.Load(device, threads or available_cores(), batch)
         asked = None if margin is None else allowed
         rest = (dataset, options, load, model_request, asked, json, quiet)
         raise typer.Exit(crossing.run(index_compat, models or (), pretrained, *rest))
+    figures = None if against is None else figures_of(against)
     specs = prepare.choose_models(models or (), pretrained)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
@@ -145,6 +161,7 @@ def command(
     prepare.check_usable(devices)
     prepare.check_precisions(runtimes, precisions)
     inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
+    prompts: dict[str, str] = {}
     rows: list[Wanted] = [] if suite is None else wanted_in(suite)
     with open_target(json, "eval") as target, progress(quiet, total=1) as bar:
 
@@ -153,6 +170,7 @@ def command(
             return load_dataset(given, on_stage=bar.stage, **options)  # type: ignore[arg-type]
 
         def run(data: Dataset, path: Path | None) -> tuple[ResultFile, list[Failure]]:
+            prompts[data.name] = whose_prompts(data)
             return evaluate.evaluate(
                 specs,
                 devices,
@@ -185,6 +203,9 @@ def command(
     elif result is not None and result.scores:
         print_tables(accuracy_table([result]), write=tell)
     if result is not None and result.scores and not prints_json(json):
+        if figures is not None and against is not None:
+            near = beside(result.scores, specs, figures, prompts)
+            print_tables(against_table(near, against), write=tell)
         tell_lines("", f"result file: {result.path}")
     short = [] if margin is None else not_equivalent(result.scores if result else ())
     for line in short:

@@ -210,12 +210,14 @@ def in_words(rows: Sequence[CrossScore]) -> str:
         Answer.NO: f"{queries} needs what {index} has embedded to be embedded again",
         Answer.TOO_FEW: f"{queries} in an index of {index}",
     }[answer]
-    most = ", ".join(_loss([row for row in rows if row.alone == which]) for which in _ALONE)
+    compared = [row for row in rows if _verdict(row) in COMPARED]
+    parts = [[row for row in compared if row.alone == which] for which in _ALONE]
+    most = ", ".join(_loss(part) for part in parts if part)
     margin = f"{100 * margin_of(rows[0].score):g}"
     needed = [row.score.samples_needed for row in rows if _verdict(row) is Verdict.TOO_FEW]
     known = [n for n in needed if n is not None]
     more = f"; about {max(known)} samples would do" if known and answer is Answer.TOO_FEW else ""
-    return f"{answer.value}: {said} (margin {margin} points; {most}){more}"
+    return f"{answer.value}: {said} (margin {margin}pp; {most}){more}"
 
 
 _ALONE: tuple[Alone, ...] = ("queries", "index")
@@ -227,9 +229,8 @@ def _verdict(row: CrossScore) -> Verdict:
 
 def _loss(rows: Sequence[CrossScore]) -> str:
     """The worst figure against one of the engines, of those that decide."""
-    compared = [row for row in rows if _verdict(row) in COMPARED]
-    worse = [row for row in compared if _verdict(row) is Verdict.WORSE]
-    worst = min(worse or compared, key=lambda row: row.score.difference or 0.0)
+    worse = [row for row in rows if _verdict(row) is Verdict.WORSE]
+    worst = min(worse or rows, key=lambda row: row.score.difference or 0.0)
     own = worst.names[worst.alone == "index"]
     interval = worst.score.diff_ci95
     bracket = "" if interval is None else f" [{points(interval[0])}, {points(interval[1])}]"
