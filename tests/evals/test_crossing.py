@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Cli
 
 from clipperf.errors import UsageError
 from clipperf.evals.crossing import Answer, Party, answer_of, cross, in_common, in_words
@@ -16,6 +18,7 @@ from clipperf.evals.task import Embeddings
 from clipperf.inputs.sources import ImageSource
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import CrossScore
+from clipperf.system.store import read_result
 
 A = Cell("tiny", "image", "onnx", "fp16", "cpu", 1, 1)
 B = replace(A, precision="int8")
@@ -175,3 +178,68 @@ def test_random_weights_say_nothing() -> None:
     assert in_words(rows) == (
         "nothing can be said: no figure of onnx fp16 and onnx int8 could be compared"
     )
+
+
+# --- the command ---------------------------------------------------------------------------
+
+
+def test_the_command_answers_and_leaves_its_rows(
+    cli: Cli, sample_artifact: Path, samples: str, tmp_path: Path
+) -> None:
+    home, target = sample_artifact.parents[3], tmp_path / "c.json"
+    asked = ("eval", "--index-compat", "onnx:fp16", sample_artifact, "--dataset", samples, "-q")
+    done = cli(*asked, "--json", target, home=home, check=True)
+    page = " ".join(done.stdout.split())
+    assert "clipperf-sample on few: too few samples to say: onnx fp16 in an index of" in page
+    result = read_result(target)
+    assert result.scores == () and len(result.crossed) == 2 * (3 + 3) + 2 * 3
+    assert {row.names for row in result.crossed} == {("onnx fp16", str(sample_artifact))}
+    assert {(r.score.cell.precision, r.index.precision) for r in result.crossed} == {
+        ("fp16", "fp32")
+    }
+    shared = [r.score.value for r in result.crossed if "in common" in r.score.metric]
+    assert len(shared) == 6 and min(shared) > 0.95
+    report = cli("report", target, "--format", "md", home=home, check=True).stdout
+    assert "Changing the engine" in report and "Nearest neighbours in common" in report
+    records = json.loads(cli("report", target, "--format", "json", home=home).stdout)["records"]
+    assert {(r["record"], r["index_precision"], r["precision"]) for r in records} == {
+        ("crossing", "fp32", "fp16")
+    }
+    # A margin that so few samples cannot show fails; where PyTorch itself queries, too.
+    done = cli(*asked[:2], "torch", *asked[3:], "--margin", "1pp", home=home)
+    assert done.returncode == 1 and "too few samples to say: torch fp32" in done.stdout
+
+
+def test_eight_bits_can_search_what_sixteen_have_embedded(
+    cli: Cli, sample_artifact: Path, tmp_path: Path
+) -> None:
+    home, target = sample_artifact.parents[3], tmp_path / "c.json"
+    asked = ("eval", "clipperf-sample", "--index-compat", "onnx:int8", "onnx:fp16")
+    done = cli(*asked, "--margin", "2pp", "--json", target, "-q", home=home)
+    assert done.returncode == 0, done.stderr
+    assert "yes: onnx int8 can search what onnx fp16 has embedded (margin 2pp" in " ".join(
+        done.stdout.split()
+    )
+    rows = read_result(target).crossed
+    assert {row.score.n for row in rows if row.score.difference is not None} == {1599}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("onnx:fp16", "nowhere"), "give RUNTIME:PRECISION, such as onnx:fp16, or an artifact fo"),
+        (("onnx:fp99", "onnx"), "no precision 'fp99' in onnx; choose from fp32"),
+        (("onnx:fp16:float32:more", "onnx"), "'onnx:fp16:float32:more': give RUNTIME:PRECISION"),
+        (("onnx:fp16:bytes", "onnx"), "choose float32 or uint8"),
+        (("onnx", "onnx", "--precision", "fp16"), "leave out --runtime, --precision, --input"),
+        (("onnx", "onnx", "--suite", "datacomp38"), "leave out --runtime, --precision, --input"),
+        (("{artifact}", "onnx", "RN50"), "says of which model it is: leave out MODEL"),
+    ],
+)
+def test_what_is_no_engine_is_refused(
+    cli: Cli, sample_artifact: Path, words: tuple[str, ...], said: str
+) -> None:
+    given = [word.format(artifact=sample_artifact) for word in words]
+    done = cli("eval", "--index-compat", *given, "-q")
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.split())
