@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from clipperf.evals.task import Embeddings
 from clipperf.inputs.sources import ImageSource
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import CrossScore
+from clipperf.report.build import build_report
 from clipperf.system.store import read_result
 
 A = Cell("tiny", "image", "onnx", "fp16", "cpu", 1, 1)
@@ -187,27 +187,31 @@ def test_the_command_answers_and_leaves_its_rows(
     cli: Cli, sample_artifact: Path, samples: str, tmp_path: Path
 ) -> None:
     home, target = sample_artifact.parents[3], tmp_path / "c.json"
-    asked = ("eval", "--index-compat", "onnx:fp16", sample_artifact, "--dataset", samples, "-q")
-    done = cli(*asked, "--json", target, home=home, check=True)
+    asked = ("eval", "--index-compat", "torch", sample_artifact, "--dataset", samples, "-q")
+    done = cli(*asked, "--json", target, "--margin", "1pp", home=home)
+    # PyTorch and its export answer alike, but 24 samples cannot show that a margin is kept.
+    assert done.returncode == 1, done.stderr
     page = " ".join(done.stdout.split())
-    assert "clipperf-sample on few: too few samples to say: onnx fp16 in an index of" in page
+    assert "clipperf-sample on few: too few samples to say: torch fp32 in an index of" in page
     result = read_result(target)
     assert result.scores == () and len(result.crossed) == 2 * (3 + 3) + 2 * 3
-    assert {row.names for row in result.crossed} == {("onnx fp16", str(sample_artifact))}
-    assert {(r.score.cell.precision, r.index.precision) for r in result.crossed} == {
-        ("fp16", "fp32")
-    }
+    assert {row.names for row in result.crossed} == {("torch fp32", str(sample_artifact))}
+    cells = {(row.score.cell.runtime, row.index.runtime) for row in result.crossed}
+    assert cells == {("torch", "onnx")}
     shared = [r.score.value for r in result.crossed if "in common" in r.score.metric]
-    assert len(shared) == 6 and min(shared) > 0.95
-    report = cli("report", target, "--format", "md", home=home, check=True).stdout
-    assert "Changing the engine" in report and "Nearest neighbours in common" in report
-    records = json.loads(cli("report", target, "--format", "json", home=home).stdout)["records"]
-    assert {(r["record"], r["index_precision"], r["precision"]) for r in records} == {
-        ("crossing", "fp32", "fp16")
-    }
-    # A margin that so few samples cannot show fails; where PyTorch itself queries, too.
-    done = cli(*asked[:2], "torch", *asked[3:], "--margin", "1pp", home=home)
-    assert done.returncode == 1 and "too few samples to say: torch fp32" in done.stdout
+    assert len(shared) == 6 and min(shared) == 1
+    document = build_report([result])
+    assert [section.title for section in document.sections] == ["Changing the engine"]
+    figures, neighbours = document.sections[0].tables
+    assert (len(figures.rows), len(neighbours.rows)) == (6, 3)
+    assert document.findings[0].startswith("clipperf-sample on few: too few samples to say: tor")
+    record = document.records[0]
+    assert (record["record"], record["index_runtime"], record["runtime"], record["alone"]) == (
+        "crossing",
+        "onnx",
+        "torch",
+        "queries",
+    )
 
 
 def test_eight_bits_can_search_what_sixteen_have_embedded(
@@ -215,9 +219,9 @@ def test_eight_bits_can_search_what_sixteen_have_embedded(
 ) -> None:
     home, target = sample_artifact.parents[3], tmp_path / "c.json"
     asked = ("eval", "clipperf-sample", "--index-compat", "onnx:int8", "onnx:fp16")
-    done = cli(*asked, "--margin", "2pp", "--json", target, "-q", home=home)
+    done = cli(*asked, "--margin", "3pp", "--json", target, "-q", home=home)
     assert done.returncode == 0, done.stderr
-    assert "yes: onnx int8 can search what onnx fp16 has embedded (margin 2pp" in " ".join(
+    assert "yes: onnx int8 can search what onnx fp16 has embedded (margin 3pp" in " ".join(
         done.stdout.split()
     )
     rows = read_result(target).crossed
