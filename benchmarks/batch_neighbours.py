@@ -16,13 +16,14 @@ from contextlib import ExitStack
 import numpy as np
 
 import clipperf
+from clipperf.drift import drift_of
 from clipperf.evals import datasets
 from clipperf.evals.accuracy import ModelEmbedder, in_batches
-from clipperf.evals.drift import drift_of
+from clipperf.export.judge.drift import Recorder
 from clipperf.export.make import make
 from clipperf.models import zoo
 from clipperf.nouns.variant import BASELINE_PRECISION, SIDES, Side, Variant
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 from clipperf.system.env import available_cores, cpu_name
 
 ROUNDS = 15
@@ -86,18 +87,11 @@ def timed(models: dict[str, ClipModel], side: Side, inputs: list, batch: int) ->
 
 def _tower_batch(model: ClipModel, side: Side, inputs: list) -> tuple:
     """A tower's engine, and what it is given for these inputs."""
-    engine = model._engines[side]
-    seen: list[np.ndarray] = []
-
-    class Recorder:
-        def run(self, array: np.ndarray) -> np.ndarray:
-            seen.append(array)
-            return engine.run(array)
-
-    model._engines[side] = Recorder()  # type: ignore[assignment]
+    engine, recorder = model._engines[side], Recorder()
+    model._engines[side] = recorder
     encode(model, side, inputs, len(inputs))
     model._engines[side] = engine
-    return engine, max(seen, key=len)
+    return engine, max(recorder.batches, key=len)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def open(setup: Setup) -> dict[str, Action]:
         return np.asarray(model.encode(items, batch_size=batch, show_progress_bar=False))
 
     def image(inputs: Inputs) -> np.ndarray:
-        features = {"pixel_values": torch.from_numpy(inputs.pixels), "modality": "image"}
+        features: Any = {"pixel_values": torch.from_numpy(inputs.pixels), "modality": "image"}
         with torch.inference_mode():
             return model.forward(features)["sentence_embedding"].numpy()
 

@@ -37,7 +37,7 @@ from clipperf.inputs.sources import ImageSource
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.variant import PIXEL_DTYPES, SIDES, Variant
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 
 PICTURES = (("JPEG", 640, 480), ("JPEG", 1920, 1080), ("JPEG", 4000, 3000), ("PNG", 512, 512))
 ROUNDS = 15

@@ -8,8 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,28 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
     yield package
     registry.entry_points.cache_clear()
+
+
+@pytest.fixture
+def clip_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package, which is skipped where it is not installed.
+
+    Its `accuracy` makes a float of an array [1], which numpy refuses from 2.4 on; only there, the
+    same hits are counted in its place.
+    """
+    import numpy as np
+
+    reason = "the package clip-benchmark is not installed"
+    module = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification", reason=reason)
+
+    def accuracy(output: Any, target: Any, topk: Sequence[int] = (1,)) -> list[float]:
+        best = output.topk(max(topk), 1, True, True)[1]
+        return [(best[:, :k] == target[:, None]).any(1).double().mean().item() for k in topk]
+
+    try:
+        float(np.ones(1))
+    except TypeError:
+        monkeypatch.setattr(module, "accuracy", accuracy)
 
 
 @pytest.fixture(scope="session")
@@ -270,3 +293,14 @@ def start(*args: object) -> subprocess.Popen[str]:
 
 def only_locks(folder: Path) -> bool:
     return all(path.name.endswith(".lock") for path in folder.rglob("*"))
+
+
+def as_another_user(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code that becomes the user 54321, whose the folder is that it is given."""
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    with tempfile.TemporaryDirectory() as folder:  # whose parents all users may search
+        os.chown(folder, 54321, 54321)
+        return subprocess.run(
+            [sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=60
+        )

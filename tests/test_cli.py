@@ -23,8 +23,9 @@ MACHINE_HAS_GPU = Path("/dev/nvidiactl").exists()
 # What is typed, the exit code, what the error must say, and the way out that it must name.
 MISTAKES = [
     ("export nope", 2, "unknown model 'nope'", "clipperf models"),
+    ("export ./nope", 2, "./nope", "there is no such file or folder"),
     ("export ViT-B-33", 2, "unknown model 'ViT-B-33'", "did you mean ViT-B-32"),
-    ("export ViT-B-32 --pretrained nope", 2, "no pretrained tag 'nope'", "laion2b_s34b_b79k"),
+    ("export ViT-B-32 --pretrained nope", 2, "no tag 'nope'", "laion2b_s34b_b79k"),
     ("export ViT-B-32 --pretrained random:x", 2, "random:x", "whole number"),
     ("export ViT-B-32 --pretrained no.safetensors", 2, "no.safetensors", "no such file"),
     ("export clipperf-sample --pretrained x", 2, "brings its own", "leave --pretrained out"),

@@ -59,8 +59,10 @@ HEAVY = frozenset(
 HEAVY_AT_IMPORT = {
     "clipperf/models/lean.py": {"torch"},
     "clipperf/models/towers.py": {"torch"},
+    "clipperf/models/transformers_mean.py": {"torch"},
+    "clipperf/models/transformers_towers.py": {"torch"},
 }
-NOT_WITHOUT_TORCH = {"clipperf.models.lean", "clipperf.models.towers"}
+NOT_WITHOUT_TORCH = {path.removesuffix(".py").replace("/", ".") for path in HEAVY_AT_IMPORT}
 
 MAX_LINES = 320
 

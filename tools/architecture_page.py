@@ -22,21 +22,26 @@ that differ in sizes only share a structure. The smallest tower of each structur
 {layers} layers where it can be, given seeded random weights, exported to ONNX, and compared with
 PyTorch in ONNX Runtime on the CPU. Nothing was downloaded.
 
-*Min cosine* is the worst over 12 inputs at batches 1, 3 and 8, and for texts of dynamic length
+*Min cosine* is the worst over 12 inputs at batches 1, 3 and 8, and for texts that may be cut
 also of texts cut to 16 tokens; 0.99999 is required. *Most alike* is the largest cosine between
 the embeddings of two different inputs: near 1 the comparison could not see an error."""
 
+OTHERS = "<!-- Models that are not open_clip's; what follows tools/try_families.py writes. -->"
+"""Where the part of the page begins that `try_families` writes, and a new page keeps."""
+
 SERVICE = (
     "Tag by tag, because a tag decides between GELU and QuickGELU. The table's M-CLIP rows are "
-    "no open_clip models and cannot be exported."
+    "at the end of this page."
 )
 
 EVERY = (
-    "The number is that of the structure in the tables above. A *dynamic* text may be cut behind "
-    "its end token, which is much faster; a *fixed* one is always as long as the model's context."
+    "The number is that of the structure in the tables above. Texts may be cut behind their end "
+    "token, or behind their last token where the tower hides its padding, which is much faster; "
+    "the others are always as long as the model's context. Image towers that were trained with "
+    "branches are exported with one convolution in the place of several."
 )
 
-TOWERS = ["image tower", "min cosine", "text tower", "min cosine", "text length"]
+TOWERS = ["image tower", "min cosine", "branches", "text tower", "min cosine", "texts are cut"]
 
 
 def page(found: list[Structure], outcomes: dict[str, Outcome]) -> str:
@@ -58,7 +63,8 @@ def page(found: list[Structure], outcomes: dict[str, Outcome]) -> str:
             else:
                 outcome = outcomes[key]
                 cells += [f"{outcome['status']} ({numbers[key]})", _cosine(outcome)]
-        return [*cells, _length(outcomes.get(text or ""))]
+        joined = "joined" if outcomes.get(image or "", {}).get("joined") else "none"
+        return [*cells[:2], joined, *cells[2:], _cut(outcomes.get(text or ""))]
 
     versions = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in PACKAGES)
     head = HEAD.format(count=len(names), versions=versions, layers=LAYERS)
@@ -71,13 +77,19 @@ def page(found: list[Structure], outcomes: dict[str, Outcome]) -> str:
     service = [row for row in service if any(cell != "-" for cell in row[1:])]
     if service:
         lines += ["", "## CLIP-as-service's models", "", SERVICE, ""]
-        lines += _table(["model", *TOWERS], service)
+        lines += table(["model", *TOWERS], service)
     lines += ["", "## Every architecture", "", EVERY, ""]
     rows = [
         [name, *towers(speaker.get(("image", name)), speaker.get(("text", name)))] for name in names
     ]
-    lines += _table(["architecture", *TOWERS], rows)
+    lines += table(["architecture", *TOWERS], rows)
     return "\n".join(lines) + "\n"
+
+
+def others_of(older: str) -> str:
+    """What a page that was written before holds of models that are not open_clip's."""
+    _, mark, rest = older.partition(OTHERS)
+    return f"\n{mark}{rest}" if mark else ""
 
 
 def _summary(found: list[Structure], outcomes: dict[str, Outcome]) -> list[str]:
@@ -116,24 +128,38 @@ def _structures(
                 result,
                 _cosine(outcome),
                 f"{outcome['most_alike']:.3f}" if "most_alike" in outcome else "-",
-                _length(outcome) if structure.side == "text" else "-",
+                _joined(outcome) if structure.side == "image" else _cut(outcome, why=True),
             ]
         )
     columns = ["", "structure", "architectures", "tried", "result", "min cosine", "most alike"]
-    return _table([*columns, "text length"], rows)
+    last = "branches" if mine and mine[0].side == "image" else "texts are cut"
+    return table([*columns, last], rows)
 
 
 def _cosine(outcome: Outcome) -> str:
     return f"{outcome['min_cosine']:.7f}" if "min_cosine" in outcome else "-"
 
 
-def _length(outcome: Outcome | None) -> str:
-    if outcome is None or "dynamic" not in outcome:
+def _joined(outcome: Outcome) -> str:
+    """In how many parts an export joins branches."""
+    count = outcome.get("joined", 0)
+    return f"joined in {count} parts" if count else "none"
+
+
+def _cut(outcome: Outcome | None, why: bool = False) -> str:
+    """Where texts may be cut, and with `why` what showed it."""
+    if outcome is None or "cut" not in outcome:
         return "-"
-    return "dynamic" if outcome["dynamic"] else "fixed"
+    where = cut_words(outcome["cut"])
+    return f"{where}: {outcome['why']}" if why and outcome["cut"] != "eot" else where
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
+def cut_words(at: str | None) -> str:
+    """Where texts may be cut, in words."""
+    return {"eot": "at the end token", "padding": "at padding"}.get(at or "", "no")
+
+
+def table(columns: list[str], rows: list[list[str]]) -> list[str]:
     """A Markdown table; columns in which no row has anything are left out."""
     used = [i for i in range(len(columns)) if any(row[i] != "-" for row in rows)]
     lines = [columns, ["---"] * len(columns), *rows]

@@ -27,7 +27,7 @@ SUBJECTS = (
         ("tests/evals/test_metrics.py",),
     ),
     Subject(("clipperf/evals/ranks.py",), ("tests/evals/test_ranks.py",)),
-    Subject(("clipperf/evals/drift.py",), ("tests/evals/test_drift.py",)),
+    Subject(("clipperf/drift.py",), ("tests/test_drift.py",)),
     Subject(("clipperf/evals/outcome.py",), ("tests/evals/test_outcome.py",)),
     Subject(("clipperf/evals/verdicts.py",), ("tests/evals/test_verdicts.py",)),
     Subject(
@@ -58,6 +58,7 @@ SUBJECTS = (
             "tests/inputs/test_preprocess_fast.py",
         ),
     ),
+    Subject(("clipperf/inputs/decode.py",), ("tests/inputs/test_decode.py",)),
     Subject(
         ("clipperf/inputs/tokenize.py",),
         ("tests/inputs/test_tokenize_rows.py",),
@@ -95,20 +96,20 @@ EQUIVALENT = (
         "no kind of number has nine bits",
     ),
     Equivalent(
-        "clipperf/evals/drift.py",
+        "clipperf/drift.py",
         "ours, theirs = _without_broken(found), _without_broken(reference)",
         "order",
         "cosines and absolute differences are the same either way",
     ),
     Equivalent(
-        "clipperf/evals/drift.py",
+        "clipperf/drift.py",
         'cosines=np.einsum("ij,ij->i", _unit(ours), _unit(theirs)),',
         "arguments",
         "a cosine is the same either way",
         after="_unit(theirs), _unit(ours)",
     ),
     Equivalent(
-        "clipperf/evals/drift.py",
+        "clipperf/drift.py",
         "unit: np.ndarray = rows / np.where(norms > 0, norms, 1)",
         "constant",
         "zeros are zeros whatever divides them",
@@ -158,7 +159,7 @@ EQUIVALENT = (
         "turns are taken by both alike",
     ),
     Equivalent(
-        "clipperf/inputs/preprocess.py",
+        "clipperf/inputs/preprocess_spec.py",
         "return (short, long) if width <= height else (long, short)",
         "comparison",
         "both sides of a square image are the same",

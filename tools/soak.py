@@ -26,7 +26,7 @@ import clipperf
 from clipperf.export.make import make
 from clipperf.models import zoo
 from clipperf.nouns.variant import Variant
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 from clipperf.system.processes import status_bytes
 
 MOST = 0.05

@@ -26,10 +26,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from architecture_page import Outcome, page
+from architecture_page import Outcome, others_of, page
 from architecture_structures import Structure, small_config, structures
 
 from clipperf.errors import ClipperfError
+from clipperf.inputs.tokenize import text_lengths
 from clipperf.models.open_clip_facts import config_facts, installed_configs
 from clipperf.nouns.model import ModelSpec, Tower
 from clipperf.nouns.variant import PRECISIONS, SIDES, Side
@@ -48,6 +49,8 @@ def attempt(architecture: str, side: Side, folder: Path) -> Outcome:
 
     from clipperf.graph import trace
     from clipperf.models import open_clip
+    from clipperf.models.cutting import shown
+    from clipperf.nouns.artifact import Cut
 
     config, changed = small_config(architecture, side, folder)
     facts = config_facts(config)
@@ -67,7 +70,14 @@ def attempt(architecture: str, side: Side, folder: Path) -> Outcome:
         encode = model.encode_image if side == "image" else model.encode_text
         with torch.inference_mode():
             reference = encode(inputs, normalize=False).numpy()
-        trace.export_onnx(tower, folder / "model.onnx")
+        if side == "text":
+            cut = Cut("eot", "at the end token")
+            if not tower.dynamic_tokens:
+                lengths = text_lengths(inputs.numpy(), pad_id(tower))
+                cut = shown(tower.module, inputs.numpy(), lengths)
+            tower = replace(tower, dynamic_tokens=cut.at is not None)
+            outcome |= {"cut": cut.at, "why": cut.why}
+        outcome["joined"] = trace.export_onnx(tower, folder / "model.onnx")
         outcome |= _compare(tower, folder / "model.onnx", inputs.numpy(), reference)
     except ClipperfError as exc:
         return outcome | {"status": "refused", "reason": str(exc)}
@@ -75,7 +85,7 @@ def attempt(architecture: str, side: Side, folder: Path) -> Outcome:
     if worst < PRECISIONS.get("fp32").min_cosine:
         reason = f"minimum cosine {worst:.6f} against PyTorch"
         return outcome | {"status": "refused", "reason": reason}
-    return outcome | {"status": "exported", "dynamic": tower.dynamic_tokens}
+    return outcome | {"status": "exported"}
 
 
 def _compare(tower: Tower, path: Path, inputs: Any, reference: Any) -> Outcome:
@@ -114,7 +124,7 @@ def sample_inputs(tower: Tower) -> Any:
         return torch.nn.functional.interpolate(blotches, size=size, mode="bicubic")
     text = text_part(tower.module.model)
     context = tower.example.shape[1]
-    pad = getattr(getattr(text, "config", None), "pad_token_id", 0)
+    pad = pad_id(tower)
     end = {"argmax": text.vocab_size - 1}.get(pool_type(text), 2)
     if pool_type(text) == "eos":
         end = eos_id(text)
@@ -126,6 +136,14 @@ def sample_inputs(tower: Tower) -> Any:
         if tower.start_id is not None:
             row[0] = tower.start_id
     return rows
+
+
+def pad_id(tower: Tower) -> int:
+    """What texts are padded with."""
+    from clipperf.models.towers import text_part
+
+    config = getattr(text_part(tower.module.model), "config", None)
+    return int(getattr(config, "pad_token_id", 0))
 
 
 def _unfetched(architecture: str, side: Side) -> str:
@@ -211,7 +229,8 @@ def main() -> int:
         print(json.dumps(outcomes[structure.id]), flush=True)
     out = arguments.out or (None if arguments.only else PAGE)
     if out:
-        write_text(out, page(found, outcomes))
+        older = out.read_text(encoding="utf-8") if out.exists() else ""
+        write_text(out, page(found, outcomes) + others_of(older))
         print(f"written to {out}")
     return int(any(outcomes[s.id]["status"] == "crashed" for s in found))
 

@@ -78,7 +78,9 @@ class MtebModel:
         return pairwise_cos_sim(embeddings1, embeddings2)
 
 
-def as_mteb(folder: str | Path | ClipModel, *, name: str | None = None, **options: Any) -> MtebModel:
+def as_mteb(
+    folder: str | Path | ClipModel, *, name: str | None = None, **options: Any
+) -> MtebModel:
     """A model for `mteb.evaluate`.
 
     `folder` and `options` are those of `clipperf.load`, or a model that it has opened. `name` is

@@ -11,11 +11,12 @@ from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export.exporter import chosen, find
 from clipperf.export.make import serving
 from clipperf.models import sample, zoo
+from clipperf.models.checkpoint_files import parts
 from clipperf.models.family import FAMILIES, family_of
 from clipperf.nouns.cell import Cell, EngineRequest
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.model import OWN_SIZES, ModelSpec, Sizes
 from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, SIDES, PixelDtype, Side, Variant
-from clipperf.serve.opening import request_of
+from clipperf.serve.towers import request_of
 from clipperf.system import store
 
 ARTIFACT = "onnx"
@@ -24,12 +25,19 @@ ARTIFACT = "onnx"
 OnStage = Callable[[str], None]
 
 
-def choose_models(names: Sequence[str], pretrained: str | None) -> list[ModelSpec]:
+def choose_models(
+    names: Sequence[str], pretrained: str | None, sizes: Sizes = OWN_SIZES
+) -> list[ModelSpec]:
     """The named models; without a name every model that is exported, else the bundled sample."""
     if names:
-        return [zoo.resolve(name, pretrained) for name in names]
-    if pretrained is not None:
-        raise UsageError("--pretrained needs a MODEL to go with it")
+        return [zoo.resolve(name, pretrained, sizes) for name in names]
+    for option, value in (
+        ("--pretrained", pretrained),
+        ("--image-size", sizes.image_px),
+        ("--context-length", sizes.context_tokens),
+    ):
+        if value is not None:
+            raise UsageError(f"{option} needs a MODEL to go with it")
     exported = {manifest.spec.id: manifest.spec for _, manifest in store.find_artifacts()}
     # What a package has exported that is no longer installed cannot be built to compare with.
     usable = [spec for spec in exported.values() if FAMILIES.find(spec.family) is not None]
@@ -139,8 +147,8 @@ def engine_request(
     on_stage: OnStage,
     largest_batch: int | None = None,
     margin: float | None = None,
-) -> tuple[EngineRequest, int]:
-    """What opens a cell's engine, and the bytes that the tower takes on disk.
+) -> tuple[EngineRequest, int | None]:
+    """What opens a cell's engine, and the bytes that the tower takes on disk, None if unknown.
 
     `largest_batch` is that of a sweep, in which a cell runs whole batches of its own size; without
     it the engine takes any batch up to the cell's. `margin` is as for `artifact_folder`.
@@ -172,13 +180,16 @@ def request_in(folder: Path, cell: Cell, spec: ModelSpec) -> tuple[EngineRequest
     return request_of(cell, spec, folder, tower), tower.disk_bytes
 
 
-def checkpoint_bytes(spec: ModelSpec, side: Side) -> int:
-    """What one tower takes of its checkpoint: the file's bytes by its share of the parameters.
+def checkpoint_bytes(spec: ModelSpec, side: Side) -> int | None:
+    """What one tower takes of its checkpoint: the files' bytes by its share of the parameters.
 
-    Random weights have no file and count four bytes a parameter.
+    Random weights have no file and count four bytes a parameter. None where the number of
+    parameters is not known.
     """
     own = spec.parameters(side)
+    if not own:
+        return None
     if spec.random_weights:
         return own * 4
-    size = family_of(spec).fetch(spec).stat().st_size
+    size = sum(file.stat().st_size for file in parts(family_of(spec).fetch(spec)))
     return round(size * own / max(1, sum(map(spec.parameters, SIDES))))

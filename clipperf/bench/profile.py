@@ -17,7 +17,7 @@ from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment, Measurement, ResultFile
 from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, FLOATS, PixelDtype, Side
-from clipperf.system import files, store
+from clipperf.system import files, results, store
 
 SHORTEST_TEXT = 2
 """Its first token and its last."""
@@ -80,7 +80,7 @@ def profile(
     path: Path | None = None,
     on_event: OnEvent = lambda event: None,
 ) -> ResultFile:
-    """Measure a sweep and write its result file, again after every row.
+    """Measure a sweep and write its result file, again after every row (see `results.filled`).
 
     What `path` held before stays until the first row. `launcher` names where it runs. Cells that
     fail are rows with a reason. Ctrl-C leaves the rows so far in the file.
@@ -117,19 +117,19 @@ def profile(
             specs=sweep.specs,
             path=str(path or store.new_result_path("profile")),
         )
-        files.check_writable(Path(result.path))
-        jobs = jobs_of(sweep, groups, settings, on_event)
+        with results.filled(Path(result.path)) as write:
+            jobs = jobs_of(sweep, groups, settings, on_event)
 
-        def keep(event: Event) -> None:
-            nonlocal result
-            if event.kind != "started":
-                result = recorded(result, event, machines.environments)
-                if result.measurements:
-                    store.write_result(Path(result.path), result)
-            if event.kind != "fact":
-                on_event(event)
+            def keep(event: Event) -> None:
+                nonlocal result
+                if event.kind != "started":
+                    result = recorded(result, event, machines.environments)
+                    if result.measurements:
+                        write(result)
+                if event.kind != "fact":
+                    on_event(event)
 
-        machines.run(jobs, keep)
+            machines.run(jobs, keep)
     return result
 
 

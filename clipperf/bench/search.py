@@ -80,8 +80,8 @@ class Space:
                     yield dataclasses.replace(first, threads=threads, streams=streams, batch=batch)
 
 
-Request = Callable[[Cell], tuple[EngineRequest, int]]
-"""What opens a cell's engine, made now if need be, and its bytes on disk."""
+Request = Callable[[Cell], tuple[EngineRequest, int | None]]
+"""What opens a cell's engine, made now if need be, and its bytes on disk, None if unknown."""
 
 
 @dataclass
@@ -101,7 +101,7 @@ class Search:
     scout: Settings = SCOUT
     final: Settings = FINAL
     trials: dict[Cell, Trial] = field(default_factory=dict)
-    requests: dict[tuple[str, str], tuple[EngineRequest, int]] = field(default_factory=dict)
+    requests: dict[tuple[str, str], tuple[EngineRequest, int | None]] = field(default_factory=dict)
 
     def run(self) -> tuple[Trial, EngineRequest]:
         """The chosen candidate and what opens it; `trials` then holds all of them.
@@ -193,7 +193,7 @@ class Search:
         party: list[Cell] = []
         used = 0
         for cell in cells:
-            needed = WORKER_BYTES + COPIES * self.requests[cell.runtime, cell.precision][1]
+            needed = WORKER_BYTES + COPIES * (self.requests[cell.runtime, cell.precision][1] or 0)
             full = free is not None and used + needed > RAM_SHARE * free
             if party and (full or len(party) == PARTY):
                 yield party

@@ -22,7 +22,8 @@ from clipperf.nouns.tuning import Trial, TunedTower, Tuning
 from clipperf.nouns.variant import PRECISIONS, SIDES, Side
 from clipperf.serve import tuned
 from clipperf.system import env, files, store
-from clipperf.system.foreign import carry_over
+from clipperf.system.foreign import carry_over, check, is_empty
+from clipperf.system.targets import kind_of, real
 
 BATCHES = (1, 8, 32)
 CAPTION_TOKENS = 16
@@ -109,13 +110,20 @@ def tune(
 
 
 def check_bundle(target: Path) -> None:
-    """Refuse to replace a folder that holds something else than a bundle.
+    """Refuse to replace a folder that holds something else than a bundle, or cannot be replaced.
 
     Raises:
-        UsageError: it does.
+        UsageError: it does, or holds what cannot be kept.
+        StorageError: it is no folder, or a file system is mounted there.
     """
-    ours = not target.exists() or (target / tuned.FILE).is_file()
-    if not ours and (not target.is_dir() or any(target.iterdir())):
+    kind = kind_of(target)
+    if kind == "nothing":
+        return
+    files.check_replaceable(real(target))
+    if kind_of(target / tuned.FILE) == "file":
+        coming = (f"{side}/{store.MANIFEST_NAME}" for side in SIDES)
+        check(target, _own_files(target), (tuned.FILE, *coming))
+    elif not is_empty(target):
         raise UsageError(f"--bundle {target} holds something else: choose another folder")
 
 
@@ -140,11 +148,7 @@ def write_bundle(tuning: Tuning, path: Path, target: Path) -> None:
 
 def _own_files(bundle: Path) -> Callable[[str], bool]:
     """Which files of a bundle, by their paths in there, are clipperf's."""
-    own = {
-        side: folder.own_files(bundle / side)
-        for side in SIDES
-        if (bundle / side / store.MANIFEST_NAME).exists()
-    }
+    own = {side: folder.own_files(bundle / side) for side in SIDES}
 
     def ours(name: str) -> bool:
         side, _, rest = name.partition("/")

@@ -17,6 +17,7 @@ from clipperf.commands.options import (
     tell_lines,
 )
 from clipperf.errors import UsageError
+from clipperf.nouns.model import OWN_SIZES, Sizes
 from clipperf.system.terminal import tell
 from clipperf.text import quoted, shown
 
@@ -30,6 +31,15 @@ FORM = "RUNTIME:PRECISION, such as onnx:fp16, or an artifact folder"
 
 
 @dataclass(frozen=True)
+class Model:
+    """Which models a user names, and in which sizes; by default as every command chooses them."""
+
+    names: Sequence[str] = ()
+    pretrained: str | None = None
+    sizes: Sizes = OWN_SIZES
+
+
+@dataclass(frozen=True)
 class Load:
     """How an engine is run, whichever it is."""
 
@@ -40,8 +50,7 @@ class Load:
 
 def run(
     asked: tuple[str, str],
-    models: Sequence[str],
-    pretrained: str | None,
+    model: Model,
     dataset: str,
     options: dict[str, Any],
     load: Load,
@@ -62,7 +71,7 @@ def run(
     from clipperf.system.progress import progress
 
     with open_target(json, "eval") as target, progress(quiet, total=1) as bar:
-        pairs = pairs_of(asked, models, pretrained, load, prepare_cell, bar.stage)
+        pairs = pairs_of(asked, model, load, prepare_cell, bar.stage)
         bar.stage(f"reading dataset {shown(dataset)}")
         data = load_dataset(dataset, on_stage=bar.stage, **options)
         result = compare(
@@ -86,8 +95,7 @@ def run(
 
 def pairs_of(
     asked: tuple[str, str],
-    models: Sequence[str],
-    pretrained: str | None,
+    model: Model,
     load: Load,
     prepare_cell: Prepare,
     on_stage: OnStage,
@@ -106,12 +114,12 @@ def pairs_of(
     folders = [_folder(text) for text in asked]
     manifests = [None if folder is None else read_manifest(folder) for folder in folders]
     own = [manifest.spec for manifest in manifests if manifest is not None]
-    if own and (models or pretrained):
+    if own and model != Model():
         raise UsageError(
             "an artifact folder given to --index-compat says of which model it is: leave out MODEL "
-            "and --pretrained"
+            "and its options"
         )
-    specs = own[:1] or prepare.choose_models(models, pretrained)
+    specs = own[:1] or prepare.choose_models(model.names, model.pretrained, model.sizes)
     found: list[list[Candidate]] = []
     for text, folder, manifest in zip(asked, folders, manifests, strict=True):
         if folder is not None and manifest is not None:
@@ -145,7 +153,7 @@ def _exported(folder: Path, manifest: Manifest, load: Load) -> Candidate:
     from clipperf.evals.worker import ModelRequest
     from clipperf.nouns.cell import Cell
     from clipperf.nouns.variant import SIDES
-    from clipperf.serve.opening import pixel_dtype
+    from clipperf.serve.towers import pixel_dtype
 
     spec, runtime = manifest.spec, manifest.runtime
     devices = prepare.choose_devices([runtime], load.device)

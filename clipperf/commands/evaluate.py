@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from clipperf.commands import crossing
+from clipperf.commands.model_options import ContextLength, ImageSize, Models, Pretrained
 from clipperf.commands.options import (
     Device,
     Inputs,
     JsonFile,
-    Models,
     Precisions,
-    Pretrained,
     Quiet,
     Runtimes,
     Threads,
@@ -57,6 +56,8 @@ USUAL = ("onnx", "fp32", "float32", None, None)
 def command(
     models: Models = None,
     pretrained: Pretrained = None,
+    image_size: ImageSize = None,
+    context_length: ContextLength = None,
     runtime: Runtimes = "onnx",
     dataset: Annotated[
         str,
@@ -132,6 +133,7 @@ def command(
     from clipperf.evals.figures import figures_of
     from clipperf.evals.suites import evaluated, wanted_in
     from clipperf.evals.verdicts import MARGIN, not_equivalent, parse_margin
+    from clipperf.nouns.model import Sizes
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
     from clipperf.report.accuracy import accuracy_table
     from clipperf.report.against import against_table
@@ -142,6 +144,7 @@ def command(
     from clipperf.text import shown
 
     allowed = MARGIN if margin is None else parse_margin(margin)
+    sizes = Sizes(image_size, context_length)
     options = {"skip_unreadable": skip_unreadable, "split": split, "language": language}
     if index_compat is not None:
         if (runtime, precision, input_, suite, against) != USUAL:
@@ -150,11 +153,12 @@ def command(
                 "--precision, --input, --suite and --against"
             )
         load = crossing.Load(device, threads or available_cores(), batch)
+        model = crossing.Model(models or (), pretrained, sizes)
         asked = None if margin is None else allowed
         rest = (dataset, options, load, model_request, asked, json, quiet)
-        raise typer.Exit(crossing.run(index_compat, models or (), pretrained, *rest))
+        raise typer.Exit(crossing.run(index_compat, model, *rest))
     figures = None if against is None else figures_of(against)
-    specs = prepare.choose_models(models or (), pretrained)
+    specs = prepare.choose_models(models or (), pretrained, sizes)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
     # Before a large dataset is read.

@@ -7,9 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from clipperf.commands.model_options import ContextLength, ImageSize, Model, Pretrained
 from clipperf.commands.options import (
     Json,
-    Pretrained,
     Quiet,
     TowerChoice,
     folder_to_deploy,
@@ -27,6 +27,8 @@ EXAMPLES = (
     "clipperf export ViT-B-32 --pretrained laion2b_s34b_b79k --precision fp16",
     "clipperf export ViT-H-14 --pretrained weights.safetensors --out ./vit-h-14",
     "clipperf export ViT-L-14 --pretrained random --tower image",
+    "clipperf export ./my-clip  # a folder with open_clip_config.json",
+    "clipperf export my_arch.json --pretrained run/epoch_20.pt --image-size 336",
     "clipperf export ViT-B-32 --runtime openvino --precision int8 --calibrate ./photos",
     "clipperf export ViT-B-32 --input uint8",
     "clipperf export ViT-B-32 --runtime trt --precision fp16 --batch 1:8:64",
@@ -35,8 +37,10 @@ EXAMPLES = (
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Architecture, ARCHITECTURE::TAG or the sample.")],
+    model: Model,
     pretrained: Pretrained = None,
+    image_size: ImageSize = None,
+    context_length: ContextLength = None,
     tower: TowerChoice = "both",
     runtime: Annotated[
         str, typer.Option("--runtime", help="What it is for: onnx, openvino, trt or trt-rtx.")
@@ -139,6 +143,7 @@ def command(
     from clipperf.export.workshop import Workshop
     from clipperf.inputs import preprocess_fast
     from clipperf.models import zoo
+    from clipperf.nouns.model import Sizes
     from clipperf.nouns.variant import Variant
     from clipperf.report.exported import exported_lines, failed
     from clipperf.system.progress import progress
@@ -166,7 +171,7 @@ def command(
             workshop.start_early()
             bar.stage("reading the checkpoint")
         exported = make(
-            zoo.resolve(model, pretrained),
+            zoo.resolve(model, pretrained, Sizes(image_size, context_length)),
             towers,
             variant,
             out=out,

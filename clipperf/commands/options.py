@@ -20,21 +20,6 @@ if TYPE_CHECKING:
     from clipperf.report.sizing.types import Targets
     from clipperf.report.table import Table
 
-Pretrained = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads the annotation at run time
-    typer.Option(
-        "--pretrained",
-        metavar="TAG|FILE|random[:SEED]",
-        help="Weights: an open_clip tag, a .safetensors or .pt file, or seeded random ones.",
-    ),
-]
-Models = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Argument(
-        metavar="[MODEL]...",
-        help="Architectures or ARCHITECTURE::TAG; none: every exported model, else the sample.",
-    ),
-]
 TowerChoice = Annotated[str, typer.Option("--tower", help="image, text or both.")]
 Precisions = Annotated[
     str,
@@ -205,16 +190,16 @@ def open_target(json: Path | None, kind: str) -> Iterator[Path]:
     are, if a signal ends the command.
 
     Raises:
-        UsageError: it is a folder.
+        UsageError: it is a folder, or a path of which nothing can be told.
         StorageError: it cannot be written, or another command is writing it.
     """
     from clipperf.system.results import alone, stamp, told_what_goes
     from clipperf.system.store import new_result_path
-    from clipperf.system.targets import expanded
+    from clipperf.system.targets import expanded, kind_of
 
     target = expanded(json) if json is not None and not prints_json(json) else None
     named, target = target is not None, target or new_result_path(kind)
-    if target.is_dir():
+    if kind_of(target) == "folder":
         raise UsageError(f"--json {json} is a folder: name a file in it")
     with alone(target, "--json") if named else contextlib.nullcontext():
         told_what_goes(target, "as soon as there are rows")

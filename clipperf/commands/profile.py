@@ -6,13 +6,12 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from clipperf.commands.model_options import ContextLength, ImageSize, Models, Pretrained
 from clipperf.commands.options import (
     Device,
     Inputs,
     JsonFile,
-    Models,
     Precisions,
-    Pretrained,
     Quiet,
     Runtimes,
     Threads,
@@ -43,6 +42,8 @@ EXAMPLES = (
 def command(
     models: Models = None,
     pretrained: Pretrained = None,
+    image_size: ImageSize = None,
+    context_length: ContextLength = None,
     runtime: Runtimes = "torch,onnx",
     batch: Annotated[str, typer.Option("--batch", help="Batch sizes: 8, or 1,8,32.")] = "8",
     tower: TowerChoice = "both",
@@ -75,6 +76,7 @@ def command(
     from clipperf.bench.profile import Sweep, failures
     from clipperf.bench.profile import profile as run
     from clipperf.models.published import basic_statistics
+    from clipperf.nouns.model import Sizes
     from clipperf.report.gpu import gpu_table
     from clipperf.report.published import published_table
     from clipperf.report.tables import cost_table
@@ -84,7 +86,9 @@ def command(
     if not 0 < timeout <= 86400:
         raise UsageError(f"--timeout {timeout}: give seconds above 0, up to a day")
     sweep = Sweep(
-        specs=tuple(prepare.choose_models(models or (), pretrained)),
+        specs=tuple(
+            prepare.choose_models(models or (), pretrained, Sizes(image_size, context_length))
+        ),
         runtimes=names(runtime, "--runtime"),
         sides=sides(tower),
         batches=numbers(batch, "--batch"),

@@ -8,10 +8,10 @@ from typing import Annotated, Optional
 
 import typer
 
+from clipperf.commands.model_options import ContextLength, ImageSize, Model, Pretrained
 from clipperf.commands.options import (
     Device,
     Json,
-    Pretrained,
     Quiet,
     TowerChoice,
     command_line,
@@ -36,8 +36,10 @@ EXAMPLES = (
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Architecture, ARCHITECTURE::TAG or the sample.")],
+    model: Model,
     pretrained: Pretrained = None,
+    image_size: ImageSize = None,
+    context_length: ContextLength = None,
     tower: TowerChoice = "both",
     runtime: Annotated[
         Optional[str],  # noqa: UP045
@@ -86,17 +88,18 @@ def command(
     """Find the fastest runtime, precision, threads, streams and batch for this machine."""
     from clipperf.bench import tune as bench
     from clipperf.models import zoo
+    from clipperf.nouns.model import Sizes
     from clipperf.report.tuning import tuning_table
     from clipperf.system import results, store
     from clipperf.system.progress import progress
-    from clipperf.system.targets import expanded
+    from clipperf.system.targets import expanded, kind_of
 
     for option, value in (("--max-batch-ms", max_batch_ms), ("--minutes", minutes)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UsageError(f"{option} {value}: give a number above 0")
-    spec = zoo.resolve(model, pretrained)
+    spec = zoo.resolve(model, pretrained, Sizes(image_size, context_length))
     path = expanded(out or store.tuning_path(spec, sides(tower)))
-    if path.is_dir():
+    if kind_of(path) == "folder":
         raise UsageError(f"--out {out} is a folder: name a file in it")
     if tokens is not None and tower == "image":
         raise UsageError("--tokens is for text towers: leave it out with --tower image")

@@ -66,9 +66,14 @@ class OnnxRuntimeEngine:
 def run_error(exc: Exception, batch: int) -> EngineError:
     """ONNX Runtime's error in one line; a full GPU in the words that users know."""
     text = str(exc)
-    if any(sign in text for sign in ("out of memory", "Failed to allocate", "ALLOC_FAILED")):
+    if is_out_of_memory(text):
         return EngineError(f"onnxruntime: out of memory at batch {batch}; use a smaller --batch")
     return EngineError(f"onnxruntime: {first_line(exc)}")
+
+
+def is_out_of_memory(said: str) -> bool:
+    """Whether an error says that memory was too small."""
+    return any(sign in said for sign in ("out of memory", "Failed to allocate", "ALLOC_FAILED"))
 
 
 def first_line(exc: Exception) -> str:

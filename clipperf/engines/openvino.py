@@ -120,6 +120,7 @@ def open(request: EngineRequest) -> OpenVinoEngine:
         raise EngineError(f"{request.cell.label}: no artifact was given")
     path, cell = Path(request.path), request.cell
     folder = cache_folder(request)
+    engine = None
     if folder is not None:
         with contextlib.suppress(EngineError, StorageError):
             if is_whole(folder):
@@ -127,7 +128,8 @@ def open(request: EngineRequest) -> OpenVinoEngine:
             with staged(folder) as staging:
                 engine = open_compiled(path, cell.threads, cell.streams, staging)
                 write_json(staging / CHECKSUMS, _checksums(staging))
-            return engine
+    if engine is not None:  # kept or not
+        return engine
     return open_compiled(path, cell.threads, cell.streams)
 
 
@@ -139,8 +141,11 @@ def cache_folder(request: EngineRequest) -> Path | None:
     if request.cache_folder is None or request.path is None or not request.key:
         return None
     files = [Path(request.path), Path(request.path).with_suffix(".bin")]
-    stats = [file.stat() for file in files if file.is_file()]
-    stamps = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+    stamps = []
+    for file in files:
+        with contextlib.suppress(OSError):  # opening it will say so
+            found = file.stat()
+            stamps.append((found.st_size, found.st_mtime_ns))
     machine = (version_of("openvino"), sorted(cpu_flags()))
     split = (request.cell.threads, request.cell.streams)
     digest = digest_of(request.key, request.path, stamps, machine, split)

@@ -10,12 +10,8 @@ import contextlib
 import ctypes
 import functools
 import io
-import os
-import re
 import shutil
-import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +23,12 @@ from clipperf.engines.onnxruntime import (
     DISABLED_OPTIMIZERS,
     OnnxRuntimeEngine,
     check_provider,
+    is_out_of_memory,
     library,
     run_error,
     session_options,
 )
+from clipperf.engines.ort_log import collected_stderr, reason_in
 from clipperf.errors import EngineError, StorageError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.system import nvidia
@@ -125,20 +123,35 @@ def open_tensorrt(request: EngineRequest) -> BoundEngine:
         tokens = request.cell.tokens or request.spec.context_tokens  # the profile's only length
         return BoundEngine(session, TENSORRT, min_tokens=tokens)
 
-    folder = providers.cache_folder(request)
-    with contextlib.ExitStack() as held:
-        try:
-            if folder is not None:
-                held.enter_context(locked(folder))
-        except StorageError:  # it can be kept nowhere
-            folder = None
-        if folder is None:
-            return opened(None)
-        if folder.is_dir():
-            with contextlib.suppress(EngineError):  # what is damaged is built again
-                return opened(folder)
-        with staged(folder) as staging:  # a kill during the build leaves no half of an engine
-            return opened(staging)
+    folder, engine = providers.cache_folder(request), None
+    if folder is not None:
+        with contextlib.suppress(StorageError), locked(folder):  # else it can be kept nowhere
+            engine = _kept_engine(folder, opened)
+            if engine is None:
+                with staged(folder) as staging:  # a kill meanwhile leaves no half of an engine
+                    engine = opened(staging)
+    return opened(None) if engine is None else engine
+
+
+def _kept_engine(folder: Path, opened: Callable[[Path | None], BoundEngine]) -> BoundEngine | None:
+    """The engine that a folder keeps; None where there is none, or a damaged one.
+
+    Raises:
+        EngineError: it is not the folder that is at fault.
+    """
+    if not folder.is_dir():
+        return None
+    try:
+        return opened(folder)
+    except EngineError as exc:
+        if not may_be_damage(exc):
+            raise
+        return None
+
+
+def may_be_damage(error: EngineError) -> bool:
+    """Whether what was kept may be at fault for an error: making it again may help then."""
+    return not isinstance(error, UnsupportedError) and not is_out_of_memory(str(error))
 
 
 def open_tensorrt_rtx(request: EngineRequest) -> OnnxRuntimeEngine:
@@ -154,13 +167,24 @@ def open_tensorrt_rtx(request: EngineRequest) -> OnnxRuntimeEngine:
         options.add_provider_for_devices(devices[:1], chosen)
         return OnnxRuntimeEngine(_session(request, TENSORRT_RTX, options), TENSORRT_RTX)
 
-    if folder is not None:
-        # What can be kept nowhere, or was kept and is damaged, is compiled.
-        with contextlib.suppress(OSError, EngineError):
-            folder.mkdir(parents=True, exist_ok=True)
-            return opened(folder)
+    if folder is None or not _made(folder):
+        return opened(None)
+    try:
+        return opened(folder)
+    except EngineError as exc:
+        if not may_be_damage(exc):
+            raise
+        engine = opened(None)  # where that works, what was kept is at fault
         shutil.rmtree(folder, ignore_errors=True)
-    return opened(None)
+        return engine
+
+
+def _made(folder: Path) -> bool:
+    """Whether a folder is there, made now if need be."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        return True
+    return False
 
 
 def plugin_devices() -> list[Any]:
@@ -263,37 +287,3 @@ def check_placement(session: Any, wanted: str) -> None:
     if elsewhere or wanted not in {part.ep_name for part in parts}:
         what = ", ".join(sorted(elsewhere)) or "every operator to another provider"
         raise EngineError(f"onnxruntime gave {what}, not to {wanted}; use another runtime")
-
-
-@contextlib.contextmanager
-def collected_stderr() -> Iterator[list[str]]:
-    """Collect what is written to descriptor 2, as ONNX Runtime's log is; it has no hook.
-
-    Yields a list that holds the text after the block; it is passed on to the real one too.
-    """
-    collected: list[str] = []
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield collected
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            file.seek(0)
-            text = file.read()
-            collected.append(text.decode(errors="replace"))
-            os.write(2, text)
-
-
-REASONS = (r"with error: (.+)", r"(CUDA failure \d+: [^;]+?)\s*;", r"(Please install TensorRT.+)")
-"""What says in ONNX Runtime's log why a provider cannot be used, the most exact first."""
-
-
-def reason_in(log: str) -> str:
-    """The one line of a log or an error that says what is wrong; "" where there is none."""
-    for pattern in REASONS:
-        if found := re.search(pattern, log):
-            return found[1].strip()
-    return next((line.strip() for line in log.splitlines() if line.strip()), "")

@@ -24,7 +24,7 @@ from clipperf.inputs.sources import ImageSource
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Score
 from clipperf.nouns.variant import Side
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 
 BATCH = 32
 

@@ -16,8 +16,9 @@ from clipperf.errors import UsageError
 from clipperf.evals.layout import Content, Layout, Place, few, layout_of
 from clipperf.evals.place import OnStage, others, path_of, place_at
 from clipperf.evals.recipe import RECIPE, applied, prompts_of
-from clipperf.inputs.preprocess import CLIPPED, exceeds_bytes, may_exceed_bytes
+from clipperf.inputs.preprocess import CLIPPED, check_frames, exceeds_bytes, may_exceed_bytes
 from clipperf.inputs.sources import ImageSource, decode, one_spelling
+from clipperf.system.targets import kind_of
 from clipperf.text import shown
 
 NAMED = 20
@@ -80,8 +81,9 @@ def load_dataset(
     `layouts` for what they may hold. `split` and `language` choose where there are several.
     Images are the files whose suffix is of a format in `reading.FORMATS`. Reads each once, for its
     checksum and to see that it is an image; pixels are decoded later, by `ImageSource.open`.
-    With `skip_unreadable` they are decoded now, and those that cannot be are left out, with their
-    captions, and named in the notes. A folder that is itself called "sample" is ``./sample``.
+    With `skip_unreadable` they are decoded and resized now, and those that cannot be are left out,
+    with their captions, and named in the notes. A folder that is itself called "sample" is
+    ``./sample``.
 
     Raises:
         UsageError: the data is missing, damaged, ambiguous or inconsistent; the message names
@@ -140,6 +142,8 @@ def _read(
             if may_exceed_bytes(image.mode):
                 image = image if skip else decode(source, data, fully=True)
                 clipped += [source.name] if exceeds_bytes(image) else []
+            if skip:
+                check_frames(image, str(source))
         except UsageError as exc:
             if not skip:
                 raise
@@ -166,7 +170,7 @@ def _left_out(
     if layout.name != "class-folders":
         return notes
     folders = {name.split("/")[0] for name in place.files if "/" in name}
-    if place.root.is_dir():
+    if kind_of(place.root) == "folder":
         visible = (entry for entry in place.root.iterdir() if not entry.name.startswith("."))
         folders |= {one_spelling(entry.name) for entry in visible if entry.is_dir()}
     empty = folders - {name.split("/")[0] for name in used}

@@ -18,7 +18,7 @@ from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import ResultFile
 from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, FLOATS, PixelDtype
-from clipperf.system import env, files, store
+from clipperf.system import env, files, results, store
 from clipperf.system.child import Child
 
 OnStage = Callable[[str], None]
@@ -58,7 +58,7 @@ def evaluate(
     artifacts that were exported with another ``--preprocess`` (the file notes them), the exact
     preprocessing, so that differences come from the runtime alone. Each cell has a process of its
     own, one after the other; none where the store keeps all of its embeddings (`kept`). The file
-    is written after every model that has scores.
+    is written after every model that has scores (see `results.filled`).
 
     Raises:
         UsageError: there is nothing to score in the dataset.
@@ -74,9 +74,11 @@ def evaluate(
         notes=dataset.notes,
         path=str(path or store.new_result_path("eval")),
     )
-    files.check_writable(Path(result.path))
     failures: list[Failure] = []
-    with tempfile.TemporaryDirectory(prefix="clipperf-eval-") as scratch:
+    with (
+        results.filled(Path(result.path)) as write,
+        tempfile.TemporaryDirectory(prefix="clipperf-eval-") as scratch,
+    ):
         shared = Path(scratch) / "dataset.json"
         files.write_json(shared, dataset)
         for spec in specs:
@@ -102,7 +104,7 @@ def evaluate(
                     margin=margin,
                 )
                 result = dataclasses.replace(result, scores=(*result.scores, *scores))
-                store.write_result(Path(result.path), result)
+                write(result)
     return result, failures
 
 

@@ -24,8 +24,8 @@ from clipperf.evals.task import Embeddings
 from clipperf.evals.tasks import zeroshot
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, list_folder, list_zip
-from clipperf.serve.load import ClipModel
-from clipperf.system.targets import expanded
+from clipperf.serve.model import ClipModel
+from clipperf.system.targets import expanded, kind_of
 from clipperf.text import shown
 
 SIZE, KEPT = 32, 8
@@ -227,9 +227,10 @@ def images_of(folder: str) -> list[ImageSource]:
         UsageError: there are none.
     """
     path = expanded(folder)
-    if not path.exists():
+    kind = kind_of(path)
+    if kind == "nothing":
         raise UsageError(f"no folder or zip at {shown(path)}")
-    files = list_folder(path) if path.is_dir() else list_zip(path)
+    files = list_folder(path) if kind == "folder" else list_zip(path)
     suffixes = image_suffixes()
     found = [source for name, source in files.items() if name.lower().endswith(tuple(suffixes))]
     if not found:

@@ -15,7 +15,7 @@ from clipperf.evals.published import SETS, how_to_fetch, local_path, roots
 from clipperf.evals.recipe import RECIPE, Recipe, read_recipe
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, list_folder, list_tar, list_zip
-from clipperf.system.targets import expanded
+from clipperf.system.targets import expanded, kind_of
 from clipperf.text import shown
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "eval.zip"
@@ -40,7 +40,7 @@ def path_of(name_or_dir: str | Path, split: str, on_stage: OnStage) -> tuple[Pat
 
         return fetch(name, split, roots()[-1] / folder_name(name), on_stage), ""
     path = expanded(name_or_dir)
-    if exists(path):
+    if kind_of(path) != "nothing":
         return path, ""
     known = SETS.get(name.removeprefix("wds/"))
     if known is None:
@@ -71,11 +71,11 @@ def place_at(path: Path, split: str, language: str, published: str) -> tuple[Pla
     if path.suffix == ".toml":
         recipe = read_recipe(ImageSource(path.name, path))
         path = path.parent / recipe.data
-        if not exists(path):
+        if kind_of(path) == "nothing":
             raise UsageError(f"no data at {shown(path)}, which the TOML names")
         if path.suffix in (".csv", ".jsonl", ".txt"):
             path, table = path.parent, path.name
-    if path.is_dir():
+    if kind_of(path) == "folder":
         files = list_folder(_snapshot(path))
     else:
         files = list_tar(path) if path.suffix == ".tar" else list_zip(path)
@@ -117,14 +117,6 @@ def _no_images(place: Place, suffixes: Collection[str]) -> UsageError:
         f"no images in {shown(place.root)}: looked for {', '.join(sorted(suffixes))}"
         f"{others(place.files, place.images, ())}"
     )
-
-
-def exists(path: Path) -> bool:
-    """Whether there is something; not where a path could not even be one."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, or with a zero byte in it
-        return False
 
 
 def others(files: Mapping[str, ImageSource], images: Collection[str], own: Collection[str]) -> str:

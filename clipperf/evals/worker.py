@@ -22,9 +22,9 @@ from clipperf.evals.task import Embeddings
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.sources import ImageSource
 from clipperf.nouns.cell import EngineRequest
-from clipperf.serialize import from_json
-from clipperf.serve.load import ClipModel
-from clipperf.serve.opening import open_engines, read_pixels
+from clipperf.serialize import from_json, parse_json
+from clipperf.serve.model import ClipModel
+from clipperf.serve.towers import open_engines, read_pixels
 from clipperf.system import files, store
 from clipperf.system.protocol import Fields, Tell, serve
 
@@ -35,7 +35,9 @@ def embed(fields: Fields, tell: Tell) -> None:
     Texts are tokenised once for all that have the folder of `target`. Tells what is being
     embedded, how many are done, and of how many.
     """
-    dataset = from_json(Dataset, files.read_json(Path(fields["dataset"])))
+    path = Path(fields["dataset"])
+    # However large: the parent has just written it.
+    dataset = from_json(Dataset, parse_json(path.read_bytes(), path))
     request, batch = from_json(ModelRequest, fields["model"]), fields["batch"]
     target, label = Path(fields["target"]), request.towers[0].cell.label
     with open_model(request, target.parent) as model:
@@ -104,14 +106,13 @@ def open_model(request: ModelRequest, shared: Path | None = None) -> ClipModel:
         ClipperfError: one cannot be opened; those before it are closed.
     """
     spec = request.towers[0].spec
-    text = store.read_manifest(request.folder).tower("text")
     pixels, tokenizer = read_preprocessing(request), shared_tokenizer(request.folder, shared)
     return ClipModel(
         open_engines(request.towers),
         pixels,
         tokenizer,
         embed_dim=spec.embed_dim,
-        short_texts=text is not None and text.tokens is None,
+        cut=store.read_manifest(request.folder).cut_at,
         random_weights=spec.random_weights,
         pixel_dtype=request.towers[0].cell.input,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,14 +22,14 @@ from clipperf.nouns.artifact import Artifact, Manifest, reference_name
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import SIDES, Precision, Side, Variant
 from clipperf.system import files, store
-from clipperf.system.foreign import carry_over, link_or_copy
-from clipperf.system.targets import real
+from clipperf.system.foreign import carry_over, check, is_empty, link_or_copy
+from clipperf.system.targets import kind_of, real
 from clipperf.version import __version__
 
-SHARED_FILES = (
-    *(PREPROCESS_FILE, TOKENIZER_FILE, CONFIG_FILE),
-    *map(reference_name, SIDES),
-)
+SHARED_FILES: dict[Side, tuple[str, ...]] = {
+    "image": (PREPROCESS_FILE, reference_name("image")),
+    "text": (TOKENIZER_FILE, CONFIG_FILE, reference_name("text")),
+}
 """What lies beside the towers: how inputs are made, and PyTorch's embeddings of some of them."""
 
 
@@ -51,8 +52,8 @@ class Wanted:
     """What an artifact folder is to hold.
 
     `keys` says for each wanted side what its tower depends on; `needed_bytes` is what building
-    one side takes on the disk at least. Towers of other weights, precision or `options` cannot
-    share the folder with the wanted ones.
+    one side takes on the disk at least, `file` the name of a tower's model file. Towers of other
+    weights, precision or `options` cannot share the folder with the wanted ones.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Wanted:
     weights_id: str
     keys: Mapping[Side, str]
     needed_bytes: Mapping[Side, int]
+    file: str
     options: Mapping[str, str] = field(default_factory=dict)
 
     def fits(self, tower: Artifact) -> bool:
@@ -109,15 +111,17 @@ def ensure(
         if unwritable is not None:
             raise unwritable
         check_space(folder, wanted.spec, sum(wanted.needed_bytes[side] for side in missing))
+        ours, coming = own_files(folder), [f"{side}/{wanted.file}" for side in missing]
+        check(folder, ours, (*coming, *(name for side in missing for name in SHARED_FILES[side])))
         with files.staged(folder) as staging:
             for tower in kept.values():
                 _carry_over(folder, staging, tower)
             towers = {**kept, **{tower.side: tower for tower in build(missing, staging)}}
-            for source in (folder, shared_from):
+            for source in (folder if kept else None, shared_from):
                 _copy_shared(source, staging)
             manifest = _manifest(wanted, staging, towers)
             files.write_json(staging / store.MANIFEST_NAME, manifest)
-            carry_over(folder, staging, own_files(folder))
+            carry_over(folder, staging, ours)
         for tower in manifest.towers:
             for name, digest in tower.files.items():
                 store.remember_sha256(folder / name, digest)
@@ -205,15 +209,16 @@ def check_target(folder: Path, spec: ModelSpec, runtime: str) -> None:
     """Refuse to replace a folder that is not an artifact of the same architecture and runtime.
 
     Raises:
-        UsageError: the folder holds something else.
+        UsageError: the folder holds something else, or something that cannot be looked at.
     """
-    if not folder.exists() or not any(folder.iterdir() if folder.is_dir() else [folder]):
+    kind = kind_of(folder)
+    if kind == "nothing" or (kind == "folder" and is_empty(folder)):
         return
     try:
         manifest = store.read_manifest(folder)
     except ArtifactError as exc:
         why = f"is no clipperf artifact that can be read ({exc})"
-        if not (folder / store.MANIFEST_NAME).exists():
+        if kind_of(folder / store.MANIFEST_NAME) == "nothing":
             why = "is no clipperf artifact"
         raise UsageError(f"{folder} already exists and {why}; choose another --out") from exc
     if (manifest.spec.architecture, manifest.runtime) != (spec.architecture, runtime):
@@ -256,15 +261,14 @@ def current_towers(folder: Path) -> dict[Side, Artifact]:
 def own_files(folder: Path) -> Callable[[str], bool]:
     """Which files of an artifact folder, by their paths in there, are clipperf's.
 
-    Where the manifest cannot be read that is, beside what towers share, all in the towers' folders.
+    Those that the manifest names; where it cannot be read, those of the names that clipperf gives.
     """
-    own = {store.MANIFEST_NAME, *SHARED_FILES}
     try:
-        manifest = store.read_manifest(folder)
+        return {store.MANIFEST_NAME, *store.read_manifest(folder).all_files}.__contains__
     except ArtifactError:
-        return lambda name: name in own or name.startswith(tuple(f"{side}/" for side in SIDES))
-    own.update(manifest.files, *(tower.files for tower in manifest.towers))
-    return own.__contains__
+        own = {store.MANIFEST_NAME, *(name for names in SHARED_FILES.values() for name in names)}
+        models = tuple(f"{side}/model." for side in SIDES)
+        return lambda name: name in own or name.startswith(models)
 
 
 def written(staging: Path, side: Side) -> list[str]:
@@ -280,17 +284,21 @@ def _carry_over(folder: Path, staging: Path, tower: Artifact) -> None:
 
 
 def _copy_shared(source: Path | None, staging: Path) -> None:
-    for name in SHARED_FILES:
-        if source and (source / name).exists() and not (staging / name).exists():
+    """Copy what towers share, as far as it is there, and is not made anew."""
+    if source is None:
+        return
+    for name in store.read_manifest(source).files:
+        if (source / name).is_file() and not os.path.lexists(staging / name):
             shutil.copy2(source / name, staging / name)
 
 
 def _manifest(wanted: Wanted, staging: Path, towers: Mapping[Side, Artifact]) -> Manifest:
-    def settings(name: str) -> dict[str, Any]:
-        path = staging / name
-        return dict(files.read_json(path)) if path.exists() else {}
+    shared = [name for names in SHARED_FILES.values() for name in names]
+    present = [name for name in shared if (staging / name).is_file()]
 
-    present = [name for name in SHARED_FILES if (staging / name).exists()]
+    def settings(name: str) -> dict[str, Any]:
+        return dict(files.read_json(staging / name)) if name in present else {}
+
     return Manifest(
         schema_version=store.SCHEMA_VERSION,
         spec=wanted.spec,

@@ -10,9 +10,11 @@ import numpy as np
 from clipperf.engines import contract
 from clipperf.export.job import Built, Job
 from clipperf.export.judge import parity
+from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.artifact import Parity, reference_name
 from clipperf.nouns.cell import Cell, Engine, EngineRequest
 from clipperf.serve.parity_inputs import parity_inputs
+from clipperf.serve.texts import ends_of, given_lengths
 
 
 def by_runtime(
@@ -56,12 +58,17 @@ def compared(
 ) -> Parity:
     """Compare a tower, open in an engine, with PyTorch fp32 on the first parity inputs.
 
-    `note` adds to the words on what was compared; None: batches as usual for the tower's size.
+    Texts that may be cut are, in all batches but the last, as they are in use. `note` adds to the
+    words on what was compared; None: batches as usual for the tower's size.
     """
     inputs = parity_inputs(job.shared, job.side, built.inputs[0].dtype)
     reference = np.load(job.shared / reference_name(job.side))
     sizes = batches or parity.batches_for(job.spec, job.side)
-    return parity.measure(engine, inputs, reference, job.variant.precision, note, sizes)
+    lengths = None
+    if built.cut is not None and built.cut.at is not None:
+        ends = ends_of(Tokenizer.from_folder(job.shared), built.cut.at)
+        lengths = None if ends is None else given_lengths(engine, ends(inputs))
+    return parity.measure(engine, inputs, reference, job.variant.precision, note, sizes, lengths)
 
 
 def refusal(job: Job, built: Built, found: Parity, what: str = "artifact") -> str:

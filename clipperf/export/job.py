@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipperf.errors import ArtifactError
-from clipperf.nouns.artifact import Artifact, Quantization, TensorSpec
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.artifact import Artifact, Cut, Quantization, TensorSpec
+from clipperf.nouns.model import ModelSpec, Similarity
 from clipperf.nouns.variant import Side, Variant
 from clipperf.system import store
 
@@ -81,6 +81,9 @@ class Built:
     holds: bool = True
     needed: tuple[str, ...] = ()
     assumptions: dict[str, str] = field(default_factory=dict)
+    cut: Cut | None = None
+    similarity: Similarity | None = None
+    joined: int = 0
     graph: str | None = None
     build_s: float = 0.0
     peak_rss_bytes: int | None = None
@@ -96,4 +99,7 @@ def like(source: Artifact) -> Built:
         source.weight_bits,
         source.quantization,
         assumptions=source.assumptions,
+        cut=source.cut,
+        similarity=source.similarity,
+        joined=source.joined,
     )

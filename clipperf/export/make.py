@@ -70,6 +70,7 @@ def make(
         weights_id=weights_id,
         keys={side: exporter.key(spec, side, variant, sources[side]) for side in sides},
         needed_bytes=needed_bytes,
+        file=exporter.file,
         options=exporter.choices.described(variant),
     )
     folders_below = tuple(each.folder for each in below)
@@ -219,4 +220,7 @@ def _described(
         weight_bits=built.weight_bits,
         quantization=built.quantization,
         assumptions=built.assumptions,
+        cut=built.cut,
+        similarity=built.similarity,
+        joined=built.joined,
     )

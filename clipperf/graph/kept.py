@@ -43,7 +43,8 @@ def key(
     spec = tower.spec
     return digest_of(
         "graph", recipe, spec.family, config, tower.side, spec.image_px, spec.context_tokens,
-        spec.embed_dim, normalized, tower.start_id is not None, precision, opset, versions(spec),
+        spec.embed_dim, normalized, tower.start_id is not None, tower.dynamic_tokens,
+        precision, opset, versions(spec),
     )  # fmt: skip
 
 

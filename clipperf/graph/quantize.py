@@ -125,7 +125,8 @@ def quantized(
 
     chosen = {layer.name: layer for layer in layers(model, method) if layer.name not in kept}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    out = Writer(method, ranges or {}, NUMBERS[method].largest if most is None else most)
+    most = NUMBERS[method].largest if most is None else most
+    out = Writer(_free_prefix(model), method, ranges or {}, most)
     for node in model.graph.node:
         layer = chosen.get(node.name)
         if layer is None:
@@ -146,6 +147,16 @@ def quantized(
     graph.initializer.extend(t for name, t in tensors.items() if name in used)
     graph.initializer.extend(out.tensors.values())
     return result
+
+
+def _free_prefix(model: onnx.ModelProto) -> str:
+    """How no name of a graph's values begins."""
+    nodes, prefix = model.graph.node, "quantised_"
+    names = {tensor.name for tensor in model.graph.initializer}
+    names.update(name for node in nodes for name in (*node.input, *node.output))
+    while any(name.startswith(prefix) for name in names):
+        prefix += "_"
+    return prefix
 
 
 def _without_graph(model: onnx.ModelProto) -> onnx.ModelProto:

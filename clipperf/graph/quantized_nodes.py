@@ -36,8 +36,13 @@ class Layer:
 
 @dataclass
 class Writer:
-    """The nodes of a quantised graph, and the tensors that they need."""
+    """The nodes of a quantised graph, and the tensors that they need.
 
+    What belongs to no tensor of the graph, and would have a name that it may use, has `prefix`
+    before it.
+    """
+
+    prefix: str
     method: Method
     ranges: Mapping[str, float]
     most: int
@@ -87,30 +92,27 @@ class Writer:
         if activation not in self.rounded:
             self.rounded[activation] = self.bytes_by_rows(activation, width)
         values, scale = self.rounded[activation]
-        self.tensor("one", np.float32(1))
-        inputs = [values, f"{known}_int8", "one", f"{known}_scale", "zero"]
+        one, zero = self.shared("one", np.float32(1)), self.shared("zero", np.uint8(128))
+        inputs = [values, f"{known}_int8", one, f"{known}_scale", zero]
         self.add("MatMulIntegerToFloat", inputs, [f"{output}_sums"], domain=CONTRIB)
         self.add("Mul", [f"{output}_sums", scale], [output])
 
     def bytes_by_rows(self, name: str, width: int) -> list[str]:
         """An activation's rows rounded to bytes; names of these and of the scales [..., 1]."""
-        for key, value in (
-            ("last", np.array([-1])),
-            ("step", np.float32(1 / INT8.largest)),
-            ("least", np.finfo(np.float32).tiny),
-            ("zero", np.uint8(128)),
-            (f"rows_of_{width}", np.array([-1, width])),
-        ):
-            self.tensor(key, value)
+        last = self.shared("last", np.array([-1]))
+        step = self.shared("step", np.float32(1 / INT8.largest))
+        least = self.shared("least", np.finfo(np.float32).tiny)
+        zero = self.shared("zero", np.uint8(128))
         self.add("Abs", [name], [f"{name}_abs"])
-        self.add("ReduceMax", [f"{name}_abs", "last"], [f"{name}_largest"], keepdims=1)
-        self.add("Mul", [f"{name}_largest", "step"], [f"{name}_step"])
-        self.add("Max", [f"{name}_step", "least"], [f"{name}_scale"])  # a row may be all zero
+        self.add("ReduceMax", [f"{name}_abs", last], [f"{name}_largest"], keepdims=1)
+        self.add("Mul", [f"{name}_largest", step], [f"{name}_step"])
+        self.add("Max", [f"{name}_step", least], [f"{name}_scale"])  # a row may be all zero
         # One scale a row is what the operator takes of a matrix.
-        self.add("Reshape", [name, f"rows_of_{width}"], [f"{name}_rows"])
-        self.add("Reshape", [f"{name}_scale", "last"], [f"{name}_scales"])
+        shape = self.shared(f"rows_of_{width}", np.array([-1, width]))
+        self.add("Reshape", [name, shape], [f"{name}_rows"])
+        self.add("Reshape", [f"{name}_scale", last], [f"{name}_scales"])
         self.add("Shape", [f"{name}_scales"], [f"{name}_count"])
-        self.add("Expand", ["zero", f"{name}_count"], [f"{name}_zeros"])
+        self.add("Expand", [zero, f"{name}_count"], [f"{name}_zeros"])
         rows = [f"{name}_rows", f"{name}_scales", f"{name}_zeros"]
         self.add("QuantizeLinear", rows, [f"{name}_rounded"], axis=0)
         self.add("Shape", [name], [f"{name}_shape"])
@@ -166,6 +168,11 @@ class Writer:
         import onnx
 
         self.nodes.append(onnx.helper.make_node(op, inputs, outputs, f"{outputs[0]}_{op}", **how))
+
+    def shared(self, name: str, value: np.ndarray | np.generic) -> str:
+        """A constant of several layers, added once; returns its name in the graph."""
+        self.tensor(f"{self.prefix}{name}", value)
+        return f"{self.prefix}{name}"
 
     def tensor(self, name: str, values: np.ndarray | np.generic) -> None:
         """Add a constant."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from clipperf.errors import ClipperfError, ExportError
 from clipperf.graph import kept, shapes, uint8, weights
 from clipperf.graph.fold import fold_batch_norms
+from clipperf.graph.fuse import fuse_branches
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.nouns.artifact import INPUT_NAMES, OUTPUT_NAMES, TensorSpec
 from clipperf.nouns.model import Tower
@@ -34,7 +35,7 @@ EXTERNAL_DATA_FROM_BYTES = 2**25
 copies them, which takes longer than all else that it does to open a tower, and RAM for the copies.
 Below it one file is handier. A protobuf file must stay below 2 GiB anyway."""
 
-RECIPE = 7
+RECIPE = 9
 """Raise it when the same weights and versions come to give another file."""
 
 MAX_BATCH = 65536
@@ -67,37 +68,46 @@ def export_onnx(
     precision: str = "fp32",
     key: str | None = None,
     takes_bytes: PreprocessSpec | None = None,
-) -> None:
-    """Write an fp32 tower to `path` in `precision`.
+) -> int:
+    """Write an fp32 tower to `path` in `precision`; return how many of its parts were joined.
 
     With `takes_bytes` its pixels are uint8, and it normalises them as that says. Weights above
     `EXTERNAL_DATA_FROM_BYTES` lie beside `path`. With a `graph_key` the graph is kept for further
-    checkpoints of the architecture. Batch norms of the tower are folded and `models.lean` leaves
-    out what its embedding never reads, both in place.
+    checkpoints of the architecture. Branches of the tower are joined, its batch norms folded, and
+    `models.lean` leaves out what its embedding never reads, all in place.
 
     Raises:
         ExportError: torch's exporter refuses the tower; the message holds its reason.
     """
+    import onnx_ir as ir
     import torch
 
     from clipperf.models.lean import make_lean
 
+    joined = fuse_branches(tower.module, tower.example)
     fold_batch_norms(tower.module, tower.example)
     make_lean(tower.module, tower.start_id)
     try:
         with quiet(), torch.no_grad():
             model = _filled(tower, precision, key) or _plain(tower, precision)
-            shapes.narrow_slices(model)
-            shapes.reshape_by_constants(model)
-            if takes_bytes is not None:
-                uint8.take_bytes(model, takes_bytes)
-            _save(model, path)
+            try:
+                _finish(model, path, takes_bytes)
+            except (weights.NotComputed, ir.serde.SerdeError):
+                if key:
+                    kept.forget(key)
+                _finish(_plain(tower, precision), path, takes_bytes)
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as exc:
         raise ExportError(
             f"{tower.spec.id}: torch's exporter cannot take its {tower.side} tower: "
             f"{root_reason(exc)}"
         ) from exc
+    except (weights.NotComputed, ir.serde.SerdeError) as exc:
+        raise ExportError(
+            f"{tower.spec.id}: a constant of its {tower.side} tower cannot be computed: "
+            f"{root_reason(exc)}"
+        ) from exc
     check_axes(path, *io_specs(tower, "float32" if takes_bytes is None else "uint8"))
+    return joined
 
 
 def graph_key(tower: Tower, normalized: bool, precision: str, config: dict[str, Any]) -> str:
@@ -172,9 +182,14 @@ def _traced(module: Any, tower: Tower, precision: str, whole: bool = False) -> i
     return model
 
 
-def _save(model: ir.Model, path: Path) -> None:
+def _finish(model: ir.Model, path: Path, takes_bytes: PreprocessSpec | None) -> None:
+    """Put what torch's exporter wrote in a way that every runtime reads well, and save it."""
     import onnx_ir as ir
 
+    shapes.narrow_slices(model)
+    shapes.reshape_by_constants(model)
+    if takes_bytes is not None:
+        uint8.take_bytes(model, takes_bytes)
     held = [value.const_value for value in model.graph.initializers.values()]
     size = sum(tensor.nbytes for tensor in held if tensor is not None)
     beside = f"{path.name}.data" if size > EXTERNAL_DATA_FROM_BYTES else None

@@ -6,7 +6,7 @@ an optimiser that knew the values would have done, one tensor at a time while th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 GROWTH_FROM_BYTES = 2**20
 """What would take more than this, and more than all that it is made of, stays to be computed."""
+
+
+class NotComputed(Exception):
+    """ONNX's evaluator does not take a node of large weights, which shows while a model is saved.
+
+    `ir.save` wraps it in an error of its own, unless weights lie beside the graph.
+    """
 
 
 def fill(model: ir.Model, state: Mapping[str, torch.Tensor]) -> None:
@@ -77,12 +84,28 @@ def _take(node: Any, known: set[Any]) -> bool:
     given = {str(value.name): value.const_value for value in used}
     result = partial(_result, ir.to_proto(node), node.graph.opset_imports, given)
     outputs = [_later(value, partial(result, value.name)) for value in node.outputs]
-    size = sum(tensor.nbytes for tensor in outputs)
-    if size > max(GROWTH_FROM_BYTES, sum(tensor.nbytes for tensor in given.values())):
+    size, read = (sum(t.nbytes for t in tensors) for tensors in (outputs, given.values()))
+    if size > max(GROWTH_FROM_BYTES, read):
+        return False
+    if max(size, read) <= GROWTH_FROM_BYTES and not _can_be_computed(outputs):
         return False
     for value, tensor in zip(node.outputs, outputs, strict=True):
         value.const_value = tensor
         known.add(value)
+    return True
+
+
+def _can_be_computed(tensors: Sequence[ir.LazyTensor]) -> bool:
+    """Whether ONNX's evaluator takes a node; what it does not take stays for the runtime.
+
+    It lacks some that runtimes have (gathering along a side from fewer elements than it has), and
+    says so by whatever numpy raises.
+    """
+    try:
+        for tensor in tensors:
+            tensor.raw()
+    except Exception:  # noqa: BLE001
+        return False
     return True
 
 
@@ -98,7 +121,11 @@ def _result(
     given: dict[str, Any],
     output: str,
 ) -> ir.TensorProtocol:
-    """Compute one output of a node from its inputs by name."""
+    """Compute one output of a node from its inputs by name.
+
+    Raises:
+        NotComputed: the evaluator fails.
+    """
     import onnx_ir as ir
     from onnx.reference import ReferenceEvaluator
     from onnx_ir import tensor_adapters
@@ -110,7 +137,12 @@ def _result(
             permuted = tensor.raw.permute(*node.attribute[0].ints)
             return tensor_adapters.TorchTensor(permuted.contiguous())
     feeds = {name: tensor.numpy() for name, tensor in tensors.items()}
-    results: Any = ReferenceEvaluator(node, opsets=opsets).run([output], feeds)
+    try:
+        results: Any = ReferenceEvaluator(node, opsets=opsets).run([output], feeds)
+    except (MemoryError, OSError):
+        raise
+    except Exception as exc:
+        raise NotComputed(f"{node.op_type}: {exc}") from exc
     return ir.Tensor(results[0])
 
 

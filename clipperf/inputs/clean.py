@@ -17,13 +17,13 @@ from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.text import quoted
 
 MAX_CHARACTERS = 1 << 20
-"""The longest text that is tokenised, in about two seconds. Longer ones are cut before, where that
-is exact: see `first_words`."""
+"""The longest text that is tokenised, in about two seconds (mojibake alone: six). Longer ones are
+cut before, where that is exact: see `first_words`."""
 
-MAX_FIXED_CHARACTERS = 1 << 14
-"""The same for a text that needs fixing. ftfy goes over a line until nothing changes, once for each
-level of an entity in an entity ("&amp;amp;amp;..."): that is quadratic, about three seconds of a
-busy core at worst."""
+MAX_ENTITY_CHARACTERS = 1 << 14
+"""The same for a text with HTML entities. ftfy goes over a line until nothing changes, once for
+each level of an entity in an entity ("&amp;amp;amp;..."): that is quadratic, about three seconds of
+a busy core at worst."""
 
 _WHOLE_CHARACTERS = 1 << 12
 """Up to here, no text is cut before it is cleaned."""
@@ -31,6 +31,8 @@ _WHOLE_CHARACTERS = 1 << 12
 # On any other text ftfy and html.unescape are the identity: every fix of ftfy's needs an HTML
 # entity, a character outside ASCII, or a control character other than tab and newline.
 _MAY_NEED_FIXING = re.compile(r"[^\t\n -%'-~]")
+_ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
+"""What ftfy takes for one."""
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -58,17 +60,30 @@ def first_words(text: str, clean: Callable[[str], str], words: int) -> str:
 
 def _fixed(text: str) -> str:
     """Mojibake, entities and odd characters repaired, outer whitespace removed."""
-    needs_fixing = _MAY_NEED_FIXING.search(text) is not None
-    limit = MAX_FIXED_CHARACTERS if needs_fixing else MAX_CHARACTERS
-    if len(text) > limit:
-        why = ", as it holds entities, controls or characters beyond ASCII" if needs_fixing else ""
-        raise UsageError(
-            f"a text of {len(text):,} characters is too long, the limit is {limit:,}{why}; cut it, "
-            f"for a model reads its first words alone: {quoted(text)}"
-        )
-    if needs_fixing:
-        text = html.unescape(html.unescape(import_late("ftfy").fix_text(text)))
+    text = _bounded(text)
+    if _MAY_NEED_FIXING.search(text):
+        fix = import_late("ftfy").fix_text
+        if len(text) > MAX_ENTITY_CHARACTERS and (
+            # Wide letters and mojibake may turn into one.
+            _ENTITY.search(text) or _ENTITY.search(fix(text, unescape_html=False))
+        ):
+            raise _too_long(text, MAX_ENTITY_CHARACTERS, ", as it holds HTML entities")
+        text = html.unescape(html.unescape(fix(text)))
     return text.strip()
+
+
+def _bounded(text: str) -> str:
+    """The text as it is, if it is not too long."""
+    if len(text) > MAX_CHARACTERS:
+        raise _too_long(text, MAX_CHARACTERS)
+    return text
+
+
+def _too_long(text: str, limit: int, why: str = "") -> UsageError:
+    return UsageError(
+        f"a text of {len(text):,} characters is too long, the limit is {limit:,}{why}; cut it, "
+        f"for a model reads its first words alone: {quoted(text)}"
+    )
 
 
 def _clean_whitespace(text: str) -> str:
@@ -89,6 +104,7 @@ CLEANERS: dict[str, Callable[[str], str]] = {
     "lower": _clean_lower,
     "canonicalize": _clean_canonicalize,
     "whitespace": _clean_whitespace,
+    "none": _bounded,
 }
 
 

@@ -27,6 +27,7 @@ MAX_SIDE_PX = 4096
 """The largest side of a frame, far above any published model's (512): a batch of 32 takes 6 GiB."""
 
 RESIZE_MODES = ("shortest", "longest", "squash")
+RULES = ("open_clip", "transformers")
 METHODS = ("exact", "fast", "draft")
 
 # The statistics of OpenAI's CLIP training images, open_clip's default.
@@ -42,6 +43,9 @@ class PreprocessSpec:
     the rest with `fill`) or "squash" (ignore the aspect ratio). `mean` and `std` are per RGB
     channel, for pixels in [0, 1]. `fill` is one 0..255 value for every channel, or an RGB triple.
     `method` is "exact" (the reference), or "fast" or "draft" of `preprocess_fast`.
+    `rules` names the library whose transform is the reference. With "transformers" an image becomes
+    RGB first, on white where it is transparent, "shortest" resizes its short side to `short_px`,
+    and what is cut off at both sides differs by a pixel where it is odd.
 
     Raises:
         UsageError: a value is out of range or of another type; the message names the field.
@@ -56,6 +60,8 @@ class PreprocessSpec:
     fill: int | tuple[int, int, int] = 0
     mode: str = "RGB"
     method: str = "exact"
+    rules: str = "open_clip"
+    short_px: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("height_px", "width_px"):
@@ -77,6 +83,10 @@ class PreprocessSpec:
             raise _bad("resize_mode", self.resize_mode, f"one of {', '.join(RESIZE_MODES)}")
         if self.method not in METHODS:
             raise _bad("method", self.method, f"one of {', '.join(METHODS)}")
+        if self.rules not in RULES:
+            raise _bad("rules", self.rules, f"one of {', '.join(RULES)}")
+        if self.short_px is not None and not _is_int(self.short_px, 1, MAX_SIDE_PX):
+            raise _bad("short_px", self.short_px, f"a whole number of pixels, 1 to {MAX_SIDE_PX}")
         if isinstance(self.fill, list | tuple):
             if len(self.fill) != 3 or not all(_is_int(v, 0, 255) for v in self.fill):
                 raise _bad("fill", self.fill, "0..255, or three of them")
@@ -99,14 +109,14 @@ class PreprocessSpec:
     def from_json(cls, data: Any) -> PreprocessSpec:
         """Build a spec from `to_json`'s values; unknown fields are ignored.
 
-        Artifacts without `method` are older than it: exact.
+        Artifacts without `method` or `rules` are older than these: exact, and open_clip's.
 
         Raises:
             ArtifactError: a field is missing or wrong; the message names it.
         """
         if not isinstance(data, Mapping):
             raise ArtifactError(f"preprocess: expected an object, got {type(data).__name__}")
-        given = {"method": "exact", **data}
+        given = {"method": "exact", "rules": "open_clip", "short_px": None, **data}
         missing = [field.name for field in fields(cls) if field.name not in given]
         if missing:
             raise ArtifactError(f"preprocess.{missing[0]}: missing; export the model again")
@@ -161,6 +171,22 @@ def _is_number(value: Any) -> bool:
     """Whether it is a number that float32 can hold; integers may be larger than any float."""
     most = float(np.finfo(np.float32).max)
     return isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most
+
+
+def resized(size: Size, spec: PreprocessSpec) -> Size:
+    """The (width, height) that an image of `size` is resized to before cropping or padding."""
+    width, height = size
+    if spec.resize_mode == "squash":
+        return spec.width_px, spec.height_px
+    short = spec.short_px or spec.width_px
+    alone = spec.rules == "transformers" or spec.height_px == spec.width_px
+    if spec.resize_mode == "shortest" and alone:
+        # Truncating here, rounding below: the reference has two code paths.
+        long = int(short * max(size) / min(size))
+        return (short, long) if width <= height else (long, short)
+    pick = max if spec.resize_mode == "longest" else min
+    ratio = pick(height / spec.height_px, width / spec.width_px)
+    return round(width / ratio), round(height / ratio)
 
 
 def _bad(name: str, value: Any, wanted: str) -> UsageError:

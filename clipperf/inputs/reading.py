@@ -1,22 +1,17 @@
-"""Files that users name, opened with care: regular ones, of bounded size, images of known formats.
+"""Images of known formats, opened with care, and what is wrong with those that cannot be.
 
-Of images, Pillow knows formats that start other programs (EPS starts Ghostscript) or that
+Pillow knows formats that start other programs (EPS starts Ghostscript) or that
 nobody keeps photos in; `FORMATS` are those that are read, here and in datasets alike.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import re
-from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
 
-from clipperf import units
-from clipperf.errors import UsageError
-from clipperf.system.reading import open_regular
 from clipperf.text import shown
 
 FORMATS = (
@@ -35,31 +30,6 @@ MAX_IMAGE_BYTES = 1 << 29
 
 MAX_TEXT_BYTES = 1 << 26
 """The largest captions file, 64 MiB: about a million captions."""
-
-
-def read_regular(path: str | Path, limit_bytes: int) -> bytes:
-    """The content of a regular file.
-
-    Raises:
-        UsageError: it is larger than the limit; then it is not read.
-        OSError, ValueError: as `open_regular` does.
-    """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        check_size(path, size, limit_bytes)
-        data = file.read(size + 1)
-    if len(data) > size:
-        raise UsageError(f"{shown(path)} grows while it is read: copy it first")
-    return data
-
-
-def check_size(name: object, size_bytes: int, limit_bytes: int) -> None:
-    """Raise UsageError for a file that is larger than its kind may be."""
-    if size_bytes > limit_bytes:
-        raise UsageError(
-            f"{shown(name)} has {units.size(size_bytes)}, the limit is {units.size(limit_bytes)}: "
-            f"make it smaller, or split it"
-        )
 
 
 def open_image(file: BinaryIO) -> Image.Image:

@@ -81,8 +81,21 @@ def too_large(image: Image.Image, size: Size, limit_px: int) -> UsageError:
     return UsageError(
         f"{image.width}x{image.height} pixels of mode {image.mode} would be resized to "
         f"{size[0]}x{size[1]}, beyond the limit of {limit_px} pixels: crop the image, or "
-        f"convert it with Image.convert('RGB') first"
+        f"{to_rgb(image.mode)}"
     )
+
+
+SCALED = "PIL.Image.fromarray((numpy.asarray(image) / 257).astype('uint8'))"
+"""How 16 bits become eight, which no conversion of Pillow's does."""
+
+
+def to_rgb(mode: str) -> str:
+    """What turns an image of a mode into one that every step takes, in words of advice."""
+    if mode.startswith("I;16"):
+        return f"scale it to 8 bits first: {SCALED}"
+    plain = {to: mode for mode, to in _PREMULTIPLIED.items()}.get(mode)
+    way = "" if plain is None else f".convert({plain!r})"
+    return f"convert it with image{way}.convert('RGB') first"
 
 
 def centre(size_px: int, frame_px: int) -> int:

@@ -16,17 +16,15 @@ from PIL import Image
 
 from clipperf.errors import ArtifactError, UsageError
 from clipperf.inputs import tars
-from clipperf.inputs.preprocess import PIL_ERRORS
+from clipperf.inputs.decode import PIL_ERRORS
 from clipperf.inputs.reading import (
     MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,
-    check_size,
     open_image,
-    read_regular,
     why_unreadable,
 )
 from clipperf.serialize import parse_json
-from clipperf.system.reading import open_regular
+from clipperf.system.reading import check_bytes, open_regular, read_regular
 from clipperf.text import shown
 
 _BROKEN = (*PIL_ERRORS, zipfile.BadZipFile)
@@ -70,7 +68,7 @@ class ImageSource:
         try:
             if self.span is not None:
                 start, size = self.span
-                check_size(self, size, limit_bytes)
+                check_bytes(self.path, size, limit_bytes)
                 with open_regular(self.path) as whole:
                     whole.seek(start)
                     data = whole.read(size)
@@ -81,7 +79,7 @@ class ImageSource:
                 return read_regular(self.path, limit_bytes)
             archive = _archive(self.path, self.path.stat().st_mtime_ns)
             found = archive.getinfo(self.member)
-            check_size(self, found.file_size, limit_bytes)
+            check_bytes(self.path, found.file_size, limit_bytes)
             if found.compress_type not in _BOUNDED:
                 raise UsageError(f"{self} is not packed by deflate: make the zip anew")
             with archive.open(found) as file:

@@ -50,6 +50,7 @@ class TokenizerSpec:
     `kind`: "clip" (open_clip's own BPE: SOT, text, EOT), "hf" (a Hugging Face tokenizer with its
     own special tokens) or "clips" (begin, text, end, padding and a class token in the last place).
     `clean` names open_clip's text cleaning. `zeroed_id` is replaced by 0 everywhere.
+    `sot_id` of an "hf" one is what it begins every text with, None where that is not known.
     `plain_specials` reads special tokens typed in a text as ordinary text. `eot_id` may be None
     for "hf".
     `origin` says which Unicode tables split the words, or which language was set.
@@ -160,7 +161,15 @@ class Tokenizer:
     @property
     def start_id(self) -> int | None:
         """The token that every text begins with; None where that is not known."""
-        return self.spec.sot_id if self.spec.kind == "clip" else None
+        return self.spec.sot_id if self.spec.kind != "clips" else None
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids of tokens lie below this."""
+        spec = self.spec
+        known = (spec.pad_id, spec.sot_id, spec.eot_id, spec.cls_id)
+        last = max(token for token in known if token is not None)
+        return max(int(self._plain.get_vocab_size()), last + 1)
 
     def __call__(self, texts: str | Sequence[str], context_tokens: int | None = None) -> np.ndarray:
         """Tokens of every text as int64 [batch, context_tokens], padded and cut as open_clip does.
@@ -268,6 +277,15 @@ def eot_lengths(tokens: np.ndarray, eot_id: int) -> np.ndarray:
     """
     is_eot = np.asarray(tokens) == eot_id
     return np.where(is_eot.any(axis=1), is_eot.argmax(axis=1) + 1, is_eot.shape[1])
+
+
+def text_lengths(tokens: np.ndarray, pad_id: int) -> np.ndarray:
+    """Tokens of each row up to its last that is no padding, at least one: int64 [batch].
+
+    `tokens` is [batch, context_tokens]. Padding that was typed within a text belongs to it.
+    """
+    others = np.asarray(tokens)[:, ::-1] != pad_id
+    return np.where(others.any(axis=1), others.shape[1] - others.argmax(axis=1), 1)
 
 
 def check_context(context: int, at_least: int) -> None:

@@ -17,6 +17,8 @@ from clipperf.inspect import onnx_file
 from clipperf.inspect.inspection import Inspection
 from clipperf.nouns.artifact import Artifact
 from clipperf.system import store
+from clipperf.system.reading import regular_bytes
+from clipperf.system.targets import kind_of
 
 
 def inspect(path: Path) -> Inspection:
@@ -25,11 +27,12 @@ def inspect(path: Path) -> Inspection:
     Raises:
         UsageError: there is nothing at `path`, or nothing that clipperf knows.
     """
-    if not path.exists():
+    kind = kind_of(path)
+    if kind == "nothing":
         raise UsageError(f"{path} does not exist: give a plan, an ONNX file or an artifact folder")
-    if path.is_dir() and (path / store.MANIFEST_NAME).exists():
+    if kind == "folder" and kind_of(path / store.MANIFEST_NAME) != "nothing":
         return _artifact(path)
-    if not path.is_file():
+    if kind != "file":
         raise UsageError(f"{path} is no file and no artifact folder (it has no manifest.json)")
     if path.suffix == ".onnx":
         return replace(onnx_file.look(path), obstacle=_obstacle("onnx"))
@@ -44,7 +47,7 @@ def inspect(path: Path) -> Inspection:
 
 
 def _is_plan(path: Path) -> bool:
-    known = path.suffix in (".plan", ".engine") or plan_file.sidecar_path(path).exists()
+    known = path.suffix in (".plan", ".engine") or kind_of(plan_file.sidecar_path(path)) == "file"
     return known or plan_file.read_header(path) is not None
 
 
@@ -92,7 +95,8 @@ def _openvino(path: Path) -> Inspection:
     from xml.etree import ElementTree
 
     weights = path.with_suffix(".bin")
-    found = path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)
+    weight_bytes = regular_bytes(weights)
+    found = path.stat().st_size + (weight_bytes or 0)
     try:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError:
@@ -112,7 +116,7 @@ def _openvino(path: Path) -> Inspection:
             "rounded to int8 and back": str(layers.count("FakeQuantize")),
             "weights in": weights.name,
         },
-        problems=() if weights.is_file() else (missing,),
+        problems=(missing,) if weight_bytes is None else (),
         obstacle=_obstacle("openvino"),
     )
 
@@ -124,7 +128,7 @@ def _artifact(folder: Path) -> Inspection:
     try:
         manifest = store.read_manifest(folder)
     except ArtifactError as exc:
-        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        size = sum(regular_bytes(path) or 0 for path in folder.rglob("*"))
         return Inspection(str(folder), "artifact", size, problems=(str(exc),))
     problems = store.check_files(folder, manifest, content=True, remember=False)
     facts = {
@@ -136,7 +140,7 @@ def _artifact(folder: Path) -> Inspection:
     }
     parts = []
     for tower in manifest.towers:
-        if (folder / tower.path).is_file():
+        if regular_bytes(folder / tower.path) is not None:
             facts |= {f"{tower.side}: {name}": said for name, said in tower.findings.items()}
             runtime = contract.RUNTIMES.find(tower.runtime)
             if runtime is not None and (problem := runtime.warning(tower)) is not None:

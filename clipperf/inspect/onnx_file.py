@@ -11,6 +11,7 @@ from typing import Any
 from clipperf.inspect.inspection import Inspection
 from clipperf.nouns.artifact import TensorSpec, is_inside
 from clipperf.nouns.variant import PRECISIONS
+from clipperf.system.reading import regular_bytes
 
 AGAIN = "export the model again"
 
@@ -18,13 +19,16 @@ AGAIN = "export the model again"
 def look(path: Path) -> Inspection:
     """What an ONNX file is; damage is reported, not raised."""
     import onnx
+    from google.protobuf.message import DecodeError
 
-    found = path.stat().st_size
     try:
         return _described(path, onnx.load(path, load_external_data=False))
-    except Exception:  # noqa: BLE001 - what is no graph fails in as many ways as there are fields
+    except OSError as exc:
+        problem = f"{path} cannot be read: {exc.strerror or exc}"
+    except (DecodeError, ValueError, KeyError, TypeError, IndexError, RuntimeError):
+        # Not a graph, or one with fields that cannot be.
         problem = f"{path} is no ONNX model, or is cut off: {AGAIN}"
-        return Inspection(str(path), "onnx", found, problems=(problem,))
+    return Inspection(str(path), "onnx", regular_bytes(path) or 0, problems=(problem,))
 
 
 def _described(path: Path, model: Any) -> Inspection:
@@ -45,7 +49,7 @@ def _described(path: Path, model: Any) -> Inspection:
     return Inspection(
         str(path),
         "onnx",
-        found + sum(p.stat().st_size for p in data if p.is_file()),
+        found + sum(regular_bytes(file) or 0 for file in data),
         _precision(model),
         tuple(_tensor_spec(v) for v in model.graph.input if v.name not in weights),
         tuple(_tensor_spec(v) for v in model.graph.output),
@@ -69,14 +73,21 @@ def _external_files(model: Any) -> dict[str, int]:
 
 def _tensors(model: Any) -> Iterator[Any]:
     """Every tensor of a model: those of its graph, of graphs inside, and of functions."""
-    nodes = [*model.graph.node, *(node for f in model.functions for node in f.node)]
-    yield from model.graph.initializer
-    while nodes:
-        for attribute in nodes.pop().attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from graph.initializer
-                nodes.extend(graph.node)
+    nodes = [node for function in model.functions for node in function.node]
+    graphs, sparse = [model.graph], []
+    while graphs or nodes:
+        for graph in graphs:
+            yield from graph.initializer
+            sparse += graph.sparse_initializer
+            nodes += graph.node
+        graphs = []
+        if nodes:
+            for attribute in nodes.pop().attribute:
+                yield from (attribute.t, *attribute.tensors)
+                sparse += (attribute.sparse_tensor, *attribute.sparse_tensors)
+                graphs += (attribute.g, *attribute.graphs)
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)
 
 
 def _data_problems(path: Path, needed: dict[str, int]) -> Iterator[str]:
@@ -84,10 +95,10 @@ def _data_problems(path: Path, needed: dict[str, int]) -> Iterator[str]:
         file = path.parent / name
         if not is_inside(name) or not file.resolve().is_relative_to(path.parent.resolve()):
             yield f"{path} takes weights from {name!r}, which is not in its folder: {AGAIN}"
-        elif not file.is_file():
+        elif (found := regular_bytes(file)) is None:
             yield f"{file}, which holds weights of {path.name}, is missing"
-        elif file.stat().st_size < size:
-            yield f"{file} is cut off: {file.stat().st_size} of {size} bytes"
+        elif found < size:
+            yield f"{file} is cut off: {found} of {size} bytes"
 
 
 def _precision(model: Any) -> str | None:

@@ -63,7 +63,6 @@ def find(name: str) -> CatalogEntry:
     known = {normal(entry.architecture): entry for entry in entries()}
     if normal(wanted) in known:
         return known[normal(wanted)]
-    _refuse_mclip(name)
     close = difflib.get_close_matches(normal(wanted), known, n=4, cutoff=0.5)
     names = ", ".join(known[key].architecture for key in close)
     hint = f"did you mean {names}? " if names else ""
@@ -81,18 +80,13 @@ def tag_of(entry: CatalogEntry, wanted: str) -> str:
     for tag in entry.tags:
         if normal(tag) == normal(wanted):
             return tag
-    there = ", ".join(entry.tags) or "none (use --pretrained random, or a file)"
+    there = ", ".join(entry.tags) or "none (take random[:SEED], or a file)"
     close = difflib.get_close_matches(normal(wanted), [normal(t) for t in entry.tags], n=1)
     hint = next((f"did you mean {t}? " for t in entry.tags if close == [normal(t)]), "")
-    raise UsageError(f"{entry.architecture} has no tag {wanted!r}: {hint}Its tags: {there}")
-
-
-def _refuse_mclip(name: str) -> None:
-    if normal(name).startswith("m-clip/"):
-        raise UsageError(
-            f"{name}: M-CLIP's multilingual text towers are not supported yet. Multilingual "
-            f"models that are: xlm-roberta-base-ViT-B-32, ViT-B-16-SigLIP-i18n-256"
-        )
+    raise UsageError(
+        f"{entry.architecture} has no tag {wanted!r}, and no file or folder is called so: {hint}"
+        f"Its tags: {there}"
+    )
 
 
 def long_text_counts(listed: Sequence[CatalogEntry]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.models.published import Published, accuracy, published_accuracy
-from clipperf.nouns.model import ModelSpec, TextIds, Tower
+from clipperf.nouns.model import ModelSpec, Sizes, TextIds, Tower
 from clipperf.nouns.variant import Side
 from clipperf.registry import Registry
 
@@ -83,6 +83,9 @@ class Family:
       `family` is the record's `name`, its `pretrained` ``random:SEED`` for seeded noise.
     - `entries()`: what `clipperf models` lists, licences included.
     - `checkpoint(name, pretrained)`: the file that `resolve` would read whole, for its digest.
+    - `resized(spec, sizes)`: the same model at other sizes (`nouns.model.resized` names it), or
+      UsageError where one cannot be; None where the models of the family keep to their sizes.
+    - `files`: names by which a folder is known as one of its models, for the error where none is.
 
     Weights, which are never asked for where they are random:
 
@@ -114,11 +117,15 @@ class Family:
     text_ids: Callable[[ModelSpec], TextIds]
     entries: Callable[[], Sequence[CatalogEntry]] = tuple
     checkpoint: Callable[[str, str | None], Path | None] = lambda name, pretrained: None
+    resized: Callable[[ModelSpec, Sizes], ModelSpec] | None = None
+    files: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
 
 
 FAMILIES: Registry[Family] = Registry(
-    "family", room="clipperf.models.families", first=("sample", "open_clip")
+    "family",
+    room="clipperf.models.families",
+    first=("sample", "open_clip", "open_clip_files", "mclip", "hugging_face"),
 )
 """The families in the order in which they are asked whose a name is."""
 

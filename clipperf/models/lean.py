@@ -46,7 +46,7 @@ def make_lean(tower: nn.Module, start_id: int | None = None) -> None:
         elif not tower.short:
             row = {"first": 0, "last": -1}.get(pool_type(part))
     else:
-        part, row = tower.model.visual, None
+        part, row = getattr(tower.model, "visual", None), None
         if isinstance(part, ModifiedResNet):
             part.attnpool = LeanPool(part.attnpool).eval()
         if not isinstance(part, VisionTransformer):
@@ -75,10 +75,25 @@ def _is_plain(transformer: Any) -> bool:
     return type(transformer) is Transformer and all(
         type(block) is ResidualAttentionBlock
         and not hasattr(block, "ln_1_kv")
-        and block.attn.in_proj_weight is not None
-        and block.attn.bias_k is None
-        and not block.attn.add_zero_attn
+        and _attends_plainly(block.attn)
         for block in transformer.resblocks
+    )
+
+
+def _attends_plainly(attention: Any) -> bool:
+    """Whether an attention is PyTorch's own, or since open_clip 4 its like, without additions."""
+    if attention.in_proj_weight is None:
+        return False
+    if isinstance(attention, nn.MultiheadAttention):
+        return attention.bias_k is None and not attention.add_zero_attn
+    from open_clip.transformer import Attention
+
+    parts = ("ln_q", "ln_k", "ln_inner")
+    return (
+        type(attention) is Attention
+        and attention.logit_scale is None
+        and attention.head_scale is None
+        and all(isinstance(getattr(attention, part), nn.Identity) for part in parts)
     )
 
 
@@ -235,7 +250,7 @@ class LeanPool(nn.Module):
 
 def _part_of(attention: Any, first: int, last: int) -> nn.Linear:
     """The projection to queries (0), keys (1) and values (2), from `first` to before `last`."""
-    width, bias = attention.embed_dim, attention.in_proj_bias
+    width, bias = attention.out_proj.in_features, attention.in_proj_bias
     part = slice(first * width, last * width)
     linear = nn.Linear(width, part.stop - part.start, bias is not None, device="meta")
     linear.weight = nn.Parameter(attention.in_proj_weight[part], requires_grad=False)

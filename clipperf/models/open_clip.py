@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import MissingDependencyError, WeightsError
 from clipperf.models import weights
-from clipperf.nouns.model import ModelSpec, Tower
+from clipperf.models.open_clip_fit import check_fit, instead
+from clipperf.nouns.model import ModelSpec, Similarity, Tower
 from clipperf.nouns.variant import Side
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def skeleton(config: dict[str, Any]) -> torch.nn.Module:
 
     Raises:
         MissingDependencyError: the text tower comes from `transformers`, which is absent.
-        WeightsError: its configuration cannot be fetched from the hub.
+        WeightsError: its configuration cannot be fetched from the hub, or is none of open_clip's.
     """
     import warnings
 
@@ -61,7 +63,9 @@ def skeleton(config: dict[str, Any]) -> torch.nn.Module:
 
     config = copy.deepcopy(config)
     hub_text = config["text_cfg"].get("hf_model_name")
-    custom = config.pop("custom_text", False) or bool(hub_text)
+    text = config["text_cfg"]  # the last two are of open_clip 4
+    modern = text.get("text_arch") == "modern" or text.get("variable_text", False)
+    custom = config.pop("custom_text", False) or bool(hub_text) or modern
     kind = (CoCa if "multimodal_cfg" in config else CustomTextCLIP) if custom else CLIP
     config["vision_cfg"]["timm_model_pretrained"] = False
     if hub_text:
@@ -76,12 +80,24 @@ def skeleton(config: dict[str, Any]) -> torch.nn.Module:
                 f"its text tower {hub_text} needs the transformers package: "
                 f"pip install 'clipperf[eval]'"
             ) from exc
-        raise
+        raise _no_model(exc) from exc
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as exc:
+        raise _no_model(exc) from exc
     except OSError as exc:
         raise WeightsError(
             f"the configuration of its text tower {hub_text} cannot be fetched from the hub: "
             f"{str(exc).splitlines()[0]}"
         ) from exc
+
+
+def _no_model(exc: Exception) -> WeightsError:
+    said = (str(exc).strip().splitlines() or [""])[0]
+    import open_clip
+
+    return WeightsError(
+        f"open_clip {open_clip.__version__} makes no model of this configuration: "
+        f"{type(exc).__name__}: {said}"
+    )
 
 
 def _laid_out(kind: type[torch.nn.Module], config: dict[str, Any]) -> torch.nn.Module:
@@ -114,44 +130,79 @@ def build_from_config(
         WeightsError: the checkpoint cannot be read, or does not fit.
         MissingDependencyError: an optional package is needed.
     """
-    import torch
-
-    from clipperf.models.towers import ImageTower, TextTower, takes_short_texts
+    from clipperf.models.towers import finished
 
     model = skeleton(config)
     resized: dict[str, tuple[int, int]] = {}
+    similarity = None
     if checkpoint is None:
         drop_other(model, side)
         weights.fill_random(model, "", int(spec.pretrained.partition(":")[2]))
     else:
-        resized = assign(model, checkpoint, side, spec.id)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    module: torch.nn.Module
+        resized, similarity = assign(model, checkpoint, side, spec.id)
+    px = image_size(config, spec)
+    said = _resizings(resized, px)
     if side == "image":
-        px = config["vision_cfg"]["image_size"]
-        height, width = (px, px) if isinstance(px, int) else px
-        example = torch.zeros(2, 3, height, width)
-        dynamic, module = False, ImageTower(model, normalize)
+        said |= _set_input_size(model, config, spec)
     else:
-        example = torch.zeros(2, spec.context_tokens, dtype=torch.int64)
-        example[:, 1:3] = 1
-        dynamic = takes_short_texts(model)
-        module = TextTower(model, dynamic, normalize)
-    return Tower(
-        spec, side, module.eval(), example, dynamic, assumptions=_resizings(resized, config)
-    )
+        _check_length(model, spec)
+    size = (px, px) if isinstance(px, int) else px
+    tower = finished(model, spec, side, size, normalize, said)
+    return replace(tower, similarity=similarity)
 
 
-def _resizings(resized: Mapping[str, tuple[int, int]], config: Mapping[str, Any]) -> dict[str, str]:
+def _check_length(model: torch.nn.Module, spec: ModelSpec) -> None:
+    """Make sure that a text tower of transformers' has a position for each token."""
+    config = getattr(getattr(model, "text", None), "config", None)
+    most = getattr(config, "max_position_embeddings", None)
+    if most is not None and spec.context_tokens > most:
+        raise WeightsError(
+            f"{spec.id} takes no texts of {spec.context_tokens} tokens: it has {most} positions"
+        )
+
+
+def _set_input_size(
+    model: torch.nn.Module, config: Mapping[str, Any], spec: ModelSpec
+) -> dict[str, str]:
+    """Bring a timm tower to the configuration's image size, by timm's own rule; what it did.
+
+    Raises:
+        WeightsError: timm cannot.
+    """
+    visual: Any = model.visual
+    embed = getattr(getattr(visual, "trunk", None), "patch_embed", None)
+    before, px = getattr(embed, "img_size", None), image_size(config, spec)
+    wanted = (px, px) if isinstance(px, int) else tuple(px)
+    if before is None or tuple(before) == wanted:
+        return {}
+    try:
+        visual.set_input_size(wanted)
+    except (AssertionError, RuntimeError, ValueError, TypeError) as exc:
+        raise WeightsError(f"{spec.id} takes no images of {px} px: {exc}") from exc
+    step = getattr(embed, "patch_size", (1, 1))
+    if any(side % part for side, part in zip(wanted, step, strict=True)):
+        raise WeightsError(
+            f"{spec.id} takes no images of {px} px: it sees squares of {step[0]} px; give a "
+            f"multiple"
+        )
+    return {"image size": f"positions resized from {before[0]} to {wanted[0]} px"}
+
+
+def image_size(config: Mapping[str, Any], spec: ModelSpec) -> Any:
+    """Pixels of an image's sides: a number, or height and width; open_clip's default is 224."""
+    return config["vision_cfg"].get("image_size", spec.image_px)
+
+
+def _resizings(resized: Mapping[str, tuple[int, int]], px: Any) -> dict[str, str]:
     """In words, what `assign` did to positions."""
     said = {}
     for name, (before, after) in resized.items():
-        if name.startswith("visual."):
-            px = config["vision_cfg"]["image_size"]
+        if name.startswith("visual.") and isinstance(px, int):
             # All but the class token's are places of a grid; open_clip resizes square ones alone.
             trained = round(px * ((before - 1) / (after - 1)) ** 0.5)
             said["image size"] = f"positions resized from {trained} to {px} px"
+        elif name.startswith("visual."):
+            said["image size"] = f"positions resized from {before - 1} to {after - 1} places"
         else:
             said["context length"] = f"positions resized from {before} to {after} tokens"
     return said
@@ -182,94 +233,88 @@ def drop_other(model: torch.nn.Module, side: Side) -> None:
 
 def assign(
     model: torch.nn.Module, path: Path, side: Side, label: str
-) -> dict[str, tuple[int, int]]:
+) -> tuple[dict[str, tuple[int, int]], Similarity | None]:
     """Give one tower of a skeleton the tensors of a checkpoint, without copying fp32 ones.
 
     Both towers are held to what open_clip's own strict loading asks for, since a file that does
     not fit is one of another model; only the other tower may be absent, as a whole. Returns which
-    positions open_clip's rule had to resize, with their number before and after.
+    positions open_clip's rule had to resize, with their number before and after; and what the
+    checkpoint says of similarity.
 
     Raises:
         WeightsError: tensors are missing, left over, or have other shapes; the message names some.
     """
-    import torch
     from open_clip.convert import convert_state_dict
-    from open_clip.model import (
-        convert_to_custom_text_state_dict,
-        resize_pos_embed,
-        resize_text_pos_embed,
-    )
+    from open_clip.model import convert_to_custom_text_state_dict
 
     state = weights.open_state_dict(path)
     state = convert_state_dict(model, state)
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
-    if POSITION_IDS not in model.state_dict():  # transformers computes them since 4.31
-        state.pop(POSITION_IDS, None)
-    before = {name: tensor.shape for name, tensor in state.items()}
-    resize_pos_embed(state, model)
-    try:
-        resize_text_pos_embed(state, model)
-    except AssertionError as exc:
-        raise WeightsError(f"{path} does not fit {label}: {exc}") from exc
+    similarity = similarity_in(state, model)
     wanted = model.state_dict()
+    # Tables and masks that the model computes; programs of other versions store some of them.
+    for name in {name for name, _ in model.named_buffers()} - wanted.keys():
+        state.pop(name, None)
+    said = f"{path} does not fit {label}"
+    before = {name: tensor.shape for name, tensor in state.items()}
+    _resize_positions(model, state, said)
     drop_other(model, side)
     own = model.state_dict()
-    check_fit(wanted, own.keys(), state, side, f"{path} does not fit {label}")
-    chosen = {name: _as_fp32(state[name], torch) for name in own}
+    check_fit(wanted, own.keys(), state, side, said)
+    chosen = {name: weights.as_fp32(state[name]) for name in own}
     model.load_state_dict(chosen, strict=True, assign=True)
-    return {
+    resized = {
         name: (before[name][0], state[name].shape[0])
         for name in own
         if before[name] != state[name].shape
     }
+    return resized, similarity
 
 
-POSITION_IDS = "text.transformer.embeddings.position_ids"
-SCALARS = {"logit_scale", "logit_bias"}
-"""Of both towers, and needed by neither; a checkpoint may hold them as vectors of one number."""
-NAMED = 6
-"""How many tensors an error names."""
+def similarity_in(state: Mapping[str, torch.Tensor], model: torch.nn.Module) -> Similarity | None:
+    """How a checkpoint's model compares images with texts; None where it has no scale.
+
+    Models with a bias, in the file or in the architecture, were trained with a sigmoid.
+    """
+    scale, bias = (
+        float(state[name].reshape(-1)[0]) if name in state else None
+        for name in ("logit_scale", "logit_bias")
+    )
+    biased = bias is not None or getattr(model, "logit_bias", None) is not None
+    if scale is None or (biased and bias is None):
+        return None
+    return Similarity("sigmoid" if biased else "softmax", scale, bias)
 
 
-def check_fit(
-    wanted: Mapping[str, torch.Tensor],
-    own: Collection[str],
-    state: Mapping[str, torch.Tensor],
-    side: Side,
-    said: str,
-) -> None:
-    """Make sure that a checkpoint's tensors are those of a model; `own` are one tower's.
+def _resize_positions(model: torch.nn.Module, state: dict[str, torch.Tensor], said: str) -> None:
+    """Bring positions to the model's number of them, by open_clip's rules.
 
     Raises:
-        WeightsError: they are not; the message begins with what is `said`.
+        WeightsError: they are of another model; the message begins with what is `said`.
     """
-    hint = "Is it a checkpoint of another architecture? (clipperf models lists them)"
-    other = [name for name in wanted if name not in own and name not in SCALARS]
-    there = [name for name in other if name in state]
-    for tower, names in ((f"its {side} tower", own), ("its other tower", other if there else ())):
-        missing = [name for name in names if name not in state]
-        if missing:
+    from open_clip.model import resize_pos_embed, resize_text_pos_embed
+
+    wanted = model.state_dict()
+    for name in POSITIONS & state.keys() & wanted.keys():
+        found, width = state[name], wanted[name].shape[-1]
+        if found.dim() != 2 or found.shape[-1] != width:
+            part = "images" if name.startswith("visual.") else "texts"
             raise WeightsError(
-                f"{said}: {len(missing)} of {len(names)} tensors of {tower} are missing, for "
-                f"example {missing[0]}. {hint}"
+                f"{said}: {name} is {tuple(found.shape)}, and the architecture's {part} are "
+                f"{width} wide. {instead(state, ())}"
             )
-    unused = [name for name in state if name not in wanted and name not in SCALARS]
-    if unused:
-        shown = ", ".join(unused[:NAMED]) + (", ..." if len(unused) > NAMED else "")
-        if any("lora_" in name for name in unused):
-            hint = "Merge the adapter into the weights, and save them again"
+        state[name] = weights.as_fp32(found)  # not every rule is there for half precision
+    try:
+        resize_pos_embed(state, model)
+        resize_text_pos_embed(state, model)
+    except (AssertionError, RuntimeError) as exc:
+        places = state["visual.positional_embedding"].shape[0] - 1
         raise WeightsError(
-            f"{said}: the architecture has no place for {len(unused)} of its tensors: {shown}. "
-            f"{hint}"
-        )
-    for name in [*own, *there]:
-        if state[name].shape != wanted[name].shape:
-            raise WeightsError(
-                f"{said}: {name} is {tuple(state[name].shape)}, the architecture wants "
-                f"{tuple(wanted[name].shape)}"
-            )
+            f"{said}: its image positions are no square grid ({places} places), which open_clip "
+            f"has no rule to resize"
+        ) from exc
 
 
-def _as_fp32(tensor: torch.Tensor, torch: Any) -> torch.Tensor:
-    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+POSITIONS = {"visual.positional_embedding", "positional_embedding", "text.positional_embedding"}
+"""Learned ones, which open_clip resizes."""

@@ -16,6 +16,9 @@ from clipperf.system.files import digest_of
 PACKAGES = ("open_clip_torch", "timm", "transformers")
 """Packages whose version can change a graph of open_clip's modules."""
 
+LOCAL = "local-dir:"
+"""How open_clip marks the path of a folder."""
+
 SNAPSHOT = "open_clip_catalog.json"
 
 FACTS = ("image_px", "context_tokens", "embed_dim", "text_kind")

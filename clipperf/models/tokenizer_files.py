@@ -9,13 +9,19 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clipperf.errors import ArtifactError, ExportError, MissingDependencyError, UsageError
+from clipperf.errors import (
+    ArtifactError,
+    ExportError,
+    MissingDependencyError,
+    UsageError,
+    WeightsError,
+)
 from clipperf.inputs.clean import CLEANERS, import_late
 from clipperf.inputs.tokenize import (
     CONFIG_FILE,
@@ -130,7 +136,7 @@ def write_hf_tokenizer(folder: str | Path, open_clip_tokenizer: Any) -> Tokenize
         clean=_cleaning_of(open_clip_tokenizer),
         context_tokens=open_clip_tokenizer.context_length,
         pad_id=hf.pad_token_id,
-        sot_id=hf.bos_token_id if clips else None,
+        sot_id=hf.bos_token_id if clips else getattr(open_clip_tokenizer, "start_id", None),
         eot_id=hf.eos_token_id if clips else eot,
         cls_id=hf.cls_token_id if clips else None,
         zeroed_id=hf.sep_token_id if strip else None,
@@ -175,6 +181,29 @@ def write_tokenizer(folder: str | Path, open_clip_tokenizer: Any) -> TokenizerSp
         )
     _verify(folder, open_clip_tokenizer)
     return spec
+
+
+def write_fetched(folder: str | Path, name: str, get: Callable[[], Any]) -> TokenizerSpec:
+    """Write the tokenizer of the model called `name`, which `get` has from open_clip.
+
+    Raises:
+        WeightsError: it lives on the hub and cannot be fetched.
+        MissingDependencyError: it needs the transformers package.
+        ExportError: see `write_tokenizer`.
+    """
+    try:
+        tokenizer = get()
+    except ImportError as exc:
+        raise MissingDependencyError(
+            f"the tokenizer of {name} needs the transformers package: pip install 'clipperf[eval]'"
+        ) from exc
+    except OSError as exc:
+        raise WeightsError(
+            f"the tokenizer of {name} cannot be fetched from the hub "
+            f"({str(exc).splitlines()[0]}). Fetch it once on a machine with network and copy the "
+            f"hub cache, or export the image tower alone: --tower image"
+        ) from exc
+    return write_tokenizer(folder, tokenizer)
 
 
 def _verify(folder: str | Path, open_clip_tokenizer: Any) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+from clipperf.nouns.model import ModelSpec, Tower
+from clipperf.nouns.variant import Side
 
 
 class ImageTower(nn.Module):
@@ -80,6 +84,29 @@ class TextTower(nn.Module):
         text = text_part(self.model)
         x = text.token_embedding(tokens)
         return x + text.positional_embedding[begin : begin + tokens.shape[1]].to(x.dtype)
+
+
+def finished(
+    model: nn.Module,
+    spec: ModelSpec,
+    side: Side,
+    size: Sequence[int],
+    normalize: bool,
+    assumptions: Mapping[str, str],
+) -> Tower:
+    """The tower of a model that has its weights; `size` is the height and width of its images."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    module: nn.Module
+    if side == "image":
+        example = torch.zeros(2, 3, *size)
+        dynamic, module = False, ImageTower(model, normalize)
+    else:
+        example = torch.zeros(2, spec.context_tokens, dtype=torch.int64)
+        example[:, 1:3] = 1
+        dynamic = takes_short_texts(model)
+        module = TextTower(model, dynamic, normalize)
+    return Tower(spec, side, module.eval(), example, dynamic, assumptions=assumptions)
 
 
 def text_part(model: Any) -> Any:

@@ -1,7 +1,6 @@
 """Where a model's weights come from: an open_clip tag, a file, or seeded noise.
 
-Nothing here unpickles code: ``.pt`` files are read by torch with `weights_only`. Tensors of a
-file stay memory-mapped, so a tower costs RAM only for the pages that it touches.
+What files hold is `checkpoint_files`' matter, and where in them the weights are `checkpoints`'.
 """
 
 from __future__ import annotations
@@ -9,55 +8,100 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
-import socket
-import urllib.parse
-import urllib.request
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import ArtifactError, StorageError, UsageError, WeightsError
+from clipperf.models import catalog, checkpoint_files, checkpoints, hub
+from clipperf.models.family import CatalogEntry
+from clipperf.models.published import normal
 from clipperf.system.files import read_json, write_json
-from clipperf.system.store import cached_sha256, home
-from clipperf.system.targets import expanded
+from clipperf.system.store import home
+from clipperf.system.targets import existing, expanded
+from clipperf.text import shown
 
 if TYPE_CHECKING:
     import torch
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".index.json", ".pt", ".pth", ".bin", ".ckpt")
+"""What ends in one of these is a file, also where it is missing."""
 
 
-def parse(pretrained: str, tags: tuple[str, ...], architecture: str) -> tuple[str, str]:
+def named(name: str, pretrained: str | None) -> tuple[str, str | None]:
+    """A model's name without the weights behind ``::``, and these, or those of ``--pretrained``.
+
+    Raises:
+        UsageError: both are given, and differ.
+    """
+    model, _, own = name.partition("::")
+    if own and pretrained and own != pretrained:
+        raise UsageError(
+            f"{name} already names its weights: leave --pretrained out, which says {pretrained}"
+        )
+    return model, own or pretrained
+
+
+def parse(pretrained: str, entry: CatalogEntry) -> tuple[str, str]:
     """Split a ``--pretrained`` value into (label for the model id, canonical value).
 
     Raises:
-        UsageError: neither a tag of this architecture, nor a file, nor ``random[:SEED]``.
+        UsageError: neither a tag of this architecture, nor a file or a folder, nor
+            ``random[:SEED]``.
     """
-    if pretrained == "random" or pretrained.startswith("random:"):
-        seed = pretrained.partition(":")[2] or "0"
-        if not seed.isdecimal() or int(seed) >= 2**63:
-            raise UsageError(f"--pretrained {pretrained}: the seed is a whole number below 2**63")
-        return f"random:{int(seed)}", f"random:{int(seed)}"
+    noise = seeded(pretrained)
+    if noise is not None:
+        return noise, noise
+    path = None if normal(pretrained) in map(normal, entry.tags) else file_of(pretrained)
+    if path is not None:
+        return label_of(path), str(path)
+    tag = catalog.tag_of(entry, pretrained)
+    return tag, tag
+
+
+def seeded(pretrained: str) -> str | None:
+    """The canonical value of ``random[:SEED]``, None for other values; raises UsageError."""
+    if pretrained != "random" and not pretrained.startswith("random:"):
+        return None
+    seed = pretrained.partition(":")[2] or "0"
+    if not seed.isdecimal() or int(seed) >= 2**63:
+        raise UsageError(f"--pretrained {pretrained}: the seed is a whole number below 2**63")
+    return f"random:{int(seed)}"
+
+
+def file_of(pretrained: str) -> Path | None:
+    """The checkpoint that a ``--pretrained`` value names, in a folder the one that it holds.
+
+    None where nothing of that name is there.
+
+    Raises:
+        UsageError: what looks like a file is missing, or a folder holds no checkpoint.
+    """
+    path = existing(pretrained)
+    if path is not None and path.is_dir():
+        try:
+            return checkpoint_files.find(path)
+        except WeightsError as exc:
+            raise UsageError(f"--pretrained {pretrained}: {exc}") from exc
+    if path is not None and path.is_file():
+        return path
     if pretrained.endswith(SUFFIXES):
-        path = expanded(pretrained)
-        if not path.is_file():
-            raise UsageError(f"--pretrained {pretrained}: there is no such file")
-        # Two checkpoints may share a file name; their results must not be taken for one model's.
-        return f"{path.name}@{cached_sha256(path)[:8]}", str(path)
-    wanted = pretrained.lower().replace("-", "_")
-    for tag in tags:
-        if tag.lower().replace("-", "_") == wanted:
-            return tag, tag
-    raise UsageError(
-        f"{architecture} has no pretrained tag {pretrained!r}; it has: "
-        f"{', '.join(tags) or 'none'}. Or pass a file (.safetensors, .pt) or random[:SEED]"
-    )
+        expanded(pretrained)  # which a working directory that is gone may be the reason for
+        raise UsageError(f"--pretrained {shown(pretrained)}: there is no such file")
+    return None
+
+
+def label_of(path: Path) -> str:
+    """What a checkpoint is called in a model's id.
+
+    Two may share a file name; their results must not be taken for one model's.
+    """
+    return f"{path.name}@{checkpoint_files.digest(path)[:8]}"
 
 
 def is_file(pretrained: str) -> bool:
     """Whether a canonical `pretrained` value is a path."""
-    return pretrained.endswith(SUFFIXES) and Path(pretrained).is_absolute()
+    return Path(pretrained).is_absolute()
 
 
 def known(architecture: str, pretrained: str) -> Path | None:
@@ -93,123 +137,63 @@ def locate(architecture: str, pretrained: str) -> Path:
     return path
 
 
-def _hub_answers(timeout_s: float = 5.0) -> bool:
-    """Whether the hub can be connected to; through a proxy only the hub client itself can tell."""
-    endpoint = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    if urllib.request.getproxies().get(endpoint.scheme):
-        return True
-    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
-    try:
-        with socket.create_connection((endpoint.hostname or "", port), timeout=timeout_s):
-            return True
-    except OSError:
-        return False
-
-
 def _fetch(architecture: str, tag: str) -> Path:
-    import http.client
+    source = "the hub"
 
-    connected = _hub_answers()
-    if not connected:
-        # Its client would retry for minutes. Offline it still finds what was downloaded before.
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    from huggingface_hub.errors import HfHubHTTPError
-    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
-
-    config = get_pretrained_cfg(architecture, tag)
-    if not config:
-        raise WeightsError(f"open_clip knows no weights {tag!r} for {architecture}")
-    try:
-        return Path(download_pretrained(config))
-    except (OSError, HfHubHTTPError, http.client.HTTPException, ValueError, RuntimeError) as exc:
-        # The hub client wraps connection errors in any of these, by version.
-        said = (str(exc).strip().splitlines() or [""])[0]
-        reason = f"{type(exc).__name__}: {said}" if connected else "no connection to the hub"
-        raise WeightsError(
-            f"the weights {architecture}::{tag} cannot be fetched from "
-            f"{config.get('hf_hub') or config.get('url')} ({reason}). "
+    def advice(reason: str) -> str:
+        return (
+            f"the weights {architecture}::{tag} cannot be fetched from {source} ({reason}). "
             f"Without network, either copy the checkpoint here and pass "
             f"--pretrained FILE.safetensors (or .pt), or size the architecture with "
             f"--pretrained random"
-        ) from exc
+        )
+
+    with hub.asked(advice):
+        from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+
+        config = get_pretrained_cfg(architecture, tag)
+        if not config:
+            raise WeightsError(f"open_clip knows no weights {tag!r} for {architecture}")
+        source = str(config.get("hf_hub") or config.get("url"))
+        return Path(download_pretrained(config))
 
 
 def open_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint, memory-mapped, without the marks of OpenAI's files.
-
-    Raises:
-        WeightsError: not a checkpoint, damaged, or one that needs code to be unpickled.
-    """
-    import torch
-
-    held = _open(path)
-    tensors = {k: v for k, v in held.items() if isinstance(v, torch.Tensor)}
-    if not tensors:
-        raise WeightsError(f"{path} holds no tensors")
-    if all(k.startswith("module.") for k in tensors):
-        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
-    marks = OPENAI_MARKS if held.keys() >= OPENAI_MARKS else set()
-    return {k: v for k, v in tensors.items() if k not in marks}
-
-
-OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
-"""What OpenAI's own CLIP files hold beside the weights: sizes of the model."""
+    """All tensors of a checkpoint by the model's own names; see `checkpoints.opened`."""
+    return checkpoints.opened(path).tensors
 
 
 def are_openais(path: Path) -> bool:
-    """Whether a checkpoint carries the marks of OpenAI's files; raises as `open_state_dict`."""
+    """Whether a checkpoint carries the marks of OpenAI's files; raises as `checkpoints.opened`."""
+    return _said(path)[0]
+
+
+def chosen_in(path: Path) -> dict[str, str]:
+    """What had to be chosen in a checkpoint, as `Tower.assumptions`; raises likewise."""
+    return dict(_said(path)[1])
+
+
+def _said(path: Path) -> tuple[bool, dict[str, str]]:
     try:
         changed_ns = path.stat().st_mtime_ns
     except OSError:
         changed_ns = 0  # which opening it will say
-    return _are_openais(path, changed_ns)
+    return _read_once(path, changed_ns)
 
 
 @functools.lru_cache(maxsize=1)
-def _are_openais(path: Path, changed_ns: int) -> bool:
+def _read_once(path: Path, changed_ns: int) -> tuple[bool, dict[str, str]]:
     """Asked several times for each tower; a file of the old format is read whole for it."""
     del changed_ns
-    return _open(path).keys() >= OPENAI_MARKS
+    found = checkpoints.opened(path)
+    return found.openais, found.assumptions
 
 
-def _open(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds by name."""
-    import pickle
-
+def as_fp32(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of floats in fp32, itself where it is; any other as it is."""
     import torch
 
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt", device="cpu") as f:
-                return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as exc:
-            raise WeightsError(f"{path} is no readable safetensors file: {exc}") from exc
-    try:
-        loaded: Any = _torch_load(path, torch)
-    except pickle.UnpicklingError as exc:
-        raise WeightsError(
-            f"{path} holds more than weights, or is damaged; clipperf never unpickles code. "
-            f"Save its state_dict as .safetensors and pass that"
-        ) from exc
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as exc:
-        first = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
-        raise WeightsError(f"{path} is no readable PyTorch checkpoint: {first}") from exc
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not loaded:
-        raise WeightsError(f"{path} holds no state_dict")
-    return loaded
-
-
-def _torch_load(path: Path, torch: Any) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as exc:
-        if "mmap" not in str(exc):  # files of the old, non-zip format cannot be mapped
-            raise
-        return torch.load(path, map_location="cpu", weights_only=True)
+    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
 
 def fill_random(module: torch.nn.Module, prefix: str, seed: int) -> None:

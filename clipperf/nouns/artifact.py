@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.model import ModelSpec, Similarity
 from clipperf.nouns.variant import Side
 
 INPUT_NAMES: dict[Side, str] = {"image": "pixel_values", "text": "input_ids"}
@@ -67,6 +67,21 @@ class Quantization:
     points_at_most: float | None = None
 
 
+CutAt = Literal["eot", "padding"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where the texts of a tower end, behind which they may be cut without changing an embedding.
+
+    `at` is "eot" for their first end token, "padding" for what is padding to the last; None where
+    every text has to have its full length. `why` is what showed it, in words.
+    """
+
+    at: CutAt | None
+    why: str
+
+
 @dataclass(frozen=True)
 class Artifact:
     """One exported tower on disk.
@@ -77,7 +92,8 @@ class Artifact:
     `options` are the settings of the build that users choose, such as an engine's batch range.
     `first_token` is the one that a text tower takes every text to begin with, None where it reads
     it. `weight_bits` are those of an int8 weight, sign included, where they depend on the machine
-    that the tower was made on. `assumptions`: see `nouns.model.Tower`.
+    that the tower was made on. `assumptions`, `similarity`: see `nouns.model.Tower`. `cut` is None
+    for images. `joined` are the parts whose branches became one convolution (`graph.fuse`).
     """
 
     model_id: str
@@ -102,11 +118,24 @@ class Artifact:
     weight_bits: int | None = None
     quantization: Quantization | None = None
     assumptions: dict[str, str] = field(default_factory=dict)
+    cut: Cut | None = None
+    similarity: Similarity | None = None
+    joined: int = 0
+
+    @property
+    def cut_at(self) -> CutAt | None:
+        """Where its texts may be cut; None where they may not, and for images."""
+        return None if self.cut is None else self.cut.at
 
     @property
     def findings(self) -> dict[str, str]:
         """What the build found out, as people read it."""
         said = dict(self.assumptions)
+        if self.cut is not None and self.cut.at != "eot":
+            how = "cut at their padding" if self.cut.at else "not cut"
+            said["texts"] = f"{how} ({self.cut.why})"
+        if self.joined:
+            said["branches"] = f"joined in {self.joined} parts"
         if self.first_token is not None:
             said["first token"] = f"taken to be {self.first_token}, not read"
         if (cost := self.quantization) is not None:
@@ -181,6 +210,12 @@ class Manifest:
     def tower(self, side: Side) -> Artifact | None:
         """The artifact of one side, or None where only the other was exported."""
         return next((t for t in self.towers if t.side == side), None)
+
+    @property
+    def cut_at(self) -> CutAt | None:
+        """Where texts may be cut; None where they may not, or where there is no text tower."""
+        text = self.tower("text")
+        return None if text is None else text.cut_at
 
     @property
     def all_files(self) -> list[str]:

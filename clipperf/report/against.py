@@ -39,9 +39,10 @@ def against_table(rows: Sequence[Beside], given: str) -> Table:
             f"{Value(worst.difference, 'points').text} points from {worst.figure.source})."
         )
     caveats = [
-        f"Explained: how far the score's 95 % interval reaches to that side, and the spread between "
-        f"published runs: CLIP-as-service and LAION ran the same models, and 90 % of their figures "
-        f"lie within {100 * SPREAD:g} points; on some sets more, up to 18 on diabetic_retinopathy.",
+        f"Explained: how far the score's 95 % interval reaches to that side, and the spread "
+        f"between published runs: CLIP-as-service and LAION ran the same models, and 90 % of their "
+        f"figures lie within {100 * SPREAD:g} points; on some sets more, up to 18 on "
+        f"diabetic_retinopathy.",
         "Only LAION's table says in which precision it was computed; autocast moved top-1 by 0.3 "
         "points and top-5 by 0.5.",
     ]

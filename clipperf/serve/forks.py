@@ -1,4 +1,11 @@
-"""Models that were opened before a fork: their runtimes' threads do not exist in the child."""
+"""Models that were opened before a fork: their runtimes' threads do not exist in the child.
+
+Towers of every runtime are opened again there. OpenVINO's hang otherwise. ONNX Runtime's answer,
+on one thread, with the parent's weights shared, as long as nothing in the parent was in a run at
+the moment of the fork; else the child may wait for good for what was held then. Of 100 forks of a
+parent that was embedding, 6 hung; opened again none did, for 0.5 s and 80 MiB of RAM with the
+bundled sample (`benchmarks/forks.py`).
+"""
 
 from __future__ import annotations
 

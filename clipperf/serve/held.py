@@ -37,11 +37,11 @@ class Held:
 
     `folder` is the handle's name, `path(name)` that of a file in it, which a file that was kept
     has even when it is deleted. Where a platform has no such names (they are Linux's), all are
-    the usual ones.
+    the usual ones, and it is not `steady`: whoever reads has to look whether it was replaced.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._usual = folder
+        self.steady = HANDLES.is_dir()
         self._handles: dict[int, Path] = {}
         self._kept: dict[str, Path] = {}
         self.folder = self._opened(folder, getattr(os, "O_DIRECTORY", 0))
@@ -67,7 +67,7 @@ class Held:
         self._handles.clear()
 
     def _opened(self, path: Path, flags: int) -> Path:
-        if not HANDLES.is_dir():
+        if not self.steady:
             return path
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
         self._handles[handle] = Path(self.usual(str(path)))

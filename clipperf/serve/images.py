@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from clipperf.errors import AccuracyWarning, UnreadableWarning, UsageError
-from clipperf.inputs.preprocess import CLIPPED, ImageInput, fill, load_image, name_of
+from clipperf.inputs.decode import ImageInput, content_of, load_image, name_of
+from clipperf.inputs.preprocess import CLIPPED, fill
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import PixelDtype
@@ -104,6 +105,7 @@ def batches(
         UsageError: an image cannot be read or converted; the message has its place in `images`.
     """
     seen = Seen() if seen is None else seen
+    images = _read_once(images)
 
     def planned(start: int) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
         chunk = images[start : start + batch_size]
@@ -157,10 +159,32 @@ def _fill(
         if fill(row, image, spec):
             seen.clipped.add(place)
     except UsageError as exc:
-        error = UsageError(f"image {place}: {exc}")
+        error = _at(place, image, exc)
         if not skip:
             raise error from exc
         seen.unreadable[place] = error
+
+
+def _at(place: int, image: ImageInput, error: UsageError) -> UsageError:
+    """What is wrong with an image, and where among the others it is: "image 3 (bytes): ..."."""
+    name = name_of(image)
+    return UsageError(f"image {place} ({name}): {str(error).removeprefix(f'{name}: ')}")
+
+
+def _read_once(images: Sequence[ImageInput]) -> Sequence[ImageInput]:
+    """The images, with the bytes of a file that is there several times in its places.
+
+    It can be read once, and by one thread.
+    """
+    if not any(hasattr(kind, "read") for kind in set(map(type, images))):
+        return images
+    times = Counter(map(id, images))
+    read: dict[int, bytes] = {}
+    for image in images:
+        if times[id(image)] > 1 and id(image) not in read and hasattr(image, "read"):
+            with contextlib.suppress(UsageError):  # which is said of its first place
+                read[id(image)] = content_of(image)
+    return [read.get(id(image), image) for image in images]
 
 
 def _decode_repeated(images: Sequence[ImageInput], skip: bool) -> None:
@@ -172,4 +196,4 @@ def _decode_repeated(images: Sequence[ImageInput], skip: bool) -> None:
                 load_image(image)
             except UsageError as exc:
                 if not skip:
-                    raise UsageError(f"image {place}: {exc}") from exc
+                    raise _at(place, image, exc) from exc

@@ -15,7 +15,7 @@ from clipperf.inputs import tokenize
 from clipperf.inputs.preprocess import preprocess
 from clipperf.models import sample
 from clipperf.nouns.variant import Side
-from clipperf.serve.opening import read_pixels
+from clipperf.serve.towers import read_pixels
 
 COUNT = 12
 WHAT = "of the bundled sample's images or captions"

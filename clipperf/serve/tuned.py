@@ -8,9 +8,10 @@ from pathlib import Path
 from clipperf.errors import ArtifactError, TuningWarning
 from clipperf.nouns.result import Environment
 from clipperf.nouns.tuning import TunedTower, Tuning
-from clipperf.serve.opening import Opening
+from clipperf.serve.towers import Choice
 from clipperf.system.env import available_cores, cpu_name
 from clipperf.system.store import read_versioned, record_of
+from clipperf.system.targets import kind_of
 
 KIND = "tuning"
 FILE = "tuning.json"
@@ -19,13 +20,14 @@ FILE = "tuning.json"
 _AGAIN = "run clipperf tune again"
 
 
-def read(path: Path) -> list[Opening]:
+def read(path: Path) -> list[Choice]:
     """The towers of a tuning file, each with its own artifact, runtime and settings.
 
     Warns with `TuningWarning` where the machine is another one than it was tuned on.
 
     Raises:
         ArtifactError: not a tuning file, or of another version of clipperf.
+        UsageError: it names a folder of which nothing can be told.
     """
     data = read_versioned(path, _AGAIN)
     if data.get("kind") != KIND:
@@ -33,25 +35,25 @@ def read(path: Path) -> list[Opening]:
     tuning = record_of(Tuning, data, path, _AGAIN)
     if not tuning.towers:
         raise ArtifactError(f"{path} is damaged, it names no towers: {_AGAIN}")
-    openings = [_opening(path, tower) for tower in tuning.towers]
+    choices = [_choice(path, tower) for tower in tuning.towers]
     _compare_machines(tuning.environment)
-    for opening in openings:
-        if not opening.folder.is_dir():
+    for choice in choices:
+        if kind_of(choice.folder) != "folder":
             raise ArtifactError(
-                f"{path} names {opening.folder}, which is not there: move the file together with "
+                f"{path} names {choice.folder}, which is not there: move the file together with "
                 f"its artifacts (clipperf tune --bundle DIR), or {_AGAIN}"
             )
-    return openings
+    return choices
 
 
-def _opening(path: Path, tower: TunedTower) -> Opening:
+def _choice(path: Path, tower: TunedTower) -> Choice:
     cell = tower.cell
     if not (1 <= cell.streams <= cell.threads and cell.batch >= 1):
         raise ArtifactError(
             f"{path} is damaged, it says {cell.threads} threads, {cell.streams} streams, batch "
             f"{cell.batch}: {_AGAIN}"
         )
-    return Opening(
+    return Choice(
         folder=path.parent / tower.artifact,
         side=cell.side,
         runtime=cell.runtime,

@@ -24,6 +24,7 @@ from typing import Any, Self
 from clipperf import errors
 from clipperf.errors import ChildError, ClipperfError
 from clipperf.serialize import to_json
+from clipperf.system.last_words import exit_reason, last_words, reason_of_end
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -34,8 +35,6 @@ THREAD_VARIABLES = (
 )
 """Read by thread pools when their library loads, so they are set before Python starts."""
 
-TAIL_LINES = 12
-TAIL_CHARACTERS = 1500
 END_S = 5.0
 """How long a child that has nothing to do may take to end."""
 
@@ -134,7 +133,6 @@ class Child:
 
     def send(self, op: str, **fields: Any) -> None:
         """Send a message; its answer, and those of messages before it, are due from now on."""
-        self._said_bytes = os.fstat(self._stderr.fileno()).st_size
         self._due.append(op)
         assert self._process.stdin is not None
         # A child that is dead already is explained by `answer`, which finds its end.
@@ -229,13 +227,17 @@ class Child:
         return message if isinstance(message, dict) and "status" in message else None
 
     def _checked(self, message: Fields) -> Fields:
+        said = self._tail()
+        if not self._due:
+            # Not when the next message is sent: a child that dies before that has said why.
+            self._said_bytes = os.fstat(self._stderr.fileno()).st_size
         if message["status"] == "ok":
             return dict(message["answer"])
         kind: type[ClipperfError] | None = getattr(errors, message["kind"] or "none", None)
         if kind is None:
             first, *more = message["error"].strip().splitlines() or ["no reason was given"]
             reason = f"{first} ({more[-1].strip()})" if more else first
-            raise ChildError(reason, code=1, said=self._tail())
+            raise ChildError(reason, code=1, said=said)
         raise kind(message["error"])
 
     def _death(self, step: str) -> ChildError:
@@ -248,45 +250,18 @@ class Child:
             return ChildError(f"the {self._noun} closed its output during {step!r} and did not end")
         said = self._tail()
         how = f"the {self._noun} died during {step!r}: {exit_reason(code)}"
-        reason = _reason_in(said, code)
+        reason = reason_of_end(said, code)
         return ChildError(f"{how}: {reason}" if reason else how, code=code, said=said)
 
     def _tail(self) -> str:
-        """The last words on standard error since the last message was sent."""
-        length = os.fstat(self._stderr.fileno()).st_size
-        self._stderr.seek(max(self._said_bytes, length - 4 * TAIL_CHARACTERS))
-        text = self._stderr.read().decode("utf-8", "replace").strip()
-        _, fatal, stack = text.rpartition("Fatal Python error: ")
-        if fatal:
-            # faulthandler's report, innermost frame first.
-            return "\n".join((fatal + stack).splitlines()[:TAIL_LINES])[:TAIL_CHARACTERS]
-        return "\n".join(text.splitlines()[-TAIL_LINES:])[-TAIL_CHARACTERS:]
+        """The last words on standard error since the child had nothing to do."""
+        return last_words(self._stderr, self._said_bytes)
 
     def _kill_group(self) -> None:
         """The child leads its own process group, so helpers that it started go with it."""
         if sys.platform != "win32":
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-
-
-def _reason_in(said: str, code: int) -> str:
-    """The line of a dead process's last words that says why."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    # A crash is reported with its reason first, an error of Python's with it last.
-    return lines[0 if code < 0 else -1] if lines else ""
-
-
-def exit_reason(code: int) -> str:
-    """Words for a return code of `subprocess`: negative is the number of a signal."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    # Nothing else that ends a process says anything about memory.
-    hint = " (the kernel does this when RAM runs out)" if name == "SIGKILL" else ""
-    return f"killed by {name}{hint}"
 
 
 def child_environment(threads: int | None = None) -> dict[str, str]:

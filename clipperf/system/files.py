@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -155,29 +156,51 @@ def staged(target: Path) -> Iterator[Path]:
     """
     target = real(target)
     with translated(target):
-        if target.exists() and not target.is_dir():
-            raise StorageError(f"cannot write {target}: it is no folder; choose another one")
+        check_replaceable(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporaries.made(target, folder=True) as staging:
             yield staging
             for file in staging.rglob("*"):
-                if file.is_file() and not file.is_symlink():
+                found = file.lstat()
+                # What has another name was not written here, and need not be readable.
+                if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
                     _fsync_file(file)
             _exchange(staging, target)
 
 
+def check_replaceable(target: Path) -> None:
+    """Make sure, before long work, that a folder can take the place of what is at `target`.
+
+    Raises:
+        StorageError: that is no folder, nothing can have its name, or a file system is mounted
+            there.
+    """
+    with translated(target):
+        try:
+            found = target.stat()
+        except FileNotFoundError:
+            return
+    if not stat.S_ISDIR(found.st_mode):
+        raise StorageError(f"cannot write {target}: it is no folder; choose another one")
+    if os.path.ismount(target):
+        raise StorageError(
+            f"cannot write {target}: a file system is mounted there, so no other folder can take "
+            f"its place; name a folder in it"
+        )
+
+
 def _exchange(staging: Path, target: Path) -> None:
     """Put `staging` in the place of `target`; what was there ends up at `staging`."""
-    if not target.exists():
+    if not os.path.lexists(target):
         os.rename(staging, target)
     elif not _renameat2_exchange(staging, target):
         # Without an atomic exchange the old folder is set aside first. A kill in between leaves
         # it under this name, and `sweep` puts it back.
         aside = temporaries.aside(target)
-        shutil.rmtree(aside, ignore_errors=True)
+        temporaries.remove_tree(aside)
         os.rename(target, aside)
         os.rename(staging, target)
-        shutil.rmtree(aside, ignore_errors=True)
+        temporaries.remove_tree(aside)
     _fsync_folder(target.parent)
 
 
@@ -199,11 +222,11 @@ def sweep(target: Path) -> None:
     """Remove what killed writers of a folder left beside it. Hold `locked(target)`."""
     target = real(target)
     aside = temporaries.aside(target)
-    if aside.exists() and not target.exists():
+    if os.path.lexists(aside) and not os.path.lexists(target):
         os.rename(aside, target)
     for leftover in temporaries.of(target):
         if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
+            temporaries.remove_tree(leftover)
 
 
 @contextlib.contextmanager

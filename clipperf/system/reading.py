@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from clipperf import units
 from clipperf.errors import ArtifactError
 from clipperf.text import shown
 
@@ -50,6 +51,38 @@ def _check_regular(path: str | Path, found: os.stat_result) -> None:
         raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
 
 
+def regular_bytes(path: str | Path) -> int | None:
+    """The size of a regular file; None where there is none, or none that this user can reach."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def read_regular(path: str | Path, limit_bytes: int) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError, ValueError: as `open_regular` does; it is larger than the limit, and then not read,
+            or grows meanwhile.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        check_bytes(path, size, limit_bytes)
+        data = file.read(size + 1)
+    if len(data) > size:
+        raise OSError(errno.EBUSY, "it grows while it is read: copy it first", str(path))
+    return data
+
+
+def check_bytes(path: str | Path, size_bytes: int, limit_bytes: int) -> None:
+    """Raise OSError for a file that is larger than its kind may be."""
+    if size_bytes > limit_bytes:
+        said = f"it has {units.size(size_bytes)}, the limit is {units.size(limit_bytes)}"
+        raise OSError(errno.EFBIG, f"{said}: make it smaller, or split it", str(path))
+
+
 def read_small(path: Path, most_bytes: int) -> bytes:
     """The content of a regular file that is not expected to be large.
 
@@ -57,14 +90,7 @@ def read_small(path: Path, most_bytes: int) -> bytes:
         ArtifactError: the file is missing, unreadable, no regular file, or too large.
     """
     try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > most_bytes:
-                raise ArtifactError(
-                    f"{shown(path)} cannot be read: it has {size / 2**20:.0f} MiB, at most "
-                    f"{most_bytes / 2**20:.0f} are expected"
-                )
-            return file.read(size + 1)[:most_bytes]
+        return read_regular(path, most_bytes)
     except FileNotFoundError as exc:
         raise ArtifactError(f"{shown(path)} does not exist") from exc
     except (OSError, ValueError) as exc:  # ValueError: a name that no file can have

@@ -7,14 +7,16 @@ and replaces that with its first rows, never before.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipperf.errors import ArtifactError, ClipperfError, StorageError
 from clipperf.nouns.result import ResultFile
-from clipperf.system.files import locked, read_json
-from clipperf.system.store import find_results, is_of_another_version, read_result
+from clipperf.system.files import check_writable, locked, read_json
+from clipperf.system.reading import regular_bytes
+from clipperf.system.store import find_results, is_of_another_version, read_result, write_result
+from clipperf.system.targets import is_stream, kind_of
 from clipperf.system.terminal import say
 from clipperf.text import one_line
 
@@ -27,7 +29,7 @@ def stored() -> tuple[list[ResultFile], list[str]]:
     left_out: list[str] = []
     others = 0
     for path in find_results():
-        if not path.is_file():  # reading a pipe or a device would never end
+        if regular_bytes(path) is None:  # reading a pipe or a device would never end
             left_out.append(f"left out: {path} is no regular file")
             continue
         try:
@@ -52,8 +54,12 @@ class Content:
 
 
 def what_goes(path: Path) -> Content | None:
-    """What is in a file, None where nothing is: no file, no regular one, none with content."""
-    if not path.is_file() or not path.stat().st_size:
+    """What is in a file, None where nothing is: no file, no regular one, none with content.
+
+    Raises:
+        UsageError: of a file at this path nothing can be told.
+    """
+    if kind_of(path) != "file" or not regular_bytes(path):
         return None
     alien = Content(0, "something else than results")
     try:
@@ -63,6 +69,8 @@ def what_goes(path: Path) -> Content | None:
     if not isinstance(data, dict) or "schema_version" not in data:
         return alien
     counts = {name: len(found) for name, found in data.items() if isinstance(found, list)}
+    if not {*ROWS, "trials"} & counts.keys():
+        return alien  # a manifest, a plan's sidecar
     rows, trials = sum(counts.get(name, 0) for name in ROWS), counts.get("trials", 0)
     if trials:
         return Content(trials, f"a tuning of {trials} candidates", tuning=True)
@@ -86,12 +94,38 @@ def told_what_goes(path: Path, when: str) -> None:
 
 
 @contextlib.contextmanager
+def filled(path: Path) -> Iterator[Callable[[ResultFile], None]]:
+    """Yield what writes a command's rows so far, after every row, so that a kill loses at most one.
+
+    A stream, which keeps all that is written into it, gets them once: when the block ends.
+
+    Raises:
+        StorageError: the file cannot be written; checked before.
+    """
+    check_writable(path)
+    stream, newest = is_stream(path), None
+
+    def write(result: ResultFile) -> None:
+        nonlocal newest
+        newest = result
+        if not stream:
+            write_result(path, result)
+
+    try:
+        yield write
+    finally:
+        if stream and newest is not None:
+            write_result(path, newest)
+
+
+@contextlib.contextmanager
 def alone(path: Path, option: str) -> Iterator[None]:
     """Be the only command that writes a file; the kernel frees it when the process dies.
 
     `option` named it. Pipes and devices are nobody's.
 
     Raises:
+        UsageError: of a file at this path nothing can be told.
         StorageError: another command is writing it, or its folder cannot be written.
     """
 
@@ -100,7 +134,7 @@ def alone(path: Path, option: str) -> Iterator[None]:
             f"another command is writing {path}: wait for it, or name another file with {option}"
         )
 
-    if path.exists() and not path.is_file():
+    if kind_of(path) in ("folder", "other"):
         yield
         return
     with locked(path, 0.0, refuse):

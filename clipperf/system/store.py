@@ -1,4 +1,4 @@
-"""The artifact store and the result files: what lies where, and how it is read back.
+"""The artifact store and the result files: what lies where; `files` says how it is written.
 
 Layout under `home()` ($CLIPPERF_HOME, else the user's cache folder)::
 
@@ -11,8 +11,6 @@ Layout under `home()` ($CLIPPERF_HOME, else the user's cache folder)::
     cache/                                              what runtimes compile and can make again
     digests.json                                        sha256 by path, size and times
     fetched.json                                        where the hub's weights lie
-
-`files` says how all of it is written.
 """
 
 from __future__ import annotations
@@ -35,6 +33,7 @@ from clipperf.nouns.result import ResultFile
 from clipperf.nouns.variant import Side
 from clipperf.serialize import from_json
 from clipperf.system.files import digest_of, read_json, safe_name, sha256_file, write_json
+from clipperf.system.reading import regular_bytes
 from clipperf.system.targets import expanded
 
 T = TypeVar("T")
@@ -156,13 +155,17 @@ def read_manifest(folder: Path) -> Manifest:
         ArtifactError: there is none, it is damaged, or a newer clipperf wrote it.
     """
     path = folder / MANIFEST_NAME
-    if not path.exists():
+    fix = "export the model again, or use the clipperf that wrote it"
+    try:
+        values = read_versioned(path, fix)
+    except ArtifactError as exc:
+        if not is_missing(exc):
+            raise
         raise ArtifactError(
             f"{folder} holds no {MANIFEST_NAME}: it is not an artifact folder. "
             f"Make one with: clipperf export MODEL --out {folder}"
-        )
-    fix = "export the model again, or use the clipperf that wrote it"
-    manifest = record_of(Manifest, read_versioned(path, fix), path, fix)
+        ) from exc
+    manifest = record_of(Manifest, values, path, fix)
     if manifest.contradiction is not None:
         raise ArtifactError(f"{path}: {manifest.contradiction}; {path.name} is damaged: {fix}")
     return manifest
@@ -187,6 +190,11 @@ def read_versioned(path: Path, fix: str, schema_version: int = SCHEMA_VERSION) -
             f"one reads {schema_version}): {fix}"
         )
     return dict(data)
+
+
+def is_missing(error: ArtifactError) -> bool:
+    """Whether a file could not be read because there is none."""
+    return isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
 
 
 def _version_in(data: Any) -> Any:
@@ -219,13 +227,12 @@ def check_files(
     expected = dict(manifest.files)
     for tower in manifest.towers:
         expected.update(tower.files)
-        present = [folder / name for name in tower.files if (folder / name).is_file()]
-        if len(present) == len(tower.files):
-            found = sum(p.stat().st_size for p in present)
-            if found != tower.disk_bytes:
-                problems.append(f"{tower.path}: {found} bytes, expected {tower.disk_bytes}")
+        sizes = [regular_bytes(folder / name) for name in tower.files]
+        present = [size for size in sizes if size is not None]
+        if len(present) == len(sizes) and sum(present) != tower.disk_bytes:
+            problems.append(f"{tower.path}: {sum(present)} bytes, expected {tower.disk_bytes}")
     for name, digest in expected.items():
-        if not (folder / name).is_file():
+        if regular_bytes(folder / name) is None:
             problems.append(f"{name} is missing")
         elif content and not _is(folder / name, digest, remember):
             problems.append(f"{name} was altered: its sha256 is not the manifest's")
@@ -267,7 +274,7 @@ def new_result_path(kind: str) -> Path:
 
 
 def write_result(path: Path, result: ResultFile) -> None:
-    """Write a result file whole; called again after every row, so a kill loses at most one."""
+    """Write a result file whole; `results.filled` does it after every row."""
     write_json(path, result)
 
 

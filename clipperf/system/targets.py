@@ -11,16 +11,23 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from clipperf.errors import StorageError, UsageError
+from clipperf.text import shown
+
+Kind = Literal["nothing", "file", "folder", "other"]
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """A path as a user wrote it, in full: "~" is a home folder, and it starts at the root.
 
     Raises:
-        UsageError: whose home folder is meant is not known here, or the working directory is gone.
+        UsageError: it is empty, whose home folder is meant is not known here, or the working
+            directory is gone.
     """
+    if not os.fspath(path):
+        raise UsageError("a path is empty: name a file or folder")
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as exc:
@@ -32,6 +39,43 @@ def expanded(path: str | os.PathLike[str]) -> Path:
             f"{os.fspath(path)}: the working directory was removed; change to another one, or "
             f"write the path in full"
         ) from exc
+
+
+def existing(name: str) -> Path | None:
+    """What a user's text names, in full, where something is there; None for all other texts."""
+    # A name that no file can have, too long or with a zero byte, is one of nothing; so are all
+    # names in a working directory that is gone.
+    there = bool(name.strip()) and os.path.lexists(os.path.expanduser(name))  # noqa: PTH111
+    return expanded(name) if there else None
+
+
+def kind_of(path: Path) -> Kind:
+    """What lies at a path, links followed.
+
+    pathlib's own questions raise for some paths of which that cannot be told, and deny others, by
+    the version of Python.
+
+    Raises:
+        UsageError: it cannot be told, as where a folder above may not be searched.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "nothing"
+    except (OSError, ValueError) as exc:  # ValueError: a name that no file can have
+        said = getattr(exc, "strerror", None) or exc
+        why = _UNKNOWN.get(getattr(exc, "errno", None) or 0, "name another path")
+        raise UsageError(f"{shown(path)} cannot be looked at: {said}; {why}") from exc
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "other"
+
+
+_UNKNOWN = {
+    errno.EACCES: "this user may not search a folder above it, so name another path",
+    errno.ELOOP: "its links lead in a circle, so remove them",
+    errno.ENAMETOOLONG: "choose a shorter one",
+}
 
 
 def real(path: Path) -> Path:

@@ -47,6 +47,20 @@ def is_one(name: str) -> bool:
     return re.match(_WRITER, name) is not None
 
 
+def remove_tree(folder: Path) -> None:
+    """Remove a folder, as far as that is possible; users' folders in it may be read-only."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if not os.path.lexists(folder):
+        return
+    with contextlib.suppress(OSError):
+        for above, folders, _ in os.walk(folder):
+            for name in folders:
+                inner = Path(above, name)
+                if not inner.is_symlink():
+                    inner.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def made(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """A fresh file or folder beside a path while the block runs; what dead writers left goes first.
@@ -62,7 +76,7 @@ def made(path: Path, *, folder: bool = False) -> Iterator[Path]:
         yield temporary
     finally:
         if folder:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove_tree(temporary)
         else:
             temporary.unlink(missing_ok=True)
         if descriptor is not None:
@@ -116,7 +130,7 @@ def _sweep(path: Path) -> None:
                 if not _lock(descriptor):
                     continue
                 if leftover.is_dir():
-                    shutil.rmtree(leftover, ignore_errors=True)
+                    remove_tree(leftover)
                 else:
                     leftover.unlink()
             finally:

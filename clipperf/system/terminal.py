@@ -78,6 +78,8 @@ def take_over() -> None:
 
 def say(text: str) -> None:
     """A line on standard error, as far as there is one."""
+    if sys.stderr is None:  # what is printed to None goes to standard output
+        return
     with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
         print(one_line(text, LINE_CHARACTERS), file=sys.stderr, flush=True)
 

@@ -17,7 +17,7 @@ from clipperf.export.make import make
 from clipperf.models import zoo
 from clipperf.nouns.variant import Variant
 
-TEMPLATES = "a photo of {c}.\na drawing of {c}\n"
+TEMPLATES = "a photo of {c}.\na drawing of {c}.\n"
 
 
 @pytest.fixture(scope="package", params=["fp32", "fp16", "int8"])
@@ -30,7 +30,7 @@ def artifact(request: pytest.FixtureRequest, sample_artifact: Path) -> Iterator[
 
 
 Drawing = tuple[bytes, str, str]
-"""A PNG in RGB, its caption and its category."""
+"""A PNG in RGB, its caption and its class."""
 
 
 @pytest.fixture(scope="package")
@@ -39,18 +39,20 @@ def drawings() -> list[Drawing]:
     found = []
     with zipfile.ZipFile(SAMPLE) as archive:
         rows = [json.loads(row) for row in archive.read("captions.jsonl").decode().splitlines()]
+        classes = json.loads(archive.read("classes.json"))
+        names = dict(zip(classes["categories"], classes["class_names"], strict=True))
         for row in rows[::20]:
             stream = io.BytesIO()
             # In RGB: other modes are converted before the resize there, and after it here.
             Image.open(io.BytesIO(archive.read(row["image"]))).convert("RGB").save(stream, "PNG")
-            found.append((stream.getvalue(), row["caption"], row["category"]))
+            found.append((stream.getvalue(), row["caption"], names[row["category"]]))
     return found
 
 
 @pytest.fixture(scope="package")
 def classes(drawings: list[Drawing], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawings in the classes of their categories."""
-    names = sorted({category for _, _, category in drawings})
+    """Drawings in their classes."""
+    names = sorted({name for _, _, name in drawings})
     samples = [{"cls": str(names.index(c)).encode(), "png": data} for data, _, c in drawings]
     texts = {
         "classnames.txt": "\n".join(names) + "\n",

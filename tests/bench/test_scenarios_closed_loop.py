@@ -31,7 +31,7 @@ from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import CLIP_IDS, ModelSpec, TextIds
 from clipperf.nouns.result import Measurement
 from clipperf.system import env as environment
-from clipperf.system.child import Child, child_environment, exit_reason
+from clipperf.system.child import Child, child_environment
 
 pytestmark = pytest.mark.timing
 
@@ -239,13 +239,6 @@ def test_a_missing_script_is_a_failed_row(make: Make, env: Any, tmp_path: Path) 
     request = replace(make("fp32"), path=str(tmp_path / "absent.json"))
     rows = measure_group([request], FAST, env)
     assert all("absent.json" in (row.error or "") for row in rows)
-
-
-def test_exit_reasons() -> None:
-    assert exit_reason(-11) == "killed by SIGSEGV"
-    assert exit_reason(-9).startswith("killed by SIGKILL (the kernel")
-    assert exit_reason(-99) == "killed by signal 99"
-    assert exit_reason(1) == "exit code 1"
 
 
 @pytest.mark.parametrize("error", [None, "", "\n", "out of memory\nand more"])

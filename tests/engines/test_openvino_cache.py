@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import leftovers, snapshot
 
+from clipperf.errors import EngineError, StorageError
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
 
@@ -132,3 +133,32 @@ def test_an_interrupted_load_leaves_nothing_to_load(
         engines.open(request_)
     assert not folder_of(request_).exists()
     assert not leftovers(folder_of(request_).parent)
+
+
+def test_a_file_that_vanishes_while_it_is_looked_at_is_missed_by_opening_alone(
+    request_: EngineRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(str(request_.path)).with_suffix(".bin").unlink()
+    monkeypatch.setattr(Path, "is_file", lambda self: True)  # a moment ago it was
+    assert engines.cache_folder(request_) is not None
+    with pytest.raises(EngineError):
+        engines.open(request_)
+
+
+def test_what_cannot_be_kept_is_compiled_once(
+    request_: EngineRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []
+    usual = engines.open_compiled
+
+    def counted(*arguments: object, **options: object) -> engines.OpenVinoEngine:
+        compiled.append(arguments)
+        return usual(*arguments, **options)  # type: ignore[arg-type]
+
+    def full(*arguments: object) -> None:
+        raise StorageError("disk full")
+
+    monkeypatch.setattr(engines, "open_compiled", counted)
+    monkeypatch.setattr(engines, "write_json", full)
+    _, found = opened(request_)
+    assert len(compiled) == 1 and np.isfinite(found).all()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +16,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from clipperf.engines import contract, ort_gpu, pytorch
+from clipperf.engines import contract, ort_gpu, ort_log, pytorch
 from clipperf.engines import ort_providers as providers
 from clipperf.engines.onnxruntime import check_provider, open_session, run_error
-from clipperf.errors import EngineError, UnsupportedError
+from clipperf.errors import EngineError, StorageError, UnsupportedError
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
@@ -217,6 +219,103 @@ def test_where_no_engine_can_be_kept_it_is_built_all_the_same(
     assert "trt_engine_cache_path" not in given[0][0][1]
 
 
+def test_an_engine_that_cannot_be_kept_for_lack_of_space_is_used(
+    tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Staging a folder fails before the build, or the exchange behind it: it is built once."""
+    asked = request(key="k", cache_folder=str(tmp_path / "cache"), path=str(graph))
+    built: list[Any] = []
+    monkeypatch.setattr(ort_gpu, "_session", lambda *a: built.append(a) or SimpleNamespace())
+    for fails_before in (True, False):
+
+        @contextlib.contextmanager
+        def full(target: Path, before: bool = fails_before) -> Iterator[Path]:
+            if before:
+                raise StorageError("disk full")
+            yield target
+            raise StorageError("disk full")
+
+        monkeypatch.setattr(ort_gpu, "staged", full)
+        built.clear()
+        ort_gpu.open_tensorrt(asked)
+        assert len(built) == 1
+
+
+UNDAMAGED = {
+    "what it cannot do": UnsupportedError("no bf16"),
+    "a full GPU": EngineError("CUDA failure 2: out of memory"),
+}
+
+
+@pytest.mark.parametrize("error", UNDAMAGED.values(), ids=UNDAMAGED)
+@pytest.mark.parametrize("runtime", ["ort-trt", "ort-trt-rtx"])
+def test_an_error_that_is_not_the_caches_fault_leaves_it(
+    tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, error: EngineError
+) -> None:
+    opened, failed = watched(monkeypatch, tmp_path, graph, runtime, lambda cached: error)
+    with pytest.raises(type(error), match=str(error)):
+        opened()
+    assert failed == ["kept"]
+    assert (next((tmp_path / "cache").iterdir()) / "kernels").read_text() == "whole"
+
+
+def test_a_cache_is_removed_only_where_it_works_without(
+    tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always = EngineError("the driver is too old")
+    opened, failed = watched(monkeypatch, tmp_path, graph, "ort-trt-rtx", lambda cached: always)
+    with pytest.raises(EngineError, match="driver"):
+        opened()
+    assert failed == ["kept", "without"]
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert (folder / "kernels").is_file()
+    watched(monkeypatch, tmp_path, graph, "ort-trt-rtx", lambda kept: always if kept else None)
+    opened()
+    assert not folder.exists()
+
+
+def watched(
+    monkeypatch: pytest.MonkeyPatch,
+    root: Path,
+    graph: Path,
+    runtime: str,
+    error: Callable[[bool], EngineError | None],
+) -> tuple[Callable[[], Any], list[str]]:
+    """What opens a tower whose cache is there, and fails as `error` says, with or without it."""
+    asked = request(runtime, key="k", cache_folder=str(root / "cache"), path=str(graph))
+    target = providers.cache_folder(asked)
+    assert target is not None
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "kernels").write_text("whole")
+    failed: list[str] = []
+
+    def options(request: Any, folder: Path | None) -> dict[str, str]:
+        return {"folder": str(folder)}
+
+    def session(request: Any, wanted: str, options: Any, named: Any = None) -> Any:
+        given = named[0][1] if named else options.given
+        kept = given["folder"] == str(target)
+        found = error(kept)
+        if found is not None:
+            failed.append("kept" if kept else "without")
+            raise found
+        return SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="pixel_values")])
+
+    class Options:
+        given: dict[str, str]
+
+        def add_provider_for_devices(self, devices: Any, chosen: dict[str, str]) -> None:
+            self.given = chosen
+
+    monkeypatch.setattr(providers, "tensorrt_options", options)
+    monkeypatch.setattr(providers, "tensorrt_rtx_options", options)
+    monkeypatch.setattr(ort_gpu, "plugin_devices", lambda: ["a GPU"])
+    monkeypatch.setattr(ort_gpu, "_options", lambda request: Options())
+    monkeypatch.setattr(ort_gpu, "_session", session)
+    opened = {"ort-trt": ort_gpu.open_tensorrt, "ort-trt-rtx": ort_gpu.open_tensorrt_rtx}[runtime]
+    return lambda: opened(asked), failed
+
+
 # --- the provider that really ran ----------------------------------------------------------
 
 
@@ -314,19 +413,19 @@ def test_reasons_out_of_onnx_runtime_s_log() -> None:
         "FAIL : Failed to load library /y.so with error: libcurand.so.10: cannot open shared "
         "object file: No such file or directory\n\x1b[m\nEP Error"
     )
-    assert ort_gpu.reason_in(log) == (
+    assert ort_log.reason_in(log) == (
         "libcurand.so.10: cannot open shared object file: No such file or directory"
     )
     failed = (
         "/a.cc:1 cudaError CUDA failure 35: driver is insufficient ; GPU=-1 ; hostname=x ; expr"
     )
-    assert ort_gpu.reason_in(failed) == "CUDA failure 35: driver is insufficient"
-    assert ort_gpu.reason_in("\n  plain words \nmore") == "plain words"
-    assert ort_gpu.reason_in("") == ""
+    assert ort_log.reason_in(failed) == "CUDA failure 35: driver is insufficient"
+    assert ort_log.reason_in("\n  plain words \nmore") == "plain words"
+    assert ort_log.reason_in("") == ""
 
 
 def test_what_libraries_write_is_collected_and_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
-    with ort_gpu.collected_stderr() as log:
+    with ort_log.collected_stderr() as log:
         subprocess.run(["/bin/sh", "-c", "echo deep >&2"], check=True)
     assert log == ["deep\n"]
     assert capfd.readouterr().err == "deep\n"

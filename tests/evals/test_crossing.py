@@ -141,7 +141,8 @@ def test_an_engine_that_answers_alike_can_take_the_place_of_another() -> None:
     assert "against onnx fp16 alone at worst" in said and "against onnx int8 alone" in said
     shared = [r.score for r in rows if r.score.difference is None]
     assert {s.metric for s in shared} == {
-        f"{way} 10 nearest in common" for way in ("text-to-image", "image-to-text", "image-to-image")
+        f"{way} 10 nearest in common"
+        for way in ("text-to-image", "image-to-text", "image-to-image")
     }
     assert all(s.value > 0.99 and s.chance == pytest.approx(0.0125, abs=1e-4) for s in shared)
 

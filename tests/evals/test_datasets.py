@@ -467,6 +467,19 @@ def test_unreadable_images_can_be_left_out(classes: Path) -> None:
     assert any("1 class folders without images (odd)" in note for note in data.notes)
 
 
+def test_images_that_fit_no_frame_are_left_out_too(classes: Path) -> None:
+    """They can be decoded, and fail where a model prepares them."""
+    before = load_dataset(classes)
+    Image.new("RGB", (1, 600)).save(classes / "cat" / "line.png")
+    Image.new("I;16", (1, 400)).save(classes / "cat" / "deep.tiff")
+    assert len(load_dataset(classes).images) == len(before.images) + 2
+    data = load_dataset(classes, skip_unreadable=True)
+    assert data.images == before.images
+    skipped = next(note for note in data.notes if "cannot be read" in note)
+    assert "line.png: 1x600 pixels are too narrow for resize mode 'longest'" in skipped
+    assert "deep.tiff: 1x400 pixels" in skipped and "scale it to 8 bits first" in skipped
+
+
 def test_captions_of_unreadable_images_are_left_out_too(captioned: Path) -> None:
     (captioned / "a.png").write_bytes(b"")
     data = load_dataset(captioned, skip_unreadable=True)
@@ -488,7 +501,7 @@ def test_a_class_that_is_named_stays_without_its_images(sample: Path, classes: P
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "data:image/png;base64," + "A" * 10**6])
 def test_what_is_no_dataset_is_quoted_in_part(name: str) -> None:
-    with pytest.raises(UsageError, match="no dataset at") as caught:
+    with pytest.raises(UsageError, match=r"no dataset at|cannot be looked at") as caught:
         load_dataset(name)
     assert len(str(caught.value)) < 1500
 

@@ -27,7 +27,8 @@ from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import SIDES, Variant
-from clipperf.system import store
+from clipperf.serialize import to_json
+from clipperf.system import files, store
 
 SPEC = zoo.resolve("clipperf-sample")
 
@@ -47,8 +48,7 @@ def source(folder: Path, runtime: str = "onnx", script: Path | None = None) -> M
 def judged(folder: Path, samples: str) -> object:
     variant = Variant("onnx", "int8")
     job = Job("quantized", SPEC, "image", variant, "", "", (str(folder),), threads=1, min_cosine=0)
-    graph = store.read_manifest(folder).towers[0]
-    return derive._judge(job, QuantizeSettings(samples), graph)
+    return derive._judge(job, QuantizeSettings(samples))
 
 
 OPENERS: dict[str, Callable[[Path, str], object]] = {
@@ -165,3 +165,20 @@ def test_the_baseline_borrows_a_folder_and_preprocesses_exactly(
     monkeypatch.setattr(worker, "read_pixels", lambda folder: pixels)
     assert read_preprocessing(source(sample_artifact)).method == "fast"
     assert read_preprocessing(source(sample_artifact, "torch")).method == "exact"
+
+
+def test_a_dataset_of_any_size_reaches_its_child(
+    sample_artifact: Path, samples: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound of files of unknown origin is none for what the parent has just written."""
+    monkeypatch.setattr(files, "MOST_JSON_BYTES", 10**5)
+    dataset = tmp_path / "dataset.json"
+    files.write_json(dataset, replace(load_dataset(samples), notes=("x" * 10**5,)))
+    fields = {
+        "dataset": str(dataset),
+        "model": to_json(source(sample_artifact)),
+        "batch": 8,
+        "target": str(tmp_path / "embeddings.npz"),
+    }
+    worker.embed(fields, lambda told: None)
+    assert len(worker.load(tmp_path / "embeddings.npz").images) == 24

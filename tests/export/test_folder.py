@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import shutil
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -52,12 +54,15 @@ def ensured(
     sides: Sequence[Side],
     version: str = "",
     extra: str | None = None,
+    on_build: Callable[[object], object] = lambda sides: None,
 ) -> Exported:
     """Towers of an artifact made anew in `folder` by copying; another `version` is another key."""
     manifest = store.read_manifest(artifact)
     towers = {tower.side: tower for tower in manifest.towers}
 
     def build(missing: Sequence[Side], staging: Path) -> Iterable[Artifact]:
+        on_build(missing)
+        assert extra != "never built"
         for side in missing:
             for name in towers[side].files:
                 (staging / name).parent.mkdir(exist_ok=True)
@@ -74,6 +79,7 @@ def ensured(
             weights_id=towers["image"].weights_id,
             keys={side: towers[side].key + version for side in sides},
             needed_bytes=dict.fromkeys(sides, 1),
+            file="model.onnx",
         ),
         build,
         shared_from=artifact,
@@ -95,7 +101,7 @@ def test_what_lies_beside_the_towers_is_kept(
     assert_mine(out)
     assert_usable(out)
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        [*folders.SHARED_FILES, "manifest.json", "image", "text", *TOP]
+        [*chain(*folders.SHARED_FILES.values()), "manifest.json", "image", "text", *TOP]
     )
     assert [path.name for path in tmp_path.glob(".*")] == [], "no lock and no staging beside it"
 
@@ -146,6 +152,69 @@ def test_a_name_that_both_want_is_refused_and_all_stays(
     assert_mine(out)
     assert store.read_manifest(out).towers[0].key.endswith("2") is False
     assert_usable(out)
+
+
+@pytest.mark.parametrize("mine", ["text", "text/model.onnx", "tokenizer.json/mine"])
+def test_a_name_that_both_want_is_found_before_the_build(
+    sample_artifact: Path, home: Path, tmp_path: Path, mine: str
+) -> None:
+    out = tmp_path / "out"
+    exported = ensured(sample_artifact, out, ["image"])
+    (out / "tokenizer.json").unlink()
+    (out / mine).parent.mkdir(exist_ok=True)
+    (out / mine).write_text("mine")
+    own = [name for name in exported.manifest.files if not name.startswith("tokenizer")]
+    files.write_json(
+        out / store.MANIFEST_NAME,
+        dataclasses.replace(
+            exported.manifest, files={name: exported.manifest.files[name] for name in own}
+        ),
+    )
+    with pytest.raises(UsageError, match=r"is not clipperf's.*move it away"):
+        ensured(sample_artifact, out, ["image", "text"], extra="never built")
+    assert (out / mine).read_text() == "mine"
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("where", ["out", "out/index"])
+def test_what_is_mounted_is_found_before_the_build(
+    sample_artifact: Path, home: Path, tmp_path: Path, where: str
+) -> None:
+    out, built = tmp_path / "out", []
+    mounted = tmp_path / where
+    mounted.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mounted)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with pytest.raises((StorageError, UsageError), match="mounted"):
+            ensured(sample_artifact, out, ["image"], on_build=built.append)
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+    assert built == []
+
+
+def test_users_files_of_names_that_only_another_tower_has_stay(
+    sample_artifact: Path, home: Path, tmp_path: Path
+) -> None:
+    """Beside a manifest that does not name it, a tokenizer.json is the user's."""
+    out = tmp_path / "out"
+    ensured(sample_artifact, out, ["image"])
+    manifest = store.read_manifest(out)
+    named = {name: value for name, value in manifest.files.items() if "token" not in name}
+    files.write_json(out / store.MANIFEST_NAME, dataclasses.replace(manifest, files=named))
+    (out / "tokenizer.json").write_text("mine")
+    ours = folders.own_files(out)
+    assert not ours("tokenizer.json") and ours("preprocess.json") and ours("image/model.onnx")
+
+
+def test_whose_a_file_is_where_the_manifest_is_damaged(tmp_path: Path) -> None:
+    for damage in (None, "{"):
+        if damage is not None:
+            (tmp_path / store.MANIFEST_NAME).write_text(damage)
+        ours = folders.own_files(tmp_path)
+        assert all(map(ours, ("manifest.json", "text/model.onnx.data", "parity-text.npy")))
+        assert not any(map(ours, ("image/notes.txt", "text/mine/model.onnx", "notes.txt")))
 
 
 def test_the_folder_behind_a_link_is_the_one_that_changes(

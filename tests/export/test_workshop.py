@@ -68,6 +68,7 @@ def test_a_crash_is_told_by_its_reason(file: Path) -> None:
     ):
         fetch(worker, file)
         os.kill(worker.pid, signal.SIGSEGV)
+        time.sleep(0.5)  # it has said why, before anybody asks
         fetch(worker, file)
 
 

@@ -12,7 +12,7 @@ import pytest
 from clipperf.errors import ArtifactError, UsageError
 from clipperf.inputs import clean as cleaning
 from clipperf.inputs import tokenize
-from clipperf.inputs.clean import CLEANERS, MAX_CHARACTERS, MAX_FIXED_CHARACTERS, first_words
+from clipperf.inputs.clean import CLEANERS, MAX_CHARACTERS, MAX_ENTITY_CHARACTERS, first_words
 from clipperf.inputs.tokenize import Tokenizer, TokenizerSpec
 from clipperf.models.tokenizer_files import write_clip_tokenizer
 
@@ -92,12 +92,14 @@ def test_entities_in_entities_are_bounded(tokenizers: dict[str, Tokenizer]) -> N
     tokenizer = tokenizers["lower"]
     expected = tokenizer("&")
     assert np.array_equal(tokenizer("&" + "amp;" * 500), expected)
-    for nested in ("&" + "amp;" * 10**6, "＆" + "ａｍｐ；" * 10**5, "café " * 10**6):
+    for nested in ("&" + "amp;" * 10**5, "＆" + "ａｍｐ；" * 10**4, "café &lt; " * 10**5):
         with pytest.raises(UsageError, match=r"a text of [\d,]+ characters is too long") as caught:
             tokenizer([nested])
-        assert f"{MAX_FIXED_CHARACTERS:,}" in str(caught.value) and len(str(caught.value)) < 500
-    with pytest.raises(UsageError, match=f"the limit is {MAX_CHARACTERS:,}; cut it"):
-        tokenizer(["x" * (MAX_CHARACTERS + 1)])
+        assert f"{MAX_ENTITY_CHARACTERS:,}" in str(caught.value) and len(str(caught.value)) < 500
+    for long in ("x" * (MAX_CHARACTERS + 1), "café " * 10**6):
+        with pytest.raises(UsageError, match=f"the limit is {MAX_CHARACTERS:,}; cut it"):
+            tokenizer([long])
+    assert tokenizer(["café " * 10**4]).shape == (1, 77)
     assert tokenizer(["x" * 10**5]).shape == (1, 77)
 
 
@@ -114,14 +116,18 @@ def test_other_tokenizers_read_all_of_a_text_or_refuse_it(kind: str, side: str) 
         kind, "whitespace", 8, pad_id=9, sot_id=7, eot_id=8, cls_id=6, truncation_side=side
     )
     tokenizer = Tokenizer(backend, spec)
-    long = "a\n" * (MAX_FIXED_CHARACTERS // 2 - 2) + "é z"
+    long = "a\n" * (MAX_ENTITY_CHARACTERS // 2 - 2) + "é z"
     last = tokenizer([long])[0].tolist()
     if kind == "hf":
         assert last == ([1] * 6 + [2, 3] if side == "left" else [1] * 8)
     else:
         assert last == [7, 1, 1, 1, 1, 1, 8, 6]
-    with pytest.raises(UsageError, match="characters is too long"):
-        tokenizer(["a\n" * MAX_FIXED_CHARACTERS + "é z"])
+    # Only entities take long, so only where they are the bound is a narrow one.
+    assert tokenizer(["a\n" * MAX_ENTITY_CHARACTERS + "é z"])[0].tolist() == last
+    assert tokenizer(["a & b; " * MAX_ENTITY_CHARACTERS]).shape == (1, 8)
+    for entity in ("&lt;", "＆ｌｔ；", "ï¼†lt;"):
+        with pytest.raises(UsageError, match=r"characters is too long.*holds HTML entities"):
+            tokenizer(["a\n" * MAX_ENTITY_CHARACTERS + entity])
 
 
 def test_absurd_contexts_and_ids_are_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,16 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from clipperf.errors import MissingDependencyError, UsageError
-from clipperf.inputs.preprocess import decode, preprocess
+from clipperf.inputs.decode import decode
+from clipperf.inputs.preprocess import preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 
 needs_library = pytest.mark.skipif(
     importlib.util.find_spec("cykooz_resizer") is None,
     reason="cykooz-resizer is not installed: pip install 'clipperf[fast]'",
 )
+
+# Images that are hard on rounding, as the tool counts them: noise, black and white, blocks, slopes.
+pattern = runpy.run_path(str(ROOT / "tools" / "fast_pixels.py"))["picture"]
 
 # Pixels as they are: mean 0 and standard deviation 1/255 give back the bytes.
 BYTES = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}
@@ -36,20 +42,6 @@ def photo(width: int, height: int, seed: int = 0) -> Image.Image:
         plane = np.fft.irfft2(phases[0] + 1j * phases[1], (height, width))
         channels.append(120 + 50 * plane / plane.std())
     return Image.fromarray(np.stack(channels, -1).clip(0, 255).astype(np.uint8))
-
-
-def pattern(kind: str, width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """Images that are hard on rounding: noise, black and white, blocks, slopes."""
-    if kind == "slopes":
-        y, x = np.mgrid[:height, :width]
-        planes = [(a * x + b * y) % 256 for a, b in rng.random((3, 2)) * 2]
-        return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
-    values = rng.integers(0, 256, (height, width, 3), np.uint8)
-    if kind == "black and white":
-        values = (values > 127) * np.uint8(255)
-    if kind == "blocks":
-        values = values[::8, ::8].repeat(8, 0).repeat(8, 1)[:height, :width]
-    return Image.fromarray(values)
 
 
 def differences(images: list[Image.Image], spec: PreprocessSpec, method: str) -> np.ndarray:
@@ -73,16 +65,27 @@ def test_hard_images_differ_by_one_in_few_values_and_by_two_almost_never(kind: s
         found.append(differences([image], spec, "fast").ravel())
     values = np.concatenate(found)
     assert values.max() <= 2
-    assert (values == 2).mean() < 1e-4
+    assert (values == 2).mean() < 1e-5  # as the README says; `tools/fast_pixels.py` counts more
     assert (values >= 1).mean() < 0.01
     assert values.any()  # it did run
 
 
 @needs_library
-def test_large_photographs_differ_by_at_most_one() -> None:
-    for i, size in enumerate([(640, 480), (480, 640), (1000, 750), (1920, 1080)]):
-        spec = PreprocessSpec(224, 224)
-        assert differences([photo(*size, seed=i)], spec, "fast").max() <= 1, size
+def test_large_photographs_differ_as_little() -> None:
+    sizes = [(640, 480), (480, 640), (1000, 750), (1920, 1080)]
+    photos = [photo(*size, seed=i) for i, size in enumerate(sizes)]
+    values = differences(photos, PreprocessSpec(224, 224), "fast")
+    assert values.max() <= 2
+    assert (values == 2).mean() < 1e-5 and (values >= 1).mean() < 0.01
+
+
+@needs_library
+def test_a_value_that_is_off_by_two_is_known() -> None:
+    """So that nobody claims that there is none."""
+    spec = PreprocessSpec(224, 224, resize_mode="squash")
+    rng = np.random.default_rng(7)
+    images = [pattern("blocks", 300 + 7 * i, 260 + 5 * i, rng) for i in range(40)]
+    assert differences(images, spec, "fast").max() == 2
 
 
 @needs_library

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -14,8 +16,9 @@ from PIL import Image
 
 from clipperf.errors import UsageError
 from clipperf.inputs import resize
-from clipperf.inputs.preprocess import preprocess, resized
-from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec
+from clipperf.inputs.preprocess import preprocess
+from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec, resized
+from clipperf.inputs.resize import SCALED, to_rgb
 
 KNOWN = ("1", "P", "L", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F")
 OTHERS = ("I;16", "I;16B", "LAB", "PA")
@@ -156,3 +159,18 @@ def test_small_files_of_long_images_take_little_memory(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 200, "MiB"
+
+
+def test_advice_turns_an_image_into_rgb_without_loss() -> None:
+    """16 bits become white by conversion, and premultiplied colours have none to RGB."""
+    for mode, values in {"I;16": 0x8080, "RGBa": (9, 9, 9, 255), "La": (9, 255), "LAB": 0}.items():
+        image = Image.new(mode, (4, 4), values)
+        way = to_rgb(mode)
+        if mode == "I;16":
+            assert SCALED in way
+            scaled = eval(SCALED, {"PIL": PIL, "numpy": np, "image": image})
+            assert set(scaled.convert("RGB").getdata()) == {(128, 128, 128)}
+            continue
+        code = re.fullmatch(r"convert it with (image\S+) first", way)
+        assert code is not None
+        assert eval(code[1], {"image": image}).mode == "RGB"

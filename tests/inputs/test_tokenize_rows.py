@@ -222,7 +222,10 @@ def test_cleaning(clean: str, text: str, cleaned: str) -> None:
 
 
 def test_cleaning_is_chosen_by_name() -> None:
-    assert list(CLEANERS) == ["lower", "canonicalize", "whitespace"]
+    assert list(CLEANERS) == ["lower", "canonicalize", "whitespace", "none"]
+    assert CLEANERS["none"](" A\n&amp; ") == " A\n&amp; "
+    with pytest.raises(UsageError, match="limit is 1,048,576"):
+        CLEANERS["none"]("a" * (2**20 + 1))
     assert rows(HF, ["A  dog"]) == [[0, 2, 9, 9, 9]]
     assert rows(dataclasses.replace(HF, clean="lower"), ["A  dog"]) == [[1, 2, 9, 9, 9]]
 

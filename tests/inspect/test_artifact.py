@@ -116,6 +116,53 @@ def test_external_data_counts_and_is_checked(tmp_path: Path) -> None:
     assert "weights.bin" in problem and "is missing" in problem
 
 
+def test_external_data_of_sparse_tensors_is_checked(tmp_path: Path) -> None:
+    """In the graph, and as the value of a node in the branch of another."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    def external(location: str, count: int, kind: int) -> Any:
+        tensor = TensorProto(name=location, data_type=kind, dims=[count])
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", location), ("length", str(8 * count))):
+            tensor.external_data.add(key=key, value=value)
+        return tensor
+
+    def sparse(name: str) -> Any:
+        values = external(f"{name}.values", 3, TensorProto.DOUBLE)
+        return helper.make_sparse_tensor(values, external(f"{name}.places", 3, 7), [9])
+
+    path = save(tmp_path / "a.onnx")
+    model = onnx.load(path)
+    model.graph.sparse_initializer.append(sparse("graph"))
+    inner = helper.make_node("Constant", [], ["c"], sparse_value=sparse("branch"))
+    branch = helper.make_graph([inner], "branch", [], [])
+    model.graph.node.append(helper.make_node("If", ["x"], ["z"], then_branch=branch))
+    onnx.save(model, path)
+    names = [f"{where}.{what}" for where in ("graph", "branch") for what in ("values", "places")]
+    for name in names[:-1]:
+        (tmp_path / name).write_bytes(bytes(24))
+    (tmp_path / names[0]).write_bytes(bytes(23))
+    first, last = inspect(path).problems
+    assert f"{names[0]} is cut off: 23 of 24 bytes" in first and f"{names[-1]}, which" in last
+
+
+def test_a_file_that_may_not_be_read_is_no_broken_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    path = save(tmp_path / "a.onnx")
+    monkeypatch.setattr(onnx, "load", refuse)
+    assert inspect(path).problems == (f"{path} cannot be read: Permission denied",)
+    monkeypatch.setattr(onnx, "load", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a mistake of ours is not the file's
+        inspect(path)
+
+
 def test_external_data_is_not_read(tmp_path: Path) -> None:
     path = beside(tmp_path / "a.onnx")
     data = tmp_path / "weights.bin"

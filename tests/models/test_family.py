@@ -78,7 +78,7 @@ POINTS = {"clipperf.family": {"toy": "toy_family:FAMILY"}}
 
 
 def test_the_file_of_a_family_bears_its_name() -> None:
-    assert FAMILIES.own() == ["sample", "open_clip"]
+    assert FAMILIES.own()[:3] == ["sample", "open_clip", "open_clip_files"]
     for name in FAMILIES.own():
         assert FAMILIES.get(name).name == name
 
@@ -86,7 +86,7 @@ def test_the_file_of_a_family_bears_its_name() -> None:
 def test_every_listed_name_is_had_from_the_family_that_lists_it() -> None:
     for family in FAMILIES:
         listed = [entry for entry in family.entries() if entry.tags]
-        assert listed
+        assert listed or family.files
         for entry in listed[:: max(1, len(listed) // 8)]:
             spec = zoo.resolve(f"{entry.architecture}::{entry.tags[0]}")
             assert (spec.family, spec.architecture) == (family.name, entry.architecture)
@@ -114,12 +114,10 @@ def test_the_sample_has_no_other_weights() -> None:
 def test_names_of_no_family_are_refused_as_ever(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="name is empty"):
         zoo.resolve(" ")
-    with pytest.raises(UsageError, match=r"is a path: .*--pretrained FILE"):
+    with pytest.raises(UsageError, match=r"without a model: looked for open_clip_config\.json"):
         zoo.resolve(str(tmp_path))
     with pytest.raises(UsageError, match=r"unknown model 'ViT-B-33': did you mean [^?]*ViT-B-32"):
         zoo.resolve("ViT-B-33")
-    with pytest.raises(UsageError, match="not supported yet"):
-        zoo.resolve("M-CLIP/XLM-Roberta-Large-Vit-L-14")
 
 
 def test_a_family_that_is_not_installed_is_named() -> None:

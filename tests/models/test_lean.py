@@ -228,4 +228,5 @@ def test_only_tokenizers_that_begin_every_text_alike_have_a_start(tmp_path: Path
         return tokenizer.start_id
 
     assert start() == 5
-    assert start(kind="hf") is None and start(kind="clips") is None
+    assert start(kind="hf") == 5 and start(kind="hf", sot_id=None) is None
+    assert start(kind="clips") is None

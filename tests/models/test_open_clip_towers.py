@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clipperf.errors import WeightsError
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.model import ModelSpec, Similarity
 from clipperf.nouns.variant import Side
 
 torch = pytest.importorskip("torch")
@@ -178,6 +178,39 @@ def test_a_file_may_hold_one_tower_alone(tmp_path: Path) -> None:
         towers.build_tower(spec, "image")
 
 
+@pytest.mark.parametrize("side", ["image", "text"])
+@pytest.mark.parametrize(("name", "kind"), [("toy-clip", "softmax"), ("toy-siglip", "sigmoid")])
+def test_how_a_model_compares_is_read_off_its_checkpoint(
+    name: str, kind: str, side: Side, tmp_path: Path
+) -> None:
+    """Numbers of no dimension, or of one, as older checkpoints have them; None without."""
+    state = {k: v.contiguous().clone() for k, v in reference(name).state_dict().items()}
+    path = tmp_path / "weights.safetensors"
+    spec = spec_of(name, path)
+    state["logit_scale"] = torch.tensor([4.5], dtype=torch.float16)
+    bias = None
+    if kind == "sigmoid":
+        state["logit_bias"], bias = torch.tensor(-12.25), -12.25
+    safetensors_torch.save_file(state, path)
+    assert towers.build_tower(spec, side).similarity == Similarity(kind, 4.5, bias)  # type: ignore[arg-type]
+    for missing in ("logit_scale", "logit_bias"):
+        if missing in state:
+            rest = {k: v for k, v in state.items() if k != missing}
+            safetensors_torch.save_file(rest, path)
+            assert towers.build_tower(spec, side).similarity is None
+    assert towers.build_tower(spec_of(name), side).similarity is None, "random weights"
+
+
+def test_a_bias_in_the_checkpoint_tells_how_it_was_trained(tmp_path: Path) -> None:
+    """open_clip trains any architecture with a sigmoid."""
+    state = {k: v.contiguous().clone() for k, v in reference("toy-clip").state_dict().items()}
+    state |= {"logit_scale": torch.tensor(2.5), "logit_bias": torch.tensor(-10.0)}
+    path = tmp_path / "weights.safetensors"
+    safetensors_torch.save_file(state, path)
+    found = towers.build_tower(spec_of("toy-clip", path), "text").similarity
+    assert found == Similarity("sigmoid", 2.5, -10.0)
+
+
 def with_layers_more(state: dict[str, Any]) -> dict[str, Any]:
     """The last of two layers four times more."""
     last = {k: v for k, v in state.items() if "resblocks.1." in k}
@@ -200,7 +233,7 @@ def with_adapters(state: dict[str, Any]) -> dict[str, Any]:
     [
         (
             with_layers_more,
-            r"no place for 96 of its tensors: .*resblocks\.2\..*another architecture",
+            r"no place for 96 of its tensors: .*resblocks\.2\..*No architecture",
         ),
         (with_adapters, r"no place for 2 of its tensors: .*lora_A.*Merge the adapter"),
         (lambda state: {**state, "ema.decay": torch.ones([])}, r"1 of its tensors: ema\.decay"),

@@ -17,8 +17,8 @@ from PIL import Image
 
 import clipperf
 from clipperf.errors import ArtifactError
-from clipperf.serve import held
-from clipperf.serve.load import ClipModel
+from clipperf.serve import held, parts
+from clipperf.serve.model import ClipModel
 from clipperf.system import files
 
 LOADS = 25
@@ -140,3 +140,33 @@ def test_errors_name_the_folder_and_not_the_handle(pair: tuple[Path, Path], tmp_
     )
     with pytest.raises(Exception, match=f"{folder}/image/model.onnx"):
         clipperf.load(folder, threads=1)
+
+
+@pytest.mark.parametrize("handles", [True, False])
+def test_without_handles_a_folder_is_opened_again_where_it_changed(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handles: bool
+) -> None:
+    """As on other systems than Linux: what was opened while it changed may be of both."""
+    target, other = tmp_path / "served", tmp_path / "other"
+    shutil.copytree(pair[0], target)
+    shutil.copytree(pair[1], other)
+    if not handles:
+        monkeypatch.setattr(held, "HANDLES", tmp_path / "no such folder")
+    opened: list[int] = []
+    usual = parts.open_engines
+
+    def exchanging(wanted: object) -> object:
+        engines = usual(wanted)  # type: ignore[arg-type]
+        if not opened:
+            assert files._renameat2_exchange(target, other)
+        opened.append(len(engines))
+        return engines
+
+    monkeypatch.setattr(parts, "open_engines", exchanging)
+    with clipperf.load(target, threads=1) as model:
+        found = embedded(model)
+    assert opened == ([2] if handles else [2, 2])
+    with clipperf.load(pair[0 if handles else 1], threads=1) as model:
+        wanted = embedded(model)
+    for part, right in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(part, right, atol=1e-4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import threading
 import warnings
 from pathlib import Path
@@ -16,7 +18,7 @@ from clipperf.errors import AccuracyWarning, EngineError, UnreadableWarning, Usa
 from clipperf.inputs.preprocess import fill, preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.serve import images as image_batches
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 
 SPEC = PreprocessSpec(16, 16)
 WAIT_S = 30
@@ -39,7 +41,7 @@ class Means:
 
 
 def image_model(engine: Means) -> ClipModel:
-    return ClipModel({"image": engine}, SPEC, None, embed_dim=3, short_texts=False)
+    return ClipModel({"image": engine}, SPEC, None, embed_dim=3, cut=None)
 
 
 def coloured(folder: Path, n: int) -> list[Path]:
@@ -119,12 +121,56 @@ def test_the_first_unreadable_image_is_named_with_its_place(tmp_path: Path, work
     paths = coloured(tmp_path, 12)
     paths[5].write_text("no pixels here")
     paths[7].unlink()
-    with pytest.raises(UsageError, match=r"^image 5: .*5\.png: not an image"):
+    with pytest.raises(UsageError, match=r"^image 5 \(.*5\.png\): not an image"):
         image_model(Means()).encode_images(paths, batch_size=4, workers=workers)
     nameless = [Image.new("RGB", (9, 9)), Image.new("RGB", (0, 5))]
-    with pytest.raises(UsageError, match=r"^image 1: .*no pixels"):
+    with pytest.raises(UsageError, match=r"^image 1 \(.*\): .*no pixels"):
         image_model(Means()).encode_images(nameless, workers=workers)
     assert not pixel_threads()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_of_every_kind_share_a_list(tmp_path: Path, workers: int) -> None:
+    """A file that is there twice is read once, by one thread, and gives both."""
+    paths = coloured(tmp_path, 3)
+    twice = io.BytesIO(paths[1].read_bytes())
+    images: list[Any] = [
+        *(paths[0], paths[1].read_bytes(), twice, np.asarray(Image.open(paths[2]).convert("RGB"))),
+        *(str(paths[0]), twice, Image.open(paths[2]), twice),
+    ]
+    model = image_model(Means())
+    expected = model.encode_images([paths[i] for i in (0, 1, 1, 2, 0, 1, 2, 1)], batch_size=3)
+    found = model.encode_images(images, batch_size=3, workers=workers)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_whatever_is_wrong_is_named_with_its_place_and_kind(tmp_path: Path, workers: int) -> None:
+    good = coloured(tmp_path, 1)[0]
+    bad = {
+        "bytes": b"no pixels",
+        "a file": io.BytesIO(b"no pixels"),
+        "float32 array [4, 4, 3]": np.zeros((4, 4, 3), np.float32),
+        "a value of type int": 7,
+    }
+    for name, image in bad.items():
+        with pytest.raises(UsageError, match=rf"^image 3 \({re.escape(name)}\): "):
+            image_model(Means()).encode_images([good, good, good, image], workers=workers)
+    failed: dict[int, UsageError] = {}
+    rows = image_model(Means()).encode_images(
+        [*bad.values(), good], workers=workers, on_error=failed.__setitem__
+    )
+    assert list(failed) == [0, 1, 2, 3]
+    assert np.isnan(rows[:4]).all() and np.isfinite(rows[4]).all()
+
+
+def test_one_image_is_to_be_put_in_brackets(tmp_path: Path) -> None:
+    good = coloured(tmp_path, 1)[0]
+    pixels = np.asarray(Image.open(good).convert("RGB"))
+    for one in (good, good.read_bytes(), io.BytesIO(good.read_bytes()), pixels, Image.open(good)):
+        with pytest.raises(UsageError, match="put it in brackets"):
+            image_model(Means()).encode_images(one)  # type: ignore[arg-type]
+    assert len(image_model(Means()).encode_images(pixels[None])) == 1
 
 
 @pytest.mark.parametrize("error", [EngineError, KeyboardInterrupt])
@@ -187,7 +233,7 @@ def test_rows_of_unreadable_images_are_marked(
         warnings.simplefilter("error")
         found = image_model(Means()).encode_images(paths, on_error=failed.__setitem__, **options)
     np.testing.assert_array_equal(found, expected)
-    assert list(failed) == bad and "image 10: " in str(failed[10])
+    assert list(failed) == bad and "image 10 (" in str(failed[10])
     assert not pixel_threads()
 
 
@@ -233,7 +279,7 @@ def test_bad_ways_to_go_on_are_refused() -> None:
 
 def test_pipes_do_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(UsageError, match=r"^image 0: .*pipe\.png: .*it is a named pipe"):
+    with pytest.raises(UsageError, match=r"^image 0 \(.*pipe\.png\): .*it is a named pipe"):
         image_model(Means()).encode_images([tmp_path / "pipe.png"])
 
 

@@ -14,7 +14,7 @@ from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import UsageError
 from clipperf.inputs.tokenize import Tokenizer, eot_lengths
 from clipperf.serve import texts as text_batches
-from clipperf.serve.load import ClipModel
+from clipperf.serve.model import ClipModel
 from clipperf.serve.texts import RUN_COST_TOKENS, batches, encode
 from clipperf.system.store import read_manifest
 
@@ -87,7 +87,7 @@ def test_batches_are_whole_and_full_unless_padding_costs_more(
 def test_equal_texts_run_once_and_come_back_in_place(tokenizer: Tokenizer) -> None:
     texts = ["a dog", "", "an old wooden house", "a dog", "", "two dogs", "a dog"]
     engine = Recorder()
-    found = encode(texts, tokenizer, engine, 2, cut=True)
+    found = encode(texts, tokenizer, engine, 2, cut="eot")
     assert sum(len(array) for array in engine.arrays) == 4
     padded = tokenizer(texts)
     np.testing.assert_array_equal(found[:, 0], padded.sum(1))
@@ -97,7 +97,7 @@ def test_equal_texts_run_once_and_come_back_in_place(tokenizer: Tokenizer) -> No
 def test_each_batch_ends_at_its_longest_text(tokenizer: Tokenizer) -> None:
     texts = captions(70, seed=1)
     engine = Recorder()
-    encode(texts, tokenizer, engine, 8, cut=True)
+    encode(texts, tokenizer, engine, 8, cut="eot")
     assert tokenizer.eot_id is not None
     for array in engine.arrays:
         assert array.dtype == np.int64 and array.flags.c_contiguous
@@ -114,7 +114,7 @@ def test_engines_may_need_longer_texts(tokenizer: Tokenizer) -> None:
     engine = Recorder()
     engine.min_tokens = 8  # type: ignore[attr-defined]
     texts = ["a dog", "", "two small dogs on a table near an old wooden house"]
-    found = encode(texts, tokenizer, engine, 2, cut=True)
+    found = encode(texts, tokenizer, engine, 2, cut="eot")
     assert [array.shape for array in engine.arrays] == [(2, 8), (1, 13)]
     np.testing.assert_array_equal(found[:, 0], tokenizer(texts).sum(1))
 
@@ -123,7 +123,7 @@ def test_windows_bound_what_is_tokenised_at_once(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = captions(35, seed=2)
-    whole = encode(texts, tokenizer, Recorder(), 4, cut=True)
+    whole = encode(texts, tokenizer, Recorder(), 4, cut="eot")
     monkeypatch.setattr(text_batches, "WINDOW", 10)
     seen = []
 
@@ -133,13 +133,13 @@ def test_windows_bound_what_is_tokenised_at_once(
             return tokenizer(texts, context_tokens)
 
     counting = Counting(tokenizer._plain, tokenizer.spec)
-    np.testing.assert_array_equal(encode(texts, counting, Recorder(), 4, cut=True), whole)
+    np.testing.assert_array_equal(encode(texts, counting, Recorder(), 4, cut="eot"), whole)
     assert max(seen) == 10 and sum(seen) == len(set(texts))
 
 
 def test_towers_that_are_not_causal_get_the_padded_context(tokenizer: Tokenizer) -> None:
     engine = Recorder()
-    model = ClipModel({"text": engine}, None, tokenizer, embed_dim=2, short_texts=False)
+    model = ClipModel({"text": engine}, None, tokenizer, embed_dim=2, cut=None)
     texts = ["two dogs", "a dog", "an old wooden house near the table"]
     model.encode_texts(texts, batch_size=2)
     np.testing.assert_array_equal(np.concatenate(engine.arrays), tokenizer(texts))
@@ -148,7 +148,7 @@ def test_towers_that_are_not_causal_get_the_padded_context(tokenizer: Tokenizer)
 def test_what_is_no_text_is_named_by_its_place(tokenizer: Tokenizer) -> None:
     for wrong in (7, None, ["a"]):
         with pytest.raises(UsageError, match=r"text 2 is \w+, expected str"):
-            encode(["a", "a", wrong], tokenizer, Recorder(), 4, cut=True)  # type: ignore[list-item]
+            encode(["a", "a", wrong], tokenizer, Recorder(), 4, cut="eot")  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -166,7 +166,7 @@ def test_bit_equal_to_the_padded_context(
         one_by_one = np.concatenate([engine.run(row[None]) for row in padded])
         np.testing.assert_array_equal(one_by_one, one_run)
         for batch_size in (1, int(rng.integers(2, 20)), 64):
-            found = encode(texts, tokenizer, engine, batch_size, cut=True)
+            found = encode(texts, tokenizer, engine, batch_size, cut="eot")
             np.testing.assert_array_equal(found, one_run)
 
 
@@ -187,6 +187,6 @@ def test_the_model_takes_the_short_way_by_itself(sample_artifact: Path) -> None:
     texts = captions(40, seed=9)
     with clipperf.load(sample_artifact, threads=2) as model:
         short = model.encode_texts(texts, batch_size=8)
-        assert model._short_texts
-        model._short_texts = False
+        assert model._cut == "eot"
+        model._cut = None
         np.testing.assert_array_equal(model.encode_texts(texts, batch_size=8), short)

@@ -18,7 +18,7 @@ import pytest
 from clipperf import errors
 from clipperf.bench import passes
 from clipperf.errors import ChildError, ClipperfError, EngineError, StorageError, UnsupportedError
-from clipperf.system.child import Child, child_environment, exit_reason
+from clipperf.system.child import Child, child_environment
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -83,6 +83,14 @@ def crash(fields, tell):
     import ctypes
     ctypes.string_at(0)
 
+def chat(fields, tell):
+    print("UserWarning: this has nothing to do with the end", file=sys.stderr)
+    os.kill(os.getpid(), fields["number"])
+    time.sleep(60)
+
+def note(fields, tell):
+    print(f"line {fields['n']}", file=sys.stderr, flush=True)
+
 def leave(fields, tell):
     print("I have to go", file=sys.stderr)
     os._exit(3)
@@ -108,8 +116,8 @@ def at_end():
 
 if __name__ == "__main__":
     names = (
-        "echo steps fail known full say_and_hang start_helper fork_helper crash leave variables "
-        "modules slow"
+        "echo steps fail known full say_and_hang start_helper fork_helper crash chat leave "
+        "variables modules slow note"
     )
     sys.exit(
         serve(
@@ -226,6 +234,19 @@ def test_other_errors_end_the_child(goes_on: bool) -> None:
             child.ask("steps", n=1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the child's descriptor in /proc")
+def test_what_a_child_says_while_its_answers_are_taken_stays_said() -> None:
+    # Each answer that is taken reads what the child has said, while it says more.
+    with Child("toy_child") as child:
+        child.greet()
+        for n in range(2000):
+            child.send("note", n=n)
+        for _ in range(2000):
+            child.answer()
+        said = Path(f"/proc/{child.pid}/fd/2").read_text()
+    assert said.splitlines() == [f"line {n}" for n in range(2000)]
+
+
 def test_an_error_of_clipperf_ends_a_child_that_does_not_go_on() -> None:
     with Child("toy_child") as child:
         with pytest.raises(EngineError, match="not here"):
@@ -274,6 +295,19 @@ def test_only_the_signal_of_a_full_memory_is_taken_for_it(number: signal.Signals
         child.ask("steps", n=1)
     assert f"killed by {number.name}" in str(raised.value)
     assert ("RAM" in str(raised.value)) == (number == signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGABRT])
+def test_what_a_killed_child_has_said_before_is_no_reason(number: signal.Signals) -> None:
+    """It is kept, with the rest of its last words; a crash's report is a reason."""
+    with Child("toy_child") as child, pytest.raises(ChildError) as raised:
+        child.ask("chat", number=int(number))
+    crashed = number == signal.SIGABRT
+    end = ": Fatal Python error: Aborted" if crashed else ""
+    hint = " (the kernel does this when RAM runs out)" if number == signal.SIGKILL else ""
+    said = f"the worker died during 'chat': killed by {number.name}{hint}{end}"
+    assert str(raised.value) == said
+    assert crashed or "nothing to do with" in raised.value.said
 
 
 def test_an_error_of_many_lines_is_told_in_one() -> None:
@@ -413,9 +447,3 @@ def test_thread_pools_are_set_where_threads_are_given(monkeypatch: pytest.Monkey
 def test_python_that_is_not_there() -> None:
     with pytest.raises(ChildError, match="the worker cannot be started"):
         Child("toy_child", python=str(Path("no") / "python"))
-
-
-def test_reasons_of_an_end() -> None:
-    assert exit_reason(3) == "exit code 3"
-    assert exit_reason(-signal.SIGSEGV) == "killed by SIGSEGV"
-    assert "RAM runs out" in exit_reason(-signal.SIGKILL)

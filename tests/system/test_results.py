@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
 
 import pytest
 import report_data
+from conftest import Cli
 from report_data import cell, timed
 
 from clipperf.errors import StorageError
+from clipperf.nouns.result import ResultFile
 from clipperf.serialize import to_json
 from clipperf.system import results, store
 
@@ -83,3 +86,52 @@ def test_a_file_is_one_commands_at_a_time(tmp_path: Path) -> None:
         raise AssertionError("it was had twice")
     with results.alone(path, "--json"), results.alone(tmp_path / "other.json", "--json"):
         pass
+
+
+# --- rows as they come ---------------------------------------------------------------------
+
+
+def rows(number: int) -> ResultFile:
+    return report_data.result([timed(cell(), [0.1] * 6)] * number, schema_version=2)
+
+
+def test_a_file_holds_the_rows_so_far(home: Path) -> None:
+    path = home / "rows.json"
+    with results.filled(path) as write:
+        for number in (1, 2, 3):
+            write(rows(number))
+            assert len(store.read_result(path).measurements) == number
+
+
+@pytest.mark.parametrize("ending", [None, KeyboardInterrupt])
+def test_a_stream_gets_one_document(tmp_path: Path, ending: type[BaseException] | None) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with contextlib.suppress(KeyboardInterrupt), results.filled(pipe) as write:
+        for number in (1, 2, 3):
+            write(rows(number))
+        if ending is not None:
+            raise ending
+    with open(reader) as file:  # a pipe holds as much
+        assert len(json.load(file)["measurements"]) == 3
+
+
+def test_standard_output_gets_one_document_of_a_command(cli: Cli) -> None:
+    """Two rows, of failures, each of which would replace a file."""
+    words = ("--tower", "image", "--runtime", "simulated", "--batch", "1,2", "--quick")
+    done = cli("profile", "clipperf-sample", *words, "--json", "/dev/stdout")
+    document, end = json.JSONDecoder().raw_decode(done.stdout)
+    assert len(document["measurements"]) == 2
+    assert "schema_version" not in done.stdout[end:]
+
+
+def test_a_stream_without_rows_gets_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with results.filled(tmp_path / "pipe"):
+        pass
+
+
+def test_whose_json_it_is_that_a_command_would_replace(sample_artifact: Path) -> None:
+    held = results.what_goes(sample_artifact / store.MANIFEST_NAME)
+    assert held == results.Content(0, "something else than results")

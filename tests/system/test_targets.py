@@ -10,10 +10,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from conftest import as_another_user
 
 from clipperf.errors import StorageError, UsageError
+from clipperf.models import zoo
 from clipperf.system import files, store
-from clipperf.system.targets import expanded, is_stream, real
+from clipperf.system.targets import existing, expanded, is_stream, real
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="devices and /proc of Linux")
 
@@ -117,11 +119,15 @@ def test_a_pipe_is_written_into_where_somebody_reads(tmp_path: Path) -> None:
     found: list[str] = []
     descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     os.set_blocking(descriptor, True)
+    # Another end for writing: without one a reader that comes first finds the end of the file, and
+    # leaves a writer that nobody reads from.
+    writer = os.open(pipe, os.O_WRONLY)
     with open(descriptor) as reader:
         thread = threading.Thread(target=lambda: found.append(reader.read()))
         files.check_writable(pipe)
         thread.start()
         files.write_text(pipe, content)
+        os.close(writer)
         thread.join(30)
     assert found == [content] and stat.S_ISFIFO(pipe.stat().st_mode)
     assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
@@ -230,12 +236,88 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_name_that_no_file_can_have_is_an_error_in_words(tmp_path: Path) -> None:
-    from clipperf.errors import StorageError
-    from clipperf.system import files
-
     for write in (
         lambda path: files.write_text(path, "content"),
         lambda path: files.staged(path).__enter__(),
     ):
         with pytest.raises(StorageError, match="File name too long"):
             write(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 100_000, "a\0b", "absent"])
+def test_a_name_that_no_file_has_names_nothing(name: str) -> None:
+    assert existing(name) is None
+
+
+# --- paths of which nothing can be told ----------------------------------------------------
+
+AS_A_USER = """
+import os, sys
+import filelock
+from pathlib import Path
+import clipperf, clipperf.serve.load
+from clipperf.bench import tune
+from clipperf.commands import options
+from clipperf.errors import ClipperfError
+from clipperf.evals import datasets
+from clipperf.export import folder
+from clipperf.inspect import artifact
+from clipperf.models import zoo
+from clipperf.system import results, store
+spec = zoo.resolve("clipperf-sample")
+root = Path(sys.argv[1])
+os.setgid(54321), os.setuid(54321)
+(root / "closed").mkdir(mode=0)
+(root / "a").symlink_to("b")
+(root / "b").symlink_to("a")
+strange = {
+    root / "closed" / "x": "Permission denied",
+    root / ("x" * 300): "File name too long",
+    root / "a": "Too many levels of symbolic links",
+}
+for path, why in strange.items():
+    for ask in (
+        lambda: options.open_target(path, "profile").__enter__(),
+        lambda: options.refuse_to_replace_data(path),
+        lambda: results.alone(path, "--json").__enter__(),
+        lambda: results.what_goes(path),
+        lambda: store.read_manifest(path),
+        lambda: store.read_result(path),
+        lambda: folder.check_target(path, spec, "onnx"),
+        lambda: tune.check_bundle(path),
+        lambda: datasets.load_dataset(path),
+        lambda: artifact.inspect(path),
+        lambda: clipperf.load(path),
+    ):
+        try:
+            ask()
+        except ClipperfError as exc:
+            assert why in str(exc), exc
+        else:
+            raise AssertionError(path)
+print("fine")
+"""
+
+
+def test_a_path_of_which_nothing_can_be_told_is_an_error_that_says_why() -> None:
+    done = as_another_user(AS_A_USER)
+    assert done.stdout == "fine\n", done.stderr
+
+
+def test_an_empty_path_is_none() -> None:
+    with pytest.raises(UsageError, match="a path is empty"):
+        expanded("")
+
+
+def test_a_tag_needs_no_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert not zoo.must_read("clipperf-sample", None)
+    assert not zoo.must_read("ViT-B-32", "laion2b_s34b_b79k")
+    assert not zoo.must_read("ViT-B-32::laion2b_s34b_b79k", None)
+    with pytest.raises(UsageError, match=r"weights\.pt: the working directory was removed"):
+        zoo.resolve("ViT-B-32", "weights.pt")

@@ -132,3 +132,12 @@ def test_an_old_locale_will_do(home: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.decode("ascii").splitlines()
     assert line.startswith("error: ") and r"\x1b]0;title\x07" in line
+
+
+def test_what_is_said_without_standard_error_is_dropped() -> None:
+    """As under pythonw, or in a daemon that closed it: standard output is for results."""
+    code = (
+        "import sys; from clipperf.system import terminal; sys.stderr = None\n"
+        "terminal.say('a word'); terminal.show('a result')\n"
+    )
+    assert run("", code=code).stdout == b"a result\n"

@@ -27,7 +27,7 @@ from clipperf.engines.tensorrt import flavours
 from clipperf.errors import ArtifactError
 from clipperf.nouns.artifact import PlanInfo
 from clipperf.system.files import sha256_file, write_json
-from clipperf.system.store import read_versioned, record_of
+from clipperf.system.store import is_missing, read_versioned, record_of
 
 SCHEMA_VERSION = 1
 MAGIC = b"vtrt"
@@ -63,9 +63,14 @@ def read(plan: Path) -> PlanInfo:
         ArtifactError: it is missing, damaged, or of another version of clipperf.
     """
     path = sidecar_path(plan)
-    if not path.exists():
-        raise ArtifactError(f"{path} is missing, and a plan cannot be used without it: {AGAIN}")
-    info = record_of(PlanInfo, read_versioned(path, AGAIN, SCHEMA_VERSION), path, AGAIN)
+    try:
+        values = read_versioned(path, AGAIN, SCHEMA_VERSION)
+    except ArtifactError as exc:
+        if not is_missing(exc):
+            raise
+        said = f"{path} is missing, and a plan cannot be used without it: {AGAIN}"
+        raise ArtifactError(said) from exc
+    info = record_of(PlanInfo, values, path, AGAIN)
     tensors = len(info.inputs), len(info.outputs), len(info.profile)
     if info.flavour not in flavours.FLAVOURS or tensors != (1, 1, 1):
         raise ArtifactError(f"{path} is damaged: {AGAIN}")

@@ -25,7 +25,7 @@ def key(spec: ModelSpec, side: Side, variant: Variant, below: Below) -> str:
     return files.digest_of(
         "onnx", store.SCHEMA_VERSION, spec.family, spec.architecture, below.key, side,
         variant.precision, variant.normalized, trace.opset(variant.precision), trace.RECIPE,
-        spec.context_tokens, kept.versions(spec), *more,
+        spec.image_px, spec.context_tokens, kept.versions(spec), *more,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from clipperf.export.job import Built, Job, Tell, like
 from clipperf.export.judge.drift import Judge, Loss
 from clipperf.export.judge.search import search
 from clipperf.graph import quantize
-from clipperf.nouns.artifact import Artifact, Quantization
+from clipperf.nouns.artifact import Quantization
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import SIDES, Side
 from clipperf.system import store
@@ -91,7 +91,7 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
     source, graph = job.source()
     settings, kept_in, target = derived.settings_of(job.variant), job.variant.row.graph, job.target
     tell("embedding the samples in fp32")
-    judge = _judge(job, settings, graph)
+    judge = _judge(job, settings)
     tell("calibrating")
     made = quantizer(source, judge, job)
     built = like(graph)
@@ -142,16 +142,16 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
     )
 
 
-def _judge(job: Job, settings: QuantizeSettings, graph: Artifact) -> Judge:
+def _judge(job: Job, settings: QuantizeSettings) -> Judge:
     """The judge of a job's tower; accuracy counts where both fp32 towers are there."""
     folder = Path(job.sources[-1])
     judges = (job.side,) if job.spec.random_weights else SIDES
     with contextlib.ExitStack() as stack:
         engines: dict[Side, Engine] = {}
-        for tower in store.read_manifest(folder).towers:
+        manifest = store.read_manifest(folder)
+        for tower in manifest.towers:
             if tower.side in judges:
                 engine = ort_engine.open_session(folder / tower.path, job.threads)
                 engines[tower.side] = stack.enter_context(contextlib.closing(engine))
         samples = load_dataset(settings.calibrate)
-        cut = graph.tokens is None
-        return Judge(job.side, folder, samples, engines, cut, job.variant.pixel_dtype)
+        return Judge(job.side, folder, samples, engines, manifest.cut_at, job.variant.pixel_dtype)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from clipperf.errors import ExportError
 from clipperf.export.job import Built, Job, Tell
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.models.family import family_of
-from clipperf.nouns.artifact import reference_name
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.artifact import Cut, reference_name
+from clipperf.nouns.model import ModelSpec, Tower
 from clipperf.nouns.variant import Side
 from clipperf.system.files import write_json
 
@@ -26,6 +28,7 @@ def traced(job: Job, tell: Tell) -> Built:
 
     from clipperf.export.judge import parity
     from clipperf.graph import trace
+    from clipperf.models.cutting import cut_of
     from clipperf.models.lean import first_token
     from clipperf.serve.parity_inputs import parity_inputs
 
@@ -38,9 +41,11 @@ def traced(job: Job, tell: Tell) -> Built:
     inputs = torch.from_numpy(parity_inputs(folder, side))
     tell("building")
     tower = family.build(spec, side, variant.normalized)
+    cut = None
     if side == "text":
-        tower = replace(tower, start_id=Tokenizer.from_folder(folder).start_id)
-    key = trace.graph_key(tower, variant.normalized, variant.precision, family.config(spec))
+        tokenizer = Tokenizer.from_folder(folder)
+        cut = cut_of(tower, tokenizer)
+        tower = replace(tower, start_id=tokenizer.start_id, dynamic_tokens=cut.at is not None)
     tell("reference")
     with torch.inference_mode():
         judged = inputs[: sum(parity.batches_for(spec, side))]
@@ -48,7 +53,15 @@ def traced(job: Job, tell: Tell) -> Built:
         reference = torch.cat([tower.module(pair) for pair in pairs])
     np.save(folder / reference_name(side), reference.numpy())
     tell("exporting")
-    trace.export_onnx(tower, job.target, variant.precision, key, takes_bytes)
+    written = partial(_written, job=job, takes_bytes=takes_bytes)
+    try:
+        key, joined = written(tower)
+    except ExportError as exc:
+        if cut is None or cut.at != "padding":
+            raise
+        cut = Cut(None, f"torch's exporter takes texts of one length alone: {exc}")
+        tower = replace(tower, dynamic_tokens=False)
+        key, joined = written(tower)
     given, produced = trace.io_specs(tower, variant.pixel_dtype)
     length = given.shape[1] if side == "text" else None
     return Built(
@@ -58,7 +71,19 @@ def traced(job: Job, tell: Tell) -> Built:
         first_token=first_token(tower.module, tower.start_id),
         graph=key,
         assumptions=dict(tower.assumptions),
+        cut=cut,
+        similarity=tower.similarity,
+        joined=joined,
     )
+
+
+def _written(tower: Tower, job: Job, takes_bytes: PreprocessSpec | None) -> tuple[str, int]:
+    """Write the graph of a tower; the key of its kept graph, and how many parts were joined."""
+    from clipperf.graph import trace
+
+    variant, config = job.variant, family_of(job.spec).config(job.spec)
+    key = trace.graph_key(tower, variant.normalized, variant.precision, config)
+    return key, trace.export_onnx(tower, job.target, variant.precision, key, takes_bytes)
 
 
 def write_settings(spec: ModelSpec, side: Side, folder: Path) -> PreprocessSpec:

@@ -8,20 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
+from clipperf.drift import drift_of
 from clipperf.errors import UsageError
 from clipperf.evals.accuracy import BATCH, ModelEmbedder, in_batches
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.drift import drift_of
 from clipperf.evals.metric import Ranked
 from clipperf.evals.outcome import ALONE, GROUPED, MeanGap
 from clipperf.evals.ranks import hits_at, normalize
 from clipperf.evals.task import Embeddings, nothing_to_score
 from clipperf.evals.tasks import retrieval, zeroshot
 from clipperf.inputs.tokenize import CONFIG_FILE, Tokenizer
+from clipperf.nouns.artifact import CutAt
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import SIDES, PixelDtype, Side
-from clipperf.serve.load import ClipModel
-from clipperf.serve.opening import read_pixels
+from clipperf.serve.model import ClipModel
+from clipperf.serve.towers import read_pixels
 
 PROBES = 64
 """Samples that calibrate the scales and show the drift of single layers, spread over the set."""
@@ -77,7 +78,7 @@ class Judge:
         folder: Path,
         dataset: Dataset,
         fp32: dict[Side, Engine],
-        cut: bool,
+        cut: CutAt | None,
         pixel_dtype: PixelDtype,
     ) -> None:
         self._side: Side = side
@@ -94,7 +95,7 @@ class Judge:
             which: self._embed(which, engine, which != side or self._scored)
             for which, engine in fp32.items()
         }
-        recorder = _Recorder()
+        recorder = Recorder()
         self._embed(side, recorder, False)
         self.probes = recorder.batches
         self._expected = self._run(fp32[side])
@@ -126,7 +127,7 @@ class Judge:
             self._pixels,
             self._tokenizer,
             embed_dim=0,  # that of no inputs, which there never are
-            short_texts=self._cut,
+            cut=self._cut,
             pixel_dtype=self._pixel_dtype,
         )
         embedder = ModelEmbedder(model)
@@ -157,7 +158,7 @@ class Judge:
         return ranked
 
 
-class _Recorder:
+class Recorder:
     """An engine that keeps what it is given."""
 
     def __init__(self) -> None:

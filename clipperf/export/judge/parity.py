@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipperf.evals.drift import drift_of, neighbour_agreement
+from clipperf.drift import drift_of, neighbour_agreement
 from clipperf.nouns.artifact import Parity
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.model import ModelSpec
@@ -54,15 +54,22 @@ def measure(
     precision: str,
     note: str = "",
     sizes: Sequence[int] = BATCHES,
+    lengths: np.ndarray | None = None,
 ) -> Parity:
     """Run `inputs` [12, ...] in batches of these sizes and compare with `reference` [12, dim].
 
-    `note` adds to the words on what was compared. A reference of the first few inputs alone (see
-    `LARGE_BATCHES`) is compared with those, more than once where the batches hold more.
+    With `lengths` [12] of texts all batches but the last are cut at their longest. `note` adds to
+    the words on what was compared. A reference of the first few inputs alone (see `LARGE_BATCHES`)
+    is compared with those, more than once where the batches hold more.
     """
     inputs = inputs[: min(len(reference), sum(sizes))]
     reference = reference[: len(inputs)]
-    produced = np.concatenate([engine.run(batch) for batch in batches_of(inputs, sizes)])
+    given = batches_of(inputs, sizes)
+    if lengths is not None:
+        longest = [int(part.max()) for part in batches_of(lengths[: len(inputs)], sizes)]
+        cut = [batch[:, :end] for batch, end in zip(given, longest, strict=True)]
+        given = [*map(np.ascontiguousarray, cut[:-1]), given[-1]]
+    produced = np.concatenate([engine.run(batch) for batch in given])
     expected = np.concatenate(batches_of(reference, sizes))
     said = f"{len(inputs)} {WHAT}{note}"
     return compare(produced, expected, precision, said, sizes, len(inputs))

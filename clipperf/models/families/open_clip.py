@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clipperf.errors import MissingDependencyError, UsageError, WeightsError
+from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.inputs.preprocess_spec import PreprocessSpec
-from clipperf.models import catalog, weights
+from clipperf.models import weights
 from clipperf.models.family import CatalogEntry, Family
 from clipperf.models.open_clip_facts import (
     COUNTED_AT,
@@ -28,14 +28,10 @@ from clipperf.models.open_clip_facts import (
     installed_configs,
     read_snapshot,
 )
+from clipperf.models.open_clip_sizes import at_sizes, sized
 from clipperf.models.published import accuracy, normal
-from clipperf.nouns.model import CLIP_IDS, ModelSpec, TextIds, Tower
+from clipperf.nouns.model import CLIP_IDS, OTHER_VOCABULARY, ModelSpec, Sizes, TextIds, Tower
 from clipperf.nouns.variant import Side
-from clipperf.system.targets import expanded
-
-OTHER_VOCABULARY = TextIds(sot=None, eot=1, low=2, high=1000)
-"""Ids that every tokenizer has: only their number matters for cost."""
-
 
 # --- names ---------------------------------------------------------------------------------
 
@@ -99,20 +95,15 @@ def resolve(name: str, pretrained: str | None) -> ModelSpec | None:
     Raises:
         UsageError: unknown weights; the message lists close names.
     """
-    architecture, _, own = name.partition("::")
-    entry = _entry(architecture)
+    entry = _entry(name.partition("::")[0])
     if entry is None:
         return None
-    if own and pretrained and own != pretrained:
-        raise UsageError(f"{name} already names its weights: leave --pretrained {pretrained} out")
-    if own and not (own.startswith("random") or own.endswith(weights.SUFFIXES)):
-        own = catalog.tag_of(entry, own)
-    wanted: str | None = own or pretrained
+    _, wanted = weights.named(name, pretrained)
     if wanted is not None and not wanted.strip():
         raise UsageError("--pretrained is empty: give a tag, a file, or random[:SEED]")
     if wanted is None:
         wanted = _default_weights(entry)
-    label, canonical = weights.parse(wanted, entry.tags, entry.architecture)
+    label, canonical = weights.parse(wanted, entry)
     return entry.spec(f"{entry.architecture}::{label}", FAMILY.name, canonical)
 
 
@@ -140,9 +131,11 @@ def _default_weights(entry: CatalogEntry) -> str:
 
 def checkpoint(name: str, pretrained: str | None) -> Path | None:
     """The file that is named, where there is one."""
-    given = pretrained or name.partition("::")[2]
-    path = expanded(given)
-    return path if given.endswith(weights.SUFFIXES) and path.is_file() else None
+    architecture, _, own = name.partition("::")
+    entry, given = _entry(architecture), pretrained or own
+    if entry is None or normal(given) in map(normal, entry.tags):
+        return None
+    return weights.file_of(given)
 
 
 # --- models --------------------------------------------------------------------------------
@@ -154,16 +147,30 @@ def model_config(spec: ModelSpec) -> dict[str, Any]:
     open_clip itself only warns when ``ViT-B-32`` is loaded with weights trained with QuickGELU;
     such a model loses accuracy. Here the tag decides, or the marks that OpenAI's files carry.
     """
-    from open_clip import get_model_config
     from open_clip.pretrained import get_pretrained_cfg
 
-    config = get_model_config(spec.architecture)
-    if config is None:
-        raise UsageError(f"the installed open_clip has no architecture {spec.architecture!r}")
+    config = sized(_own_config(spec), spec)
     tag = get_pretrained_cfg(spec.architecture, spec.pretrained) or {}
     if tag.get("quick_gelu") or _are_openais(spec):
         config["quick_gelu"] = True
     return dict(config)
+
+
+def _own_config(spec: ModelSpec) -> dict[str, Any]:
+    """open_clip's configuration of the architecture, at its own sizes."""
+    from open_clip import get_model_config
+
+    config = get_model_config(spec.architecture)
+    if config is None:
+        raise UsageError(f"the installed open_clip has no architecture {spec.architecture!r}")
+    return dict(config)
+
+
+def _resized(spec: ModelSpec, sizes: Sizes) -> ModelSpec:
+    configs = installed_configs()
+    if configs is None or spec.architecture not in configs:
+        raise MissingDependencyError("open_clip is not installed: pip install open_clip_torch")
+    return at_sizes(configs[spec.architecture], spec, sizes)
 
 
 def _are_openais(spec: ModelSpec) -> bool:
@@ -198,7 +205,8 @@ def build_tower(spec: ModelSpec, side: Side, normalize: bool = False) -> Tower:
 
     path = None if spec.random_weights else weights.locate(spec.architecture, spec.pretrained)
     tower = build_from_config(spec, model_config(spec), side, path, normalize)
-    return replace(tower, assumptions={**_activation(spec), **tower.assumptions})
+    chosen = {} if path is None else weights.chosen_in(path)
+    return replace(tower, assumptions={**chosen, **_activation(spec), **tower.assumptions})
 
 
 def preprocess_config(spec: ModelSpec) -> dict[str, Any]:
@@ -226,7 +234,7 @@ def preprocess_config(spec: ModelSpec) -> dict[str, Any]:
         variants = [relevant(t) for t in _PRETRAINED.get(spec.architecture, {}).values()]
         if variants and all(v == variants[0] for v in variants):
             config.update(variants[0])
-    config["size"] = model_config(spec)["vision_cfg"]["image_size"]
+    config["size"] = model_config(spec)["vision_cfg"].get("image_size", spec.image_px)
     return config
 
 
@@ -239,22 +247,13 @@ def write_tokenizer(spec: ModelSpec, folder: Path) -> None:
     """
     from open_clip import get_tokenizer
 
-    from clipperf.models import tokenizer_files
+    from clipperf.models.tokenizer_files import write_fetched
 
-    try:
-        tokenizer = get_tokenizer(spec.architecture)
-    except ImportError as exc:
-        raise MissingDependencyError(
-            f"the tokenizer of {spec.architecture} needs the transformers package: "
-            f"pip install 'clipperf[eval]'"
-        ) from exc
-    except OSError as exc:
-        raise WeightsError(
-            f"the tokenizer of {spec.architecture} cannot be fetched from the hub "
-            f"({str(exc).splitlines()[0]}). Fetch it once on a machine with network and copy the "
-            f"hub cache, or export the image tower alone: --tower image"
-        ) from exc
-    tokenizer_files.write_tokenizer(folder, tokenizer)
+    write_fetched(
+        folder,
+        spec.architecture,
+        lambda: get_tokenizer(spec.architecture, context_length=spec.context_tokens),
+    )
 
 
 def text_ids(spec: ModelSpec) -> TextIds:
@@ -275,5 +274,6 @@ FAMILY = Family(
     text_ids=text_ids,
     entries=entries,
     checkpoint=checkpoint,
+    resized=_resized,
     packages=PACKAGES,
 )

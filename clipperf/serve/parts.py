@@ -18,13 +18,13 @@ from clipperf.nouns.cell import Engine, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.serve.held import Held, held, stamp, steadily
-from clipperf.serve.opening import Opening, check_small, open_engines, pixels_in, requests
+from clipperf.serve.towers import Choice, check_small, open_engines, pixels_in, requests
 from clipperf.system.files import read_json
 from clipperf.system.store import check_files, read_manifest
 
 
 @dataclass
-class Opened:
+class Parts:
     """A model's parts. `warnings` are what its user should know, `towers` what was opened."""
 
     spec: ModelSpec
@@ -42,19 +42,19 @@ class Opened:
             engine.close()
 
 
-def open_all(openings: Sequence[Opening], preprocess: str | None, verify: bool) -> Opened:
+def open_all(choices: Sequence[Choice], preprocess: str | None, verify: bool) -> Parts:
     """Open what an artifact folder or a tuning says; tried again where it is replaced meanwhile.
 
     Raises: see `load`.
     """
     return steadily(
-        lambda: _attempt(openings, preprocess, verify),
-        lambda: [stamp(opening.folder) for opening in openings],
-        Opened.close,
+        lambda: _attempt(choices, preprocess, verify),
+        lambda: [stamp(choice.folder) for choice in choices],
+        Parts.close,
     )
 
 
-def open_again(openings: Sequence[Opening], before: Opened) -> dict[Side, Engine]:
+def open_again(choices: Sequence[Choice], before: Parts) -> dict[Side, Engine]:
     """Engines of the same towers as `before`'s, for a process that has no use for those.
 
     Raises:
@@ -62,7 +62,7 @@ def open_again(openings: Sequence[Opening], before: Opened) -> dict[Side, Engine
     """
     advice = "open models in the process that uses them, after the fork"
     try:
-        found = open_all(openings, before.pixels.method, verify=False)
+        found = open_all(choices, before.pixels.method, verify=False)
     except (ArtifactError, EngineError) as exc:
         raise EngineError(f"{exc} (opened again after a fork: {advice})") from exc
     if found.towers != before.towers:
@@ -74,31 +74,29 @@ def open_again(openings: Sequence[Opening], before: Opened) -> dict[Side, Engine
     return found.engines
 
 
-def _attempt(
-    openings: Sequence[Opening], preprocess: str | None, verify: bool
-) -> tuple[Opened, bool]:
+def _attempt(choices: Sequence[Choice], preprocess: str | None, verify: bool) -> tuple[Parts, bool]:
     """Open everything once; and whether it is of one artifact whatever happened meanwhile."""
     with contextlib.ExitStack() as handles, contextlib.ExitStack() as opened:
         wanted: list[EngineRequest] = []
         folders: dict[Side, tuple[Held, Manifest]] = {}
-        found: Opened | None = None
-        for opening in openings:
-            folder = handles.enter_context(held(opening.folder))
+        found: Parts | None = None
+        for choice in choices:
+            folder = handles.enter_context(held(choice.folder))
             manifest = read_manifest(folder.folder)
             folder.keep(manifest.all_files)
             if verify:
                 _check_content(folder.folder, manifest)
             here = folder, manifest
             if found is None:
-                first, found = here, Opened(manifest.spec, _pixels(*here))
-            for request, tower in requests(opening, manifest, folder):
+                first, found = here, Parts(manifest.spec, _pixels(*here))
+            for request, tower in requests(choice, manifest, folder):
                 side = tower.side
                 problem = contract.get(request.cell.runtime).warning(tower)
                 if problem is not None:
                     found.warnings.append(f"{request.path}: {problem}")
                 wanted.append(request)
                 folders[side] = here
-                found.towers[side], found.batches[side] = tower, opening.batch
+                found.towers[side], found.batches[side] = tower, choice.batch
         assert found is not None
         if "image" in folders:
             if folders["image"] is not first:
@@ -120,7 +118,9 @@ def _attempt(
             for side, engine in found.engines.items():
                 selftest.check(engine, folders[side][0].folder, found.towers[side])
         opened.pop_all()
-    return found, all(contract.get(request.cell.runtime).by_handle for request in wanted)
+        by_handle = all(contract.get(request.cell.runtime).by_handle for request in wanted)
+        steady = by_handle and all(folder.steady for folder, _ in folders.values())
+    return found, steady
 
 
 def _pixels(folder: Held, manifest: Manifest) -> PreprocessSpec:

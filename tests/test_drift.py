@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipperf.evals.drift import drift_of, neighbour_agreement
+from clipperf.drift import drift_of, neighbour_agreement
 
 
 def at(*degrees: float) -> np.ndarray:

@@ -23,13 +23,15 @@ from clipperf.nouns.variant import PIXEL_DTYPES, PixelDtype, Side
 from clipperf.serve.held import Held
 from clipperf.system.env import available_cores
 from clipperf.system.files import read_json, sha256_file
+from clipperf.system.reading import regular_bytes
 from clipperf.system.store import cache_folder
+from clipperf.text import quoted
 
 DEFAULT_BATCH = 32
 
 
 @dataclass(frozen=True)
-class Opening:
+class Choice:
     """What to open of one artifact folder, and how; None where the artifact or machine decides.
 
     `side` None means every tower. `key` is that of the tower which was tuned.
@@ -43,37 +45,43 @@ class Opening:
     streams: int = 1
     batch: int = DEFAULT_BATCH
     key: str | None = None
+    precision: str | None = None
 
 
 def requests(
-    opening: Opening, manifest: Manifest, held: Held
+    choice: Choice, manifest: Manifest, held: Held
 ) -> Iterator[tuple[EngineRequest, Artifact]]:
     """What opens each wanted tower of an artifact folder, beside its entry in the manifest.
 
     `held` is the folder under names that stay its own.
     """
-    folder, spec = opening.folder, manifest.spec
-    chosen = contract.get(opening.runtime or manifest.runtime)
+    folder, spec = choice.folder, manifest.spec
+    chosen = contract.get(choice.runtime or manifest.runtime)
     if chosen.artifact != manifest.runtime:
         raise UsageError(
             f"{chosen.name} does not load {manifest.runtime} artifacts, which {folder} holds; "
             f"export the model for it: clipperf export {spec.id} --runtime {chosen.artifact}"
         )
-    device = opening.device or chosen.devices[0]
+    if choice.precision not in (None, manifest.precision):
+        raise UsageError(
+            f"{folder} holds towers in {manifest.precision}, not {quoted(choice.precision)}; "
+            f"export the model in it: clipperf export {spec.id} --precision {choice.precision}"
+        )
+    device = choice.device or chosen.devices[0]
     if device not in chosen.devices:
         raise UsageError(f"{chosen.name} runs on {', '.join(chosen.devices)}, not on {device!r}")
-    threads = opening.threads or available_cores()
-    if opening.streams > 1 and not chosen.streams:
+    threads = choice.threads or available_cores()
+    if choice.streams > 1 and not chosen.streams:
         raise UsageError(f"{chosen.name} runs one batch at a time; leave streams out")
-    if opening.streams > threads:
+    if choice.streams > threads:
         raise UsageError(
-            f"streams is {opening.streams}, but each needs a thread of its own, and threads is "
+            f"streams is {choice.streams}, but each needs a thread of its own, and threads is "
             f"{threads}"
         )
     for tower in manifest.towers:
-        if opening.side not in (None, tower.side):
+        if choice.side not in (None, tower.side):
             continue
-        if opening.key not in (None, tower.key):
+        if choice.key not in (None, tower.key):
             raise ArtifactError(
                 f"{folder} was exported anew since the tuning: run clipperf tune {spec.id} again"
             )
@@ -88,7 +96,7 @@ def requests(
             device,
             batch=1,
             threads=threads,
-            streams=opening.streams,
+            streams=choice.streams,
             input=pixel_dtype(folder, tower) if tower.side == "image" else "float32",
         )
         request = request_of(cell, spec, folder, tower)
@@ -128,9 +136,10 @@ def check_sizes(held: Held, tower: Artifact) -> None:
     """Notice a missing or truncated file; runtimes say it less clearly, or not at all."""
     found = 0
     for name in tower.files:
-        if not held.path(name).is_file():
+        size = regular_bytes(held.path(name))
+        if size is None:
             raise ArtifactError(f"{held.path(name)} is missing: export the model again")
-        found += held.path(name).stat().st_size
+        found += size
     if found != tower.disk_bytes:
         raise ArtifactError(
             f"the {tower.side} tower of {held.folder} is damaged: its files have {found} bytes, "
@@ -146,7 +155,7 @@ def check_small(held: Held, manifest: Manifest, names: Iterable[str]) -> None:
     """
     for name in names:
         path = held.path(name)
-        if not path.is_file():
+        if regular_bytes(path) is None:
             raise ArtifactError(f"{path} is missing: export the model again")
         if sha256_file(path) != manifest.files.get(name):
             raise ArtifactError(
@@ -163,14 +172,14 @@ def open_engines(requests: Iterable[EngineRequest]) -> dict[Side, Engine]:
     engines: dict[Side, Engine] = {}
     with contextlib.ExitStack() as opened:
         for request in requests:
-            engine = _opened(request)
+            engine = _engine(request)
             opened.callback(engine.close)
             engines[request.cell.side] = engine
         opened.pop_all()
     return engines
 
 
-def _opened(request: EngineRequest) -> Engine:
+def _engine(request: EngineRequest) -> Engine:
     """The engine of one tower; a runtime that cannot run here says what is missing."""
     runtime = contract.get(request.cell.runtime)
     try:
