@@ -36,7 +36,7 @@ FLOORS = (
     ("models",),
     ("graph", "engines"),
     ("serve", "inspect"),
-    ("evals",),
+    ("evals", "adapters"),
     ("export",),
     ("bench", "report"),
     ("commands",),
@@ -52,7 +52,7 @@ HEAVY = frozenset(
         *("torch", "torchvision", "timm", "open_clip", "transformers", "huggingface_hub"),
         *("onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "tensorrt"),
         *("tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx", "pycuda"),
-        *("cykooz_resizer", "pyarrow", "datasets", "clip_benchmark", "scipy", "sklearn"),
+        *("cykooz_resizer", "pyarrow", "datasets", "clip_benchmark", "mteb", "scipy", "sklearn"),
         *("cuda", "pynvml", "safetensors", "matplotlib"),
     )
 )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from clipperf.commands import crossing
 from clipperf.commands.model_options import ContextLength, ImageSize, Models, Pretrained
 from clipperf.commands.options import (
     Device,
@@ -25,6 +26,7 @@ from clipperf.commands.options import (
     prints_json,
     tell_lines,
 )
+from clipperf.errors import UsageError
 from clipperf.system.terminal import say, tell
 from clipperf.text import one_line
 
@@ -44,7 +46,11 @@ EXAMPLES = (
     "clipperf eval clipperf-sample --precision fp32,fp16",
     "clipperf eval ViT-B-32 --pretrained laion2b_s34b_b79k --dataset ./photos",
     "clipperf eval --suite clip-as-service",
+    "clipperf eval --index-compat onnx:int8 onnx:fp32 --margin 1pp",
 )
+
+
+USUAL = ("onnx", "fp32", "float32", None, None, None)
 
 
 def command(
@@ -112,6 +118,24 @@ def command(
             "figure is not shown to lose less. Without it verdicts go by 1pp and nothing fails.",
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="published|FILE.csv",
+            help="Beside the figures of published tables, or of one of your own: which are further "
+            "apart than sampling and the spread between published runs explain.",
+        ),
+    ] = None,
+    index_compat: Annotated[
+        Optional[tuple[str, str]],  # noqa: UP045 - typer reads the annotation at run time
+        typer.Option(
+            "--index-compat",
+            metavar="A B",
+            help="Can A search what B has embedded? Each is RUNTIME:PRECISION or an artifact "
+            "folder; in place of --runtime and --precision.",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images embedded at once.")] = 32,
     input_: Inputs = "float32",
     device: Device = None,
@@ -122,7 +146,9 @@ def command(
     """Check zero-shot and retrieval accuracy of each runtime against PyTorch fp32."""
     from clipperf.bench import prepare
     from clipperf.evals import evaluate
+    from clipperf.evals.against import beside, whose_prompts
     from clipperf.evals.datasets import load_dataset
+    from clipperf.evals.figures import figures_of
     from clipperf.evals.parts import with_tasks
     from clipperf.evals.robustness import BUNDLED, bundled_points, read_points, robustness_of
     from clipperf.evals.suites import TASKS_OF, evaluated, wanted_in
@@ -130,6 +156,7 @@ def command(
     from clipperf.nouns.model import Sizes
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
     from clipperf.report.accuracy import accuracy_table
+    from clipperf.report.against import against_table
     from clipperf.report.robustness import robustness_table
     from clipperf.report.suite import suite_table
     from clipperf.system import store
@@ -139,15 +166,30 @@ def command(
     from clipperf.text import shown
 
     allowed = MARGIN if margin is None else parse_margin(margin)
-    specs = prepare.choose_models(models or (), pretrained, Sizes(image_size, context_length))
+    sizes = Sizes(image_size, context_length)
+    options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "language": language}
+    if index_compat is not None:
+        if (runtime, precision, input_, suite, against, task) != USUAL:
+            raise UsageError(
+                "--index-compat says what runs, and takes one dataset: leave out --runtime, "
+                "--precision, --input, --suite, --task and --against"
+            )
+        cores = crossing.Load(device, threads or available_cores(), batch)
+        model = crossing.Model(models or (), pretrained, sizes)
+        asked = None if margin is None else allowed
+        data_options = options | {"split": split}
+        rest = (dataset, data_options, cores, model_request, asked, json, quiet)
+        raise typer.Exit(crossing.run(index_compat, model, *rest))
+    figures = None if against is None else figures_of(against)
+    specs = prepare.choose_models(models or (), pretrained, sizes)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
     # Before a large dataset is read.
     prepare.check_usable(devices)
     prepare.check_precisions(runtimes, precisions)
     inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
-    options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "language": language}
     tasks = TASKS_OF.get(suite or "", ()) if task is None else names(task, "--task")
+    prompts: dict[str, str] = {}
     rows: list[Wanted] = [] if suite is None else wanted_in(suite)
     points = bundled_points() if robustness is None else read_points(expanded(robustness))
     with open_target(json, "eval") as target, progress(quiet, total=1) as bar:
@@ -162,6 +204,7 @@ def command(
             )
 
         def run(data: Dataset, path: Path | None) -> tuple[ResultFile, list[Failure]]:
+            prompts[data.name] = whose_prompts(data)
             return evaluate.evaluate(
                 specs,
                 devices,
@@ -198,6 +241,9 @@ def command(
     elif result is not None and result.scores:
         print_tables(accuracy_table([result]), write=tell)
     if result is not None and result.scores and not prints_json(json):
+        if figures is not None and against is not None:
+            near = beside(result.scores, specs, figures, prompts)
+            print_tables(against_table(near, against), write=tell)
         tell_lines("", f"result file: {result.path}")
     short = [] if margin is None else not_equivalent(result.scores if result else ())
     for line in short:

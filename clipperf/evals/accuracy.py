@@ -201,26 +201,33 @@ def score(
     scores = []
     for cell, rows in outcomes.items():
         for i, outcome in enumerate(rows):
-            own = Score(
-                cell=replace(cell, side=outcome.side, tokens=None),
-                dataset=dataset.name,
-                dataset_sha256=dataset.sha256,
-                metric=outcome.metric,
-                value=outcome.value,
-                n=len(outcome.values),
-                ci95=outcome.interval,
-                chance=outcome.chance,
-                random_weights=random_weights,
-                env_id=env_id,
-                detail=outcome.detail,
-            )
+            own = plain(cell, dataset, outcome, random_weights, env_id)
             if baseline is not None and cell != baseline:
-                own = _beside(own, outcome, outcomes[baseline][i], baseline.runtime, margin)
+                own = beside(own, outcome, outcomes[baseline][i], baseline.runtime, margin)
             scores.append(own)
     return scores
 
 
-def _beside(own: Score, ours: Outcome, theirs: Outcome, runtime: str, margin: float) -> Score:
+def plain(
+    cell: Cell, dataset: Dataset, outcome: Outcome, random_weights: bool, env_id: str
+) -> Score:
+    """A cell's figure by itself; the cell's side is the one that queries."""
+    return Score(
+        cell=replace(cell, side=outcome.side, tokens=None),
+        dataset=dataset.name,
+        dataset_sha256=dataset.sha256,
+        metric=outcome.metric,
+        value=outcome.value,
+        n=len(outcome.values),
+        ci95=outcome.interval,
+        chance=outcome.chance,
+        random_weights=random_weights,
+        env_id=env_id,
+        detail=outcome.detail,
+    )
+
+
+def beside(own: Score, ours: Outcome, theirs: Outcome, runtime: str, margin: float) -> Score:
     """`own` with the comparison to the baseline's outcome on the same samples."""
     before, gap = theirs.value, ours.gap(theirs)
     return replace(

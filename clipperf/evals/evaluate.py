@@ -88,10 +88,8 @@ def evaluate(
                 on_stage(f"{cell.model_id} {cell.setup}")
                 try:
                     request = prepare(cell, spec, on_stage)
-                    method = worker.read_preprocessing(request).method
-                    if method != "exact":
-                        said = f"{cell.label}: images preprocessed by {method!r}"
-                        result = dataclasses.replace(result, notes=(*result.notes, said))
+                    notes = (*result.notes, *preprocessing_notes(request))
+                    result = dataclasses.replace(result, notes=notes)
                     kept = worker.kept_embeddings(request, dataset, batch)
                     embedded[cell] = kept or embed_apart(request, shared, batch, progress)
                 except ClipperfError as exc:
@@ -108,6 +106,13 @@ def evaluate(
                 result = dataclasses.replace(result, scores=(*result.scores, *scores))
                 write(result)
     return result, failures
+
+
+def preprocessing_notes(request: ModelRequest) -> tuple[str, ...]:
+    """What to say of a model whose images are not preprocessed exactly."""
+    method = worker.read_preprocessing(request).method
+    label = request.towers[0].cell.label
+    return () if method == "exact" else (f"{label}: images preprocessed by {method!r}",)
 
 
 def embed_apart(

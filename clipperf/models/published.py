@@ -95,7 +95,7 @@ def published_accuracy(architecture: str, tag: str) -> list[Published]:
     The `openai` weights are QuickGELU ones under every name, so ``ViT-B-32-quickgelu`` and
     ``ViT-B-32`` share theirs; other tags are kept apart, as the activation changes the result.
     """
-    return list(_by_model().get(_key(architecture, tag), ()))
+    return list(every_published().get(model_key(architecture, tag), ()))
 
 
 def accuracy(
@@ -116,18 +116,20 @@ def accuracy(
     )
 
 
-def _key(architecture: str, tag: str) -> tuple[str, str]:
+def model_key(architecture: str, tag: str) -> tuple[str, str]:
+    """What two spellings of one model have in common; see `published_accuracy`."""
     name, weights = normal(architecture), normal(tag)
     return (name.removesuffix("-quickgelu") if weights == "openai" else name, weights)
 
 
 @cache
-def _by_model() -> dict[tuple[str, str], tuple[Published, ...]]:
+def every_published() -> dict[tuple[str, str], tuple[Published, ...]]:
+    """The published accuracies of every model by its `model_key`."""
     found: dict[tuple[str, str], dict[Published, None]] = {}
     for architecture, tag, row in _every_row():
         # A dict keeps the order and drops the second of two equal rows (an openai model that a
         # table lists with and without "-quickgelu").
-        found.setdefault(_key(architecture, tag), {})[row] = None
+        found.setdefault(model_key(architecture, tag), {})[row] = None
     return {key: tuple(rows) for key, rows in found.items()}
 
 

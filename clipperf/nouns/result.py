@@ -102,6 +102,22 @@ class Score:
 
 
 @dataclass(frozen=True)
+class CrossScore:
+    """One figure of queries that one engine embedded, in an index that another one did.
+
+    `score.cell` embedded the queries and `index` what they search; `names` are what people call
+    the two. The score's baseline is one of them by itself, with queries and index of its own:
+    `alone` says which. A score without one is the share of nearest neighbours that it has in common
+    with that engine.
+    """
+
+    score: Score
+    index: Cell
+    names: tuple[str, str]
+    alone: Literal["queries", "index"]
+
+
+@dataclass(frozen=True)
 class Environment:
     """The machine and the versions under which something was measured."""
 
@@ -133,6 +149,7 @@ class ResultFile:
     environments: tuple[Environment, ...]
     measurements: tuple[Measurement, ...] = ()
     scores: tuple[Score, ...] = ()
+    crossed: tuple[CrossScore, ...] = ()
     specs: tuple[ModelSpec, ...] = ()
     notes: tuple[str, ...] = ()
     path: str = ""
@@ -140,7 +157,8 @@ class ResultFile:
     @property
     def impossible(self) -> str | None:
         """What no run can have measured, None where there is nothing of the kind."""
-        cells = [*(m.cell for m in self.measurements), *(s.cell for s in self.scores)]
+        scores = (*self.scores, *(crossed.score for crossed in self.crossed))
+        cells = [*(m.cell for m in self.measurements), *(s.cell for s in scores)]
         for cell in dict.fromkeys(cells):
             numbers = (cell.batch, cell.threads, cell.streams)
             if min(numbers) < 1:

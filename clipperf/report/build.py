@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipperf.models.published import BasicStatistics
-from clipperf.nouns.result import ResultFile, Score
+from clipperf.nouns.result import CrossScore, ResultFile, Score
 from clipperf.report import findings
 from clipperf.report.accuracy import accuracy_findings, accuracy_table
 from clipperf.report.charts import speed_charts
+from clipperf.report.crossing import crossing_findings, crossing_tables, merge_crossed
 from clipperf.report.document import Document, Origin, Section, plain_json
 from clipperf.report.gpu import gpu_record, gpu_table
 from clipperf.report.published import published_table
@@ -63,6 +64,8 @@ def build_report(
         sections.append(_section("options", "Sizing in detail", OPTIONS, tables[1:]))
     if scores:
         sections.append(_section("accuracy", "Accuracy", ACCURACY, [accuracy_table(ordered)]))
+    if crossed := crossing_tables(ordered):
+        sections.append(_section("index", "Changing the engine", CROSSED, crossed))
     beside = published_table(ordered, published) if rows and published else None
     if beside is not None:
         sections.append(_section("published", "Published figures", PUBLISHED, [beside]))
@@ -74,6 +77,7 @@ def build_report(
         *findings.speed_findings(rows, labels),
         *findings.memory_findings(rows, labels),
         *accuracy_findings(scores, labels),
+        *crossing_findings(ordered),
     ]
     return Document(
         title=title,
@@ -82,7 +86,11 @@ def build_report(
         sections=tuple(sections),
         environment=tuple(known.values()),
         provenance=tuple(_origin(r, labels) for r in ordered),
-        records=(*map(_cost_record, rows), *map(_score_record, scores)),
+        records=(
+            *map(_cost_record, rows),
+            *map(_score_record, scores),
+            *(_cross_record(row) for line in merge_crossed(ordered) for row in line.both),
+        ),
         sizing=plain_json(sizing) if sizing is not None else None,
     )
 
@@ -96,6 +104,7 @@ OPTIONS = "Every configuration against the targets, one tower at a time."
 COST = "Time and memory were measured in separate fresh processes, one pair for every row."
 GPU = "Read after the times, so that no meter runs while they are taken."
 ACCURACY = "Each runtime answers the same samples as PyTorch; differences are taken in pairs."
+CROSSED = "Queries that one engine embeds, in a collection that another one has embedded."
 PUBLISHED = "The same quantities from the CLIP-as-service benchmark, on its machine."
 
 
@@ -117,7 +126,7 @@ def _origin(result: ResultFile, labels: dict[str, str]) -> Origin:
         created_utc=result.created_utc,
         environment=", ".join(labels[e.id] for e in result.environments if e.id in labels),
         measurements=len(result.measurements),
-        scores=len(result.scores),
+        scores=len(result.scores) + len(result.crossed),
         notes=result.notes,
     )
 
@@ -142,6 +151,13 @@ def _score_record(score: Score) -> dict[str, Any]:
         if f.name != "cell":
             flat.update(_spread(f.name, getattr(score, f.name)))
     return flat
+
+
+def _cross_record(row: CrossScore) -> dict[str, Any]:
+    """The score of the queries' cell, and what embedded the index."""
+    index = {f"index_{name}": value for name, value in to_json(row.index).items()}
+    names = {"queries_by": row.names[0], "index_by": row.names[1], "alone": row.alone}
+    return {**_score_record(row.score), "record": "crossing", **names, **index}
 
 
 def _spread(name: str, value: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from clipperf import stats
 from clipperf.errors import UsageError
 from clipperf.nouns.cell import Cell
-from clipperf.nouns.result import Environment, Measurement, ResultFile, Score
+from clipperf.nouns.result import CrossScore, Environment, Measurement, ResultFile, Score
 from clipperf.nouns.variant import BASELINE_RUNTIME, PRECISIONS
 from clipperf.report.pairs import (
     SETUP,
@@ -93,13 +93,18 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def _rows(result: ResultFile) -> list[Measurement | Score | CrossScore]:
+    """All rows of a file."""
+    return [*result.measurements, *result.scores, *result.crossed]
+
+
 def in_order(results: Sequence[ResultFile]) -> list[ResultFile]:
     """The files, oldest first.
 
     Raises:
         UsageError: there is nothing in them.
     """
-    if not any(r.measurements or r.scores for r in results):
+    if not any(map(_rows, results)):
         raise UsageError(
             "no results to report: measure something with `clipperf profile MODEL`, "
             "or name result files that hold rows"
@@ -111,12 +116,12 @@ def environments(results: Sequence[ResultFile]) -> dict[str, tuple[str, Environm
     """Label ("E1", "E2", ...) and description of every environment, oldest first, by id."""
     found: dict[str, Environment | None] = {}
     for result in sorted(results, key=lambda r: (r.created_utc, r.path)):
-        if result.measurements or result.scores:
+        if _rows(result):
             for environment in result.environments:
                 found.setdefault(environment.id, environment)
     for result in results:
-        ids = [m.env_id for m in result.measurements] + [s.env_id for s in result.scores]
-        for env_id in ids:
+        for row in _rows(result):
+            env_id = row.score.env_id if isinstance(row, CrossScore) else row.env_id
             found.setdefault(env_id, None)
     return {env_id: (f"E{i}", env) for i, (env_id, env) in enumerate(found.items(), start=1)}
 

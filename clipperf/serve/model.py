@@ -197,6 +197,16 @@ class ClipModel:
         return self._finished(found, normalize)
 
     @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What makes token ids of texts, None without a text tower."""
+        return self._tokenizer
+
+    @property
+    def pixel_dtype(self) -> PixelDtype:
+        """What the image tower takes."""
+        return self._pixel_dtype
+
+    @property
     def logit_scale(self) -> float | None:
         """The natural logarithm of what cosines are multiplied by, as in checkpoints."""
         return None if self._similarity is None else self._similarity.logit_scale

@@ -97,13 +97,18 @@ def requests(
             batch=1,
             threads=threads,
             streams=choice.streams,
-            input=_pixel_dtype(folder, tower) if tower.side == "image" else "float32",
+            input=pixel_dtype(folder, tower) if tower.side == "image" else "float32",
         )
         request = request_of(cell, spec, folder, tower)
         yield replace(request, held=str(file)), tower
 
 
-def _pixel_dtype(folder: Path, tower: Artifact) -> PixelDtype:
+def pixel_dtype(folder: Path, tower: Artifact) -> PixelDtype:
+    """What the image tower of a folder takes.
+
+    Raises:
+        ArtifactError: that is neither of `PIXEL_DTYPES`.
+    """
     found = tower.inputs[0].dtype
     if found not in PIXEL_DTYPES:
         raise ArtifactError(f"the image tower of {folder} takes {found!r}: export the model again")

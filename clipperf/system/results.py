@@ -20,7 +20,7 @@ from clipperf.system.targets import is_stream, kind_of
 from clipperf.system.terminal import say
 from clipperf.text import one_line
 
-ROWS = ("measurements", "scores")
+ROWS = ("measurements", "scores", "crossed")
 
 
 def stored() -> tuple[list[ResultFile], list[str]]:

@@ -1,0 +1,72 @@
+"""The sample in three precisions, and small sets in CLIP_benchmark's layout."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from published_layouts import shards
+
+from clipperf.evals.place import SAMPLE
+from clipperf.export.make import make
+from clipperf.models import zoo
+from clipperf.nouns.variant import Variant
+
+TEMPLATES = "a photo of {c}.\na drawing of {c}.\n"
+
+
+@pytest.fixture(scope="package", params=["fp32", "fp16", "int8"])
+def artifact(request: pytest.FixtureRequest, sample_artifact: Path) -> Iterator[Path]:
+    """The sample for ONNX Runtime in a precision."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPPERF_HOME", str(sample_artifact.parents[3]))
+        spec = zoo.resolve("clipperf-sample")
+        yield make(spec, ("image", "text"), Variant("onnx", request.param)).folder
+
+
+Drawing = tuple[bytes, str, str]
+"""A PNG in RGB, its caption and its class."""
+
+
+@pytest.fixture(scope="package")
+def drawings() -> list[Drawing]:
+    """80 drawings of the sample."""
+    found = []
+    with zipfile.ZipFile(SAMPLE) as archive:
+        rows = [json.loads(row) for row in archive.read("captions.jsonl").decode().splitlines()]
+        classes = json.loads(archive.read("classes.json"))
+        names = dict(zip(classes["categories"], classes["class_names"], strict=True))
+        for row in rows[::20]:
+            stream = io.BytesIO()
+            # In RGB: other modes are converted before the resize there, and after it here.
+            Image.open(io.BytesIO(archive.read(row["image"]))).convert("RGB").save(stream, "PNG")
+            found.append((stream.getvalue(), row["caption"], names[row["category"]]))
+    return found
+
+
+@pytest.fixture(scope="package")
+def classes(drawings: list[Drawing], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawings in their classes."""
+    names = sorted({name for _, _, name in drawings})
+    samples = [{"cls": str(names.index(c)).encode(), "png": data} for data, _, c in drawings]
+    texts = {
+        "classnames.txt": "\n".join(names) + "\n",
+        "zeroshot_classification_templates.txt": TEMPLATES,
+    }
+    return shards(tmp_path_factory.mktemp("published") / "drawings", samples, texts, per_shard=40)
+
+
+@pytest.fixture(scope="package")
+def captions(drawings: list[Drawing], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawings with two captions each."""
+    samples = [
+        {"txt": f"{caption}\nsomething like {caption}".encode(), "png": data}
+        for data, caption, _ in drawings
+    ]
+    root = tmp_path_factory.mktemp("published") / "captioned"
+    return shards(root, samples, {"dataset_type.txt": "retrieval\n"}, per_shard=40)
