@@ -59,7 +59,9 @@ def classified(root: Path, labels: Iterable[int], first: int = 0, **options: obj
         "classnames.txt": "sea\nsky\nsea\n",
         "zeroshot_classification_templates.txt": "a photo of {c}.\nmany {c}\n",
     }
-    samples = ({"cls": str(v).encode(), "webp": picture(40 * i + first)} for i, v in enumerate(labels))
+    samples = (
+        {"cls": str(v).encode(), "webp": picture(40 * i + first)} for i, v in enumerate(labels)
+    )
     return shards(root, samples, texts, **options)  # type: ignore[arg-type]
 
 

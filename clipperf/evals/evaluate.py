@@ -92,6 +92,7 @@ def evaluate(
                     if method != "exact":
                         said = f"{cell.label}: images preprocessed by {method!r}"
                         result = dataclasses.replace(result, notes=(*result.notes, said))
+                    result = _with_features_said(result, request, spec)
                     kept = worker.kept_embeddings(request, dataset, batch)
                     embedded[cell] = kept or embed_apart(request, shared, batch, progress)
                 except ClipperfError as exc:
@@ -108,6 +109,15 @@ def evaluate(
                 result = dataclasses.replace(result, scores=(*result.scores, *scores))
                 write(result)
     return result, failures
+
+
+def _with_features_said(result: ResultFile, request: ModelRequest, spec: ModelSpec) -> ResultFile:
+    """With a note where features are asked for, and are none but the embeddings."""
+    image = store.read_manifest(request.folder).tower("image") if request.features else None
+    if image is None or len(image.outputs) > 1:
+        return result
+    said = f"{spec.id}: no projection is known in its image tower: its features are its embeddings"
+    return dataclasses.replace(result, notes=tuple(dict.fromkeys((*result.notes, said))))
 
 
 def embed_apart(

@@ -105,7 +105,9 @@ def _clip_as_service() -> list[tuple[str, str, str]]:
 def _linear_probes() -> list[tuple[str, str, str]]:
     """The CLIP paper's Table 3: the datasets of its Table 4, by the same metrics."""
     rows = _named(CLIP_PAPER_TABLES)
-    return [(title, name, metric.replace("zeroshot", "linear probe")) for title, name, metric in rows]
+    return [
+        (title, name, metric.replace("zeroshot", "linear probe")) for title, name, metric in rows
+    ]
 
 
 def _named(table: dict[str, tuple[str, str]]) -> list[tuple[str, str, str]]:
