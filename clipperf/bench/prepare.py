@@ -94,6 +94,18 @@ def check_precisions(runtimes: Iterable[str], precisions: Sequence[str]) -> None
             )
 
 
+def check_features(runtimes: Iterable[str]) -> None:
+    """Make sure that all of the runtimes give features beside embeddings.
+
+    Raises:
+        UsageError: one does not.
+    """
+    for name in runtimes:
+        if not contract.get(name).features:
+            known = ", ".join(each.name for each in contract.RUNTIMES if each.features)
+            raise UsageError(f"{name} gives embeddings alone: --features is for {known}")
+
+
 def choose_inputs(
     runtimes: Sequence[str], inputs: Sequence[PixelDtype]
 ) -> dict[str, Sequence[PixelDtype]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -79,6 +80,14 @@ def command(
             "default all others that it has data for.",
         ),
     ] = None,
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features",
+            help="Probe what image towers compute before their projection, as the CLIP paper does "
+            "with its ViTs, and not the embeddings: torch, onnx and openvino.",
+        ),
+    ] = False,
     suite: Annotated[
         str | None,
         typer.Option(
@@ -188,6 +197,8 @@ def command(
     prepare.check_usable(devices)
     prepare.check_precisions(runtimes, precisions)
     inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
+    if features:
+        prepare.check_features(runtimes)
     tasks = TASKS_OF.get(suite or "", ()) if task is None else names(task, "--task")
     prompts: dict[str, str] = {}
     rows: list[Wanted] = [] if suite is None else wanted_in(suite)
@@ -209,7 +220,7 @@ def command(
                 specs,
                 devices,
                 data,
-                model_request,
+                partial(model_request, features=features),
                 precisions=precisions,
                 inputs=inputs,
                 threads=threads or available_cores(),
@@ -251,7 +262,9 @@ def command(
     raise typer.Exit(1 if failures or short else 0)
 
 
-def model_request(cell: Cell, spec: ModelSpec, on_stage: OnStage) -> ModelRequest:
+def model_request(
+    cell: Cell, spec: ModelSpec, on_stage: OnStage, features: bool = False
+) -> ModelRequest:
     """What embeds in a cell with both towers, exported now where it is not there."""
     from clipperf.bench import prepare
     from clipperf.engines import contract
@@ -259,9 +272,11 @@ def model_request(cell: Cell, spec: ModelSpec, on_stage: OnStage) -> ModelReques
     from clipperf.nouns.cell import EngineRequest
     from clipperf.nouns.variant import SIDES, Variant
 
-    variant = Variant(cell.runtime, cell.precision, cell.input)
+    variant = Variant(cell.runtime, cell.precision, cell.input, features=features)
     folder = prepare.artifact_folder(spec, SIDES, variant, on_stage, (1, cell.batch))
     cells = [dataclasses.replace(cell, side=side) for side in SIDES]
     if contract.get(cell.runtime).artifact is None:
-        return ModelRequest(folder, tuple(EngineRequest(each, spec, None) for each in cells))
-    return ModelRequest(folder, tuple(prepare.request_in(folder, c, spec)[0] for c in cells))
+        towers = [EngineRequest(each, spec, None) for each in cells]
+    else:
+        towers = [prepare.request_in(folder, each, spec)[0] for each in cells]
+    return ModelRequest(folder, tuple(towers), features)

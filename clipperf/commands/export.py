@@ -76,6 +76,14 @@ def command(
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Make the graph give unit vectors.")
     ] = False,
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features",
+            help="Let the image tower give what it computes before its projection, too, for linear "
+            "probes: onnx and openvino.",
+        ),
+    ] = False,
     keep_failed: Annotated[
         bool, typer.Option("--keep-failed", help="Keep a tower that fails the parity gate.")
     ] = False,
@@ -163,7 +171,9 @@ def command(
         "--timing-cache": None if timing_cache is None else str(expanded(timing_cache)),
         "--verbose": verbose or None,
     }
-    variant = chosen(Variant(runtime, precision, pixel_dtype, normalize), options)
+    variant = chosen(
+        Variant(runtime, precision, pixel_dtype, normalize, features=features), options
+    )
     if preprocess is not None:
         preprocess_fast.check(preprocess)
     with progress(quiet, plain=verbose) as bar, Workshop() as workshop:

@@ -9,6 +9,8 @@ Nothing in here keeps time: only `bench.cost` holds a clock. What an engine may 
 - ``provider``: what really ran, such as "CUDAExecutionProvider"
 - ``run_phases(array)``: as `run`, and the `Phases` by the GPU's events; absent where the
   runtime cannot tell them apart
+- ``run_features(array)``: as `run`, and what an image tower computed before its projection; the
+  embeddings once more where the tower has no second output
 - ``streams``: how many threads may be in `run` at once; absent where only one may
 - ``min_tokens``: the shortest text that it takes; shorter ones are padded
 - ``allocated_bytes()``: the most device memory held so far, by the runtime's own account
@@ -44,7 +46,8 @@ class Runtime:
     UnsupportedError where the runtime never could. `streams` says whether its engines can run
     several batches at once; the others take cells of one stream only. `warning(tower)` is why a
     tower that runs here may give worse embeddings than where it was made, None where it does not.
-    `by_handle` says that all it reads of an artifact is `request.file` and what lies beside it.
+    `by_handle` says that all it reads of an artifact is `request.file` and what lies beside it,
+    `features` that its engines have ``run_features``.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Runtime:
     streams: bool = False
     warning: Callable[[Artifact], str | None] = lambda tower: None
     by_handle: bool = False
+    features: bool = False
 
 
 def verdict(problems: Iterable[tuple[str, str]], detail: str) -> Availability:

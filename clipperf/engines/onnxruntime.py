@@ -40,7 +40,7 @@ def library() -> Any:
 
 
 class OnnxRuntimeEngine:
-    """One session with a single input and a single output; it copies both itself."""
+    """One session with a single input, and embeddings for its first output; it copies both."""
 
     def __init__(self, session: Any, provider: str, streams: int = 1) -> None:
         self._session = session
@@ -50,13 +50,21 @@ class OnnxRuntimeEngine:
 
     def run(self, array: np.ndarray) -> np.ndarray:
         """Embed a batch; returns float32 [batch, embed_dim]."""
+        return self._outputs(array)[0]
+
+    def run_features(self, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `run`, and the features [batch, width]; see `contract`."""
+        found = self._outputs(array)
+        return found[0], found[-1]
+
+    def _outputs(self, array: np.ndarray) -> list[np.ndarray]:
         if self._session is None:
             raise EngineError("this engine is closed")
         try:
-            result: np.ndarray = self._session.run(None, {self._input: array})[0]
+            found: list[np.ndarray] = self._session.run(None, {self._input: array})
         except Exception as exc:
             raise run_error(exc, len(array)) from exc
-        return result
+        return found
 
     def close(self) -> None:
         """Free the session."""

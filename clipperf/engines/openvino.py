@@ -42,7 +42,7 @@ def library() -> Any:
 
 
 class OpenVinoEngine:
-    """One compiled tower with a single input and a single output."""
+    """One compiled tower with a single input, and embeddings for its first output."""
 
     provider = "CPU"
 
@@ -55,6 +55,15 @@ class OpenVinoEngine:
 
     def run(self, array: np.ndarray) -> np.ndarray:
         """Embed a batch; returns float32 [batch, embed_dim]."""
+        return self._outputs(array, 1)[0]
+
+    def run_features(self, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `run`, and the features [batch, width]; see `contract`."""
+        found = self._outputs(array, 2)
+        return found[0], found[-1]
+
+    def _outputs(self, array: np.ndarray, most: int) -> list[np.ndarray]:
+        """The first outputs, `most` of them."""
         if self._compiled is None:
             raise EngineError("this engine is closed")
         request = self._free.get()
@@ -63,7 +72,8 @@ class OpenVinoEngine:
                 found = request.infer({0: array}, share_inputs=True)
             _has_run.set()
             # The request writes its next result into the same memory.
-            result: np.ndarray = np.array(found[0], np.float32)
+            places = range(min(most, len(found)))
+            result = [np.array(found[place], np.float32) for place in places]
         except RuntimeError as exc:
             raise EngineError(f"openvino: {reason(exc)}") from exc
         finally:

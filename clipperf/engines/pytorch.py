@@ -74,19 +74,33 @@ class PyTorchEngine:
 
     def run(self, array: np.ndarray) -> np.ndarray:
         """Embed a batch; returns float32 [batch, embed_dim] on the host."""
+        (found,) = self._outputs(array, lambda given: (self._module(given),))
+        return found
+
+    def run_features(self, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `run`, and the features [batch, width]; see `contract`."""
+        from clipperf.models.features import both
+
+        embeds, features = self._outputs(array, lambda given: both(self._module, given))
+        return embeds, features
+
+    def _outputs(
+        self, array: np.ndarray, compute: Callable[[Any], tuple[Any, ...]]
+    ) -> tuple[np.ndarray, ...]:
         import torch
 
         if self._module is None:
             raise EngineError("this engine is closed")
         try:
             with torch.inference_mode():
-                return self._embed(torch.from_numpy(array))
+                found = compute(self._given(torch.from_numpy(array)))
+                return tuple(output.float().cpu().numpy() for output in found)
         except Exception as exc:
             raise run_error(exc, f"at batch {len(array)}") from exc
 
-    def _embed(self, host: Any) -> np.ndarray:
-        result: np.ndarray = self._module(host).float().numpy()
-        return result
+    def _given(self, host: Any) -> Any:
+        """The input where the module takes it."""
+        return host
 
     def close(self) -> None:
         """Drop the weights."""
@@ -103,10 +117,9 @@ class CudaEngine(PyTorchEngine):
         self._tf32 = tf32
         self._pinned: Any = None
 
-    def _embed(self, host: Any) -> np.ndarray:
+    def _given(self, host: Any) -> Any:
         self._set_tf32()
-        result: np.ndarray = self._module(self._copy_in(host)).float().cpu().numpy()
-        return result
+        return self._copy_in(host)
 
     def run_phases(self, array: np.ndarray) -> tuple[np.ndarray, Phases]:
         """As `run`, with the seconds of its copies and its compute by the GPU's events.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from functools import partial
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -44,6 +45,14 @@ class Embedder(Protocol):
         ...
 
 
+class FeatureEmbedder(Embedder, Protocol):
+    """One that gives features of images, too."""
+
+    def encode_features(self, images: Sequence[ImageSource]) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings [len(images), embed_dim] and features [len(images), width], float32."""
+        ...
+
+
 class ModelEmbedder:
     """A model that takes a dataset's image sources, and runs `batch` inputs at once."""
 
@@ -55,6 +64,10 @@ class ModelEmbedder:
         """See `Embedder`."""
         return self._model.encode_images([i.open() for i in images], batch_size=self._batch)
 
+    def encode_features(self, images: Sequence[ImageSource]) -> tuple[np.ndarray, np.ndarray]:
+        """See `FeatureEmbedder`."""
+        return self._model.encode_features([i.open() for i in images], batch_size=self._batch)
+
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """See `Embedder`."""
         return self._model.encode_texts(texts, batch_size=self._batch)
@@ -62,18 +75,20 @@ class ModelEmbedder:
 
 def embed(
     dataset: Dataset,
-    embedder: Embedder,
+    embedder: Embedder | FeatureEmbedder,
     batch: int = BATCH,
     progress: Progress | None = None,
     who: str = "the runtime",
     shelf: Shelf = NOWHERE,
+    features_from: int | None = None,
 ) -> Embeddings:
     """Embed a dataset's images, and the texts that its tasks need, in batches of `batch`.
 
     Equal texts are embedded once, and handed over by the thousand; the embedder runs them in
     batches. Images are handed over as sources, a batch at a time: no more than one batch of them
     needs to be decoded at once. What `shelf` keeps is not embedded again,
-    and it keeps what is.
+    and it keeps what is. With `features_from`, the width of an embedding, images have features
+    behind it; see `FeatureEmbedder`.
 
     Raises:
         EngineError: `who` returned another shape than asked for, or a vector that is not finite
@@ -82,7 +97,11 @@ def embed(
     """
 
     def run(side: Side, what: str, items: Sequence) -> np.ndarray:
+        encode: Callable[[Sequence], np.ndarray]
         encode = embedder.encode_images if side == "image" else embedder.encode_texts
+        finish: Callable[[np.ndarray], np.ndarray] = normalize
+        if side == "image" and features_from is not None:
+            encode, finish = partial(_with_features, cast(FeatureEmbedder, embedder)), _finite
         parts = []
         length = shelf.part(side, batch)
         for start in range(0, len(items), length):
@@ -92,7 +111,7 @@ def embed(
                 # Texts of a part all at once: equal lengths share batches, and are tokenised once.
                 at_once = batch if side == "image" else max(batch, len(part))
                 told = _after(start, len(items), progress)
-                found = in_batches(encode, part, at_once, what, told, who, normalize)
+                found = in_batches(encode, part, at_once, what, told, who, finish)
                 shelf.put(side, part, found)
             elif progress is not None:
                 progress(what, start + len(part), len(items))
@@ -101,7 +120,14 @@ def embed(
             raise EngineError(f"{who}: {what} have embeddings of several widths")
         return np.concatenate(parts)
 
-    images = run("image", "images", dataset.images)
+    rows = {"": run("image", "images", dataset.images)}
+    for name, part in dataset.parts.items():
+        rows[name] = run("image", f"{name} images", part.images)
+    parts = {name: own[:, :features_from] for name, own in rows.items()}
+    images = parts.pop("")
+    features = {}
+    if features_from is not None:
+        features = {name: own[:, features_from:] for name, own in rows.items()}
     found = {}
     for what, texts in texts_of(dataset).items():
         place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
@@ -112,10 +138,19 @@ def embed(
                 f"text embeddings {unique.shape[1]}"
             )
         found[what] = unique[[place[text] for text in texts]]
-    parts = {
-        name: run("image", f"{name} images", part.images) for name, part in dataset.parts.items()
-    }
-    return Embeddings(images, found, parts)
+    return Embeddings(images, found, parts, features)
+
+
+def _with_features(embedder: FeatureEmbedder, images: Sequence[ImageSource]) -> np.ndarray:
+    """Unit vectors, with features as they are behind."""
+    embeds, features = embedder.encode_features(images)
+    return np.concatenate([normalize(embeds), features], axis=1)
+
+
+def _finite(rows: np.ndarray) -> np.ndarray:
+    if not np.isfinite(rows).all():
+        raise ValueError("a feature holds NaN or infinity")
+    return rows.astype(np.float32)
 
 
 def _after(start: int, total: int, progress: Progress | None) -> Progress | None:

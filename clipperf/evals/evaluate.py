@@ -90,6 +90,7 @@ def evaluate(
                     request = prepare(cell, spec, on_stage)
                     notes = (*result.notes, *preprocessing_notes(request))
                     result = dataclasses.replace(result, notes=notes)
+                    result = _with_features_said(result, request, spec)
                     kept = worker.kept_embeddings(request, dataset, batch)
                     embedded[cell] = kept or embed_apart(request, shared, batch, progress)
                 except ClipperfError as exc:
@@ -113,6 +114,15 @@ def preprocessing_notes(request: ModelRequest) -> tuple[str, ...]:
     method = worker.read_preprocessing(request).method
     label = request.towers[0].cell.label
     return () if method == "exact" else (f"{label}: images preprocessed by {method!r}",)
+
+
+def _with_features_said(result: ResultFile, request: ModelRequest, spec: ModelSpec) -> ResultFile:
+    """With a note where features are asked for, and are none but the embeddings."""
+    image = store.read_manifest(request.folder).tower("image") if request.features else None
+    if image is None or len(image.outputs) > 1:
+        return result
+    said = f"{spec.id}: no projection is known in its image tower: its features are its embeddings"
+    return dataclasses.replace(result, notes=tuple(dict.fromkeys((*result.notes, said))))
 
 
 def embed_apart(

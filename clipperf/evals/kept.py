@@ -81,14 +81,18 @@ NOWHERE = Shelf({})
 
 
 def identity_of(
-    request: EngineRequest, artifacts: Path, pixels: PreprocessSpec, tokens: Sequence[str]
+    request: EngineRequest,
+    artifacts: Path,
+    pixels: PreprocessSpec,
+    tokens: Sequence[str],
+    features: bool = False,
 ) -> str | None:
     """What a tower's embeddings are kept under; None where it cannot be told.
 
     That is so of a runtime from another package, whose code may change under one name.
     `artifacts` is the folder whose towers it has, or whose tokenizer and preprocessing it borrows:
     a runtime that builds the tower from the weights says which those are there. `tokens` are the
-    checksums of the tokenizer's files.
+    checksums of the tokenizer's files. With `features` images have these behind their embeddings.
     """
     if request.cell.runtime not in RUNTIMES.own():
         return None
@@ -99,7 +103,8 @@ def identity_of(
             return None
         key = tower.weights_id
     inputs = pixels if request.cell.side == "image" else list(tokens)
-    return digest_of("embeddings", key, request.spec, request.cell, inputs, *_machine())
+    more = ("features",) if features and request.cell.side == "image" else ()
+    return digest_of("embeddings", key, request.spec, request.cell, inputs, *_machine(), *more)
 
 
 @functools.cache

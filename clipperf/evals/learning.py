@@ -26,7 +26,12 @@ def answers_of(dataset: Dataset) -> np.ndarray:
 
 
 def features_of(found: Embeddings, part: str = "") -> np.ndarray:
-    """What a probe of the images, or of those of a part, is trained on: [images, width]."""
+    """What a probe of the images, or of those of a part, is trained on: [images, width].
+
+    Features where there are any, else embeddings.
+    """
+    if part in found.features:
+        return found.features[part]
     unit = found.parts[part] if part else found.images
     return unit * np.float32(LENGTH)
 

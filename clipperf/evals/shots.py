@@ -22,8 +22,8 @@ SHOTS = (1, 2, 4, 8, 16)
 REPEATS = 3
 
 STRENGTH = 1 / 0.316
-"""Where there is nothing to search on: what CLIP's own example of a linear probe takes, whose
-features are about `probe.LENGTH` long; shorter ones take less."""
+"""Where there is nothing to search on: what CLIP's own example of a linear probe takes. Features
+are about `probe.LENGTH` long there; shorter ones take less."""
 
 
 def drawn(labels: np.ndarray, shots: int, repeat: int) -> np.ndarray:

@@ -19,12 +19,15 @@ class Embeddings:
     """A dataset as one runtime sees it, all L2-normalised float32.
 
     `images` [images, dim]; `texts` [texts, dim] by the names that tasks give their texts; `parts`
-    are the images of the dataset's other parts.
+    are the images of the dataset's other parts. `features` [images, width], as they come, are what
+    was computed of these, or of the images themselves (""), before the projection; none where they
+    were not asked for.
     """
 
     images: np.ndarray
     texts: Mapping[str, np.ndarray] = field(default_factory=dict)
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,13 @@ def embed(fields: Fields, tell: Tell) -> None:
     with open_model(request, target.parent) as model:
         embedder = accuracy.ModelEmbedder(model, batch)
         found = accuracy.embed(
-            dataset, embedder, batch, lambda *done: tell(done), label, shelf_of(request)
+            dataset,
+            embedder,
+            batch,
+            lambda *done: tell(done),
+            label,
+            shelf_of(request),
+            request.features_from,
         )
     save(found, target)
 
@@ -59,6 +65,10 @@ class _Nothing:
         """See `accuracy.Embedder`."""
         raise Absent
 
+    def encode_features(self, images: Sequence[ImageSource]) -> tuple[np.ndarray, np.ndarray]:
+        """See `accuracy.FeatureEmbedder`."""
+        raise Absent
+
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """See `accuracy.Embedder`."""
         raise Absent
@@ -67,7 +77,8 @@ class _Nothing:
 def kept_embeddings(request: ModelRequest, dataset: Dataset, batch: int) -> Embeddings | None:
     """What the store keeps of a model's embeddings; None where anything is missing."""
     try:
-        return accuracy.embed(dataset, _Nothing(), batch, shelf=shelf_of(request))
+        shelf, width = shelf_of(request), request.features_from
+        return accuracy.embed(dataset, _Nothing(), batch, shelf=shelf, features_from=width)
     except Absent:
         return None
 
@@ -75,7 +86,10 @@ def kept_embeddings(request: ModelRequest, dataset: Dataset, batch: int) -> Embe
 def shelf_of(request: ModelRequest) -> Shelf:
     """Where a model's embeddings are kept."""
     pixels, sums = read_preprocessing(request), tokenizer_sums(request.folder)
-    found = {t.cell.side: identity_of(t, request.folder, pixels, sums) for t in request.towers}
+    found = {
+        t.cell.side: identity_of(t, request.folder, pixels, sums, request.features)
+        for t in request.towers
+    }
     return Shelf({side: identity for side, identity in found.items() if identity is not None})
 
 
@@ -84,11 +98,18 @@ class ModelRequest:
     """What opens both towers of a model for one cell, as an `EngineRequest` does for one.
 
     `folder` is the artifact folder whose tokenizer and preprocessing it has. A runtime that loads
-    no artifacts, as the baseline's, borrows those of another's, and preprocesses exactly.
+    no artifacts, as the baseline's, borrows those of another's, and preprocesses exactly. With
+    `features` images are embedded with these behind; the folder was exported with them, too.
     """
 
     folder: Path
     towers: tuple[EngineRequest, ...]
+    features: bool = False
+
+    @property
+    def features_from(self) -> int | None:
+        """Where features begin in a row: behind the embedding; None without them."""
+        return self.towers[0].spec.embed_dim if self.features else None
 
 
 def read_preprocessing(request: ModelRequest) -> PreprocessSpec:
@@ -105,7 +126,7 @@ def open_model(request: ModelRequest, shared: Path | None = None) -> ClipModel:
     Raises:
         ClipperfError: one cannot be opened; those before it are closed.
     """
-    spec = request.towers[0].spec
+    spec, image = request.towers[0].spec, store.read_manifest(request.folder).tower("image")
     pixels, tokenizer = read_preprocessing(request), shared_tokenizer(request.folder, shared)
     return ClipModel(
         open_engines(request.towers),
@@ -115,6 +136,7 @@ def open_model(request: ModelRequest, shared: Path | None = None) -> ClipModel:
         cut=store.read_manifest(request.folder).cut_at,
         random_weights=spec.random_weights,
         pixel_dtype=request.towers[0].cell.input,
+        features=image.features if image is not None and request.features else None,
     )
 
 
@@ -123,6 +145,7 @@ def save(found: Embeddings, path: Path) -> None:
     arrays: dict[str, Any] = {
         **{_TEXTS + name: value for name, value in found.texts.items()},
         **{_PARTS + name: value for name, value in found.parts.items()},
+        **{_FEATURES + name: value for name, value in found.features.items()},
     }
     with files.translated(path):
         np.savez(path, images=found.images, **arrays)
@@ -133,14 +156,14 @@ def load(path: Path) -> Embeddings:
     with np.load(path) as stored:
         arrays = dict(stored)
     images = arrays.pop("images")
-    texts, parts = (
+    texts, parts, features = (
         {name.removeprefix(kind): v for name, v in arrays.items() if name.startswith(kind)}
-        for kind in (_TEXTS, _PARTS)
+        for kind in (_TEXTS, _PARTS, _FEATURES)
     )
-    return Embeddings(images, texts, parts)
+    return Embeddings(images, texts, parts, features)
 
 
-_TEXTS, _PARTS = "texts of ", "images of "
+_TEXTS, _PARTS, _FEATURES = "texts of ", "images of ", "features of "
 
 
 if __name__ == "__main__":

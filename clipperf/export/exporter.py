@@ -60,7 +60,7 @@ class Exporter:
 
     `makes` are the precisions that it has for each runtime, `file` is the name of a tower's
     model file, `tower` what a tower is called while it is made, `choices` what users choose of
-    it. Its functions:
+    it, `features` whether its image towers can give these as well. Its functions:
 
     - `key(spec, side, variant, below)`: a digest of everything that changes the bytes.
     - `job(job, tell)`: makes one tower; runs in a child process. Where `shares_process`, towers
@@ -92,6 +92,7 @@ class Exporter:
     checkable: Callable[[Job], bool] = lambda job: True
     refusal: Callable[[Job, Built, Parity], str] = gates.refusal
     choices: Choices = Choices()
+    features: bool = False
     serving: (
         Callable[[ModelSpec, Sequence[Side], Variant, tuple[int, int]], Variant | Path] | None
     ) = None

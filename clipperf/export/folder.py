@@ -18,7 +18,7 @@ from typing import Any
 from clipperf.errors import ArtifactError, StorageError, UsageError
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.inputs.tokenize import CONFIG_FILE, TOKENIZER_FILE
-from clipperf.nouns.artifact import Artifact, Manifest, reference_name
+from clipperf.nouns.artifact import FEATURES_REFERENCE, Artifact, Manifest, reference_name
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import SIDES, Precision, Side, Variant
 from clipperf.system import files, store
@@ -27,7 +27,7 @@ from clipperf.system.targets import kind_of, real
 from clipperf.version import __version__
 
 SHARED_FILES: dict[Side, tuple[str, ...]] = {
-    "image": (PREPROCESS_FILE, reference_name("image")),
+    "image": (PREPROCESS_FILE, reference_name("image"), FEATURES_REFERENCE),
     "text": (TOKENIZER_FILE, CONFIG_FILE, reference_name("text")),
 }
 """What lies beside the towers: how inputs are made, and PyTorch's embeddings of some of them."""

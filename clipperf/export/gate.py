@@ -11,8 +11,9 @@ from clipperf.engines import contract
 from clipperf.export.job import Built, Job
 from clipperf.export.judge import parity
 from clipperf.inputs.tokenize import Tokenizer
-from clipperf.nouns.artifact import Parity, reference_name
+from clipperf.nouns.artifact import FEATURES_REFERENCE, Parity, reference_name
 from clipperf.nouns.cell import Cell, Engine, EngineRequest
+from clipperf.serve.features import features_of
 from clipperf.serve.parity_inputs import parity_inputs
 from clipperf.serve.texts import ends_of, given_lengths
 
@@ -59,7 +60,8 @@ def compared(
     """Compare a tower, open in an engine, with PyTorch fp32 on the first parity inputs.
 
     Texts that may be cut are, in all batches but the last, as they are in use. `note` adds to the
-    words on what was compared; None: batches as usual for the tower's size.
+    words on what was compared; None: batches as usual for the tower's size. Of a tower that gives
+    features, too, the worse of both counts.
     """
     inputs = parity_inputs(job.shared, job.side, built.inputs[0].dtype)
     reference = np.load(job.shared / reference_name(job.side))
@@ -68,7 +70,27 @@ def compared(
     if built.cut is not None and built.cut.at is not None:
         ends = ends_of(Tokenizer.from_folder(job.shared), built.cut.at)
         lengths = None if ends is None else given_lengths(engine, ends(inputs))
-    return parity.measure(engine, inputs, reference, job.variant.precision, note, sizes, lengths)
+    found = parity.measure(engine, inputs, reference, job.variant.precision, note, sizes, lengths)
+    if len(built.outputs) == 1:
+        return found
+    known = np.load(job.shared / FEATURES_REFERENCE)
+    both = _Features(engine)
+    other = parity.measure(both, inputs, known, job.variant.precision, f"{note}, features", sizes)
+    return other if other.min_cosine < found.min_cosine or not other.finite else found
+
+
+class _Features:
+    """An engine whose features stand in the place of its embeddings."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        """The features of a batch, float32 [batch, width]."""
+        return features_of(self._engine, array)[1]
+
+    def close(self) -> None:
+        """The engine is its owner's to close."""
 
 
 def refusal(job: Job, built: Built, found: Parity, what: str = "artifact") -> str:

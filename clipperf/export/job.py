@@ -87,6 +87,7 @@ class Built:
     graph: str | None = None
     build_s: float = 0.0
     peak_rss_bytes: int | None = None
+    features: int | None = None
 
 
 def like(source: Artifact) -> Built:
@@ -102,4 +103,5 @@ def like(source: Artifact) -> Built:
         cut=source.cut,
         similarity=source.similarity,
         joined=source.joined,
+        features=source.features,
     )

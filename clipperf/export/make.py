@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from clipperf.errors import ExportError, ParityError
+from clipperf.errors import ExportError, ParityError, UsageError
 from clipperf.export import folder as folders
-from clipperf.export.exporter import Below, Exporter, exporter_of
+from clipperf.export.exporter import EXPORTERS, Below, Exporter, exporter_of
 from clipperf.export.folder import Exported, Wanted
 from clipperf.export.job import Built, Job, Tell
 from clipperf.export.workshop import Workshop
@@ -46,6 +46,11 @@ def make(
     """
     shop = workshop or Workshop()
     exporter = exporter_of(variant)
+    if variant.features and not exporter.features:
+        raise UsageError(
+            f"towers for {variant.runtime} give embeddings alone: --features is for "
+            f"{', '.join(dict.fromkeys(r for e in EXPORTERS if e.features for r in e.makes))}"
+        )
     variant = exporter.complete(spec, variant)
     if out is not None:  # in the store whatever is damaged is built again
         folders.check_target(out.absolute(), spec, variant.runtime)
@@ -223,4 +228,5 @@ def _described(
         cut=built.cut,
         similarity=built.similarity,
         joined=built.joined,
+        features=built.features,
     )

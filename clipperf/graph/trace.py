@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import ClipperfError, ExportError
 from clipperf.graph import kept, shapes, uint8, weights
+from clipperf.graph.features import give_features
 from clipperf.graph.fold import fold_batch_norms
 from clipperf.graph.fuse import fuse_branches
 from clipperf.inputs.preprocess_spec import PreprocessSpec
@@ -68,10 +69,12 @@ def export_onnx(
     precision: str = "fp32",
     key: str | None = None,
     takes_bytes: PreprocessSpec | None = None,
+    features: int | None = None,
 ) -> int:
     """Write an fp32 tower to `path` in `precision`; return how many of its parts were joined.
 
-    With `takes_bytes` its pixels are uint8, and it normalises them as that says. Weights above
+    With `takes_bytes` its pixels are uint8, and it normalises them as that says; with `features`
+    it gives that many of them before its projection, too. Weights above
     `EXTERNAL_DATA_FROM_BYTES` lie beside `path`. With a `graph_key` the graph is kept for further
     checkpoints of the architecture. Branches of the tower are joined, its batch norms folded, and
     `models.lean` leaves out what its embedding never reads, all in place.
@@ -91,11 +94,11 @@ def export_onnx(
         with quiet(), torch.no_grad():
             model = _filled(tower, precision, key) or _plain(tower, precision)
             try:
-                _finish(model, path, takes_bytes)
+                _finish(model, path, takes_bytes, features)
             except (weights.NotComputed, ir.serde.SerdeError):
                 if key:
                     kept.forget(key)
-                _finish(_plain(tower, precision), path, takes_bytes)
+                _finish(_plain(tower, precision), path, takes_bytes, features)
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as exc:
         raise ExportError(
             f"{tower.spec.id}: torch's exporter cannot take its {tower.side} tower: "
@@ -182,7 +185,9 @@ def _traced(module: Any, tower: Tower, precision: str, whole: bool = False) -> i
     return model
 
 
-def _finish(model: ir.Model, path: Path, takes_bytes: PreprocessSpec | None) -> None:
+def _finish(
+    model: ir.Model, path: Path, takes_bytes: PreprocessSpec | None, features: int | None
+) -> None:
     """Put what torch's exporter wrote in a way that every runtime reads well, and save it."""
     import onnx_ir as ir
 
@@ -190,6 +195,8 @@ def _finish(model: ir.Model, path: Path, takes_bytes: PreprocessSpec | None) -> 
     shapes.reshape_by_constants(model)
     if takes_bytes is not None:
         uint8.take_bytes(model, takes_bytes)
+    if features is not None:
+        give_features(model, features)
     held = [value.const_value for value in model.graph.initializers.values()]
     size = sum(tensor.nbytes for tensor in held if tensor is not None)
     beside = f"{path.name}.data" if size > EXTERNAL_DATA_FROM_BYTES else None

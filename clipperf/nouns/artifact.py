@@ -13,6 +13,13 @@ OUTPUT_NAMES: dict[Side, str] = {"image": "image_embeds", "text": "text_embeds"}
 """What exported graphs call their tensors, as the ecosystem's do (transformers, optimum)."""
 
 
+FEATURES_NAME = "image_features"
+"""The second output of image towers that give what they compute before their projection."""
+
+FEATURES_REFERENCE = "parity-image-features.npy"
+"""The file with PyTorch fp32's features of the first parity inputs, [n, width]."""
+
+
 def reference_name(side: Side) -> str:
     """The file with PyTorch fp32's embeddings of a side's first parity inputs, [n, embed_dim]."""
     return f"parity-{side}.npy"
@@ -121,6 +128,7 @@ class Artifact:
     cut: Cut | None = None
     similarity: Similarity | None = None
     joined: int = 0
+    features: int | None = None
 
     @property
     def cut_at(self) -> CutAt | None:
@@ -136,6 +144,8 @@ class Artifact:
             said["texts"] = f"{how} ({self.cut.why})"
         if self.joined:
             said["branches"] = f"joined in {self.joined} parts"
+        if self.features is not None and len(self.outputs) == 1:
+            said["features"] = "the embeddings: no projection after them is known"
         if self.first_token is not None:
             said["first token"] = f"taken to be {self.first_token}, not read"
         if (cost := self.quantization) is not None:
@@ -231,7 +241,9 @@ class Manifest:
         for tower in self.towers:
             if tower.path not in tower.files:
                 return f"the {tower.side} tower's path {tower.path!r} is not one of its files"
-            if (len(tower.inputs), len(tower.outputs)) != (1, 1):
+            names = [output.name for output in tower.outputs[1:]]
+            more = [FEATURES_NAME] if tower.side == "image" else []
+            if len(tower.inputs) != 1 or not tower.outputs or names not in ([], more):
                 return f"the {tower.side} tower has not one input and one output"
         outside = [name for name in self.all_files if not is_inside(name)]
         return f"{outside[0]!r} is no file inside the folder" if outside else None

@@ -161,7 +161,8 @@ class Variant:
 
     `runtime` is the one whose artifact it is ("onnx", "openvino", "trt"). `pixel_dtype` is what
     the image tower takes, `normalized` says whether the tower gives unit vectors. `settings` are
-    the typed choices of the one exporter that makes it; None for its defaults.
+    the typed choices of the one exporter that makes it; None for its defaults. With `features` the
+    image tower gives what it computes before its projection, too.
     """
 
     runtime: str
@@ -169,6 +170,7 @@ class Variant:
     pixel_dtype: PixelDtype = "float32"
     normalized: bool = False
     settings: Hashable | None = None
+    features: bool = False
 
     @property
     def row(self) -> Precision:
@@ -179,4 +181,5 @@ class Variant:
     def folder_name(self) -> str:
         """The part of a stored folder's name that says what kind of towers it holds."""
         parts = [self.precision, *(["normalized"] if self.normalized else [])]
+        parts += ["features"] if self.features else []
         return "-".join([*parts, *([self.pixel_dtype] if self.pixel_dtype != "float32" else [])])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from clipperf.errors import UsageError
+from clipperf.inputs.decode import is_one
 from clipperf.inputs.preprocess import normalise
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
@@ -90,3 +93,13 @@ def checked_tokens(
     padded = np.full((len(tokens), context), tokenizer.spec.pad_id, np.int64)
     padded[:, :columns] = tokens
     return padded
+
+
+def listed(values: Any, advice: str) -> list[Any]:
+    """The values as a list; a single one, which users pass by mistake, is refused."""
+    if is_one(values) or isinstance(values, dict):
+        raise UsageError(advice)
+    try:
+        return list(values)
+    except TypeError as exc:
+        raise UsageError(advice) from exc

@@ -20,6 +20,7 @@ from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import PixelDtype
 from clipperf.serve.streams import run_all
+from clipperf.system.env import available_cores
 from clipperf.text import quoted
 
 OnError = Literal["raise", "mark"] | Callable[[int, UsageError], object]
@@ -197,3 +198,12 @@ def _decode_repeated(images: Sequence[ImageInput], skip: bool) -> None:
             except UsageError as exc:
                 if not skip:
                     raise _at(place, image, exc) from exc
+
+
+def threads_for(workers: int | None, images: int) -> int:
+    """How many threads to preprocess with; a single image is not worth starting one."""
+    if workers is None:
+        return min(available_cores(), images) if images > 1 else 0
+    if not isinstance(workers, int) or workers < 0:
+        raise UsageError(f"workers is {quoted(workers)}: give a whole number from 0")
+    return workers

@@ -81,7 +81,7 @@ def load(
     parts = open_all(choices, preprocess, verify)
     for problem in parts.warnings:
         warnings.warn(problem, AccuracyWarning, stacklevel=2)
-    text = parts.towers.get("text")
+    text, image = parts.towers.get("text"), parts.towers.get("image")
     options = {
         "threads": threads,
         "streams": streams,
@@ -103,6 +103,7 @@ def load(
         pixel_dtype=parts.pixel_dtype,
         first_token=None if text is None else text.first_token,
         similarity=next((t.similarity for t in parts.towers.values() if t.similarity), None),
+        features=None if image is None else image.features,
         open_again=lambda: open_again(choices, parts),
         pickled_as=(_unpickled, (str(path), options, keys)),
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from clipperf.errors import ArtifactError, UsageError
-from clipperf.inputs.decode import ImageInput, is_one
+from clipperf.inputs.decode import ImageInput
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.artifact import CutAt
@@ -22,15 +22,15 @@ from clipperf.nouns.cell import Engine
 from clipperf.nouns.model import Similarity
 from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.serve import arrays
+from clipperf.serve.features import Wide
 from clipperf.serve.forks import leave
-from clipperf.serve.images import OnError
+from clipperf.serve.images import OnError, threads_for
 from clipperf.serve.images import encode as embed_images
 from clipperf.serve.similarity import probabilities
 from clipperf.serve.streams import run_all, spread
 from clipperf.serve.texts import embed as embed_tokens
 from clipperf.serve.texts import encode as embed_texts
 from clipperf.serve.towers import DEFAULT_BATCH
-from clipperf.system.env import available_cores
 from clipperf.system.processes import trim_heap
 from clipperf.text import quoted
 
@@ -64,6 +64,7 @@ class ClipModel:
         pixel_dtype: PixelDtype = "float32",
         first_token: int | None = None,
         similarity: Similarity | None = None,
+        features: int | None = None,
         open_again: Callable[[], dict[Side, Engine]] | None = None,
         pickled_as: tuple[Callable[..., ClipModel], tuple[Any, ...]] | None = None,
     ) -> None:
@@ -79,6 +80,7 @@ class ClipModel:
         self._pixel_dtype = pixel_dtype
         self._first_token = first_token
         self._similarity = similarity
+        self._features = features
         self.pixels = pixels
         self.embed_dim = embed_dim
         self.random_weights = random_weights
@@ -107,22 +109,53 @@ class ClipModel:
                 or `workers` below 0.
             ArtifactError: the artifact has no image tower.
         """
-        images = _listed(images, "encode_images takes a list of images: put it in brackets")
+        images = arrays.listed(images, "encode_images takes a list of images: put it in brackets")
+        found = self._encoded(images, batch_size, workers, on_error, features=False)
+        return self._finished(found, normalize)
+
+    def encode_features(
+        self,
+        images: Sequence[ImageInput],
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        on_error: OnError = "raise",
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings of images, and features: what the tower computes before its projection.
+
+        Float32 [n, embed_dim] and [n, width], both as they come; see `encode_images`. Where no
+        projection is known, the features are the embeddings.
+
+        Raises:
+            UsageError: the image tower was exported without ``--features``; and as there.
+            UnsupportedError: the runtime gives embeddings alone.
+        """
+        if self._features is None:
+            raise UsageError("exported without its features: clipperf export MODEL --features")
+        images = arrays.listed(images, "encode_features takes a list of images")
+        rows = self._encoded(images, batch_size, workers, on_error, features=True)
+        return self._finished(rows[:, : self.embed_dim], False), rows[:, self.embed_dim :].copy()
+
+    def _encoded(
+        self,
+        images: Sequence[ImageInput],
+        batch_size: int | None,
+        workers: int | None,
+        on_error: OnError,
+        features: bool,
+    ) -> np.ndarray:
+        """Rows of embeddings, with features behind where they are wanted."""
         engine, batch_size = self._engine("image", batch_size)
+        engine, width = (Wide(engine), self._features or 0) if features else (engine, 0)
         batch_size = spread(engine, len(images), batch_size)
-        workers = _workers(workers, len(images))
+        workers = threads_for(workers, len(images))
         assert self.pixels is not None
-        found = embed_images(
-            images,
-            self.pixels,
-            engine,
-            batch_size,
-            workers,
+        return embed_images(
+            *(images, self.pixels, engine, batch_size, workers),
             dtype=self._pixel_dtype,
-            embed_dim=self.embed_dim,
+            embed_dim=self.embed_dim + width,
             on_error=on_error,
         )
-        return self._finished(found, normalize)
 
     def encode_texts(
         self, texts: Sequence[str], *, batch_size: int | None = None, normalize: bool = False
@@ -141,7 +174,7 @@ class ClipModel:
             UsageError: `texts` is not a list of strings, or `batch_size` is below 1.
             ArtifactError: the artifact has no text tower.
         """
-        texts = _listed(texts, "encode_texts takes a list of strings: put it in brackets")
+        texts = arrays.listed(texts, "encode_texts takes a list of strings: put it in brackets")
         engine, batch_size = self._engine("text", batch_size)
         assert self._tokenizer is not None
         found = None
@@ -293,22 +326,3 @@ class ClipModel:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _listed(values: Any, advice: str) -> list[Any]:
-    """The values as a list; a single one, which users pass by mistake, is refused."""
-    if is_one(values) or isinstance(values, dict):
-        raise UsageError(advice)
-    try:
-        return list(values)
-    except TypeError as exc:
-        raise UsageError(advice) from exc
-
-
-def _workers(workers: int | None, images: int) -> int:
-    """How many threads to preprocess with; a single image is not worth starting one."""
-    if workers is None:
-        return min(available_cores(), images) if images > 1 else 0
-    if not isinstance(workers, int) or workers < 0:
-        raise UsageError(f"workers is {quoted(workers)}: give a whole number from 0")
-    return workers

@@ -15,4 +15,5 @@ RUNTIME = Runtime(
     streams=True,
     warning=onnxruntime.accuracy_warning,
     by_handle=True,
+    features=True,
 )

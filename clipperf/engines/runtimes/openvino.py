@@ -13,4 +13,5 @@ RUNTIME = Runtime(
     openvino.availability,
     openvino.open,
     streams=True,
+    features=True,
 )

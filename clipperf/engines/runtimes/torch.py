@@ -12,4 +12,5 @@ RUNTIME = Runtime(
     ("cpu", "cuda"),
     pytorch.availability,
     pytorch.open,
+    features=True,
 )

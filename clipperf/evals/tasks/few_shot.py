@@ -29,6 +29,8 @@ from clipperf.evals.shots import (
 from clipperf.evals.task import Embeddings, Task
 from clipperf.evals.tasks import zeroshot
 
+TOP = "-shot top-1"
+
 
 def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
     dataset, found = centre_frames(dataset, found)
@@ -47,7 +49,9 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
             draws.append(measured(ranked(f"{count}-shot", scores, labels)))
         rows.append([over_repeats(same) for same in zip(*draws, strict=True)])
     said = _said(dataset, found, shots, rows, repeats)
-    return [replace(row, detail=said) for own in rows for row in own]
+    return [
+        replace(row, detail=said if row.metric.endswith(TOP) else "") for own in rows for row in own
+    ]
 
 
 def _shots(dataset: Dataset, train: Samples) -> tuple[int, ...]:
@@ -75,7 +79,7 @@ def _said(
 ) -> str:
     """How often was drawn, and how many shots the zero-shot classifier is worth."""
     zero = float(np.mean(hits_at(zeroshot.ranked(dataset, found).ranks, 1)))
-    top = [row.value for own in rows for row in own if row.metric.endswith("-shot top-1")]
+    top = [row.value for own in rows for row in own if row.metric.endswith(TOP)]
     worth = shots_equal_to(zero, shots, top)
     return f"{repeats} draws; zero-shot top-1, {zero:.4f}, is worth {worth} shots"
 

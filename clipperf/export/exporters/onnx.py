@@ -9,7 +9,7 @@ from clipperf.engines import onnxruntime as ort_engine
 from clipperf.export import gate
 from clipperf.export.exporter import Below, Exporter
 from clipperf.export.job import Built, Job, Tell
-from clipperf.graph import kept, trace, uint8
+from clipperf.graph import features, kept, trace, uint8
 from clipperf.graph.widen import runnable_on_cpu
 from clipperf.nouns.artifact import Parity
 from clipperf.nouns.model import ModelSpec
@@ -21,7 +21,8 @@ def key(spec: ModelSpec, side: Side, variant: Variant, below: Below) -> str:
     """See `Exporter`; `below` are the weights."""
     # The id stands for the mean and std, which the tag decides.
     takes_bytes = side == "image" and variant.pixel_dtype == "uint8"
-    more = ("uint8", uint8.RECIPE, spec.id) if takes_bytes else ()
+    more: tuple[object, ...] = ("uint8", uint8.RECIPE, spec.id) if takes_bytes else ()
+    more += ("features", features.RECIPE) if side == "image" and variant.features else ()
     return files.digest_of(
         "onnx", store.SCHEMA_VERSION, spec.family, spec.architecture, below.key, side,
         variant.precision, variant.normalized, trace.opset(variant.precision), trace.RECIPE,
@@ -61,4 +62,5 @@ EXPORTER = Exporter(
     job=make,
     shares_process=True,
     gate=checked,
+    features=True,
 )

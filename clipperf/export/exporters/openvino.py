@@ -55,4 +55,5 @@ EXPORTER = Exporter(
     needs=derived.needs,
     refusal=derived.refusal,
     choices=derived.CHOICES,
+    features=True,
 )

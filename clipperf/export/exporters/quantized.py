@@ -47,4 +47,5 @@ EXPORTER = Exporter(
     needs=derived.needs,
     refusal=derived.refusal,
     choices=replace(derived.CHOICES, choose=choose),
+    features=True,
 )

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipperf.errors import ExportError
 from clipperf.export.job import Built, Job, Tell
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.models.family import family_of
-from clipperf.nouns.artifact import Cut, reference_name
+from clipperf.models.features import both, has_projection
+from clipperf.nouns.artifact import (
+    FEATURES_NAME,
+    FEATURES_REFERENCE,
+    Cut,
+    TensorSpec,
+    reference_name,
+)
 from clipperf.nouns.model import ModelSpec, Tower
 from clipperf.nouns.variant import Side
 from clipperf.system.files import write_json
+
+if TYPE_CHECKING:
+    import torch
 
 
 def traced(job: Job, tell: Tell) -> Built:
@@ -51,9 +63,11 @@ def traced(job: Job, tell: Tell) -> Built:
         judged = inputs[: sum(parity.batches_for(spec, side))]
         pairs = judged.split(2)  # few at a time: activations are memory, too
         reference = torch.cat([tower.module(pair) for pair in pairs])
+        width = _features(tower, pairs, folder) if side == "image" and variant.features else None
     np.save(folder / reference_name(side), reference.numpy())
     tell("exporting")
-    written = partial(_written, job=job, takes_bytes=takes_bytes)
+    gives = width if width is not None and has_projection(tower.module.model) else None
+    written = partial(_written, job=job, takes_bytes=takes_bytes, features=gives)
     try:
         key, joined = written(tower)
     except ExportError as exc:
@@ -64,9 +78,10 @@ def traced(job: Job, tell: Tell) -> Built:
         key, joined = written(tower)
     given, produced = trace.io_specs(tower, variant.pixel_dtype)
     length = given.shape[1] if side == "text" else None
+    more = () if gives is None else (TensorSpec(FEATURES_NAME, "float32", ("batch", gives)),)
     return Built(
         (given,),
-        (produced,),
+        (produced, *more),
         tokens=length if isinstance(length, int) else None,
         first_token=first_token(tower.module, tower.start_id),
         graph=key,
@@ -74,16 +89,29 @@ def traced(job: Job, tell: Tell) -> Built:
         cut=cut,
         similarity=tower.similarity,
         joined=joined,
+        features=width,
     )
 
 
-def _written(tower: Tower, job: Job, takes_bytes: PreprocessSpec | None) -> tuple[str, int]:
+def _features(tower: Tower, batches: Sequence[torch.Tensor], folder: Path) -> int:
+    """Keep PyTorch's features of the first inputs; returns how many there are of an image."""
+    import numpy as np
+
+    found = np.concatenate([both(tower.module, batch)[1].numpy() for batch in batches])
+    np.save(folder / FEATURES_REFERENCE, found)
+    return int(found.shape[1])
+
+
+def _written(
+    tower: Tower, job: Job, takes_bytes: PreprocessSpec | None, features: int | None
+) -> tuple[str, int]:
     """Write the graph of a tower; the key of its kept graph, and how many parts were joined."""
     from clipperf.graph import trace
 
     variant, config = job.variant, family_of(job.spec).config(job.spec)
     key = trace.graph_key(tower, variant.normalized, variant.precision, config)
-    return key, trace.export_onnx(tower, job.target, variant.precision, key, takes_bytes)
+    made = trace.export_onnx(tower, job.target, variant.precision, key, takes_bytes, features)
+    return key, made
 
 
 def write_settings(spec: ModelSpec, side: Side, folder: Path) -> PreprocessSpec:
