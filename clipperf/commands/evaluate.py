@@ -76,8 +76,8 @@ def command(
         typer.Option(
             "--task",
             help="What to do with the dataset, with commas: zeroshot, retrieval, or one that is "
-            "done only where it is asked for, such as linear-probe, few-shot or geolocation. By "
-            "default all others that it has data for.",
+            "done only where it is asked for: linear-probe, few-shot, geolocation, bias. By default "
+            "all others that it has data for.",
         ),
     ] = None,
     features: Annotated[
@@ -94,7 +94,7 @@ def command(
             "--suite",
             help="All datasets of a published table that are on this machine, in place of "
             "--dataset: clip-as-service, clip-paper (Table 4), clip-paper-linear-probe (Table 3), "
-            "datacomp38; or of a folder of datasets.",
+            "clip-paper-shift (Table 16), datacomp38; or of a folder of datasets.",
         ),
     ] = None,
     split: Annotated[
