@@ -76,8 +76,8 @@ def command(
         typer.Option(
             "--task",
             help="What to do with the dataset, with commas: zeroshot, retrieval, or one that is "
-            "done only where it is asked for: linear-probe, few-shot, geolocation, bias. By default "
-            "all others that it has data for.",
+            "done only where it is asked for: linear-probe, few-shot, geolocation, bias, lexicon. "
+            "By default all others that it has data for.",
         ),
     ] = None,
     features: Annotated[

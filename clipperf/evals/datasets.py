@@ -42,7 +42,8 @@ class Dataset:
     those of few-shot probes, 0 and none for the usual ones. `groups` are the columns by which
     figures are asked for, `clip` is the one that says which images are frames of one video. With
     `pools` there are other classifiers than classes: those of `class_prompts`, and the class that
-    each is pooled for. `candidates` are labels that nobody says to be right; see `tasks.bias`.
+    each is pooled for. `candidates` are labels that nobody says to be right; see `tasks.bias`. A
+    cue goes with the images `chosen` of its `choices`.
     """
 
     name: str
@@ -66,6 +67,9 @@ class Dataset:
     clip: str = ""
     pools: tuple[int, ...] = ()
     candidates: tuple[str, ...] = ()
+    cues: tuple[str, ...] = ()
+    choices: tuple[tuple[int, ...], ...] = ()
+    chosen: tuple[tuple[int, ...], ...] = ()
 
     @property
     def prompt_sets(self) -> tuple[tuple[str, ...], ...]:
@@ -148,6 +152,9 @@ def load_dataset(
         groups=recipe.groups if recipe else (),
         clip=recipe.clip if recipe else "",
         pools=tuple(content.pools),
+        cues=tuple(content.cues),
+        choices=tuple(map(tuple, content.choices)),
+        chosen=tuple(map(tuple, content.chosen)),
         candidates=recipe.candidates if recipe else (),
     )
 

@@ -89,6 +89,9 @@ class Content:
     class_prompts: Sequence[Sequence[str]] = ()
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     pools: Sequence[int] = ()
+    cues: Sequence[str] = ()
+    choices: Sequence[Sequence[int]] = ()
+    chosen: Sequence[Sequence[int]] = ()
     notes: Sequence[str] = ()
 
 
@@ -111,7 +114,15 @@ class Layout:
 LAYOUTS: Registry[Layout] = Registry(
     "layout",
     room="clipperf.evals.layouts",
-    first=("webdataset", "huggingface", "karpathy", "crossmodal3600", "table", "lists"),
+    first=(
+        "webdataset",
+        "huggingface",
+        "karpathy",
+        "crossmodal3600",
+        "winogavil",
+        "table",
+        "lists",
+    ),
 )
 """Every layout, in the order in which they are tried, but for the `LAST`."""
 

@@ -40,7 +40,7 @@ def encode(
     spec: PreprocessSpec,
     engine: Engine,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     *,
     dtype: PixelDtype,
     embed_dim: int,
@@ -61,13 +61,14 @@ def encode(
     if on_error not in ("raise", "mark") and not callable(on_error):
         raise UsageError(f"on_error is {quoted(on_error)}: give 'raise', 'mark' or a function")
     seen = Seen()
+    workers = threads_for(workers, len(images))
     ready = batches(images, spec, batch_size, workers, dtype, seen, skip=on_error != "raise")
     with contextlib.closing(ready):
         parts = run_all(engine, ready)
     if seen.clipped:
         first = name_of(images[min(seen.clipped)])
         message = f"{len(seen.clipped)} of {len(images)} images {CLIPPED.format(first=first)}"
-        warnings.warn(message, AccuracyWarning, stacklevel=3)
+        warnings.warn(message, AccuracyWarning, stacklevel=4)
     if not seen.unreadable:
         return np.concatenate(parts) if parts else np.zeros((0, embed_dim), np.float32)
     bad = dict(sorted(seen.unreadable.items()))
@@ -81,7 +82,7 @@ def encode(
     reasons = {place: str(error) for place, error in bad.items()}
     said = next(iter(reasons.values()))
     message = f"{len(bad)} of {len(images)} images cannot be read, their rows are NaN: {said}"
-    warnings.warn(UnreadableWarning(message, reasons), stacklevel=3)
+    warnings.warn(UnreadableWarning(message, reasons), stacklevel=4)
     return rows
 
 

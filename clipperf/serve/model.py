@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.serve import arrays
 from clipperf.serve.features import Wide
 from clipperf.serve.forks import leave
-from clipperf.serve.images import OnError, threads_for
+from clipperf.serve.images import OnError
 from clipperf.serve.images import encode as embed_images
 from clipperf.serve.similarity import probabilities
 from clipperf.serve.streams import run_all, spread
@@ -148,7 +147,6 @@ class ClipModel:
         engine, batch_size = self._engine("image", batch_size)
         engine, width = (Wide(engine), self._features or 0) if features else (engine, 0)
         batch_size = spread(engine, len(images), batch_size)
-        workers = threads_for(workers, len(images))
         assert self.pixels is not None
         return embed_images(
             *(images, self.pixels, engine, batch_size, workers),
@@ -259,11 +257,6 @@ class ClipModel:
         Raises:
             UsageError: the embeddings have other shapes, or the model has no `logit_scale`.
         """
-        if self._similarity is None:
-            raise UsageError(
-                "this model has no logit_scale, which probabilities need: its weights are random, "
-                "or hold none; or it was exported by an earlier clipperf, then export it again"
-            )
         return probabilities(self._similarity, image_embeds, text_embeds, self.embed_dim)
 
     def __reduce__(self) -> tuple[Callable[..., ClipModel], tuple[Any, ...]]:
@@ -319,10 +312,5 @@ class ClipModel:
     def __enter__(self) -> ClipModel:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -12,15 +12,20 @@ from clipperf.text import quoted
 
 
 def probabilities(
-    how: Similarity, image_embeds: np.ndarray, text_embeds: np.ndarray, embed_dim: int
+    how: Similarity | None, image_embeds: np.ndarray, text_embeds: np.ndarray, embed_dim: int
 ) -> np.ndarray:
     """float32 [images, texts]; see `ClipModel.probabilities`.
 
     A row of NaN, as of an image that cannot be read, stays one.
 
     Raises:
-        UsageError: embeddings are not [n, embed_dim].
+        UsageError: embeddings are not [n, embed_dim], or the model does not say how.
     """
+    if how is None:
+        raise UsageError(
+            "this model has no logit_scale, which probabilities need: its weights are random, or "
+            "hold none; or it was exported by an earlier clipperf, then export it again"
+        )
     images, texts = (
         _unit(embeds, name, embed_dim)
         for embeds, name in ((image_embeds, "image_embeds"), (text_embeds, "text_embeds"))

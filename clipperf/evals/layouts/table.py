@@ -51,8 +51,8 @@ PART = "Flickr_8k.{}Images.txt"
 IMAGE = ("image", "file_name", "filename", "image_name", "filepath", "file")
 CAPTION = ("caption", "text", "comment", "title")
 LABEL = ("label", "class")
-ALONE = {"latitude", "longitude", "race", "gender", "age"}
-"""What stands in place of a caption or a class where images are to be located, or people."""
+ALONE = {"latitude", "longitude", "race", "gender", "age", "verb"}
+"""What stands in place of a caption or a class: of places, people, actions."""
 
 
 def _tables(place: Place) -> list[str]:
