@@ -33,25 +33,33 @@ def both(tower: ImageTower, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return functional.normalize(embeds, dim=-1) if tower.normalize else embeds, features.float()
 
 
+PLACES = (("visual", "proj"), ("visual", "head", "proj"), ("model", "visual_projection"))
+"""Where image models keep their projection: open_clip's ViTs, timm's towers in open_clip, and
+transformers' models."""
+
+
 def has_projection(model: Any) -> bool:
     """Whether an image model ends with a projection that is known."""
-    return _parameter(model) is not None or _layer(model) is not None
+    return _found(model) is not None
 
 
-def _parameter(model: Any) -> Any:
-    """The matrix [width, embed_dim] at the end of open_clip's ViTs."""
+def _found(model: Any) -> tuple[Any, str, Any] | None:
+    """The module that holds the projection, under which name, and the projection itself.
+
+    It is a matrix [width, embed_dim] or a linear layer.
+    """
     import torch
 
-    found = getattr(getattr(model, "visual", None), "proj", None)
-    return found if isinstance(found, torch.nn.Parameter) and found.ndim == 2 else None
-
-
-def _layer(model: Any) -> Any:
-    """The linear layer at the end of timm's towers in open_clip."""
-    import torch
-
-    found = getattr(getattr(getattr(model, "visual", None), "head", None), "proj", None)
-    return found if isinstance(found, torch.nn.Linear) else None
+    for *path, name in PLACES:
+        owner = model
+        for each in path:
+            owner = getattr(owner, each, None)
+        found = getattr(owner, name, None)
+        if isinstance(found, torch.nn.Linear):
+            return owner, name, found
+        if isinstance(found, torch.nn.Parameter) and found.ndim == 2:
+            return owner, name, found
+    return None
 
 
 @contextlib.contextmanager
@@ -59,18 +67,14 @@ def _without_projection(model: Any) -> Iterator[Project]:
     """The model gives features meanwhile; yields what makes embeddings of them."""
     import torch
 
-    matrix, layer = _parameter(model), _layer(model)
-    if matrix is not None:
-        model.visual.proj = None
-        try:
-            yield lambda features: features @ matrix
-        finally:
-            model.visual.proj = matrix
-    elif layer is not None:
-        model.visual.head.proj = torch.nn.Identity()
-        try:
-            yield layer
-        finally:
-            model.visual.head.proj = layer
-    else:
+    found = _found(model)
+    if found is None:
         yield lambda features: features
+        return
+    owner, name, projection = found
+    is_layer = isinstance(projection, torch.nn.Linear)
+    setattr(owner, name, torch.nn.Identity() if is_layer else None)
+    try:
+        yield projection if is_layer else lambda features: features @ projection
+    finally:
+        setattr(owner, name, projection)

@@ -85,7 +85,6 @@ def expected(checkpoint: Path, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarr
     ("runtime", "precision", "tolerance"),
     [
         ("onnx", "fp32", 1e-5),
-        ("onnx", "fp16", 2e-3),
         ("onnx", "int8", 0.01),
         ("openvino", "fp32", 1e-5),
         pytest.param("openvino", "int8", 0.02, marks=pytest.mark.slow),
@@ -133,13 +132,13 @@ def test_pytorch_gives_both_and_keeps_its_projection(checkpoint: Path, shared: P
 
 
 def test_unit_vectors_and_bytes_have_features_too(checkpoint: Path, shared: Path) -> None:
-    variant = Variant("onnx", pixel_dtype="uint8", normalized=True, features=True)
+    variant = Variant("onnx", "fp16", "uint8", normalized=True, features=True)
     done = exported(checkpoint, variant)
-    assert done.folder.name == "onnx-fp32-normalized-features-uint8"
+    assert done.folder.name == "onnx-fp16-normalized-features-uint8"
     with clipperf.load(done.folder) as model:
         embeds, found = model.encode_features(photos())
         pixels = preprocess(photos(), model.pixels)
-    assert np.linalg.norm(embeds, axis=1) == pytest.approx(1, abs=1e-5)
+    assert np.linalg.norm(embeds, axis=1) == pytest.approx(1, abs=2e-3)
     assert _least(found, expected(checkpoint, pixels)[0]) > 0.9999
     assert np.linalg.norm(found, axis=1) == pytest.approx(
         np.linalg.norm(expected(checkpoint, pixels)[0], axis=1), rel=1e-2
