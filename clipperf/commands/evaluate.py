@@ -152,10 +152,10 @@ def command(
                 "--index-compat says what runs, and takes one dataset: leave out --runtime, "
                 "--precision, --input, --suite and --against"
             )
-        load = crossing.Load(device, threads or available_cores(), batch)
+        how = crossing.Load(device, threads or available_cores(), batch)
         model = crossing.Model(models or (), pretrained, sizes)
         asked = None if margin is None else allowed
-        rest = (dataset, options, load, model_request, asked, json, quiet)
+        rest = (dataset, options, how, model_request, asked, json, quiet)
         raise typer.Exit(crossing.run(index_compat, model, *rest))
     figures = None if against is None else figures_of(against)
     specs = prepare.choose_models(models or (), pretrained, sizes)
