@@ -90,6 +90,19 @@ def sample_artifact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
 
 
+@pytest.fixture(scope="session")
+def sample_in(sample_artifact: Path) -> Callable[[str], Path]:
+    """`sample_in("int8")` is the sample in a precision, in the store of `sample_artifact`."""
+
+    def made(precision: str) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CLIPPERF_HOME", str(sample_artifact.parents[3]))
+            spec = zoo.resolve("clipperf-sample")
+            return make(spec, ("image", "text"), Variant("onnx", precision)).folder
+
+    return made
+
+
 @pytest.fixture
 def cli(home: Path) -> Cli:
     """`cli("models", "--json")` runs the command line in a process of its own."""

@@ -123,7 +123,7 @@ def pairs_of(
     found: list[list[Candidate]] = []
     for text, folder, manifest in zip(asked, folders, manifests, strict=True):
         if folder is not None and manifest is not None:
-            found.append([_exported(folder, manifest, load)])
+            found.append([_exported(text, folder, manifest, load)])
         else:
             found.append(_in_cells(text, specs, load, prepare_cell, on_stage))
     return list(zip(*found, strict=True))
@@ -146,7 +146,7 @@ def _folder(text: str) -> Path | None:
     return path
 
 
-def _exported(folder: Path, manifest: Manifest, load: Load) -> Candidate:
+def _exported(text: str, folder: Path, manifest: Manifest, load: Load) -> Candidate:
     """What an artifact folder opens."""
     from clipperf.bench import prepare
     from clipperf.evals.compatibility import Candidate
@@ -177,7 +177,7 @@ def _exported(folder: Path, manifest: Manifest, load: Load) -> Candidate:
             input=taken,
         )
         requests.append(prepare.request_in(folder, cell, spec)[0])
-    return Candidate(shown(folder), spec, ModelRequest(folder, tuple(requests)))
+    return Candidate(shown(text), spec, ModelRequest(folder, tuple(requests)))
 
 
 def _in_cells(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,20 +13,14 @@ from PIL import Image
 from published_layouts import shards
 
 from clipperf.evals.place import SAMPLE
-from clipperf.export.make import make
-from clipperf.models import zoo
-from clipperf.nouns.variant import Variant
 
 TEMPLATES = "a photo of {c}.\na drawing of {c}.\n"
 
 
 @pytest.fixture(scope="package", params=["fp32", "fp16", "int8"])
-def artifact(request: pytest.FixtureRequest, sample_artifact: Path) -> Iterator[Path]:
+def artifact(request: pytest.FixtureRequest, sample_in: Callable[[str], Path]) -> Path:
     """The sample for ONNX Runtime in a precision."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPPERF_HOME", str(sample_artifact.parents[3]))
-        spec = zoo.resolve("clipperf-sample")
-        yield make(spec, ("image", "text"), Variant("onnx", request.param)).folder
+    return sample_in(request.param)
 
 
 Drawing = tuple[bytes, str, str]

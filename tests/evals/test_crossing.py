@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from conftest import Cli
 from clipperf.errors import UsageError
 from clipperf.evals.crossing import Answer, Party, answer_of, cross, in_common, in_words
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.place import SAMPLE
 from clipperf.evals.ranks import normalize
 from clipperf.evals.task import Embeddings
 from clipperf.inputs.sources import ImageSource
@@ -216,17 +220,23 @@ def test_the_command_answers_and_leaves_its_rows(
 
 
 def test_eight_bits_can_search_what_sixteen_have_embedded(
-    cli: Cli, sample_artifact: Path, tmp_path: Path
+    cli: Cli, sample_in: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    home, target = sample_artifact.parents[3], tmp_path / "c.json"
-    asked = ("eval", "clipperf-sample", "--index-compat", "onnx:int8", "onnx:fp16")
-    done = cli(*asked, "--margin", "3pp", "--json", target, "-q", home=home)
+    target, data = tmp_path / "c.json", tmp_path / "drawings"
+    int8, fp16 = sample_in("int8"), sample_in("fp16")
+    with zipfile.ZipFile(SAMPLE) as archive:
+        rows = archive.read("captions.jsonl").decode().splitlines()[::4]
+        archive.extractall(data, [json.loads(row)["image"] for row in rows])
+    (data / "captions.jsonl").write_text("\n".join(rows))
+    asked = ("eval", "--index-compat", int8, fp16, "--dataset", data, "--margin", "5pp")
+    done = cli(*asked, "--json", target, "-q")
     assert done.returncode == 0, done.stderr
-    assert "yes: onnx int8 can search what onnx fp16 has embedded (margin 3pp" in " ".join(
-        done.stdout.split()
-    )
-    rows = read_result(target).crossed
-    assert {row.score.n for row in rows if row.score.difference is not None} == {1599}
+    assert "clipperf-sample on drawings: yes: " in " ".join(done.stdout.split())
+    left = read_result(target).crossed
+    assert {row.names for row in left} == {(str(int8), str(fp16))}
+    compared = [row.score for row in left if row.score.difference is not None]
+    assert {score.n for score in compared} == {len(rows)} == {400}
+    assert max(score.value for score in compared) > 0.7
 
 
 @pytest.mark.parametrize(
