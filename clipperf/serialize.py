@@ -35,17 +35,18 @@ def to_json(value: Any) -> Any:
     return str(value) if isinstance(value, PurePath) else value
 
 
-def parse_json(text: str | bytes, where: object) -> Any:
+def parse_json(text: str | bytes, where: object, large: bool = False) -> Any:
     """The plain values in a JSON text; the one way in which files are read.
 
     They can be handed on without fear: depth and whole numbers are bounded. `where` begins the
-    message of an error.
+    message of an error. With `large`, for files that others wrote, larger whole numbers become
+    floats: transformers writes 10**30 where a length has no limit.
 
     Raises:
         ArtifactError: the text is not JSON, or holds what no file of clipperf's does.
     """
     try:
-        found = json.loads(text, parse_int=_whole)
+        found = json.loads(text, parse_int=_whole_or_float if large else _whole)
     except (ValueError, RecursionError) as exc:
         raise ArtifactError(f"{where}: not JSON that can be read: {exc}") from exc
     level = [found]
@@ -73,6 +74,10 @@ def _whole(text: str) -> int:
     if abs(found) >= MOST_WHOLE:
         raise ValueError(f"a whole number of {len(text)} digits")
     return found
+
+
+def _whole_or_float(text: str) -> int | float:
+    return float(text) if len(text) > 18 else int(text)
 
 
 def from_json(cls: type[T], data: Any, where: str = "") -> T:

@@ -49,6 +49,8 @@ def read(path: Path) -> Any:
         path = find(path)
     if path.name.endswith(".index.json"):
         return _shards(path)
+    if path.suffix in (".npz", ".npy"):
+        raise WeightsError(f"{path} holds numpy arrays: save torch's tensors of them")
     try:
         if _is_safetensors(path):
             return _safetensors(path)
@@ -130,7 +132,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
 def _places(path: Path) -> dict[str, str]:
     """The file of each tensor that a list names."""
     try:
-        places = {str(name): str(file) for name, file in read_json(path)["weight_map"].items()}
+        places = {str(name): str(file) for name, file in read_json(path, large=True)["weight_map"].items()}
     except (ArtifactError, KeyError, TypeError, AttributeError) as exc:
         raise WeightsError(f"{path} is no list of shards: {_first(exc)}") from exc
     names = sorted(set(places.values()))

@@ -68,6 +68,7 @@ def opened(path: Path) -> Checkpoint:
     if not state:
         raise WeightsError(f"{path} holds no weights: {_found(held)}. {_LOOKED_FOR}")
     tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    _check_floats(path, tensors)
     _check_whole(path, tensors)
     names = own_names(list(state))
     marks = OPENAI_MARKS if names.keys() >= OPENAI_MARKS else frozenset()
@@ -105,8 +106,27 @@ def _found(held: Any) -> str:
         return f"it is a {type(held).__name__}"
     if not held:
         return "it is empty"
+    import numpy as np
+
+    arrays = [key for key, value in held.items() if isinstance(value, np.ndarray)]
+    if arrays:
+        return f"{len(arrays)} numpy arrays ({arrays[0]}, ...), save torch's tensors of them"
     keys = [str(key) for key in held]
     return f"its keys are {', '.join(keys[:SHOWN])}" + (", ..." if len(keys) > SHOWN else "")
+
+
+def _check_floats(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Make sure that weights are no whole numbers, as quantised ones are."""
+    whole = [
+        name
+        for name, tensor in tensors.items()
+        if name.endswith("weight") and not (tensor.is_floating_point() or tensor.is_complex())
+    ]
+    if whole:
+        raise WeightsError(
+            f"{path} holds whole numbers for weights ({whole[0]} is {tensors[whole[0]].dtype}): "
+            "save the weights before they were quantised"
+        )
 
 
 def _check_whole(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -67,6 +67,8 @@ def instead(state: Mapping[str, torch.Tensor], unused: Collection[str]) -> str:
     if any(name.startswith(("text_model.", "vision_model.")) for name in unused):
         return "These are names of transformers' models: give the folder with its config.json"
     fitting = fitting_architectures(state)
+    if unused and fitting_architectures({k: v for k, v in state.items() if k not in unused}):
+        return f"Remove what is no part of the model: {_some(list(unused))}"
     if fitting:
         return f"Its sizes are those of {_some(fitting)}"
     strange = _some(list(unused) or list(state))

@@ -184,7 +184,7 @@ def _whole(value: Any, folder: Path) -> int:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path)
+        found = read_json(path, large=True)
     except ArtifactError as exc:
         raise WeightsError(str(exc)) from exc
     if not isinstance(found, dict):

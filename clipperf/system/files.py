@@ -134,13 +134,13 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json_text(to_json(data)) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The plain values in a JSON file, see `serialize.parse_json`.
+def read_json(path: Path, large: bool = False) -> Any:
+    """The plain values in a JSON file; see `serialize.parse_json`, also for `large`.
 
     Raises:
         ArtifactError: the file is missing, unreadable, no regular file, too large, or not JSON.
     """
-    return parse_json(read_small(path, MOST_JSON_BYTES), path)
+    return parse_json(read_small(path, MOST_JSON_BYTES), path, large)
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def _source(name: str) -> Path | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path)
+        found = read_json(path, large=True)
     except ArtifactError as exc:
         raise UsageError(f"{path} cannot be read as JSON: {exc}") from exc
     if not isinstance(found, dict):
@@ -172,9 +172,27 @@ def _config(spec: ModelSpec) -> dict[str, Any]:
 def model_config(spec: ModelSpec) -> dict[str, Any]:
     """open_clip's model configuration, with QuickGELU where the weights are OpenAI's."""
     config = sized(_config(spec)["model_cfg"], spec)
-    if not spec.random_weights and weights.are_openais(Path(spec.pretrained)):
+    if "quick_gelu" not in config and _openais(spec):
         config["quick_gelu"] = True
     return config
+
+
+def _openais(spec: ModelSpec) -> bool:
+    return not spec.random_weights and weights.are_openais(Path(spec.pretrained))
+
+
+def _activation(spec: ModelSpec) -> dict[str, str]:
+    """What is assumed of the activation function where the file does not say."""
+    own = _config(spec)["model_cfg"]
+    # Towers of timm's and transformers' have their own.
+    if spec.random_weights or "quick_gelu" in own or "timm_model_name" in own["vision_cfg"]:
+        return {}
+    if _openais(spec):
+        return {"activation": "QuickGELU, as the weights are OpenAI's and the file does not say"}
+    return {
+        "activation": "GELU, open_clip's default, as the file does not say: for weights that were "
+        'trained with QuickGELU it needs "quick_gelu": true'
+    }
 
 
 def build(spec: ModelSpec, side: Side, normalize: bool) -> Tower:
@@ -186,7 +204,7 @@ def build(spec: ModelSpec, side: Side, normalize: bool) -> Tower:
     said = {} if path is None else weights.chosen_in(path)
     if side == "image" and not _config(spec)["preprocess_cfg"]:
         said["preprocessing"] = "open_clip's defaults are assumed, as the file does not say"
-    return replace(tower, assumptions={**said, **tower.assumptions})
+    return replace(tower, assumptions={**said, **_activation(spec), **tower.assumptions})
 
 
 def pixels(spec: ModelSpec) -> PreprocessSpec:
