@@ -20,7 +20,7 @@ import clipperf
 from clipperf.errors import StorageError, UsageError
 from clipperf.export import folder as folders
 from clipperf.export.folder import Exported, Wanted
-from clipperf.nouns.artifact import Artifact
+from clipperf.nouns.artifact import FEATURES_REFERENCE, Artifact
 from clipperf.nouns.variant import Side, Variant
 from clipperf.system import files, store
 
@@ -100,8 +100,9 @@ def test_what_lies_beside_the_towers_is_kept(
     assert ensured(sample_artifact, out, ["image", "text"], "2").built == ("image", "text")
     assert_mine(out)
     assert_usable(out)
+    shared = {*chain(*folders.SHARED_FILES.values())}
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        [*chain(*folders.SHARED_FILES.values()), "manifest.json", "image", "text", *TOP]
+        [*(shared - {FEATURES_REFERENCE}), "manifest.json", "image", "text", *TOP]
     )
     assert [path.name for path in tmp_path.glob(".*")] == [], "no lock and no staging beside it"
 
