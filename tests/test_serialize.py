@@ -44,6 +44,14 @@ def test_what_files_hold_is_read() -> None:
     assert parse_json('{"a": [1, 2.5, true, null, "b"]}', "a") == {"a": [1, 2.5, True, None, "b"]}
 
 
+def test_files_of_others_may_hold_larger_numbers() -> None:
+    unlimited = '{"model_max_length": 1000000000000000019884624838656, "n": 512}'
+    with pytest.raises(ArtifactError, match="a whole number of 31 digits"):
+        parse_json(unlimited, "a")
+    assert parse_json(unlimited, "a", large=True) == {"model_max_length": 1e30, "n": 512}
+    assert parse_json("9" * 5000, "a", large=True) == float("inf")
+
+
 def test_only_small_regular_files_are_read(tmp_path: Path) -> None:
     pipe, large, folder = tmp_path / "pipe", tmp_path / "large", tmp_path / "folder"
     if hasattr(os, "mkfifo"):

@@ -132,7 +132,9 @@ def _safetensors(path: Path) -> dict[str, Any]:
 def _places(path: Path) -> dict[str, str]:
     """The file of each tensor that a list names."""
     try:
-        places = {str(name): str(file) for name, file in read_json(path, large=True)["weight_map"].items()}
+        places = {
+            str(name): str(file) for name, file in read_json(path, large=True)["weight_map"].items()
+        }
     except (ArtifactError, KeyError, TypeError, AttributeError) as exc:
         raise WeightsError(f"{path} is no list of shards: {_first(exc)}") from exc
     names = sorted(set(places.values()))
@@ -185,13 +187,13 @@ def _loaded(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-class _Nothing:
+class Nothing:
     """In the place of an object beside the weights: it takes everything, and holds nothing."""
 
     def __init__(self, *given: Any) -> None:
         del given
 
-    def __new__(cls, *given: Any) -> _Nothing:
+    def __new__(cls, *given: Any) -> Nothing:
         """Whatever the object was made from."""
         del given
         return super().__new__(cls)
@@ -235,7 +237,7 @@ def _stand_in(name: str) -> Any:
         return _FILLED[name]
     if name not in _HARMLESS and owner.partition(".")[0] not in _HARMLESS_PACKAGES:
         return None
-    return OrderedDict if last in _DICTS else _Nothing
+    return OrderedDict if last in _DICTS else Nothing
 
 
 def _named(path: Path) -> list[str]:

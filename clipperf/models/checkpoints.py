@@ -106,12 +106,10 @@ def _found(held: Any) -> str:
         return f"it is a {type(held).__name__}"
     if not held:
         return "it is empty"
-    import numpy as np
-
-    arrays = [key for key, value in held.items() if isinstance(value, np.ndarray)]
-    if arrays:
-        return f"{len(arrays)} numpy arrays ({arrays[0]}, ...), save torch's tensors of them"
     keys = [str(key) for key in held]
+    others = [key for key in keys if isinstance(held.get(key), checkpoint_files.Nothing)]
+    if any(key.endswith("weight") for key in others):
+        return f"{len(others)} of its values are no tensors of torch's, such as {others[0]}"
     return f"its keys are {', '.join(keys[:SHOWN])}" + (", ..." if len(keys) > SHOWN else "")
 
 

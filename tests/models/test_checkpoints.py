@@ -324,6 +324,22 @@ def test_names_of_transformers_are_known(tmp_path: Path) -> None:
     assert "names of transformers' models: give the folder with its config.json" in said
 
 
+def test_what_is_no_part_of_a_model_is_named_alone(tmp_path: Path) -> None:
+    state = {**state_of(), "classifier.weight": torch.zeros(10, 64)}
+    assert "no place for 1 of its tensors: classifier.weight" in refused(state, tmp_path)
+
+
+def test_weights_of_whole_numbers_and_of_numpy_say_so(tmp_path: Path) -> None:
+    quantised = {name: tensor.to(torch.int8) for name, tensor in state_of().items()}
+    said = refused(quantised, tmp_path)
+    assert "holds whole numbers for weights (" in said and "is torch.int8): save" in said
+    arrays = {name: tensor.numpy() for name, tensor in state_of().items()}
+    assert "of its values are no tensors of torch's, such as" in refused(arrays, tmp_path)
+    np.savez(tmp_path / "w.npz", **arrays)
+    with pytest.raises(WeightsError, match=r"w\.npz holds numpy arrays: save torch's tensors"):
+        checkpoints.opened(tmp_path / "w.npz")
+
+
 def test_positions_of_another_width_say_both(tmp_path: Path) -> None:
     state = {**state_of(), "positional_embedding": torch.zeros(77, 48)}
     said = refused(state, tmp_path)

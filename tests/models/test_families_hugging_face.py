@@ -16,6 +16,7 @@ from PIL import Image
 
 import clipperf
 from clipperf.errors import UsageError, WeightsError
+from clipperf.inputs.tokenize import Tokenizer
 from clipperf.models import hub, transformers_weights, zoo
 from clipperf.models.family import family_of
 from clipperf.nouns.model import ModelSpec, Sizes
@@ -250,6 +251,22 @@ def test_what_is_beside_the_weights_is_part_of_the_model(
     (copy / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid ...\n")
     with pytest.raises(WeightsError, match="pointer of Git LFS"):
         zoo.resolve(str(copy))
+
+
+def test_a_tokenizer_without_a_longest_text(
+    saved: Callable[[str], tuple[Path, Any]], tmp_path: Path
+) -> None:
+    """What transformers writes where nobody has set one: a number beyond all."""
+    folder, _ = saved("clip")
+    copy = tmp_path / "unlimited"
+    shutil.copytree(folder, copy)
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    unlimited = {**settings, "model_max_length": int(1e30)}
+    (copy / "tokenizer_config.json").write_text(json.dumps(unlimited))
+    spec = zoo.resolve(str(copy))
+    assert spec.context_tokens == zoo.resolve(str(folder)).context_tokens
+    family_of(spec).write_tokenizer(spec, tmp_path)
+    assert Tokenizer.from_folder(tmp_path)(["a dog"]).shape == (1, spec.context_tokens)
 
 
 def cached(source: Path, cache: Path, repo: str, commit: str, *names: str) -> Path:

@@ -132,6 +132,11 @@ def test_a_file_is_an_architecture(folder: Path, tmp_path: Path) -> None:
     assert_alike(spec, plain)
     said = family_of(spec).build(spec, "image", False).assumptions
     assert said["preprocessing"] == "open_clip's defaults are assumed, as the file does not say"
+    assert said["activation"].startswith("GELU, open_clip's default, as the file does not say")
+    config = {**TINY, "quick_gelu": False}
+    (tmp_path / "decided.json").write_text(json.dumps(config))
+    decided = zoo.resolve(str(tmp_path / "decided.json"), str(folder))
+    assert "activation" not in family_of(decided).build(decided, "image", False).assumptions
     assert family_of(spec).pixels(spec) == PreprocessSpec(32, 32)
     smaller = zoo.resolve(arch(tmp_path, vision_cfg={"layers": 2}), "random")
     assert smaller.architecture != spec.architecture

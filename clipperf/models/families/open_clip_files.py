@@ -172,7 +172,7 @@ def _config(spec: ModelSpec) -> dict[str, Any]:
 def model_config(spec: ModelSpec) -> dict[str, Any]:
     """open_clip's model configuration, with QuickGELU where the weights are OpenAI's."""
     config = sized(_config(spec)["model_cfg"], spec)
-    if "quick_gelu" not in config and _openais(spec):
+    if _openais(spec):
         config["quick_gelu"] = True
     return config
 
@@ -185,10 +185,12 @@ def _activation(spec: ModelSpec) -> dict[str, str]:
     """What is assumed of the activation function where the file does not say."""
     own = _config(spec)["model_cfg"]
     # Towers of timm's and transformers' have their own.
-    if spec.random_weights or "quick_gelu" in own or "timm_model_name" in own["vision_cfg"]:
+    if spec.random_weights or own.get("quick_gelu") or "timm_model_name" in own["vision_cfg"]:
         return {}
     if _openais(spec):
-        return {"activation": "QuickGELU, as the weights are OpenAI's and the file does not say"}
+        return {"activation": "QuickGELU, as the weights are OpenAI's, whatever the file says"}
+    if "quick_gelu" in own:
+        return {}
     return {
         "activation": "GELU, open_clip's default, as the file does not say: for weights that were "
         'trained with QuickGELU it needs "quick_gelu": true'
