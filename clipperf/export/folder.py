@@ -138,7 +138,7 @@ def _kept(wanted: Wanted, keep_failed: bool) -> dict[Side, Artifact]:
     for side, tower in present.items():
         if side not in wanted.keys and not wanted.fits(tower):
             raise UsageError(
-                f"{wanted.folder} holds a {side} tower of other weights or options, which this "
+                f"{wanted.folder} has its {side} tower of other weights or options, which this "
                 f"export would drop; export both with --tower both, or choose another --out"
             )
     return {

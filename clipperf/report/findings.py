@@ -142,7 +142,7 @@ def cost_caveats(results: Sequence[ResultFile], rows: Sequence[Row]) -> list[str
         )
     few = [r for r in rows if 0 < r.samples < 6]
     if few:
-        found.append(f"{len(few)} rows have fewer than 6 calls: no interval can be given.")
+        found.append(f"Fewer than 6 calls in {len(few)} of the rows: no interval can be given.")
     if any(r.items_per_s is not None for r in rows):
         gap = f"{units.percent(RESOLVABLE_GAP, 0)} %"
         found.append(f"Speed differences under {gap} are not resolved and not called.")

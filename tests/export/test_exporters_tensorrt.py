@@ -362,7 +362,7 @@ def test_a_second_checkpoint_replaces_the_first_and_never_mixes(
     first = make(stocked, SIDES, ADA, out=out)
     assert len(first.manifest.towers) == 2
     other = use(monkeypatch, checkpoints / "b")
-    with pytest.raises(UsageError, match=r"holds a text tower of other weights .* --tower both"):
+    with pytest.raises(UsageError, match=r"has its text tower of other weights .* --tower both"):
         make(other, ("image",), ADA, out=out)
     assert_usable(out)
     second = make(other, SIDES, ADA, out=out)
