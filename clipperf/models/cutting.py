@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clipperf.inputs.tokenize import Tokenizer, text_lengths
-from clipperf.nouns.artifact import Cut
+from clipperf.inputs.tokenize import Tokenizer, eot_lengths, text_lengths
+from clipperf.nouns.artifact import Cut, CutAt
 from clipperf.nouns.model import Tower
 
 if TYPE_CHECKING:
@@ -35,13 +35,19 @@ def cut_of(tower: Tower, tokenizer: Tokenizer) -> Cut:
     words = SENTENCE.split() * 50
     texts = [" ".join(words[:length]) for length in LENGTHS]
     tokens = tokenizer(texts)
-    return shown(tower.module, tokens, text_lengths(tokens, pad))
+    found = shown(tower.module, tokens, text_lengths(tokens, pad))
+    if found.at is None and tokenizer.eot_id is not None:
+        # Where texts are padded with their end token, that one is no padding.
+        ended = shown(tower.module, tokens, eot_lengths(tokens, tokenizer.eot_id), "eot")
+        return found if ended.at is None else ended
+    return found
 
 
-def shown(module: Any, tokens: np.ndarray, lengths: np.ndarray) -> Cut:
-    """Whether texts may be cut at their padding, asked of a text tower in PyTorch.
+def shown(module: Any, tokens: np.ndarray, lengths: np.ndarray, at: CutAt = "padding") -> Cut:
+    """Whether texts may be cut where they end, asked of a text tower in PyTorch.
 
-    `tokens` are texts of several `lengths`, int64 [texts, context_tokens], padded.
+    `tokens` are texts of several `lengths`, int64 [texts, context_tokens], padded; `at` says how
+    these were counted.
     """
     try:
         difference = _difference(module, tokens, lengths)
@@ -49,7 +55,7 @@ def shown(module: Any, tokens: np.ndarray, lengths: np.ndarray) -> Cut:
         said = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
         return Cut(None, f"the tower takes no cut texts: {said[:200]}")
     said = f"{len(tokens)} texts, cut and padded, differ by {difference:.1e} of the largest value"
-    return Cut("padding" if difference <= TOLERANCE else None, said)
+    return Cut(at if difference <= TOLERANCE else None, said)
 
 
 def _difference(module: Any, tokens: np.ndarray, lengths: np.ndarray) -> float:

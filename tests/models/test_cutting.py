@@ -50,6 +50,18 @@ def test_towers_of_transformers(kind: str, at: str | None, tmp_path: Path) -> No
         assert "differ by" in cut.why or "takes no cut texts" in cut.why
 
 
+@pytest.mark.parametrize("activation", ["quick_gelu", "relu"])
+def test_texts_that_are_padded_with_their_end_token(activation: str, tmp_path: Path) -> None:
+    """CLIP's own are; with another activation transformers' modules run, and are asked."""
+    (tmp_path / "own").mkdir()
+    save("clip", tmp_path, text={"hidden_act": activation})
+    like, tokenizer = built(tmp_path)
+    assert tokenizer.spec.pad_id == tokenizer.eot_id
+    asked = replace(like, dynamic_tokens=False)
+    cut = cutting.cut_of(asked, tokenizer)
+    assert cut.at == "eot" and "6 texts, cut and padded, differ by" in cut.why
+
+
 class Sums:
     """A tower of which is known what it sees: [batch, tokens] to [batch, 1]."""
 

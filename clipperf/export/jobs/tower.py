@@ -53,7 +53,7 @@ def traced(job: Job, tell: Tell) -> Built:
     inputs = torch.from_numpy(parity_inputs(folder, side))
     tell("building")
     tower = family.build(spec, side, variant.normalized)
-    cut = None
+    cut, known = None, tower.dynamic_tokens
     if side == "text":
         tokenizer = Tokenizer.from_folder(folder)
         cut = cut_of(tower, tokenizer)
@@ -71,7 +71,7 @@ def traced(job: Job, tell: Tell) -> Built:
     try:
         key, joined = written(tower)
     except ExportError as exc:
-        if cut is None or cut.at != "padding":
+        if cut is None or cut.at is None or known:
             raise
         cut = Cut(None, f"torch's exporter takes texts of one length alone: {exc}")
         tower = replace(tower, dynamic_tokens=False)
