@@ -54,12 +54,14 @@ def centre_frames(dataset: Dataset, found: Embeddings) -> tuple[Dataset, Embeddi
         return dataset, found
     kept, chosen = _centres(dataset)
     parts = {name: _centres(part) for name, part in dataset.parts.items()}
+    places = {"": chosen, **{name: own for name, (_, own) in parts.items()}}
     return (
         dataclasses.replace(kept, parts={name: own for name, (own, _) in parts.items()}),
         Embeddings(
             found.images[chosen],
             found.texts,
-            {name: found.parts[name][own] for name, (_, own) in parts.items()},
+            {name: rows[places[name]] for name, rows in found.parts.items()},
+            {name: rows[places[name]] for name, rows in found.features.items()},
         ),
     )
 

@@ -115,11 +115,14 @@ def test_the_frames_of_a_clip_answer_together() -> None:
 def test_centre_frames() -> None:
     part = data("ab", columns={"video": ("p", "q")}, clip="video")
     dataset = data("ababac", columns=CLIPS, clip="video", parts={"train": part})
-    found = Embeddings(np.arange(12.0).reshape(6, 2), {}, {"train": np.ones((2, 2))})
+    wide = {"": np.arange(6.0)[:, None], "train": np.array([[7.0], [8.0]])}
+    found = Embeddings(np.arange(12.0).reshape(6, 2), {}, {"train": np.ones((2, 2))}, wide)
     small, own = centre_frames(dataset, found)
     assert [image.name for image in small.images] == ["2.png", "3.png", "5.png"]
     assert small.labels == (0, 1, 2) and small.columns == {"video": ("x", "y", "z")}
     assert own.images.tolist() == [[4, 5], [6, 7], [10, 11]] and len(own.parts["train"]) == 2
+    assert own.features[""].tolist() == [[2], [3], [5]]
+    assert own.features["train"].tolist() == [[7], [8]]
     plain = data("ab")
     assert centre_frames(plain, found) == (plain, found)
 
