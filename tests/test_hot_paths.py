@@ -224,7 +224,7 @@ def test_duplicates_that_are_embedded_again_are_noticed(
 ) -> None:
     def each(texts: Any, tokenizer: Tokenizer, engine: Any, size: int, cut: bool) -> np.ndarray:
         return text_batches._run(
-            tokenizer(texts), engine, size, text_batches._ends(tokenizer, "eot")
+            tokenizer(texts), engine, size, text_batches.ends_of(tokenizer, "eot")
         )
 
     monkeypatch.setattr(clip_model, "embed_texts", each)

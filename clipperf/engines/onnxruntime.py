@@ -46,25 +46,28 @@ class OnnxRuntimeEngine:
         self._session = session
         self.streams = streams
         self._input = session.get_inputs()[0].name
+        self._embeds = [session.get_outputs()[0].name]
         self.provider = provider
 
     def run(self, array: np.ndarray) -> np.ndarray:
         """Embed a batch; returns float32 [batch, embed_dim]."""
-        return self._outputs(array)[0]
-
-    def run_features(self, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `run`, and the features [batch, width]; see `contract`."""
-        found = self._outputs(array)
-        return found[0], found[-1]
-
-    def _outputs(self, array: np.ndarray) -> list[np.ndarray]:
         if self._session is None:
             raise EngineError("this engine is closed")
         try:
-            found: list[np.ndarray] = self._session.run(None, {self._input: array})
+            result: np.ndarray = self._session.run(self._embeds, {self._input: array})[0]
         except Exception as exc:
             raise run_error(exc, len(array)) from exc
-        return found
+        return result
+
+    def run_features(self, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `run`, and the features [batch, width]; see `contract`."""
+        if self._session is None:
+            raise EngineError("this engine is closed")
+        try:
+            found = self._session.run(None, {self._input: array})
+        except Exception as exc:
+            raise run_error(exc, len(array)) from exc
+        return found[0], found[-1]
 
     def close(self) -> None:
         """Free the session."""

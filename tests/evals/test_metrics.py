@@ -34,6 +34,7 @@ def test_every_metric_in_the_order_of_the_rows() -> None:
         ("worst-group", "classification"),
         ("average-precision", "multi-label"),
         ("action-precision", "actions"),
+        ("by-group", "classification"),
         ("macro-f1", "classification"),
         ("mean-top-1-top-5", "classification"),
         ("roc-auc", "binary"),

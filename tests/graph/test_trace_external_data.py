@@ -34,7 +34,7 @@ def model() -> onnx.ModelProto:
 
 
 def save_exported(path: Path) -> None:
-    onnx_export._finish(onnx_ir.from_proto(model()), path, None)
+    onnx_export._finish(onnx_ir.from_proto(model()), path, None, None)
 
 
 def save_quantised(path: Path) -> None:
