@@ -86,8 +86,7 @@ def skeleton(config: dict[str, Any]) -> torch.nn.Module:
     except OSError as exc:
         raise WeightsError(
             f"the configuration of its text tower {hub_text} cannot be fetched from the hub: "
-            f"{str(exc).splitlines()[0]}. Fetch it once on a machine with network and copy the hub "
-            f"cache"
+            f"{str(exc).splitlines()[0]}. Copy the hub's cache from a machine with network"
         ) from exc
 
 

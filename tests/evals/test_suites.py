@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.evals.datasets import load_dataset
 from clipperf.evals.published import SETS, clip_benchmark_texts
 from clipperf.evals.suites import suites, wanted_in
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window that holds every table whole, however long the paths in it are."""
+    monkeypatch.setenv("COLUMNS", "1000")
 
 
 def test_every_table_is_whole(home: Path) -> None:
@@ -128,6 +135,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, found in (("classnames", names), ("zeroshot_classification_templates", templates)):
         (root / "datasets" / f"en_{name}.json").write_text(json.dumps(found))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    # Another test may have imported the real one, whose place would be remembered.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "clip_benchmark"]:
+        monkeypatch.delitem(sys.modules, name)
     return root
 
 
