@@ -224,20 +224,27 @@ MEAN_OVER_CLASSES = mean_by(
 # --- figures that are no means -------------------------------------------------------------
 
 
+Reach = Callable[[float], Interval]
+"""How far down and up a figure may lie by what goes unseen, were there so many times the samples.
+
+Both are from 0 on.
+"""
+
+
 @dataclass(frozen=True)
 class ResampledGap:
-    """A difference, its interval by resampling, and the number of samples."""
+    """A difference, its interval by resampling, and the least that this must reach."""
 
     difference: float
     low: float
     high: float
-    n: int
+    least: Reach
 
     def interval(self, times: float = 1.0) -> Interval:
         """See `Gap`: as wide as by resampling, but never less than what may go unseen."""
-        least, scale = unseen(self.n * times), math.sqrt(times)
-        below = max((self.difference - self.low) / scale, least)
-        above = max((self.high - self.difference) / scale, least)
+        (down, up), scale = self.least(times), math.sqrt(times)
+        below = max((self.difference - self.low) / scale, down)
+        above = max((self.high - self.difference) / scale, up)
         return self.difference - below, self.difference + above
 
 
@@ -246,17 +253,38 @@ def unseen(n: float) -> float:
     return 1 - 0.025 ** (1 / n)
 
 
+def missed_by(n: float) -> Reach:
+    """The share of all samples that so many of them may miss, both ways."""
+    return lambda times: (unseen(n * times), unseen(n * times))
+
+
+def missed_over(counts: np.ndarray) -> Reach:
+    """What is missed of a mean over classes of so many samples each; of none, all.
+
+    Few samples of one class say little of it, however many there are of the others.
+    """
+    if not counts.any():
+        return lambda times: (1.0, 1.0)
+    return missed_by(1 / _unit_of_classes(counts))
+
+
 Figure = Callable[[np.ndarray, np.ndarray], float]
 
 
-def resampled(value: Figure, drawn: Figure | None = None) -> Estimate:
+def resampled(
+    value: Figure,
+    drawn: Figure | None = None,
+    least: Callable[[np.ndarray, np.ndarray], Reach] | None = None,
+) -> Estimate:
     """Any figure from 0 to 1, with percentile bootstrap intervals over the samples.
 
     `drawn` stands for it in a draw where the figure itself takes too long. Draws that have no value
     (not a number) are left out. Where samples agree there is nothing to resample: no interval is
-    narrower than what so many samples may miss.
+    narrower than what so many samples may miss, which `least(values, groups)` says where it is not
+    a share of all.
     """
     of = drawn or value
+    reach = least or (lambda values, groups: missed_by(len(values)))
 
     def draws(n: int, figure: Callable[[np.ndarray], float]) -> Interval:
         rng = np.random.default_rng(0)
@@ -268,7 +296,8 @@ def resampled(value: Figure, drawn: Figure | None = None) -> Estimate:
     def interval(values: np.ndarray, groups: np.ndarray) -> Interval:
         n = len(values)
         own = draws(n, lambda index: of(values[index], groups[index]))
-        low, high = ResampledGap(value(values, groups), *own, n).interval()
+        gap = ResampledGap(value(values, groups), *own, reach(values, groups))
+        low, high = gap.interval()
         return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
 
     def gap(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray) -> ResampledGap:
@@ -276,6 +305,6 @@ def resampled(value: Figure, drawn: Figure | None = None) -> Estimate:
             return of(ours[index], groups[index]) - of(theirs[index], groups[index])
 
         n, difference = len(ours), value(ours, groups) - value(theirs, groups)
-        return ResampledGap(difference, *draws(n, figure), n)
+        return ResampledGap(difference, *draws(n, figure), reach(ours, groups))
 
     return Estimate(value, interval, gap)
