@@ -235,7 +235,7 @@ CASES = (
     Case("text, word of 1 MB", "text", _text("x" * 10**6), "embedding"),
     Case("text, word of 30 MB", "text", _text("x" * 30_000_000), ERROR),
     Case("text, line of 1 MB", "text", _text("café " * 200_000), "embedding"),
-        Case("text, line of 30 MB", "text", _text("café " * 6_000_000), ERROR),
+    Case("text, line of 30 MB", "text", _text("café " * 6_000_000), ERROR),
     Case("text, controls", "text", _text("\x1b[31m\x00\x7f" * 2000), "embedding"),
     Case("text, surrogates", "text", _text("\ud83d" * 3000), "embedding"),
     Case("dataset, zip bomb", "dataset", _zip_bomb, ERROR),
