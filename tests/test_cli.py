@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Cli
 from report_data import cell, result, timed
+from snapshot_data import help_of
 
 import clipperf
 from clipperf.system import files, store
@@ -98,6 +99,21 @@ def test_models_search(cli: Cli) -> None:
     assert by_tag
     assert all("laion5b" in json.dumps(m) for m in by_tag)
     assert "ViT-H-14" in cli("models", "--search", "ViT-H-14", check=True).stdout
+
+
+@pytest.mark.parametrize("command", ["export", "profile", "eval", "tune"])
+def test_help_names_every_kind_of_model_that_the_page_does(command: str) -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    helped = " ".join(help_of(command).split())
+    for told, listed in (
+        ("ARCHITECTURE::TAG", "`ViT-B-32::"),
+        ("[hf-hub:]ORG/NAME", "`ORG/NAME`, `hf-hub:"),
+        ("M-CLIP/NAME", "`M-CLIP/"),
+        ("local-dir:FOLDER", "`local-dir:"),
+        ("JSON file", ".json "),
+        *((same, same) for same in ("open_clip_config.json", "save_pretrained", "clipperf-sample")),
+    ):
+        assert told in helped and listed in page, (told, listed)
 
 
 def test_doctor_says_what_is_usable_and_how_to_fix_the_rest(cli: Cli) -> None:

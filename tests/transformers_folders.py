@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -167,4 +168,47 @@ def trained(kind: str) -> dict[str, Any]:
         trainer = trainers.BpeTrainer(special_tokens=special, **size)
     tokenizer.train_from_iterator(CORPUS * 20, trainer)
     found: dict[str, Any] = json.loads(tokenizer.to_str())["model"]
+    return found
+
+
+HOSTILE = (
+    *("", " ", "\n", "\t \r\n", "\x00", "a\x00b", "\x1b[31m", "\ufeff", "\u200b\u200d", "\u202e"),
+    *(
+        "👍🏽",
+        "👨‍👩‍👧‍👦",
+        "é",
+        "e\u0301",
+        "ﬁ",
+        "ＦＵＬＬ",
+        "İ",
+        "ß",
+        "ǅ",
+        "Ω",
+        "\u0345",
+        "\U0010ffff",
+    ),
+    *("<s>", "</s>", "<pad>", "[PAD] [CLS] [SEP]", "<|endoftext|>", "<eos> <bos>", "<mask>"),
+    *("<unk>", "<0x41>", "▁", "##ing", "a</w>", "'S 'LL", "it's", "&amp;lt;", "<b>x</b>"),
+    *("word " * 3000, "a" * 5000, "東" * 3000, "\n".join("ab" * 500), "1234567890" * 100),
+)
+
+
+def texts(count: int) -> list[str]:
+    """The hostile ones, then random mixtures of scripts, controls, emoji and words."""
+    chosen = random.Random(0)
+    ranges = ((0, 0x7F), (0x20, 0x7E), (0xA0, 0x24F), (0x370, 0x5FF), (0x600, 0x6FF))
+    ranges += ((0x900, 0x97F), (0xE00, 0xE7F), (0x3040, 0x30FF), (0x4E00, 0x9FFF))
+    ranges += ((0xAC00, 0xD7A3), (0x1F300, 0x1FAFF), (0x2000, 0x206F), (0xFF00, 0xFFEF))
+    words = [word for text in CORPUS for word in text.split()] + [*HOSTILE[:40]]
+    found = list(HOSTILE)
+    while len(found) < count:
+        parts = []
+        for _ in range(chosen.randint(1, 6)):
+            if chosen.random() < 0.5:
+                parts.append(chosen.choice(words))
+            else:
+                low, high = chosen.choice(ranges)
+                length = chosen.randint(1, 8)
+                parts.append("".join(chr(chosen.randint(low, high)) for _ in range(length)))
+        found.append(chosen.choice(("", " ", "  ", "\n")).join(parts))
     return found

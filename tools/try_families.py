@@ -43,7 +43,7 @@ PAGE = ROOT / "docs" / "architectures.md"
 
 NOTES = {
     "clip": "open_clip's modules where that is exact",
-    "siglip": "its tokenizer must be a fast one",
+    "siglip": "its tokenizer from tokenizer.json, or spiece.model without sentencepiece",
     "siglip2": "NaFlex at one number of patches: images are squashed to a square",
     "altclip": "texts of more than 77 tokens lose their rest",
     "chinese_clip": "texts of more than 77 tokens lose their rest",

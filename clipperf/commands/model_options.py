@@ -14,13 +14,15 @@ Pretrained = Annotated[
         help="Weights: an open_clip tag, a checkpoint file or its folder, or seeded random ones.",
     ),
 ]
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="Architecture, ARCHITECTURE::TAG, the sample, a folder with open_clip_config.json, "
-        "or a JSON file of an architecture of your own.",
-    ),
-]
+KINDS = (
+    "ARCHITECTURE or ARCHITECTURE::TAG of open_clip's; [hf-hub:]ORG/NAME of the hub; "
+    "M-CLIP/NAME; a folder with open_clip_config.json (as such or as local-dir:FOLDER), of "
+    "transformers' save_pretrained or of M-CLIP's; a JSON file of an architecture; "
+    "clipperf-sample"
+)
+"""As `docs/models.md` lists them."""
+
+Model = Annotated[str, typer.Argument(help=f"{KINDS}.")]
 ImageSize = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option("--image-size", help="Pixels of an image's sides; default: the architecture's."),
@@ -33,7 +35,6 @@ Models = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Argument(
         metavar="[MODEL]...",
-        help="Architectures, ARCHITECTURE::TAG, or paths as for clipperf export; none: every "
-        "exported model, else the sample.",
+        help=f"{KINDS}; none: every exported model, else the sample.",
     ),
 ]

@@ -21,7 +21,7 @@ from clipperf.nouns.artifact import Parity
 from clipperf.nouns.model import ModelSpec
 from clipperf.serialize import from_json
 from clipperf.system.files import translated
-from clipperf.system.processes import reset_peak_rss, status_bytes
+from clipperf.system.processes import reset_peak_rss, status_bytes, trim_heap
 from clipperf.system.protocol import Fields, serve
 
 
@@ -43,6 +43,7 @@ def make(fields: Fields, tell: Tell) -> Built:
     """Make one tower; see `Exporter.job`."""
     exporter, job = job_from_json(fields["job"])
     gc.collect()
+    trim_heap()
     reset_peak_rss()
     start = time.perf_counter()
     with translated(Path(job.folder)):

@@ -1,4 +1,5 @@
 """open_clip's cleaning of texts: entities and mojibake repaired, spaces joined, letters lowered.
+And that of SigLIP's first tokenizer in transformers, which repairs nothing.
 
 Cleaning costs far more than tokenising does, and of a long text nearly all of it is for words that
 no model reads. So long texts are cut before, where that is exact, and bounded where it is not.
@@ -10,6 +11,7 @@ import html
 import importlib
 import re
 import string
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -100,11 +102,49 @@ def _clean_canonicalize(text: str) -> str:
     return " ".join(text.lower().split())
 
 
+SIGLIP_END, SIGLIP_UNKNOWN = "</s>", "<unk>"
+_SIGLIP_TOKENS = re.compile(f"({SIGLIP_END}|{SIGLIP_UNKNOWN})")
+
+
+def _clean_siglip(text: str) -> str:
+    """As transformers' `SiglipTokenizer`, which keeps its special tokens where they are typed."""
+    parts = _SIGLIP_TOKENS.split(_bounded(text).replace("▁", " "))
+    for place in range(0, len(parts), 2):
+        words = re.sub(r"\s+", " ", parts[place].lower().translate(_NO_PUNCTUATION)).strip()
+        parts[place] = _composed(words)
+    # What comes first begins a word, and no second end is put behind one that was typed.
+    return f" {''.join(parts)}".removesuffix(SIGLIP_END)
+
+
+_LONGEST_DECOMPOSITION = 4
+
+
+def _composed(text: str) -> str:
+    """NFKC as sentencepiece has it: left to right, of each place the longest letter that is known.
+
+    Marks are not put in order. `tokenizers` reads the same table, but for whole letters with their
+    marks, of which it loses some.
+    """
+    if unicodedata.is_normalized("NFKC", text):
+        return text
+    found, place = [], 0
+    while place < len(text):
+        for length in range(min(_LONGEST_DECOMPOSITION, len(text) - place), 0, -1):
+            part = text[place : place + length]
+            if len(unicodedata.normalize("NFKC", part)) == 1:
+                break
+        place += length
+        marked = place < len(text) and unicodedata.category(text[place]).startswith("M")
+        found.append(unicodedata.normalize("NFKC", part) if length > 1 or marked else part)
+    return "".join(found)
+
+
 CLEANERS: dict[str, Callable[[str], str]] = {
     "lower": _clean_lower,
     "canonicalize": _clean_canonicalize,
     "whitespace": _clean_whitespace,
     "none": _bounded,
+    "siglip": _clean_siglip,
 }
 
 

@@ -97,7 +97,7 @@ def write_clip_tokenizer(
         eot_id=vocabulary[EOT],
         origin=f"words split by the Unicode tables of regex {regex.__version__}",
     )
-    _write(folder, backend, spec)
+    write_files(folder, backend, spec)
     return spec
 
 
@@ -153,7 +153,7 @@ def write_hf_tokenizer(folder: str | Path, open_clip_tokenizer: Any) -> Tokenize
     copy = import_late("tokenizers").Tokenizer.from_str(backend.to_str())
     copy.no_padding()
     copy.no_truncation()
-    _write(folder, copy, spec)
+    write_files(folder, copy, spec)
     _verify(folder, open_clip_tokenizer)
     return spec
 
@@ -218,7 +218,8 @@ def _verify(folder: str | Path, open_clip_tokenizer: Any) -> None:
         )
 
 
-def _write(folder: str | Path, backend: Any, spec: TokenizerSpec) -> None:
+def write_files(folder: str | Path, backend: Any, spec: TokenizerSpec) -> None:
+    """Write a `tokenizers.Tokenizer` and what surrounds it."""
     write_text(Path(folder) / TOKENIZER_FILE, backend.to_str())
     write_json(Path(folder) / CONFIG_FILE, spec.to_json())
 

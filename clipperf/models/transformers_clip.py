@@ -8,9 +8,9 @@ transformers' own.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from clipperf.models.weights import let_go
 from clipperf.nouns.variant import Side
 
 if TYPE_CHECKING:
@@ -103,8 +103,10 @@ _PROJECTION = re.compile(r"self_attn\.([qkv])_proj\.(weight|bias)")
 _BLOCKS = {"vision": "visual.transformer.resblocks", "text": "transformer.resblocks"}
 
 
-def as_open_clip(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def as_open_clip(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors of one tower under open_clip's names; queries, keys and values are joined.
+
+    They are taken out of `state`, so that what is joined is not in RAM twice.
 
     Raises:
         KeyError: it has others.
@@ -112,9 +114,10 @@ def as_open_clip(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     import torch
 
     found: dict[str, torch.Tensor] = {}
-    for name, tensor in state.items():
+    for name in list(state):
         block = _BLOCK.fullmatch(name)
         if block is None:
+            tensor = state.pop(name)
             found[_ELSEWHERE[name]] = tensor.T if name in _TRANSPOSED else tensor
             continue
         part, number, rest = block.groups()
@@ -122,9 +125,10 @@ def as_open_clip(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         projection = _PROJECTION.fullmatch(rest)
         if projection is None:
             old, new = next(pair for pair in _IN_BLOCKS if rest.startswith(pair[0]))
-            found[f"{prefix}.{rest.replace(old, new)}"] = tensor
+            found[f"{prefix}.{rest.replace(old, new)}"] = state.pop(name)
         elif projection[1] == "q":
-            names = (name.replace("q_proj", f"{letter}_proj") for letter in "qkv")
-            joined = torch.cat([state[each] for each in names])
-            found[f"{prefix}.attn.in_proj_{projection[2]}"] = joined
+            parts = [state.pop(name.replace("q_proj", f"{letter}_proj")) for letter in "qkv"]
+            found[f"{prefix}.attn.in_proj_{projection[2]}"] = torch.cat(parts)
+            for part in parts:
+                let_go(part)
     return found

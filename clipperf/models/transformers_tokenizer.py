@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import ExportError, MissingDependencyError, WeightsError
+from clipperf.models import siglip_tokenizer
 from clipperf.models.tokenizer_files import write_hf_tokenizer
+from clipperf.models.transformers_config import TOKENIZER
 
 FILES = (
     *("tokenizer.json", "vocab.json", "vocab.txt"),
@@ -80,6 +82,10 @@ def write(folder: Path, context_tokens: int, target: Path, pad: int | None = Non
         ExportError: it does what `tokenizers` cannot.
         MissingDependencyError: it needs a package that is not installed.
     """
+    if siglip_tokenizer.is_in(folder):
+        _check_end(folder, siglip_tokenizer.end_id(folder), pad)
+        siglip_tokenizer.write(folder, context_tokens, target)
+        return
     tokenizer = opened(folder)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ExportError(
@@ -92,9 +98,20 @@ def write(folder: Path, context_tokens: int, target: Path, pad: int | None = Non
             f"the tokenizer in {folder} pads with {tokenizer.pad_token_id}, the text tower takes "
             f"{pad} for padding (pad_token_id in config.json): one of them is another model's"
         )
+    _check_end(folder, tokenizer.eos_token_id, pad)
     if tokenizer.pad_token_id is None:
         raise ExportError(
             f"the tokenizer in {folder} has no padding token, so texts of several lengths cannot "
             f"be one batch; set its pad_token and save it again"
         )
     write_hf_tokenizer(target, Original(tokenizer, context_tokens))
+
+
+def _check_end(folder: Path, end: int | None, pad: int | None) -> None:
+    """Raise ExportError where a text tower has to hide padding that ends texts as well."""
+    if end is not None and end == pad:
+        raise ExportError(
+            f"the tokenizer in {folder} pads with the token that ends a text, and makes a mask to "
+            f"tell them apart, which token ids alone cannot. Where the model was trained without a "
+            f'mask, as SigLIP was, write "model_input_names": ["input_ids"] into {TOKENIZER}'
+        )

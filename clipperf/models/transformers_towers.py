@@ -137,7 +137,8 @@ def build(
     if mapped is None:
         model = Embedder(model, facts, pad, padding_side)
     else:
-        state = as_open_clip(model.state_dict())
+        state, model = model.state_dict(), None
+        state = as_open_clip(state)
         model = open_clip.skeleton(mapped)
         open_clip.drop_other(model, side)
         model.load_state_dict(state, strict=True, assign=True)

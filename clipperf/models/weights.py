@@ -17,6 +17,7 @@ from clipperf.models import catalog, checkpoint_files, checkpoints, hub
 from clipperf.models.family import CatalogEntry
 from clipperf.models.published import normal
 from clipperf.system.files import read_json, write_json
+from clipperf.system.processes import page_out
 from clipperf.system.store import home
 from clipperf.system.targets import existing, expanded
 from clipperf.text import shown
@@ -193,7 +194,20 @@ def as_fp32(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of floats in fp32, itself where it is; any other as it is."""
     import torch
 
-    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+    if not tensor.is_floating_point() or tensor.dtype == torch.float32:
+        return tensor
+    copy = tensor.to(torch.float32)
+    let_go(tensor)
+    return copy
+
+
+def let_go(tensor: torch.Tensor) -> None:
+    """Give back the RAM of a checkpoint's tensor of which there is a copy now.
+
+    Its file stays mapped as long as any other tensor of it is in use.
+    """
+    if tensor.is_contiguous():
+        page_out(tensor.data_ptr(), tensor.nbytes)
 
 
 def fill_random(module: torch.nn.Module, prefix: str, seed: int) -> None:

@@ -65,6 +65,25 @@ def trim_heap() -> None:
             trim(0)
 
 
+def page_out(address: int, size: int) -> None:
+    """Let go of the RAM of mapped memory that was read and is not read again soon.
+
+    Its contents stay: pages of a file are read from it again, others would go to swap space, where
+    there is some. Older kernels, and systems other than Linux, keep it all.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+    import mmap
+
+    madv_pageout = 21  # Linux 5.4 and newer
+    begin = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE - begin
+    if length > 0:
+        pages = ctypes.c_void_p(begin), ctypes.c_size_t(length)
+        ctypes.CDLL(None).madvise(*pages, madv_pageout)
+
+
 def die_with_parent() -> None:
     """Ask Linux to kill this process when its parent dies, even in the middle of a run.
 

@@ -15,8 +15,10 @@ from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.models import (
     checkpoint_files,
     hub,
+    siglip_tokenizer,
     transformers_config,
     transformers_images,
+    transformers_tokenizer,
     transformers_weights,
 )
 from clipperf.models import weights as checkpoints
@@ -168,16 +170,18 @@ def padding(spec: ModelSpec) -> tuple[int | None, str]:
     folder = _folder(spec)
     read = transformers_config.read_config(folder)
     kind = transformers_config.kind_of(read, folder)
-    said = transformers_config.read_settings(folder / TOKENIZER) or {}
+    settings = transformers_config.read_settings(folder / TOKENIZER)
+    said = settings or {}
     if KINDS[kind].masked:
         default = 1 if kind == "altclip" else 0
         return read["text_config"].get("pad_token_id", default), said.get("padding_side", "right")
-    names = said.get("model_input_names", ())
-    if kind == "clip" or "attention_mask" not in names:
+    # Where settings do not say, the classes of transformers' make a mask.
+    names = said.get("model_input_names", ["attention_mask"])
+    if kind == "clip" or settings is None or "attention_mask" not in names:
         return None, "right"
-    from clipperf.models.transformers_tokenizer import opened
-
-    tokenizer = opened(folder)
+    if siglip_tokenizer.is_in(folder):
+        return siglip_tokenizer.end_id(folder), said.get("padding_side", "right")
+    tokenizer = transformers_tokenizer.opened(folder)
     return tokenizer.pad_token_id, tokenizer.padding_side
 
 
@@ -249,8 +253,6 @@ def pixels(spec: ModelSpec) -> PreprocessSpec:
 
 def write_tokenizer(spec: ModelSpec, folder: Path) -> None:
     """Write the model's tokenizer files into `folder`; raises as `transformers_tokenizer.write`."""
-    from clipperf.models import transformers_tokenizer
-
     pad = padding(spec)[0]
     transformers_tokenizer.write(_folder(spec), spec.context_tokens, folder, pad)
 
