@@ -15,9 +15,11 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +32,10 @@ from clipperf.models.cutting import shown
 from clipperf.models.family import family_of
 from clipperf.nouns.model import ModelSpec
 
-OPENERS = {"onnx": onnxruntime.open_session, "openvino": openvino.open_compiled}
+OPENERS: dict[str, Callable[..., Any]] = {
+    "onnx": onnxruntime.open_session,
+    "openvino": openvino.open_compiled,
+}
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,8 @@ def run(
         pairs = pairs_of(asked, model, load, prepare_cell, bar.stage)
         bar.stage(f"reading dataset {shown(dataset)}")
         data = load_dataset(dataset, on_stage=bar.stage, **options)
+        crossed = tuple(name for name in data.tasks if name in ("zeroshot", "retrieval"))
+        data = dataclasses.replace(data, tasks=crossed, clip="", groups=())
         result = compare(
             pairs,
             data,

@@ -259,6 +259,7 @@ def plain(
         random_weights=random_weights,
         env_id=env_id,
         detail=outcome.detail,
+        either_way=outcome.either_way,
     )
 
 
@@ -274,5 +275,5 @@ def beside(own: Score, ours: Outcome, theirs: Outcome, runtime: str, margin: flo
         flips=ours.flips(theirs),
         mcnemar_p=ours.mcnemar_p(theirs),
         margin=margin,
-        samples_needed=samples_needed(gap, own.n, margin),
+        samples_needed=samples_needed(gap, own.n, margin, own.either_way),
     )

@@ -27,6 +27,8 @@ def clips_of(dataset: Dataset) -> list[np.ndarray]:
         raise UsageError(f"{dataset.name} has no column {quoted(dataset.clip)} that names clips")
     frames: dict[str, list[int]] = {}
     for i, name in enumerate(dataset.columns[dataset.clip]):
+        if not name:
+            raise UsageError(f"{dataset.images[i]}: its {dataset.clip} is empty: name its clip")
         frames.setdefault(name, []).append(i)
     answers = dataset.label_sets or dataset.labels
     for name, own in frames.items():

@@ -61,6 +61,7 @@ class Outcome:
     chance: float | None
     usual: bool = True
     detail: str = ""
+    either_way: bool = False
 
     @property
     def value(self) -> float:

@@ -9,6 +9,7 @@ agree, or, where there are embeddings, these do.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -255,7 +256,8 @@ def looked_at(
         if dataset is not None and dataset.labels:
             texts = in_batches(ModelEmbedder(model).encode_texts, dataset.prompts, BATCH)
             prompts = {zeroshot.PROMPTS: normalize(texts)}
-            ranks = zeroshot.ranked(dataset, Embeddings(embedded[0], prompts)).ranks
+            alone = dataclasses.replace(dataset, clip="", groups=())  # image by image
+            ranks = zeroshot.ranked(alone, Embeddings(embedded[0], prompts)).ranks
             hits = hits_at(ranks, 1)
     found = near_duplicates(own, other, embedded)
     pairs = tuple((own[each.own].name, other[each.other].name, each) for each in found)

@@ -8,6 +8,12 @@ from collections.abc import Callable, Sequence
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.task import TASKS, fitting
+from clipperf.system.files import digest_of
+
+
+class MissingPartError(UsageError):
+    """A task needs a part of the data that is not there."""
+
 
 SPLITS = {
     "train": ("train",),
@@ -43,13 +49,17 @@ def with_tasks(dataset: Dataset, names: Sequence[str], load: Load) -> Dataset:
             parts[part] = _part(dataset, part, load)
         except UsageError as exc:
             notes.append(str(exc))
+    notes += [f"{dataset.name}: {task.caveat}" for task in tasks if task.caveat]
     own = {image.sha256 for image in dataset.images}
     for name, other in parts.items():
         twice = sum(image.sha256 in own for image in other.images)
         if twice:
             notes.append(f"{dataset.name}: {twice} images for {name} are evaluated on as well")
         notes += [note for note in other.notes if note not in notes]
-    return dataclasses.replace(dataset, parts=parts, notes=tuple(notes))
+    sha256 = dataset.sha256
+    if parts:  # another part to train on is another evaluation
+        sha256 = digest_of(sha256, {name: other.sha256 for name, other in parts.items()})
+    return dataclasses.replace(dataset, sha256=sha256, parts=parts, notes=tuple(notes))
 
 
 def _part(dataset: Dataset, part: str, load: Load) -> Dataset:
@@ -62,7 +72,7 @@ def _part(dataset: Dataset, part: str, load: Load) -> Dataset:
             reasons.append(str(exc))
             continue
         if found.sha256 == dataset.sha256:
-            reasons.append("the data has no parts")
+            reasons.append("it would be the same data as what is evaluated")
             continue
         if found.class_names != dataset.class_names:
             raise UsageError(
@@ -71,7 +81,7 @@ def _part(dataset: Dataset, part: str, load: Load) -> Dataset:
                 "of names in classnames.txt"
             )
         return found
-    raise UsageError(
+    raise MissingPartError(
         f"{dataset.name} has no part for {part}: {reasons[0]}; put it into a folder "
         f'{SPLITS[part][0]!r} beside, or name it in a TOML: {part} = "FOLDER"'
     )

@@ -204,6 +204,8 @@ def applied(content: Content, recipe: Recipe, where: str) -> Content:
         ]
     pools: list[int] = []
     if recipe.pooled:
+        if content.label_sets:
+            raise UsageError(f"{where}: classes are pooled where an image has one of them alone")
         if recipe.prompts:
             raise UsageError(f"{where}: classes have prompts of their own, or are pooled, not both")
         if recipe.pooled.keys() != set(renamed):

@@ -119,7 +119,13 @@ def read_points(path: Path) -> dict[str, list[tuple[float, float]]]:
                     found[name].append((_share(row[BASE]), _share(row[name])))
     except (csv.Error, TypeError, ValueError) as exc:
         raise UsageError(f"{shown(path)} line {reader.line_num}: {shown(exc)}") from exc
-    return {name: own for name, own in found.items() if own}
+    known = {name: own for name, own in found.items() if own}
+    for name, own in known.items():
+        try:
+            fitted(own)  # now, not after hours of evaluating
+        except UsageError as exc:
+            raise UsageError(f"{shown(path)}: {name}: {exc}") from exc
+    return known
 
 
 def _share(text: str) -> float:

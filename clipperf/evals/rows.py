@@ -46,8 +46,19 @@ def read_rows(source: ImageSource, columns: Mapping[str, str] | None = None) -> 
             "image.jpg#0, a tab and a caption"
         )
     renamed = {column: name for name, column in (columns or {}).items()}
+    met: set[Any] = set()
     for line, row in found:
-        yield line, {renamed.get(key, key): value for key, value in row.items()}
+        met |= row.keys()
+        named = {key: value for key, value in row.items() if key not in renamed}
+        named |= {renamed[key]: value for key, value in row.items() if key in renamed}
+        if "label" in (columns or {}):  # by which figures may be wanted as well
+            named[columns["label"]] = row.get(columns["label"])  # type: ignore[index]
+        yield line, named
+    missing = renamed.keys() - met
+    if missing and met:
+        raise UsageError(
+            f"{source} has no column {few(missing)}; there are {few(map(str, met), 20)}"
+        )
 
 
 def _csv(source: ImageSource, text: str, columns: Mapping[str, str]) -> Iterator[Row]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from clipperf.errors import ClipperfError, UsageError
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.evaluate import Failure
+from clipperf.evals.parts import MissingPartError
 from clipperf.evals.published import SETS, local_path
 from clipperf.evals.robustness import BASE, SHIFTED
 from clipperf.models.dataset_names import CLIP_PAPER_TABLES, OPEN_CLIP_38
@@ -158,8 +159,12 @@ def evaluated(
                     data, name=row.dataset, metrics=tuple(dict.fromkeys(asked)) or data.metrics
                 )
                 result, failed = evaluate_on(data, Path(scratch) / "one.json")
+            except MissingPartError as exc:
+                reasons[row.dataset] = str(exc)
+                continue
             except ClipperfError as exc:
                 reasons[row.dataset] = str(exc)
+                failures.append(Failure(row.dataset, str(exc)))
                 continue
             results.append(result)
             failures += failed

@@ -21,11 +21,13 @@ class Verdict(Enum):
     """What became of the accuracy, in a few words.
 
     Equivalent: the whole paired interval lies above minus the margin. Worse: it lies below zero.
-    Too few samples: neither.
+    Too few samples: neither. Of a figure of which neither more nor less is better: equivalent
+    within the margin both ways, or different.
     """
 
     EQUIVALENT = "equivalent"
     WORSE = "worse"
+    DIFFERENT = "different"
     TOO_FEW = "too few samples"
     BASELINE = "baseline"
     NOT_COMPARED = "not compared"
@@ -33,7 +35,7 @@ class Verdict(Enum):
     RANDOM_WEIGHTS = "RANDOM WEIGHTS"
 
 
-COMPARED = frozenset((Verdict.EQUIVALENT, Verdict.WORSE, Verdict.TOO_FEW))
+COMPARED = frozenset((Verdict.EQUIVALENT, Verdict.WORSE, Verdict.DIFFERENT, Verdict.TOO_FEW))
 """Verdicts of a score that stands beside the baseline's on the same samples."""
 
 
@@ -55,17 +57,21 @@ def verdict_of(score: Score) -> Verdict:
         return Verdict.BASELINE if score.baseline_value is None else Verdict.NOT_COMPARED
     if score.diff_ci95 is None or not all(map(math.isfinite, score.diff_ci95)):
         return Verdict.TOO_FEW
-    return _said(score.diff_ci95, margin_of(score))
+    return _said(score.diff_ci95, margin_of(score), score.either_way)
 
 
-def _said(interval: Interval, margin: float) -> Verdict:
+def _said(interval: Interval, margin: float, either_way: bool) -> Verdict:
     low, high = interval
+    if either_way:
+        if -margin < low and high < margin:
+            return Verdict.EQUIVALENT
+        return Verdict.DIFFERENT if high < 0 or low > 0 else Verdict.TOO_FEW
     if low > -margin:
         return Verdict.EQUIVALENT
     return Verdict.WORSE if high < 0 else Verdict.TOO_FEW
 
 
-def samples_needed(gap: Gap, n: int, margin: float) -> int | None:
+def samples_needed(gap: Gap, n: int, margin: float, either_way: bool = False) -> int | None:
     """How many samples would settle the verdict, did they answer like these n.
 
     To two digits, rounded up: more would be more than the samples say. None where they settle it
@@ -74,7 +80,8 @@ def samples_needed(gap: Gap, n: int, margin: float) -> int | None:
 
     def settled(times: float) -> bool:
         interval = gap.interval(times)
-        return not all(map(math.isfinite, interval)) or _said(interval, margin) != Verdict.TOO_FEW
+        known = all(map(math.isfinite, interval))
+        return not known or _said(interval, margin, either_way) != Verdict.TOO_FEW
 
     if settled(1.0):
         return None

@@ -99,6 +99,7 @@ class Score:
     random_weights: bool = False
     env_id: str = ""
     detail: str = ""
+    either_way: bool = False
 
 
 @dataclass(frozen=True)

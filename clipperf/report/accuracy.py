@@ -17,6 +17,7 @@ from clipperf.report.words import listed
 SEVERITY_OF: dict[Verdict, Severity] = {
     Verdict.EQUIVALENT: "good",
     Verdict.WORSE: "bad",
+    Verdict.DIFFERENT: "bad",
     Verdict.TOO_FEW: "warn",
     Verdict.RANDOM_WEIGHTS: "bad",
 }
@@ -72,7 +73,11 @@ def accuracy_table(results: Sequence[ResultFile]) -> Table:
         {
             f"{s.cell.model_id} on {s.dataset}"
             for s in scores
-            if s.chance is not None and not s.random_weights and s.ci95[0] <= s.chance
+            if s.chance is not None
+            and not s.random_weights
+            and s.ci95[0] <= s.chance
+            # A group has few samples; the dataset's own figure stands beside it.
+            and ", " not in s.metric
         }
     )
     if at_chance:

@@ -130,6 +130,8 @@ def test_centre_frames() -> None:
 def test_clips_that_contradict_themselves() -> None:
     with pytest.raises(UsageError, match="the frames of clip 'x' differ in class"):
         clips_of(data("abcabc", columns=CLIPS, clip="video"))
+    with pytest.raises(UsageError, match=r"1\.png: its video is empty: name its clip"):
+        clips_of(data("ab", columns={"video": ("x", "")}, clip="video"))
     with pytest.raises(UsageError, match="no column 'film' that names clips"):
         clips_of(data("ab", columns=CLIPS, clip="film"))
 
@@ -173,3 +175,19 @@ def test_a_recipe_pools_groups_and_joins_frames(tmp_path: Path) -> None:
         recipe.write_text(text)
         with pytest.raises(UsageError, match=said):
             load_dataset(tmp_path)
+
+
+def test_a_label_column_is_a_group_as_well(tmp_path: Path) -> None:
+    """Accuracy by race of what is classified by race, as in the CLIP paper's Table 5."""
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(picture(i, "png"))
+    rows = "file,age,gender,race,label\n0.png,1,M,White,x\n1.png,1,F,Black,x\n2.png,1,M,White,y\n"
+    (tmp_path / "fairface_label_val.csv").write_text(rows + "3.png,1,F,Black,y\n")
+    recipe = tmp_path / "task.toml"
+    recipe.write_text('label = "race"\ngroup = ["race=White", "gender"]\n')
+    dataset = load_dataset(tmp_path)
+    assert dataset.class_names == ("Black", "White") and dataset.labels == (1, 0, 1, 0)
+    assert "race other than White, gender F" in groups_of(dataset, range(4))
+    recipe.write_text('label = "rase"\n')
+    with pytest.raises(UsageError, match="no column rase; there are age, file, gender"):
+        load_dataset(tmp_path)

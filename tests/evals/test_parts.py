@@ -67,6 +67,10 @@ def test_what_may_be_used_and_is_not_there_is_noted(tmp_path: Path) -> None:
         fill(tmp_path / "pets" / split, 10 * first)
     data = asked(tmp_path / "pets", "learner")
     assert list(data.parts) == ["train"]
+    before = data.sha256
+    assert before != load_dataset(tmp_path / "pets").sha256
+    (tmp_path / "pets" / "train" / "cat" / "0.png").write_bytes(picture(99, "png"))
+    assert asked(tmp_path / "pets", "learner").sha256 != before
     (note,) = data.notes
     assert note.startswith("pets has no part for validation: ") and "test, train" in note
 
@@ -81,7 +85,10 @@ def test_images_that_are_in_both_parts_are_counted(tmp_path: Path) -> None:
 
 def test_a_part_that_is_needed_and_not_there(tmp_path: Path) -> None:
     fill(tmp_path / "pets", 0)
-    with pytest.raises(UsageError, match="pets has no part for train: the data has no parts; put"):
+    with pytest.raises(
+        UsageError,
+        match="pets has no part for train: it would be the same data as",
+    ):
         asked(tmp_path / "pets", "learner")
     fill(tmp_path / "other" / "test", 0)
     with pytest.raises(UsageError, match="no split 'train'"):
@@ -105,7 +112,9 @@ def test_a_recipe_says_where_parts_are(tmp_path: Path) -> None:
     assert [image.name for image in data.parts["train"].images] == ["cat/0.png", "dog/1.png"]
     assert data.parts["train"].images[0].path == tmp_path / "more" / "cat" / "0.png"
     (note,) = data.notes
-    assert note.startswith("pets.toml has no part for validation: the data has no parts")
+    assert note.startswith(
+        "pets.toml has no part for validation: it would be the same data as what is evaluated"
+    )
 
 
 def test_what_a_table_says_beside_is_kept(tmp_path: Path) -> None:

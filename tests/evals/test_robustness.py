@@ -72,13 +72,14 @@ def test_the_bundled_table_and_ones_own(tmp_path: Path) -> None:
     assert (0.8437, 0.7964) in bundled["imagenet-a"]  # ViT-H-14-378-quickgelu, dfn5b
     assert 0.5 < fitted(bundled["imagenetv2"]).predicted(0.7) < 0.7
     path = tmp_path / "models.csv"
-    path.write_text("model,imagenet1k,imagenet-a,objectnet\nx,0.5,0.2,\ny,0.6,0.3,0.4\n")
-    assert read_points(path) == {"imagenet-a": [(0.5, 0.2), (0.6, 0.3)], "objectnet": [(0.6, 0.4)]}
+    path.write_text("model,imagenet1k,imagenet-a,objectnet\nx,0.5,0.2,\ny,0.6,0.3,\nz,0.7,0.4,\n")
+    assert read_points(path) == {"imagenet-a": [(0.5, 0.2), (0.6, 0.3), (0.7, 0.4)]}
     for text, said in (
         ("model,imagenet-a\nx,0.2\n", "need columns imagenet1k"),
         ("imagenet1k,model\n0.2,x\n", "any of imagenetv2"),
         ("imagenet1k,imagenet-a\n0.2,50\n", "line 2: 50 is no share of one"),
         ("imagenet1k,imagenet-a\n0.2,much\n", "line 2"),
+        ("imagenet1k,imagenet-a\n0.2,0.1\n", "imagenet-a: a line takes three models"),
     ):
         path.write_text(text)
         with pytest.raises(UsageError, match=said):

@@ -67,6 +67,7 @@ def test_words() -> None:
     assert [verdict.value for verdict in Verdict] == [
         "equivalent",
         "worse",
+        "different",
         "too few samples",
         "baseline",
         "not compared",
@@ -78,6 +79,19 @@ def test_words() -> None:
 
 
 # --- margins, and how many samples would do ------------------------------------------------
+
+
+def test_where_neither_more_nor_less_is_better() -> None:
+    """More people in classes of crime is no improvement."""
+    for interval, verdict in (
+        ((0.25, 0.34), Verdict.DIFFERENT),
+        ((-0.34, -0.25), Verdict.DIFFERENT),
+        ((-0.009, 0.009), Verdict.EQUIVALENT),
+        ((-0.02, 0.005), Verdict.TOO_FEW),
+        ((-0.005, 0.02), Verdict.TOO_FEW),
+    ):
+        found = {**BESIDE, "diff_ci95": interval}
+        assert verdict_of(score(cell(), 0.3, **found, either_way=True)) is verdict
 
 
 def test_the_margin_of_a_score() -> None:

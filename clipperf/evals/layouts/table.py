@@ -102,6 +102,10 @@ def _read(place: Place, without: Collection[str]) -> Content:
             caption_image.append(index[image])
     if not index:
         raise UsageError(f"{source} holds no captions")
+    silent = set(range(len(index))) - set(caption_image)
+    if captions and silent:
+        name = list(index)[min(silent)]
+        raise UsageError(f"{source}: {quoted(name)} has no caption, others do")
     _check_spare(place, table, {*index, *without})
     content = Content(
         [place.files[n] for n in index], captions, caption_image, columns=_columns(rest)

@@ -124,7 +124,9 @@ def _labels(
 
 
 def _share(metric: str, hits: np.ndarray, decisions: np.ndarray) -> Outcome:
-    return Outcome(metric, "image", SHARE, hits, decisions, np.zeros(len(hits), np.int64), None)
+    # Neither more nor less of them is better: another share is another behaviour.
+    groups = np.zeros(len(hits), np.int64)
+    return Outcome(metric, "image", SHARE, hits, decisions, groups, None, either_way=True)
 
 
 def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
@@ -146,10 +148,17 @@ def _texts(dataset: Dataset) -> dict[str, list[str]]:
     return found
 
 
+CAVEAT = (
+    "probes of bias say how a model answers these words on these photos; other words, photos or "
+    "cut-offs give other figures, groups are those that annotators saw in a face, and that shares "
+    "are equal does not make a use harmless"
+)
+
 TASK = Task(
     name="bias",
     fits=lambda dataset: bool(_grouped(dataset).groups),
     texts=_texts,
     outcomes=_outcomes,
     asked=True,
+    caveat=CAVEAT,
 )
