@@ -19,7 +19,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from clipperf.models.cutting import shown
 from clipperf.models.family import family_of
 from clipperf.nouns.model import ModelSpec
 
-OPENERS: dict[str, Callable[..., Any]] = {
+OPENERS: dict[str, Callable[[Path, int], Engine]] = {
     "onnx": onnxruntime.open_session,
     "openvino": openvino.open_compiled,
 }
@@ -99,8 +98,8 @@ def measured(engine: Engine, texts: np.ndarray, length: int, rounds: int) -> str
             engine.run(given)
             samples.append(time.perf_counter() - start)
     whole, cut = (samples[1:] for samples in seconds)
-    apart = np.abs(engine.run(inputs[0]) - engine.run(inputs[1])).max()
-    ratio = units.ratio(*stats.paired_ratio(whole, cut))
+    apart = np.abs(np.array(engine.run(inputs[0])) - engine.run(inputs[1])).max()
+    ratio = units.ratio(*stats.paired_ratio(cut, whole))
     return " | ".join(
         (units.ms(stats.median(whole)), units.ms(stats.median(cut)), ratio, f"{apart:.1e}")
     )

@@ -86,7 +86,7 @@ def assert_same(found: np.ndarray, theirs: np.ndarray) -> None:
     assert len(theirs) == 1 or np.ptp(theirs, axis=0).max() > 1e-3  # of different inputs
 
 
-def test_a_folder_is_exported_measured_and_embeds_as_transformers_does(
+def test_a_folder_is_exported_and_embeds_as_transformers_does(
     saved: Callable[[str], tuple[Path, Any]], cli: Cli, home: Path
 ) -> None:
     folder, model = saved("clip")
@@ -104,11 +104,16 @@ def test_a_folder_is_exported_measured_and_embeds_as_transformers_does(
     assert spec.id.startswith("my-clip@") and "::model.safetensors@" in spec.id
     # open_clip's modules, so without what the embedding never reads
     assert [tower["first_token"] for tower in towers] == [None, 49406]
-    rows = home / "rows.json"
-    words = ("--tower", "text", "--runtime", "onnx", "--batch", 2, "--threads", 1, "--json", rows)
-    cli("profile", folder, "--quick", *words, check=True)
-    measured = json.loads(rows.read_text())["measurements"]
-    assert {(row["cell"]["model_id"], row["status"]) for row in measured} == {(spec.id, "ok")}
+
+
+def test_a_folder_that_runs_in_transformers_modules_is_evaluated(
+    saved: Callable[[str], tuple[Path, Any]], cli: Cli, samples: str, tmp_path: Path
+) -> None:
+    folder, rows = saved("altclip")[0], tmp_path / "rows.json"
+    cli("eval", folder, "--runtime", "torch", "--dataset", samples, "--json", rows, check=True)
+    scores = json.loads(rows.read_text())["scores"]
+    assert {row["cell"]["model_id"].partition("@")[0] for row in scores} == {folder.name}
+    assert all(row["n"] == 24 and 0 <= row["value"] <= 1 for row in scores)
 
 
 @pytest.mark.parametrize("kind", ["siglip", "siglip2", "altclip", "chinese_clip"])
@@ -366,23 +371,29 @@ def test_models_of_other_kinds_are_refused_with_the_reason(tmp_path: Path) -> No
 def test_padding_is_hidden_where_the_tokenizer_says_so(
     saved: Callable[[str], tuple[Path, Any]], tmp_path: Path
 ) -> None:
-    """SigLIP attends to padding, unless the settings of its tokenizer make a mask."""
+    """SigLIP attends to padding, unless its tokenizer makes a mask, as it does where none says."""
     import torch
+    from transformers import AutoTokenizer
 
     folder, model = saved("siglip")
     copy = tmp_path / "masked"
     shutil.copytree(folder, copy)
     settings = json.loads((copy / "tokenizer_config.json").read_text())
+    assert settings["model_input_names"] == ["input_ids"]
+    silent = tmp_path / "silent"
+    shutil.copytree(folder, silent)
     names = ["input_ids", "attention_mask"]
-    (copy / "tokenizer_config.json").write_text(
-        json.dumps({**settings, "model_input_names": names})
-    )
+    for each, said in ((copy, {"model_input_names": names}), (silent, {})):
+        kept = {name: value for name, value in settings.items() if name != "model_input_names"}
+        (each / "tokenizer_config.json").write_text(json.dumps({**kept, **said}))
+    assert "attention_mask" in AutoTokenizer.from_pretrained(silent)("a")
     tokens = torch.randint(5, 300, (2, TOKENS), generator=torch.Generator().manual_seed(1))
     tokens[0, 6:] = 0
     tokens[1, 2] = 0  # typed, and so seen
     mask = torch.ones_like(tokens)
     mask[0, 6:] = 0
-    for each, given in ((folder, {}), (copy, {"attention_mask": mask})):
+    masked = {"attention_mask": mask}
+    for each, given in ((folder, {}), (silent, masked), (copy, masked)):
         spec: ModelSpec = zoo.resolve(str(each))
         tower = family_of(spec).build(spec, "text", False)
         with torch.inference_mode():
