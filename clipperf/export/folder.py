@@ -136,10 +136,12 @@ def _kept(wanted: Wanted, keep_failed: bool) -> dict[Side, Artifact]:
     """
     present = current_towers(wanted.folder)
     for side, tower in present.items():
-        if side not in wanted.keys and not wanted.fits(tower):
+        # What is not wanted has no key here that would tell its sizes and its configuration.
+        stays = wanted.fits(tower) and tower.model_id == wanted.spec.id
+        if side not in wanted.keys and not stays:
             raise UsageError(
-                f"{wanted.folder} has its {side} tower of other weights or options, which this "
-                f"export would drop; export both with --tower both, or choose another --out"
+                f"{wanted.folder} has its {side} tower of other weights, sizes or options, which "
+                f"this export would drop; export both with --tower both, or choose another --out"
             )
     return {
         side: tower

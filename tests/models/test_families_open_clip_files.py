@@ -21,7 +21,7 @@ from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.models import sample, zoo
 from clipperf.models.family import family_of
 from clipperf.nouns.model import CLIP_IDS, OTHER_VOCABULARY, ModelSpec, Sizes
-from clipperf.nouns.variant import Variant
+from clipperf.nouns.variant import SIDES, Variant
 from clipperf.system import store
 
 torch = pytest.importorskip("torch")
@@ -241,17 +241,21 @@ def test_commands_take_folders_and_files(cli: Cli, folder: Path, tmp_path: Path)
     image = manifest.tower("image")
     assert image is not None and image.inputs[0].shape == ("batch", 3, 48, 48)
 
-    own = make(zoo.resolve(str(folder)), ("image",), Variant("onnx"), out=out)
+    with pytest.raises(UsageError, match="a text tower of other weights, sizes or options"):
+        make(zoo.resolve(str(folder)), ("image",), Variant("onnx"), out=out)
+    own = make(zoo.resolve(str(folder)), SIDES, Variant("onnx"), out=out)
     shapes = {tower.side: tower.inputs[0].shape for tower in own.manifest.towers}
-    assert shapes == {"image": ("batch", 3, 32, 32)}, "no tower of other sizes was kept"
+    assert shapes["image"][1:] == (3, 32, 32), "the folder's towers were made anew"
+    with clipperf.load(out) as opened:
+        assert opened.encode_texts(["a red dog"]).shape == (1, 32)
 
     rows = tmp_path / "rows.json"
     quick = ("--quick", "--tower", "text", "--batch", 2, "--threads", 1, "--json", rows)
     words = ("--pretrained", "random", "--runtime", "torch")
     cli("profile", arch(tmp_path), *words, *quick, check=True)
-    (row,) = json.loads(rows.read_text())["measurements"]
-    assert row["cell"]["model_id"].partition("@")[0] == "mine"
-    assert row["disk_bytes"] is None, "unknown, not 0"
+    measured = json.loads(rows.read_text())["measurements"]
+    assert {row["cell"]["model_id"].partition("@")[0] for row in measured} == {"mine"}
+    assert {row["disk_bytes"] for row in measured} == {None}, "unknown, not 0"
 
 
 # --- sizes ---------------------------------------------------------------------------------
