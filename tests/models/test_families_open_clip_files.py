@@ -241,7 +241,7 @@ def test_commands_take_folders_and_files(cli: Cli, folder: Path, tmp_path: Path)
     image = manifest.tower("image")
     assert image is not None and image.inputs[0].shape == ("batch", 3, 48, 48)
 
-    with pytest.raises(UsageError, match="a text tower of other weights, sizes or options"):
+    with pytest.raises(UsageError, match="its text tower of other weights, sizes or options"):
         make(zoo.resolve(str(folder)), ("image",), Variant("onnx"), out=out)
     own = make(zoo.resolve(str(folder)), SIDES, Variant("onnx"), out=out)
     shapes = {tower.side: tower.inputs[0].shape for tower in own.manifest.towers}
