@@ -77,7 +77,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Content:
-    """The fields of a `Dataset` that a layout found; `notes` say what is to be known beside."""
+    """The fields of a `Dataset` that a layout found; `notes` say what is to be known beside.
+
+    `groups` and `clip` are those that the layout itself has; a recipe's come before them.
+    """
 
     images: Sequence[ImageSource]
     captions: Sequence[str] = ()
@@ -88,6 +91,8 @@ class Content:
     templates: Sequence[str] = ()
     class_prompts: Sequence[Sequence[str]] = ()
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    groups: Sequence[str] = ()
+    clip: str = ""
     pools: Sequence[int] = ()
     cues: Sequence[str] = ()
     choices: Sequence[Sequence[int]] = ()

@@ -13,6 +13,7 @@ from clipperf.evals.datasets import load_dataset
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.parts import with_tasks
 from clipperf.evals.task import Embeddings, outcomes_of, texts_of
+from clipperf.evals.tasks.association import prompt
 
 AXES = np.eye(8, dtype=np.float32)
 
@@ -41,7 +42,8 @@ def test_games_of_association(tmp_path: Path) -> None:
     assert dataset.cues == ("werewolf", "party")
     assert dataset.choices == ((0, 1, 2, 3, 4), (2, 0, 1, 3, 4))
     assert dataset.chosen == ((0, 1), (2,)) and dataset.notes == ()
-    assert texts_of(dataset) == {"cues": ("werewolf", "party")}
+    assert texts_of(dataset) == {"cues": ("A werewolf", "A party")}
+    assert prompt("Oven") == "An oven"
     # The first cue looks like wolf and tree, the second like nothing that is there.
     cues = np.stack([AXES[0] + 0.9 * AXES[3], AXES[7]])
     rows = rows_of(dataset, Embeddings(AXES[:5], {"cues": cues}))
