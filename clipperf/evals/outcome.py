@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from clipperf import stats
+from clipperf.nouns.result import Aim
 from clipperf.nouns.variant import Side
 
 Interval = tuple[float, float]
@@ -49,7 +50,8 @@ class Outcome:
     the model chose: where two models differ, a sample flipped. `groups` int [n] holds each
     sample's class or image, `chance` is the figure that guessing is expected to get. One that is
     not `usual` is left out unless it is asked for. `detail` says how the model came to its answers
-    where that is found anew for each, such as a probe's strength.
+    where that is found anew for each, such as a probe's strength. `group` names the part of the
+    samples that it is of, `aim` says what is good; see `nouns.result.Score`.
     """
 
     metric: str
@@ -61,6 +63,8 @@ class Outcome:
     chance: float | None
     usual: bool = True
     detail: str = ""
+    group: str = ""
+    aim: Aim = "high"
 
     @property
     def value(self) -> float:

@@ -9,7 +9,8 @@ from typing import Any
 from clipperf.models.published import BasicStatistics
 from clipperf.nouns.result import CrossScore, ResultFile, Score
 from clipperf.report import findings
-from clipperf.report.accuracy import accuracy_findings, accuracy_table
+from clipperf.report.accuracy import accuracy_findings
+from clipperf.report.bias import score_tables
 from clipperf.report.charts import speed_charts
 from clipperf.report.crossing import crossing_findings, crossing_tables, merge_crossed
 from clipperf.report.document import Document, Origin, Section, plain_json
@@ -63,7 +64,7 @@ def build_report(
     if tables[1:]:
         sections.append(_section("options", "Sizing in detail", OPTIONS, tables[1:]))
     if scores:
-        sections.append(_section("accuracy", "Accuracy", ACCURACY, [accuracy_table(ordered)]))
+        sections.append(_section("accuracy", "Accuracy", ACCURACY, score_tables(ordered)))
     if crossed := crossing_tables(ordered):
         sections.append(_section("index", "Changing the engine", CROSSED, crossed))
     beside = published_table(ordered, published) if rows and published else None

@@ -63,10 +63,36 @@ def test_verdicts_at_the_ends(fields: dict[str, Any], verdict: Verdict) -> None:
     assert verdict_of(score(cell(), 0.58, **fields)) is verdict
 
 
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ((-0.009, 0.009), Verdict.EQUIVALENT),
+        ((0.001, 0.009), Verdict.EQUIVALENT),
+        ((0.0, 0.01), Verdict.TOO_FEW),
+        ((0.001, 0.011), Verdict.DIFFERENT),
+        ((-0.03, -0.01), Verdict.DIFFERENT),
+        ((-math.inf, 0.0), Verdict.TOO_FEW),
+    ],
+)
+def test_of_some_figures_more_is_no_better(interval: tuple[float, float], verdict: Verdict) -> None:
+    own = score(cell(), 0.58, **BESIDE, diff_ci95=interval, aim="same")
+    assert verdict_of(own) is verdict and verdict in COMPARED
+    assert (not_equivalent((own,)) == []) == (verdict is Verdict.EQUIVALENT)
+
+
+def test_samples_that_settle_both_sides() -> None:
+    # Two of a hundred gained: may be within a point above or not, as long as they are few.
+    gap = MeanGap(0.02, 0.02, 100)
+    assert samples_needed(gap, 100, 0.01, "same") == samples_needed(gap, 100, 0.01)
+    assert samples_needed(MeanGap(0.06, 0, 100), 100, 0.01) is None
+    assert samples_needed(MeanGap(0.03, 0, 100), 100, 0.01, "same") is not None
+
+
 def test_words() -> None:
     assert [verdict.value for verdict in Verdict] == [
         "equivalent",
         "worse",
+        "different",
         "too few samples",
         "baseline",
         "not compared",

@@ -120,7 +120,11 @@ def _metadata(place: Place, beside: list[ImageSource | None]) -> dict[str, list[
     """The numbers beside each class, by the names of a published set's or by their places."""
     if not all(beside):
         return {}
-    rows = [[f"{float(number):.12g}" for number in np.atleast_1d(_numbers(s))] for s in beside if s is not None]
+    rows = [
+        [f"{float(number):.12g}" for number in np.atleast_1d(_numbers(s))]
+        for s in beside
+        if s is not None
+    ]
     width = len(rows[0])
     for source, row in zip(beside, rows, strict=True):
         if len(row) != width:
