@@ -124,3 +124,36 @@ def test_unusual_actions(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(RARE.replace("keyboard,0", "keyboard,seen"))
     with pytest.raises(UsageError, match=r"2\.png: its annotation is no number from 0 to 4"):
         rows_of(load_dataset(tmp_path), found)
+
+
+CLIPS = """id,start,end,class_id,verb,noun,annotation
+v1,3,9,0,cut,keyboard,1
+v2,0,4.5,0,cut,keyboard,0
+v3,1,2,1,blend,phone,1
+v3,1,2,0,cut,keyboard,3
+gone,1,2,1,blend,phone,0
+"""
+
+
+def test_rareact_as_it_is_published(tmp_path: Path) -> None:
+    for folder, count in (("v1_3_9", 2), ("v2_0_4.5", 1), ("v3_1_2", 1)):
+        images(tmp_path / "frames" / folder, [f"{i}.jpg" for i in range(count)])
+    (tmp_path / "rareact.csv").write_text(CLIPS)
+    dataset = load_dataset(tmp_path)
+    assert dataset.columns["annotation"] == ("1", "1", "0", "1", "3")
+    assert dataset.notes == (f"{tmp_path.name}: left out 1 clips without frames (gone_1_2)",)
+    # The frames of v1 look like half of cutting each; v2 like it more; v3, there twice, like both.
+    half = (AXES[0] + AXES[2]) / 2**0.5
+    both = (AXES[0] + AXES[1]) / 2**0.5
+    found = Embeddings(np.stack([half, half, AXES[0], both, both]), {"actions": AXES[:2]})
+    rows = rows_of(dataset, found)
+    # Cutting: the negative v2 comes first, then v1 tied with v3, a negative (blending) and a hard
+    # negative (cutting): one of four. Blending: v3 comes first.
+    assert rows["actions mWAP"].value == pytest.approx((1 / 4 + 1) / 2)
+    assert len(rows["actions mWAP"].values) == 4
+    (tmp_path / "rareact.csv").write_text(CLIPS.replace("v3,1,2,1,blend", "v3,1,2,1,"))
+    with pytest.raises(UsageError, match="line 4: need id, verb, noun, annotation, start, end"):
+        load_dataset(tmp_path)
+    (tmp_path / "rareact.csv").write_text("\n".join(CLIPS.split("\n")[:1] + CLIPS.split("\n")[5:]))
+    with pytest.raises(UsageError, match="no frames of any clip in rareact.csv.*gone_1_2"):
+        load_dataset(tmp_path)
