@@ -27,8 +27,6 @@ CLASSES = {"0": "negative", "1": "positive"}
 TEMPLATE = "a {} review of a movie."
 FONT = "DejaVuSans.ttf"
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
 
 def sentences(path: Path) -> Iterator[tuple[str, str]]:
     """Label and sentence of every line; raises ValueError that names the line."""
@@ -48,17 +46,20 @@ def sentences(path: Path) -> Iterator[tuple[str, str]]:
         yield label, text.strip()
 
 
-def font_of(name: str | None, size: int) -> Font:
-    """The font of that name, or the usual one."""
+def font_of(name: str | None, size: int) -> ImageFont.FreeTypeFont:
+    """The font of that name, or the usual one; raises OSError where it is not there."""
     if name is not None:
         return ImageFont.truetype(name, size)
     try:
         return ImageFont.truetype(FONT, size)
     except OSError:
-        return ImageFont.load_default(size)
+        found = ImageFont.load_default(size)
+    if not isinstance(found, ImageFont.FreeTypeFont):
+        raise OSError(f"no font {FONT}, and this Pillow is built without FreeType: give --font")
+    return found
 
 
-def wrapped(text: str, font: Font, width: int) -> str:
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """Lines that are as long as fits; a word that does not fit is broken."""
     lines = [""]
     for word in text.split():
@@ -114,9 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as exc:
         print(exc, file=sys.stderr)
         return 2
-    print(
-        f"{count} sentences in {given.target / given.split}, font {font_of(given.font, 20).getname()}"
-    )
+    own = font_of(given.font, 20)
+    print(f"{count} sentences in {given.target / given.split}, font {' '.join(own.getname())}")
     return 0
 
 

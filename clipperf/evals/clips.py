@@ -1,4 +1,4 @@
-"""Videos as frames: images of one clip, by a column or by their folder, in the order of the data."""
+"""Videos as frames: images of one clip, by a column or a folder, in the order of the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from clipperf.evals.datasets import Dataset
 from clipperf.evals.ranks import normalize
 from clipperf.evals.task import Embeddings
 from clipperf.text import quoted
-
 
 FOLDER = "folder"
 """What a recipe's `clip` says where every folder holds the frames of one clip."""

@@ -26,7 +26,8 @@ def test_folders_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
     root = folders(tmp_path / "v2", [str(i) for i in range(12)])
     (root / "classnames.txt").write_text("".join(f"class {i}\n" for i in range(12)))
     data = load_dataset(root)
-    of = {image.name.split("/")[0]: label for image, label in zip(data.images, data.labels)}
+    names = [image.name.split("/")[0] for image in data.images]
+    of = dict(zip(names, data.labels, strict=True))
     # By name "10" would come before "2", and every class from the third on would be another.
     assert of == {str(i): i for i in range(12)}
     assert data.class_names[2] == "class 2"
@@ -51,7 +52,7 @@ def test_folders_of_other_numbers_are_named_by_hand(
     assert load_dataset(root).class_names == ("thing", "ray")
     (root / "classes.json").unlink()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="come with the package clip-benchmark.*classes.json"):
+    with pytest.raises(UsageError, match=r"come with the package clip-benchmark.*classes\.json"):
         load_dataset(root)
 
 
@@ -59,7 +60,8 @@ def test_imagenets_classifier_is_pooled_for_a_sets_own_classes(tmp_path: Path) -
     folders(tmp_path / "pets", ["bear", "dog"])
     recipe = tmp_path / "pets.toml"
     recipe.write_text(
-        'data = "pets"\ntemplates = "imagenet1k"\n[pooled]\ndog = [151, 152]\nbear = ["n02132136"]\n'
+        'data = "pets"\ntemplates = "imagenet1k"\n'
+        '[pooled]\ndog = [151, 152]\nbear = ["n02132136"]\n'
     )
     data = load_dataset(recipe)
     names = ("brown bear", "Chihuahua", "Japanese Chin")

@@ -154,6 +154,7 @@ def test_rareact_as_it_is_published(tmp_path: Path) -> None:
     (tmp_path / "rareact.csv").write_text(CLIPS.replace("v3,1,2,1,blend", "v3,1,2,1,"))
     with pytest.raises(UsageError, match="line 4: need id, verb, noun, annotation, start, end"):
         load_dataset(tmp_path)
-    (tmp_path / "rareact.csv").write_text("\n".join(CLIPS.split("\n")[:1] + CLIPS.split("\n")[5:]))
-    with pytest.raises(UsageError, match="no frames of any clip in rareact.csv.*gone_1_2"):
+    header, *clips = CLIPS.splitlines()
+    (tmp_path / "rareact.csv").write_text(f"{header}\n{clips[-1]}\n")
+    with pytest.raises(UsageError, match=r"no frames of any clip in rareact\.csv.*gone_1_2"):
         load_dataset(tmp_path)

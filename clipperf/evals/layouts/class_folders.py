@@ -2,10 +2,10 @@
 
 Images may lie at any depth below CLASS. Optional: ``classes.json`` (``{"folder": "display
 name"}``; a folder without images stays a class only if named there), ``classnames.txt`` (a name a
-line, in the order of the sorted folders; by number where all are numbers) and ``templates.txt`` (a template a line, ``{}`` or
-``{c}`` stands for the class name). Folders that WordNet's numbers name (ImageNet, ImageNet-A, -R,
--Sketch) have CLIP's names of these of ImageNet's classes. Where the folders are the splits of a dataset (``test/CLASS``),
-the wanted one is read.
+line, in the order of the sorted folders; by number where all are numbers) and ``templates.txt`` (a
+template a line, ``{}`` or ``{c}`` stands for the class name). Folders that WordNet's numbers name
+(ImageNet, ImageNet-A, -R, -Sketch) have CLIP's names of these of ImageNet's classes. Where the
+folders are the splits of a dataset (``test/CLASS``), the wanted one is read.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def _imagenet(place: Place, classes: Sequence[str]) -> list[str]:
         return imagenet_names(classes)
     except ClipperfError as exc:
         raise UsageError(
-            f"{shown(place.root)}: its folders are numbers of WordNet's, and {exc}; or name them in "
-            "classes.json"
+            f"{shown(place.root)}: its folders are numbers of WordNet's, and {exc}; or name them "
+            "in classes.json"
         ) from exc
 
 
