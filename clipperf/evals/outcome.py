@@ -254,25 +254,31 @@ Figure = Callable[[np.ndarray, np.ndarray], float]
 
 
 def resampled(value: Figure, drawn: Figure | None = None) -> Estimate:
-    """Any figure from 0 to 1, with percentile bootstrap intervals over the samples.
+    """Any figure from 0 to 1, with bootstrap intervals over the samples.
 
-    `drawn` stands for it in a draw where the figure itself takes too long. Draws that have no value
-    (not a number) are left out. Where samples agree there is nothing to resample: no interval is
-    narrower than what so many samples may miss.
+    Its own interval is normal on the scale of logits, with the spread of the draws: their quantiles
+    miss a figure that draws shift, as where they leave out classes of few samples. A gap's is of
+    quantiles: what shifts both models alike is gone in it. `drawn` stands for the figure in a draw
+    where that itself takes too long. Draws that have no value (not a number) are left out. Where
+    samples agree there is nothing to resample: no interval is narrower than what so many samples
+    may miss.
     """
     of = drawn or value
 
-    def draws(n: int, figure: Callable[[np.ndarray], float]) -> Interval:
+    def draws(n: int, figure: Callable[[np.ndarray], float]) -> np.ndarray:
         rng = np.random.default_rng(0)
-        found = [figure(rng.integers(0, n, n)) for _ in range(RESAMPLES)]
-        known = [each for each in found if math.isfinite(each)]
-        low, high = np.quantile(known, [0.025, 0.975]) if known else (math.nan, math.nan)
-        return float(low), float(high)
+        found = np.array([figure(rng.integers(0, n, n)) for _ in range(RESAMPLES)])
+        known: np.ndarray = found[np.isfinite(found)]
+        return known
 
     def interval(values: np.ndarray, groups: np.ndarray) -> Interval:
-        n = len(values)
-        own = draws(n, lambda index: of(values[index], groups[index]))
-        low, high = ResampledGap(value(values, groups), *own, n).interval()
+        n, at = len(values), value(values, groups)
+        known = draws(n, lambda index: of(values[index], groups[index]))
+        if not math.isfinite(at) or not len(known):
+            return math.nan, math.nan
+        reach = 1.96 * float(np.std(_logit(known, n)))
+        low, high = (float(_share(_logit(at, n) + side * reach, n)) for side in (-1, 1))
+        low, high = ResampledGap(at, low, high, n).interval()
         return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
 
     def gap(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray) -> ResampledGap:
@@ -280,6 +286,20 @@ def resampled(value: Figure, drawn: Figure | None = None) -> Estimate:
             return of(ours[index], groups[index]) - of(theirs[index], groups[index])
 
         n, difference = len(ours), value(ours, groups) - value(theirs, groups)
-        return ResampledGap(difference, *draws(n, figure), n)
+        known = draws(n, figure)
+        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
+        return ResampledGap(difference, float(low), float(high), n)
 
     return Estimate(value, interval, gap)
+
+
+def _logit(share: np.ndarray | float, n: int) -> np.ndarray:
+    """The logit of a share of n, with half a sample more on either side."""
+    p = (np.asarray(share) * n + 0.5) / (n + 1)
+    found: np.ndarray = np.log(p / (1 - p))
+    return found
+
+
+def _share(logit: np.ndarray, n: int) -> np.ndarray:
+    """What has this logit."""
+    return ((n + 1) / (1 + np.exp(-logit)) - 0.5) / n
