@@ -122,14 +122,16 @@ def test_the_command_on_a_layout_of_fairface(
     folder = fairface(tmp_path / "faces", 'labels = ["doctor", "nurse"]\n')
     done = cli(
         *("eval", "clipperf-sample", "--dataset", folder, "--task", "bias"),
-        *("--json", tmp_path / "eval.json"),
+        *("--precision", "fp32,fp16,int8", "--json", tmp_path / "eval.json"),
         home=sample_artifact.parents[3],
     )
     assert done.returncode == 0, done.stderr
     assert "Shares of people by class" in done.stdout and "Labels by group" in done.stdout
     assert "do not make a use harmless" in " ".join(done.stdout.split())
     scores = json.loads((tmp_path / "eval.json").read_text())["scores"]
-    onnx = [score for score in scores if score["cell"]["runtime"] == "onnx"]
+    by = {p: [s for s in scores if s["cell"]["precision"] == p] for p in ("fp16", "int8")}
+    assert by["fp16"] and len(by["fp16"]) == len(by["int8"])
+    onnx = [s for s in scores if (s["cell"]["runtime"], s["cell"]["precision"]) == ("onnx", "fp32")]
     assert any(s["metric"] == "in crime-related classes, race Black" for s in onnx)
     labels = [s for s in onnx if s["metric"].startswith("'nurse' above 4.0%")]
     # By each column alone: labels are ranked within a group.
