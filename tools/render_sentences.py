@@ -115,8 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as exc:
         print(exc, file=sys.stderr)
         return 2
-    own = font_of(given.font, 20)
-    print(f"{count} sentences in {given.target / given.split}, font {' '.join(own.getname())}")
+    family = font_of(given.font, 20).getname()[0]
+    print(f"{count} sentences in {given.target / given.split}, font {family}")
     return 0
 
 
