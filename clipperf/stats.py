@@ -105,7 +105,7 @@ def clopper_pearson_interval(hits: float, n: float, level: float = 0.95) -> tupl
 
 def binomial_at_most(hits: int, n: int, share: float) -> float:
     """The chance of at most `hits` among `n` of which each is one by `share`."""
-    return 1.0 if hits >= n else 1 - _beta_below(share, hits + 1, n - hits)
+    return 1.0 if hits >= n else _beta_below(1 - share, n - hits, hits + 1)
 
 
 def mcnemar_p(one: int, other: int) -> float:

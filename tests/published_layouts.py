@@ -74,8 +74,8 @@ def captioned(root: Path, captions: Iterable[Iterable[str]]) -> Path:
     return shards(root, samples, {"dataset_type.txt": "retrieval\n"})
 
 
-def array(values: Iterable[float]) -> bytes:
+def array(values: float | Iterable[float]) -> bytes:
     """A file of numpy's (.npy)."""
     stream = io.BytesIO()
-    np.save(stream, np.array(list(values)))
+    np.save(stream, np.array(values if isinstance(values, float) else list(values)))
     return stream.getvalue()

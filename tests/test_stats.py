@@ -118,6 +118,9 @@ def test_the_binomial_distribution_and_mcnemar() -> None:
     exact = sum(math.comb(100, k) for k in range(41)) / 2**100
     assert stats.mcnemar_p(40, 60) == pytest.approx(2 * exact, rel=1e-12)
     assert stats.mcnemar_p(4, 0) == pytest.approx(1 / 8)
+    assert stats.mcnemar_p(0, 100) == pytest.approx(2 * 0.5**100, rel=1e-9, abs=0), "small"
+    assert stats.binomial_at_most(0, 60, 0.9) == pytest.approx(0.1**60, rel=1e-9, abs=0)
+    assert (stats.binomial_at_most(1, 4, 0.0), stats.binomial_at_most(1, 4, 1.0)) == (1, 0)
     assert stats.mcnemar_p(0, 0) == stats.mcnemar_p(3, 3) == 1
 
 

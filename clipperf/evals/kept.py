@@ -91,17 +91,19 @@ def identity_of(
 
     That is so of a runtime from another package, whose code may change under one name.
     `artifacts` is the folder whose towers it has, or whose tokenizer and preprocessing it borrows:
-    a runtime that builds the tower from the weights says which those are there. `tokens` are the
-    checksums of the tokenizer's files. With `features` images have these behind their embeddings.
+    a runtime that builds the tower from the weights has these, and texts cut, as is said there.
+    `tokens` are the checksums of the tokenizer's files. With `features` images have these behind
+    their embeddings.
     """
     if request.cell.runtime not in RUNTIMES.own():
         return None
     key = request.key
     if not key:
-        tower = store.read_manifest(artifacts).tower(request.cell.side)
+        manifest = store.read_manifest(artifacts)
+        tower = manifest.tower(request.cell.side)
         if request.path is not None or tower is None:
             return None
-        key = tower.weights_id
+        key = f"{tower.weights_id}, texts cut at {manifest.cut_at}"
     inputs = pixels if request.cell.side == "image" else list(tokens)
     more = ("features",) if features and request.cell.side == "image" else ()
     return digest_of("embeddings", key, request.spec, request.cell, inputs, *_machine(), *more)

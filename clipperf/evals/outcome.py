@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,9 +13,6 @@ from clipperf.nouns.result import Aim
 from clipperf.nouns.variant import Side
 
 Interval = tuple[float, float]
-
-RESAMPLES = 500
-"""Draws of a figure that is no mean."""
 
 
 class Gap(Protocol):
@@ -199,7 +195,7 @@ def _stratified(values: np.ndarray, labels: np.ndarray) -> float:
     return float(((inner + overall) / counts**2).sum()) / len(counts) ** 2
 
 
-def _unit_of_classes(counts: np.ndarray) -> float:
+def unit_of_classes(counts: np.ndarray) -> float:
     """The sum of the squared weights of samples that weigh as much as their class is small."""
     counts = counts[counts > 0]
     return float((1 / counts).sum()) / len(counts) ** 2
@@ -220,86 +216,6 @@ SHARE_OF_GROUPS = mean_by(GROUPED, independent=False)
 """The share of hits where samples of one group, such as the captions of an image, are alike."""
 
 MEAN_OVER_CLASSES = mean_by(
-    Design(_mean_over_classes, _stratified, lambda labels: _unit_of_classes(np.bincount(labels)))
+    Design(_mean_over_classes, _stratified, lambda labels: unit_of_classes(np.bincount(labels)))
 )
 """The mean over the classes of each one's share of hits; classes without a sample are left out."""
-
-
-# --- figures that are no means -------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ResampledGap:
-    """A difference, its interval by resampling, and the number of samples."""
-
-    difference: float
-    low: float
-    high: float
-    n: int
-
-    def interval(self, times: float = 1.0) -> Interval:
-        """See `Gap`: as wide as by resampling, but never less than what may go unseen."""
-        least, scale = unseen(self.n * times), math.sqrt(times)
-        below = max((self.difference - self.low) / scale, least)
-        above = max((self.high - self.difference) / scale, least)
-        return self.difference - below, self.difference + above
-
-
-def unseen(n: float) -> float:
-    """The largest share of all samples that n of them may miss, but for 2.5 %: 7.1 % for 50."""
-    return 1 - 0.025 ** (1 / n)
-
-
-Figure = Callable[[np.ndarray, np.ndarray], float]
-
-
-def resampled(value: Figure, drawn: Figure | None = None) -> Estimate:
-    """Any figure from 0 to 1, with bootstrap intervals over the samples.
-
-    Its own interval is normal on the scale of logits, with the spread of the draws: their quantiles
-    miss a figure that draws shift, as where they leave out classes of few samples. A gap's is of
-    quantiles: what shifts both models alike is gone in it. `drawn` stands for the figure in a draw
-    where that itself takes too long. Draws that have no value (not a number) are left out. Where
-    samples agree there is nothing to resample: no interval is narrower than what so many samples
-    may miss.
-    """
-    of = drawn or value
-
-    def draws(n: int, figure: Callable[[np.ndarray], float]) -> np.ndarray:
-        rng = np.random.default_rng(0)
-        found = np.array([figure(rng.integers(0, n, n)) for _ in range(RESAMPLES)])
-        known: np.ndarray = found[np.isfinite(found)]
-        return known
-
-    def interval(values: np.ndarray, groups: np.ndarray) -> Interval:
-        n, at = len(values), value(values, groups)
-        known = draws(n, lambda index: of(values[index], groups[index]))
-        if not math.isfinite(at) or not len(known):
-            return math.nan, math.nan
-        reach = 1.96 * float(np.std(_logit(known, n)))
-        low, high = (float(_share(_logit(at, n) + side * reach, n)) for side in (-1, 1))
-        low, high = ResampledGap(at, low, high, n).interval()
-        return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
-
-    def gap(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray) -> ResampledGap:
-        def figure(index: np.ndarray) -> float:
-            return of(ours[index], groups[index]) - of(theirs[index], groups[index])
-
-        n, difference = len(ours), value(ours, groups) - value(theirs, groups)
-        known = draws(n, figure)
-        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
-        return ResampledGap(difference, float(low), float(high), n)
-
-    return Estimate(value, interval, gap)
-
-
-def _logit(share: np.ndarray | float, n: int) -> np.ndarray:
-    """The logit of a share of n, with half a sample more on either side."""
-    p = (np.asarray(share) * n + 0.5) / (n + 1)
-    found: np.ndarray = np.log(p / (1 - p))
-    return found
-
-
-def _share(logit: np.ndarray, n: int) -> np.ndarray:
-    """What has this logit."""
-    return ((n + 1) / (1 + np.exp(-logit)) - 0.5) / n

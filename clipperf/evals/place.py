@@ -15,7 +15,7 @@ from clipperf.evals.published import SETS, how_to_fetch, local_path, roots
 from clipperf.evals.recipe import RECIPE, Recipe, read_recipe
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, list_folder, list_tar, list_zip
-from clipperf.system.targets import expanded, kind_of
+from clipperf.system.targets import entries_of, expanded, kind_of
 from clipperf.text import shown
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "eval.zip"
@@ -104,10 +104,9 @@ def place_at(
 
 def _snapshot(folder: Path) -> Path:
     """The folder itself, or where the hub's cache has its newest version."""
-    versions = folder / "snapshots"
-    if not folder.name.startswith("datasets--") or not versions.is_dir():
+    if not folder.name.startswith("datasets--"):
         return folder
-    found = sorted(versions.iterdir(), key=lambda version: version.stat().st_mtime)
+    found = sorted(entries_of(folder / "snapshots"), key=lambda version: version.stat().st_mtime)
     return found[-1] if found else folder
 
 

@@ -2,18 +2,17 @@
 
 Equal scores are one threshold: all of them are taken or none, as in scikit-learn, so that no figure
 depends on the order of the samples, and a model that gives everything one score gets what guessing
-gets. Scores within `ranks.TIE` of each other are taken for equal.
+gets. Neighbours within `ranks.TIE` of each other are taken for equal.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from clipperf.evals.ranks import TIE
+
 RECALLS = np.arange(11) / 10
 """Where VOC2007 looks at the precision."""
-
-DIGITS = 12
-"""Decimals of a score that count; see `ranks.TIE`."""
 
 
 def curve(
@@ -23,11 +22,10 @@ def curve(
 
     `scores`, bool `right` and `weights` are [n].
     """
-    scores = np.round(scores.astype(np.float64), DIGITS)
     order = np.argsort(-scores, kind="stable")
-    scores = scores[order]
+    scores = scores[order].astype(np.float64)
     own = np.ones(len(order)) if weights is None else weights[order]
-    ends = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
+    ends = np.append(np.flatnonzero(scores[:-1] - scores[1:] > TIE), len(scores) - 1)
     return np.cumsum(own * right[order])[ends], np.cumsum(own)[ends]
 
 

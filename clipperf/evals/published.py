@@ -18,7 +18,7 @@ from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.serialize import parse_json
 from clipperf.system import store
 from clipperf.system.reading import read_small
-from clipperf.system.targets import expanded
+from clipperf.system.targets import entries_of, expanded
 from clipperf.text import quoted, shown
 
 CLIP_BENCHMARK, DATACOMP = "clip-benchmark/wds_{}", "djghosh/wds_{}_test"
@@ -160,9 +160,8 @@ def local_path(found: PublishedSet) -> Path | None:
     """Where a dataset is on this machine; None where it is not."""
     for root in roots():
         for name in (found.folder, f"wds_{flat(found.name)}", flat(found.name)):
-            path = root / name
-            if path.is_dir() and any(path.iterdir()):
-                return path
+            if entries_of(root / name):
+                return root / name
     return None
 
 

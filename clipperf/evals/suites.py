@@ -17,8 +17,8 @@ from clipperf.evals.robustness import BASE, SHIFTED
 from clipperf.models.dataset_names import CLIP_PAPER_TABLES, OPEN_CLIP_38
 from clipperf.models.published import read_table
 from clipperf.nouns.result import ResultFile
-from clipperf.system import store
-from clipperf.system.targets import expanded
+from clipperf.system.results import filled
+from clipperf.system.targets import entries_of, expanded, kind_of
 from clipperf.text import quoted, shown
 
 TOP1 = "zeroshot top-1"
@@ -75,12 +75,12 @@ def wanted_in(suite: str) -> list[Wanted]:
     if suite in suites():
         return [_located(*row) for row in suites()[suite]]
     folder = expanded(suite)
-    if not folder.is_dir():
+    if kind_of(folder) != "folder":
         raise UsageError(
             f"no suite {quoted(suite)}; choose from {', '.join(suites())}, or give a folder of "
             "datasets"
         )
-    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    found = [path for path in entries_of(folder) if not path.name.startswith(".")]
     own = [p for p in found if p.is_dir() or p.suffix in (".tar", ".zip", ".toml")]
     if not own:
         raise UsageError(f"{shown(folder)} holds no datasets: folders, archives or TOML files")
@@ -137,7 +137,7 @@ def evaluated(
     evaluate_on: Callable[[Dataset, Path], tuple[ResultFile, list[Failure]]],
     target: Path,
 ) -> tuple[list[Wanted], ResultFile | None, list[Failure]]:
-    """Evaluate every dataset of a table once, and write all scores to one result file.
+    """Evaluate every dataset of a table once; all scores go to one file (see `results.filled`).
 
     `evaluate_on` is given a dataset and where to write its own file. Returns the rows, those of a
     dataset that cannot be read with the reason for what is missing; None where there was nothing.
@@ -145,7 +145,10 @@ def evaluated(
     reasons: dict[str, str] = {}
     results: list[ResultFile] = []
     failures: list[Failure] = []
-    with tempfile.TemporaryDirectory(prefix="clipperf-suite-") as scratch:
+    with (
+        filled(target) as write,
+        tempfile.TemporaryDirectory(prefix="clipperf-suite-") as scratch,
+    ):
         for row in {row.dataset: row for row in wanted if row.given is not None}.values():
             assert row.given is not None
             try:
@@ -160,7 +163,7 @@ def evaluated(
                 continue
             results.append(result)
             failures += failed
-            store.write_result(target, _joined(results, target))
+            write(_joined(results, target))
     rows = [
         dataclasses.replace(row, missing=reasons.get(row.dataset, row.missing)) for row in wanted
     ]

@@ -117,15 +117,15 @@ def parse_margin(text: str) -> float:
 def not_equivalent(scores: tuple[Score, ...]) -> list[str]:
     """What keeps the scores from being equivalent to the baseline's, a line each; none: they are.
 
-    Where nothing was compared, nothing has been shown.
+    Where nothing was compared, nothing has been shown; nor of a figure that is no number.
     """
-    compared = [score for score in scores if verdict_of(score) in COMPARED]
-    if not compared:
+    verdicts = [(score, verdict_of(score)) for score in scores]
+    if not any(verdict in COMPARED for _, verdict in verdicts):
         return ["nothing was compared with the baseline"]
     return [
         f"{score.cell.label}: {score.dataset}, {score.metric}: {in_words(score)}"
-        for score in compared
-        if verdict_of(score) is not Verdict.EQUIVALENT
+        for score, verdict in verdicts
+        if verdict not in (Verdict.EQUIVALENT, Verdict.BASELINE, Verdict.RANDOM_WEIGHTS)
     ]
 
 

@@ -71,6 +71,20 @@ def kind_of(path: Path) -> Kind:
     return "file" if stat.S_ISREG(mode) else "other"
 
 
+def entries_of(folder: Path) -> list[Path]:
+    """What a folder holds, by name; nothing where there is no folder.
+
+    Raises:
+        UsageError: it cannot be listed, or whether there is one cannot be told.
+    """
+    if kind_of(folder) != "folder":
+        return []
+    try:
+        return sorted(folder.iterdir())
+    except OSError as exc:
+        raise UsageError(f"{shown(folder)} cannot be listed: {exc.strerror or exc}") from exc
+
+
 _UNKNOWN = {
     errno.EACCES: "this user may not search a folder above it, so name another path",
     errno.ELOOP: "its links lead in a circle, so remove them",

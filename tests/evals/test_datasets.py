@@ -314,6 +314,8 @@ def test_sample_classes_mistakes(sample: Path, found: object, words: str) -> Non
     [
         ({"cat": 1}, "must map folders to names"),
         ({"cta": "a cat"}, "names 'cta', which is not a folder"),
+        ({"x" * 300: "long"}, "cannot be looked at"),
+        ({"a\0": "zero"}, "cannot be looked at"),
     ],
 )
 def test_folder_classes_mistakes(classes: Path, found: object, words: str) -> None:

@@ -150,7 +150,9 @@ def request(folder: Path, runtime: str = "onnx") -> ModelRequest:
     return ModelRequest(folder, tuple(towers))
 
 
-def test_all_that_changes_the_bits_is_in_the_name(sample_artifact: Path) -> None:
+def test_all_that_changes_the_bits_is_in_the_name(
+    sample_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = request(sample_artifact)
     image, text = model.towers
     pixels = PreprocessSpec()
@@ -172,6 +174,15 @@ def test_all_that_changes_the_bits_is_in_the_name(sample_artifact: Path) -> None
     ]
     assert len({name(image), *others}) == 1 + len(others) and None not in others
     assert name(image) == name(image, sums=("b",))
+    uncut = store.read_manifest(sample_artifact)
+    baseline = request(sample_artifact, "torch").towers[1]
+    before = name(baseline)
+    assert uncut.cut_at is not None
+    with monkeypatch.context() as patched:
+        towers = tuple(dataclasses.replace(tower, cut=None) for tower in uncut.towers)
+        uncut = dataclasses.replace(uncut, towers=towers)
+        patched.setattr(store, "read_manifest", lambda folder: uncut)
+        assert name(baseline) != before, "the baseline cuts its texts as the folder says"
     unknown = dataclasses.replace(image, key="", path="some.onnx")
     assert name(unknown) is None
     foreign = dataclasses.replace(image, cell=dataclasses.replace(image.cell, runtime="theirs"))

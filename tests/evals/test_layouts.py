@@ -114,6 +114,10 @@ def test_a_broken_image_in_a_shard_is_named_or_left_out(tmp_path: Path) -> None:
         ("cls", b"-1", "is no number of a class"),
         ("npy", pickle.dumps([1]), "is no array of numbers"),
         ("npy", array([0.5, 1]), "need zeros and ones"),
+        *(
+            ("npy", array(number), "is no number of a class")
+            for number in (np.inf, np.nan, -1.0, 0.5)
+        ),
         ("txt", b" \n", "its sample has no caption"),
         ("pyd", pickle.dumps(1), "lacks any of .cls"),
     ],
@@ -219,6 +223,9 @@ def test_karpathys_splits(tmp_path: Path) -> None:
     )
     (tmp_path / "val2014" / "3.jpg").unlink()
     assert "no image '3.jpg'" in load_error(tmp_path)
+    for wrong, words in (({"split": ["test"]}, "has no split"), ({"sentences": 5}, "no sentences")):
+        write(tmp_path / "dataset_coco.json", json.dumps({"images": [{**records[0], **wrong}]}))
+        assert words in load_error(tmp_path)
 
 
 def test_crossmodal_3600_by_language(tmp_path: Path) -> None:

@@ -73,6 +73,37 @@ def test_images_that_are_not_in_the_file_are_named(tmp_path: Path) -> None:
         load_dataset(root)
 
 
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        ([1], "'features' must be an object of objects"),
+        ({"image": {"_type": "Image"}, "label": 3}, "'features' must be an object of objects"),
+        (
+            {"image": {"_type": "Image"}, "label": {**LABELS, "names": [1, 2]}},
+            "the names of 'label' must be a list of texts",
+        ),
+    ],
+)
+def test_a_description_that_is_none(tmp_path: Path, features: Any, words: str) -> None:
+    root = classes(tmp_path / "d", 0, 1)
+    (root / "dataset_info.json").write_text(json.dumps({"features": features}))
+    with pytest.raises(UsageError, match=words):
+        load_dataset(root)
+
+
+def test_a_column_of_a_name_that_is_not_there(tmp_path: Path) -> None:
+    root = classes(tmp_path / "d", 0, 1)
+    (root / "task.toml").write_text('label = "kind"')
+    with pytest.raises(UsageError, match="no column 'kind' in image, label"):
+        load_dataset(root)
+
+
+def test_batches_without_rows_hold_nothing(tmp_path: Path) -> None:
+    rows = [[(picture(0, "png"), 0)], [], [(picture(9, "png"), 1)]]
+    data = load_dataset(saved(tmp_path / "d", rows, "label", pa.int64(), LABELS))
+    assert data.labels == (0, 1)
+
+
 def test_no_damage_escapes_as_another_error(tmp_path: Path) -> None:
     root = classes(tmp_path / "d", 0, 1)
     path = root / "data-00000-of-00001.arrow"

@@ -9,7 +9,12 @@ import pytest
 
 from clipperf.evals.metric import METRICS, Answers, Located, Ranked, Scored, measured
 from clipperf.evals.metrics.action_precision import DRAWS, lists
+from clipperf.evals.metrics.average_precision import ALL_POINT, ELEVEN_POINT
+from clipperf.evals.metrics.macro_f1 import MACRO_F1
+from clipperf.evals.metrics.roc_auc import ROC_AUC
+from clipperf.evals.metrics.worst_group import WORST
 from clipperf.evals.outcome import MEAN_OVER_CLASSES, SHARE, SHARE_OF_GROUPS, Outcome
+from clipperf.evals.resampling import unseen
 
 RANKS = np.array([0, 1, 4, 5, 9, 10, 0])
 GROUPS = np.array([0, 0, 1, 1, 2, 2, 2])
@@ -138,6 +143,28 @@ def test_the_worst_group() -> None:
     assert rows["top-5, worst group"].value == pytest.approx(1 / 4)
     assert rows["top-1, worst group"].interval[0] < 1 / 4
     assert not [name for name in named(ranked("classification")) if "worst" in name]
+
+
+def test_few_samples_of_a_part_or_class_may_miss_much() -> None:
+    """However many there are of the others, and though no answer changed."""
+    parts = np.repeat([0, 1], [1000, 20])
+    hits = np.ones(1020, bool)
+    hits[:100] = False
+    low, high = WORST.gap(hits, hits, parts).interval()
+    # Of the small part 16.8 % may be lost unseen, from 100 %; of the large one 0.4 %, from 90 %.
+    assert unseen(20) == pytest.approx(0.168433, abs=1e-6)
+    assert low == pytest.approx((1 - unseen(20)) - 0.9)
+    assert high == pytest.approx(unseen(1000))
+    labels = np.repeat([0, 1], [98, 2])
+    worth = 4 / (1 / 98 + 1 / 2)
+    assert MACRO_F1.gap(labels, labels, labels).interval()[0] == pytest.approx(-unseen(worth))
+    right = labels[:, None] == np.arange(2)
+    values = np.stack([right.astype(float), right], axis=1)
+    for estimate in (ALL_POINT, ELEVEN_POINT):
+        gap = estimate.gap(values, values, labels)
+        assert gap.interval() == pytest.approx((-unseen(worth), unseen(worth)))
+    one = values[:, :, 1:]
+    assert ROC_AUC.gap(one, one, labels).interval()[0] == pytest.approx(-unseen(2))
 
 
 def test_average_precision_over_classes() -> None:

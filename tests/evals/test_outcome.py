@@ -15,10 +15,8 @@ from clipperf.evals.outcome import (
     Estimate,
     MeanGap,
     Outcome,
-    ResampledGap,
-    resampled,
-    unseen,
 )
+from clipperf.evals.resampling import ResampledGap, missed_by, resampled, unseen
 
 
 def outcome(estimate: Estimate, values: list, groups: list[int]) -> Outcome:
@@ -38,7 +36,7 @@ def test_a_share() -> None:
     assert gap.interval() == pytest.approx(stats.paired_share_interval(2, 0, 4))
     assert gap.interval(3) == pytest.approx(stats.paired_share_interval(6, 0, 12))
     assert other.gap(found).interval() == pytest.approx(tuple(-e for e in gap.interval()[::-1]))
-    assert found.mcnemar_p(other) == 0.5  # two heads of two tosses, or two tails
+    assert found.mcnemar_p(other) == pytest.approx(0.5)  # two heads of two tosses, or two tails
 
 
 def test_a_mean_of_other_values_than_hits() -> None:
@@ -197,7 +195,7 @@ def test_no_resampled_interval_is_narrower_than_what_may_go_unseen() -> None:
     gap = found.gap(found)
     assert gap.interval() == pytest.approx((-0.07112, 0.07112), abs=1e-5)
     assert gap.interval(10) == pytest.approx((-unseen(500), unseen(500)))
-    wide = ResampledGap(-0.1, -0.3, 0.05, 1000)
+    wide = ResampledGap(-0.1, -0.3, 0.05, missed_by(1000))
     assert wide.interval(4) == pytest.approx((-0.2, -0.025))
 
 

@@ -39,9 +39,10 @@ def test_a_curve_by_hand() -> None:
 
 def test_scores_that_differ_by_rounding_are_equal() -> None:
     right = np.array([True, False, True])
-    near, equal = np.array([0.3, 0.3 + 1e-15, 0.1]), np.array([0.3, 0.3, 0.1])
-    for figure in (average_precision, eleven_point, roc_auc):
-        assert figure(near, right) == figure(equal, right)
+    for score in (0.3, 0.3 + 5e-13):  # which lies between two numbers of twelve decimals
+        near, equal = np.array([score, score + 1e-15, 0.1]), np.array([score, score, 0.1])
+        for figure in (average_precision, eleven_point, roc_auc):
+            assert figure(near, right) == figure(equal, right)
 
 
 def test_as_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -> None:

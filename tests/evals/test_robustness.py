@@ -66,10 +66,16 @@ def test_a_score_above_the_line() -> None:
     assert one.shifted.cell == cell and one.predicted == pytest.approx(logistic(-2))
     assert one.effective == pytest.approx(0.3 - logistic(-2))
     # A machine's score stands beside its own.
-    assert robustness_of(
-        [score(cell, "imagenet1k", 0.5), replace(score(cell, "imagenet-a", 0.3), env_id="other")],
-        points,
-    ) == []
+    assert (
+        robustness_of(
+            [
+                score(cell, "imagenet1k", 0.5),
+                replace(score(cell, "imagenet-a", 0.3), env_id="other"),
+            ],
+            points,
+        )
+        == []
+    )
 
 
 def test_the_bundled_table_and_ones_own(tmp_path: Path) -> None:

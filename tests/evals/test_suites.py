@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from conftest import Cli, store_of
 from published_layouts import captioned, classified, picture
+from report_data import cell, score
 
 from clipperf.errors import MissingDependencyError, UsageError
-from clipperf.evals.datasets import load_dataset
+from clipperf.evals.datasets import Dataset, load_dataset
+from clipperf.evals.evaluate import Failure
 from clipperf.evals.published import SETS, clip_benchmark_texts
-from clipperf.evals.suites import suites, wanted_in
+from clipperf.evals.suites import Wanted, evaluated, suites, wanted_in
+from clipperf.nouns.result import ResultFile
+from clipperf.system import env, store
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +86,23 @@ def test_the_table_names_what_is_missing(
     }
     folder = cli("eval", "clipperf-sample", "--suite", home / "datasets", "-q", check=True)
     assert "wds_flickr8k" in folder.stdout and "2 of 3 rows are filled" in folder.stdout
+
+
+def test_a_pipe_gets_all_scores_of_a_suite_once(tmp_path: Path, home: Path) -> None:
+    """It keeps whatever is written into it: two files in it would be none."""
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    rows = [Wanted(name, name, "", classified(tmp_path / name, [0, 1])) for name in ("one", "two")]
+
+    def run(data: Dataset, path: Path) -> tuple[ResultFile, list[Failure]]:
+        found = (dataclasses.replace(score(cell(), 0.5), dataset=data.name),)
+        return ResultFile(store.SCHEMA_VERSION, "eval", "", "", (env.capture(),), scores=found), []
+
+    evaluated(rows, load_dataset, run, pipe)
+    reader.join(60)
+    assert [s["dataset"] for s in json.loads(read[0])["scores"]] == ["one", "two"]
 
 
 def test_effective_robustness_stands_under_the_table(

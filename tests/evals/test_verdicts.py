@@ -9,7 +9,8 @@ import pytest
 from report_data import cell, score
 
 from clipperf.errors import UsageError
-from clipperf.evals.outcome import MeanGap, ResampledGap
+from clipperf.evals.outcome import MeanGap
+from clipperf.evals.resampling import ResampledGap, missed_by
 from clipperf.evals.verdicts import (
     COMPARED,
     Verdict,
@@ -143,8 +144,8 @@ def test_how_many_samples_would_do() -> None:
     worse = samples_needed(MeanGap(0, 0.02, 100), 100, 0.01)
     assert worse is not None and 250 <= worse <= 350
     assert samples_needed(MeanGap(0.01, 0.03, 100), 100, 0.02) > worse  # type: ignore[operator]
-    assert samples_needed(ResampledGap(0.0, -0.02, 0.02, 1000), 1000, 0.01) == 4100
-    assert samples_needed(ResampledGap(math.nan, math.nan, math.nan, 9), 9, 0.01) is None
+    assert samples_needed(ResampledGap(0.0, -0.02, 0.02, missed_by(1000)), 1000, 0.01) == 4100
+    assert samples_needed(ResampledGap(math.nan, math.nan, math.nan, missed_by(9)), 9, 0.01) is None
 
 
 def test_a_verdict_in_words() -> None:
@@ -162,3 +163,9 @@ def test_what_is_not_equivalent() -> None:
     assert not_equivalent((base,)) == ["nothing was compared with the baseline"]
     (said,) = not_equivalent((base, fine, worse))
     assert "onnx" in said and said.endswith(f"{worse.dataset}, {worse.metric}: worse")
+    for value, fields, why in (
+        (math.nan, BESIDE, "not a number"),
+        (0.58, {"baseline_value": math.nan, "difference": math.nan}, "not compared"),
+    ):
+        (said,) = not_equivalent((base, fine, score(cell(), value, **fields)))
+        assert said.endswith(why), "nothing has been shown of it"

@@ -15,7 +15,7 @@ from conftest import as_another_user
 from clipperf.errors import StorageError, UsageError
 from clipperf.models import zoo
 from clipperf.system import files, store
-from clipperf.system.targets import existing, expanded, is_stream, real
+from clipperf.system.targets import entries_of, existing, expanded, is_stream, real
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="devices and /proc of Linux")
 
@@ -302,6 +302,21 @@ print("fine")
 def test_a_path_of_which_nothing_can_be_told_is_an_error_that_says_why() -> None:
     done = as_another_user(AS_A_USER)
     assert done.stdout == "fine\n", done.stderr
+
+
+def test_what_a_folder_holds(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / name).write_text("")
+    assert entries_of(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+    assert entries_of(tmp_path / "a") == entries_of(tmp_path / "none") == []
+    done = as_another_user(
+        "import os, sys; from pathlib import Path; from clipperf.system.targets import entries_of\n"
+        "os.setgid(54321), os.setuid(54321)\n"
+        "(Path(sys.argv[1]) / 'closed').mkdir(mode=0)\n"
+        "try: entries_of(Path(sys.argv[1]) / 'closed')\n"
+        "except Exception as exc: print(type(exc).__name__, exc)"
+    )
+    assert done.stdout.startswith("UsageError") and "cannot be listed: Perm" in done.stdout, done
 
 
 def test_an_empty_path_is_none() -> None:

@@ -27,7 +27,7 @@ from clipperf.evals.layout import (
 )
 from clipperf.evals.published import WORDNET, clip_benchmark_texts, imagenet_names
 from clipperf.inputs.sources import one_spelling, read_object
-from clipperf.system.targets import kind_of
+from clipperf.system.targets import entries_of, kind_of
 from clipperf.text import quoted, shown
 
 
@@ -49,7 +49,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
                 f'{shown(place.root)}: classes.json must map folders to names: {{"cat": "a cat"}}'
             )
         found = place.root / within / folder
-        if one_spelling(folder) not in folders and not (place.root.is_dir() and found.is_dir()):
+        if one_spelling(folder) not in folders and kind_of(found) != "folder":
             raise UsageError(
                 f"{shown(place.root)}: classes.json names {quoted(folder)}, which is not a folder "
                 "there"
@@ -106,9 +106,8 @@ def _empty(place: Place, within: str, folders: Collection[str]) -> list[str]:
     """Which class folders hold no images."""
     inside = {name for name in place.files if name.startswith(within)}
     there = {_class(name, within) for name in inside if "/" in name[len(within) :]}
-    if kind_of(place.root) == "folder":
-        visible = (e for e in (place.root / within).iterdir() if not e.name.startswith("."))
-        there |= {one_spelling(entry.name) for entry in visible if entry.is_dir()}
+    visible = (e for e in entries_of(place.root / within) if not e.name.startswith("."))
+    there |= {one_spelling(entry.name) for entry in visible if entry.is_dir()}
     empty = there - set(folders)
     if not empty:
         return []

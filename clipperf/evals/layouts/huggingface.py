@@ -24,10 +24,11 @@ from clipperf.evals.layout import (
     few,
     in_split,
     lines_of,
+    texts_in,
 )
 from clipperf.inputs.sources import ImageSource, read_object
 from clipperf.system.reading import open_regular
-from clipperf.text import shown
+from clipperf.text import quoted, shown
 
 if TYPE_CHECKING:
     import pyarrow
@@ -52,7 +53,7 @@ def _part(place: Place) -> str | None:
 def _read(place: Place, without: Collection[str]) -> Content:
     part = _part(place)
     assert part is not None
-    features = read_object(place.files[part + INFO]).get("features") or {}
+    features = _features(place.files[part + INFO])
     image, label, caption = _columns(place, features)
     named = [entry.get("filename") for entry in _files(place, part)]
     images: list[ImageSource] = []
@@ -70,13 +71,25 @@ def _read(place: Place, without: Collection[str]) -> Content:
         raise UsageError(f"{shown(place.root)} holds no images")
     if label is None:
         return _captioned(place, images, answers)
-    names = features[label].get("names") or lines_of(place, "classnames.txt")
+    said = features[label].get("names")
+    if said:
+        names = texts_in(said, f"{place.files[part + INFO]}: the names of {quoted(label)}")
+    else:
+        names = lines_of(place, "classnames.txt")
     templates = lines_of(place, "templates.txt") or list(DEFAULT_TEMPLATES)
     check_classes(names, templates, shown(place.root))
     for own, answer in zip(images, answers, strict=True):
         if not isinstance(answer, int) or not 0 <= answer < len(names):
             raise UsageError(f"{own}: {label} is {shown(answer)}, of {len(names)} classes")
     return Content(images, labels=answers, class_names=names, templates=templates)
+
+
+def _features(source: ImageSource) -> dict[str, dict[str, Any]]:
+    """The description of each column."""
+    found = read_object(source).get("features") or {}
+    if not isinstance(found, dict) or not all(isinstance(row, dict) for row in found.values()):
+        raise UsageError(f"{source}: 'features' must be an object of objects")
+    return found
 
 
 def _files(place: Place, part: str) -> list[dict[str, Any]]:
@@ -86,11 +99,11 @@ def _files(place: Place, part: str) -> list[dict[str, Any]]:
     return found
 
 
-def _columns(place: Place, features: Any) -> tuple[str, str | None, str | None]:
+def _columns(
+    place: Place, features: dict[str, dict[str, Any]]
+) -> tuple[str, str | None, str | None]:
     """The columns of the images, the class, and the captions."""
-    kinds = {
-        name: row.get("_type") if isinstance(row, dict) else None for name, row in features.items()
-    }
+    kinds = {name: row.get("_type") for name, row in features.items()}
     images = [name for name, kind in kinds.items() if kind == "Image"]
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
     chosen = place.columns.get("label")
@@ -101,6 +114,9 @@ def _columns(place: Place, features: Any) -> tuple[str, str | None, str | None]:
             f"{shown(place.root)}: need one column of images and one of classes or captions, "
             f"found {few(kinds, 20)}"
         )
+    for name in (label, caption):
+        if name is not None and name not in kinds:
+            raise UsageError(f"{shown(place.root)}: no column {quoted(name)} in {few(kinds, 20)}")
     return images[0], label, caption
 
 
@@ -125,8 +141,12 @@ def _rows(
                 column = batch.column(image)
                 answers = batch.column(other).to_pylist()
                 yield from zip(_spans(source, column, whole), answers, strict=True)
-    except (pyarrow.ArrowException, OSError, KeyError, AttributeError, ValueError) as exc:
+    except (pyarrow.ArrowException, *_WRONG) as exc:
         raise UsageError(f"{source} is no Arrow file of images: {shown(exc)}") from exc
+
+
+_WRONG = (OSError, KeyError, IndexError, AttributeError, TypeError, ValueError)
+# What columns of other kinds, or of no rows, give.
 
 
 def _spans(

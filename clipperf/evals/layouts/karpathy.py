@@ -31,7 +31,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise UsageError(f"{source}: 'images' must be a list of objects")
     wanted = {"train", "restval"} if place.split == "train" else {place.split}
-    chosen = [record for record in records if record.get("split") in wanted]
+    chosen = [record for record in records if str(record.get("split")) in wanted]
     if not chosen:
         there = sorted({str(record.get("split")) for record in records})
         raise UsageError(
@@ -76,7 +76,8 @@ def _image(place: Place, record: dict[str, Any]) -> str | None:
 
 def _captions(record: dict[str, Any]) -> list[str]:
     sentences = record.get("sentences")
-    found = [s.get("raw") for s in sentences or () if isinstance(s, dict)]
+    listed = sentences if isinstance(sentences, list) else []
+    found = [s.get("raw") for s in listed if isinstance(s, dict)]
     return [text.strip() for text in found if isinstance(text, str) and text.strip()]
 
 

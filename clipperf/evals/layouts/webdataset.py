@@ -228,7 +228,7 @@ _HEADERS = {
 
 
 def _class(source: ImageSource, number: Any) -> int:
-    if number != number or number < 0 or number != int(number):
+    if not math.isfinite(number) or number < 0 or number != int(number):
         raise UsageError(f"{source}: {quoted(number)} is no number of a class")
     return int(number)
 

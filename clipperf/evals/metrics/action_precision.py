@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipperf.evals.metric import Metric, Scored
-from clipperf.evals.outcome import Outcome, resampled
+from clipperf.evals.metrics.average_precision import of_positives
+from clipperf.evals.outcome import Outcome
 from clipperf.evals.precision import average_precision
+from clipperf.evals.resampling import resampled
 
 DRAWS = 100
 
@@ -64,10 +66,11 @@ def _over_actions(values: np.ndarray, draws: int) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
-WEIGHTED = resampled(lambda values, groups: _over_actions(values, 0))
+WEIGHTED = resampled(lambda values, groups: _over_actions(values, 0), least=of_positives)
 SAMPLED = resampled(
     lambda values, groups: _over_actions(values, DRAWS),
     lambda values, groups: _over_actions(values, 1),
+    of_positives,
 )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from clipperf.evals.metric import Metric, Scored
-from clipperf.evals.outcome import Estimate, Outcome, resampled
+from clipperf.evals.outcome import Estimate, Outcome
 from clipperf.evals.precision import average_precision, eleven_point
+from clipperf.evals.resampling import Reach, missed_over, resampled
 
 
 def over_classes(one: Callable[[np.ndarray, np.ndarray], float]) -> Estimate:
@@ -20,7 +21,12 @@ def over_classes(one: Callable[[np.ndarray, np.ndarray], float]) -> Estimate:
         known = [each for each in found if np.isfinite(each)]
         return float(np.mean(known)) if known else float("nan")
 
-    return resampled(value)
+    return resampled(value, least=of_positives)
+
+
+def of_positives(values: np.ndarray, groups: np.ndarray) -> Reach:
+    """What may go unseen, by the number of images that each class is right for."""
+    return missed_over((values[:, 1] > 0).sum(axis=0))
 
 
 ALL_POINT = over_classes(average_precision)

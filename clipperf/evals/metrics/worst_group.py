@@ -8,25 +8,35 @@ import numpy as np
 
 from clipperf import stats
 from clipperf.evals.metric import Metric, Ranked
-from clipperf.evals.outcome import (
-    ALONE,
-    Estimate,
-    Interval,
-    MeanGap,
-    Outcome,
-    ResampledGap,
-    resampled,
-)
+from clipperf.evals.outcome import ALONE, Estimate, Interval, MeanGap, Outcome
 from clipperf.evals.ranks import hits_at
+from clipperf.evals.resampling import Reach, ResampledGap, resampled, unseen
 
 KS = (1, 5)
 
 
 def worst(hits: np.ndarray, parts: np.ndarray) -> float:
     """The least mean over the samples of one part; parts without a sample are left out."""
+    return float(_shares(hits, parts)[0].min())
+
+
+def _shares(hits: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over the samples of each part that has any, and how many these are."""
     counts = np.bincount(parts)
     sums = np.bincount(parts, weights=hits)
-    return float((sums[counts > 0] / counts[counts > 0]).min())
+    return sums[counts > 0] / counts[counts > 0], counts[counts > 0]
+
+
+def _unseen(hits: np.ndarray, parts: np.ndarray) -> Reach:
+    """What each part may miss, by its own samples: any may become the worst, or no longer be it."""
+    shares, counts = _shares(hits, parts)
+
+    def reach(times: float) -> Interval:
+        missed = np.array([unseen(n * times) for n in counts.tolist()])
+        down, up = np.maximum(shares - missed, 0).min(), np.minimum(shares + missed, 1).min()
+        return float(shares.min() - down), float(up - shares.min())
+
+    return reach
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class WorstGap:
         return low, high
 
 
-RESAMPLED = resampled(worst)
+RESAMPLED = resampled(worst, least=_unseen)
 
 
 def _interval(hits: np.ndarray, parts: np.ndarray) -> Interval:
@@ -60,15 +70,13 @@ def _interval(hits: np.ndarray, parts: np.ndarray) -> Interval:
     what they may miss (Bonferroni). Quantiles of resampled minima hold it in 34 % where five parts
     are alike: what is drawn from a minimum has a lower one.
     """
-    limits = []
-    counts, sums = np.bincount(parts), np.bincount(parts, weights=hits)
-    there = np.flatnonzero(counts)
-    for part in there:
-        n, found = float(counts[part]), float(sums[part])
-        low = stats.clopper_pearson_interval(found, n)[0]
-        limits.append((low, stats.clopper_pearson_interval(found, n, 1 - 0.05 / len(there))[1]))
-    lows, highs = zip(*limits, strict=True)
-    return min(lows), min(highs)
+    shares, counts = _shares(hits, parts)
+    both = list(zip((shares * counts).tolist(), counts.tolist(), strict=True))
+    level = 1 - 0.05 / len(both)
+    return (
+        min(stats.clopper_pearson_interval(found, n)[0] for found, n in both),
+        min(stats.clopper_pearson_interval(found, n, level)[1] for found, n in both),
+    )
 
 
 def _gap(ours: np.ndarray, theirs: np.ndarray, parts: np.ndarray) -> WorstGap:
@@ -81,9 +89,7 @@ def _gap(ours: np.ndarray, theirs: np.ndarray, parts: np.ndarray) -> WorstGap:
 
 
 def _worst_part(hits: np.ndarray, parts: np.ndarray) -> int:
-    counts, sums = np.bincount(parts), np.bincount(parts, weights=hits)
-    means = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
-    return int(means.argmin())
+    return int(np.unique(parts)[_shares(hits, parts)[0].argmin()])
 
 
 WORST = Estimate(worst, _interval, _gap)
