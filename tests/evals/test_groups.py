@@ -175,6 +175,23 @@ def test_what_is_asked_may_be_a_group_as_well(tmp_path: Path) -> None:
         "race other than White": [False, True, True],
     }
     assert dataset.columns["gender"] == ("Male", "Male", "Female")
+    # Gender by race: what is asked and what it is asked by change places.
+    (tmp_path / "task.toml").write_text(
+        'label = "gender"\ngroup = ["race", "gender"]\ntemplates = ["a {}"]\n'
+        '[classes]\nMale = "man"\nFemale = "woman"\n'
+    )
+    dataset = load_dataset(tmp_path)
+    assert texts_of(dataset) == {"prompts": ("a woman", "a man")}
+    axes = np.eye(2, dtype=np.float32)
+    rows = figures(dataset, Embeddings(axes[[1, 0, 0]], {"prompts": axes}))
+    assert {n: r.value for n, r in rows.items() if n.startswith("zeroshot top-1, race")} == {
+        "zeroshot top-1, race Black": 0,
+        "zeroshot top-1, race Indian": 1,
+        "zeroshot top-1, race White": 1,
+        "zeroshot top-1, race Black, gender Male": 0,
+        "zeroshot top-1, race Indian, gender Female": 1,
+        "zeroshot top-1, race White, gender Male": 1,
+    }
 
 
 def test_a_recipe_pools_groups_and_joins_frames(tmp_path: Path) -> None:

@@ -158,3 +158,23 @@ def test_rareact_as_it_is_published(tmp_path: Path) -> None:
     (tmp_path / "rareact.csv").write_text(f"{header}\n{clips[-1]}\n")
     with pytest.raises(UsageError, match=r"no frames of any clip in rareact\.csv.*gone_1_2"):
         load_dataset(tmp_path)
+
+
+def test_an_anchor_is_steady_where_all_its_neighbours_are_right(tmp_path: Path) -> None:
+    images(tmp_path, [f"{i}.png" for i in range(6)])
+    rows = ("0,cat,0", "1,cat,0", "2,cat,0", "3,dog,3", "4,dog,3", "5,cat,5")
+    table = [f"{a}.png,{label},{b}.png" for a, label, b in (row.split(",") for row in rows)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,label,anchor", *table]))
+    (tmp_path / "templates.txt").write_text("{}\n")
+    dataset = load_dataset(tmp_path)
+    # Right: 0, 1, not 2; 3 and 4; not 5.
+    found = Embeddings(AXES[[0, 0, 1, 1, 1, 1]], {"prompts": AXES[:2]})
+    rows_found = rows_of(dataset, found)
+    assert rows_found["neighbours PM-0"].values.tolist() == [True, True, False]
+    assert rows_found["neighbours PM-k"].values.tolist() == [False, True, False]
+    assert rows_found["zeroshot top-1"].value == 4 / 6
+    text = (tmp_path / "labels.csv").read_text()
+    for wrong in ("1.png,cat,9.png", "1.png,cat,4.png"):
+        (tmp_path / "labels.csv").write_text(text.replace("1.png,cat,0.png", wrong))
+        with pytest.raises(UsageError, match=r"1\.png's anchor, is none"):
+            rows_of(load_dataset(tmp_path), found)
