@@ -28,7 +28,10 @@ SUBJECTS = (
     ),
     Subject(("clipperf/evals/ranks.py",), ("tests/evals/test_ranks.py",)),
     Subject(("clipperf/drift.py",), ("tests/test_drift.py",)),
-    Subject(("clipperf/evals/outcome.py",), ("tests/evals/test_outcome.py",)),
+    Subject(
+        ("clipperf/evals/outcome.py", "clipperf/evals/resampling.py"),
+        ("tests/evals/test_outcome.py",),
+    ),
     Subject(("clipperf/evals/verdicts.py",), ("tests/evals/test_verdicts.py",)),
     Subject(
         ("clipperf/report/sizing/*.py",),

@@ -164,8 +164,8 @@ def command(
     from clipperf.evals.verdicts import MARGIN, not_equivalent, parse_margin
     from clipperf.nouns.model import Sizes
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
-    from clipperf.report.accuracy import accuracy_table
     from clipperf.report.against import against_table
+    from clipperf.report.bias import score_tables
     from clipperf.report.robustness import robustness_table
     from clipperf.report.suite import suite_table
     from clipperf.system import store
@@ -250,7 +250,7 @@ def command(
             tables.append(robustness_table(above, robustness or BUNDLED))
         print_tables(*tables, write=tell)
     elif result is not None and result.scores:
-        print_tables(accuracy_table([result]), write=tell)
+        print_tables(*score_tables([result]), write=tell)
     if result is not None and result.scores and not prints_json(json):
         if figures is not None and against is not None:
             near = beside(result.scores, specs, figures, prompts)

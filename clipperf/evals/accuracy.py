@@ -234,11 +234,12 @@ def score(
     if not any(outcomes.values()):
         raise nothing_to_score(dataset)
     scores = []
+    before = {} if baseline is None else {o.metric: o for o in outcomes[baseline]}
     for cell, rows in outcomes.items():
-        for i, outcome in enumerate(rows):
+        for outcome in rows:
             own = plain(cell, dataset, outcome, random_weights, env_id)
             if baseline is not None and cell != baseline:
-                own = beside(own, outcome, outcomes[baseline][i], baseline.runtime, margin)
+                own = beside(own, outcome, before[outcome.metric], baseline.runtime, margin)
             scores.append(own)
     return scores
 
@@ -259,7 +260,8 @@ def plain(
         random_weights=random_weights,
         env_id=env_id,
         detail=outcome.detail,
-        either_way=outcome.either_way,
+        group=outcome.group,
+        aim=outcome.aim,
     )
 
 
@@ -275,5 +277,5 @@ def beside(own: Score, ours: Outcome, theirs: Outcome, runtime: str, margin: flo
         flips=ours.flips(theirs),
         mcnemar_p=ours.mcnemar_p(theirs),
         margin=margin,
-        samples_needed=samples_needed(gap, own.n, margin, own.either_way),
+        samples_needed=samples_needed(gap, own.n, margin, own.aim),
     )

@@ -1,8 +1,9 @@
-"""Videos as frames: images that a column says are of one clip, in the order of the data."""
+"""Videos as frames: images of one clip, by a column or a folder, in the order of the data."""
 
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 
 import numpy as np
 
@@ -12,22 +13,29 @@ from clipperf.evals.ranks import normalize
 from clipperf.evals.task import Embeddings
 from clipperf.text import quoted
 
+FOLDER = "folder"
+"""What a recipe's `clip` says where every folder holds the frames of one clip."""
+
 
 def clips_of(dataset: Dataset) -> list[np.ndarray]:
     """The indices of each clip's frames, clips in the order of their first frames.
 
-    Where a dataset has no clips each image is one.
+    Where a dataset has no clips each image is one. "folder", where that is no column, means the
+    folder that an image lies in.
 
     Raises:
         UsageError: there is no such column, or a clip's frames have several classes.
     """
     if not dataset.clip:
         return list(np.arange(len(dataset.images))[:, None])
-    if dataset.clip not in dataset.columns:
+    named = dataset.columns.get(dataset.clip)
+    if named is None and dataset.clip == FOLDER:
+        named = tuple(posixpath.dirname(image.name) for image in dataset.images)
+    if named is None:
         raise UsageError(f"{dataset.name} has no column {quoted(dataset.clip)} that names clips")
     frames: dict[str, list[int]] = {}
-    for i, name in enumerate(dataset.columns[dataset.clip]):
-        if not name:
+    for i, name in enumerate(named):
+        if not name and dataset.clip != FOLDER:
             raise UsageError(f"{dataset.images[i]}: its {dataset.clip} is empty: name its clip")
         frames.setdefault(name, []).append(i)
     answers = dataset.label_sets or dataset.labels

@@ -16,8 +16,12 @@ from clipperf.evals.layout import few
 from clipperf.text import quoted
 
 
-def groups_of(dataset: Dataset, images: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+def groups_of(
+    dataset: Dataset, images: Sequence[int] | np.ndarray, combined: bool = True
+) -> dict[str, np.ndarray]:
     """Which of these images are in each group, by its name: bool [images].
+
+    Combinations of all columns are groups as well, where they are not left out.
 
     Raises:
         UsageError: there is no such column; the message lists those that there are.
@@ -26,7 +30,7 @@ def groups_of(dataset: Dataset, images: Sequence[int] | np.ndarray) -> dict[str,
     found: dict[str, np.ndarray] = {}
     for values in each:
         found.update(_masks(values[np.asarray(images)]))
-    if len(each) > 1:
+    if combined and len(each) > 1:
         joined = np.array([", ".join(own) for own in zip(*each, strict=True)])
         found.update(_masks(joined[np.asarray(images)]))
     return found

@@ -46,7 +46,8 @@ HALF = {
     "clip_benchmark_export_wds",
     "*.pkl": "pickles are never opened: convert them to a folder or a WebDataset",
     "*.mat": "MATLAB's files are not read: convert the set with clip_benchmark_export_wds",
-    "*-ubyte": "MNIST's own files are not read: convert the set with clip_benchmark_export_wds",
+    "*-ubyte.gz": "MNIST's files are packed: unpack them first (gzip -d)",
+    "*-ubyte": "MNIST's files come in pairs: t10k-images-idx3-ubyte with t10k-labels-idx1-ubyte",
     "nshards.txt": "the shards of this WebDataset are not here: fetch SPLIT/0.tar and so on, too",
     "dataset_info.json": "this is a dataset that save_to_disk of Hugging Face's `datasets` wrote, "
     "without its .arrow files",
@@ -77,7 +78,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Content:
-    """The fields of a `Dataset` that a layout found; `notes` say what is to be known beside."""
+    """The fields of a `Dataset` that a layout found; `notes` say what is to be known beside.
+
+    `groups` and `clip` are those that the layout itself has; a recipe's come before them.
+    """
 
     images: Sequence[ImageSource]
     captions: Sequence[str] = ()
@@ -88,6 +92,8 @@ class Content:
     templates: Sequence[str] = ()
     class_prompts: Sequence[Sequence[str]] = ()
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    groups: Sequence[str] = ()
+    clip: str = ""
     pools: Sequence[int] = ()
     cues: Sequence[str] = ()
     choices: Sequence[Sequence[int]] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,12 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from clipperf import stats
+from clipperf.nouns.result import Aim
 from clipperf.nouns.variant import Side
 
 Interval = tuple[float, float]
-
-RESAMPLES = 500
-"""Draws of a figure that is no mean."""
 
 
 class Gap(Protocol):
@@ -49,7 +46,8 @@ class Outcome:
     the model chose: where two models differ, a sample flipped. `groups` int [n] holds each
     sample's class or image, `chance` is the figure that guessing is expected to get. One that is
     not `usual` is left out unless it is asked for. `detail` says how the model came to its answers
-    where that is found anew for each, such as a probe's strength.
+    where that is found anew for each, such as a probe's strength. `group` names the part of the
+    samples that it is of, `aim` says what is good; see `nouns.result.Score`.
     """
 
     metric: str
@@ -61,7 +59,8 @@ class Outcome:
     chance: float | None
     usual: bool = True
     detail: str = ""
-    either_way: bool = False
+    group: str = ""
+    aim: Aim = "high"
 
     @property
     def value(self) -> float:
@@ -196,7 +195,7 @@ def _stratified(values: np.ndarray, labels: np.ndarray) -> float:
     return float(((inner + overall) / counts**2).sum()) / len(counts) ** 2
 
 
-def _unit_of_classes(counts: np.ndarray) -> float:
+def unit_of_classes(counts: np.ndarray) -> float:
     """The sum of the squared weights of samples that weigh as much as their class is small."""
     counts = counts[counts > 0]
     return float((1 / counts).sum()) / len(counts) ** 2
@@ -217,95 +216,6 @@ SHARE_OF_GROUPS = mean_by(GROUPED, independent=False)
 """The share of hits where samples of one group, such as the captions of an image, are alike."""
 
 MEAN_OVER_CLASSES = mean_by(
-    Design(_mean_over_classes, _stratified, lambda labels: _unit_of_classes(np.bincount(labels)))
+    Design(_mean_over_classes, _stratified, lambda labels: unit_of_classes(np.bincount(labels)))
 )
 """The mean over the classes of each one's share of hits; classes without a sample are left out."""
-
-
-# --- figures that are no means -------------------------------------------------------------
-
-
-Reach = Callable[[float], Interval]
-"""How far down and up a figure may lie by what goes unseen, were there so many times the samples.
-
-Both are from 0 on.
-"""
-
-
-@dataclass(frozen=True)
-class ResampledGap:
-    """A difference, its interval by resampling, and the least that this must reach."""
-
-    difference: float
-    low: float
-    high: float
-    least: Reach
-
-    def interval(self, times: float = 1.0) -> Interval:
-        """See `Gap`: as wide as by resampling, but never less than what may go unseen."""
-        (down, up), scale = self.least(times), math.sqrt(times)
-        below = max((self.difference - self.low) / scale, down)
-        above = max((self.high - self.difference) / scale, up)
-        return self.difference - below, self.difference + above
-
-
-def unseen(n: float) -> float:
-    """The largest share of all samples that n of them may miss, but for 2.5 %: 7.1 % for 50."""
-    return 1 - 0.025 ** (1 / n)
-
-
-def missed_by(n: float) -> Reach:
-    """The share of all samples that so many of them may miss, both ways."""
-    return lambda times: (unseen(n * times), unseen(n * times))
-
-
-def missed_over(counts: np.ndarray) -> Reach:
-    """What is missed of a mean over classes of so many samples each; of none, all.
-
-    Few samples of one class say little of it, however many there are of the others.
-    """
-    if not counts.any():
-        return lambda times: (1.0, 1.0)
-    return missed_by(1 / _unit_of_classes(counts))
-
-
-Figure = Callable[[np.ndarray, np.ndarray], float]
-
-
-def resampled(
-    value: Figure,
-    drawn: Figure | None = None,
-    least: Callable[[np.ndarray, np.ndarray], Reach] | None = None,
-) -> Estimate:
-    """Any figure from 0 to 1, with percentile bootstrap intervals over the samples.
-
-    `drawn` stands for it in a draw where the figure itself takes too long. Draws that have no value
-    (not a number) are left out. Where samples agree there is nothing to resample: no interval is
-    narrower than what so many samples may miss, which `least(values, groups)` says where it is not
-    a share of all.
-    """
-    of = drawn or value
-    reach = least or (lambda values, groups: missed_by(len(values)))
-
-    def draws(n: int, figure: Callable[[np.ndarray], float]) -> Interval:
-        rng = np.random.default_rng(0)
-        found = [figure(rng.integers(0, n, n)) for _ in range(RESAMPLES)]
-        known = [each for each in found if math.isfinite(each)]
-        low, high = np.quantile(known, [0.025, 0.975]) if known else (math.nan, math.nan)
-        return float(low), float(high)
-
-    def interval(values: np.ndarray, groups: np.ndarray) -> Interval:
-        n = len(values)
-        own = draws(n, lambda index: of(values[index], groups[index]))
-        gap = ResampledGap(value(values, groups), *own, reach(values, groups))
-        low, high = gap.interval()
-        return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
-
-    def gap(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray) -> ResampledGap:
-        def figure(index: np.ndarray) -> float:
-            return of(ours[index], groups[index]) - of(theirs[index], groups[index])
-
-        n, difference = len(ours), value(ours, groups) - value(theirs, groups)
-        return ResampledGap(difference, *draws(n, figure), reach(ours, groups))
-
-    return Estimate(value, interval, gap)

@@ -49,7 +49,6 @@ def with_tasks(dataset: Dataset, names: Sequence[str], load: Load) -> Dataset:
             parts[part] = _part(dataset, part, load)
         except UsageError as exc:
             notes.append(str(exc))
-    notes += [f"{dataset.name}: {task.caveat}" for task in tasks if task.caveat]
     own = {image.sha256 for image in dataset.images}
     for name, other in parts.items():
         twice = sum(image.sha256 in own for image in other.images)

@@ -9,6 +9,8 @@ those of the package clip-benchmark.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +110,25 @@ _DATACOMP = {
 }
 """What only DataComp has put there: its name in the repository's, and images."""
 
+METADATA = {
+    "wilds/fmow": ("region", "year", "y"),
+    "wilds/camelyon17": ("hospital", "slide", "y"),
+    "wilds/iwildcam": (
+        *("location", "sequence", "year", "month", "day", "hour", "minute", "second"),
+        "y",
+    ),
+    "dollar_street": ("income_ds", "income_meta", "region"),
+    "geode": ("region", "country"),
+}
+"""What DataComp's numbers beside a class are, by dataset: codes, as its evaluation reads them."""
+
+METADATA_GROUPS = {
+    "wilds/fmow": ("region",),
+    "dollar_street": ("income_ds",),
+    "geode": ("region",),
+}
+"""Those of them that make the groups of which the worst is published."""
+
 _NOWHERE = {
     "birdsnap": 2149,
     "ucf101": 1794,
@@ -167,15 +188,7 @@ def clip_benchmark_texts(name: str, language: str = "en") -> tuple[list[str], li
         MissingDependencyError: the package is not installed.
         UsageError: it has no texts in that language.
     """
-    import importlib.util
-
-    spec = importlib.util.find_spec("clip_benchmark")  # it is not imported: that would take torch
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingDependencyError(
-            "class names and templates of published datasets come with the package "
-            "clip-benchmark: pip install 'clipperf[benchmark]'"
-        )
-    folder = Path(next(iter(spec.submodule_search_locations))) / "datasets"
+    folder = _clip_benchmark()
     found: list[dict[str, list[str]]] = []
     for kind in ("classnames", "zeroshot_classification_templates"):
         path = folder / f"{language}_{kind}.json"
@@ -188,3 +201,48 @@ def clip_benchmark_texts(name: str, language: str = "en") -> tuple[list[str], li
     own: list[str] = next((names[key] for key in keys if key in names), [])
     those: list[str] = next((templates[k] for k in (*keys, "imagenet1k") if k in templates), [])
     return list(own), list(those)
+
+
+WORDNET = re.compile(r"n\d{8}")
+"""A number of WordNet's, as the folders of ImageNet and of its shifted sets are called."""
+
+
+def imagenet_names(classes: Sequence[str | int]) -> list[str]:
+    """CLIP's names of classes of ImageNet's 1,000, by WordNet's number or by their place from 0.
+
+    Raises:
+        MissingDependencyError: the package that has them is not installed.
+        UsageError: one is none of the 1,000.
+    """
+    names = clip_benchmark_texts("imagenet1k")[0]
+    place = {number: i for i, number in enumerate(_wordnet_numbers())}
+    found = []
+    for given in classes:
+        at = place.get(given) if isinstance(given, str) else given
+        if at is None or not 0 <= at < len(names):
+            raise UsageError(f"{quoted(given)} is none of ImageNet's {len(names)} classes")
+        found.append(names[at])
+    return found
+
+
+def _wordnet_numbers() -> list[str]:
+    """Of ImageNet's classes in their order, from clip-benchmark's source."""
+    path = _clip_benchmark() / "builder.py"
+    text = read_small(path, MOST_TEXTS_BYTES).decode()
+    listed = re.search(r"^all_imagenet_wordnet_ids = (\[[^\]]*\])", text, re.MULTILINE)
+    if listed is None:
+        raise UsageError(f"{shown(path)} does not list the numbers of ImageNet's classes")
+    return WORDNET.findall(listed.group(1))
+
+
+def _clip_benchmark() -> Path:
+    """The folder of that package's data sets; it is not imported: that would take torch."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("clip_benchmark")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError(
+            "class names and templates of published datasets come with the package "
+            "clip-benchmark: pip install 'clipperf[benchmark]'"
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / "datasets"

@@ -23,10 +23,12 @@
     shots = [1, 2, 4]                # of few-shot probes, and how often they are drawn
     repeats = 5
     group = ["region", "race=White"] # columns by which figures are wanted as well
-    clip = "video"                   # the column that says which images are frames of one clip
+    clip = "video"                   # the column that says which images are frames of one clip,
+                                     # or "folder": those of one folder are
     labels = ["a doctor", "a nurse"] # what the task bias looks at
     [pooled]                         # classifiers whose highest score is a class's: names for
-    dog = ["husky", "golden retriever"]  # the templates, of each class that there is
+    dog = ["husky", "golden retriever"]  # the templates, of each class that there is; or those
+                                     # of ImageNet's 1,000: [151, 152] or ["n02085620", ...]
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from typing import Any
 
 from clipperf.errors import UsageError
 from clipperf.evals.layout import Content, check_classes, few
-from clipperf.evals.published import SETS, clip_benchmark_texts
+from clipperf.evals.published import SETS, WORDNET, clip_benchmark_texts, imagenet_names
 from clipperf.inputs.sources import ImageSource, read_text
 from clipperf.text import quoted, shown
 
@@ -172,7 +174,22 @@ def _classes(value: Any, source: ImageSource) -> dict[str, Any]:
 def _pooled(value: Any, where: str) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict) or not value:
         raise UsageError(f"{where} must be a table: a class, and the names pooled for it")
-    return {name: _texts(own, f"{where}.{name}") for name, own in value.items()}
+    return {name: _classifiers(own, f"{where}.{name}") for name, own in value.items()}
+
+
+def _classifiers(value: Any, where: str) -> tuple[str, ...]:
+    """Names; places among ImageNet's classes and WordNet's numbers of them are CLIP's names."""
+    values = value if isinstance(value, list) else [value]
+    if all(type(each) is int or _is_number(each) for each in values) and values:
+        try:
+            return tuple(imagenet_names(values))
+        except UsageError as exc:
+            raise UsageError(f"{where}: {exc}") from exc
+    return _texts(value, where)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, str) and WORDNET.fullmatch(value) is not None
 
 
 def applied(content: Content, recipe: Recipe, where: str) -> Content:

@@ -81,10 +81,10 @@ class Robustness:
 
 def robustness_of(scores: Sequence[Score], points: Points) -> list[Robustness]:
     """Every cell's scores on shifted sets that the points know, beside its own on ImageNet."""
-    top = {(s.cell, s.dataset): s for s in scores if s.metric == TOP1}
+    top = {(s.env_id, s.cell, s.dataset): s for s in scores if s.metric == TOP1}
     found = []
-    for (cell, dataset), score in top.items():
-        base = top.get((cell, BASE))
+    for (env_id, cell, dataset), score in top.items():
+        base = top.get((env_id, cell, BASE))
         if base is not None and dataset in points and dataset != BASE and 0 < base.value < 1:
             found.append(Robustness(base, score, fitted(points[dataset])))
     return found

@@ -39,7 +39,7 @@ class Task:
     `outcomes(dataset, embeddings)` are its figures, in the order of the rows: most often what
     `metric.measured` makes of ranks. `parts` are the other parts of the data that it needs
     embedded, `may_use` those that it uses where they are there. One that runs only where it is
-    `asked` for is left out where no task is named. A `caveat` stands beside its figures.
+    `asked` for is left out where no task is named.
     """
 
     name: str
@@ -49,7 +49,6 @@ class Task:
     parts: tuple[str, ...] = ()
     may_use: tuple[str, ...] = ()
     asked: bool = False
-    caveat: str = ""
 
 
 TASKS: Registry[Task] = Registry(

@@ -7,7 +7,7 @@ from enum import Enum
 
 from clipperf.errors import UsageError
 from clipperf.evals.outcome import Gap, Interval
-from clipperf.nouns.result import Score
+from clipperf.nouns.result import Aim, Score
 from clipperf.text import quoted
 
 MARGIN = 0.01
@@ -21,8 +21,8 @@ class Verdict(Enum):
     """What became of the accuracy, in a few words.
 
     Equivalent: the whole paired interval lies above minus the margin. Worse: it lies below zero.
-    Too few samples: neither. Of a figure of which neither more nor less is better: equivalent
-    within the margin both ways, or different.
+    Too few samples: neither. Of a figure that aims to be the same, equivalent: the interval lies
+    within the margin on both sides; different: it does not hold zero.
     """
 
     EQUIVALENT = "equivalent"
@@ -57,21 +57,21 @@ def verdict_of(score: Score) -> Verdict:
         return Verdict.BASELINE if score.baseline_value is None else Verdict.NOT_COMPARED
     if score.diff_ci95 is None or not all(map(math.isfinite, score.diff_ci95)):
         return Verdict.TOO_FEW
-    return _said(score.diff_ci95, margin_of(score), score.either_way)
+    return _said(score.diff_ci95, margin_of(score), score.aim)
 
 
-def _said(interval: Interval, margin: float, either_way: bool) -> Verdict:
+def _said(interval: Interval, margin: float, aim: Aim) -> Verdict:
     low, high = interval
-    if either_way:
+    if aim == "same":
         if -margin < low and high < margin:
             return Verdict.EQUIVALENT
-        return Verdict.DIFFERENT if high < 0 or low > 0 else Verdict.TOO_FEW
+        return Verdict.TOO_FEW if low <= 0 <= high else Verdict.DIFFERENT
     if low > -margin:
         return Verdict.EQUIVALENT
     return Verdict.WORSE if high < 0 else Verdict.TOO_FEW
 
 
-def samples_needed(gap: Gap, n: int, margin: float, either_way: bool = False) -> int | None:
+def samples_needed(gap: Gap, n: int, margin: float, aim: Aim = "high") -> int | None:
     """How many samples would settle the verdict, did they answer like these n.
 
     To two digits, rounded up: more would be more than the samples say. None where they settle it
@@ -81,7 +81,7 @@ def samples_needed(gap: Gap, n: int, margin: float, either_way: bool = False) ->
     def settled(times: float) -> bool:
         interval = gap.interval(times)
         known = all(map(math.isfinite, interval))
-        return not known or _said(interval, margin, either_way) != Verdict.TOO_FEW
+        return not known or _said(interval, margin, aim) != Verdict.TOO_FEW
 
     if settled(1.0):
         return None

@@ -40,6 +40,7 @@ class ImageSource:
 
     `name` is relative to the dataset, with "/" between folders. `span` says where a member lies
     that is stored as it is: first byte and number of bytes; without it the archive is a zip.
+    `head` comes before them, where only the pixels of an image are stored.
     `sha256`, where it is known, is what the bytes must have.
     """
 
@@ -48,6 +49,7 @@ class ImageSource:
     member: str | None = None
     span: tuple[int, int] | None = None
     sha256: str = ""
+    head: str = ""
 
     def __str__(self) -> str:
         return shown(self.path if self.member is None else f"{self.path}:{self.member}")
@@ -74,7 +76,7 @@ class ImageSource:
                     data = whole.read(size)
                 if len(data) < size:
                     raise UsageError(f"{self} is cut: {len(data)} of {size} bytes are there")
-                return data
+                return self.head.encode("ascii") + data
             if self.member is None:
                 return read_regular(self.path, limit_bytes)
             archive = _archive(self.path, self.path.stat().st_mtime_ns)

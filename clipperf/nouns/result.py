@@ -69,6 +69,9 @@ class Measurement:
     last_words: str | None = None
 
 
+Aim = Literal["high", "same"]
+
+
 @dataclass(frozen=True)
 class Score:
     """One accuracy figure of one cell, beside the PyTorch baseline on the same samples.
@@ -77,7 +80,9 @@ class Score:
     `flips` counts samples whose prediction differs between the two, right or wrong; `mcnemar_p` is
     McNemar's exact p-value of the hits among them. `margin` is the share of one that was allowed to
     be lost; `samples_needed` would settle that, where these do not. `detail` says how the model
-    came to its answers where that is found anew for each, such as a probe's strength.
+    came to its answers where that is found anew for each, such as a probe's strength. `group` is
+    the part of the samples that it is of, "" for all. `aim` says what is good: a "high" figure, or
+    the "same" as the baseline's, where neither more nor less is better.
     """
 
     cell: Cell
@@ -99,7 +104,8 @@ class Score:
     random_weights: bool = False
     env_id: str = ""
     detail: str = ""
-    either_way: bool = False
+    group: str = ""
+    aim: Aim = "high"
 
 
 @dataclass(frozen=True)

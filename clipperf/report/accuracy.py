@@ -32,10 +32,12 @@ def judged(cell: Cell) -> tuple[object, ...]:
 def accuracy_table(results: Sequence[ResultFile]) -> Table:
     """Every score with its interval, beside the PyTorch baseline on the same samples.
 
+    Those of which neither more nor less is better are not here; see `report.bias`.
+
     Raises:
         UsageError: the files hold no scores.
     """
-    scores = merge_scores(results)
+    scores = [score for score in merge_scores(results) if score.aim == "high"]
     if not scores:
         raise UsageError("no scores to report: run `clipperf eval MODEL --dataset NAME` first")
     labels = labels_of(results)
@@ -109,7 +111,7 @@ def accuracy_findings(scores: Sequence[Score], labels: dict[str, str]) -> list[s
     """Whether each runtime keeps the baseline's accuracy; silent about random weights."""
     groups: dict[tuple, list[Score]] = {}
     for s in scores:
-        if verdict_of(s) in COMPARED:
+        if s.aim == "high" and verdict_of(s) in COMPARED:
             groups.setdefault((s.env_id, judged(s.cell)), []).append(s)
     found = []
     for (env_id, _), group in groups.items():

@@ -6,16 +6,19 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from clipperf.evals.robustness import BUNDLED, bundled_points, robustness_of
 from clipperf.models.published import BasicStatistics
 from clipperf.nouns.result import CrossScore, ResultFile, Score
 from clipperf.report import findings
-from clipperf.report.accuracy import accuracy_findings, accuracy_table
+from clipperf.report.accuracy import accuracy_findings
+from clipperf.report.bias import score_tables
 from clipperf.report.charts import speed_charts
 from clipperf.report.crossing import crossing_findings, crossing_tables, merge_crossed
 from clipperf.report.document import Document, Origin, Section, plain_json
 from clipperf.report.gpu import gpu_record, gpu_table
 from clipperf.report.published import published_table
 from clipperf.report.records import Row, environments, in_order, merge, merge_scores
+from clipperf.report.robustness import robustness_table
 from clipperf.report.sizing.solve import size
 from clipperf.report.sizing.tables import sizing_tables, targets_text
 from clipperf.report.sizing.types import Targets
@@ -63,7 +66,11 @@ def build_report(
     if tables[1:]:
         sections.append(_section("options", "Sizing in detail", OPTIONS, tables[1:]))
     if scores:
-        sections.append(_section("accuracy", "Accuracy", ACCURACY, [accuracy_table(ordered)]))
+        sections.append(_section("accuracy", "Accuracy", ACCURACY, score_tables(ordered)))
+    if above := robustness_of(scores, bundled_points()):
+        sections.append(
+            _section("shift", "Shift", SHIFT, [robustness_table(above, BUNDLED)]),
+        )
     if crossed := crossing_tables(ordered):
         sections.append(_section("index", "Changing the engine", CROSSED, crossed))
     beside = published_table(ordered, published) if rows and published else None
@@ -104,6 +111,7 @@ OPTIONS = "Every configuration against the targets, one tower at a time."
 COST = "Time and memory were measured in separate fresh processes, one pair for every row."
 GPU = "Read after the times, so that no meter runs while they are taken."
 ACCURACY = "Each runtime answers the same samples as PyTorch; differences are taken in pairs."
+SHIFT = "Accuracy on sets that ImageNet's classes were photographed or drawn for anew."
 CROSSED = "Queries that one engine embeds, in a collection that another one has embedded."
 PUBLISHED = "The same quantities from the CLIP-as-service benchmark, on its machine."
 

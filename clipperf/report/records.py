@@ -285,7 +285,8 @@ def merge_scores(results: Sequence[ResultFile]) -> list[Score]:
             newest[key] = dataclasses.replace(score, random_weights=marked)
     order = {env_id: i for i, env_id in enumerate(environments(results))}
     # Metrics keep the order in which the evaluation wrote them: the main one comes first.
-    metrics = list(dict.fromkeys(s.metric for r in ordered for s in r.scores))
+    names = dict.fromkeys(s.metric for r in ordered for s in r.scores)
+    metrics = {name: place for place, name in enumerate(names)}
     return sorted(
         newest.values(),
         key=lambda s: (
@@ -293,7 +294,7 @@ def merge_scores(results: Sequence[ResultFile]) -> list[Score]:
             s.cell.model_id,
             s.dataset,
             s.dataset_sha256,
-            metrics.index(s.metric),
+            metrics[s.metric],
             cell_order(s.cell),
         ),
     )

@@ -127,6 +127,22 @@ def test_centre_frames() -> None:
     assert centre_frames(plain, found) == (plain, found)
 
 
+def test_the_frames_of_a_folder_are_a_clip(tmp_path: Path) -> None:
+    for i, name in enumerate(("run/v1/1", "run/v1/2", "jump/v2/1", "jump/v3/1")):
+        path = tmp_path / "films" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(i, "png"))
+    recipe = tmp_path / "films.toml"
+    recipe.write_text('data = "films"\nclip = "folder"\nmetric = "top-1"\n')
+    dataset = load_dataset(recipe)
+    assert [own.tolist() for own in clips_of(dataset)] == [[0], [1], [2, 3]]
+    axes = np.eye(2, dtype=np.float32)
+    # Jumping, running, and of two frames that look like either half, a tie.
+    found = Embeddings(axes[[0, 1, 0, 1]], {"prompts": np.repeat(axes, 5, axis=0)})
+    top = figures(dataset, found)["zeroshot top-1"]
+    assert top.values.tolist() == [True, False, False]
+
+
 def test_clips_that_contradict_themselves() -> None:
     with pytest.raises(UsageError, match="the frames of clip 'x' differ in class"):
         clips_of(data("abcabc", columns=CLIPS, clip="video"))
@@ -145,6 +161,39 @@ def test_the_best_of_the_pooled_classifiers_counts() -> None:
     scores = images.astype(np.float64) @ weights.astype(np.float64).T
     best = np.stack([scores[:, :2].max(axis=1), scores[:, 2]], axis=1)
     assert best.argmax(axis=1).tolist() == found.predicted.tolist()
+
+
+def test_what_is_asked_may_be_a_group_as_well(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(picture(i, "png"))
+    (tmp_path / "labels.csv").write_text(
+        "image,race,gender\n0.png,White,Male\n1.png,Black,Male\n2.png,Indian,Female\n"
+    )
+    (tmp_path / "task.toml").write_text('label = "race"\ngroup = "race=White"\n')
+    dataset = load_dataset(tmp_path)
+    assert dataset.class_names == ("Black", "Indian", "White")
+    assert {name: own.tolist() for name, own in groups_of(dataset, range(3)).items()} == {
+        "race White": [True, False, False],
+        "race other than White": [False, True, True],
+    }
+    assert dataset.columns["gender"] == ("Male", "Male", "Female")
+    # Gender by race: what is asked and what it is asked by change places.
+    (tmp_path / "task.toml").write_text(
+        'label = "gender"\ngroup = ["race", "gender"]\ntemplates = ["a {}"]\n'
+        '[classes]\nMale = "man"\nFemale = "woman"\n'
+    )
+    dataset = load_dataset(tmp_path)
+    assert texts_of(dataset) == {"prompts": ("a woman", "a man")}
+    axes = np.eye(2, dtype=np.float32)
+    rows = figures(dataset, Embeddings(axes[[1, 0, 0]], {"prompts": axes}))
+    assert {n: r.value for n, r in rows.items() if n.startswith("zeroshot top-1, race")} == {
+        "zeroshot top-1, race Black": 0,
+        "zeroshot top-1, race Indian": 1,
+        "zeroshot top-1, race White": 1,
+        "zeroshot top-1, race Black, gender Male": 0,
+        "zeroshot top-1, race Indian, gender Female": 1,
+        "zeroshot top-1, race White, gender Male": 1,
+    }
 
 
 def test_a_recipe_pools_groups_and_joins_frames(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from clipperf.evals.metrics.average_precision import ALL_POINT, ELEVEN_POINT
 from clipperf.evals.metrics.macro_f1 import MACRO_F1
 from clipperf.evals.metrics.roc_auc import ROC_AUC
 from clipperf.evals.metrics.worst_group import WORST
-from clipperf.evals.outcome import MEAN_OVER_CLASSES, SHARE, SHARE_OF_GROUPS, Outcome, unseen
+from clipperf.evals.outcome import MEAN_OVER_CLASSES, SHARE, SHARE_OF_GROUPS, Outcome
+from clipperf.evals.resampling import unseen
 
 RANKS = np.array([0, 1, 4, 5, 9, 10, 0])
 GROUPS = np.array([0, 0, 1, 1, 2, 2, 2])

@@ -15,11 +15,8 @@ from clipperf.evals.outcome import (
     Estimate,
     MeanGap,
     Outcome,
-    ResampledGap,
-    missed_by,
-    resampled,
-    unseen,
 )
+from clipperf.evals.resampling import ResampledGap, missed_by, resampled, unseen
 
 
 def outcome(estimate: Estimate, values: list, groups: list[int]) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,17 @@ def test_a_score_above_the_line() -> None:
     (one,) = found
     assert one.shifted.cell == cell and one.predicted == pytest.approx(logistic(-2))
     assert one.effective == pytest.approx(0.3 - logistic(-2))
+    # A machine's score stands beside its own.
+    assert (
+        robustness_of(
+            [
+                score(cell, "imagenet1k", 0.5),
+                replace(score(cell, "imagenet-a", 0.3), env_id="other"),
+            ],
+            points,
+        )
+        == []
+    )
 
 
 def test_the_bundled_table_and_ones_own(tmp_path: Path) -> None:

@@ -98,6 +98,12 @@ def test_labels_by_group(tmp_path: Path) -> None:
     # n (ad - bc)^2 over the margins: 4 (1 * 0 - 2 * 1)^2 / (3 * 1 * 2 * 2) = 4 / 3.
     assert female.detail == "chi-squared 1.3, number 1 by it, 100.0% of all others"
     assert rows["'a nurse' above 0.5%, gender Female"].value == 1
+    # Those that tell a group best come first; all are above 0.5 %, so that nothing tells there.
+    assert [name for name in rows if "above 4.0%, gender Female" in name] == [
+        "'a doctor' above 4.0%, gender Female",
+        "'a nurse' above 4.0%, gender Female",
+    ]
+    assert {row.aim for row in rows.values()} == {"same"} and female.group == "gender Female"
 
 
 def test_the_statistic_is_scikit_learns() -> None:
@@ -116,12 +122,20 @@ def test_the_command_on_a_layout_of_fairface(
     folder = fairface(tmp_path / "faces", 'labels = ["doctor", "nurse"]\n')
     done = cli(
         *("eval", "clipperf-sample", "--dataset", folder, "--task", "bias"),
-        *("--json", tmp_path / "eval.json"),
+        *("--precision", "fp32,fp16,int8", "--json", tmp_path / "eval.json"),
         home=sample_artifact.parents[3],
     )
     assert done.returncode == 0, done.stderr
+    assert "Shares of people by class" in done.stdout and "Labels by group" in done.stdout
+    assert "do not make a use harmless" in " ".join(done.stdout.split())
     scores = json.loads((tmp_path / "eval.json").read_text())["scores"]
-    onnx = [score for score in scores if score["cell"]["runtime"] == "onnx"]
+    by = {p: [s for s in scores if s["cell"]["precision"] == p] for p in ("fp16", "int8")}
+    assert by["fp16"] and len(by["fp16"]) == len(by["int8"])
+    onnx = [s for s in scores if (s["cell"]["runtime"], s["cell"]["precision"]) == ("onnx", "fp32")]
     assert any(s["metric"] == "in crime-related classes, race Black" for s in onnx)
-    assert any(s["metric"].startswith("'nurse' above 4.0%") for s in onnx)
+    labels = [s for s in onnx if s["metric"].startswith("'nurse' above 4.0%")]
+    # By each column alone: labels are ranked within a group.
+    assert {s["group"] for s in labels} == {
+        *("race White", "race Black", "gender Male", "gender Female", "age 3-9", "age 20-29"),
+    }
     assert all(abs(s["difference"]) < 1e-9 for s in onnx)

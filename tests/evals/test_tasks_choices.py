@@ -13,6 +13,7 @@ from clipperf.evals.datasets import load_dataset
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.parts import with_tasks
 from clipperf.evals.task import Embeddings, outcomes_of, texts_of
+from clipperf.evals.tasks.association import prompt
 
 AXES = np.eye(8, dtype=np.float32)
 
@@ -41,7 +42,8 @@ def test_games_of_association(tmp_path: Path) -> None:
     assert dataset.cues == ("werewolf", "party")
     assert dataset.choices == ((0, 1, 2, 3, 4), (2, 0, 1, 3, 4))
     assert dataset.chosen == ((0, 1), (2,)) and dataset.notes == ()
-    assert texts_of(dataset) == {"cues": ("werewolf", "party")}
+    assert texts_of(dataset) == {"cues": ("A werewolf", "A party")}
+    assert prompt("Oven") == "An oven"
     # The first cue looks like wolf and tree, the second like nothing that is there.
     cues = np.stack([AXES[0] + 0.9 * AXES[3], AXES[7]])
     rows = rows_of(dataset, Embeddings(AXES[:5], {"cues": cues}))
@@ -122,3 +124,57 @@ def test_unusual_actions(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(RARE.replace("keyboard,0", "keyboard,seen"))
     with pytest.raises(UsageError, match=r"2\.png: its annotation is no number from 0 to 4"):
         rows_of(load_dataset(tmp_path), found)
+
+
+CLIPS = """id,start,end,class_id,verb,noun,annotation
+v1,3,9,0,cut,keyboard,1
+v2,0,4.5,0,cut,keyboard,0
+v3,1,2,1,blend,phone,1
+v3,1,2,0,cut,keyboard,3
+gone,1,2,1,blend,phone,0
+"""
+
+
+def test_rareact_as_it_is_published(tmp_path: Path) -> None:
+    for folder, count in (("v1_3_9", 2), ("v2_0_4.5", 1), ("v3_1_2", 1)):
+        images(tmp_path / "frames" / folder, [f"{i}.jpg" for i in range(count)])
+    (tmp_path / "rareact.csv").write_text(CLIPS)
+    dataset = load_dataset(tmp_path)
+    assert dataset.columns["annotation"] == ("1", "1", "0", "1", "3")
+    assert dataset.notes == (f"{tmp_path.name}: left out 1 clips without frames (gone_1_2)",)
+    # The frames of v1 look like half of cutting each; v2 like it more; v3, there twice, like both.
+    half = (AXES[0] + AXES[2]) / 2**0.5
+    both = (AXES[0] + AXES[1]) / 2**0.5
+    found = Embeddings(np.stack([half, half, AXES[0], both, both]), {"actions": AXES[:2]})
+    rows = rows_of(dataset, found)
+    # Cutting: the negative v2 comes first, then v1 tied with v3, a negative (blending) and a hard
+    # negative (cutting): one of four. Blending: v3 comes first.
+    assert rows["actions mWAP"].value == pytest.approx((1 / 4 + 1) / 2)
+    assert len(rows["actions mWAP"].values) == 4
+    (tmp_path / "rareact.csv").write_text(CLIPS.replace("v3,1,2,1,blend", "v3,1,2,1,"))
+    with pytest.raises(UsageError, match="line 4: need id, verb, noun, annotation, start, end"):
+        load_dataset(tmp_path)
+    header, *clips = CLIPS.splitlines()
+    (tmp_path / "rareact.csv").write_text(f"{header}\n{clips[-1]}\n")
+    with pytest.raises(UsageError, match=r"no frames of any clip in rareact\.csv.*gone_1_2"):
+        load_dataset(tmp_path)
+
+
+def test_an_anchor_is_steady_where_all_its_neighbours_are_right(tmp_path: Path) -> None:
+    images(tmp_path, [f"{i}.png" for i in range(6)])
+    rows = ("0,cat,0", "1,cat,0", "2,cat,0", "3,dog,3", "4,dog,3", "5,cat,5")
+    table = [f"{a}.png,{label},{b}.png" for a, label, b in (row.split(",") for row in rows)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,label,anchor", *table]))
+    (tmp_path / "templates.txt").write_text("{}\n")
+    dataset = load_dataset(tmp_path)
+    # Right: 0, 1, not 2; 3 and 4; not 5.
+    found = Embeddings(AXES[[0, 0, 1, 1, 1, 1]], {"prompts": AXES[:2]})
+    rows_found = rows_of(dataset, found)
+    assert rows_found["neighbours PM-0"].values.tolist() == [True, True, False]
+    assert rows_found["neighbours PM-k"].values.tolist() == [False, True, False]
+    assert rows_found["zeroshot top-1"].value == 4 / 6
+    text = (tmp_path / "labels.csv").read_text()
+    for wrong in ("1.png,cat,9.png", "1.png,cat,4.png"):
+        (tmp_path / "labels.csv").write_text(text.replace("1.png,cat,0.png", wrong))
+        with pytest.raises(UsageError, match=r"1\.png's anchor, is none"):
+            rows_of(load_dataset(tmp_path), found)

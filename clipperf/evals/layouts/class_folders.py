@@ -2,16 +2,17 @@
 
 Images may lie at any depth below CLASS. Optional: ``classes.json`` (``{"folder": "display
 name"}``; a folder without images stays a class only if named there), ``classnames.txt`` (a name a
-line, in the order of the sorted folders) and ``templates.txt`` (a template a line, ``{}`` or
-``{c}`` stands for the class name). Where the folders are the splits of a dataset (``test/CLASS``),
-the wanted one is read.
+line, in the order of the sorted folders; by number where all are numbers) and ``templates.txt`` (a
+template a line, ``{}`` or ``{c}`` stands for the class name). Folders that WordNet's numbers name
+(ImageNet, ImageNet-A, -R, -Sketch) have CLIP's names of these of ImageNet's classes. Where the
+folders are the splits of a dataset (``test/CLASS``), the wanted one is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from clipperf.errors import UsageError
+from clipperf.errors import ClipperfError, UsageError
 from clipperf.evals.layout import (
     DEFAULT_TEMPLATES,
     SPLITS,
@@ -24,6 +25,7 @@ from clipperf.evals.layout import (
     lines_of,
     published_texts,
 )
+from clipperf.evals.published import WORDNET, clip_benchmark_texts, imagenet_names
 from clipperf.inputs.sources import one_spelling, read_object
 from clipperf.system.targets import entries_of, kind_of
 from clipperf.text import quoted, shown
@@ -53,7 +55,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
                 "there"
             )
     folders = {_class(name, within) for name in images}
-    classes = sorted(folders | {one_spelling(folder) for folder in names})
+    classes = _in_order(folders | {one_spelling(folder) for folder in names})
     title_of = {one_spelling(folder): title.strip() for folder, title in names.items()}
     class_names = [title_of.get(folder, folder.replace("_", " ")) for folder in classes]
     listed = lines_of(place, "classnames.txt")
@@ -67,6 +69,8 @@ def _read(place: Place, without: Collection[str]) -> Content:
     templates = list(DEFAULT_TEMPLATES)
     if not names and not listed:
         known, those = published_texts(place, len(classes))
+        if all(WORDNET.fullmatch(folder) for folder in classes):
+            known, those = _imagenet(place, classes), clip_benchmark_texts("imagenet1k")[1]
         class_names, templates = known or class_names, those or templates
     if "templates.txt" in place.files:
         templates = lines_of(place, "templates.txt")
@@ -79,6 +83,23 @@ def _read(place: Place, without: Collection[str]) -> Content:
         templates=templates,
         notes=_empty(place, within, folders),
     )
+
+
+def _imagenet(place: Place, classes: Sequence[str]) -> list[str]:
+    """CLIP's names of folders that WordNet's numbers name."""
+    try:
+        return imagenet_names(classes)
+    except ClipperfError as exc:
+        raise UsageError(
+            f"{shown(place.root)}: its folders are numbers of WordNet's, and {exc}; or name them "
+            "in classes.json"
+        ) from exc
+
+
+def _in_order(folders: Collection[str]) -> list[str]:
+    """Folders by name; those of ImageNetV2 are numbers of classes without leading zeros."""
+    numbers = all(folder.isdecimal() for folder in folders)
+    return sorted(folders, key=lambda name: (int(name) if numbers else 0, name))
 
 
 def _empty(place: Place, within: str, folders: Collection[str]) -> list[str]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import posixpath
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from clipperf.errors import UsageError
@@ -94,7 +94,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
         if image not in index:
             index[image] = len(index)
             found.append(own)
-            rest.append(_rest(row))
+            rest.append(_rest(row, place.columns))
         elif found[index[image]] != own:
             raise UsageError(f"{at}: {quoted(wanted)} had another category in an earlier line")
         if isinstance(caption, str) and caption.strip():
@@ -150,13 +150,20 @@ def _first(row: dict[Any, Any], names: tuple[str, ...]) -> Any:
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 
-def _rest(row: dict[Any, Any]) -> dict[str, str]:
-    """What a row says beside the image, its caption and its class."""
+def _rest(row: dict[Any, Any], columns: Mapping[str, str]) -> dict[str, str]:
+    """What a row says beside the image, its caption and its class.
+
+    A column that was chosen for the class says so by its own name, too: a race may be what is
+    asked, and what it is asked by.
+    """
     known = {*IMAGE, *CAPTION, *LABEL, "category"}
+    own = {name: value for name, value in row.items() if name not in known}
+    if "label" in columns:
+        own[columns["label"]] = row.get("label")
     return {
         str(name): str(value).strip()
-        for name, value in row.items()
-        if name not in known and isinstance(value, str | int | float)
+        for name, value in own.items()
+        if isinstance(value, str | int | float)
     }
 
 

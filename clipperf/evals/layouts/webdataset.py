@@ -5,7 +5,8 @@ Beside them lie ``test/nshards.txt``, ``classnames.txt``, and templates in
 ``dataset_type.txt`` with ``retrieval`` or ``multilabel``. A sample is the files of a shard with one
 name before the first dot of its last part: an image, and its class as a number (``.cls``), the
 classes that it has as numpy's array of zeros and ones (``.npy``), captions one a line (``.txt``),
-or an object with ``caption`` or ``label`` (``.json``).
+or an object with ``caption`` or ``label`` (``.json``). Numbers in a ``.npy`` beside a ``.cls`` say
+what else is known of the image, as DataComp publishes FMoW's regions and Dollar Street's incomes.
 
 Shards are read in place, image by image; nothing of them is unpacked, and no pickle is opened. A
 single tar in this form is one shard.
@@ -13,6 +14,7 @@ single tar in this form is one shard.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import posixpath
@@ -34,6 +36,7 @@ from clipperf.evals.layout import (
     lines_of,
     published_texts,
 )
+from clipperf.evals.published import METADATA, METADATA_GROUPS
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, list_tar, parse_object, read_text
 from clipperf.text import quoted, shown
@@ -79,6 +82,7 @@ def _fits(place: Place) -> bool:
 def _read(place: Place, without: Collection[str]) -> Content:
     images: list[ImageSource] = []
     answers: list[tuple[str, ImageSource]] = []
+    beside: list[ImageSource | None] = []
     for sample in _samples(place):
         image = next((sample[s] for s in sorted(sample) if s in _IMAGES), None)
         answer = next((s for s in ANSWERS if s in sample), None)
@@ -88,6 +92,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
         if image.name not in without:
             images.append(image)
             answers.append((answer, sample[answer]))
+            beside.append(sample.get(".npy"))
     if not images:
         raise UsageError(f"no images in the shards of {shown(place.root)}")
     kinds = {kind for kind, _ in answers}
@@ -101,8 +106,33 @@ def _read(place: Place, without: Collection[str]) -> Content:
         return _captioned(images, [read_text(source).splitlines() for _, source in answers])
     if kind == ".json":
         return _described(place, images, [source for _, source in answers])
-    found = [_several(s) if kind == ".npy" else [_one(s)] for _, s in answers]
-    return _classified(place, images, found, several=kind == ".npy")
+    if kind == ".npy":
+        return _classified(place, images, [_several(s) for _, s in answers], several=True)
+    content = _classified(place, images, [[_one(s)] for _, s in answers], several=False)
+    return dataclasses.replace(
+        content,
+        columns=_metadata(place, beside),
+        groups=METADATA_GROUPS.get(place.published, ()) if all(beside) else (),
+    )
+
+
+def _metadata(place: Place, beside: list[ImageSource | None]) -> dict[str, list[str]]:
+    """The numbers beside each class, by the names of a published set's or by their places."""
+    if not all(beside):
+        return {}
+    rows = [
+        [f"{float(number):.12g}" for number in np.atleast_1d(_numbers(s))]
+        for s in beside
+        if s is not None
+    ]
+    width = len(rows[0])
+    for source, row in zip(beside, rows, strict=True):
+        if len(row) != width:
+            raise UsageError(f"{source}: {len(row)} numbers, the first sample has {width}")
+    names = METADATA.get(place.published, ())
+    if len(names) != width:
+        names = tuple(f"metadata {i}" for i in range(width))
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
 
 def _samples(place: Place) -> Iterator[Sample]:
@@ -165,8 +195,8 @@ def _one(source: ImageSource) -> int:
     return int(text)
 
 
-def _several(source: ImageSource) -> list[int]:
-    """The classes in one of numpy's files; its header is not believed more than there is."""
+def _numbers(source: ImageSource) -> np.ndarray:
+    """The numbers in one of numpy's files; its header is not believed more than there is."""
     data = source.read(MOST_ANSWER_BYTES)
     file = io.BytesIO(data)
     try:
@@ -177,8 +207,15 @@ def _several(source: ImageSource) -> list[int]:
         found = np.frombuffer(data, kind, math.prod(shape), file.tell())
     except (ValueError, KeyError, TypeError, OverflowError, SyntaxError) as exc:
         raise UsageError(f"{source} is no array of numbers: {shown(exc)}") from exc
-    if not shape:
-        return [_class(source, found[0])]
+    numbers: np.ndarray = found.reshape(shape)
+    return numbers
+
+
+def _several(source: ImageSource) -> list[int]:
+    """The classes of an array of zeros and ones, or a number that is the class."""
+    found = _numbers(source)
+    if not found.ndim:
+        return [_class(source, found[()])]
     if not np.isin(found, (0, 1)).all():
         raise UsageError(f"{source}: need zeros and ones")
     return [int(i) for i in np.flatnonzero(found)]

@@ -13,8 +13,9 @@ import numpy as np
 
 from clipperf.evals.metric import Metric, Scored
 from clipperf.evals.metrics.average_precision import of_positives
-from clipperf.evals.outcome import Outcome, resampled
+from clipperf.evals.outcome import Outcome
 from clipperf.evals.precision import average_precision
+from clipperf.evals.resampling import resampled
 
 DRAWS = 100
 

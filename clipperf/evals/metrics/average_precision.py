@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from clipperf.evals.metric import Metric, Scored
-from clipperf.evals.outcome import Estimate, Outcome, Reach, missed_over, resampled
+from clipperf.evals.outcome import Estimate, Outcome
 from clipperf.evals.precision import average_precision, eleven_point
+from clipperf.evals.resampling import Reach, missed_over, resampled
 
 
 def over_classes(one: Callable[[np.ndarray, np.ndarray], float]) -> Estimate:

@@ -19,7 +19,7 @@ def outcomes(ranked: Ranked) -> list[Outcome]:
     for name, own in ranked.slices.items():
         whole = f"{ranked.name} top-1, {name}"
         rest = (hits[own], decisions[own], np.asarray(ranked.groups)[own], ranked.chance(1))
-        rows.append(Outcome(whole, ranked.side, SHARE, *rest))
+        rows.append(Outcome(whole, ranked.side, SHARE, *rest, group=name))
     return rows
 
 

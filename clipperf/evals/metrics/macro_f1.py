@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from clipperf.evals.metric import Metric, Ranked
-from clipperf.evals.outcome import Outcome, missed_over, resampled
+from clipperf.evals.outcome import Outcome
 from clipperf.evals.precision import macro_f1
+from clipperf.evals.resampling import missed_over, resampled
 
 MACRO_F1 = resampled(macro_f1, least=lambda _, labels: missed_over(np.bincount(labels)))
 """Of predicted classes, over the classes that have a sample."""

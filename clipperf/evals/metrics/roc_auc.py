@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from clipperf.evals.metric import Metric, Scored
-from clipperf.evals.outcome import Outcome, Reach, missed_over, resampled
+from clipperf.evals.outcome import Outcome
 from clipperf.evals.precision import roc_auc
+from clipperf.evals.resampling import Reach, missed_over, resampled
 
 
 def _value(values: np.ndarray, groups: np.ndarray) -> float:

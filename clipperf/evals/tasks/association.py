@@ -1,7 +1,8 @@
 """Association: which of some candidate images go with a cue (Bitton et al. 2022, WinoGAViL).
 
-Of each game's candidates as many are selected as are right, those with the highest cosine. The
-Jaccard index is what was selected and right over what was either.
+A cue is put as open_clip's published figures have it: in lower case, with "A" or "An" before it. Of
+each game's candidates as many are selected as are right, those with the highest cosine. The Jaccard
+index is what was selected and right over what was either.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from clipperf.evals.task import Embeddings, Task
 CUES = "cues"
 SIZES: dict[str, tuple[int, ...]] = {", 5 and 6": (5, 6), ", 10 and 12": (10, 12)}
 """The games by their number of candidates, as published figures have them."""
+
+
+def prompt(cue: str) -> str:
+    """What is embedded for a cue: "A werewolf", "An oven"."""
+    return f"{'An' if cue[0].lower() in 'aeiou' else 'A'} {cue.lower()}"
 
 
 def selected(dataset: Dataset, found: Embeddings) -> list[tuple[int, ...]]:
@@ -52,6 +58,6 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
 TASK = Task(
     name="association",
     fits=lambda dataset: bool(dataset.cues),
-    texts=lambda dataset: {CUES: dataset.cues},
+    texts=lambda dataset: {CUES: tuple(map(prompt, dataset.cues))},
     outcomes=_outcomes,
 )

@@ -1,14 +1,16 @@
 """Probes of bias, as in appendix E of the CLIP paper: what people are called, by group.
 
 The columns ``race``, ``gender`` and ``age``, those of them that there are, make the groups; a
-recipe's ``group`` may name others. Two probes:
+recipe's ``group`` may name others. Of no figure is more or less better, so that an engine is held
+to the baseline's on both sides. Two probes:
 
 - *Classes*: people are classified among descriptions of themselves (a race and a gender), four
   classes that are no people, and three of crime. A figure is the share of a group's images that
   lands in either, once without and once with the class "child".
 - *Labels*: a recipe's ``labels`` are compared with each image by a softmax over all of them, as
   with CLIP's scale of 100. A figure is the share of a group's images where a label gets more than
-  0.5 % or 4 %, and beside it how well the label tells the group from all others, by chi-squared.
+  0.5 % or 4 %, and beside it how well the label tells the group from all others, by chi-squared:
+  those that do it best come first.
 
 What they can show is narrow. They say how a model answers these words on these photos; other words,
 other photos and another cut-off give other figures, groups are those that annotators saw in a face,
@@ -65,23 +67,23 @@ def landed(images: np.ndarray, classes: np.ndarray, with_child: bool) -> np.ndar
     return best
 
 
+KINDS = {"non-human": NO_PEOPLE, "crime-related": CRIME}
+CLASS_FIGURES = {
+    (kind, with_child): f"in {kind} classes{' with ' + repr(CHILD) if with_child else ''}"
+    for with_child in (False, True)
+    for kind in KINDS
+}
+"""The names of the figures of classes, by the kind of classes and whether "child" is one."""
+
+
 def _classes(
     images: np.ndarray, classes: np.ndarray, groups: Mapping[str, np.ndarray]
 ) -> Iterator[Outcome]:
-    kinds = {
-        "non-human": np.isin(CLASSES, NO_PEOPLE),
-        "crime-related": np.isin(CLASSES, CRIME),
-    }
-    for with_child in (False, True):
+    for (kind, with_child), figure in CLASS_FIGURES.items():
         best = landed(images, classes, with_child)
-        beside = " with 'child'" if with_child else ""
-        for kind, inside in kinds.items():
-            for name, own in groups.items():
-                hits = inside[best[own]]
-                metric = f"in {kind} classes{beside}, {name}"
-                yield Outcome(
-                    metric, "image", SHARE, hits, best[own], np.zeros(len(hits), int), None
-                )
+        hits = np.isin(CLASSES, KINDS[kind])[best]
+        for name, own in groups.items():
+            yield _share(figure, name, hits[own], best[own])
 
 
 def probabilities(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -109,33 +111,46 @@ def chi_squared(there: np.ndarray, own: np.ndarray) -> np.ndarray:
 def _labels(
     dataset: Dataset, images: np.ndarray, labels: np.ndarray, groups: Mapping[str, np.ndarray]
 ) -> Iterator[Outcome]:
+    """Of each threshold and group, those that tell the group best first."""
     chances = probabilities(images, labels)
     for threshold in THRESHOLDS:
         there = chances > threshold
         for name, own in groups.items():
             told = chi_squared(there, own)
-            place = np.argsort(np.argsort(-told, kind="stable"))
-            for label, title in enumerate(dataset.candidates):
+            for place, label in enumerate(np.argsort(-told, kind="stable"), start=1):
                 hits, rest = there[own, label], there[~own, label]
                 others = f", {rest.mean():.1%} of all others" if len(rest) else ""
-                row = _share(f"{title!r} above {threshold:.1%}, {name}", hits, hits)
-                said = f"chi-squared {told[label]:.1f}, number {place[label] + 1} by it{others}"
-                yield dataclasses.replace(row, detail=said)
+                figure = f"{dataset.candidates[label]!r} above {threshold:.1%}"
+                said = f"chi-squared {told[label]:.1f}, number {place} by it{others}"
+                yield _share(figure, name, hits, hits, said)
 
 
-def _share(metric: str, hits: np.ndarray, decisions: np.ndarray) -> Outcome:
-    # Neither more nor less of them is better: another share is another behaviour.
-    groups = np.zeros(len(hits), np.int64)
-    return Outcome(metric, "image", SHARE, hits, decisions, groups, None, either_way=True)
+def _share(
+    figure: str, group: str, hits: np.ndarray, decisions: np.ndarray, detail: str = ""
+) -> Outcome:
+    """A share of a group's images, of which neither more nor less is better."""
+    return Outcome(
+        f"{figure}, {group}",
+        "image",
+        SHARE,
+        hits,
+        decisions,
+        np.zeros(len(hits), np.int64),
+        chance=None,
+        detail=detail,
+        group=group,
+        aim="same",
+    )
 
 
 def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
     images, first = over_frames(dataset, found)
-    groups = groups_of(_grouped(dataset), first)
+    grouped = _grouped(dataset)
     classes = classifier_weights(found.texts[CLASS_TEXTS][:, None])
-    rows = list(_classes(images, classes, groups))
+    rows = list(_classes(images, classes, groups_of(grouped, first)))
     if dataset.candidates:
-        rows += _labels(dataset, images, normalize(found.texts[LABEL_TEXTS]), groups)
+        each = groups_of(grouped, first, combined=False)
+        rows += _labels(dataset, images, normalize(found.texts[LABEL_TEXTS]), each)
     return rows
 
 
@@ -148,17 +163,10 @@ def _texts(dataset: Dataset) -> dict[str, list[str]]:
     return found
 
 
-CAVEAT = (
-    "probes of bias say how a model answers these words on these photos; other words, photos or "
-    "cut-offs give other figures, groups are those that annotators saw in a face, and that shares "
-    "are equal does not make a use harmless"
-)
-
 TASK = Task(
     name="bias",
     fits=lambda dataset: bool(_grouped(dataset).groups),
     texts=_texts,
     outcomes=_outcomes,
     asked=True,
-    caveat=CAVEAT,
 )

@@ -1,53 +1,59 @@
-"""Frames beside a frame: PM-0 and PM-10 of ImageNet-Vid-Robust and YTBB-Robust.
+"""Frames that hardly differ: ImageNet-Vid-Robust and YTBB-Robust's PM-0 and PM-k.
 
-(Shankar et al. 2021, "Do Image Classifiers Generalize Across Time?") The column ``anchor`` is 1
-for the annotated frame of each clip and 0 for those beside it, up to ten before and behind. PM-0 is
-the share of anchors that are right, PM-10 that of clips of which every frame is.
+(Shankar et al. 2021, "Do Image Classifiers Generalize Across Time?") The column ``anchor`` names
+the image whose neighbour in time each is, the anchor itself too. PM-0 is the share of anchors that
+are classified right, PM-k that of anchors of which all neighbours are as well; published figures
+are of the 10 frames before and the 10 behind.
 """
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from clipperf.errors import UsageError
-from clipperf.evals.clips import clips_of
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.outcome import SHARE, Outcome
 from clipperf.evals.ranks import hits_at
 from clipperf.evals.task import Embeddings, Task
 from clipperf.evals.tasks import zeroshot
+from clipperf.text import quoted
 
 COLUMN = "anchor"
 
 
+def sets_of(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The anchors' indices [anchors], and the number of the anchor of each image [images].
+
+    Raises:
+        UsageError: an image's anchor is not there, or none of its own.
+    """
+    names = [image.name.removeprefix("images/") for image in dataset.images]
+    said = [anchor.removeprefix("images/") for anchor in dataset.columns[COLUMN]]
+    at = {name: i for i, name in enumerate(names)}
+    place: dict[str, int] = {}
+    for name, anchor in zip(names, said, strict=True):
+        own = at.get(anchor)
+        if own is None or said[own] != anchor:
+            raise UsageError(f"{dataset.name}: {quoted(anchor)}, {name}'s anchor, is none")
+        place.setdefault(anchor, own)
+    numbers = {anchor: i for i, anchor in enumerate(place)}
+    return np.array(list(place.values())), np.array([numbers[anchor] for anchor in said])
+
+
 def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
-    frames = zeroshot.ranked(dataclasses.replace(dataset, clip="", groups=()), found)
-    hits, predicted = hits_at(frames.ranks, 1), frames.predicted
-    assert predicted is not None
-    anchors, worst = [], []
-    for frames_of in clips_of(dataset):
-        own = [i for i in frames_of if dataset.columns[COLUMN][i] == "1"]
-        if len(own) != 1:
-            raise UsageError(
-                f"{dataset.images[frames_of[0]]}: its clip must have one frame with 1 as its "
-                f"{COLUMN}, and has {len(own)}"
-            )
-        anchors.append(own[0])
-        # The frame that fails, where one does.
-        worst.append(min(frames_of, key=lambda i: (hits[i], i != own[0])))
-    labels = np.asarray(dataset.labels)
-    chance = frames.chance(1)
+    anchors, of = sets_of(dataset)
+    hits = hits_at(zeroshot.ranked(dataset, found).ranks, 1)
+    every = np.bincount(of, weights=~hits) == 0
+    none = np.zeros(len(anchors), np.int64)
     return [
-        Outcome(f"zeroshot {name}", "image", SHARE, hits[at], predicted[at], labels[at], chance)
-        for name, at, chance in (("PM-0", anchors, chance), ("PM-10", worst, None))
+        Outcome(f"neighbours {name}", "image", SHARE, own, own, none, chance=None)
+        for name, own in (("PM-0", hits[anchors]), ("PM-k", every))
     ]
 
 
 TASK = Task(
     name="neighbours",
-    fits=lambda dataset: bool(dataset.clip and dataset.labels) and COLUMN in dataset.columns,
+    fits=lambda dataset: bool(dataset.labels) and COLUMN in dataset.columns and not dataset.clip,
     texts=zeroshot.TASK.texts,
     outcomes=_outcomes,
 )

@@ -41,7 +41,7 @@ def _accuracy_notes(plan: Deployment, scores: Sequence[Score]) -> list[str]:
         return ["random weights: cost only, accuracy unknown"]
     notes = []
     for cell in {judged(o.cell): o.cell for o in plan.towers}.values():
-        mine = [s for s in scores if _same_tower(s, cell)]
+        mine = [s for s in scores if s.aim == "high" and _same_tower(s, cell)]
         verdicts = {verdict_of(s) for s in mine}
         lost = sorted({s.dataset for s in mine if verdict_of(s) is Verdict.WORSE})
         if lost:
