@@ -26,6 +26,7 @@ from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Score
 from clipperf.nouns.variant import Side
 from clipperf.serve.model import ClipModel
+from clipperf.system.files import digest_of
 
 BATCH = 32
 
@@ -251,7 +252,7 @@ def plain(
     return Score(
         cell=replace(cell, side=outcome.side, tokens=None),
         dataset=dataset.name,
-        dataset_sha256=dataset.sha256,
+        dataset_sha256=_evaluated(dataset, outcome),
         metric=outcome.metric,
         value=outcome.value,
         n=len(outcome.values),
@@ -263,6 +264,11 @@ def plain(
         group=outcome.group,
         aim=outcome.aim,
     )
+
+
+def _evaluated(dataset: Dataset, outcome: Outcome) -> str:
+    """What was evaluated: the data, and whether features of it are, which is something else."""
+    return digest_of(dataset.sha256, "features") if outcome.features else dataset.sha256
 
 
 def beside(own: Score, ours: Outcome, theirs: Outcome, runtime: str, margin: float) -> Score:

@@ -78,15 +78,19 @@ def centre_frames(dataset: Dataset, found: Embeddings) -> tuple[Dataset, Embeddi
 
 def _centres(dataset: Dataset) -> tuple[Dataset, np.ndarray]:
     chosen = np.array([own[len(own) // 2] for own in clips_of(dataset)])
+    return only_images(dataset, chosen), chosen
+
+
+def only_images(dataset: Dataset, chosen: np.ndarray) -> Dataset:
+    """A dataset of classes with these of its images."""
 
     def few(values: tuple) -> tuple:  # type: ignore[type-arg]
         return tuple(values[i] for i in chosen) if values else ()
 
-    small = dataclasses.replace(
+    return dataclasses.replace(
         dataset,
         images=few(dataset.images),
         labels=few(dataset.labels),
         label_sets=few(dataset.label_sets),
         columns={name: few(values) for name, values in dataset.columns.items()},
     )
-    return small, chosen

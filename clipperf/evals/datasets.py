@@ -43,7 +43,7 @@ class Dataset:
     figures are asked for, `clip` is the one that says which images are frames of one video. With
     `pools` there are other classifiers than classes: those of `class_prompts`, and the class that
     each is pooled for. `candidates` are labels that nobody says to be right; see `tasks.bias`. A
-    cue goes with the images `chosen` of its `choices`.
+    cue goes with the images `chosen` of its `choices`. `folds` are columns; see `evals.folds`.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Dataset:
     cues: tuple[str, ...] = ()
     choices: tuple[tuple[int, ...], ...] = ()
     chosen: tuple[tuple[int, ...], ...] = ()
+    folds: tuple[str, ...] = ()
 
     @property
     def prompt_sets(self) -> tuple[tuple[str, ...], ...]:
@@ -156,6 +157,7 @@ def load_dataset(
         choices=tuple(map(tuple, content.choices)),
         chosen=tuple(map(tuple, content.chosen)),
         candidates=recipe.candidates if recipe else (),
+        folds=tuple(content.folds),
     )
 
 

@@ -80,7 +80,7 @@ class Place:
 class Content:
     """The fields of a `Dataset` that a layout found; `notes` say what is to be known beside.
 
-    `groups` and `clip` are those that the layout itself has; a recipe's come before them.
+    `groups`, `clip` and `folds` are those that the layout itself has; a recipe's come before them.
     """
 
     images: Sequence[ImageSource]
@@ -98,6 +98,7 @@ class Content:
     cues: Sequence[str] = ()
     choices: Sequence[Sequence[int]] = ()
     chosen: Sequence[Sequence[int]] = ()
+    folds: Sequence[str] = ()
     notes: Sequence[str] = ()
 
 

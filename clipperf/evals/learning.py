@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.metric import Ranked
+from clipperf.evals.outcome import Outcome
 from clipperf.evals.probe import LENGTH
 from clipperf.evals.ranks import by_score
 from clipperf.evals.task import Embeddings
@@ -37,16 +40,25 @@ def features_of(found: Embeddings, part: str = "") -> np.ndarray:
 
 
 def samples_of(dataset: Dataset, found: Embeddings, part: str) -> Samples:
-    """A part of the data.
+    """A part of the data; "" is the data itself.
 
     Raises:
         UsageError: its images have no classes, or other kinds of them than the data's own.
     """
-    own, features = dataset.parts[part], features_of(found, part)
+    own, features = dataset.parts[part] if part else dataset, features_of(found, part)
     if bool(own.label_sets) != bool(dataset.label_sets) or not (own.labels or own.label_sets):
         kind = "several classes an image" if dataset.label_sets else "one class an image"
         raise UsageError(f"{dataset.name}: its part for {part} must have {kind}, as it has itself")
     return features, answers_of(own)
+
+
+def told(outcome: Outcome, found: Embeddings) -> Outcome:
+    """An outcome of a probe, which says whether it is of features and of how many."""
+    if "" not in found.features:
+        return outcome
+    said = f"features of {found.features[''].shape[1]} values"
+    more = f"; {outcome.detail}" if outcome.detail else ""
+    return dataclasses.replace(outcome, detail=said + more, features=True)
 
 
 def ranked(name: str, scores: np.ndarray, labels: np.ndarray) -> Ranked:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.folds import TRAIN, divides_itself
 from clipperf.evals.task import TASKS, fitting
 from clipperf.system.files import digest_of
 
@@ -16,7 +17,7 @@ class MissingPartError(UsageError):
 
 
 SPLITS = {
-    "train": ("train",),
+    TRAIN: ("train",),
     "validation": ("val", "valid", "validation", "dev"),
     "reference": ("reference", "train"),
 }
@@ -39,6 +40,8 @@ def with_tasks(dataset: Dataset, names: Sequence[str], load: Load) -> Dataset:
     dataset = dataclasses.replace(dataset, tasks=tuple(names) or dataset.tasks)
     tasks = fitting(dataset)
     needed = dict.fromkeys(part for task in tasks for part in task.parts)
+    if divides_itself(dataset):
+        needed.pop(TRAIN, None)
     usable = dict.fromkeys(part for task in tasks for part in task.may_use if part not in needed)
     notes = list(dataset.notes)
     parts: dict[str, Dataset] = {}

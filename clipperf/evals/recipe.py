@@ -26,6 +26,7 @@
     clip = "video"                   # the column that says which images are frames of one clip,
                                      # or "folder": those of one folder are
     labels = ["a doctor", "a nurse"] # what the task bias looks at
+    folds = ["split 1", "split 2"]   # columns that say train or test of an image; see folds
     [pooled]                         # classifiers whose highest score is a class's: names for
     dog = ["husky", "golden retriever"]  # the templates, of each class that there is; or those
                                      # of ImageNet's 1,000: [151, 152] or ["n02085620", ...]
@@ -76,6 +77,7 @@ class Recipe:
     clip: str = ""
     candidates: tuple[str, ...] = ()
     pooled: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    folds: tuple[str, ...] = ()
 
 
 def read_recipe(source: ImageSource) -> Recipe:
@@ -124,6 +126,7 @@ _LISTS = {
     "templates": "templates",
     "group": "groups",
     "labels": "candidates",
+    "folds": "folds",
 }
 
 
@@ -238,6 +241,7 @@ def applied(content: Content, recipe: Recipe, where: str) -> Content:
         templates=templates,
         class_prompts=prompts or content.class_prompts,
         pools=pools,
+        folds=recipe.folds or content.folds,
     )
 
 

@@ -73,15 +73,35 @@ def most_shots(labels: np.ndarray, classes: int) -> int:
 # --- figures over repeats ------------------------------------------------------------------
 
 
-def over_repeats(outcomes: Sequence[Outcome]) -> Outcome:
-    """One metric's results of several draws on the same samples, as one: their mean."""
+def over_repeats(
+    outcomes: Sequence[Outcome], tested: Sequence[np.ndarray] | None = None
+) -> Outcome:
+    """One metric's results of several draws, as one: their mean.
+
+    `tested` are the places of each draw's samples among all; without them all have the same.
+    """
     first = outcomes[0]
+    tested = tested or [np.arange(len(first.values))] * len(outcomes)
+    every = np.unique(np.concatenate(tested))
+    places = [np.searchsorted(every, own) for own in tested]
+    groups = np.zeros(len(every), first.groups.dtype)
+    for place, outcome in zip(places, outcomes, strict=True):
+        groups[place] = outcome.groups
     return replace(
         first,
-        estimate=_mean_of(first.estimate),
-        values=np.stack([outcome.values for outcome in outcomes], axis=1),
-        decisions=np.stack([outcome.decisions for outcome in outcomes], axis=1),
+        estimate=_mean_of(first.estimate, places),
+        values=_beside([outcome.values for outcome in outcomes], places, len(every)),
+        decisions=_beside([outcome.decisions for outcome in outcomes], places, len(every)),
+        groups=groups,
     )
+
+
+def _beside(each: Sequence[np.ndarray], places: Sequence[np.ndarray], n: int) -> np.ndarray:
+    """Values of draws as [n, draws, ...], zeros where a draw has none."""
+    found = np.zeros((n, len(each), *each[0].shape[1:]), each[0].dtype)
+    for i, (place, values) in enumerate(zip(places, each, strict=True)):
+        found[place, i] = values
+    return found
 
 
 @dataclass(frozen=True)
@@ -96,23 +116,24 @@ class RepeatedGap:
         return _both(self.differences, [gap.interval(times) for gap in self.gaps])
 
 
-def _mean_of(one: Estimate) -> Estimate:
-    """The mean of a figure over draws: values are [n, draws, ...]."""
+def _mean_of(one: Estimate, places: Sequence[np.ndarray]) -> Estimate:
+    """The mean of a figure over draws: values are [n, draws, ...], those of each at its places."""
+    each = list(enumerate(places))
 
     def figures(values: np.ndarray, groups: np.ndarray) -> list[float]:
-        return [one.value(values[:, i], groups) for i in range(values.shape[1])]
+        return [one.value(values[own, i], groups[own]) for i, own in each]
 
     def value(values: np.ndarray, groups: np.ndarray) -> float:
         return float(np.mean(figures(values, groups)))
 
     def interval(values: np.ndarray, groups: np.ndarray) -> Interval:
-        intervals = [one.interval(values[:, i], groups) for i in range(values.shape[1])]
+        intervals = [one.interval(values[own, i], groups[own]) for i, own in each]
         low, high = _both(figures(values, groups), intervals)
         return max(0.0, low), min(1.0, high)
 
     def gap(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray) -> RepeatedGap:
         pairs = zip(figures(ours, groups), figures(theirs, groups), strict=True)
-        gaps = (one.gap(ours[:, i], theirs[:, i], groups) for i in range(ours.shape[1]))
+        gaps = (one.gap(ours[own, i], theirs[own, i], groups[own]) for i, own in each)
         return RepeatedGap(tuple(a - b for a, b in pairs), tuple(gaps))
 
     return Estimate(value, interval, gap, one.independent)

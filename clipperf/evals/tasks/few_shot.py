@@ -14,7 +14,8 @@ from clipperf.errors import UsageError
 from clipperf.evals.clips import centre_frames
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.fits import digest, kept_probe
-from clipperf.evals.learning import Samples, answers_of, features_of, ranked, samples_of
+from clipperf.evals.folds import divides_itself
+from clipperf.evals.learning import Samples, answers_of, features_of, ranked, samples_of, told
 from clipperf.evals.metric import measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import hits_at
@@ -33,6 +34,8 @@ TOP = "-shot top-1"
 
 
 def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
+    if divides_itself(dataset):
+        raise UsageError(f"{dataset.name}: few shots are drawn of a part to train on, not of folds")
     dataset, found = centre_frames(dataset, found)
     train = samples_of(dataset, found, "train")
     validation = samples_of(dataset, found, "validation") if "validation" in found.parts else None
@@ -49,8 +52,11 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
             draws.append(measured(ranked(f"{count}-shot", scores, labels)))
         rows.append([over_repeats(same) for same in zip(*draws, strict=True)])
     said = _said(dataset, found, shots, rows, repeats)
+    details = {True: said, False: ""}
     return [
-        replace(row, detail=said if row.metric.endswith(TOP) else "") for own in rows for row in own
+        told(replace(row, detail=details[row.metric.endswith(TOP)]), found)
+        for own in rows
+        for row in own
     ]
 
 

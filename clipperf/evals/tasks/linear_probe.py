@@ -1,20 +1,24 @@
 """A linear probe: how well the classes of a part to train on separate, by the CLIP paper's rules.
 
 The strength is searched on the data's own validation split, or on a fifth of the training split;
-see `evals.probe`.
+see `evals.probe`. With folds each has a probe of its own, and figures are means over them.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from clipperf.evals.clips import centre_frames
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.fits import digest, kept_probe
-from clipperf.evals.learning import Samples, answers_of, features_of, ranked, samples_of
+from clipperf.evals.folds import Fold, divides_itself, folds_of
+from clipperf.evals.learning import Samples, answers_of, features_of, ranked, samples_of, told
 from clipperf.evals.metric import Scored, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.probe import Probe, probe
+from clipperf.evals.shots import over_repeats
 from clipperf.evals.task import Embeddings, Task
 
 NAME = "linear probe"
@@ -28,11 +32,34 @@ def found_on(train: Samples, validation: Samples | None, classes: int) -> Probe:
 
 def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
     dataset, found = centre_frames(dataset, found)
-    classes = len(dataset.class_names)
-    train = samples_of(dataset, found, "train")
+    train = samples_of(dataset, found, "" if divides_itself(dataset) else "train")
     validation = samples_of(dataset, found, "validation") if "validation" in found.parts else None
+    tests = features_of(found), answers_of(dataset)
+    classes, folds = len(dataset.class_names), folds_of(dataset)
+    if folds:
+        pairs = ((_of(train, fold.train), _of(tests, fold.test)) for fold in folds)
+        rows = _over(folds, [_rows(few, validation, own, classes) for few, own in pairs])
+    else:
+        rows = _rows(train, validation, tests, classes)
+    return [told(row, found) for row in rows]
+
+
+def _over(folds: list[Fold], rows: list[list[Outcome]]) -> list[Outcome]:
+    said = f"mean over {len(folds)} folds; the first: "
+    tested = [fold.test for fold in folds]
+    same = zip(*rows, strict=True)
+    return [replace(over_repeats(own, tested), detail=said + own[0].detail) for own in same]
+
+
+def _of(samples: Samples, chosen: np.ndarray) -> Samples:
+    return samples[0][chosen], samples[1][chosen]
+
+
+def _rows(
+    train: Samples, validation: Samples | None, tests: Samples, classes: int
+) -> list[Outcome]:
     own = found_on(train, validation, classes)
-    scores, right = own.linear.scores(features_of(found)), answers_of(dataset)
+    scores, right = own.linear.scores(tests[0]), tests[1]
     if right.dtype == bool:
         rows = measured(Scored(NAME, "multi-label", "image", scores, right))
     else:

@@ -6,6 +6,7 @@ import numpy as np
 
 from clipperf.evals.clips import over_frames
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.folds import held_for_test
 from clipperf.evals.groups import groups_of, parts_of
 from clipperf.evals.metric import Ranked, Scored, measured
 from clipperf.evals.outcome import Outcome
@@ -68,6 +69,7 @@ def classifier(dataset: Dataset, found: Embeddings) -> np.ndarray:
 
 
 def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
+    dataset, found = held_for_test(dataset, found)
     if dataset.label_sets:
         return measured(scored(dataset, found))
     rows = measured(ranked(dataset, found))
