@@ -18,6 +18,7 @@ from clipperf.registry import Registry
 class Ranked:
     """Where each of n queries ranked what is right for it among a number of candidates.
 
+    `candidates` is that number, or int [n] where each query has its own.
     `name` begins the names of its figures. `kind` chooses the metrics: "classification",
     "retrieval", or one of the task's own. `side` is the one that queries. `ranks` int64 [n] are
     those of `evals.ranks`. `groups` int [n] is the class or image that a query belongs to;
@@ -32,7 +33,7 @@ class Ranked:
     kind: str
     side: Side
     ranks: np.ndarray
-    candidates: int
+    candidates: int | np.ndarray
     groups: np.ndarray
     clustered: bool = False
     right: np.ndarray | None = None
@@ -43,7 +44,7 @@ class Ranked:
     def chance(self, k: int) -> float:
         """The expected share of hits at `k` of guessing; 1 where none can miss."""
         if self.right is None:
-            return min(1.0, k / self.candidates)
+            return float(np.mean(np.minimum(1.0, k / np.asarray(self.candidates))))
         return chance_any_in_top(k, self.candidates, self.right)
 
 

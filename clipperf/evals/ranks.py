@@ -172,15 +172,16 @@ def hits_at(ranks: np.ndarray, k: int) -> np.ndarray:
     return ranks < k
 
 
-def chance_any_in_top(k: int, candidates: int, right: np.ndarray) -> float:
+def chance_any_in_top(k: int, candidates: int | np.ndarray, right: np.ndarray) -> float:
     """Expected share of samples with a right candidate among k drawn at random.
 
-    `right` int [n] is how many of the `candidates` are right for each sample. For one sample it
-    is 1 - C(candidates - right, k) / C(candidates, k); with one right candidate, k / candidates.
+    `right` int [n] is how many of the `candidates`, one number or int [n], are right for each
+    sample, at least one. For one sample it is 1 - C(candidates - right, k) / C(candidates, k); with
+    one right candidate, k / candidates.
     """
     missed = np.ones(len(right))
-    for drawn in range(min(k, candidates)):
-        missed *= np.maximum(candidates - right - drawn, 0) / (candidates - drawn)
+    for drawn in range(k):
+        missed *= np.maximum(candidates - right - drawn, 0) / np.maximum(candidates - drawn, 1)
     return float(1 - missed.mean())
 
 

@@ -58,8 +58,6 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
         scores = weights[indices] @ image
         ranks.append(int((scores[1:] >= scores[0] - TIE).sum()))
         predicted.append(indices[int(np.argmax(scores))])
-    # Guessing: the mean of one over each lexicon's size.
-    size = round(1 / float(np.mean([1 / len(candidates) for candidates in own])))
     right = np.array([place[candidates[0]] for candidates in own])
     return measured(
         Ranked(
@@ -67,7 +65,7 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
             "classification",
             "image",
             np.array(ranks),
-            candidates=size,
+            candidates=np.array([len(candidates) for candidates in own]),
             groups=right,
             predicted=np.array(predicted),
         )
