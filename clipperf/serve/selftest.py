@@ -9,9 +9,10 @@ import numpy as np
 
 from clipperf.drift import drift_of
 from clipperf.errors import ArtifactError
-from clipperf.nouns.artifact import Artifact, reference_name
+from clipperf.nouns.artifact import FEATURES_REFERENCE, Artifact, reference_name
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import PRECISIONS
+from clipperf.serve.features import features_of
 from clipperf.serve.parity_inputs import parity_inputs
 from clipperf.system.reading import read_small
 
@@ -25,12 +26,17 @@ MOST_ROWS = 1024
 def check(engine: Engine, folder: Path, tower: Artifact) -> None:
     """Embed the first inputs that the export was judged on, in the same batches.
 
+    Features that a tower gives beside its embeddings are compared as they are.
+
     Raises:
         ArtifactError: the embeddings are farther from PyTorch's than the export allowed, or the
             artifact does not hold these.
         EngineError: the tower does not run.
     """
-    reference = _reference(folder, tower)
+    path = folder / reference_name(tower.side)
+    references = [_reference(path, tower.outputs[0].shape[-1])]
+    if len(tower.outputs) > 1:
+        references.append(_reference(folder / FEATURES_REFERENCE, tower.outputs[1].shape[-1]))
     inputs = parity_inputs(folder, tower.side, tower.inputs[0].dtype)
     judged = tower.parity
     sizes = judged.batches if judged is not None else _smallest(tower)
@@ -41,8 +47,11 @@ def check(engine: Engine, folder: Path, tower: Artifact) -> None:
         )
     done, least = 0, 1.0
     for size in sizes:
-        rows = np.arange(done, done + size) % min(len(reference), len(inputs))
-        least = min(least, _least_cosine(engine.run(inputs[rows]), reference[rows]))
+        rows = np.arange(done, done + size) % min(*map(len, references), len(inputs))
+        batch = inputs[rows]
+        both = features_of(engine, batch) if len(references) > 1 else (engine.run(batch),)
+        for found, reference in zip(both, references, strict=True):
+            least = min(least, _least_cosine(found, reference[rows]))
         done += size
         if done >= INPUTS:
             break
@@ -73,9 +82,8 @@ def _smallest(tower: Artifact) -> tuple[int, ...]:
     return (int(smallest),) if smallest.isdecimal() else (1,)
 
 
-def _reference(folder: Path, tower: Artifact) -> np.ndarray:
-    """PyTorch's embeddings [n, embed_dim] of the first inputs."""
-    path = folder / reference_name(tower.side)
+def _reference(path: Path, width: int | str) -> np.ndarray:
+    """PyTorch's embeddings, or features, [n, width] of the first inputs."""
     data = read_small(path, MOST_REFERENCE_BYTES)
     try:
         if not data.startswith(np.lib.format.MAGIC_PREFIX):  # np.load takes zips as well
@@ -83,7 +91,6 @@ def _reference(folder: Path, tower: Artifact) -> np.ndarray:
         found: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError) as exc:
         raise ArtifactError(f"{path} holds no embeddings: {exc}; export the model again") from exc
-    width = tower.outputs[0].shape[-1]
     if found.ndim != 2 or not len(found) or found.shape[1] != width or found.dtype.kind != "f":
         raise ArtifactError(f"{path} holds no embeddings of this tower; export the model again")
     return found

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import clipperf
 from clipperf.engines import contract
-from clipperf.errors import ExportError, UnsupportedError, UsageError
+from clipperf.errors import ArtifactError, ExportError, UnsupportedError, UsageError
 from clipperf.export.folder import Exported
 from clipperf.export.make import make
 from clipperf.inputs.preprocess import preprocess
@@ -26,6 +26,7 @@ from clipperf.models.towers import ImageTower
 from clipperf.nouns.artifact import FEATURES_REFERENCE
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.variant import Variant
+from clipperf.serve import selftest
 from clipperf.serve.features import features_of
 from clipperf.system import store
 
@@ -173,6 +174,9 @@ def test_the_gate_looks_at_features(
     assert gate.by_runtime(job, like(tower)).passed
     found = gate.compared(Wrong(), job, like(tower))
     assert not found.passed and found.inputs.endswith("features")
+    with pytest.raises(ArtifactError, match=r"the image tower .* fails its self-test"):
+        selftest.check(Wrong(), done.folder, tower)
+    clipperf.load(done.folder, verify=True).close()
 
 
 def test_a_resnet_has_its_embeddings_for_features(
