@@ -55,11 +55,16 @@ def main() -> int:
     codes = []
     for model in options.models:
         target = options.out / f"{name}-{model}-{options.precision}.json"
+        target.unlink(missing_ok=True)  # a failed run must not show an older one's figures
         words = [sys.executable, "-m", "clipperf", "profile", model, "--pretrained", "random"]
         words += ["--device", "cuda", "--runtime", ",".join(runtimes), "--batch", options.batch]
         words += ["--precision", options.precision, "--json", str(target)]
         codes.append(subprocess.run([*words, *(["--quick"] if options.quick else [])]).returncode)
-        report = render(build_report([store.read_result(target)], ()), "md")
+        try:
+            report = render(build_report([store.read_result(target)], ()), "md")
+        except ClipperfError as exc:  # the next model may go through
+            print(f"{model}: {exc}", file=sys.stderr, flush=True)
+            continue
         target.with_suffix(".md").write_text(report, encoding="utf-8")
     return max(codes)
 

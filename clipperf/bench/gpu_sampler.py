@@ -118,8 +118,11 @@ def summarise(
 def _vram_peak(
     samples: Sequence[Sample], baseline_bytes: int | None
 ) -> tuple[int | None, str | None]:
-    """The two sources are never mixed: one reading by process id replaces all by device."""
-    own = [s.process_bytes for s in samples if s.process_bytes is not None]
+    """The two sources are never mixed: one reading by process id replaces all by device.
+
+    No process on a GPU uses 0 bytes of it: that is what some containers say of all.
+    """
+    own = [s.process_bytes for s in samples if s.process_bytes]
     if own:
         return max(own), "nvml-process"
     used = [s.used_bytes for s in samples if s.used_bytes is not None]

@@ -25,6 +25,10 @@ from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import Engine, EngineRequest
 from clipperf.registry import Registry
 
+SHORTEST_TOKENS = 3
+"""Begin and end of an empty text, and one more: behind a begin that is a constant a single token
+would be multiplied in another order. An engine that needs longer input has `min_tokens`."""
+
 
 @dataclass(frozen=True)
 class Availability:

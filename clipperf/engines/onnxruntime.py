@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines.contract import Availability
+from clipperf.engines.contract import SHORTEST_TOKENS, Availability
 from clipperf.errors import EngineError
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import EngineRequest
@@ -42,7 +42,10 @@ def library() -> Any:
 class OnnxRuntimeEngine:
     """One session with a single input, and embeddings for its first output; it copies both."""
 
-    def __init__(self, session: Any, provider: str, streams: int = 1) -> None:
+    def __init__(
+        self, session: Any, provider: str, streams: int = 1, min_tokens: int = SHORTEST_TOKENS
+    ) -> None:
+        self.min_tokens = min_tokens
         self._session = session
         self.streams = streams
         self._input = session.get_inputs()[0].name

@@ -49,7 +49,11 @@ class BoundEngine:
     """A session whose input and output lie on the device, one pair of buffers per shape."""
 
     def __init__(
-        self, session: Any, provider: str, device: str = "cuda", min_tokens: int = 2
+        self,
+        session: Any,
+        provider: str,
+        device: str = "cuda",
+        min_tokens: int = contract.SHORTEST_TOKENS,
     ) -> None:
         self.min_tokens = min_tokens
         self._session = session
@@ -120,8 +124,7 @@ def open_tensorrt(request: EngineRequest) -> BoundEngine:
             (CUDA, providers.cuda_options(request.cell.precision)),
         ]
         session = _session(request, TENSORRT, _options(request), named)
-        tokens = request.cell.tokens or request.spec.context_tokens  # the profile's only length
-        return BoundEngine(session, TENSORRT, min_tokens=tokens)
+        return BoundEngine(session, TENSORRT, min_tokens=providers.profile_tokens(request))
 
     folder, engine = providers.cache_folder(request), None
     if folder is not None:
@@ -165,7 +168,9 @@ def open_tensorrt_rtx(request: EngineRequest) -> OnnxRuntimeEngine:
     def opened(folder: Path | None) -> OnnxRuntimeEngine:
         options, chosen = _options(request), providers.tensorrt_rtx_options(request, folder)
         options.add_provider_for_devices(devices[:1], chosen)
-        return OnnxRuntimeEngine(_session(request, TENSORRT_RTX, options), TENSORRT_RTX)
+        session = _session(request, TENSORRT_RTX, options)
+        tokens = providers.profile_tokens(request)
+        return OnnxRuntimeEngine(session, TENSORRT_RTX, min_tokens=tokens)
 
     if folder is None or not _made(folder):
         return opened(None)

@@ -121,6 +121,11 @@ def cuda_options(precision: str) -> dict[str, str]:
     }
 
 
+def profile_tokens(request: EngineRequest) -> int:
+    """The only length of texts in a profile: shorter ones are padded to it."""
+    return request.cell.tokens or request.spec.context_tokens
+
+
 def profile(request: EngineRequest) -> dict[str, str]:
     """Shapes by "min", "opt" and "max", as both TensorRT providers spell them.
 
@@ -131,7 +136,7 @@ def profile(request: EngineRequest) -> dict[str, str]:
     if cell.side == "image":
         rest = f"3x{spec.image_px}x{spec.image_px}"
     else:
-        rest = str(cell.tokens or spec.context_tokens)
+        rest = str(profile_tokens(request))
     name = INPUT_NAMES[cell.side]
     batches = {"min": 1, "opt": cell.batch, "max": max(PROFILE_MAX_BATCH, cell.batch)}
     return {kind: f"{name}:{batch}x{rest}" for kind, batch in batches.items()}

@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from clipperf.engines.contract import SHORTEST_TOKENS
 from clipperf.errors import UsageError
 from clipperf.inputs.tokenize import Tokenizer, eot_lengths, text_lengths
 from clipperf.nouns.artifact import CutAt
@@ -25,10 +26,6 @@ WINDOW, WINDOW_TOKENS = 8192, 1 << 21
 
 RUN_COST_TOKENS = 16
 """What one more run costs beside its tokens, in tokens: reading the weights once, and overhead."""
-
-SHORTEST_TOKENS = 3
-"""Begin and end of an empty text, and one more: behind a begin that is a constant a single token
-would be multiplied in another order. An engine that needs longer input has `min_tokens`."""
 
 
 Lengths = Callable[[np.ndarray], np.ndarray]

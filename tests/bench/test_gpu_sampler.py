@@ -187,6 +187,9 @@ def test_vram_by_process_replaces_vram_by_device() -> None:
     own = [*used, Sample(0.3, 70, 9999), Sample(0.4, 50, 9999)]
     seen = summarise(own, BITS, 1000)
     assert (seen.vram_peak_bytes, seen.vram_source) == (70, "nvml-process")
+    contained = [replace(sample, process_bytes=0) for sample in used]
+    seen = summarise(contained, BITS, 1000)  # a container hides what processes use
+    assert (seen.vram_peak_bytes, seen.vram_source) == (8500, "nvml-device-delta")
 
 
 def test_clocks_heat_and_reasons() -> None:

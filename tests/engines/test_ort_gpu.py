@@ -274,15 +274,26 @@ def test_a_cache_is_removed_only_where_it_works_without(
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("runtime", ["ort-trt", "ort-trt-rtx"])
+def test_texts_are_padded_to_the_only_length_of_the_profile(
+    runtime: str, tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tokens in (None, 5):
+        opened, _ = watched(monkeypatch, tmp_path, graph, runtime, lambda cached: None, tokens)
+        assert opened().min_tokens == (tokens or SPEC.context_tokens)
+
+
 def watched(
     monkeypatch: pytest.MonkeyPatch,
     root: Path,
     graph: Path,
     runtime: str,
     error: Callable[[bool], EngineError | None],
+    tokens: int | None = None,
 ) -> tuple[Callable[[], Any], list[str]]:
     """What opens a tower whose cache is there, and fails as `error` says, with or without it."""
-    asked = request(runtime, key="k", cache_folder=str(root / "cache"), path=str(graph))
+    more = {"key": "k", "cache_folder": str(root / "cache"), "path": str(graph)}
+    asked = request(runtime, tokens=tokens, **more)
     target = providers.cache_folder(asked)
     assert target is not None
     target.mkdir(parents=True, exist_ok=True)
@@ -299,7 +310,10 @@ def watched(
         if found is not None:
             failed.append("kept" if kept else "without")
             raise found
-        return SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="pixel_values")])
+        return SimpleNamespace(
+            get_inputs=lambda: [SimpleNamespace(name="pixel_values")],
+            get_outputs=lambda: [SimpleNamespace(name="image_embeds")],
+        )
 
     class Options:
         given: dict[str, str]

@@ -191,7 +191,7 @@ class Context:
         return (self._shape[0], EMBED)
 
     def update_device_memory_size_for_shapes(self) -> int:
-        return WORK_PER_ROW * self._shape[0]
+        return self._module.work_per_row * self._shape[0]
 
     def set_device_memory(self, address: int, size: int) -> None:
         self._work = (address, size)
@@ -226,6 +226,7 @@ class Context:
 
 class RtxContext(Context):
     def is_stream_capturable(self, stream: int) -> bool:
+        self._module.asked += 1
         return self._module.capturable
 
 
@@ -291,6 +292,7 @@ class FakeTensorRT:
         self.rtx = rtx
         self.contexts = 0
         self.capturable = True
+        self.asked, self.work_per_row = 0, WORK_PER_ROW
         self.fail_loading = self.fail_contexts = self.fail_runs = self.fail_capture = ""
         self.kernels_read: bytes | None = None
         self.kernels_now = b"kernels"
@@ -476,6 +478,60 @@ def test_a_failed_capture_is_not_a_failed_run(opened: Open) -> None:
     assert (engine.graphs, cuda.launched) == (0, 0)
 
 
+def test_a_capture_is_tried_once_a_shape(opened: Open) -> None:
+    engine, _, module = opened(setup=lambda m: setattr(m, "capturable", False))
+    for turn in range(5):
+        engine.run(batch(8, turn))
+    assert module.asked == 1
+    module.capturable = True
+    for turn in range(3):
+        engine.run(batch(4, turn))
+    assert (module.asked, engine.graphs) == (2, 1)
+
+
+@pytest.mark.parametrize("error", [EngineError("no"), KeyboardInterrupt(), ValueError("odd")])
+def test_whatever_ends_a_capture_leaves_it(error: BaseException) -> None:
+    ended: list[int] = []
+
+    class Runtime:
+        cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+        cudaError_t = types.SimpleNamespace(cudaSuccess=0)
+
+        def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[int, None]:
+            return 0, None
+
+        def cudaStreamEndCapture(self, stream: int) -> tuple[int, int]:
+            ended.append(stream)
+            return 0, 1
+
+    def enqueue() -> None:
+        raise error
+
+    driver = object.__new__(cuda_driver.Cuda)
+    driver._rt = Runtime()
+    with pytest.raises(type(error)):
+        driver.capture(7, enqueue)
+    assert ended == [7]
+
+
+def test_no_room_for_a_graphs_context_is_no_failed_run(opened: Open) -> None:
+    engine, _, module = opened()
+    engine.run(batch(8))
+    module.fail_contexts = "Cuda Runtime (out of memory)"
+    for turn, rows in enumerate((8, 8, 4, 4, 8)):
+        np.testing.assert_array_equal(engine.run(batch(rows, turn)), expected(rows, turn))
+    assert (engine.graphs, module.contexts) == (0, 1)
+
+
+def test_a_shape_whose_memory_is_not_told_is_an_error(opened: Open) -> None:
+    engine, _, module = opened()
+    module.work_per_row = 0
+    with pytest.raises(EngineError, match=r"cannot tell the memory that \[8, 6\] takes"):
+        engine.run(batch(8))
+    module.work_per_row = WORK_PER_ROW
+    np.testing.assert_array_equal(engine.run(batch(8)), expected(8))
+
+
 def test_inputs_are_converted_and_cross_in_pieces(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -608,7 +664,9 @@ def test_a_plan_that_does_not_load_carries_tensorrts_reason(opened: Open) -> Non
 
 
 def test_the_wrong_gpu_is_named_with_the_fix(opened: Open) -> None:
-    with pytest.raises(EngineError, match=r"built for sm86, sm89, the GPU here is sm90.*--target"):
+    with pytest.raises(EngineError, match=r"built for sm86, sm89, the GPU here is sm120.*--target"):
+        opened(cuda=HostCuda(kind="sm120"))
+    with pytest.raises(EngineError, match=r"runs on sm75, .*, not on sm90: export .* trt on this"):
         opened(cuda=HostCuda(kind="sm90"))
 
 
@@ -672,16 +730,26 @@ def test_without_folder_or_key_nothing_is_kept(plan: Path, tmp_path: Path) -> No
 
 
 def test_each_missing_piece_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    state: dict[str, Any] = {"trt": True, "binding": "cuda-bindings", "gpu": []}
+    state: dict[str, Any] = {"trt": True, "binding": "cuda-bindings", "gpu": [], "kind": None}
     monkeypatch.setattr(flavours, "installed", lambda flavour: state["trt"])
     monkeypatch.setattr(flavours, "version", lambda flavour: "1.2.3")
     monkeypatch.setattr(cuda_driver, "package", lambda: state["binding"])
     monkeypatch.setattr(nvidia, "gpu_problems", lambda: state["gpu"])
+    monkeypatch.setattr(flavours, "gpu_kind", lambda: state["kind"])
     for flavour in ("trt", "trt-rtx"):
         state.update({"trt": True, "binding": "cuda-bindings", "gpu": []})
         found = tensorrt.availability(flavour, "cuda")
         assert (found.usable, found.fix) == (True, "")
         assert found.detail == f"{flavours.TITLES[flavour]} 1.2.3, cuda-bindings"
+        state["kind"] = "sm90"
+        found = tensorrt.availability(flavour, "cuda")
+        assert found.usable == (flavour == "trt")
+        if flavour == "trt-rtx":
+            assert found.detail == (
+                "TensorRT for RTX runs on sm75, sm86, sm89, sm120, sm121, not on sm90"
+            )
+            assert found.fix == "take --runtime trt or ort-trt"
+        state["kind"] = None
         state["gpu"] = [("no GPU", "buy one")]
         assert tensorrt.availability(flavour, "cuda").detail == "no GPU"
         state["binding"] = None

@@ -168,7 +168,7 @@ def test_brain_floats_build_from_ampere_on(
     done = make(spec, ("image",), engine("bf16", targets=THREE))
     assert plan_file.read(done.folder / "image" / "model.plan").targets == THREE
     before = snapshot(home)
-    with pytest.raises(UsageError, match=r"no bf16 engine for sm75: .* sm80, sm86, sm89"):
+    with pytest.raises(UsageError, match=r"no bf16 engine for sm75: .* sm86, sm89"):
         make(spec, ("image",), engine("bf16", targets=("sm75",)))
     assert snapshot(home) == before
 
@@ -294,7 +294,7 @@ def test_the_cache_key_holds_everything_that_changes_the_bytes(
         ("trt-rtx", "tf32", "sm75", True),
         ("trt-rtx", "int8", "sm75", True),
         ("trt-rtx", "fp16", "sm75", False),
-        ("trt-rtx", "int8", "sm80", False),
+        ("trt-rtx", "int8", "sm86", False),
         # Full TensorRT picks its kernels on the GPU, whose own limits are left.
         ("trt", "fp8", "sm86", True),
         ("trt", "fp8", "sm90", False),
@@ -362,7 +362,7 @@ def test_a_second_checkpoint_replaces_the_first_and_never_mixes(
     first = make(stocked, SIDES, ADA, out=out)
     assert len(first.manifest.towers) == 2
     other = use(monkeypatch, checkpoints / "b")
-    with pytest.raises(UsageError, match=r"has its text tower of other weights .* --tower both"):
+    with pytest.raises(UsageError, match=r"text tower of other weights, sizes .* --tower both"):
         make(other, ("image",), ADA, out=out)
     assert_usable(out)
     second = make(other, SIDES, ADA, out=out)
@@ -382,7 +382,7 @@ PRECISION_LIST = "choose from fp32, tf32, fp16, bf16"
     [
         (("--runtime", "trt-rtx", "--precision", "foo"), PRECISION_LIST),
         (("--runtime", "trt", "--precision", "foo"), PRECISION_LIST),
-        (("--runtime", "trt-rtx", "--target", "sm99"), "choose --target from sm75, sm80, sm86"),
+        (("--runtime", "trt-rtx", "--target", "sm99"), "choose --target from sm75, sm86, sm89"),
         (
             ("--runtime", "trt-rtx", "--precision", "fp8", "--target", "sm86,sm89"),
             "no fp8 engine for sm86: choose --target from sm89, sm120, sm121",

@@ -640,9 +640,12 @@ def test_another_installed_version_or_gpu_is_said(
     info = plan_file.read(plan)
     assert plan_file.obstacle(info, "sm89") is None
     assert plan_file.obstacle(info, None) == "no NVIDIA GPU was found"
-    assert "GPU here is sm90" in (plan_file.obstacle(info, "sm90") or "")
-    later = replace(info, targets=("sm80",), options={"hardware_compat": "ampere-plus"})
-    assert plan_file.obstacle(later, "sm90") is None
+    assert "GPU here is sm75" in (plan_file.obstacle(info, "sm75") or "")
+    assert (plan_file.obstacle(info, "sm90") or "").startswith(
+        "TensorRT for RTX runs on sm75, sm86, sm89, sm120, sm121, not on sm90: export"
+    )
+    later = replace(info, targets=("sm86",), options={"hardware_compat": "ampere-plus"})
+    assert plan_file.obstacle(later, "sm89") is None
     assert plan_file.obstacle(later, "sm75") is not None
     monkeypatch.setattr(flavours, "version", lambda flavour: "1.6.0.1")
     assert f"built with TensorRT for RTX {info.version}, 1.6.0.1 is installed" in (

@@ -243,8 +243,8 @@ def test_a_plan(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert said["runs here"] == "no: no NVIDIA GPU was found"
     monkeypatch.setattr(flavours, "gpu_kind", lambda: "sm89")
     assert inspect(plan).runs_here
-    monkeypatch.setattr(flavours, "gpu_kind", lambda: "sm90")
-    assert "the GPU here is sm90" in (inspect(plan).obstacle or "")
+    monkeypatch.setattr(flavours, "gpu_kind", lambda: "sm120")
+    assert "the GPU here is sm120" in (inspect(plan).obstacle or "")
 
 
 @needs_rtx

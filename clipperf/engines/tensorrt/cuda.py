@@ -136,7 +136,7 @@ class Cuda:
         self._ok(self._rt.cudaStreamBeginCapture(stream, mode))
         try:
             enqueue()
-        except EngineError:
+        except BaseException:  # an interruption, too, would leave a stream that runs nothing
             self._rt.cudaStreamEndCapture(stream)  # leaves capture mode; the first error counts
             raise
         graph = self._ok(self._rt.cudaStreamEndCapture(stream))

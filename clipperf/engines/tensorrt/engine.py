@@ -76,6 +76,7 @@ class _Shape:
     context: trt.IExecutionContext
     output: tuple[int, ...]
     graph: Any = None
+    tried: bool = False
 
 
 class TensorRTEngine:
@@ -171,7 +172,7 @@ class TensorRTEngine:
         cuda.to_host(host, self._out.address, stream)
         self._mark(marks, 3)
         cuda.synchronize(stream)
-        if kept.graph is None and kept.context is not self._context:
+        if self._capturing and not kept.tried and kept.context is not self._context:
             self._capture(kept)
         return host.view(dtype).reshape(kept.output).astype(np.float32)
 
@@ -195,15 +196,28 @@ class TensorRTEngine:
         kept = self._shapes.get(shape)
         if kept is None:
             kept = self._bind(self._context, shape)
-        elif kept.context is self._context and self._capturing:
-            kept = self._bind(self._plan.new_context(self._handle), shape)
-        elif kept.context is self._context and self._bound != shape:
-            kept = self._bind(self._context, shape)
+        elif kept.context is self._context:
+            own = self._bound_alone(shape) if self._capturing else None
+            if own is not None:
+                kept = own
+            elif self._bound != shape:
+                kept = self._bind(self._context, shape)
         self._shapes[shape] = kept
         self._shapes.move_to_end(shape)
         while len(self._shapes) > SHAPES:
             self._drop_graph(self._shapes.popitem(last=False)[1])
         return kept
+
+    def _bound_alone(self, shape: tuple[int, ...]) -> _Shape | None:
+        """A shape with a context of its own, to be captured; None where there is no room for one.
+
+        Then nothing is captured any more: plain runs on the first context need no more memory.
+        """
+        try:
+            return self._bind(self._plan.new_context(self._handle), shape)
+        except EngineError:
+            self._capturing = False
+            return None
 
     def _bind(self, context: trt.IExecutionContext, shape: tuple[int, ...]) -> _Shape:
         """Tell a context its shape and where its memory is, after making enough of it."""
@@ -214,10 +228,13 @@ class TensorRTEngine:
             raise plan.failure(f"refuses the input shape {list(shape)}")
         dims = context.get_tensor_shape(plan.output.name)
         output = tuple(dims[axis] for axis in range(len(dims)))
+        work = int(context.update_device_memory_size_for_shapes())
+        if work <= 0:
+            raise plan.failure(f"cannot tell the memory that {list(shape)} takes")
         needed = (
             (self._in, prod(shape) * np.dtype(plan.input.dtype).itemsize),
             (self._out, prod(output) * np.dtype(plan.output.dtype).itemsize),
-            (self._work, int(context.update_device_memory_size_for_shapes())),
+            (self._work, work),
         )
         if any(size > buffer.size for buffer, size in needed):
             self._forget_shapes()
@@ -231,7 +248,11 @@ class TensorRTEngine:
         return _Shape(context, output)
 
     def _capture(self, kept: _Shape) -> None:
-        """Keep a run that just went through as a graph; without one, runs stay plain."""
+        """Keep a run that just went through as a graph; without one, runs stay plain.
+
+        It is tried once a shape, and no more once CUDA refused.
+        """
+        kept.tried = True
         if not self._plan.capturable(kept.context, self._handle):
             return
         try:
@@ -264,6 +285,9 @@ def availability(flavour: str, device: str) -> Availability:
         problems.append(
             ("neither cuda-bindings nor pycuda is installed", "pip install cuda-bindings")
         )
+    kind = flavours.gpu_kind()
+    if kind is not None and (refused := flavours.unsupported(flavour, kind)):
+        problems.append((refused, "take --runtime trt or ort-trt"))
     versions = f"{title} {flavours.version(flavour)}, {binding}"
     return verdict([*problems, *nvidia.gpu_problems()], versions)
 

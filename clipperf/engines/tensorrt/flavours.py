@@ -26,6 +26,10 @@ PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
 BUILDS_WITHOUT_GPU = frozenset({"trt-rtx"})
 
+RUNS_ON = {"trt-rtx": ("sm75", "sm86", "sm89", "sm120", "sm121")}
+"""The GPU kinds that a flavour is supported on, where not all are: TensorRT for RTX names compute
+capability 7.5, 8.6, 8.9, 12.0 and 12.1, though it builds for 8.0 too (its support matrix)."""
+
 TITLES = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX"}
 
 INSTALL = {"trt": "pip install 'clipperf[trt]'", "trt-rtx": "pip install 'clipperf[trt-rtx]'"}
@@ -43,9 +47,9 @@ DISTRIBUTIONS = {
 class Capabilities:
     """What a TensorRT module can do.
 
-    `targets` are the GPU kinds ("sm89") that it builds for ahead of time; empty where it only
-    builds for the GPU that is present. `hardware_compat` are the levels at which a plan runs on
-    other kinds. `timing_cache` says whether timings of one build can speed up the next,
+    `targets` are the GPU kinds ("sm89") that it builds for ahead of time and runs on; empty where
+    it only builds for the GPU that is present. `hardware_compat` are the levels at which a plan
+    runs on other kinds. `timing_cache` says whether timings of one build can speed up the next,
     `runtime_cache` whether kernels are compiled when a plan is loaded and can be kept then.
     `network_flags` are those that make a network strongly typed.
     """
@@ -112,13 +116,14 @@ def capabilities(module: Any) -> Capabilities:
     them: it times nothing while building, since kernels are compiled where the plan is loaded. So
     the runtime cache, which holds those kernels, tells the two apart.
     """
-    kinds = getattr(module, "ComputeCapability", None)
+    members_of = getattr(getattr(module, "ComputeCapability", None), "__members__", ())
+    found = [name.lower() for name in members_of if name.startswith("SM")]
     levels = getattr(module, "HardwareCompatibilityLevel", None)
     compiles_at_load = hasattr(module, "IRuntimeCache")
     members = [] if levels is None or compiles_at_load else list(levels.__members__)
     flag = module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     return Capabilities(
-        targets=tuple(k.lower() for k in getattr(kinds, "__members__", ()) if k.startswith("SM")),
+        targets=tuple(kind for kind in found if kind in RUNS_ON["trt-rtx"]),
         hardware_compat=tuple(name.lower().replace("_", "-") for name in members if name != "NONE"),
         timing_cache=not compiles_at_load and hasattr(module, "ITimingCache"),
         runtime_cache=compiles_at_load,
@@ -166,6 +171,14 @@ def logger(flavour: str, log: Log) -> tensorrt.ILogger:
             log.take(severity.name, message)
 
     return Collector()
+
+
+def unsupported(flavour: str, kind: str) -> str | None:
+    """Why a flavour does not run on a GPU kind such as "sm90"; None where it does."""
+    known = RUNS_ON.get(flavour)
+    if known is None or kind in known:
+        return None
+    return f"{TITLES[flavour]} runs on {', '.join(known)}, not on {kind}"
 
 
 def gpu_kind() -> str | None:

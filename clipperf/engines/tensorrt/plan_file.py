@@ -165,6 +165,9 @@ def obstacle(info: PlanInfo, gpu: str | None) -> str | None:
         return reason
     if gpu is None:
         return "no NVIDIA GPU was found"
+    refused = flavours.unsupported(info.flavour, gpu)
+    if refused is not None:
+        return f"{refused}: export the model for --runtime trt on this machine"
     later = info.options.get("hardware_compat") == "ampere-plus" and int(gpu[2:]) >= 80
     if gpu in info.targets or later:
         return None
