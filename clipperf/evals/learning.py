@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from clipperf.errors import UsageError
+from clipperf.evals.clips import centres
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.logistic import solver
 from clipperf.evals.metric import Ranked
 from clipperf.evals.probe import LENGTH
 from clipperf.evals.ranks import by_score
@@ -42,11 +46,34 @@ def samples_of(dataset: Dataset, found: Embeddings, part: str) -> Samples:
     Raises:
         UsageError: its images have no classes, or other kinds of them than the data's own.
     """
-    own, features = dataset.parts[part], features_of(found, part)
+    return features_of(found, part), part_answers(dataset, part)
+
+
+def part_answers(dataset: Dataset, part: str) -> np.ndarray:
+    """What is right of each image of a part, as `answers_of`.
+
+    Raises:
+        UsageError: its images have no classes, or other kinds of them than the data's own.
+    """
+    own = dataset.parts[part]
     if bool(own.label_sets) != bool(dataset.label_sets) or not (own.labels or own.label_sets):
         kind = "several classes an image" if dataset.label_sets else "one class an image"
         raise UsageError(f"{dataset.name}: its part for {part} must have {kind}, as it has itself")
-    return features, answers_of(own)
+    return answers_of(own)
+
+
+def checked(dataset: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
+    """What is right of the images to train on, and to search on where these are there.
+
+    Raises:
+        ClipperfError: what a probe lacks, which can be told before anything is embedded.
+    """
+    solver()
+    if dataset.clip:
+        parts = {name: centres(part)[0] for name, part in dataset.parts.items()}
+        dataset = replace(centres(dataset)[0], parts=parts)
+    train = part_answers(dataset, "train")
+    return train, part_answers(dataset, "validation") if "validation" in dataset.parts else None
 
 
 def ranked(name: str, scores: np.ndarray, labels: np.ndarray) -> Ranked:

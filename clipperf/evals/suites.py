@@ -167,7 +167,7 @@ def evaluated(
                 failures.append(Failure(row.dataset, str(exc)))
                 continue
             results.append(result)
-            failures += failed
+            failures += [Failure(f"{row.dataset}, {one.label}", one.reason) for one in failed]
             write(_joined(results, target))
     rows = [
         dataclasses.replace(row, missing=reasons.get(row.dataset, row.missing)) for row in wanted

@@ -10,7 +10,7 @@ import numpy as np
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.metric import Ranked, measured
+from clipperf.evals.metric import Ranked, figures_of, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import TIE, classifier_weights
 from clipperf.evals.recipe import prompts_of
@@ -58,8 +58,6 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
         scores = weights[indices] @ image
         ranks.append(int((scores[1:] >= scores[0] - TIE).sum()))
         predicted.append(indices[int(np.argmax(scores))])
-    # Guessing: the mean of one over each lexicon's size.
-    size = round(1 / float(np.mean([1 / len(candidates) for candidates in own])))
     right = np.array([place[candidates[0]] for candidates in own])
     return measured(
         Ranked(
@@ -67,11 +65,16 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
             "classification",
             "image",
             np.array(ranks),
-            candidates=size,
+            candidates=_size(own),
             groups=right,
             predicted=np.array(predicted),
         )
     )
+
+
+def _size(own: list[list[str]]) -> int:
+    """Among how many words guessing is right as often: the mean of one over each lexicon's size."""
+    return round(1 / float(np.mean([1 / len(candidates) for candidates in own])))
 
 
 TASK = Task(
@@ -80,4 +83,5 @@ TASK = Task(
     texts=_texts,
     outcomes=_outcomes,
     asked=True,
+    figures=lambda dataset: figures_of("lexicon", "classification", _size(lexicons(dataset))),
 )
