@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from clipperf.evals.datasets import Dataset
     from clipperf.evals.evaluate import Failure, OnStage
+    from clipperf.evals.published import PublishedSet
     from clipperf.evals.suites import Wanted
     from clipperf.evals.worker import ModelRequest
     from clipperf.nouns.cell import Cell
@@ -205,7 +206,7 @@ def command(
     points = bundled_points() if robustness is None else read_points(expanded(robustness))
     with open_target(json, "eval") as target, progress(quiet, total=1) as bar:
 
-        def load(given: str | Path) -> Dataset:
+        def load(given: str | Path | PublishedSet) -> Dataset:
             bar.stage(f"reading dataset {shown(given)}")
             found = load_dataset(given, split=split, on_stage=bar.stage, **options)
             return with_tasks(

@@ -15,7 +15,8 @@ from pathlib import Path
 from clipperf.errors import UsageError
 from clipperf.evals.layout import Content, Layout, Place, few, layout_of
 from clipperf.evals.place import OnStage, others, path_of, place_at
-from clipperf.evals.recipe import RECIPE, applied, prompts_of
+from clipperf.evals.published import PublishedSet
+from clipperf.evals.recipe import RECIPE, applied, for_part, prompts_of
 from clipperf.inputs.preprocess import CLIPPED, check_frames, exceeds_bytes, may_exceed_bytes
 from clipperf.inputs.sources import ImageSource, decode
 from clipperf.text import shown
@@ -28,22 +29,23 @@ NAMED = 20
 class Dataset:
     """Images with captions, or classes, or both; what is absent is empty.
 
-    `captions[i]` belongs to `images[caption_image[i]]`; `labels[i]` is the index in
-    `class_names` of `images[i]`, and `label_sets[i]` are those of all its classes where an image
-    may have several (then there are no `labels`). Classes are told apart by index: names are labels
-    for people, and may be there twice. `class_prompts`, where they are given, are the prompts of
+    `captions[i]` belongs to `images[caption_image[i]]`; `labels[i]` is the index in `class_names`
+    of `images[i]`, and `label_sets[i]` are those of all its classes where an image may have several
+    (then there are no `labels`). Classes are told apart by index: names are labels for people, and
+    may be there twice. `class_keys` are what the files call them (a folder, a number), by which
+    classes of other parts are the same. `class_prompts`, where they are given, are the prompts of
     each class; else each is put into every template. `sha256` covers all that scores depend on:
     names and bytes of the images, captions, labels, class names, prompts. It does not change with
     the folder's place, the kind of captions file, or packing into a zip. `tasks` and `metrics` are
     the ones wanted, empty for all. `notes` say what was left out, and what of the images will be
-    seen otherwise than stored. `columns` hold what a table says beside of each image, by column
-    (a region, a latitude, the video that a frame is of), as it was written. `parts` are other parts
-    of the same data that tasks asked for, such as "train"; see `parts`. `shots` and `repeats` are
-    those of few-shot probes, 0 and none for the usual ones. `groups` are the columns by which
-    figures are asked for, `clip` is the one that says which images are frames of one video. With
-    `pools` there are other classifiers than classes: those of `class_prompts`, and the class that
-    each is pooled for. `candidates` are labels that nobody says to be right; see `tasks.bias`. A
-    cue goes with the images `chosen` of its `choices`.
+    seen otherwise than stored. `columns` hold what a table says beside of each image, by column (a
+    region, a latitude, the video that a frame is of), as it was written. `parts` are other parts of
+    the same data that tasks asked for, such as "train"; see `parts`; a recipe says where the
+    `named_parts` are. `shots` and `repeats` are those of few-shot probes, 0 and none for the usual
+    ones. `groups` are the columns by which figures are asked for, `clip` is the one that says which
+    images are frames of one video. With `pools` there are other classifiers than classes: those of
+    `class_prompts`, and the class that each is pooled for. `candidates` are labels that nobody says
+    to be right; see `tasks.bias`. A cue goes with the images `chosen` of its `choices`.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Dataset:
     caption_image: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
     class_names: tuple[str, ...] = ()
+    class_keys: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     label_sets: tuple[tuple[int, ...], ...] = ()
@@ -61,6 +64,7 @@ class Dataset:
     metrics: tuple[str, ...] = ()
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     parts: dict[str, Dataset] = field(default_factory=dict)
+    named_parts: tuple[str, ...] = ()
     shots: tuple[int, ...] = ()
     repeats: int = 0
     groups: tuple[str, ...] = ()
@@ -85,7 +89,7 @@ class Dataset:
 
 
 def load_dataset(
-    name_or_dir: str | Path,
+    name_or_dir: str | Path | PublishedSet,
     *,
     skip_unreadable: bool = False,
     split: str = "test",
@@ -128,7 +132,8 @@ def load_dataset(
         )
     ]
     if recipe is not None:
-        content = applied(content, recipe, shown(path if path.suffix == ".toml" else RECIPE))
+        where = shown(path if path.suffix == ".toml" else RECIPE)
+        content = applied(content, for_part(recipe, content) if part else recipe, where)
     images = tuple(
         dataclasses.replace(image, sha256=digests[image.name]) for image in content.images
     )
@@ -140,6 +145,7 @@ def load_dataset(
         caption_image=tuple(content.caption_image),
         labels=tuple(content.labels),
         class_names=tuple(content.class_names),
+        class_keys=tuple(content.class_keys or map(str, range(len(content.class_names)))),
         templates=tuple(content.templates),
         notes=tuple(notes),
         label_sets=tuple(map(tuple, content.label_sets)),
@@ -147,6 +153,7 @@ def load_dataset(
         columns={name: tuple(values) for name, values in content.columns.items()},
         tasks=recipe.tasks if recipe else (),
         metrics=recipe.metrics if recipe else (),
+        named_parts=tuple(recipe.parts) if recipe else (),
         shots=recipe.shots if recipe else (),
         repeats=recipe.repeats if recipe else 0,
         groups=(recipe.groups if recipe else ()) or tuple(content.groups),
@@ -219,6 +226,6 @@ def _digest(images: tuple[ImageSource, ...], content: Content) -> str:
     total = hashlib.sha256()
     for image in images:
         total.update(json.dumps((image.name, image.sha256)).encode())
-    rest = dataclasses.asdict(dataclasses.replace(content, images=(), notes=()))
+    rest = dataclasses.asdict(dataclasses.replace(content, images=(), notes=(), class_keys=()))
     total.update(json.dumps({k: rest[k] for k in sorted(rest) if rest[k]}).encode())
     return total.hexdigest()

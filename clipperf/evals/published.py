@@ -32,12 +32,16 @@ MOST_TEXTS_BYTES = 1 << 26
 class PublishedSet:
     """A dataset by name: its test images, and the hub's repository (None: nobody has put it there).
 
-    `samples` counts images, None where it is not settled.
+    Where one is given in place of a name, a file or folder of that name is not meant. `samples`
+    counts images, None where it is not settled.
     """
 
     name: str
     samples: int | None
     repository: str | None
+
+    def __str__(self) -> str:
+        return self.name
 
     @property
     def folder(self) -> str:

@@ -67,7 +67,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
         raise UsageError(f"{shown(place.root)} holds both {table} and {more[0]}: remove one")
     source = place.files[table]
     classes = _categories(place.files["classes.json"]) if "classes.json" in place.files else {}
-    number = {category: i for i, category in enumerate(classes.pop("categories", []))}
+    number = {category: i for i, category in enumerate(classes.get("categories", []))}
     where, part = _Where(place), set(lines_of(place, PART.format(place.split)))
     index: dict[str, int] = {}
     captions: list[str] = []
@@ -112,7 +112,8 @@ def _read(place: Place, without: Collection[str]) -> Content:
     )
     if number:
         labels = [label for label in found if isinstance(label, int)]
-        return _with(content, labels, classes["class_names"], classes["templates"])
+        names, templates = classes["class_names"], classes["templates"]
+        return _with(content, labels, names, templates, classes["categories"])
     if all(label is None for label in found):
         return content
     return _labelled(place, source, content, found)
@@ -123,7 +124,7 @@ def _labelled(place: Place, source: ImageSource, content: Content, found: list[A
     said = ["" if label is None else str(label).strip() for label in found]
     if "" in said:
         raise UsageError(f"{source}: an image has no label, others do")
-    names = lines_of(place, "classnames.txt")
+    names, keys = lines_of(place, "classnames.txt"), list[str]()
     if names and all(label.isdecimal() for label in said):
         labels = [int(label) for label in said]
         if max(labels) >= len(names):
@@ -137,13 +138,18 @@ def _labelled(place: Place, source: ImageSource, content: Content, found: list[A
         if unknown:
             raise UsageError(f"{source}: labels that classnames.txt does not name: {few(unknown)}")
         labels = [place_of[label] for label in said]
+        keys = names if len(place_of) == len(names) else keys
     templates = lines_of(place, "templates.txt") or list(DEFAULT_TEMPLATES)
     check_classes(names, templates, str(source))
-    return _with(content, labels, names, templates)
+    return _with(content, labels, names, templates, keys)
 
 
-def _with(content: Content, labels: list[int], names: list[str], templates: list[str]) -> Content:
-    return dataclasses.replace(content, labels=labels, class_names=names, templates=templates)
+def _with(
+    content: Content, labels: list[int], names: list[str], templates: list[str], keys: list[str]
+) -> Content:
+    return dataclasses.replace(
+        content, labels=labels, class_names=names, templates=templates, class_keys=keys
+    )
 
 
 def _first(row: dict[Any, Any], names: tuple[str, ...]) -> Any:
