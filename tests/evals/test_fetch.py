@@ -145,7 +145,7 @@ def test_what_was_fetched_needs_no_network(
     root = tmp_path / "hub" / "datasets" / "me" / "mine" / "resolve" / "main"
     classified(root, [0, 1, 2])
     classified(root, [0, 1, 2], first=50, split="train")
-    url = f"{hub}/datasets/me/mine"
+    url = f"{hub}/datasets/me/mine/tree/main"
     fetched = [load_dataset(url, split=split).sha256 for split in ("test", "train")]
     asked = len(ASKED)
     assert [load_dataset(url, split=split).sha256 for split in ("test", "train")] == fetched
