@@ -116,7 +116,7 @@ def load_dataset(
     name = published or ("sample" if str(name_or_dir) == "sample" else path.resolve().name)
     place, recipe = place_at(path, split, language, published, part)
     layout = layout_of(place)
-    content = layout.read(place, ())
+    whole = content = layout.read(place, ())
     digests, unreadable, clipped = _read(content.images, skip_unreadable)
     if unreadable:
         if len(unreadable) == len(content.images):
@@ -128,6 +128,7 @@ def load_dataset(
             *_left_out(place, layout, content, unreadable),
             *content.notes,
             *([_skipped(unreadable)] if unreadable else ()),
+            *_classes_gone(whole, content),
             *([_clipped(clipped)] if clipped else ()),
         )
     ]
@@ -212,6 +213,23 @@ def _skipped(unreadable: Mapping[str, str]) -> str:
     )
 
 
+def _classes_gone(whole: Content, content: Content) -> list[str]:
+    """Which classes had images, and have none without those that cannot be read."""
+    before, after = (_names_of_labels(own) for own in (whole, content))
+    gone = [name for key, name in before.items() if key not in after]
+    if not gone:
+        return []
+    names = ", ".join(shown(name) for name in sorted(gone)[:NAMED])
+    return [f"no image of {len(gone)} classes can be read: {names}{', ...' * (len(gone) > NAMED)}"]
+
+
+def _names_of_labels(content: Content) -> dict[str, str]:
+    """The classes that any image has, by what the files call them."""
+    there = {*content.labels, *(label for own in content.label_sets for label in own)}
+    keys = content.class_keys or [str(i) for i in range(len(content.class_names))]
+    return {keys[label]: content.class_names[label] for label in sorted(there)}
+
+
 def _reasons(unreadable: Mapping[str, str]) -> str:
     more = "; ..." if len(unreadable) > NAMED else ""
     return "; ".join(list(unreadable.values())[:NAMED]) + more
@@ -225,7 +243,7 @@ def _digest(images: tuple[ImageSource, ...], content: Content) -> str:
     """sha256 over the images' names and checksums, and all else that scores depend on."""
     total = hashlib.sha256()
     for image in images:
-        total.update(json.dumps((image.name, image.sha256)).encode())
+        total.update(json.dumps((image.name, image.identity)).encode())
     rest = dataclasses.asdict(dataclasses.replace(content, images=(), notes=(), class_keys=()))
     total.update(json.dumps({k: rest[k] for k in sorted(rest) if rest[k]}).encode())
     return total.hexdigest()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipperf.errors import MissingDependencyError, UsageError
+from clipperf.inputs.sources import is_hidden
 from clipperf.serialize import parse_json
 from clipperf.system import store
 from clipperf.system.reading import read_small
@@ -164,7 +165,7 @@ def local_path(found: PublishedSet) -> Path | None:
     """Where a dataset is on this machine; None where it is not."""
     for root in roots():
         for name in (found.folder, f"wds_{flat(found.name)}", flat(found.name)):
-            if entries_of(root / name):
+            if any(not is_hidden(entry.name) for entry in entries_of(root / name)):
                 return root / name
     return None
 

@@ -15,6 +15,7 @@ from clipperf.evals.evaluate import Failure
 from clipperf.evals.parts import MissingPartError
 from clipperf.evals.published import SETS, PublishedSet, local_path
 from clipperf.evals.robustness import BASE, SHIFTED
+from clipperf.inputs.sources import is_hidden
 from clipperf.models.dataset_names import CLIP_PAPER_TABLES, OPEN_CLIP_38
 from clipperf.models.published import read_table
 from clipperf.nouns.result import ResultFile
@@ -83,7 +84,7 @@ def wanted_in(suite: str) -> list[Wanted]:
             f"no suite {quoted(suite)}; choose from {', '.join(suites())}, or give a folder of "
             "datasets"
         )
-    found = [path for path in entries_of(folder) if not path.name.startswith(".")]
+    found = [path for path in entries_of(folder) if not is_hidden(path.name)]
     own = [p for p in found if p.is_dir() or p.suffix in (".tar", ".zip", ".toml")]
     if not own:
         raise UsageError(f"{shown(folder)} holds no datasets: folders, archives or TOML files")

@@ -119,8 +119,11 @@ def _check_metrics(dataset: Dataset, figures: Sequence[str]) -> None:
 
 def nothing_to_score(dataset: Dataset) -> UsageError:
     """What to raise where no task has a figure that could miss."""
+    asked = [task.name for task in TASKS if task.asked and task.fits(dataset)]
+    more = f"; ask for --task {', '.join(asked)}" if asked and not dataset.tasks else ""
     return UsageError(
         f"nothing to score in {dataset.name}: it takes two classes, or two images with captions"
+        f"{more}"
     )
 
 

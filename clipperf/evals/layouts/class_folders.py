@@ -26,7 +26,7 @@ from clipperf.evals.layout import (
     published_texts,
 )
 from clipperf.evals.published import WORDNET, clip_benchmark_texts, imagenet_names
-from clipperf.inputs.sources import one_spelling, read_object
+from clipperf.inputs.sources import is_hidden, one_spelling, read_object
 from clipperf.system.targets import entries_of, kind_of
 from clipperf.text import quoted, shown
 
@@ -112,7 +112,7 @@ def _empty(place: Place, within: str, folders: Collection[str]) -> list[str]:
     """Which class folders hold no images."""
     inside = {name for name in place.files if name.startswith(within)}
     there = {_class(name, within) for name in inside if "/" in name[len(within) :]}
-    visible = (e for e in entries_of(place.root / within) if not e.name.startswith("."))
+    visible = (e for e in entries_of(place.root / within) if not is_hidden(e.name))
     there |= {one_spelling(entry.name) for entry in visible if entry.is_dir()}
     empty = there - set(folders)
     if not empty:
