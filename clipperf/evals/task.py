@@ -40,7 +40,8 @@ class Task:
     `outcomes(dataset, embeddings)` are its figures, in the order of the rows: most often what
     `metric.measured` makes of ranks. `parts` are the other parts of the data that it needs
     embedded, `may_use` those that it uses where they are there. One that runs only where it is
-    `asked` for is left out where no task is named. `check(dataset)` raises what would fail once all
+    `asked` for is left out where no task is named. With `features`
+    it looks at these where there are any. `check(dataset)` raises what would fail once all
     is embedded, and can be told before: columns, answers, packages. `figures(dataset)` are the
     names that its figures may have, `metric.ANY` for those that are not known before.
     """
@@ -52,6 +53,7 @@ class Task:
     parts: tuple[str, ...] = ()
     may_use: tuple[str, ...] = ()
     asked: bool = False
+    features: bool = False
     check: Callable[[Dataset], None] = lambda dataset: None
     figures: Callable[[Dataset], Iterable[str]] = lambda dataset: (ANY,)
 
@@ -90,6 +92,13 @@ def check(dataset: Dataset) -> None:
         raise nothing_to_score(dataset)
     if not any(figure.endswith(ANY) for figure in figures):
         _check_metrics(dataset, figures)
+
+
+def check_features_used(dataset: Dataset) -> None:
+    """Raise UsageError where features were asked for, and no task looks at them."""
+    if not any(task.features for task in fitting(dataset)):
+        known = " or ".join(f"--task {task.name}" for task in TASKS if task.features)
+        raise UsageError(f"--features are for probes, and {dataset.name} has none: add {known}")
 
 
 def outcomes_of(dataset: Dataset, embeddings: Embeddings) -> list[Outcome]:

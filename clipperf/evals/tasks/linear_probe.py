@@ -84,6 +84,7 @@ TASK = Task(
     parts=("train",),
     may_use=("validation",),
     asked=True,
+    features=True,
     check=_check,
     figures=_figures,
 )
