@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from clipperf.evals.datasets import Dataset
     from clipperf.evals.evaluate import Failure, OnStage
+    from clipperf.evals.published import PublishedSet
     from clipperf.evals.suites import Wanted
     from clipperf.evals.worker import ModelRequest
     from clipperf.nouns.cell import Cell
@@ -51,7 +52,8 @@ EXAMPLES = (
 )
 
 
-USUAL = ("onnx", "fp32", "float32", None, None, None)
+SAMPLE = "sample"
+USUAL = ("onnx", "fp32", "float32", None, None, None, None, False)
 
 
 def command(
@@ -61,15 +63,15 @@ def command(
     context_length: ContextLength = None,
     runtime: Runtimes = "onnx",
     dataset: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--dataset",
-            help="sample; a folder of class folders, or of images with a table of captions or "
-            "labels; a WebDataset; what Hugging Face's save_to_disk wrote; Karpathy's splits; a "
-            "zip or tar; the TOML of an evaluation of your own; or a published name such as "
-            "vtab/cifar10.",
+            help="sample, the default; a folder of class folders, or of images with a table of "
+            "captions or labels; a WebDataset; what Hugging Face's save_to_disk wrote; Karpathy's "
+            "splits; a zip or tar; the TOML of an evaluation of your own; or a published name such "
+            "as vtab/cifar10.",
         ),
-    ] = "sample",
+    ] = None,
     precision: Precisions = "fp32",
     task: Annotated[
         str | None,
@@ -159,8 +161,15 @@ def command(
     from clipperf.evals.datasets import load_dataset
     from clipperf.evals.figures import figures_of
     from clipperf.evals.parts import with_tasks
-    from clipperf.evals.robustness import BUNDLED, bundled_points, read_points, robustness_of
+    from clipperf.evals.robustness import (
+        BUNDLED,
+        bundled_points,
+        check_shifted,
+        read_points,
+        robustness_of,
+    )
     from clipperf.evals.suites import TASKS_OF, evaluated, wanted_in
+    from clipperf.evals.task import check_features_used
     from clipperf.evals.verdicts import MARGIN, not_equivalent, parse_margin
     from clipperf.nouns.model import Sizes
     from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
@@ -178,17 +187,19 @@ def command(
     sizes = Sizes(image_size, context_length)
     options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "language": language}
     if index_compat is not None:
-        if (runtime, precision, input_, suite, against, task) != USUAL:
+        given = (runtime, precision, input_, suite, against, task, robustness, features)
+        if given != USUAL:
             raise UsageError(
                 "--index-compat says what runs, and takes one dataset: leave out --runtime, "
-                "--precision, --input, --suite, --task and --against"
+                "--precision, --input, --suite, --task, --against, --robustness and --features"
             )
         cores = crossing.Load(device, threads or available_cores(), batch)
         model = crossing.Model(models or (), pretrained, sizes)
         asked = None if margin is None else allowed
         data_options = options | {"split": split}
-        rest = (dataset, data_options, cores, model_request, asked, json, quiet)
+        rest = (dataset or SAMPLE, data_options, cores, model_request, asked, json, quiet)
         raise typer.Exit(crossing.run(index_compat, model, *rest))
+    _check_together(suite, dataset, robustness, against, json)
     figures = None if against is None else figures_of(against)
     specs = prepare.choose_models(models or (), pretrained, sizes)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
@@ -202,17 +213,22 @@ def command(
     tasks = TASKS_OF.get(suite or "", ()) if task is None else names(task, "--task")
     prompts: dict[str, str] = {}
     rows: list[Wanted] = [] if suite is None else wanted_in(suite)
+    if robustness is not None:
+        check_shifted([row.dataset for row in rows])
     points = bundled_points() if robustness is None else read_points(expanded(robustness))
     with open_target(json, "eval") as target, progress(quiet, total=1) as bar:
 
-        def load(given: str | Path) -> Dataset:
+        def load(given: str | Path | PublishedSet) -> Dataset:
             bar.stage(f"reading dataset {shown(given)}")
             found = load_dataset(given, split=split, on_stage=bar.stage, **options)
-            return with_tasks(
+            data = with_tasks(
                 found,
                 tasks,
                 lambda split, part: load_dataset(given, split=split, part=part, **options),
             )
+            if features:
+                check_features_used(data)
+            return data
 
         def run(data: Dataset, path: Path | None) -> tuple[ResultFile, list[Failure]]:
             prompts[data.name] = whose_prompts(data)
@@ -234,7 +250,7 @@ def command(
 
         result: ResultFile | None
         if suite is None:
-            result, failures = run(load(dataset), target)
+            result, failures = run(load(dataset or SAMPLE), target)
         else:
             path = target or store.new_result_path("eval")
             rows, result, failures = evaluated(rows, load, run, path)
@@ -260,6 +276,26 @@ def command(
     for line in short:
         say(f"not equivalent: {one_line(line)}")
     raise typer.Exit(1 if failures or short else 0)
+
+
+def _check_together(
+    suite: str | None,
+    dataset: str | None,
+    robustness: str | None,
+    against: str | None,
+    json: Path | None,
+) -> None:
+    """Raise UsageError where one option makes another mean nothing."""
+    if suite is not None and dataset is not None:
+        raise UsageError("--suite says which datasets there are: leave out --dataset")
+    if robustness is not None and suite is None:
+        raise UsageError("--robustness is of the datasets of a suite: give --suite, too")
+    for name, value in (("--against", against), ("--robustness", robustness)):
+        if value is not None and prints_json(json):
+            raise UsageError(
+                f"{name} prints a table, and --json - prints JSON in place of tables: give "
+                "--json FILE"
+            )
 
 
 def model_request(

@@ -229,9 +229,24 @@ def score(
     Raises:
         UsageError: `baseline` is not among the keys, or no row is left.
     """
-    if baseline is not None and baseline not in embeddings:
-        raise UsageError(f"the baseline {baseline.label} was not evaluated")
     outcomes = {cell: outcomes_of(dataset, found) for cell, found in embeddings.items()}
+    return rows_of(
+        dataset, outcomes, baseline, random_weights=random_weights, env_id=env_id, margin=margin
+    )
+
+
+def rows_of(
+    dataset: Dataset,
+    outcomes: Mapping[Cell, Sequence[Outcome]],
+    baseline: Cell | None,
+    *,
+    random_weights: bool = False,
+    env_id: str = "",
+    margin: float = MARGIN,
+) -> list[Score]:
+    """The rows of `score`, of what every runtime's embeddings gave."""
+    if baseline is not None and baseline not in outcomes:
+        raise UsageError(f"the baseline {baseline.label} was not evaluated")
     if not any(outcomes.values()):
         raise nothing_to_score(dataset)
     scores = []

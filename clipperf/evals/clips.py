@@ -62,8 +62,8 @@ def centre_frames(dataset: Dataset, found: Embeddings) -> tuple[Dataset, Embeddi
     """The dataset and its parts with the centre frame of each clip alone, and their embeddings."""
     if not dataset.clip:
         return dataset, found
-    kept, chosen = _centres(dataset)
-    parts = {name: _centres(part) for name, part in dataset.parts.items()}
+    kept, chosen = centres(dataset)
+    parts = {name: centres(part) for name, part in dataset.parts.items()}
     places = {"": chosen, **{name: own for name, (_, own) in parts.items()}}
     return (
         dataclasses.replace(kept, parts={name: own for name, (own, _) in parts.items()}),
@@ -76,7 +76,8 @@ def centre_frames(dataset: Dataset, found: Embeddings) -> tuple[Dataset, Embeddi
     )
 
 
-def _centres(dataset: Dataset) -> tuple[Dataset, np.ndarray]:
+def centres(dataset: Dataset) -> tuple[Dataset, np.ndarray]:
+    """A dataset with the centre frame of each clip alone, and which of its images these are."""
     chosen = np.array([own[len(own) // 2] for own in clips_of(dataset)])
     return only_images(dataset, chosen), chosen
 

@@ -13,6 +13,7 @@ from clipperf.evals.accuracy import Progress
 from clipperf.evals.crossing import Party, cross
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.evaluate import OnStage, embed_apart, preprocessing_notes
+from clipperf.evals.task import check
 from clipperf.evals.verdicts import MARGIN
 from clipperf.evals.worker import ModelRequest
 from clipperf.nouns.model import ModelSpec
@@ -48,6 +49,7 @@ def compare(
     Raises:
         ClipperfError: an engine cannot embed, or the two have nothing to compare.
     """
+    check(dataset)
     result = ResultFile(
         schema_version=store.SCHEMA_VERSION,
         kind="eval",

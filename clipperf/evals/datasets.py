@@ -15,7 +15,8 @@ from pathlib import Path
 from clipperf.errors import UsageError
 from clipperf.evals.layout import Content, Layout, Place, few, layout_of
 from clipperf.evals.place import OnStage, others, path_of, place_at
-from clipperf.evals.recipe import RECIPE, applied, prompts_of
+from clipperf.evals.published import PublishedSet
+from clipperf.evals.recipe import RECIPE, applied, for_part, prompts_of
 from clipperf.inputs.preprocess import CLIPPED, check_frames, exceeds_bytes, may_exceed_bytes
 from clipperf.inputs.sources import ImageSource, decode
 from clipperf.text import shown
@@ -28,22 +29,24 @@ NAMED = 20
 class Dataset:
     """Images with captions, or classes, or both; what is absent is empty.
 
-    `captions[i]` belongs to `images[caption_image[i]]`; `labels[i]` is the index in
-    `class_names` of `images[i]`, and `label_sets[i]` are those of all its classes where an image
-    may have several (then there are no `labels`). Classes are told apart by index: names are labels
-    for people, and may be there twice. `class_prompts`, where they are given, are the prompts of
+    `captions[i]` belongs to `images[caption_image[i]]`; `labels[i]` is the index in `class_names`
+    of `images[i]`, and `label_sets[i]` are those of all its classes where an image may have several
+    (then there are no `labels`). Classes are told apart by index: names are labels for people, and
+    may be there twice. `class_keys` are what the files call them (a folder, a number), by which
+    classes of other parts are the same. `class_prompts`, where they are given, are the prompts of
     each class; else each is put into every template. `sha256` covers all that scores depend on:
     names and bytes of the images, captions, labels, class names, prompts. It does not change with
     the folder's place, the kind of captions file, or packing into a zip. `tasks` and `metrics` are
     the ones wanted, empty for all. `notes` say what was left out, and what of the images will be
-    seen otherwise than stored. `columns` hold what a table says beside of each image, by column
-    (a region, a latitude, the video that a frame is of), as it was written. `parts` are other parts
-    of the same data that tasks asked for, such as "train"; see `parts`. `shots` and `repeats` are
-    those of few-shot probes, 0 and none for the usual ones. `groups` are the columns by which
-    figures are asked for, `clip` is the one that says which images are frames of one video. With
-    `pools` there are other classifiers than classes: those of `class_prompts`, and the class that
-    each is pooled for. `candidates` are labels that nobody says to be right; see `tasks.bias`. A
-    cue goes with the images `chosen` of its `choices`. `folds` are columns; see `evals.folds`.
+    seen otherwise than stored. `columns` hold what a table says beside of each image, by column (a
+    region, a latitude, the video that a frame is of), as it was written. `parts` are other parts of
+    the same data that tasks asked for, such as "train"; see `parts`; a recipe says where the
+    `named_parts` are. `shots` and `repeats` are those of few-shot probes, 0 and none for the usual
+    ones. `groups` are the columns by which figures are asked for, `clip` is the one that says which
+    images are frames of one video. With `pools` there are other classifiers than classes: those of
+    `class_prompts`, and the class that each is pooled for. `candidates` are labels that nobody says
+    to be right; see `tasks.bias`. A cue goes with the images `chosen` of its `choices`. `folds` are
+    columns; see `evals.folds`.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Dataset:
     caption_image: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
     class_names: tuple[str, ...] = ()
+    class_keys: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     label_sets: tuple[tuple[int, ...], ...] = ()
@@ -61,6 +65,7 @@ class Dataset:
     metrics: tuple[str, ...] = ()
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     parts: dict[str, Dataset] = field(default_factory=dict)
+    named_parts: tuple[str, ...] = ()
     shots: tuple[int, ...] = ()
     repeats: int = 0
     groups: tuple[str, ...] = ()
@@ -86,7 +91,7 @@ class Dataset:
 
 
 def load_dataset(
-    name_or_dir: str | Path,
+    name_or_dir: str | Path | PublishedSet,
     *,
     skip_unreadable: bool = False,
     split: str = "test",
@@ -113,7 +118,7 @@ def load_dataset(
     name = published or ("sample" if str(name_or_dir) == "sample" else path.resolve().name)
     place, recipe = place_at(path, split, language, published, part)
     layout = layout_of(place)
-    content = layout.read(place, ())
+    whole = content = layout.read(place, ())
     digests, unreadable, clipped = _read(content.images, skip_unreadable)
     if unreadable:
         if len(unreadable) == len(content.images):
@@ -125,11 +130,13 @@ def load_dataset(
             *_left_out(place, layout, content, unreadable),
             *content.notes,
             *([_skipped(unreadable)] if unreadable else ()),
+            *_classes_gone(whole, content),
             *([_clipped(clipped)] if clipped else ()),
         )
     ]
     if recipe is not None:
-        content = applied(content, recipe, shown(path if path.suffix == ".toml" else RECIPE))
+        where = shown(path if path.suffix == ".toml" else RECIPE)
+        content = applied(content, for_part(recipe, content) if part else recipe, where)
     images = tuple(
         dataclasses.replace(image, sha256=digests[image.name]) for image in content.images
     )
@@ -141,6 +148,7 @@ def load_dataset(
         caption_image=tuple(content.caption_image),
         labels=tuple(content.labels),
         class_names=tuple(content.class_names),
+        class_keys=tuple(content.class_keys or map(str, range(len(content.class_names)))),
         templates=tuple(content.templates),
         notes=tuple(notes),
         label_sets=tuple(map(tuple, content.label_sets)),
@@ -148,6 +156,7 @@ def load_dataset(
         columns={name: tuple(values) for name, values in content.columns.items()},
         tasks=recipe.tasks if recipe else (),
         metrics=recipe.metrics if recipe else (),
+        named_parts=tuple(recipe.parts) if recipe else (),
         shots=recipe.shots if recipe else (),
         repeats=recipe.repeats if recipe else 0,
         groups=(recipe.groups if recipe else ()) or tuple(content.groups),
@@ -207,6 +216,23 @@ def _skipped(unreadable: Mapping[str, str]) -> str:
     )
 
 
+def _classes_gone(whole: Content, content: Content) -> list[str]:
+    """Which classes had images, and have none without those that cannot be read."""
+    before, after = (_names_of_labels(own) for own in (whole, content))
+    gone = [name for key, name in before.items() if key not in after]
+    if not gone:
+        return []
+    names = ", ".join(shown(name) for name in sorted(gone)[:NAMED])
+    return [f"no image of {len(gone)} classes can be read: {names}{', ...' * (len(gone) > NAMED)}"]
+
+
+def _names_of_labels(content: Content) -> dict[str, str]:
+    """The classes that any image has, by what the files call them."""
+    there = {*content.labels, *(label for own in content.label_sets for label in own)}
+    keys = content.class_keys or [str(i) for i in range(len(content.class_names))]
+    return {keys[label]: content.class_names[label] for label in sorted(there)}
+
+
 def _reasons(unreadable: Mapping[str, str]) -> str:
     more = "; ..." if len(unreadable) > NAMED else ""
     return "; ".join(list(unreadable.values())[:NAMED]) + more
@@ -220,7 +246,7 @@ def _digest(images: tuple[ImageSource, ...], content: Content) -> str:
     """sha256 over the images' names and checksums, and all else that scores depend on."""
     total = hashlib.sha256()
     for image in images:
-        total.update(json.dumps((image.name, image.sha256)).encode())
-    rest = dataclasses.asdict(dataclasses.replace(content, images=(), notes=()))
+        total.update(json.dumps((image.name, image.identity)).encode())
+    rest = dataclasses.asdict(dataclasses.replace(content, images=(), notes=(), class_keys=()))
     total.update(json.dumps({k: rest[k] for k in sorted(rest) if rest[k]}).encode())
     return total.hexdigest()

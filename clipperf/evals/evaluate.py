@@ -11,7 +11,8 @@ from clipperf.errors import ClipperfError
 from clipperf.evals import accuracy, worker
 from clipperf.evals.accuracy import Progress
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.task import Embeddings
+from clipperf.evals.outcome import Outcome
+from clipperf.evals.task import Embeddings, check, outcomes_of
 from clipperf.evals.verdicts import MARGIN
 from clipperf.evals.worker import ModelRequest
 from clipperf.nouns.cell import Cell
@@ -61,9 +62,10 @@ def evaluate(
     is written after every model that has scores (see `results.filled`).
 
     Raises:
-        UsageError: there is nothing to score in the dataset.
+        ClipperfError: what the dataset's tasks lack, see `task.check`: before anything is embedded.
         StorageError: the result file cannot be written; checked before anything is embedded.
     """
+    check(dataset)
     result = ResultFile(
         schema_version=store.SCHEMA_VERSION,
         kind="eval",
@@ -95,11 +97,17 @@ def evaluate(
                     embedded[cell] = kept or embed_apart(request, shared, batch, progress)
                 except ClipperfError as exc:
                     failures.append(Failure(cell.label, str(exc)))
-            if embedded:
-                scores = accuracy.score(
+            outcomes: dict[Cell, list[Outcome]] = {}
+            for cell, found in embedded.items():
+                try:
+                    outcomes[cell] = outcomes_of(dataset, found)
+                except ClipperfError as exc:
+                    failures.append(Failure(cell.label, _unscored(dataset, exc)))
+            if any(outcomes.values()):
+                scores = accuracy.rows_of(
                     dataset,
-                    embedded,
-                    wanted[0] if wanted[0] in embedded else None,
+                    outcomes,
+                    wanted[0] if wanted[0] in outcomes else None,
                     random_weights=spec.random_weights,
                     env_id=result.environments[0].id,
                     margin=margin,
@@ -107,6 +115,11 @@ def evaluate(
                 result = dataclasses.replace(result, scores=(*result.scores, *scores))
                 write(result)
     return result, failures
+
+
+def _unscored(dataset: Dataset, exc: ClipperfError) -> str:
+    """Why embeddings could not be scored, and of which dataset."""
+    return str(exc) if str(exc).startswith(dataset.name) else f"{dataset.name}: {exc}"
 
 
 def preprocessing_notes(request: ModelRequest) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import UsageError
+from clipperf.evals.layout import MissingSplitError
 from clipperf.system.files import digest_of, locked, replacing, safe_name
 from clipperf.text import shown
 
@@ -27,6 +28,17 @@ CHUNK_BYTES = 1 << 20
 
 TEXTS = ("classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt")
 """What lies beside the parts of a dataset; none of them has to be there."""
+
+
+NUMBER = "nshards.txt"
+
+
+class _UnreachableError(UsageError):
+    """Nobody answers at an address."""
+
+
+class _AbsentError(UsageError):
+    """There is nothing at an address."""
 
 
 def base_of(url: str) -> str:
@@ -42,15 +54,20 @@ def folder_name(url: str) -> str:
 def fetch(url: str, split: str, folder: Path, on_stage: Callable[[str], None]) -> Path:
     """One part of a WebDataset into a folder, which it returns; what is there is not fetched again.
 
+    Where all of a part is there the network is not asked.
+
     Raises:
+        MissingSplitError: others are there, and this one is not published, or cannot be asked for.
         UsageError: it cannot be fetched; the message says what, and why.
         StorageError: the disk is full, or cannot be written.
     """
-    base = base_of(url)
+    base, told = base_of(url), folder / split / NUMBER
+    if told.is_file():
+        return folder
     with locked(folder):
-        number = _small(f"{base}/{split}/nshards.txt", needed=True).strip()
+        number = _number(f"{base}/{split}/{NUMBER}", folder)
         if not number.isdecimal() or not 0 < int(number) <= MOST_SHARDS:
-            raise UsageError(f"{shown(base)}/{split}/nshards.txt says {shown(number[:40])} shards")
+            raise UsageError(f"{shown(base)}/{split}/{NUMBER} says {shown(number[:40])} shards")
         shards = [f"{split}/{i}.tar" for i in range(int(number))]
         for i, name in enumerate(shards):
             if not (folder / name).is_file():
@@ -60,8 +77,18 @@ def fetch(url: str, split: str, folder: Path, on_stage: Callable[[str], None]) -
             if not (folder / name).is_file() and (text := _small(f"{base}/{name}", needed=False)):
                 _write(folder / name, text)
         # The last: where it lies, all of its shards do.
-        _write(folder / split / "nshards.txt", f"{number}\n")
+        _write(told, f"{number}\n")
     return folder
+
+
+def _number(url: str, folder: Path) -> str:
+    """How many shards a part has, as it is published."""
+    try:
+        return _small(url, needed=True).strip()
+    except (_UnreachableError, _AbsentError) as exc:
+        if any(folder.glob(f"*/{NUMBER}")):
+            raise MissingSplitError(str(exc)) from exc
+        raise
 
 
 def _write(path: Path, text: str) -> None:
@@ -80,7 +107,7 @@ def _opened(url: str) -> Iterator[Any]:
         raise
     except (OSError, http.client.HTTPException, ValueError) as exc:
         said = getattr(exc, "reason", None) or exc
-        raise UsageError(f"{shown(url)} cannot be fetched: {shown(said)}") from exc
+        raise _UnreachableError(f"{shown(url)} cannot be fetched: {shown(said)}") from exc
 
 
 def _small(url: str, needed: bool) -> str:
@@ -91,7 +118,8 @@ def _small(url: str, needed: bool) -> str:
     except urllib.error.HTTPError as exc:
         if exc.code == 404 and not needed:
             return ""
-        raise UsageError(f"{shown(url)} cannot be fetched: {exc.code} {exc.reason}") from exc
+        kind = _AbsentError if exc.code == 404 else UsageError
+        raise kind(f"{shown(url)} cannot be fetched: {exc.code} {exc.reason}") from exc
     if len(data) > MOST_TEXT_BYTES:
         raise UsageError(f"{shown(url)} is too long for what it should be")
     return data.decode("utf-8", "replace")

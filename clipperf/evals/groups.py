@@ -29,18 +29,24 @@ def groups_of(
     each = [_values(dataset, name) for name in dataset.groups]
     found: dict[str, np.ndarray] = {}
     for values in each:
-        found.update(_masks(values[np.asarray(images)]))
+        found.update(_masks(values[np.asarray(images, np.int64)]))
     if combined and len(each) > 1:
         joined = np.array([", ".join(own) for own in zip(*each, strict=True)])
-        found.update(_masks(joined[np.asarray(images)]))
+        found.update(_masks(joined[np.asarray(images, np.int64)]))
     return found
+
+
+def figures_by_group(dataset: Dataset, figure: str, combined: bool = True) -> list[str]:
+    """The names that a figure has for each group of the dataset's images."""
+    images = range(len(dataset.images))
+    return [f"{figure}, {name}" for name in groups_of(dataset, images, combined)]
 
 
 def parts_of(dataset: Dataset, images: Sequence[int] | np.ndarray) -> np.ndarray | None:
     """The number of the combination that each of these images is of; None without groups."""
     if not dataset.groups:
         return None
-    each = [_values(dataset, name)[np.asarray(images)] for name in dataset.groups]
+    each = [_values(dataset, name)[np.asarray(images, np.int64)] for name in dataset.groups]
     joined = [", ".join(own) for own in zip(*each, strict=True)]
     numbers: np.ndarray = np.unique(joined, return_inverse=True)[1]
     return numbers

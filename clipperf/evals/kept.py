@@ -70,7 +70,7 @@ class Shelf:
 
     def _path(self, side: Side, inputs: Sequence[Any]) -> Path | None:
         identity = self.identities.get(side)
-        names = [i.sha256 if isinstance(i, ImageSource) else i for i in inputs]
+        names = [i.identity if isinstance(i, ImageSource) else i for i in inputs]
         if identity is None or not all(names if side == "image" else (True,)):
             return None
         return folder() / identity / f"{digest_of(side, names)}.npy"

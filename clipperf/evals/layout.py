@@ -19,6 +19,11 @@ from clipperf.inputs.sources import ImageSource, read_text
 from clipperf.registry import Registry
 from clipperf.text import quoted, shown
 
+
+class MissingSplitError(UsageError):
+    """The data is there, and has no such split."""
+
+
 DEFAULT_TEMPLATES = (
     "a photo of a {}.",
     "a picture of a {}.",
@@ -80,6 +85,7 @@ class Place:
 class Content:
     """The fields of a `Dataset` that a layout found; `notes` say what is to be known beside.
 
+    `class_keys` are what the files call the classes, such as folders; none where they go by number.
     `groups`, `clip` and `folds` are those that the layout itself has; a recipe's come before them.
     """
 
@@ -92,6 +98,7 @@ class Content:
     templates: Sequence[str] = ()
     class_prompts: Sequence[Sequence[str]] = ()
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    class_keys: Sequence[str] = ()
     groups: Sequence[str] = ()
     clip: str = ""
     pools: Sequence[int] = ()
@@ -165,11 +172,11 @@ def in_split(place: Place, folders: Collection[str]) -> str:
     """The folder of the wanted split among those that are there.
 
     Raises:
-        UsageError: it is not among them.
+        MissingSplitError: it is not among them.
     """
     if place.split in folders:
         return place.split
-    raise UsageError(
+    raise MissingSplitError(
         f"{shown(place.root)} has no split {quoted(place.split)}: choose one of "
         f"{few(folders, 8)} with --split"
     )

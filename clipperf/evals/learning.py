@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 
 from clipperf.errors import UsageError
+from clipperf.evals.clips import centres
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.folds import TRAIN, divides_itself
+from clipperf.evals.logistic import solver
 from clipperf.evals.metric import Ranked
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.probe import LENGTH
@@ -45,11 +48,40 @@ def samples_of(dataset: Dataset, found: Embeddings, part: str) -> Samples:
     Raises:
         UsageError: its images have no classes, or other kinds of them than the data's own.
     """
-    own, features = dataset.parts[part] if part else dataset, features_of(found, part)
+    return features_of(found, part), part_answers(dataset, part)
+
+
+def part_answers(dataset: Dataset, part: str) -> np.ndarray:
+    """What is right of each image of a part, as `answers_of`; "" is the data itself.
+
+    Raises:
+        UsageError: its images have no classes, or other kinds of them than the data's own.
+    """
+    own = dataset.parts[part] if part else dataset
     if bool(own.label_sets) != bool(dataset.label_sets) or not (own.labels or own.label_sets):
         kind = "several classes an image" if dataset.label_sets else "one class an image"
         raise UsageError(f"{dataset.name}: its part for {part} must have {kind}, as it has itself")
-    return features, answers_of(own)
+    return answers_of(own)
+
+
+def checked(dataset: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
+    """What is right of the images to train on, and to search on where these are there.
+
+    Raises:
+        ClipperfError: what a probe lacks, which can be told before anything is embedded.
+    """
+    solver()
+    dataset = centred(dataset)
+    train = part_answers(dataset, "" if divides_itself(dataset) else TRAIN)
+    return train, part_answers(dataset, "validation") if "validation" in dataset.parts else None
+
+
+def centred(dataset: Dataset) -> Dataset:
+    """The dataset and its parts with what probes see of clips: their centre frames."""
+    if not dataset.clip:
+        return dataset
+    parts = {name: centres(part)[0] for name, part in dataset.parts.items()}
+    return replace(centres(dataset)[0], parts=parts)
 
 
 def told(outcome: Outcome, found: Embeddings) -> Outcome:
@@ -58,7 +90,7 @@ def told(outcome: Outcome, found: Embeddings) -> Outcome:
         return outcome
     said = f"features of {found.features[''].shape[1]} values"
     more = f"; {outcome.detail}" if outcome.detail else ""
-    return dataclasses.replace(outcome, detail=said + more, features=True)
+    return replace(outcome, detail=said + more, features=True)
 
 
 def ranked(name: str, scores: np.ndarray, labels: np.ndarray) -> Ranked:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -62,13 +63,7 @@ def fit(
         MissingDependencyError: scipy is not installed.
         UsageError: features are not finite, or labels do not fit them.
     """
-    try:
-        from scipy.optimize import minimize
-    except ImportError as exc:
-        raise MissingDependencyError(
-            "a linear probe takes scipy: pip install 'clipperf[probe]'"
-        ) from exc
-
+    minimize = solver()
     _check(features, right, classes)
     n, dim = features.shape
     loss, columns, penalty = _loss(right, classes), _columns(right, classes), strength / n
@@ -95,6 +90,22 @@ def fit(
     if columns < classes:  # how much more the second of two is
         both = np.concatenate([-both / 2, both / 2])
     return Linear(both[:, :dim].copy(), both[:, dim].copy(), float(strength), int(found.nit))
+
+
+def solver() -> Callable[..., Any]:
+    """Scipy's.
+
+    Raises:
+        MissingDependencyError: scipy is not installed.
+    """
+    try:
+        from scipy.optimize import minimize
+    except ImportError as exc:
+        raise MissingDependencyError(
+            "a linear probe takes scipy: pip install 'clipperf[probe]'"
+        ) from exc
+    found: Callable[..., Any] = minimize
+    return found
 
 
 def _check(features: np.ndarray, right: np.ndarray, classes: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,13 +104,15 @@ class Metric:
 
     Which of the records of answers it is given depends on the kind. Figures that cannot miss (k at
     or above the number of candidates) are left out. One that is not `usual` is a row only where a
-    dataset asks for it.
+    dataset asks for it. `figures(candidates)` are the names that its figures may have, without the
+    name of the answers; None: that cannot be said before there are answers.
     """
 
     name: str
     kind: str
     outcomes: Callable[[Any], list[Outcome]]
     usual: bool = True
+    figures: Callable[[int], Sequence[str]] | None = None
 
 
 METRICS: Registry[Metric] = Registry(
@@ -128,4 +130,18 @@ def measured(answers: Answers) -> list[Outcome]:
         for metric in METRICS
         if metric.kind == answers.kind
         for outcome in metric.outcomes(answers)
+    ]
+
+
+ANY = "*"
+"""Stands for figures whose names are not known before there are answers."""
+
+
+def figures_of(name: str, kind: str, candidates: int) -> list[str]:
+    """The names of the figures that answers of this name and kind may have."""
+    return [
+        f"{name} {figure}"
+        for metric in METRICS
+        if metric.kind == kind
+        for figure in ((ANY,) if metric.figures is None else metric.figures(candidates))
     ]

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.folds import TRAIN, divides_itself
+from clipperf.evals.layout import MissingSplitError
+from clipperf.evals.same_classes import with_the_same_classes
 from clipperf.evals.task import TASKS, fitting
 from clipperf.system.files import digest_of
 
@@ -30,7 +32,7 @@ Load = Callable[[str, str], Dataset]
 def with_tasks(dataset: Dataset, names: Sequence[str], load: Load) -> Dataset:
     """The dataset for these tasks (none: those that it wants itself), with the parts they need.
 
-    Parts that a task may use and that cannot be read are left out, and a note says why.
+    Parts that a task may use and that are not there are left out, and a note says why.
 
     Raises:
         UsageError: there is no such task, the data is not for it, or lacks a part that it needs.
@@ -50,8 +52,10 @@ def with_tasks(dataset: Dataset, names: Sequence[str], load: Load) -> Dataset:
     for part in usable:
         try:
             parts[part] = _part(dataset, part, load)
-        except UsageError as exc:
+        except MissingPartError as exc:
             notes.append(str(exc))
+    dataset, parts, more = with_the_same_classes(dataset, parts)
+    notes += more
     own = {image.sha256 for image in dataset.images}
     for name, other in parts.items():
         twice = sum(image.sha256 in own for image in other.images)
@@ -65,24 +69,27 @@ def with_tasks(dataset: Dataset, names: Sequence[str], load: Load) -> Dataset:
 
 
 def _part(dataset: Dataset, part: str, load: Load) -> Dataset:
-    """A part by the first of its names that is there."""
+    """A part by the first of its names that is there.
+
+    Raises:
+        MissingPartError: there is no such split, and nobody says where the part is.
+        UsageError: it is there and cannot be read, or is not where a recipe says that it is.
+    """
     reasons = []
     for split in SPLITS[part]:
         try:
             found = load(split, part)
-        except UsageError as exc:
+        except MissingSplitError as exc:
             reasons.append(str(exc))
             continue
         if found.sha256 == dataset.sha256:
             reasons.append("it would be the same data as what is evaluated")
             continue
-        if found.class_names != dataset.class_names:
-            raise UsageError(
-                f"{dataset.name}: its part for {part} has other classes "
-                f"({len(found.class_names)}, not {len(dataset.class_names)}): give both one list "
-                "of names in classnames.txt"
-            )
         return found
+    if part in dataset.named_parts:
+        raise UsageError(
+            f"{dataset.name}: what its TOML names for {part} is no such part: {reasons[0]}"
+        )
     raise MissingPartError(
         f"{dataset.name} has no part for {part}: {reasons[0]}; put it into a folder "
         f'{SPLITS[part][0]!r} beside, or name it in a TOML: {part} = "FOLDER"'

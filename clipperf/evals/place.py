@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from clipperf.errors import UsageError
-from clipperf.evals.layout import LAYOUTS, Place, half_met
-from clipperf.evals.published import SETS, how_to_fetch, local_path, roots
+from clipperf.evals.layout import LAYOUTS, MissingSplitError, Place, half_met
+from clipperf.evals.published import SETS, PublishedSet, how_to_fetch, local_path, roots
 from clipperf.evals.recipe import RECIPE, Recipe, read_recipe
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, list_folder, list_tar, list_zip
@@ -20,16 +20,22 @@ from clipperf.text import shown
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "eval.zip"
 
+TABLES = (".csv", ".jsonl", ".txt")
+
 OnStage = Callable[[str], None]
 
 
-def path_of(name_or_dir: str | Path, split: str, on_stage: OnStage) -> tuple[Path, str]:
+def path_of(
+    name_or_dir: str | Path | PublishedSet, split: str, on_stage: OnStage
+) -> tuple[Path, str]:
     """Where a dataset lies, fetched now where it is published and not here; its published name.
 
     Raises:
         UsageError: there is none of that name, or it cannot be fetched; the message says from
             where, and where to put it.
     """
+    if isinstance(name_or_dir, PublishedSet):
+        return _published(name_or_dir, split, on_stage)
     name = str(name_or_dir)
     if not name.strip():
         raise UsageError("the dataset is empty: give 'sample' or a folder")
@@ -49,6 +55,10 @@ def path_of(name_or_dir: str | Path, split: str, on_stage: OnStage) -> tuple[Pat
             "a folder of images with captions.csv, or the name of a published one such as "
             "vtab/cifar10"
         )
+    return _published(known, split, on_stage)
+
+
+def _published(known: PublishedSet, split: str, on_stage: OnStage) -> tuple[Path, str]:
     found = local_path(known)
     target = roots()[-1] / known.folder
     # A fetch that was interrupted left shards without their number.
@@ -61,6 +71,8 @@ def path_of(name_or_dir: str | Path, split: str, on_stage: OnStage) -> tuple[Pat
 
     try:
         return fetch(known.url, split, target, on_stage), known.name
+    except MissingSplitError:
+        raise
     except UsageError as exc:
         raise UsageError(f"{known.name} is not here, and {exc}: {how_to_fetch(known)}") from exc
 
@@ -70,12 +82,14 @@ def place_at(
 ) -> tuple[Place, Recipe | None]:
     """What lies at a path, and what the recipe there asks for; of another part, where it says."""
     recipe, table = None, None
-    if path.suffix == ".toml":
-        recipe = read_recipe(ImageSource(path.name, path))
-        path = path.parent / recipe.parts.get(part, recipe.data)
+    inside = path / RECIPE
+    if path.suffix == ".toml" or (kind_of(path) == "folder" and kind_of(inside) == "file"):
+        own = path if path.suffix == ".toml" else inside
+        recipe = read_recipe(ImageSource(own.name, own))
+        path = own.parent / recipe.parts.get(part, recipe.data)
         if kind_of(path) == "nothing":
-            raise UsageError(f"no data at {shown(path)}, which the TOML names")
-        if path.suffix in (".csv", ".jsonl", ".txt"):
+            raise UsageError(f"{shown(own)} names {shown(path)}, which is not there")
+        if path.suffix in TABLES:
             path, table = path.parent, path.name
     if kind_of(path) == "folder":
         files = list_folder(_snapshot(path))
@@ -83,10 +97,12 @@ def place_at(
         files = list_tar(path) if path.suffix == ".tar" else list_zip(path)
     if recipe is None and RECIPE in files:
         recipe = read_recipe(files[RECIPE])
-        if recipe.parts.get(part, recipe.data):
-            table = recipe.parts.get(part, recipe.data)
-            if table not in files:
-                raise UsageError(f"{files[RECIPE]} names {shown(table)}, which is not there")
+        table = recipe.parts.get(part, recipe.data) or None
+        if table and (table not in files or posixpath.splitext(table)[1] not in TABLES):
+            raise UsageError(
+                f"{files[RECIPE]} names {shown(table)}, which is no table there: in an archive a "
+                "TOML names no folders; put it beside the archive"
+            )
     suffixes = image_suffixes()
     images = tuple(n for n in files if posixpath.splitext(n)[1].lower() in suffixes)
     place = Place(path, files, images, split, language, table, published=published)

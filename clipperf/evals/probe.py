@@ -70,12 +70,12 @@ def probe(
     """Search the strength, then train on all: by the rules of A.3.
 
     `right` are labels int [n], or bool [n, classes]. `validation` are the features and what is
-    right of the data's own validation split; without one a fifth of each class of the training
-    split (of all images, where they have several classes) is held out for the search. It goes by
-    accuracy, or by 11-point mAP where images have several classes.
+    right of the data's own validation split; without one a fifth of the training split is held out
+    for the search, see `held_out`. It goes by accuracy, or by 11-point mAP where images have
+    several classes.
     """
     if validation is None:
-        held = held_out(right if right.dtype != bool else np.zeros(len(right), np.int64))
+        held = held_out(right)
         inner, own = (features[~held], right[~held]), (features[held], right[held])
         whole = features, right
     else:
@@ -101,12 +101,29 @@ def quality(linear: Linear, features: np.ndarray, right: np.ndarray) -> float:
     return float(np.mean([eleven_point(scores[:, c], right[:, c]) for c in there]))
 
 
-def held_out(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> np.ndarray:
-    """Which samples are held out: bool [n], that share of each class, none of one alone."""
+def held_out(right: np.ndarray, share: float = 0.2, seed: int = 0) -> np.ndarray:
+    """Which samples are held out: bool [n], that share of each class, none of one alone.
+
+    Where images have several classes, that share of those that have any, and of those without.
+
+    Raises:
+        UsageError: that leaves nothing to search on.
+    """
+    labels = right.any(axis=1).astype(np.int64) if right.dtype == bool else right
     rng, held = np.random.default_rng(seed), np.zeros(len(labels), bool)
     for label in np.unique(labels):
         places = rng.permutation(np.flatnonzero(labels == label))
         held[places[: min(len(places) - 1, max(1, round(share * len(places))))]] = True
-    if not held.any():
-        raise UsageError("every class has one sample: give a validation split")
+    check_searchable(right[held])
     return held
+
+
+def check_searchable(right: np.ndarray) -> None:
+    """Raise UsageError where a search by these images could not tell one strength from another."""
+    if right.dtype == bool:
+        if not right.any():
+            raise UsageError(
+                "no image to search the strength on has a class: give a validation split with some"
+            )
+    elif not len(right):
+        raise UsageError("every class has one sample: give a validation split")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipperf.errors import MissingDependencyError, UsageError
+from clipperf.inputs.sources import is_hidden
 from clipperf.serialize import parse_json
 from clipperf.system import store
 from clipperf.system.reading import read_small
@@ -32,12 +33,16 @@ MOST_TEXTS_BYTES = 1 << 26
 class PublishedSet:
     """A dataset by name: its test images, and the hub's repository (None: nobody has put it there).
 
-    `samples` counts images, None where it is not settled.
+    Where one is given in place of a name, a file or folder of that name is not meant. `samples`
+    counts images, None where it is not settled.
     """
 
     name: str
     samples: int | None
     repository: str | None
+
+    def __str__(self) -> str:
+        return self.name
 
     @property
     def folder(self) -> str:
@@ -160,7 +165,7 @@ def local_path(found: PublishedSet) -> Path | None:
     """Where a dataset is on this machine; None where it is not."""
     for root in roots():
         for name in (found.folder, f"wds_{flat(found.name)}", flat(found.name)):
-            if entries_of(root / name):
+            if any(not is_hidden(entry.name) for entry in entries_of(root / name)):
                 return root / name
     return None
 

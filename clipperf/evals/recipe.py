@@ -1,6 +1,6 @@
 """Anybody's own evaluation: a small TOML beside the images, or one that names their folder.
 
-::
+Paths are relative to the TOML. ::
 
     data = "photos"                  # folder, table or archive; by default where the file lies
     task = "zeroshot"                # or "retrieval", or a list; by default all that fit
@@ -193,6 +193,20 @@ def _classifiers(value: Any, where: str) -> tuple[str, ...]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, str) and WORDNET.fullmatch(value) is not None
+
+
+def for_part(recipe: Recipe, content: Content) -> Recipe:
+    """What a recipe asks of another part of the data, which may lack some of the classes.
+
+    Prompts and pools are those of the data itself.
+    """
+    names = recipe.names if len(recipe.names) == len(content.class_names) else ()
+    there = {*(names or content.class_names)}
+    renamed = {name: title for name, title in recipe.renamed.items() if name in there}
+    templates = recipe.templates if there else ()
+    return dataclasses.replace(
+        recipe, names=names, renamed=renamed, templates=templates, prompts={}, pooled={}
+    )
 
 
 def applied(content: Content, recipe: Recipe, where: str) -> Content:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,15 @@ def robustness_of(scores: Sequence[Score], points: Points) -> list[Robustness]:
         if base is not None and dataset in points and dataset != BASE and 0 < base.value < 1:
             found.append(Robustness(base, score, fitted(points[dataset])))
     return found
+
+
+def check_shifted(datasets: Collection[str]) -> None:
+    """Raise UsageError where no figure of these datasets could be predicted from another."""
+    if BASE not in datasets or not {*SHIFTED} & {*datasets}:
+        raise UsageError(
+            f"--robustness predicts accuracies on {', '.join(SHIFTED)} from the one on {BASE}, and "
+            "the suite lacks these: give --suite clip-paper-shift"
+        )
 
 
 def bundled_points() -> dict[str, list[tuple[float, float]]]:

@@ -13,8 +13,9 @@ from clipperf.errors import ClipperfError, UsageError
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.evaluate import Failure
 from clipperf.evals.parts import MissingPartError
-from clipperf.evals.published import SETS, local_path
+from clipperf.evals.published import SETS, PublishedSet, local_path
 from clipperf.evals.robustness import BASE, SHIFTED
+from clipperf.inputs.sources import is_hidden
 from clipperf.models.dataset_names import CLIP_PAPER_TABLES, OPEN_CLIP_38
 from clipperf.models.published import read_table
 from clipperf.nouns.result import ResultFile
@@ -52,7 +53,8 @@ NOWHERE = "not published as a WebDataset"
 class Wanted:
     """A row of a table: its `title` there, the dataset and the metric.
 
-    `path` is where the data lies; where it does not, `missing` names the hub's repository.
+    `path` is where the data lies; where it does not, `missing` names the hub's repository. One that
+    is `published` has its class names and templates, and other parts of it may be fetched.
     """
 
     title: str
@@ -60,11 +62,12 @@ class Wanted:
     metric: str
     path: Path | None = None
     missing: str = ""
+    published: bool = False
 
     @property
-    def given(self) -> str | Path | None:
+    def given(self) -> PublishedSet | Path | None:
         """What `load_dataset` takes for it; None where it is not here."""
-        return self.dataset if self.path and self.dataset in SETS else self.path
+        return SETS[self.dataset] if self.path and self.published else self.path
 
 
 def wanted_in(suite: str) -> list[Wanted]:
@@ -81,7 +84,7 @@ def wanted_in(suite: str) -> list[Wanted]:
             f"no suite {quoted(suite)}; choose from {', '.join(suites())}, or give a folder of "
             "datasets"
         )
-    found = [path for path in entries_of(folder) if not path.name.startswith(".")]
+    found = [path for path in entries_of(folder) if not is_hidden(path.name)]
     own = [p for p in found if p.is_dir() or p.suffix in (".tar", ".zip", ".toml")]
     if not own:
         raise UsageError(f"{shown(folder)} holds no datasets: folders, archives or TOML files")
@@ -91,7 +94,7 @@ def wanted_in(suite: str) -> list[Wanted]:
 def _located(title: str, dataset: str, metric: str) -> Wanted:
     known = SETS[dataset]
     path = local_path(known)
-    return Wanted(title, dataset, metric, path, "" if path else known.repository or NOWHERE)
+    return Wanted(title, dataset, metric, path, "" if path else known.repository or NOWHERE, True)
 
 
 def _clip_as_service() -> list[tuple[str, str, str]]:
@@ -134,7 +137,7 @@ def suites() -> dict[str, list[tuple[str, str, str]]]:
 
 def evaluated(
     wanted: Sequence[Wanted],
-    load: Callable[[str | Path], Dataset],
+    load: Callable[[PublishedSet | Path], Dataset],
     evaluate_on: Callable[[Dataset, Path], tuple[ResultFile, list[Failure]]],
     target: Path,
 ) -> tuple[list[Wanted], ResultFile | None, list[Failure]]:
@@ -167,7 +170,7 @@ def evaluated(
                 failures.append(Failure(row.dataset, str(exc)))
                 continue
             results.append(result)
-            failures += failed
+            failures += [Failure(f"{row.dataset}, {one.label}", one.reason) for one in failed]
             write(_joined(results, target))
     rows = [
         dataclasses.replace(row, missing=reasons.get(row.dataset, row.missing)) for row in wanted

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.metric import ANY
 from clipperf.evals.outcome import Outcome
 from clipperf.registry import Registry
 from clipperf.text import quoted
@@ -39,7 +40,10 @@ class Task:
     `outcomes(dataset, embeddings)` are its figures, in the order of the rows: most often what
     `metric.measured` makes of ranks. `parts` are the other parts of the data that it needs
     embedded, `may_use` those that it uses where they are there. One that runs only where it is
-    `asked` for is left out where no task is named.
+    `asked` for is left out where no task is named. With `features`
+    it looks at these where there are any. `check(dataset)` raises what would fail once all
+    is embedded, and can be told before: columns, answers, packages. `figures(dataset)` are the
+    names that its figures may have, `metric.ANY` for those that are not known before.
     """
 
     name: str
@@ -49,6 +53,9 @@ class Task:
     parts: tuple[str, ...] = ()
     may_use: tuple[str, ...] = ()
     asked: bool = False
+    features: bool = False
+    check: Callable[[Dataset], None] = lambda dataset: None
+    figures: Callable[[Dataset], Iterable[str]] = lambda dataset: (ANY,)
 
 
 TASKS: Registry[Task] = Registry(
@@ -70,6 +77,30 @@ def fitting(dataset: Dataset) -> list[Task]:
     return wanted or [task for task in TASKS if task.fits(dataset) and not task.asked]
 
 
+def check(dataset: Dataset) -> None:
+    """Raise before anything is embedded what can be told of a dataset, its tasks and metrics.
+
+    Raises:
+        ClipperfError: a task lacks something, or there is no such metric, or nothing to score.
+    """
+    tasks = fitting(dataset)
+    for task in tasks:
+        task.check(dataset)
+    texts_of(dataset)
+    figures = [figure for task in tasks for figure in task.figures(dataset)]
+    if not figures:
+        raise nothing_to_score(dataset)
+    if not any(figure.endswith(ANY) for figure in figures):
+        _check_metrics(dataset, figures)
+
+
+def check_features_used(dataset: Dataset) -> None:
+    """Raise UsageError where features were asked for, and no task looks at them."""
+    if not any(task.features for task in fitting(dataset)):
+        known = " or ".join(f"--task {task.name}" for task in TASKS if task.features)
+        raise UsageError(f"--features are for probes, and {dataset.name} has none: add {known}")
+
+
 def outcomes_of(dataset: Dataset, embeddings: Embeddings) -> list[Outcome]:
     """The figures of these tasks, of the metrics that the dataset wants: "top-1" or the full name.
 
@@ -79,18 +110,29 @@ def outcomes_of(dataset: Dataset, embeddings: Embeddings) -> list[Outcome]:
     found = [o for task in fitting(dataset) for o in task.outcomes(dataset, embeddings)]
     if not dataset.metrics:
         return [outcome for outcome in found if outcome.usual]
-    chosen = [o for o in found if any(f" {o.metric}".endswith(f" {m}") for m in dataset.metrics)]
+    _check_metrics(dataset, [outcome.metric for outcome in found])
+    return [o for o in found if any(_is_called(o.metric, m) for m in dataset.metrics)]
+
+
+def _is_called(figure: str, metric: str) -> bool:
+    """Whether a figure is the metric that is meant, with or without the name of its answers."""
+    return f" {figure}".endswith(f" {metric}")
+
+
+def _check_metrics(dataset: Dataset, figures: Sequence[str]) -> None:
     for metric in dataset.metrics:
-        if not any(f" {o.metric}".endswith(f" {metric}") for o in chosen):
-            known = ", ".join(o.metric for o in found)
+        if not any(_is_called(figure, metric) for figure in figures):
+            known = ", ".join(figures)
             raise UsageError(f"{dataset.name}: no metric {quoted(metric)}; choose from {known}")
-    return chosen
 
 
 def nothing_to_score(dataset: Dataset) -> UsageError:
     """What to raise where no task has a figure that could miss."""
+    asked = [task.name for task in TASKS if task.asked and task.fits(dataset)]
+    more = f"; ask for --task {', '.join(asked)}" if asked and not dataset.tasks else ""
     return UsageError(
         f"nothing to score in {dataset.name}: it takes two classes, or two images with captions"
+        f"{more}"
     )
 
 

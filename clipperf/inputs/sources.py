@@ -41,7 +41,8 @@ class ImageSource:
     `name` is relative to the dataset, with "/" between folders. `span` says where a member lies
     that is stored as it is: first byte and number of bytes; without it the archive is a zip.
     `head` comes before them, where only the pixels of an image are stored.
-    `sha256`, where it is known, is what the bytes must have.
+    `sha256`, where it is known, is what the bytes must have. So many pixels of `border` are no part
+    of the image, on each side.
     """
 
     name: str
@@ -50,6 +51,12 @@ class ImageSource:
     span: tuple[int, int] | None = None
     sha256: str = ""
     head: str = ""
+    border: int = 0
+
+    @property
+    def identity(self) -> str:
+        """What the decoded image depends on; "" where that is not known."""
+        return f"{self.sha256} without {self.border} pixels" if self.border else self.sha256
 
     def __str__(self) -> str:
         return shown(self.path if self.member is None else f"{self.path}:{self.member}")
@@ -82,6 +89,8 @@ class ImageSource:
             archive = _archive(self.path, self.path.stat().st_mtime_ns)
             found = archive.getinfo(self.member)
             check_bytes(self.path, found.file_size, limit_bytes)
+            if found.flag_bits & 1:
+                raise UsageError(f"{self} is encrypted: unpack the zip with its password")
             if found.compress_type not in _BOUNDED:
                 raise UsageError(f"{self} is not packed by deflate: make the zip anew")
             with archive.open(found) as file:
@@ -92,7 +101,13 @@ class ImageSource:
 
     def open(self) -> Image.Image:
         """The decoded image, in the mode it is stored in; raises UsageError that names it."""
-        return decode(self, self.read(), fully=True)
+        image = decode(self, self.read(), fully=True)
+        if not self.border:
+            return image
+        right, bottom = image.width - self.border, image.height - self.border
+        if min(right, bottom) <= self.border:
+            raise UsageError(f"{self}: {image.width}x{image.height} pixels are all border")
+        return image.crop((self.border, self.border, right, bottom))
 
 
 @functools.lru_cache(maxsize=4)
@@ -129,6 +144,16 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     return value
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder that it lies in, is none of the data's.
+
+    Hidden ones are not, such as the ``._*`` and ``.DS_Store`` of macOS, nor its ``__MACOSX``.
+    """
+    return any(
+        (part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.split("/")
+    )
+
+
 def list_folder(root: Path) -> dict[str, ImageSource]:
     """Every file below `root` by relative name, hidden ones left out, links followed.
 
@@ -142,7 +167,7 @@ def list_folder(root: Path) -> dict[str, ImageSource]:
         if real in above:  # a link back to a folder that is being walked
             return
         for entry in folder.iterdir():
-            if entry.name.startswith("."):
+            if is_hidden(entry.name):
                 continue
             try:
                 entry.name.encode()
@@ -170,7 +195,7 @@ def list_zip(path: Path) -> dict[str, ImageSource]:
         raise UsageError(
             f"{shown(path)} is neither a folder nor a readable zip: {why_unreadable(exc)}"
         ) from exc
-    visible = [m for m in members if not m.startswith(("__MACOSX/", "."))]
+    visible = [m for m in members if not is_hidden(m)]
     return {
         one_spelling(member): ImageSource(one_spelling(member), path, member)
         for member in sorted(visible)
@@ -181,7 +206,7 @@ def list_tar(path: Path) -> dict[str, ImageSource]:
     """Every file in a tar by name, hidden ones left out; raises UsageError as `tars.members`."""
     found = {}
     for member in tars.members(path):
-        if not member.name.startswith("."):
+        if not is_hidden(member.name):
             name = one_spelling(member.name)
             found[name] = ImageSource(name, path, member.name, (member.start, member.size))
     return dict(sorted(found.items()))

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, features
+from published_layouts import pack
+from published_layouts import picture as made
 
 from clipperf.errors import UsageError
 from clipperf.evals import place
@@ -222,11 +224,35 @@ def test_links_are_followed_and_loops_end(classes: Path, tmp_path: Path) -> None
     assert data.labels == (0, 1, 1, 1, 2)
 
 
-def test_hidden_files_are_left_out(classes: Path) -> None:
+def test_hidden_files_are_left_out(classes: Path, tmp_path: Path) -> None:
     before = load_dataset(classes).sha256
-    write(classes / "cat" / "._1.png", "what another system leaves behind")
+    for name in ("cat/._1.png", "__MACOSX/cat/._1.png", "__MACOSX/cat/2.png", "cat/.DS_Store"):
+        (classes / name).parent.mkdir(parents=True, exist_ok=True)
+        write(classes / name, "what another system leaves behind")
     picture(classes / ".thumbnails" / "1.png")
     assert load_dataset(classes).sha256 == before
+    packed = load_dataset(zipped(classes, tmp_path / "z.zip"))
+    assert packed.sha256 == before and not any("DS_Store" in note for note in packed.notes)
+
+
+def test_hidden_files_of_tars_are_left_out(tmp_path: Path) -> None:
+    files = [(f"{i}.{kind}", data) for i in range(2) for kind, data in sample_of(i).items()]
+    plain = pack(tmp_path / "a" / "s.tar", files)
+    hidden = [(f"{folder}._{name}", b"x") for name, _ in files for folder in ("", "__MACOSX/")]
+    other = pack(tmp_path / "b" / "s.tar", [(".DS_Store", b"x"), *hidden, *files])
+    assert load_dataset(plain).sha256 == load_dataset(other).sha256
+    roots = [tmp_path / root for root in ("plain", "with")]
+    for root, tar in zip(roots, (plain, other), strict=True):
+        (root / "test").mkdir(parents=True)
+        tar.rename(root / "test" / "0.tar")
+        write(root / "test" / "nshards.txt", "1")
+    (roots[1] / "test" / "._0.tar").write_bytes(b"x")
+    assert load_dataset(roots[0]).sha256 == load_dataset(roots[1]).sha256
+
+
+def sample_of(i: int) -> dict[str, bytes]:
+    """The files of a sample: an image and its caption."""
+    return {"png": made(i, "png"), "txt": f"no {i}".encode()}
 
 
 def load_error(path: Path) -> str:
@@ -467,6 +493,22 @@ def test_unreadable_images_can_be_left_out(classes: Path) -> None:
     for name in ("cut.jpg", "text.png", "it is a named pipe"):
         assert name in skipped
     assert any("1 class folders without images (odd)" in note for note in data.notes)
+
+
+def test_a_class_of_which_nothing_can_be_read_is_named(classes: Path, captioned: Path) -> None:
+    (classes / "big_dog" / "1.webp").write_bytes(b"")
+    data = load_dataset(classes, skip_unreadable=True)
+    assert data.class_names == ("cat",)
+    assert "pets: no image of 1 classes can be read: big dog" in data.notes
+    (captioned / "captions.csv").unlink()
+    write(captioned / "labels.csv", "image,label\na.png,x\nb.png,y\n")
+    (captioned / "a.png").write_bytes(b"")
+    notes = load_dataset(captioned, skip_unreadable=True).notes
+    assert [note for note in notes if note.endswith("no image of 1 classes can be read: x")]
+    write(captioned / "classnames.txt", "sea\nsky\n")
+    write(captioned / "labels.csv", "image,label\na.png,1\nb.png,0\n")
+    notes = load_dataset(captioned, skip_unreadable=True).notes
+    assert [note for note in notes if note.endswith("no image of 1 classes can be read: sky")]
 
 
 def test_images_that_fit_no_frame_are_left_out_too(classes: Path) -> None:

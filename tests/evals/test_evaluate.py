@@ -7,9 +7,14 @@ import json
 import os
 import shutil
 import zipfile
+from pathlib import Path
 
+import pytest
 from PIL import Image
+from published_layouts import classified
 
+from clipperf.commands.evaluate import command
+from clipperf.errors import UsageError
 from clipperf.models import sample
 from clipperf.system import store
 
@@ -100,3 +105,36 @@ def test_unreadable_images_are_left_out_of_every_runtime(cli, sample_artifact, s
     assert note.startswith("few: left out 2 images that cannot be read, for every runtime alike: ")
     for path in (first, second):
         assert str(path) in note
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"suite": "datacomp38", "dataset": "sample"}, "leave out --dataset"),
+        ({"robustness": "points.csv"}, "--robustness is of the datasets of a suite"),
+        ({"robustness": "points.csv", "suite": "clip-as-service"}, "the suite lacks these"),
+        (
+            {"robustness": "points.csv", "suite": "clip-paper-shift", "json": Path("-")},
+            "--robustness prints a table, and --json - prints JSON",
+        ),
+        ({"against": "published", "json": Path("-")}, "--against prints a table, and --json -"),
+        ({"features": True, "dataset": "{data}"}, "--features are for probes, and data has none"),
+        ({"index_compat": ("onnx", "onnx"), "features": True}, "leave out --runtime"),
+        ({"index_compat": ("onnx", "onnx"), "robustness": "points.csv"}, "leave out --runtime"),
+        ({"index_compat": ("onnx", "onnx"), "against": "published"}, "leave out --runtime"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    options: dict, said: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "points.csv").write_text("imagenet1k,imagenet-a\n0.3,0.1\n0.5,0.2\n0.8,0.5\n")
+    classified(tmp_path / "data", [0, 1, 2])
+    given = {
+        name: value.format(data=tmp_path / "data") if isinstance(value, str) else value
+        for name, value in options.items()
+    }
+    with pytest.raises(UsageError) as caught:
+        command(["clipperf-sample"], quiet=True, **given)
+    assert said in str(caught.value)
+    assert not (home / "results").exists() or not any((home / "results").iterdir())

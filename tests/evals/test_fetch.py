@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import http.server
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from clipperf.errors import UsageError
 from clipperf.evals import published
 from clipperf.evals.datasets import load_dataset
 from clipperf.evals.fetch import base_of
+from clipperf.evals.layout import MissingSplitError
 
 ASKED: list[str] = []
 BROKEN: set[str] = set()
@@ -134,3 +137,35 @@ def test_a_folder_of_ones_own_comes_first(
     monkeypatch.setenv("CLIPPERF_DATASETS", str(tmp_path / "sets"))
     assert load_dataset("vtab/pets").labels == (2, 1)
     assert published.SETS["vtab/pets"].samples == 3669
+
+
+def test_what_was_fetched_needs_no_network(
+    hub: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "hub" / "datasets" / "me" / "mine" / "resolve" / "main"
+    classified(root, [0, 1, 2])
+    classified(root, [0, 1, 2], first=50, split="train")
+    url = f"{hub}/datasets/me/mine/tree/main"
+    fetched = [load_dataset(url, split=split).sha256 for split in ("test", "train")]
+    asked = len(ASKED)
+    assert [load_dataset(url, split=split).sha256 for split in ("test", "train")] == fetched
+    assert len(ASKED) == asked
+    # A split that is not published, or cannot be asked for, is none; one that breaks off is broken.
+    with pytest.raises(MissingSplitError, match="404"):
+        load_dataset(url, split="val")
+    classified(root, [0, 1], first=90, split="val")
+    BROKEN.add("val/0.tar")
+    with pytest.raises(UsageError, match="broke off") as caught:
+        load_dataset(url, split="val")
+    assert not isinstance(caught.value, MissingSplitError)
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    with pytest.raises(MissingSplitError, match="cannot be fetched: no network"):
+        load_dataset(url, split="val")
+    assert load_dataset(url).sha256 == fetched[0]
+    with pytest.raises(UsageError, match="no network") as caught:
+        load_dataset(f"{hub}/datasets/me/other")
+    assert not isinstance(caught.value, MissingSplitError)
+
+
+def no_network(*_: object, **__: object) -> None:
+    raise urllib.error.URLError("no network")

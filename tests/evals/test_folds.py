@@ -16,10 +16,11 @@ from published_layouts import picture
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset, load_dataset
 from clipperf.evals.folds import folds_of, held_for_test
+from clipperf.evals.layout import MissingSplitError
 from clipperf.evals.outcome import MEAN_OVER_CLASSES, SHARE, Outcome
 from clipperf.evals.parts import with_tasks
 from clipperf.evals.shots import over_repeats
-from clipperf.evals.task import Embeddings, outcomes_of
+from clipperf.evals.task import Embeddings, check, outcomes_of
 from clipperf.inputs.sources import ImageSource
 
 
@@ -72,7 +73,7 @@ def found_for(data: Dataset) -> Embeddings:
 
 def no_part(split: str, part: str) -> Dataset:
     assert part == "validation"
-    raise UsageError(f"no split {split}")
+    raise MissingSplitError(f"no split {split}")
 
 
 def test_data_that_divides_itself(home: Path) -> None:
@@ -84,6 +85,7 @@ def test_data_that_divides_itself(home: Path) -> None:
         }
     )
     data = with_tasks(data, ("zeroshot", "linear-probe"), no_part)
+    check(data)
     rows = {row.metric: row for row in outcomes_of(data, found_for(data))}
     # Zero-shot: images 0, 1, 8, 9, 10 are tested, the first is wrong.
     assert (rows["zeroshot top-1"].value, len(rows["zeroshot top-1"].values)) == (4 / 5, 5)
@@ -96,7 +98,7 @@ def test_data_that_divides_itself(home: Path) -> None:
     assert [i.name for i in few.images] == ["0.png", "1.png", "8.png", "9.png", "10.png"]
     assert kept.images.shape == (5, 2)
     with pytest.raises(UsageError, match="few shots are drawn of a part"):
-        outcomes_of(dataclasses.replace(data, tasks=("few-shot",)), found_for(data))
+        check(dataclasses.replace(data, tasks=("few-shot",)))
 
 
 def test_features_are_another_evaluation(home: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from published_layouts import picture
+from published_layouts import classified, picture
 
 from clipperf.errors import UsageError
 from clipperf.evals import worker
@@ -99,8 +99,106 @@ def test_parts_have_the_same_classes(tmp_path: Path) -> None:
     fill(tmp_path / "pets" / "test", 0)
     fill(tmp_path / "pets" / "train", 10)
     (tmp_path / "pets" / "train" / "dog").rename(tmp_path / "pets" / "train" / "fox")
-    with pytest.raises(UsageError, match=r"its part for train has other classes \(2, not 2\)"):
+    # Names by number, which both have two of, do not hide it.
+    for text in ("", 'classes = ["one", "two"]\n'):
+        (tmp_path / "pets" / "task.toml").write_text(text)
+        with pytest.raises(UsageError) as caught:
+            asked(tmp_path / "pets", "learner")
+        assert (
+            "pets: its part for train has other classes: fox only there, dog only in what is "
+            "evaluated: call the same classes alike" in str(caught.value)
+        )
+
+
+def labelled(data: Dataset) -> dict[str, str]:
+    """The class of every image by name."""
+    names = [data.class_names[label] for label in data.labels]
+    return dict(zip((image.name.split("/", 1)[1] for image in data.images), names, strict=True))
+
+
+@pytest.mark.parametrize("lacking", ["test", "train", "valid"])
+@pytest.mark.parametrize("text", ["", "classnames", '[classes]\nbee = "a bee"'])
+def test_a_class_without_images_in_one_part_shifts_no_labels(
+    lacking: str, text: str, tmp_path: Path
+) -> None:
+    pets, classes = tmp_path / "pets", ("ape", "bee", "cat")
+    for first, split in enumerate(("test", "train", "valid")):
+        for i, name in enumerate(classes):
+            if not (split == lacking and name == "ape"):
+                (pets / split / name).mkdir(parents=True)
+                (pets / split / name / "1.png").write_bytes(picture(10 * first + i, "png"))
+    names = classes
+    if text == "classnames":
+        names = ("an ape", "a bee", "a cat")
+        (pets / "classnames.txt").write_text("\n".join(names))
+    elif text:
+        names = ("ape", "a bee", "cat")
+        (pets / "task.toml").write_text(text)
+    data = asked(pets, "learner")
+    assert data.class_names == names and data.class_keys == classes
+    for split, part in {
+        "test": data,
+        "train": data.parts["train"],
+        "valid": data.parts["validation"],
+    }.items():
+        own = dict(zip([f"{c}/1.png" for c in classes], names, strict=True))
+        if split == lacking:
+            del own["ape/1.png"]
+        assert labelled(dataclasses.replace(part, class_names=names)) == own
+    said = [note for note in data.notes if "they are classes there, too" in note]
+    assert len(said) == (lacking == "test" and text != "classnames")
+    if said:
+        assert said[0].startswith("pets: 1 classes have images in its part for train and none in")
+
+
+def test_classes_of_another_layout_are_the_same_by_their_list_of_names(tmp_path: Path) -> None:
+    classified(tmp_path / "shards", [0, 1, 2])
+    for i, name in enumerate(("sea", "sky")):
+        (tmp_path / "more" / name).mkdir(parents=True)
+        (tmp_path / "more" / name / "1.png").write_bytes(picture(200 + i, "png"))
+    recipe = tmp_path / "own.toml"
+    recipe.write_text('data = "shards"\ntrain = "more"\n')
+    with pytest.raises(
+        UsageError, match="its part for train has other classes: sea, sky only there, 0, 1, 2 only"
+    ):
+        asked(recipe, "learner")
+    (tmp_path / "shards" / "classnames.txt").write_text("sea\nsky\n")
+    with pytest.raises(UsageError, match="a sample is of class 2"):
+        asked(recipe, "learner")
+    classified(tmp_path / "pair", [0, 1])
+    (tmp_path / "pair" / "classnames.txt").write_text("sea\nsky\n")
+    recipe.write_text('data = "pair"\ntrain = "more"\n')
+    assert asked(recipe, "learner").parts["train"].labels == (0, 1)
+    # By number: another list of names is another set of classes.
+    classified(tmp_path / "shards", [0, 1], first=90, split="train")
+    (tmp_path / "shards" / "classnames.txt").write_text("sky\nsea\n")
+    recipe.write_text('data = "pair"\ntrain = "shards"\n')
+    with pytest.raises(
+        UsageError, match=r"other names for the same numbers of classes \(0: sea, sky"
+    ):
+        asked(recipe, "learner")
+
+
+def test_only_a_split_that_is_not_there_may_be_left_out(tmp_path: Path) -> None:
+    for first, split in enumerate(("test", "train", "val")):
+        fill(tmp_path / "pets" / split, 10 * first)
+    broken = tmp_path / "pets" / "val" / "cat" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:-30])
+    with pytest.raises(UsageError, match=r"val/cat/0\.png is not a readable image"):
         asked(tmp_path / "pets", "learner")
+    broken.write_bytes(picture(20, "png"))
+    recipe = tmp_path / "pets.toml"
+    for place, said in (
+        ("none", "pets.toml names .*none, which is not there"),
+        ("pets", "what its TOML names for validation is no such part"),
+        ("half", "what its TOML names for validation is no such part: .* has no split 'val'"),
+    ):
+        fill(tmp_path / "half" / "test", 30) if place == "half" else None
+        recipe.write_text(f'data = "pets/test"\ntrain = "pets/train"\nvalidation = "{place}"\n')
+        if place == "pets":
+            recipe.write_text(recipe.read_text().replace('"pets"', '"pets/test"'))
+        with pytest.raises(UsageError, match=said):
+            asked(recipe, "learner")
 
 
 def test_a_recipe_says_where_parts_are(tmp_path: Path) -> None:

@@ -63,8 +63,13 @@ def test_classes_of_which_an_image_has_several_are_searched_by_their_precision()
     right = np.stack([labels == c for c in range(3)], axis=1)
     right[:, 2] |= features[:, 0] > 0.5
     found = probe(features, right, 3)
-    held = held_out(np.zeros(len(labels), int))
-    assert held.sum() == 50
+    held = held_out(right)
+    # A fifth of those with a class, and of those without.
+    some = right.any(axis=1)
+    assert [int(held[some].sum()), int(held[~some].sum())] == [
+        round(some.sum() / 5),
+        round((~some).sum() / 5),
+    ]
     assert found.linear.weights.shape == (3, features.shape[1]) and len(found.tried) == 15
     for step in (32, 64):
         strength = STRENGTHS[step]
@@ -79,3 +84,16 @@ def test_classes_of_which_an_image_has_several_are_searched_by_their_precision()
         ]
         assert found.tried[step] == pytest.approx(np.mean(figures), abs=5e-3)
     assert found.best == max(found.tried.values())
+
+
+def test_something_with_a_class_is_held_out_however_few_have_one() -> None:
+    for seed in range(20):
+        right = np.zeros((100, 2), bool)
+        right[np.random.default_rng(seed).choice(100, 2, replace=False), 1] = True
+        held = held_out(right)
+        assert right[held].sum() == right[~held].sum() == 1
+    assert np.isfinite(probe(TRAIN[0][:100], right, 2).best)
+    right[:] = False
+    right[3, 0] = True
+    with pytest.raises(UsageError, match="no image to search the strength on has a class"):
+        held_out(right)

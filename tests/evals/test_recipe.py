@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,40 @@ def test_a_prefix_stands_before_every_caption(tmp_path: Path) -> None:
     )
 
 
+def test_a_recipe_in_a_folder_names_what_lies_beside_it(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    for first, place in ((0, own / "photos"), (10, own / "learn"), (20, tmp_path / "outside")):
+        for i, name in enumerate(("cat", "dog")):
+            (place / name).mkdir(parents=True)
+            (place / name / f"{i}.png").write_bytes(picture(first + i, "png"))
+    recipe = own / "task.toml"
+    recipe.write_text('data = "photos"\ntrain = "learn"\nvalidation = "../outside"\n')
+    for given in (own, recipe):
+        for part, place in (("", "photos"), ("train", "learn"), ("validation", "../outside")):
+            data = load_dataset(given, part=part)
+            assert [image.path.resolve() for image in data.images] == [
+                (own / place / "cat" / "0.png").resolve(),
+                (own / place / "dog" / "1.png").resolve(),
+            ]
+    (own / "photos" / "labels.csv").write_text("image,label\ncat/0.png,x\ndog/1.png,y\n")
+    recipe.write_text('data = "photos/labels.csv"\n')
+    assert load_dataset(own).class_names == ("x", "y")
+    recipe.write_text('data = "none"\n')
+    with pytest.raises(UsageError, match=r"own/task\.toml names .*own/none, which is not there"):
+        load_dataset(own)
+
+
+def test_a_recipe_in_an_archive_names_tables_alone(folders: Path, tmp_path: Path) -> None:
+    (folders / "task.toml").write_text('data = "cat"\n')
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for path in sorted(folders.rglob("*.*")):
+            archive.write(path, path.relative_to(folders))
+    with pytest.raises(
+        UsageError, match="names cat, which is no table there: in an archive a TOML"
+    ):
+        load_dataset(tmp_path / "pets.zip")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -86,7 +121,7 @@ def test_a_prefix_stands_before_every_caption(tmp_path: Path) -> None:
         ("classes = 3", "classes must be a list of names, or a table"),
         ('classes = ["cat"]', "1 classes, the data has 2"),
         ('[classes]\nbird = "x"', "no class bird; there are cat, dog"),
-        ('data = "other.csv"', "names other.csv, which is not there"),
+        ('data = "other.csv"', "other.csv, which is not there"),
     ],
 )
 def test_mistakes_are_named(folders: Path, text: str, words: str) -> None:

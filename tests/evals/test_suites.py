@@ -65,6 +65,21 @@ def test_a_row_says_where_its_data_is_or_what_it_lacks(home: Path) -> None:
         wanted_in("none")
 
 
+def test_a_row_is_never_taken_from_the_current_folder(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classified(home / "datasets" / "wds_mnist", [0, 1])
+    other = classified(tmp_path / "mnist", [0, 1, 2, 0], first=100)
+    monkeypatch.chdir(tmp_path)
+    (row,) = [row for row in wanted_in("clip-paper") if row.dataset == "mnist"]
+    data = load_dataset(row.given)  # type: ignore[arg-type]
+    assert (data.name, len(data.images)) == ("mnist", 2)
+    # Who names it means what is there, and a folder of datasets means its own.
+    assert len(load_dataset("mnist").images) == 4
+    (own,) = [row for row in wanted_in(str(tmp_path)) if row.dataset == "mnist"]
+    assert own.given == other and len(load_dataset(other).images) == 4
+
+
 def test_the_table_names_what_is_missing(
     cli: Cli, sample_artifact: Path, home: Path, tmp_path: Path
 ) -> None:

@@ -47,8 +47,8 @@ PIECES = {
 }
 SPACES = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2003\u2028\u2029\u202f\u3000\u200b\ufeff"
 
-CLEANINGS = [name for name in CLEANERS if name != "none"]
-"""open_clip's."""
+CLEANINGS = [name for name in CLEANERS if name not in ("none", "siglip")]
+"""Those that open_clip's own tokenizer has."""
 
 
 def generated(n: int, seed: int) -> list[str]:

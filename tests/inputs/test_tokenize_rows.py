@@ -222,7 +222,7 @@ def test_cleaning(clean: str, text: str, cleaned: str) -> None:
 
 
 def test_cleaning_is_chosen_by_name() -> None:
-    assert list(CLEANERS) == ["lower", "canonicalize", "whitespace", "none"]
+    assert list(CLEANERS) == ["lower", "canonicalize", "whitespace", "none", "siglip"]
     assert CLEANERS["none"](" A\n&amp; ") == " A\n&amp; "
     with pytest.raises(UsageError, match="limit is 1,048,576"):
         CLEANERS["none"]("a" * (2**20 + 1))

@@ -26,7 +26,7 @@ from clipperf.evals.layout import (
     published_texts,
 )
 from clipperf.evals.published import WORDNET, clip_benchmark_texts, imagenet_names
-from clipperf.inputs.sources import one_spelling, read_object
+from clipperf.inputs.sources import is_hidden, one_spelling, read_object
 from clipperf.system.targets import entries_of, kind_of
 from clipperf.text import quoted, shown
 
@@ -40,7 +40,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
         )
     within = _within(place)
     images = [name for name in place.images if name.startswith(within)]
-    folders = {_class(name, within) for name in images}
+    every = _of_all_splits(place, within)
     images = [name for name in images if name not in without]
     names = read_object(place.files["classes.json"]) if "classes.json" in place.files else {}
     for folder, title in names.items():
@@ -49,7 +49,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
                 f'{shown(place.root)}: classes.json must map folders to names: {{"cat": "a cat"}}'
             )
         found = place.root / within / folder
-        if one_spelling(folder) not in folders and kind_of(found) != "folder":
+        if one_spelling(folder) not in every and kind_of(found) != "folder":
             raise UsageError(
                 f"{shown(place.root)}: classes.json names {quoted(folder)}, which is not a folder "
                 "there"
@@ -59,6 +59,8 @@ def _read(place: Place, without: Collection[str]) -> Content:
     title_of = {one_spelling(folder): title.strip() for folder, title in names.items()}
     class_names = [title_of.get(folder, folder.replace("_", " ")) for folder in classes]
     listed = lines_of(place, "classnames.txt")
+    if listed and not names and len(classes) < len(every) == len(listed):
+        classes = _in_order(every)  # a class without images in this split
     if listed:
         if len(listed) != len(classes):
             raise UsageError(
@@ -68,6 +70,9 @@ def _read(place: Place, without: Collection[str]) -> Content:
         class_names = listed
     templates = list(DEFAULT_TEMPLATES)
     if not names and not listed:
+        if place.published and len(classes) < len(every):
+            classes = _in_order(every)
+            class_names = [folder.replace("_", " ") for folder in classes]
         known, those = published_texts(place, len(classes))
         if all(WORDNET.fullmatch(folder) for folder in classes):
             known, those = _imagenet(place, classes), clip_benchmark_texts("imagenet1k")[1]
@@ -80,6 +85,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
         [place.files[name] for name in images],
         labels=[number[_class(name, within)] for name in images],
         class_names=class_names,
+        class_keys=classes,
         templates=templates,
         notes=_empty(place, within, folders),
     )
@@ -106,7 +112,7 @@ def _empty(place: Place, within: str, folders: Collection[str]) -> list[str]:
     """Which class folders hold no images."""
     inside = {name for name in place.files if name.startswith(within)}
     there = {_class(name, within) for name in inside if "/" in name[len(within) :]}
-    visible = (e for e in entries_of(place.root / within) if not e.name.startswith("."))
+    visible = (e for e in entries_of(place.root / within) if not is_hidden(e.name))
     there |= {one_spelling(entry.name) for entry in visible if entry.is_dir()}
     empty = there - set(folders)
     if not empty:
@@ -123,6 +129,13 @@ def _within(place: Place) -> str:
     if not top <= set(SPLITS) or any(name.count("/") < 2 for name in place.images):
         return ""
     return f"{in_split(place, top)}/"
+
+
+def _of_all_splits(place: Place, within: str) -> set[str]:
+    """The class folders that hold images in any split of the data."""
+    if not within:
+        return {_class(name, "") for name in place.images}
+    return {name.split("/")[1] for name in place.images}
 
 
 def _class(name: str, within: str) -> str:

@@ -81,7 +81,8 @@ def _read(place: Place, without: Collection[str]) -> Content:
     for own, answer in zip(images, answers, strict=True):
         if not isinstance(answer, int) or not 0 <= answer < len(names):
             raise UsageError(f"{own}: {label} is {shown(answer)}, of {len(names)} classes")
-    return Content(images, labels=answers, class_names=names, templates=templates)
+    keys = names if said and len({*names}) == len(names) else ()
+    return Content(images, labels=answers, class_names=names, class_keys=keys, templates=templates)
 
 
 def _features(source: ImageSource) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from clipperf.errors import UsageError
-from clipperf.evals.layout import Content, Layout, Place
+from clipperf.evals.layout import Content, Layout, MissingSplitError, Place
 from clipperf.inputs.sources import ImageSource, one_spelling, read_object
 from clipperf.text import quoted, shown
 
@@ -34,7 +34,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
     chosen = [record for record in records if str(record.get("split")) in wanted]
     if not chosen:
         there = sorted({str(record.get("split")) for record in records})
-        raise UsageError(
+        raise MissingSplitError(
             f"{source} has no split {quoted(place.split)}: choose one of "
             f"{shown(', '.join(there))} with --split"
         )

@@ -18,6 +18,7 @@ from clipperf.evals.layout import (
     DEFAULT_TEMPLATES,
     Content,
     Layout,
+    MissingSplitError,
     Place,
     check_classes,
     lines_of,
@@ -82,7 +83,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
     end = listed.ends.get(place.split)
     if end is None or folder + end not in place.files:
         there = [split for split, name in listed.ends.items() if folder + name in place.files]
-        raise UsageError(
+        raise MissingSplitError(
             f"{shown(place.root)} has no split {quoted(place.split)}: choose one of "
             f"{', '.join(there)} with --split"
         )
@@ -100,7 +101,9 @@ def _read(place: Place, without: Collection[str]) -> Content:
     names = names or [name.replace("_", " ") for name in classes]
     templates = templates or list(DEFAULT_TEMPLATES)
     check_classes(names, templates, shown(place.root))
-    return Content(images, labels=labels, class_names=names, templates=templates)
+    return Content(
+        images, labels=labels, class_names=names, class_keys=classes, templates=templates
+    )
 
 
 LAYOUT = Layout(

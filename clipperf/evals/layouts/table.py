@@ -13,7 +13,8 @@ Several captions an image are several rows. Images are named relative to the fol
 With a ``category`` in every row and ``classes.json`` (``{"categories": [...], "class_names":
 [...], "templates": [...]}``, the last two optional) the images are also classified. Labels that
 are whole numbers index ``classnames.txt`` where that is there; else they are the names of classes.
-``fairface_label_val.csv`` is FairFace's. All other columns are kept as they are, for tasks that
+``fairface_label_train.csv`` and ``fairface_label_val.csv`` are FairFace's, beside its folders
+``train`` and ``val``. All other columns are kept as they are, for tasks that
 look at groups, places or videos; rows with
 ``latitude`` and ``longitude`` need no caption and no class.
 """
@@ -33,6 +34,7 @@ from clipperf.evals.layout import (
     Place,
     check_classes,
     few,
+    in_split,
     lines_of,
     texts_in,
 )
@@ -43,8 +45,15 @@ from clipperf.text import quoted, shown
 TABLES = (
     *("captions.csv", "captions.jsonl", "captions.txt", "labels.csv", "labels.jsonl"),
     *("metadata.csv", "metadata.jsonl", "Flickr8k.token.txt", "results_20130124.token"),
-    *("results.csv", "fairface_label_val.csv"),
+    "results.csv",
 )
+FAIRFACE = {
+    "test": "fairface_label_val.csv",
+    "val": "fairface_label_val.csv",
+    "train": "fairface_label_train.csv",
+}
+"""Its table of each split; published figures are of the validation split."""
+
 PART = "Flickr_8k.{}Images.txt"
 """Flickr8k's list of the images of a split; without it, all are used."""
 
@@ -58,6 +67,9 @@ ALONE = {"latitude", "longitude", "race", "gender", "age", "verb"}
 def _tables(place: Place) -> list[str]:
     if place.table is not None:
         return [place.table]
+    parts = [split for split, name in FAIRFACE.items() if name in place.files]
+    if parts:
+        return [FAIRFACE[in_split(place, parts)]]
     return [name for name in TABLES if name in place.files]
 
 
@@ -67,7 +79,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
         raise UsageError(f"{shown(place.root)} holds both {table} and {more[0]}: remove one")
     source = place.files[table]
     classes = _categories(place.files["classes.json"]) if "classes.json" in place.files else {}
-    number = {category: i for i, category in enumerate(classes.pop("categories", []))}
+    number = {category: i for i, category in enumerate(classes.get("categories", []))}
     where, part = _Where(place), set(lines_of(place, PART.format(place.split)))
     index: dict[str, int] = {}
     captions: list[str] = []
@@ -112,7 +124,8 @@ def _read(place: Place, without: Collection[str]) -> Content:
     )
     if number:
         labels = [label for label in found if isinstance(label, int)]
-        return _with(content, labels, classes["class_names"], classes["templates"])
+        names, templates = classes["class_names"], classes["templates"]
+        return _with(content, labels, names, templates, classes["categories"])
     if all(label is None for label in found):
         return content
     return _labelled(place, source, content, found)
@@ -123,7 +136,7 @@ def _labelled(place: Place, source: ImageSource, content: Content, found: list[A
     said = ["" if label is None else str(label).strip() for label in found]
     if "" in said:
         raise UsageError(f"{source}: an image has no label, others do")
-    names = lines_of(place, "classnames.txt")
+    names, keys = lines_of(place, "classnames.txt"), list[str]()
     if names and all(label.isdecimal() for label in said):
         labels = [int(label) for label in said]
         if max(labels) >= len(names):
@@ -137,13 +150,18 @@ def _labelled(place: Place, source: ImageSource, content: Content, found: list[A
         if unknown:
             raise UsageError(f"{source}: labels that classnames.txt does not name: {few(unknown)}")
         labels = [place_of[label] for label in said]
+        keys = names if len(place_of) == len(names) else keys
     templates = lines_of(place, "templates.txt") or list(DEFAULT_TEMPLATES)
     check_classes(names, templates, str(source))
-    return _with(content, labels, names, templates)
+    return _with(content, labels, names, templates, keys)
 
 
-def _with(content: Content, labels: list[int], names: list[str], templates: list[str]) -> Content:
-    return dataclasses.replace(content, labels=labels, class_names=names, templates=templates)
+def _with(
+    content: Content, labels: list[int], names: list[str], templates: list[str], keys: list[str]
+) -> Content:
+    return dataclasses.replace(
+        content, labels=labels, class_names=names, templates=templates, class_keys=keys
+    )
 
 
 def _first(row: dict[Any, Any], names: tuple[str, ...]) -> Any:
@@ -194,7 +212,7 @@ class _Where:
 def _check_spare(place: Place, table: str, used: Collection[str]) -> None:
     """Folders of images that no row names make it doubtful what is meant."""
     spare = {n.split("/")[0] for n in place.images if "/" in n} - {n.split("/")[0] for n in used}
-    if spare and place.table is None:
+    if spare and place.table is None and table not in FAIRFACE.values():
         raise UsageError(
             f"{shown(place.root)} holds {table} and also folders of images without captions "
             f"({few(spare)}): move {table} elsewhere to classify the folders, "
@@ -225,5 +243,13 @@ LAYOUT = Layout(
     name="table",
     fits=lambda place: bool(place.images and _tables(place)),
     read=_read,
-    own=(*TABLES, "Flickr_8k.*", "classes.json", "classnames.txt", "templates.txt", "task.toml"),
+    own=(
+        *TABLES,
+        *FAIRFACE.values(),
+        "Flickr_8k.*",
+        "classes.json",
+        "classnames.txt",
+        "templates.txt",
+        "task.toml",
+    ),
 )

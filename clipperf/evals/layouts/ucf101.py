@@ -76,6 +76,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
     return Content(
         images,
         labels=labels,
+        class_keys=classes,
         class_names=[_in_words(name) for name in classes],
         templates=TEMPLATES,
         columns=columns,

@@ -83,4 +83,9 @@ def outcomes(scored: Scored) -> list[Outcome]:
     ]
 
 
-METRIC = Metric("action-precision", "actions", outcomes)
+METRIC = Metric(
+    "action-precision",
+    "actions",
+    outcomes,
+    figures=lambda candidates: ["mWAP", "mWSAP"],
+)

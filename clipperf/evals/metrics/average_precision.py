@@ -44,4 +44,9 @@ def outcomes(scored: Scored) -> list[Outcome]:
     ]
 
 
-METRIC = Metric("average-precision", "multi-label", outcomes)
+METRIC = Metric(
+    "average-precision",
+    "multi-label",
+    outcomes,
+    figures=lambda candidates: ["mAP", "11-point mAP"],
+)

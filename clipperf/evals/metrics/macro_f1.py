@@ -21,4 +21,10 @@ def outcomes(ranked: Ranked) -> list[Outcome]:
     return [Outcome(f"{ranked.name} macro F1", ranked.side, MACRO_F1, *rest)]
 
 
-METRIC = Metric("macro-f1", "classification", outcomes, usual=False)
+METRIC = Metric(
+    "macro-f1",
+    "classification",
+    outcomes,
+    usual=False,
+    figures=lambda candidates: ["macro F1"] if candidates > 1 else [],
+)

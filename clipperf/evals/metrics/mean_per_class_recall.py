@@ -18,4 +18,9 @@ def outcomes(ranked: Ranked) -> list[Outcome]:
     return [Outcome(name, ranked.side, MEAN_OVER_CLASSES, *rest)]
 
 
-METRIC = Metric("mean-per-class-recall", "classification", outcomes)
+METRIC = Metric(
+    "mean-per-class-recall",
+    "classification",
+    outcomes,
+    figures=lambda candidates: ["mean per-class recall"] if candidates > 1 else [],
+)

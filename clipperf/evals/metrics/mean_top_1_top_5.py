@@ -18,4 +18,10 @@ def outcomes(ranked: Ranked) -> list[Outcome]:
     return [Outcome(name, ranked.side, SHARE, values, decisions, ranked.groups, chance)]
 
 
-METRIC = Metric("mean-top-1-top-5", "classification", outcomes, usual=False)
+METRIC = Metric(
+    "mean-top-1-top-5",
+    "classification",
+    outcomes,
+    usual=False,
+    figures=lambda candidates: ["mean(top-1, top-5)"] if candidates > 5 else [],
+)

@@ -21,4 +21,9 @@ def outcomes(ranked: Ranked) -> list[Outcome]:
     return rows
 
 
-METRIC = Metric("recall-at-k", "retrieval", outcomes)
+METRIC = Metric(
+    "recall-at-k",
+    "retrieval",
+    outcomes,
+    figures=lambda candidates: [f"recall@{k}" for k in KS if k < candidates],
+)

@@ -30,4 +30,10 @@ def outcomes(scored: Scored) -> list[Outcome]:
     return [Outcome(f"{scored.name} ROC AUC", scored.side, ROC_AUC, *rest)]
 
 
-METRIC = Metric("roc-auc", "binary", outcomes, usual=False)
+METRIC = Metric(
+    "roc-auc",
+    "binary",
+    outcomes,
+    usual=False,
+    figures=lambda candidates: ["ROC AUC"],
+)

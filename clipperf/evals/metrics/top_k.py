@@ -21,4 +21,9 @@ def outcomes(ranked: Ranked) -> list[Outcome]:
     return rows
 
 
-METRIC = Metric("top-k", "classification", outcomes)
+METRIC = Metric(
+    "top-k",
+    "classification",
+    outcomes,
+    figures=lambda candidates: [f"top-{k}" for k in KS if k < candidates],
+)

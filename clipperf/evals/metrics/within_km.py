@@ -22,4 +22,9 @@ def outcomes(located: Located) -> list[Outcome]:
     return rows
 
 
-METRIC = Metric("within-km", "geolocation", outcomes)
+METRIC = Metric(
+    "within-km",
+    "geolocation",
+    outcomes,
+    figures=lambda candidates: [f"within {km} km" for km in KM],
+)

@@ -108,4 +108,9 @@ def outcomes(ranked: Ranked) -> list[Outcome]:
     return rows
 
 
-METRIC = Metric("worst-group", "classification", outcomes)
+METRIC = Metric(
+    "worst-group",
+    "classification",
+    outcomes,
+    figures=lambda candidates: [f"top-{k}, worst group" for k in KS if k < candidates],
+)

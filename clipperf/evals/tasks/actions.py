@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from clipperf.errors import UsageError
-from clipperf.evals.clips import over_frames
+from clipperf.evals.clips import clips_of, over_frames
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.metric import Scored, measured
+from clipperf.evals.metric import Scored, figures_of, measured
 from clipperf.evals.metrics.action_precision import lists
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import classifier_weights
@@ -55,9 +55,16 @@ def _number(dataset: Dataset, i: int) -> int:
     return int(text)
 
 
+def _check(dataset: Dataset) -> None:
+    for own in clips_of(dataset):
+        _number(dataset, int(own[0]))
+
+
 TASK = Task(
     name="actions",
     fits=lambda dataset: dataset.columns.keys() >= set(COLUMNS),
     texts=_texts,
     outcomes=_outcomes,
+    check=_check,
+    figures=lambda dataset: figures_of("actions", "actions", 0),
 )

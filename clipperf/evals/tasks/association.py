@@ -13,7 +13,7 @@ from clipperf.evals.datasets import Dataset
 from clipperf.evals.outcome import SHARE, Outcome
 from clipperf.evals.task import Embeddings, Task
 
-CUES = "cues"
+CUES, FIGURE = "cues", "association Jaccard"
 SIZES: dict[str, tuple[int, ...]] = {", 5 and 6": (5, 6), ", 10 and 12": (10, 12)}
 """The games by their number of candidates, as published figures have them."""
 
@@ -51,7 +51,7 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
         inside = np.isin(sizes, np.asarray(own))
         if inside.any():
             rest = (values[inside], decisions[inside], np.zeros(int(inside.sum()), np.int64), None)
-            rows.append(Outcome(f"association Jaccard{name}", "text", SHARE, *rest))
+            rows.append(Outcome(f"{FIGURE}{name}", "text", SHARE, *rest))
     return rows
 
 
@@ -60,4 +60,5 @@ TASK = Task(
     fits=lambda dataset: bool(dataset.cues),
     texts=lambda dataset: {CUES: tuple(map(prompt, dataset.cues))},
     outcomes=_outcomes,
+    figures=lambda dataset: [f"{FIGURE}{name}" for name in ("", *SIZES)],
 )

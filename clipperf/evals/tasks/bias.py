@@ -24,9 +24,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from clipperf.evals.clips import over_frames
+from clipperf.evals.clips import clips_of, over_frames
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.groups import groups_of
+from clipperf.evals.groups import figures_by_group, groups_of
 from clipperf.evals.outcome import SHARE, Outcome
 from clipperf.evals.ranks import classifier_weights, normalize
 from clipperf.evals.task import Embeddings, Task
@@ -108,6 +108,10 @@ def chi_squared(there: np.ndarray, own: np.ndarray) -> np.ndarray:
     return np.where(margins > 0, n * (a * d - b * c) ** 2 / np.where(margins > 0, margins, 1), 0.0)
 
 
+def _above(label: str, threshold: float) -> str:
+    return f"{label!r} above {threshold:.1%}"
+
+
 def _labels(
     dataset: Dataset, images: np.ndarray, labels: np.ndarray, groups: Mapping[str, np.ndarray]
 ) -> Iterator[Outcome]:
@@ -120,7 +124,7 @@ def _labels(
             for place, label in enumerate(np.argsort(-told, kind="stable"), start=1):
                 hits, rest = there[own, label], there[~own, label]
                 others = f", {rest.mean():.1%} of all others" if len(rest) else ""
-                figure = f"{dataset.candidates[label]!r} above {threshold:.1%}"
+                figure = _above(dataset.candidates[label], threshold)
                 said = f"chi-squared {told[label]:.1f}, number {place} by it{others}"
                 yield _share(figure, name, hits, hits, said)
 
@@ -163,10 +167,26 @@ def _texts(dataset: Dataset) -> dict[str, list[str]]:
     return found
 
 
+def _check(dataset: Dataset) -> None:
+    clips_of(dataset)
+    groups_of(_grouped(dataset), [])
+
+
+def _figures(dataset: Dataset) -> list[str]:
+    grouped = _grouped(dataset)
+    labels = [_above(label, limit) for limit in THRESHOLDS for label in dataset.candidates]
+    return [
+        *(name for figure in CLASS_FIGURES.values() for name in figures_by_group(grouped, figure)),
+        *(name for figure in labels for name in figures_by_group(grouped, figure, combined=False)),
+    ]
+
+
 TASK = Task(
     name="bias",
     fits=lambda dataset: bool(_grouped(dataset).groups),
     texts=_texts,
     outcomes=_outcomes,
     asked=True,
+    check=_check,
+    figures=_figures,
 )

@@ -15,8 +15,8 @@ from clipperf.evals.clips import centre_frames
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.fits import digest, kept_probe
 from clipperf.evals.folds import divides_itself
-from clipperf.evals.learning import Samples, answers_of, features_of, ranked, samples_of, told
-from clipperf.evals.metric import measured
+from clipperf.evals.learning import answers_of, checked, features_of, ranked, samples_of, told
+from clipperf.evals.metric import figures_of, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import hits_at
 from clipperf.evals.shots import (
@@ -34,13 +34,11 @@ TOP = "-shot top-1"
 
 
 def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
-    if divides_itself(dataset):
-        raise UsageError(f"{dataset.name}: few shots are drawn of a part to train on, not of folds")
     dataset, found = centre_frames(dataset, found)
     train = samples_of(dataset, found, "train")
     validation = samples_of(dataset, found, "validation") if "validation" in found.parts else None
     labels, repeats = answers_of(dataset), dataset.repeats or REPEATS
-    shots = _shots(dataset, train)
+    shots = _shots(dataset, train[1])
     parts = digest([*train, *(validation or ())])
     rows: list[list[Outcome]] = []
     for count in shots:
@@ -60,17 +58,24 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
     ]
 
 
-def _shots(dataset: Dataset, train: Samples) -> tuple[int, ...]:
+def _shots(dataset: Dataset, labels: np.ndarray) -> tuple[int, ...]:
     """How many samples a class, from few to many: those asked for, else what there is enough of.
 
+    `labels` are those of the samples to train on.
+
     Raises:
-        UsageError: a class has none.
+        UsageError: a class has none, or fewer than are asked for.
     """
-    least = most_shots(train[1], len(dataset.class_names))
+    least = most_shots(labels, len(dataset.class_names))
     if dataset.shots:
+        if max(dataset.shots) > least:
+            raise UsageError(
+                f"{dataset.name}: {max(dataset.shots)} shots, and a class has {least} samples to "
+                "train on"
+            )
         return tuple(sorted(set(dataset.shots)))
     if not least:
-        empty = set(range(len(dataset.class_names))) - set(train[1].tolist())
+        empty = set(range(len(dataset.class_names))) - set(labels.tolist())
         name = dataset.class_names[min(empty)]
         raise UsageError(f"{dataset.name}: class {name!r} has no image to train on")
     return tuple(count for count in SHOTS if count <= least)
@@ -90,6 +95,19 @@ def _said(
     return f"{repeats} draws; zero-shot top-1, {zero:.4f}, is worth {worth} shots"
 
 
+def _check(dataset: Dataset) -> None:
+    if divides_itself(dataset):
+        raise UsageError(f"{dataset.name}: few shots are drawn of a part to train on, not of folds")
+    zeroshot.check(dataset)
+    _shots(dataset, checked(dataset)[0])
+
+
+def _figures(dataset: Dataset) -> list[str]:
+    classes = len(dataset.class_names)
+    counts = dataset.shots or SHOTS
+    return [f for count in counts for f in figures_of(f"{count}-shot", "classification", classes)]
+
+
 TASK = Task(
     name="few-shot",
     fits=lambda dataset: bool(dataset.labels) and len(dataset.class_names) > 1,
@@ -98,4 +116,7 @@ TASK = Task(
     parts=("train",),
     may_use=("validation",),
     asked=True,
+    features=True,
+    check=_check,
+    figures=_figures,
 )

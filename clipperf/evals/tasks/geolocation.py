@@ -12,7 +12,7 @@ import numpy as np
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.metric import Located, measured
+from clipperf.evals.metric import Located, figures_of, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import TIE
 from clipperf.evals.task import Embeddings, Task
@@ -89,6 +89,11 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
     return measured(Located("geolocation", "image", distances_km(own, guessed)))
 
 
+def _check(dataset: Dataset) -> None:
+    coordinates(dataset)
+    coordinates(dataset.parts["reference"])
+
+
 TASK = Task(
     name="geolocation",
     fits=lambda dataset: LIMITS.keys() <= dataset.columns.keys(),
@@ -96,4 +101,6 @@ TASK = Task(
     outcomes=_outcomes,
     parts=("reference",),
     asked=True,
+    check=_check,
+    figures=lambda dataset: figures_of("geolocation", "geolocation", 0),
 )

@@ -10,7 +10,7 @@ import numpy as np
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.metric import Ranked, measured
+from clipperf.evals.metric import Ranked, figures_of, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import TIE, classifier_weights
 from clipperf.evals.recipe import prompts_of
@@ -72,10 +72,16 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
     )
 
 
+def _figures(dataset: Dataset) -> list[str]:
+    most = max(map(len, lexicons(dataset)))
+    return figures_of("lexicon", "classification", most)
+
+
 TASK = Task(
     name="lexicon",
     fits=lambda dataset: bool(dataset.labels) and COLUMN in dataset.columns,
     texts=_texts,
     outcomes=_outcomes,
     asked=True,
+    figures=_figures,
 )

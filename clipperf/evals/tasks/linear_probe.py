@@ -10,14 +10,24 @@ from dataclasses import replace
 
 import numpy as np
 
+from clipperf.errors import UsageError
 from clipperf.evals.clips import centre_frames
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.fits import digest, kept_probe
 from clipperf.evals.folds import Fold, divides_itself, folds_of
-from clipperf.evals.learning import Samples, answers_of, features_of, ranked, samples_of, told
-from clipperf.evals.metric import Scored, measured
+from clipperf.evals.learning import (
+    Samples,
+    answers_of,
+    centred,
+    checked,
+    features_of,
+    ranked,
+    samples_of,
+    told,
+)
+from clipperf.evals.metric import Scored, figures_of, measured
 from clipperf.evals.outcome import Outcome
-from clipperf.evals.probe import Probe, probe
+from clipperf.evals.probe import Probe, check_searchable, held_out, probe
 from clipperf.evals.shots import over_repeats
 from clipperf.evals.task import Embeddings, Task
 
@@ -76,6 +86,27 @@ def _rows(
     return [replace(row, detail=said) for row in rows]
 
 
+def _check(dataset: Dataset) -> None:
+    train, validation = checked(dataset)
+    folds = folds_of(centred(dataset))
+    try:
+        if validation is None:
+            for few in [train[fold.train] for fold in folds] or [train]:
+                held_out(few)
+        else:
+            check_searchable(validation)
+    except UsageError as exc:
+        raise UsageError(f"{dataset.name}: {exc}") from exc
+
+
+def _figures(dataset: Dataset) -> list[str]:
+    classes = len(dataset.class_names)
+    if dataset.label_sets:
+        return figures_of(NAME, "multi-label", classes)
+    two = figures_of(NAME, "binary", 1) if classes == 2 else []
+    return [*figures_of(NAME, "classification", classes), *two]
+
+
 TASK = Task(
     name="linear-probe",
     fits=lambda dataset: bool(dataset.labels or dataset.label_sets),
@@ -84,4 +115,7 @@ TASK = Task(
     parts=("train",),
     may_use=("validation",),
     asked=True,
+    features=True,
+    check=_check,
+    figures=_figures,
 )

@@ -19,6 +19,7 @@ from clipperf.evals.tasks import zeroshot
 from clipperf.text import quoted
 
 COLUMN = "anchor"
+FIGURES = ("neighbours PM-0", "neighbours PM-k")
 
 
 def sets_of(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -46,9 +47,14 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
     every = np.bincount(of, weights=~hits) == 0
     none = np.zeros(len(anchors), np.int64)
     return [
-        Outcome(f"neighbours {name}", "image", SHARE, own, own, none, chance=None)
-        for name, own in (("PM-0", hits[anchors]), ("PM-k", every))
+        Outcome(name, "image", SHARE, own, own, none, chance=None)
+        for name, own in zip(FIGURES, (hits[anchors], every), strict=True)
     ]
+
+
+def _check(dataset: Dataset) -> None:
+    zeroshot.check(dataset)
+    sets_of(dataset)
 
 
 TASK = Task(
@@ -56,4 +62,6 @@ TASK = Task(
     fits=lambda dataset: bool(dataset.labels) and COLUMN in dataset.columns and not dataset.clip,
     texts=zeroshot.TASK.texts,
     outcomes=_outcomes,
+    check=_check,
+    figures=lambda dataset: FIGURES,
 )

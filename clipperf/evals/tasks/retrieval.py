@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.metric import Ranked, measured
+from clipperf.evals.metric import Ranked, figures_of, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import retrieve
 from clipperf.evals.task import Embeddings, Task
@@ -48,4 +48,8 @@ TASK = Task(
     fits=lambda dataset: bool(dataset.captions),
     texts=lambda dataset: {CAPTIONS: dataset.captions},
     outcomes=_outcomes,
+    figures=lambda dataset: [
+        *figures_of("text-to-image", "retrieval", len(dataset.images)),
+        *figures_of("image-to-text", "retrieval", len(dataset.captions)),
+    ],
 )

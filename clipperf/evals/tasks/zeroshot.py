@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipperf.evals.clips import over_frames
+from clipperf.evals.clips import clips_of, over_frames
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.folds import held_for_test
-from clipperf.evals.groups import groups_of, parts_of
-from clipperf.evals.metric import Ranked, Scored, measured
+from clipperf.evals.groups import figures_by_group, groups_of, parts_of
+from clipperf.evals.metric import Ranked, Scored, figures_of, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import classifier_weights, classify
 from clipperf.evals.task import Embeddings, Task
@@ -78,9 +78,29 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
     return rows
 
 
+def check(dataset: Dataset) -> None:
+    """Raise what would fail once all is embedded: clips and groups that are none."""
+    clips_of(dataset)
+    parts_of(dataset, [])
+
+
+def _figures(dataset: Dataset) -> list[str]:
+    classes = len(dataset.class_names)
+    if dataset.label_sets:
+        return figures_of("zeroshot", "multi-label", classes)
+    two = classes == 2 and not dataset.pools
+    return [
+        *figures_of("zeroshot", "classification", classes),
+        *(figures_of("zeroshot", "binary", 1) if two else ()),
+        *(figures_by_group(dataset, "zeroshot top-1") if classes > 1 else ()),
+    ]
+
+
 TASK = Task(
     name="zeroshot",
     fits=lambda dataset: bool(dataset.labels or dataset.label_sets),
     texts=lambda dataset: {PROMPTS: dataset.prompts},
     outcomes=_outcomes,
+    check=check,
+    figures=_figures,
 )
