@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Cli
 
 import clipperf
 from clipperf.errors import UsageError, WeightsError
@@ -62,6 +63,25 @@ def test_a_folder_is_exported_and_embeds_as_m_clip_does(home: Path, tmp_path: Pa
     assert "118" in tower.assumptions["context length"]
     with clipperf.load(made.folder) as model:
         assert_same(model.encode_texts(TEXTS), reference(parts, TEXTS))
+
+
+def test_a_text_tower_is_tuned_where_its_teachers_weights_cannot_be_had(
+    cli: Cli, tmp_path: Path
+) -> None:
+    """int8 is judged with both towers, so that trial fails; the others do not."""
+    save_student("bert", tmp_path / "student")
+    out = tmp_path / "tuned.json"
+    done = cli(
+        "tune", tmp_path / "student", "--tower", "text", "--runtime", "onnx", "--batch", "1",
+        "--precision", "int8,fp32", "--threads", "1", "--minutes", "1", "--out", out, "-q",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    tuning = json.loads(out.read_text())
+    assert [tower["cell"]["precision"] for tower in tuning["towers"]] == ["fp32"]
+    (failed,) = [t for t in tuning["trials"] if t["cell"]["precision"] == "int8"]
+    assert "is judged by accuracy, which takes the image tower, too: " in failed["verdict"]
+    assert "ViT-B-32" in failed["verdict"] and failed["items_per_s"] is None
+    assert "judged by accuracy" in done.stdout
 
 
 def test_bert_of_a_fixed_length_is_exported_like_any_other(tmp_path: Path) -> None:
