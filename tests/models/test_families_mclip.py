@@ -73,7 +73,7 @@ def test_a_text_tower_is_tuned_where_its_teachers_weights_cannot_be_had(
     out = tmp_path / "tuned.json"
     done = cli(
         "tune", tmp_path / "student", "--tower", "text", "--runtime", "onnx", "--batch", "1",
-        "--precision", "int8,fp32", "--threads", "1", "--minutes", "1", "--out", out, "-q",
+        "--precision", "int8,fp32", "--threads", "1", "--minutes", "0.05", "--out", out, "-q",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     tuning = json.loads(out.read_text())
