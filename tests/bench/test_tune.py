@@ -378,6 +378,14 @@ def test_load_opens_what_was_tuned(tuned: Path, sample_artifact: Path) -> None:
         np.testing.assert_allclose(ours.encode_texts(TEXTS), theirs.encode_texts(TEXTS), atol=1e-5)
 
 
+def test_a_tuned_model_says_what_each_tower_runs_in(tuned: Path) -> None:
+    with clipperf.load(tuned) as model:
+        cells = {t["cell"]["side"]: t["cell"] for t in json.loads(tuned.read_text())["towers"]}
+        for side, cell in cells.items():
+            assert side in repr(model)
+            assert f"in {cell['runtime']} {cell['precision']}, not normalized" in repr(model)
+
+
 def test_load_in_streams_gives_the_same(tuned: Path, tmp_path: Path, sample_artifact: Path) -> None:
     data = json.loads(tuned.read_text())
     for tower in data["towers"]:

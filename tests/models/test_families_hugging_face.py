@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -394,6 +397,22 @@ def test_without_network_the_error_says_what_to_do(cli: Cli, tmp_path: Path) -> 
             zoo.resolve(name)
     with pytest.raises(UsageError, match="after hf-hub: comes ORG/NAME"):
         zoo.resolve("hf-hub:nonsense")
+
+
+def test_without_network_a_client_that_was_imported_before_asks_nobody(tmp_path: Path) -> None:
+    code = (
+        "from huggingface_hub import constants\n"
+        "from clipperf.models import weights\n"
+        "weights.locate('ViT-B-32', 'openai')"
+    )
+    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "CLIPPERF_HOME": str(tmp_path)}
+    hidden = ("HF_HUB_OFFLINE", "https_proxy", "HTTPS_PROXY")
+    own = {name: value for name, value in os.environ.items() if name not in hidden}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**own, **offline}, capture_output=True, text=True
+    )
+    assert "WeightsError" in done.stderr and "no connection to the hub" in done.stderr
+    assert "Retrying" not in done.stderr
 
 
 def test_models_of_other_kinds_are_refused_with_the_reason(tmp_path: Path) -> None:
