@@ -22,7 +22,7 @@ from clipperf import stats, units
 from clipperf.bench import cost, meters
 from clipperf.bench.cost import Settings
 from clipperf.bench.passes import time_pass
-from clipperf.errors import ClipperfError, MeasurementError, WeightsError
+from clipperf.errors import ClipperfError, MeasurementError
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, Measurement
@@ -108,7 +108,6 @@ class Search:
 
         Raises:
             MeasurementError: no candidate works, or none keeps to the bound.
-            WeightsError: the model's weights cannot be had.
         """
         elapsed_s = cost.stopwatch()
         early_s = (1 - FINAL_SHARE) * self.budget_s
@@ -163,8 +162,6 @@ class Search:
             try:
                 self.requests[cell.runtime, cell.precision] = self.request(cell)
                 made.append(cell)
-            except WeightsError:  # every other candidate would lack them, too
-                raise
             except ClipperfError as exc:
                 self._judge(cell, str(exc))
         return made
@@ -241,7 +238,10 @@ class Search:
         timed = [trial for trial in self.trials.values() if trial.batch_s is not None]
         if not timed or not all(self._too_slow(trial.cell) for trial in timed):
             failed = [trial for trial in self.trials.values() if trial.batch_s is None]
-            reasons = "; ".join(f"{t.cell.label}: {one_line(t.verdict)}" for t in failed)
+            alike: dict[str, list[str]] = {}
+            for trial in failed:
+                alike.setdefault(one_line(trial.verdict), []).append(trial.cell.label)
+            reasons = "; ".join(f"{', '.join(labels)}: {why}" for why, labels in alike.items())
             return MeasurementError(f"no candidate works: {reasons}")
         quickest = min(timed, key=lambda trial: trial.batch_s or 0.0)
         return MeasurementError(

@@ -15,6 +15,8 @@ from clipperf.engines import contract
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export import folder
 from clipperf.export.derived import MARGIN
+from clipperf.export.make import present_weights
+from clipperf.export.workshop import Workshop
 from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
@@ -65,6 +67,7 @@ def tune(
         UsageError: wishes that nothing can meet; the message names the option.
         MissingDependencyError: no runtime works here.
         MeasurementError: no candidate works, or none keeps to the bound.
+        WeightsError: the model's weights cannot be had.
         StorageError: the file cannot be written.
     """
     elapsed_s = cost.stopwatch()
@@ -72,6 +75,7 @@ def tune(
     environment = env.capture()
     spec = wishes.spec
     devices = usable_devices(wishes.runtimes, wishes.precisions, wishes.device)
+    present_weights(spec, Workshop(), on_stage)  # without them no candidate can be made
     towers: list[TunedTower] = []
     trials: list[Trial] = []
     for number, side in enumerate(wishes.sides):

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from clipperf.errors import ExportError, ParityError, UsageError
+from clipperf.errors import ExportError, ParityError, UsageError, WeightsError
 from clipperf.export import folder as folders
-from clipperf.export.exporter import EXPORTERS, Below, Exporter, exporter_of
+from clipperf.export.exporter import EXPORTERS, Below, Exporter, Need, exporter_of
 from clipperf.export.folder import Exported, Wanted
 from clipperf.export.job import Built, Job, Tell
 from clipperf.export.workshop import Workshop
@@ -55,8 +55,8 @@ def make(
     if out is not None:  # in the store whatever is damaged is built again
         folders.check_target(out.absolute(), spec, variant.runtime)
     below = [
-        make(spec, needed, other, on_stage=on_stage, workshop=shop)
-        for other, needed in exporter.needs(spec, sides, variant)
+        _made_before(spec, sides, variant, need, on_stage, shop)
+        for need in exporter.needs(spec, sides, variant)
     ]
     if below:
         graphs = {tower.side: tower for tower in below[0].manifest.towers}
@@ -64,7 +64,7 @@ def make(
         sources = {side: Below(graphs[side].key, graphs[side].files) for side in sides}
         needed_bytes = {side: graphs[side].disk_bytes for side in sides}
     else:
-        weights_id = _present_weights(spec, shop, on_stage)
+        weights_id = present_weights(spec, shop, on_stage)
         sources = dict.fromkeys(sides, Below(weights_id))
         needed_bytes = folders.weight_bytes(spec, sides, variant.row)
     name = "-".join(filter(None, [variant.folder_name, exporter.choices.suffix(variant)]))
@@ -108,7 +108,29 @@ def serving(
     return found if isinstance(found, Path) else make(spec, sides, found, on_stage=on_stage).folder
 
 
-def _present_weights(spec: ModelSpec, shop: Workshop, on_stage: Tell) -> str:
+def _made_before(
+    spec: ModelSpec,
+    sides: Sequence[Side],
+    variant: Variant,
+    need: Need,
+    on_stage: Tell,
+    shop: Workshop,
+) -> Exported:
+    """One of the folders that a variant is made from, or judged by; raises as `make`."""
+    other, needed = need
+    try:
+        return make(spec, needed, other, on_stage=on_stage, workshop=shop)
+    except WeightsError as exc:
+        more = [side for side in needed if side not in sides]
+        if not more:
+            raise
+        raise WeightsError(
+            f"{variant.precision} of the {' and '.join(sides)} tower is judged by accuracy, which "
+            f"takes the {' and '.join(more)} tower, too: {exc}"
+        ) from exc
+
+
+def present_weights(spec: ModelSpec, shop: Workshop, on_stage: Tell) -> str:
     """The id of a model's weights, which are fetched first where they are not on this machine.
 
     Raises:

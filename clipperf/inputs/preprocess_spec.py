@@ -44,8 +44,9 @@ class PreprocessSpec:
     channel, for pixels in [0, 1]. `fill` is one 0..255 value for every channel, or an RGB triple.
     `method` is "exact" (the reference), or "fast" or "draft" of `preprocess_fast`.
     `rules` names the library whose transform is the reference. With "transformers" an image becomes
-    RGB first, on white where it is transparent, "shortest" resizes its short side to `short_px`,
-    and what is cut off at both sides differs by a pixel where it is odd.
+    RGB first, on white where it is transparent, "shortest" resizes its short side to `short_px`
+    (half of the frame's at least: what an image does not fill is padded), and what is cut off at
+    both sides differs by a pixel where it is odd.
 
     Raises:
         UsageError: a value is out of range or of another type; the message names the field.
@@ -75,8 +76,8 @@ class PreprocessSpec:
             if not all(_is_number(v) for v in values):
                 raise _bad(name, values, "three finite numbers")
             object.__setattr__(self, name, tuple(float(v) for v in values))
-        if not all(np.float32(v) for v in self.std):
-            raise _bad("std", self.std, "three numbers other than 0, because pixels are divided")
+        if not all(np.float32(v) > 0 for v in self.std):
+            raise _bad("std", self.std, "three numbers above 0, because pixels are divided by them")
         if self.interpolation not in INTERPOLATIONS:
             raise _bad("interpolation", self.interpolation, f"one of {', '.join(INTERPOLATIONS)}")
         if self.resize_mode not in RESIZE_MODES:
@@ -85,8 +86,10 @@ class PreprocessSpec:
             raise _bad("method", self.method, f"one of {', '.join(METHODS)}")
         if self.rules not in RULES:
             raise _bad("rules", self.rules, f"one of {', '.join(RULES)}")
-        if self.short_px is not None and not _is_int(self.short_px, 1, MAX_SIDE_PX):
-            raise _bad("short_px", self.short_px, f"a whole number of pixels, 1 to {MAX_SIDE_PX}")
+        least = -(-min(self.height_px, self.width_px) // 2)
+        if self.short_px is not None and not _is_int(self.short_px, least, MAX_SIDE_PX):
+            wanted = f"a whole number of pixels, {least} (half of the frame's) to {MAX_SIDE_PX}"
+            raise _bad("short_px", self.short_px, wanted)
         if isinstance(self.fill, list | tuple):
             if len(self.fill) != 3 or not all(_is_int(v, 0, 255) for v in self.fill):
                 raise _bad("fill", self.fill, "0..255, or three of them")

@@ -83,7 +83,7 @@ def hub_answers(timeout_s: float = 5.0) -> bool:
 def asked(advice: Callable[[str], str]) -> Iterator[bool]:
     """Let the hub's client be asked; yields whether the hub can be connected to.
 
-    The client is imported in the block: offline it has to be told so before.
+    Offline its client has to be told so before it is imported, and where it is already.
 
     Raises:
         WeightsError: it failed; `advice` is given the reason, and says what to do.
@@ -94,7 +94,11 @@ def asked(advice: Callable[[str], str]) -> Iterator[bool]:
         os.environ["HF_HUB_OFFLINE"] = "1"
     import http.client
 
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
+
+    if not connected:  # what has imported it before, as transformers does, made it ask
+        constants.HF_HUB_OFFLINE = True
 
     try:
         yield connected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import WeightsError
@@ -16,6 +17,36 @@ SCALARS = {"logit_scale", "logit_bias"}
 """Of both towers, and needed by neither; a checkpoint may hold them as vectors of one number."""
 NAMED = 6
 """How many tensors an error names."""
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """Whose names of tensors begin so, and how users give what has them."""
+
+    whose: str
+    begins: tuple[str, ...]
+    fix: str
+
+
+SPELLINGS = (
+    Spelling(
+        "transformers' models",
+        ("text_model.", "vision_model."),
+        "give the folder with its config.json in the place of MODEL",
+    ),
+    Spelling(
+        "open_clip's models",
+        ("visual.", "transformer.resblocks.", "text.transformer."),
+        "give its architecture or the folder with its open_clip_config.json in the place of MODEL, "
+        "and the file as --pretrained",
+    ),
+    Spelling(
+        "M-CLIP's text towers",
+        ("LinearTransformation.",),
+        "give the folder with its config.json in the place of MODEL",
+    ),
+)
+"""How libraries name the tensors of what may be one model."""
 
 
 def check_fit(
@@ -38,7 +69,7 @@ def check_fit(
     unused = [name for name in state if name not in wanted and name not in SCALARS]
 
     def fix() -> str:
-        return instead(state, unused) if advice is None else advice
+        return _spelt_otherwise(wanted, unused) or advice or instead(state, unused)
 
     for tower, names in ((f"its {side} tower", own), ("its other tower", other if there else ())):
         missing = [name for name in names if name not in state]
@@ -64,8 +95,6 @@ def instead(state: Mapping[str, torch.Tensor], unused: Collection[str]) -> str:
     """What a checkpoint is instead, and what to do with it."""
     if any("lora_" in name for name in unused):
         return "Merge the adapter into the weights, and save them again"
-    if any(name.startswith(("text_model.", "vision_model.")) for name in unused):
-        return "These are names of transformers' models: give the folder with its config.json"
     fitting = fitting_architectures(state)
     if unused and fitting_architectures({k: v for k, v in state.items() if k not in unused}):
         return f"Remove what is no part of the model: {_some(list(unused))}"
@@ -75,8 +104,22 @@ def instead(state: Mapping[str, torch.Tensor], unused: Collection[str]) -> str:
     return f"No architecture of open_clip's has its sizes; it holds {strange}"
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+def _spelt_otherwise(wanted: Collection[str], unused: Collection[str]) -> str | None:
+    """Whose names a checkpoint has where they are not those of the model that is wanted.
+
+    None where the model itself is spelt so, or an adapter is left beside the weights.
+    """
+    if any("lora_" in name for name in unused):
+        return None
+    for spelling in SPELLINGS:
+        theirs = [name for name in unused if name.startswith(spelling.begins)]
+        if theirs and not any(name.startswith(spelling.begins) for name in wanted):
+            return f"{_some(theirs, 3)} are names of {spelling.whose}: {spelling.fix}"
+    return None
+
+
+def _some(names: list[str], most: int = NAMED) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def fitting_architectures(state: Mapping[str, torch.Tensor]) -> list[str]:

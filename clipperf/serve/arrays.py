@@ -103,3 +103,12 @@ def listed(values: Any, advice: str) -> list[Any]:
         return list(values)
     except TypeError as exc:
         raise UsageError(advice) from exc
+
+
+def finished(found: np.ndarray | None, embed_dim: int, normalize: bool) -> np.ndarray:
+    """Embeddings as they are handed over, float32 [n, embed_dim]; None: of no inputs."""
+    if found is None:
+        return np.zeros((0, embed_dim), np.float32)
+    if normalize:
+        found = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return np.ascontiguousarray(found, dtype=np.float32)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import AccuracyWarning, ArtifactError, UsageError
+from clipperf.nouns.variant import SIDES
 from clipperf.serve import tuned
 from clipperf.serve.forks import watch
 from clipperf.serve.model import ClipModel
-from clipperf.serve.parts import open_again, open_all
+from clipperf.serve.parts import Parts, open_again, open_all
 from clipperf.serve.towers import Choice
 from clipperf.system.targets import expanded, kind_of
 from clipperf.text import quoted
@@ -106,9 +107,21 @@ def load(
         features=None if image is None else image.features,
         open_again=lambda: open_again(choices, parts),
         pickled_as=(_unpickled, (str(path), options, keys)),
+        described=_described(parts),
     )
     watch(model)
     return model
+
+
+def _described(parts: Parts) -> str:
+    """In a few words: a name, the width of embeddings, and what each tower runs in."""
+    alike: dict[str, list[str]] = {}
+    for side in (side for side in SIDES if side in parts.cells):
+        cell, unit = parts.cells[side], parts.towers[side].normalized
+        said = f"{cell.runtime} {cell.precision}, {'normalized' if unit else 'not normalized'}"
+        alike.setdefault(said, []).append(side)
+    towers = "; ".join(f"{' and '.join(sides)} in {said}" for said, sides in alike.items())
+    return f"{parts.spec.id}, {parts.spec.embed_dim} wide: {towers}"
 
 
 def _located(folder: str | Path, runtime: str | None, precision: str | None) -> Path:

@@ -66,10 +66,12 @@ class ClipModel:
         features: int | None = None,
         open_again: Callable[[], dict[Side, Engine]] | None = None,
         pickled_as: tuple[Callable[..., ClipModel], tuple[Any, ...]] | None = None,
+        described: str = "of engines",
     ) -> None:
         self._engines = engines
         self._open_again = open_again
         self._pickled_as = pickled_as
+        self._described = described
         self._forked = False
         self._lock = threading.Lock()
         self._batches = dict(batches or {})
@@ -110,7 +112,7 @@ class ClipModel:
         """
         images = arrays.listed(images, "encode_images takes a list of images: put it in brackets")
         found = self._encoded(images, batch_size, workers, on_error, features=False)
-        return self._finished(found, normalize)
+        return arrays.finished(found, self.embed_dim, normalize)
 
     def encode_features(
         self,
@@ -133,7 +135,8 @@ class ClipModel:
             raise UsageError("exported without its features: clipperf export MODEL --features")
         images = arrays.listed(images, "encode_features takes a list of images")
         rows = self._encoded(images, batch_size, workers, on_error, features=True)
-        return self._finished(rows[:, : self.embed_dim], False), rows[:, self.embed_dim :].copy()
+        embeddings = arrays.finished(rows[:, : self.embed_dim], self.embed_dim, False)
+        return embeddings, rows[:, self.embed_dim :].copy()
 
     def _encoded(
         self,
@@ -178,7 +181,7 @@ class ClipModel:
         found = None
         if texts:
             found = embed_texts(texts, self._tokenizer, engine, batch_size, cut=self._cut)
-        return self._finished(found, normalize)
+        return arrays.finished(found, self.embed_dim, normalize)
 
     def encode_pixels(
         self, pixels: np.ndarray, *, batch_size: int | None = None, normalize: bool = False
@@ -202,7 +205,7 @@ class ClipModel:
             for start in range(0, len(pixels), batch_size)
         )
         parts = run_all(engine, ready)
-        return self._finished(np.concatenate(parts) if parts else None, normalize)
+        return arrays.finished(np.concatenate(parts) if parts else None, self.embed_dim, normalize)
 
     def encode_tokens(
         self, tokens: np.ndarray, *, batch_size: int | None = None, normalize: bool = False
@@ -225,7 +228,7 @@ class ClipModel:
         found = None
         if len(tokens):
             found = embed_tokens(tokens, self._tokenizer, engine, batch_size, cut=self._cut)
-        return self._finished(found, normalize)
+        return arrays.finished(found, self.embed_dim, normalize)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -294,13 +297,6 @@ class ClipModel:
                 self._engines = self._open_again()
                 self._forked = False
 
-    def _finished(self, found: np.ndarray | None, normalize: bool) -> np.ndarray:
-        if found is None:
-            return np.zeros((0, self.embed_dim), np.float32)
-        if normalize:
-            found = found / np.linalg.norm(found, axis=1, keepdims=True)
-        return np.ascontiguousarray(found, dtype=np.float32)
-
     def close(self) -> None:
         """Free both towers, and give the memory back that they leave to the process."""
         for engine in self._engines.values():
@@ -308,6 +304,9 @@ class ClipModel:
         self._engines = {}
         self._closed = True
         trim_heap()
+
+    def __repr__(self) -> str:
+        return f"<ClipModel {self._described}{' (closed)' if self._closed else ''}>"
 
     def __enter__(self) -> ClipModel:
         return self

@@ -14,7 +14,7 @@ from clipperf.inputs import preprocess_fast
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.inputs.tokenize import CONFIG_FILE, TOKENIZER_FILE, Tokenizer, TokenizerSpec
 from clipperf.nouns.artifact import Artifact, Manifest
-from clipperf.nouns.cell import Engine, EngineRequest
+from clipperf.nouns.cell import Cell, Engine, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.serve.held import Held, held, stamp, steadily
@@ -25,7 +25,10 @@ from clipperf.system.store import check_files, read_manifest
 
 @dataclass
 class Parts:
-    """A model's parts. `warnings` are what its user should know, `towers` what was opened."""
+    """A model's parts.
+
+    `warnings` are what its user should know, `towers` what was opened, and `cells` in what.
+    """
 
     spec: ModelSpec
     pixels: PreprocessSpec
@@ -33,6 +36,7 @@ class Parts:
     tokenizer: Tokenizer | None = None
     batches: dict[Side, int] = field(default_factory=dict)
     towers: dict[Side, Artifact] = field(default_factory=dict)
+    cells: dict[Side, Cell] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     pixel_dtype: PixelDtype = "float32"
 
@@ -97,6 +101,7 @@ def _attempt(choices: Sequence[Choice], preprocess: str | None, verify: bool) ->
                 wanted.append(request)
                 folders[side] = here
                 found.towers[side], found.batches[side] = tower, choice.batch
+                found.cells[side] = request.cell
         assert found is not None
         if "image" in folders:
             if folders["image"] is not first:

@@ -24,6 +24,7 @@ from clipperf.bench.search import OVER_BUDGET, SCOUT, Search, Space, splits, tri
 from clipperf.engines import contract
 from clipperf.errors import (
     ArtifactError,
+    ClipperfError,
     EngineError,
     MeasurementError,
     MissingDependencyError,
@@ -377,6 +378,14 @@ def test_load_opens_what_was_tuned(tuned: Path, sample_artifact: Path) -> None:
         np.testing.assert_allclose(ours.encode_texts(TEXTS), theirs.encode_texts(TEXTS), atol=1e-5)
 
 
+def test_a_tuned_model_says_what_each_tower_runs_in(tuned: Path) -> None:
+    with clipperf.load(tuned) as model:
+        cells = {t["cell"]["side"]: t["cell"] for t in json.loads(tuned.read_text())["towers"]}
+        for side, cell in cells.items():
+            assert side in repr(model)
+            assert f"in {cell['runtime']} {cell['precision']}, not normalized" in repr(model)
+
+
 def test_load_in_streams_gives_the_same(tuned: Path, tmp_path: Path, sample_artifact: Path) -> None:
     data = json.loads(tuned.read_text())
     for tower in data["towers"]:
@@ -555,17 +564,55 @@ def test_wishes_that_nothing_can_meet_are_refused() -> None:
     assert tune.usable_devices(("onnx",), None, None) == {"onnx": "cpu"}
 
 
-def test_weights_that_cannot_be_had_end_the_search_at_once(tmp_path: Path) -> None:
-    tried: list[Cell] = []
+def test_weights_that_cannot_be_had_end_the_search_at_once(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    stages: list[str] = []
+    wanted = tune.Wishes(zoo.resolve("M-CLIP/LABSE-Vit-L-14"), ("text",))
+    with pytest.raises(WeightsError, match="LABSE-Vit-L-14 cannot be fetched"):
+        tune.tune(wanted, tmp_path / "tuned.json", on_stage=stages.append)
+    assert stages == ["fetching the weights of M-CLIP/LABSE-Vit-L-14::hub"]
+    assert not (tmp_path / "tuned.json").exists()
 
-    def request(cell: Cell) -> tuple[EngineRequest, int]:
-        tried.append(cell)
+
+def failures() -> list[type[ClipperfError]]:
+    """Every class of `clipperf.errors` but the base."""
+    known = [ClipperfError]
+    for kind in known:
+        known += kind.__subclasses__()
+    return known[1:]
+
+
+def test_a_candidate_that_cannot_be_made_fails_alone_whatever_the_error(tmp_path: Path) -> None:
+    raised = {str(number): kind for number, kind in enumerate(failures())}
+    assert WeightsError in raised.values() and ParityError in raised.values()
+
+    def request(candidate: Cell) -> tuple[EngineRequest, int]:
+        kind = raised.get(candidate.precision)
+        if kind is not None:
+            raise kind(f"no {kind.__name__} here")
+        return EngineRequest(candidate, SPEC, str(tmp_path / candidate.precision)), 0
+
+    found = search_of(
+        tmp_path, lambda c: 1e-3, precisions=(*raised, "fp32"), batches=(1,), request_of=request
+    )
+    assert found.run()[0].cell.precision == "fp32"
+    for precision, kind in raised.items():
+        trial = found.trials[cell(precision, batch=1)]
+        assert trial.verdict == f"no {kind.__name__} here" and trial.items_per_s is None
+
+
+def test_candidates_that_fail_alike_are_told_once(tmp_path: Path) -> None:
+    def request(candidate: Cell) -> tuple[EngineRequest, int]:
         raise WeightsError("no network")
 
     found = search_of(tmp_path, batch_s, request_of=request)
-    with pytest.raises(WeightsError, match="no network"):
+    with pytest.raises(MeasurementError) as caught:
         found.run()
-    assert len(tried) == 1
+    assert str(caught.value).count("no network") == 1
+    assert all(trial.cell.label in str(caught.value) for trial in found.trials.values())
 
 
 def test_a_file_that_cannot_be_written_is_noticed_first(tmp_path: Path) -> None:

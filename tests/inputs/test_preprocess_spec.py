@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from clipperf.errors import ArtifactError, UsageError
 from clipperf.inputs import preprocess_spec
 from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.serve.towers import read_pixels
 
 USUAL: dict[str, Any] = {
     "height_px": 224,
@@ -49,13 +52,21 @@ def test_the_usual_spec_is_openai_s() -> None:
         ("width_px", 2.0, "a whole number of pixels, 1"),
         ("height_px", True, "a whole number of pixels, 1"),
         ("rules", "keras", "one of open_clip, transformers"),
-        ("short_px", 0, "a whole number of pixels, 1"),
+        ("short_px", 0, r"a whole number of pixels, 112 \(half of the frame's\) to 4096"),
+        ("short_px", 1, "a whole number of pixels, 112"),
+        ("short_px", 111, "a whole number of pixels, 112"),
+        ("short_px", 4097, "a whole number of pixels, 112"),
+        ("short_px", 224.0, "a whole number of pixels, 112"),
         ("mean", (1, 2, 3, 4), "three numbers, one for each of R, G, B"),
         ("std", "abc", "three numbers, one for each of R, G, B"),
         ("std", (1, 2, "3"), "three finite numbers"),
         ("mean", (0, True, 0), "three finite numbers"),
         ("mean", (0, 0, float("inf")), "three finite numbers"),
-        ("std", (1, 1, 0), "three numbers other than 0, because pixels are divided"),
+        ("mean", (0, 0, float("nan")), "three finite numbers"),
+        ("std", (1, 1, float("nan")), "three finite numbers"),
+        ("std", (1, 1, 0), "three numbers above 0, because pixels are divided by them"),
+        ("std", (1, -1, 1), "three numbers above 0, because pixels are divided by them"),
+        ("std", (1, 1e-60, 1), "three numbers above 0, because pixels are divided by them"),
         ("interpolation", "lanczos", "one of bicubic, bilinear"),
         ("resize_mode", "x", "one of shortest, longest, squash"),
         ("method", "x", "one of exact, fast, draft"),
@@ -81,7 +92,9 @@ def test_each_field_says_what_it_takes(name: str, value: Any, said: str) -> None
         ("height_px", 1),
         ("width_px", 1),
         ("mean", [0, 0.5, 1]),
-        ("std", (1, -1, 0.001)),
+        ("std", (1, 2, 0.001)),
+        ("short_px", 112),
+        ("short_px", 4096),
         ("fill", 255),
         ("fill", 0),
         ("fill", [0, 255, 7]),
@@ -109,6 +122,32 @@ def test_fields_that_json_lacks(name: str) -> None:
         return
     with pytest.raises(ArtifactError, match=f"preprocess.{name}: missing; export the model again"):
         PreprocessSpec.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "said"),
+    [
+        ("std", "[0.2, -1, 0.2]", "three numbers above 0"),
+        ("std", "[0.2, 0, 0.2]", "three numbers above 0"),
+        ("std", "[0.2, NaN, 0.2]", "three finite numbers"),
+        ("mean", "[NaN, 0, 0]", "three finite numbers"),
+        ("mean", "[1e999, 0, 0]", "three finite numbers"),
+        ("short_px", "1", "a whole number of pixels, 112"),
+        ("short_px", "0", "a whole number of pixels, 112"),
+        ("short_px", "-224", "a whole number of pixels, 112"),
+        ("height_px", "0", "a whole number of pixels"),
+    ],
+)
+def test_files_with_values_that_cannot_be(
+    name: str, written: str, said: str, tmp_path: Path
+) -> None:
+    """As they are read from an artifact's folder."""
+    text = json.dumps({**USUAL, name: "here"}).replace('"here"', written)
+    (tmp_path / "preprocess.json").write_text(text)
+    with pytest.raises(ArtifactError) as caught:
+        read_pixels(tmp_path)
+    assert str(caught.value).startswith(f"preprocess.{name}: expected {said}")
+    assert str(caught.value).endswith("; export the model again")
 
 
 def test_wrong_json_says_to_export_again() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Cli
 
 import clipperf
 from clipperf.errors import UsageError, WeightsError
@@ -62,6 +64,49 @@ def test_a_folder_is_exported_and_embeds_as_m_clip_does(home: Path, tmp_path: Pa
     assert "118" in tower.assumptions["context length"]
     with clipperf.load(made.folder) as model:
         assert_same(model.encode_texts(TEXTS), reference(parts, TEXTS))
+
+
+def test_a_text_tower_is_tuned_where_its_teachers_weights_cannot_be_had(
+    cli: Cli, tmp_path: Path
+) -> None:
+    """int8 is judged with both towers, so that trial fails; the others do not."""
+    save_student("bert", tmp_path / "student")
+    out = tmp_path / "tuned.json"
+    done = cli(
+        "tune", tmp_path / "student", "--tower", "text", "--runtime", "onnx", "--batch", "1",
+        "--precision", "int8,fp32", "--threads", "1", "--minutes", "0.05", "--out", out, "-q",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    tuning = json.loads(out.read_text())
+    assert [tower["cell"]["precision"] for tower in tuning["towers"]] == ["fp32"]
+    (failed,) = [t for t in tuning["trials"] if t["cell"]["precision"] == "int8"]
+    assert "is judged by accuracy, which takes the image tower, too: " in failed["verdict"]
+    assert "ViT-B-32" in failed["verdict"] and failed["items_per_s"] is None
+    assert "judged by accuracy" in done.stdout
+
+
+def test_a_student_with_random_weights_is_evaluated(cli: Cli, samples: str, tmp_path: Path) -> None:
+    """Its own text tower is small, its teacher's image tower is ViT-B-32's, with noise too."""
+    save_student("bert", tmp_path / "student")
+    data, rows = tmp_path / "data", tmp_path / "rows.json"
+    shutil.copytree(samples, data)
+    lines = (data / "captions.csv").read_text().splitlines()
+    named = [f"{line},{('cat', 'dog', 'tree')[n % 3]}" for n, line in enumerate(lines[1:13])]
+    (data / "captions.csv").write_text("\n".join([f"{lines[0]},label", *named]))
+    done = cli(
+        "eval", tmp_path / "student", "--pretrained", "random", "--runtime", "onnx", "--dataset",
+        data, "--json", rows, "-q",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(rows.read_text())["scores"]
+    found = {(row["cell"]["runtime"], row["metric"]): row for row in scores}
+    for metric in ("zeroshot top-1", "text-to-image recall@1", "image-to-text recall@1"):
+        reference, row = found["torch", metric], found["onnx", metric]
+        assert reference["n"] == row["n"] == 12
+        assert abs(row["value"] - reference["value"]) <= 1 / 12
+        assert row["random_weights"] and row["cell"]["model_id"].endswith("::random:0")
+    assert any("onnx fp32" in line and "top-1" in line for line in done.stdout.splitlines())
+    assert "student@" in done.stdout and "random weights" in done.stdout.lower()
 
 
 def test_bert_of_a_fixed_length_is_exported_like_any_other(tmp_path: Path) -> None:

@@ -216,6 +216,22 @@ def test_one_tower_alone_says_what_is_missing(sample_artifact: Path, tmp_path: P
             model.encode_texts(["a"])
 
 
+def test_a_model_says_what_it_is(sample_artifact: Path, sample_in: Any, tmp_path: Path) -> None:
+    model = clipperf.load(sample_artifact)
+    said = f"clipperf-sample, {model.embed_dim} wide: image and text in onnx fp32, not normalized"
+    assert repr(model) == f"<ClipModel {said}>"
+    model.close()
+    assert repr(model) == f"<ClipModel {said} (closed)>"
+    alone = tmp_path / "text"
+    shutil.copytree(sample_in("int8"), alone)
+    data = json.loads((alone / "manifest.json").read_text())
+    data["towers"] = [tower for tower in data["towers"] if tower["side"] == "text"]
+    data["towers"][0]["normalized"] = True
+    (alone / "manifest.json").write_text(json.dumps(data))
+    with clipperf.load(alone) as model:
+        assert repr(model).endswith(" wide: text in onnx int8, normalized>")
+
+
 def test_a_closed_model_refuses_to_run(sample_artifact: Path) -> None:
     with clipperf.load(sample_artifact, threads=1) as model:
         assert model.encode_texts(["a"]).shape == (1, model.embed_dim)

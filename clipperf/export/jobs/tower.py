@@ -39,6 +39,7 @@ def traced(job: Job, tell: Tell) -> Built:
     import torch
 
     from clipperf.export.judge import parity
+    from clipperf.export.judge import reference as references
     from clipperf.graph import trace
     from clipperf.models.cutting import cut_of
     from clipperf.models.lean import first_token
@@ -63,6 +64,7 @@ def traced(job: Job, tell: Tell) -> Built:
         judged = inputs[: sum(parity.batches_for(spec, side))]
         pairs = judged.split(2)  # few at a time: activations are memory, too
         reference = torch.cat([tower.module(pair) for pair in pairs])
+        references.check(reference.numpy(), tower.module.state_dict(), job.label)
         width = _features(tower, pairs, folder) if side == "image" and variant.features else None
     np.save(folder / reference_name(side), reference.numpy())
     tell("exporting")
