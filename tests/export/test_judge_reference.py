@@ -19,13 +19,21 @@ from clipperf.models import zoo
 from clipperf.nouns.variant import Side, Variant
 
 EMBEDDINGS = np.array([[1.0, 2.0], [1.5, 2.0], [1.0, 2.5]], np.float32)
+DIFFERENT = np.array([[0, 5, 2], [0, 6, 2], [0, 5, 2]])
 MATRIX = {"mlp.weight": torch.tensor([[1.0, 2.0]]), "mlp.bias": torch.zeros(2)}
 
 
 def test_embeddings_that_differ_are_taken() -> None:
-    check(EMBEDDINGS, MATRIX, "a tower")
+    check(EMBEDDINGS, DIFFERENT, MATRIX, "a tower")
     # The last value of one of three differs by 1e-4 of the largest.
-    check(np.float32([[0, 100], [0, 100], [0, 100.01]]), MATRIX, "a tower")
+    check(np.float32([[0, 100], [0, 100], [0, 100.01]]), DIFFERENT, MATRIX, "a tower")
+
+
+def test_equal_inputs_have_equal_embeddings() -> None:
+    """A tokenizer of a few words may know none of the texts."""
+    check(EMBEDDINGS[[0, 0, 0]], DIFFERENT[[0, 0, 0]], MATRIX, "a tower")
+    with pytest.raises(WeightsError, match="embeddings of zeros"):
+        check(EMBEDDINGS * 0, DIFFERENT[[0, 0, 0]], MATRIX, "a tower")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +47,7 @@ def test_embeddings_that_differ_are_taken() -> None:
 )
 def test_others_are_refused(embeddings: list[list[float]], found: str) -> None:
     with pytest.raises(WeightsError, match=f"^a tower: its weights give {found}"):
-        check(np.float32(embeddings), MATRIX, "a tower")
+        check(np.float32(embeddings), DIFFERENT[:2], MATRIX, "a tower")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +61,7 @@ def test_the_tensors_that_are_to_blame_are_named(
     weights: dict[str, torch.Tensor], why: str
 ) -> None:
     with pytest.raises(WeightsError, match=f"zeros in PyTorch fp32: {why}"):
-        check(np.zeros((3, 2), np.float32), {**MATRIX, **weights}, "a tower")
+        check(np.zeros((3, 2), np.float32), DIFFERENT, {**MATRIX, **weights}, "a tower")
 
 
 def zeros(tensor: torch.Tensor) -> torch.Tensor:

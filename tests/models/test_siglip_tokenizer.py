@@ -97,7 +97,7 @@ def test_texts_have_the_tokens_of_transformers_own(tmp_path: Path) -> None:
     )  # fmt: skip
     theirs = SiglipTokenizer(str(tmp_path / "spiece.model"))
     theirs.save_pretrained(tmp_path)
-    asked = texts(5_000)
+    asked = texts(10_000)
     wanted = theirs(asked, padding="max_length", truncation=True, max_length=32)["input_ids"]
     found = written(tmp_path, 32)(asked)
     for text, mine, original in zip(asked, found, np.asarray(wanted), strict=True):

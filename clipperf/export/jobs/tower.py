@@ -64,7 +64,8 @@ def traced(job: Job, tell: Tell) -> Built:
         judged = inputs[: sum(parity.batches_for(spec, side))]
         pairs = judged.split(2)  # few at a time: activations are memory, too
         reference = torch.cat([tower.module(pair) for pair in pairs])
-        references.check(reference.numpy(), tower.module.state_dict(), job.label)
+        weights = tower.module.state_dict()
+        references.check(reference.numpy(), judged.numpy(), weights, job.label)
         width = _features(tower, pairs, folder) if side == "image" and variant.features else None
     np.save(folder / reference_name(side), reference.numpy())
     tell("exporting")

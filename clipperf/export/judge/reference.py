@@ -17,20 +17,24 @@ SAME = 1e-5
 than fp32's rounding, and far less than towers with random weights differ by."""
 
 
-def check(embeddings: np.ndarray, weights: Mapping[str, torch.Tensor], label: str) -> None:
-    """Refuse a tower whose embeddings [n, dim] of different inputs are not finite, or the same.
+def check(
+    embeddings: np.ndarray, inputs: np.ndarray, weights: Mapping[str, torch.Tensor], label: str
+) -> None:
+    """Refuse a tower whose embeddings [n, dim] are not finite, zeros, or the same for all inputs.
 
-    `weights` are the tower's; the message names one of those that hold no numbers, or one number
-    alone.
+    `inputs` [n, ...] are theirs: a small vocabulary, or a short context, can make all of them
+    equal, and so their embeddings. `weights` are the tower's; the message names one of those that
+    hold no numbers, or one number alone.
 
     Raises:
         WeightsError: it is one.
     """
     finite = bool(np.isfinite(embeddings).all())
-    if finite and np.ptp(embeddings, axis=0).max() > SAME * np.abs(embeddings).max():
+    largest, apart = np.abs(embeddings).max(), np.ptp(embeddings, axis=0).max()
+    if finite and largest > 0 and (apart > SAME * largest or not np.ptp(inputs, axis=0).any()):
         return
     found = "NaN or infinite embeddings" if not finite else "the same embedding for every input"
-    if finite and not embeddings.any():
+    if largest == 0:
         found = "embeddings of zeros"
     raise WeightsError(
         f"{label}: its weights give {found} in PyTorch fp32{_cause(weights)}. Take a checkpoint "
