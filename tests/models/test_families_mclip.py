@@ -85,6 +85,7 @@ def test_a_text_tower_is_tuned_where_its_teachers_weights_cannot_be_had(
     assert "judged by accuracy" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_student_with_random_weights_is_evaluated(cli: Cli, samples: str, tmp_path: Path) -> None:
     """Its own text tower is small, its teacher's image tower is ViT-B-32's, with noise too."""
     save_student("bert", tmp_path / "student")
