@@ -56,7 +56,6 @@ class Dataset:
     caption_image: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
     class_names: tuple[str, ...] = ()
-    class_keys: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     label_sets: tuple[tuple[int, ...], ...] = ()
@@ -76,6 +75,7 @@ class Dataset:
     choices: tuple[tuple[int, ...], ...] = ()
     chosen: tuple[tuple[int, ...], ...] = ()
     folds: tuple[str, ...] = ()
+    class_keys: tuple[str, ...] = ()
 
     @property
     def prompt_sets(self) -> tuple[tuple[str, ...], ...]:
