@@ -49,7 +49,9 @@ def answers(results: Sequence[ResultFile]) -> list[list[CrossScore]]:
     groups: dict[tuple, list[CrossScore]] = {}
     for line in merge_crossed(results):
         own = line.any
-        key = (own.env_id, own.cell.model_id, line.queries.names, own.dataset, own.dataset_sha256)
+        how = own.cell.device, own.cell.batch, own.cell.threads
+        key = (own.env_id, own.cell.model_id, how, line.queries.names, own.dataset)
+        key = (*key, own.dataset_sha256)
         groups.setdefault(key, []).extend(line.both)
     return list(groups.values())
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from clipperf.evals.published import SETS, roots
 from clipperf.evals.suites import Wanted
 from clipperf.evals.verdicts import verdict_of
-from clipperf.nouns.result import Score
+from clipperf.nouns.result import ResultFile, Score
 from clipperf.report.accuracy import SEVERITY_OF
 from clipperf.report.columns import KEY, Column, tabulate
 from clipperf.report.table import Table, Value
@@ -41,9 +41,9 @@ def lines_of(wanted: Sequence[Wanted], scores: Sequence[Score]) -> list[Line]:
     return lines
 
 
-def suite_table(suite: str, wanted: Sequence[Wanted], scores: Sequence[Score]) -> Table:
-    """The table of a suite; a row that cannot be filled says what it lacks."""
-    lines = lines_of(wanted, scores)
+def suite_table(suite: str, wanted: Sequence[Wanted], result: ResultFile | None) -> Table:
+    """The table of a suite; a row that cannot be filled says what it lacks, notes come below."""
+    lines = lines_of(wanted, result.scores if result else ())
     models = {line.score.cell.model_id for line in lines if line.score}
     columns: list[Column[Line]] = [
         Column("Dataset", lambda line: line.wanted.title, "words", **KEY),
@@ -64,6 +64,7 @@ def suite_table(suite: str, wanted: Sequence[Wanted], scores: Sequence[Score]) -
             "Missing data is named by its repository on the hub: hf download --repo-type dataset "
             f"OWNER/NAME --local-dir {shown(roots()[-1])}/NAME"
         )
+    caveats += result.notes if result else ()
     return tabulate(f"Suite {suite}", columns, lines, (), caveats)
 
 

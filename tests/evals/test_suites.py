@@ -153,6 +153,7 @@ def test_the_table_of_linear_probes(
     assert "1 of 27 rows are filled; 26 lack data or a metric here." in done.stdout
     lines = [line for line in done.stdout.splitlines() if "no part for train" in line]
     assert len(lines) == 1 and "Pets" in lines[0]
+    assert "has no part for validation" in done.stdout  # a note of the set that could be scored
     scores = json.loads(target.read_text())["scores"]
     assert {(s["metric"], s["n"], s["cell"]["runtime"]) for s in scores} == {
         ("linear probe top-1", 9, runtime) for runtime in ("torch", "onnx")
