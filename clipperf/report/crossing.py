@@ -49,9 +49,8 @@ def answers(results: Sequence[ResultFile]) -> list[list[CrossScore]]:
     groups: dict[tuple, list[CrossScore]] = {}
     for line in merge_crossed(results):
         own = line.any
-        how = own.cell.device, own.cell.batch, own.cell.threads
-        key = (own.env_id, own.cell.model_id, how, line.queries.names, own.dataset)
-        key = (*key, own.dataset_sha256)
+        who = own.env_id, own.cell.model_id, own.cell.device, own.cell.batch, own.cell.threads
+        key = (*who, line.queries.names, own.dataset, own.dataset_sha256)
         groups.setdefault(key, []).extend(line.both)
     return list(groups.values())
 
