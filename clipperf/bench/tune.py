@@ -12,6 +12,7 @@ from clipperf.bench import cost, prepare
 from clipperf.bench.passes import memory_pass
 from clipperf.bench.search import Search, Space, described, splits
 from clipperf.engines import contract
+from clipperf.engines.candidates import candidates, deployable, usable
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export import folder
 from clipperf.export.derived import MARGIN
@@ -19,7 +20,7 @@ from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.tuning import Trial, TunedTower, Tuning
-from clipperf.nouns.variant import PRECISIONS, SIDES, Side
+from clipperf.nouns.variant import SIDES, Side
 from clipperf.serve import tuned
 from clipperf.system import env, files, store
 from clipperf.system.foreign import carry_over, check, is_empty
@@ -172,26 +173,19 @@ def usable_devices(
             if contract.get(name).artifact is None:
                 raise UsageError(
                     f"--runtime {name}: it has no artifact that clipperf.load could open; "
-                    f"choose from {', '.join(_deployable())}"
+                    f"choose from {', '.join(deployable())}"
                 )
         devices = prepare.choose_devices(runtimes, device)
         prepare.check_usable(devices)
         prepare.check_precisions(devices, precisions or ())
         return devices
-    for place in ("cuda", "cpu") if device is None else (device,):
-        known = [contract.get(name) for name in _deployable()]
-        usable = [r.name for r in known if place in r.devices and r.availability(place).usable]
-        if usable:
-            devices = dict.fromkeys(usable, str(place))
-            prepare.check_precisions(devices, precisions or ())
-            return devices
-    raise MissingDependencyError(
-        f"no runtime works on {device or 'this machine'}: clipperf doctor says what is missing"
-    )
-
-
-def _deployable() -> list[str]:
-    return [name for name in contract.names() if contract.get(name).artifact is not None]
+    devices = usable(deployable(), device)
+    if not devices:
+        raise MissingDependencyError(
+            f"no runtime works on {device or 'this machine'}: clipperf doctor says what is missing"
+        )
+    prepare.check_precisions(devices, precisions or ())
+    return devices
 
 
 def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
@@ -211,32 +205,22 @@ def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
         Cell(
             model_id=wishes.spec.id,
             side=side,
-            runtime=name,
-            precision=precision,
-            device=device,
+            runtime=each.runtime,
+            precision=each.precision,
+            device=each.device,
             batch=batches[len(batches) // 2],
             threads=threads,
             tokens=tokens,
             streams=streams,
         )
-        for device in dict.fromkeys(devices.values())
-        for precision in wishes.precisions or usual_precisions(device)
-        for name in devices
-        if devices[name] == device
-        and precision in contract.get(name).precisions
-        and (streams == 1 or name in streaming)
+        for each in candidates(devices, wishes.precisions)
+        if streams == 1 or each.runtime in streaming
     )
     if not firsts:
         raise UsageError(
             f"--streams {streams}: {', '.join(devices)} runs one batch at a time; leave it out"
         )
     return Space(firsts, pairs, batches, streaming)
-
-
-def usual_precisions(device: str) -> list[str]:
-    """What is tried on a device where the user does not say, the promising first."""
-    rows = [row for row in PRECISIONS if device in row.tune]
-    return [row.name for row in sorted(rows, key=lambda row: row.tune[device])]
 
 
 def _splits(wishes: Wishes) -> tuple[tuple[int, int], ...]:

@@ -196,6 +196,8 @@ def command(
     # Before a large dataset is read.
     prepare.check_usable(devices)
     prepare.check_precisions(runtimes, precisions)
+    named = BASELINE_RUNTIME in runtimes
+    baselines = prepare.baseline_precisions(devices[BASELINE_RUNTIME]) if named else ()
     inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
     if features:
         prepare.check_features(runtimes)
@@ -222,6 +224,7 @@ def command(
                 data,
                 partial(model_request, features=features),
                 precisions=precisions,
+                baseline_precisions=baselines,
                 inputs=inputs,
                 threads=threads or available_cores(),
                 batch=batch,
