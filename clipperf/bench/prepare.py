@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from clipperf.engines import contract
+from clipperf.engines.candidates import usual_precisions
 from clipperf.engines.processor import check_cell
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export.exporter import chosen, find
@@ -104,13 +105,16 @@ def check_precisions(runtimes: Iterable[str], precisions: Sequence[str]) -> None
             )
 
 
-def baseline_precisions(device: str) -> tuple[str, ...]:
-    """What PyTorch is measured in beside fp32, where that is asked for: what gains there.
+def baseline_precisions(device: str, asked: Sequence[str] | None = None) -> tuple[str, ...]:
+    """What PyTorch is measured in beside fp32, of what is `asked` for: what gains there.
 
-    On a GPU all that it has, on a CPU what a processor may have instructions for.
+    On a GPU all that it has, on a CPU what a processor may have instructions for. None: whatever
+    `tune` tries.
     """
     own = contract.get(BASELINE_RUNTIME).precisions
-    return own if device != "cpu" else tuple(p for p in own if PRECISIONS.get(p).instructions)
+    gaining = own if device != "cpu" else tuple(p for p in own if PRECISIONS.get(p).instructions)
+    wanted = usual_precisions(device) if asked is None else asked
+    return tuple(p for p in gaining if p in wanted and p != BASELINE_PRECISION)
 
 
 def check_features(runtimes: Iterable[str]) -> None:

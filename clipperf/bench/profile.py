@@ -69,7 +69,7 @@ class Sweep:
             batches=self.batches,
             precisions=self.precisions,
             devices=devices,
-            baseline_precisions=prepare.baseline_precisions(device),
+            baseline_precisions=prepare.baseline_precisions(device, self.precisions),
             threads=(self.threads,),
             tokens=self.tokens,
             inputs=prepare.choose_inputs(self.runtimes, self.inputs),

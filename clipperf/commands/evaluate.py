@@ -197,7 +197,7 @@ def command(
     prepare.check_usable(devices)
     prepare.check_precisions(runtimes, precisions)
     named = BASELINE_RUNTIME in runtimes
-    baselines = prepare.baseline_precisions(devices[BASELINE_RUNTIME]) if named else ()
+    baselines = prepare.baseline_precisions(devices[BASELINE_RUNTIME], precisions) if named else ()
     inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
     if features:
         prepare.check_features(runtimes)

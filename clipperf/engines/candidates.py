@@ -23,7 +23,14 @@ MEASURED: Mapping[str, Mapping[tuple[str, str], float]] = {
         ("openvino", "fp32"): 1.2,
         ("onnx", "fp32"): 1.05,
     },
-    "VNNI": {},
+    "VNNI": {
+        ("openvino", "int8-bf16"): 7.42,
+        ("openvino", "int8"): 7.31,
+        ("onnx", "int8"): 6.27,
+        ("openvino", "bf16"): 4.26,
+        ("openvino", "fp32"): 2.42,
+        ("onnx", "fp32"): 2.23,
+    },
     "AVX2": {
         ("onnx", "int8"): 2.27,
         ("openvino", "fp32"): 1.39,
@@ -33,7 +40,10 @@ MEASURED: Mapping[str, Mapping[tuple[str, str], float]] = {
     },
 }
 """Speed over PyTorch eager in fp32 by the kind of processor (see `processor.kind`), runtime and
-precision; `MEASURED_WITH` says of what."""
+precision; `MEASURED_WITH` says of what.
+
+AMX: a Xeon. VNNI: an AMD EPYC with AVX-512 and bf16, by `benchmarks/cpu_precisions.py`. AVX2: an
+AMD EPYC, by `benchmarks/peers.py` (docs/performance.md)."""
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,8 @@ def test_pytorch_in_bf16_is_a_baseline_on_a_cpu() -> None:
     assert setups(("torch", "onnx"), "fp16") == [["torch fp32", "onnx fp16"]]
     assert setups(("torch",), "bf16") == [["torch fp32", "torch bf16"]]
     devices = {"torch": "cpu", "openvino": "cpu", "torch-compile": "cpu"}
-    own = prepare.baseline_precisions("cpu")
+    own = prepare.baseline_precisions("cpu", ("bf16", "int8", "fp16"))
+    assert own == ("bf16",)
     found = evaluate._cells(SPEC, devices, ("bf16",), own, {}, 1, 8)
     assert [cell.setup for cell in found] == [
         "torch fp32", "torch bf16", "openvino bf16", "torch-compile bf16",
