@@ -76,9 +76,12 @@ class OpenVinoEngine:
             with contextlib.nullcontext() if _has_run.is_set() else _first_run:
                 found = request.infer({0: array}, share_inputs=True)
             _has_run.set()
-            # The request writes its next result into the same memory.
+            # The request writes its next result into the same memory. Its shape is no matter of
+            # course: behind a last product in int8 OpenVINO leaves out the squeeze (1, batch, dim).
             places = range(min(most, len(found)))
-            result = [np.array(found[place], np.float32) for place in places]
+            result = [
+                np.array(found[place], np.float32).reshape(len(array), -1) for place in places
+            ]
         except RuntimeError as exc:
             raise EngineError(f"openvino: {reason(exc)}") from exc
         finally:

@@ -31,7 +31,7 @@ from clipperf.serve.parity_inputs import parity_inputs
 
 pytest.importorskip("openvino", reason="needs the extra openvino")
 
-from clipperf.engines.openvino import library, open_compiled
+from clipperf.engines.openvino import OpenVinoEngine, library, open_compiled
 
 SPEC = zoo.resolve("clipperf-sample")
 
@@ -92,6 +92,19 @@ def test_shorter_texts_give_the_same_embeddings(fp32: Exported, sample_artifact:
     engine = open_compiled(fp32.folder / "text" / "model.xml", 1)
     cut = engine.run(np.ascontiguousarray(tokens[:, :longest]))
     np.testing.assert_allclose(cut, engine.run(tokens), rtol=1e-3, atol=1e-4)
+
+
+def test_an_axis_that_openvino_leaves_in_is_taken_out() -> None:
+    """As compiled RN50 towers have it whose last product is in int8."""
+    found = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+
+    class Request:
+        def infer(self, given: object, share_inputs: bool) -> list[np.ndarray]:
+            return [found]
+
+    compiled = type("Compiled", (), {"create_infer_request": Request})
+    engine = OpenVinoEngine(compiled)
+    np.testing.assert_array_equal(engine.run(np.zeros((3, 2), np.float32)), found[0])
 
 
 def test_threads_and_streams_are_those_asked_for(fp32: Exported) -> None:
