@@ -93,6 +93,7 @@ def best(
         except (ChildError, EngineError, ExportError, MissingDependencyError) as exc:
             refused.append(Refused(candidate, one_line(str(exc))))
         else:
-            return Choice(candidate, made, tuple(refused), tuple(wanted[place + 1 :]))
+            others = (each for each in wanted[place + 1 :] if each.multiplied_here)
+            return Choice(candidate, made, tuple(refused), tuple(others))
     said = "; ".join(f"{each.candidate.label}: {each.reason}" for each in refused)
     raise ExportError(f"no candidate passes: {said}")

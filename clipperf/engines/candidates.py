@@ -65,6 +65,11 @@ class Candidate:
         known = "" if self.times is None else f" ({self.times:g}x)"
         return f"{self.runtime} {self.precision}{known}"
 
+    @property
+    def multiplied_here(self) -> bool:
+        """Whether it is of a GPU, or this machine's processor multiplies its precision."""
+        return self.device != "cpu" or processor.lacks(PRECISIONS.get(self.precision)) is None
+
 
 def candidates(
     devices: Mapping[str, str], precisions: Sequence[str] | None = None

@@ -80,11 +80,7 @@ def _bf16_words() -> str:
 def _expected_words() -> str:
     """The runtimes and precisions that `tune` tries first here, of those that can run."""
     devices = candidates.usable(candidates.deployable())
-    found = [
-        each
-        for each in candidates.candidates(devices)
-        if each.device != "cpu" or processor.lacks(PRECISIONS.get(each.precision)) is None
-    ]
+    found = [each for each in candidates.candidates(devices) if each.multiplied_here]
     if not found:
         return "nothing: no runtime that loads exported towers is usable"
     first, *others = (each.label for each in found[:EXPECTED])

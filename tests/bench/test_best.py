@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from conftest import Become, Cli
+from processors import AMX, VNNI
 
 from clipperf.bench import best as module
 from clipperf.bench import profile as bench
 from clipperf.bench.best import best
 from clipperf.bench.profile import Sweep, best_of
+from clipperf.engines import processor
 from clipperf.engines.candidates import Candidate, candidates
 from clipperf.errors import (
     ClipperfError,
@@ -36,7 +38,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clipperf.engines.processor.kind", lambda: None)
 
 
-def test_the_first_that_passes_is_taken_and_the_others_are_said() -> None:
+def test_the_first_that_passes_is_taken_and_the_others_are_said(become: Become) -> None:
+    become(AMX)
     asked: list[Candidate] = []
 
     def make(each: Candidate) -> str:
@@ -59,6 +62,19 @@ def test_the_first_that_passes_is_taken_and_the_others_are_said() -> None:
     assert lines[1] == f"not taken: {wanted[1].runtime} {wanted[1].precision}: cosine | 0.9"
     assert lines[3].startswith(f"best: {found.taken.runtime} {found.taken.precision}, expected")
     assert lines[4] == "behind it: " + ", ".join(each.label for each in wanted[4:])
+
+
+def test_what_the_processor_lacks_is_said_where_it_would_come_first(become: Become) -> None:
+    become(VNNI)
+
+    def make(each: Candidate) -> None:
+        if each.runtime == "openvino":
+            processor.check(each.precision)
+
+    found = best(make)
+    (first, *_) = found.refused
+    assert first.candidate.precision == "int8-bf16" and "takes a processor with" in first.reason
+    assert "bf16" not in {each.precision for each in found.others}, "nor is it what comes next"
 
 
 def test_the_measured_figure_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import clipperf
 from clipperf.bench import prepare
+from clipperf.drift import drift_of
 from clipperf.engines import contract, processor
 from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import EngineError, MissingDependencyError
@@ -25,7 +26,7 @@ from clipperf.export.judge.drift import Loss
 from clipperf.export.make import make
 from clipperf.inspect import artifact
 from clipperf.models import zoo
-from clipperf.nouns.cell import Cell
+from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.variant import PRECISIONS, Variant
 from clipperf.serve.parity_inputs import parity_inputs
 
@@ -177,6 +178,22 @@ def test_bf16_is_half_and_is_judged_as_it_runs(
         assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "bf16"
     with clipperf.load(done.folder, threads=1) as model:
         assert model.encode_texts(["a cat"]).shape == (1, 192)
+
+
+@needs_bf16
+def test_pytorch_in_bf16_is_as_close() -> None:
+    array = np.array([[49406, 320, 2368, 49407]])
+    found = {}
+    for precision in ("fp32", "bf16"):
+        cell = Cell(SPEC.id, "text", "torch", precision, "cpu", 1, 1)
+        with closing(contract.get("torch").open(EngineRequest(cell, SPEC, None))) as engine:
+            assert (
+                next(engine._module.parameters()).element_size()
+                == {"fp32": 4, "bf16": 2}[precision]
+            )  # type: ignore[attr-defined]
+            found[precision] = engine.run(array)
+    cosine = drift_of(found["bf16"], found["fp32"]).min_cosine
+    assert 0.999 < cosine < 1 - 1e-7
 
 
 @needs_bf16
