@@ -22,7 +22,7 @@ from clipperf.export.make import make
 from clipperf.models import sample, zoo
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Variant
-from clipperf.system import store
+from clipperf.system import env, store
 from clipperf.system.temporaries import PREFIX
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +121,19 @@ def cli(home: Path) -> Cli:
         return done
 
     return run
+
+
+Become = Callable[[Sequence[str]], None]
+
+
+@pytest.fixture
+def become(monkeypatch: pytest.MonkeyPatch) -> Become:
+    """`become(flags)` makes this machine's processor one that has these instruction sets."""
+
+    def given(flags: Sequence[str]) -> None:
+        monkeypatch.setattr(env, "cpu_flags", lambda: frozenset(flags))
+
+    return given
 
 
 Install = Callable[..., None]

@@ -11,7 +11,7 @@ echo "== 1/5 export: both towers to ONNX, checked against PyTorch"
 "$clipperf" export clipperf-sample --quiet
 
 echo "== 2/5 profile: what each tower costs in each runtime"
-"$clipperf" profile clipperf-sample --batch 1,8,32 --quick --quiet --json "$folder/profile.json"
+"$clipperf" profile clipperf-sample --runtime torch,onnx --batch 1,8,32 --quick --quiet --json "$folder/profile.json"
 
 echo "== 3/5 eval: the accuracy that is kept, on the bundled set"
 "$clipperf" eval clipperf-sample --quiet --json "$folder/eval.json"

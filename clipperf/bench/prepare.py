@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from clipperf.engines import contract
+from clipperf.engines.candidates import usual_precisions
+from clipperf.engines.processor import check_cell
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export.exporter import chosen, find
 from clipperf.export.make import serving
@@ -15,7 +17,16 @@ from clipperf.models.checkpoint_files import parts
 from clipperf.models.family import FAMILIES, family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import OWN_SIZES, ModelSpec, Sizes
-from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS, SIDES, PixelDtype, Side, Variant
+from clipperf.nouns.variant import (
+    BASELINE_PRECISION,
+    BASELINE_RUNTIME,
+    FLOATS,
+    PRECISIONS,
+    SIDES,
+    PixelDtype,
+    Side,
+    Variant,
+)
 from clipperf.serve.towers import request_of
 from clipperf.system import store
 
@@ -94,6 +105,18 @@ def check_precisions(runtimes: Iterable[str], precisions: Sequence[str]) -> None
             )
 
 
+def baseline_precisions(device: str, asked: Sequence[str] | None = None) -> tuple[str, ...]:
+    """What PyTorch is measured in beside fp32, of what is `asked` for: what gains there.
+
+    On a GPU all that it has, on a CPU what a processor may have instructions for. None: whatever
+    `tune` tries.
+    """
+    own = contract.get(BASELINE_RUNTIME).precisions
+    gaining = own if device != "cpu" else tuple(p for p in own if PRECISIONS.get(p).instructions)
+    wanted = usual_precisions(device) if asked is None else asked
+    return tuple(p for p in gaining if p in wanted and p != BASELINE_PRECISION)
+
+
 def check_features(runtimes: Iterable[str]) -> None:
     """Make sure that all of the runtimes give features beside embeddings.
 
@@ -141,16 +164,24 @@ def artifact_folder(
         UsageError: the runtime does not have the precision; and whatever `make` raises.
     """
     runtime, row = contract.get(variant.runtime), variant.row
-    made = runtime.artifact
     if row.name not in runtime.precisions:
         known = ", ".join(runtime.precisions)
         raise UsageError(f"no precision {row.name!r} for {runtime.name}; choose from {known}")
-    precision = row.name if made is not None else BASELINE_PRECISION
-    if find(made or ARTIFACT, precision) is None:  # a precision that is the runtime's alone
-        precision = row.graph
-    wanted = dataclasses.replace(variant, runtime=made or ARTIFACT, precision=precision)
-    wanted = chosen(wanted, {"--margin": margin}, strict=False)
+    wanted = chosen(loaded_by(variant), {"--margin": margin}, strict=False)
     return serving(spec, sides, wanted, batches, on_stage)
+
+
+def loaded_by(variant: Variant) -> Variant:
+    """The variant of the artifact that a variant's runtime loads.
+
+    A runtime that loads none gets the ONNX one in fp32, and a precision that is the runtime's
+    alone the graph behind it.
+    """
+    made = contract.get(variant.runtime).artifact
+    precision = variant.precision if made is not None else BASELINE_PRECISION
+    if find(made or ARTIFACT, precision) is None:
+        precision = variant.row.graph
+    return dataclasses.replace(variant, runtime=made or ARTIFACT, precision=precision)
 
 
 def engine_request(
@@ -164,8 +195,12 @@ def engine_request(
 
     `largest_batch` is that of a sweep, in which a cell runs whole batches of its own size; without
     it the engine takes any batch up to the cell's. `margin` is as for `artifact_folder`.
+
+    Raises:
+        UnsupportedError: the processor does not multiply the cell's precision.
     """
     if contract.get(cell.runtime).artifact is None:
+        check_cell(cell)
         return EngineRequest(cell, spec, None), checkpoint_bytes(spec, cell.side)
     smallest = 1 if largest_batch is None else cell.batch
     batches = (smallest, max(cell.batch, largest_batch or 1))

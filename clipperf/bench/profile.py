@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from clipperf.bench import prepare
+from clipperf.bench.best import Choice, best
 from clipperf.bench.cost import Settings
 from clipperf.bench.jobs import LAUNCHERS, SCENARIOS, Event, Job, OnEvent, Prepared
 from clipperf.bench.plan import Group, plan
 from clipperf.engines import contract
-from clipperf.errors import ClipperfError, UsageError
+from clipperf.engines.candidates import Candidate
+from clipperf.errors import ClipperfError, UsageError, WeightsError
 from clipperf.models.family import family_of
 from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment, Measurement, ResultFile
-from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, FLOATS, PixelDtype, Side
+from clipperf.nouns.variant import (
+    BASELINE_PRECISION,
+    BASELINE_RUNTIME,
+    FLOATS,
+    PixelDtype,
+    Side,
+    Variant,
+)
 from clipperf.system import files, results, store
 
 SHORTEST_TEXT = 2
@@ -46,11 +57,11 @@ class Sweep:
     def groups(self) -> list[Group]:
         """The cells, grouped by what is compared with each other.
 
-        On a GPU PyTorch is measured in the asked precision as well as in fp32: that is what
-        others have to beat there.
+        PyTorch is measured in the asked precision as well as in fp32 where it gains by that: it is
+        what others have to beat there.
         """
         devices = self.devices
-        on_gpu = devices.get(BASELINE_RUNTIME, "cpu") != "cpu"
+        device = devices.get(BASELINE_RUNTIME, "cpu")
         return plan(
             self.specs,
             self.runtimes,
@@ -58,7 +69,7 @@ class Sweep:
             batches=self.batches,
             precisions=self.precisions,
             devices=devices,
-            baseline_precisions=contract.get(BASELINE_RUNTIME).precisions if on_gpu else (),
+            baseline_precisions=prepare.baseline_precisions(device, self.precisions),
             threads=(self.threads,),
             tokens=self.tokens,
             inputs=prepare.choose_inputs(self.runtimes, self.inputs),
@@ -69,6 +80,31 @@ class Sweep:
     def rows(self) -> int:
         """How many rows a sweep without failures gives."""
         return SCENARIOS.get(self.scenario).rows(self.groups())
+
+
+def best_of(
+    sweep: Sweep, precisions: Sequence[str] | None, on_stage: prepare.OnStage
+) -> tuple[Sweep, Choice[None]]:
+    """A sweep of PyTorch and the best that all of its models have, made here; see `best`.
+
+    A model whose weights cannot be had says so in its rows, and has no part in the choice.
+
+    Raises:
+        ClipperfError: see `best`; an unknown scenario.
+    """
+    SCENARIOS.get(sweep.scenario)
+    batches = (min(sweep.batches), max(sweep.batches))
+
+    def make(each: Candidate) -> None:
+        for spec, dtype in itertools.product(sweep.specs, sweep.inputs):
+            variant = Variant(each.runtime, each.precision, dtype)
+            with contextlib.suppress(WeightsError):
+                prepare.artifact_folder(spec, sweep.sides, variant, on_stage, batches)
+
+    choice = best(make, precisions=precisions, device=sweep.device)
+    runtimes = (BASELINE_RUNTIME, choice.taken.runtime)
+    found = precisions or (choice.taken.precision,)
+    return dataclasses.replace(sweep, runtimes=runtimes, precisions=tuple(found)), choice
 
 
 def profile(

@@ -54,6 +54,7 @@ COPIES = 3
 
 P90_SAMPLES = 64
 
+BASELINE = "a baseline: clipperf.load opens exported towers alone"
 OVER_BUDGET = "not tried: the time budget was over"
 
 
@@ -63,13 +64,14 @@ class Space:
 
     `firsts` are the cells of round 1, one for each runtime and precision. `splits` are (threads,
     streams); runtimes that take one batch at a time get those of one stream, and those on a GPU
-    none but their own.
+    none but their own. `baselines` are measured beside `firsts`, and never chosen.
     """
 
     firsts: tuple[Cell, ...]
     splits: tuple[tuple[int, int], ...]
     batches: tuple[int, ...]
     streaming: frozenset[str] = frozenset()
+    baselines: tuple[Cell, ...] = ()
 
     def candidates(self, first: Cell) -> Iterator[Cell]:
         """Every candidate of one runtime and precision, small batches first."""
@@ -111,8 +113,12 @@ class Search:
         """
         elapsed_s = cost.stopwatch()
         early_s = (1 - FINAL_SHARE) * self.budget_s
-        firsts = self._made(lambda: elapsed_s() > early_s / 2)
-        self._measure("all cores", firsts, lambda: False)
+        firsts = self._made(self.space.firsts, lambda: elapsed_s() > early_s / 2)
+        baselines = self._made(self.space.baselines, lambda: False)
+        self._measure("all cores", [*firsts, *baselines], lambda: False)
+        for cell in baselines:
+            if not self.trials[cell].verdict:
+                self._judge(cell, BASELINE)
         worthy = self._ranked(firsts, bounded=False)
         if not worthy:
             raise self._nothing()
@@ -151,10 +157,10 @@ class Search:
         ours, theirs = self.trials[cell].items_interval, self.trials[best].items_interval
         return cell == best or (ours is not None and theirs is not None and ours[1] >= theirs[0])
 
-    def _made(self, over: Callable[[], bool]) -> list[Cell]:
-        """The cells of round 1 whose artifacts are there; the first is made in any case."""
+    def _made(self, cells: Sequence[Cell], over: Callable[[], bool]) -> list[Cell]:
+        """Those of round 1 whose artifacts are there; the first is made in any case."""
         made: list[Cell] = []
-        for cell in self.space.firsts:
+        for cell in cells:
             if made and over():
                 self._judge(cell, OVER_BUDGET)
                 continue

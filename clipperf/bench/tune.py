@@ -12,6 +12,7 @@ from clipperf.bench import cost, prepare
 from clipperf.bench.passes import memory_pass
 from clipperf.bench.search import Search, Space, described, splits
 from clipperf.engines import contract
+from clipperf.engines.candidates import candidates, deployable, usable
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.export import folder
 from clipperf.export.derived import MARGIN
@@ -21,7 +22,7 @@ from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.tuning import Trial, TunedTower, Tuning
-from clipperf.nouns.variant import PRECISIONS, SIDES, Side
+from clipperf.nouns.variant import BASELINE_PRECISION, PRECISIONS, SIDES, Side
 from clipperf.serve import tuned
 from clipperf.system import env, files, store
 from clipperf.system.foreign import carry_over, check, is_empty
@@ -166,36 +167,31 @@ def usable_devices(
 ) -> dict[str, str]:
     """Where each runtime that `clipperf.load` opens runs: on the GPU where one can be used.
 
+    So do those without an artifact that are named beside one: they are measured as baselines.
+
     Raises:
-        UsageError: a named runtime is unknown, makes no artifact, or does not run on `device`; a
-            precision that none of them has.
+        UsageError: a named runtime is unknown or does not run on `device`, none of them makes an
+            artifact; a precision that none which does has.
         MissingDependencyError: a named runtime, or every one, is not usable here.
     """
     if runtimes is not None:
-        for name in runtimes:
-            if contract.get(name).artifact is None:
-                raise UsageError(
-                    f"--runtime {name}: it has no artifact that clipperf.load could open; "
-                    f"choose from {', '.join(_deployable())}"
-                )
+        own = [name for name in runtimes if contract.get(name).artifact is not None]
+        if not own:
+            raise UsageError(
+                f"--runtime {','.join(runtimes)}: no artifact that clipperf.load could open; add "
+                f"one of {', '.join(deployable())}"
+            )
         devices = prepare.choose_devices(runtimes, device)
         prepare.check_usable(devices)
-        prepare.check_precisions(devices, precisions or ())
+        prepare.check_precisions(own, precisions or ())
         return devices
-    for place in ("cuda", "cpu") if device is None else (device,):
-        known = [contract.get(name) for name in _deployable()]
-        usable = [r.name for r in known if place in r.devices and r.availability(place).usable]
-        if usable:
-            devices = dict.fromkeys(usable, str(place))
-            prepare.check_precisions(devices, precisions or ())
-            return devices
-    raise MissingDependencyError(
-        f"no runtime works on {device or 'this machine'}: clipperf doctor says what is missing"
-    )
-
-
-def _deployable() -> list[str]:
-    return [name for name in contract.names() if contract.get(name).artifact is not None]
+    devices = usable(deployable(), device)
+    if not devices:
+        raise MissingDependencyError(
+            f"no runtime works on {device or 'this machine'}: clipperf doctor says what is missing"
+        )
+    prepare.check_precisions(devices, precisions or ())
+    return devices
 
 
 def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
@@ -211,36 +207,44 @@ def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
     if side == "text":
         tokens = min(wishes.tokens or CAPTION_TOKENS, wishes.spec.context_tokens)
     batches = tuple(sorted(wishes.batches))
-    firsts = tuple(
-        Cell(
+
+    def cell(runtime: str, precision: str, streams: int = streams) -> Cell:
+        return Cell(
             model_id=wishes.spec.id,
             side=side,
-            runtime=name,
+            runtime=runtime,
             precision=precision,
-            device=device,
+            device=devices[runtime],
             batch=batches[len(batches) // 2],
             threads=threads,
             tokens=tokens,
             streams=streams,
         )
-        for device in dict.fromkeys(devices.values())
-        for precision in wishes.precisions or usual_precisions(device)
+
+    own = {n: place for n, place in devices.items() if contract.get(n).artifact is not None}
+    # A search for layers to keep takes minutes, so what goes without is made before it.
+    quick_first = sorted(
+        candidates(own, wishes.precisions), key=lambda each: PRECISIONS.get(each.precision).samples
+    )
+    firsts = tuple(
+        cell(each.runtime, each.precision)
+        for each in quick_first
+        if streams == 1 or each.runtime in streaming
+    )
+    baselines = tuple(
+        cell(name, precision, streams=1)
         for name in devices
-        if devices[name] == device
-        and precision in contract.get(name).precisions
-        and (streams == 1 or name in streaming)
+        if name not in own
+        for precision in (
+            BASELINE_PRECISION,
+            *prepare.baseline_precisions(devices[name], wishes.precisions),
+        )
     )
     if not firsts:
         raise UsageError(
             f"--streams {streams}: {', '.join(devices)} runs one batch at a time; leave it out"
         )
-    return Space(firsts, pairs, batches, streaming)
-
-
-def usual_precisions(device: str) -> list[str]:
-    """What is tried on a device where the user does not say, the promising first."""
-    rows = [row for row in PRECISIONS if device in row.tune]
-    return [row.name for row in sorted(rows, key=lambda row: row.tune[device])]
+    return Space(firsts, pairs, batches, streaming, baselines)
 
 
 def _splits(wishes: Wishes) -> tuple[tuple[int, int], ...]:

@@ -207,6 +207,8 @@ def command(
     # Before a large dataset is read.
     prepare.check_usable(devices)
     prepare.check_precisions(runtimes, precisions)
+    named = BASELINE_RUNTIME in runtimes
+    baselines = prepare.baseline_precisions(devices[BASELINE_RUNTIME], precisions) if named else ()
     inputs = prepare.choose_inputs(runtimes, pixel_dtypes(input_, SIDES))
     if features:
         prepare.check_features(runtimes)
@@ -238,6 +240,7 @@ def command(
                 data,
                 partial(model_request, features=features),
                 precisions=precisions,
+                baseline_precisions=baselines,
                 inputs=inputs,
                 threads=threads or available_cores(),
                 batch=batch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -20,6 +21,7 @@ from clipperf.commands.options import (
     sides,
     tell_lines,
 )
+from clipperf.errors import UsageError
 from clipperf.system.terminal import tell
 
 EXAMPLES = (
@@ -30,6 +32,7 @@ EXAMPLES = (
     "clipperf export ./my-clip  # a folder with open_clip_config.json",
     "clipperf export my_arch.json --pretrained run/epoch_20.pt --image-size 336",
     "clipperf export ViT-B-32 --runtime openvino --precision int8 --calibrate ./photos",
+    "clipperf export ViT-B-32 --runtime best",
     "clipperf export ViT-B-32 --input uint8",
     "clipperf export ViT-B-32 --runtime trt --precision fp16 --batch 1:8:64",
     "clipperf export ViT-B-32 --runtime trt-rtx --precision fp16 --target sm86,sm89,sm120",
@@ -43,15 +46,22 @@ def command(
     context_length: ContextLength = None,
     tower: TowerChoice = "both",
     runtime: Annotated[
-        str, typer.Option("--runtime", help="What it is for: onnx, openvino, trt or trt-rtx.")
-    ] = "onnx",
-    precision: Annotated[
         str,
         typer.Option(
-            "--precision",
-            help="fp32, fp16, bf16, int8 or fp8; TensorRT also tf32; OpenVINO fp32, int8w or int8.",
+            "--runtime",
+            help="What it is for: onnx, openvino, trt, trt-rtx, or best: the first that keeps its "
+            "accuracy of what is expected to be the fastest on this processor.",
         ),
-    ] = "fp32",
+    ] = "onnx",
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--precision",
+            help="fp32, fp16, bf16, int8 or fp8; TensorRT also tf32; OpenVINO fp32, bf16, int8w, "
+            "int8, or int8-bf16, which computes the rest in bf16. Default: fp32; with best, "
+            "whichever is.",
+        ),
+    ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", help="Artifact folder; default: in the store."),
@@ -145,14 +155,20 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Export a model's towers to ONNX, OpenVINO or TensorRT, checked, as a deployable folder."""
+    from dataclasses import replace
+
+    from clipperf.bench.best import BEST, Choice, best
+    from clipperf.bench.prepare import loaded_by
+    from clipperf.engines import contract
+    from clipperf.export.derived import OPTIONS
     from clipperf.export.exporter import chosen
-    from clipperf.export.folder import set_preprocess
+    from clipperf.export.folder import Exported, set_preprocess
     from clipperf.export.make import make
     from clipperf.export.workshop import Workshop
     from clipperf.inputs import preprocess_fast
     from clipperf.models import zoo
     from clipperf.nouns.model import Sizes
-    from clipperf.nouns.variant import Variant
+    from clipperf.nouns.variant import BASELINE_PRECISION, Variant
     from clipperf.report.exported import exported_lines, failed
     from clipperf.system.progress import progress
     from clipperf.system.targets import expanded
@@ -171,28 +187,62 @@ def command(
         "--timing-cache": None if timing_cache is None else str(expanded(timing_cache)),
         "--verbose": verbose or None,
     }
-    variant = chosen(
-        Variant(runtime, precision, pixel_dtype, normalize, features=features), options
+    usual = Variant(
+        runtime, precision or BASELINE_PRECISION, pixel_dtype, normalize, features=features
     )
+    if runtime == BEST:
+        given = [option for option, value in options.items() if value is not None]
+        _check_best([o for o in given if o not in OPTIONS] + ["--keep-failed"] * keep_failed)
+    variant = None if runtime == BEST else chosen(usual, options)
     if preprocess is not None:
         preprocess_fast.check(preprocess)
     with progress(quiet, plain=verbose) as bar, Workshop() as workshop:
         if zoo.must_read(model, pretrained):
             workshop.start_early()
             bar.stage("reading the checkpoint")
-        exported = make(
-            zoo.resolve(model, pretrained, Sizes(image_size, context_length)),
-            towers,
-            variant,
-            out=out,
-            keep_failed=keep_failed,
-            on_stage=bar.stage,
-            workshop=workshop,
-        )
+        spec = zoo.resolve(model, pretrained, Sizes(image_size, context_length))
+
+        def made(variant: Variant) -> Exported:
+            return make(
+                spec,
+                towers,
+                variant,
+                out=out,
+                keep_failed=keep_failed,
+                on_stage=bar.stage,
+                workshop=workshop,
+            )
+
+        choice: Choice[Exported] | None = None
+        if variant is None:
+            choice = best(
+                lambda each: made(
+                    chosen(
+                        loaded_by(replace(usual, runtime=each.runtime, precision=each.precision)),
+                        options,
+                        strict=False,
+                    )
+                ),
+                precisions=None if precision is None else names(precision, "--precision"),
+                fits=lambda each: contract.get(each.runtime).features or not features,
+            )
+            exported = choice.made
+        else:
+            exported = made(variant)
         if preprocess is not None:
             exported = set_preprocess(exported, preprocess, bar.stage)
     if json:
-        print_json({"up_to_date": exported.up_to_date, **vars(exported)}, tell)
+        more = {} if choice is None else {"best": choice.said}
+        print_json({"up_to_date": exported.up_to_date, **vars(exported), **more}, tell)
     else:
-        tell_lines(*exported_lines(exported))
+        tell_lines(*([] if choice is None else choice.lines()), *exported_lines(exported))
     raise typer.Exit(1 if failed(exported) else 0)
+
+
+def _check_best(foreign: Sequence[str]) -> None:
+    """Refuse what only a named runtime takes; raises UsageError."""
+    if foreign:
+        raise UsageError(
+            f"--runtime best goes on where one fails: leave {foreign[0]} out, or name the runtime "
+            f"that it is for"
+        )

@@ -21,13 +21,10 @@ if TYPE_CHECKING:
     from clipperf.report.table import Table
 
 TowerChoice = Annotated[str, typer.Option("--tower", help="image, text or both.")]
-Precisions = Annotated[
-    str,
-    typer.Option(
-        "--precision",
-        help="fp32, tf32, fp16, bf16, int8, int8-row, int8-static, int8w, fp8; several: fp32,int8.",
-    ),
-]
+PRECISION_NAMES = (
+    "fp32, tf32, fp16, bf16, int8, int8-row, int8-static, int8-bf16, int8w, fp8; several: fp32,int8"
+)
+Precisions = Annotated[str, typer.Option("--precision", help=f"{PRECISION_NAMES}.")]
 Runtimes = Annotated[
     str,
     typer.Option("--runtime", help="Runtimes, with commas: torch,onnx. clipperf doctor lists all."),

@@ -8,12 +8,11 @@ import typer
 
 from clipperf.commands.model_options import ContextLength, ImageSize, Models, Pretrained
 from clipperf.commands.options import (
+    PRECISION_NAMES,
     Device,
     Inputs,
     JsonFile,
-    Precisions,
     Quiet,
-    Runtimes,
     Threads,
     TowerChoice,
     command_line,
@@ -39,15 +38,32 @@ EXAMPLES = (
 )
 
 
+USUAL = ("torch", "onnx")
+"""The runtimes where nothing can be said of the machine that measures."""
+
+
 def command(
     models: Models = None,
     pretrained: Pretrained = None,
     image_size: ImageSize = None,
     context_length: ContextLength = None,
-    runtime: Runtimes = "torch,onnx",
+    runtime: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--runtime",
+            help="Runtimes, with commas: torch,onnx. clipperf doctor lists all. Default: torch and "
+            "what export --runtime best takes.",
+        ),
+    ] = None,
     batch: Annotated[str, typer.Option("--batch", help="Batch sizes: 8, or 1,8,32.")] = "8",
     tower: TowerChoice = "both",
-    precision: Precisions = "fp32",
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--precision",
+            help=f"{PRECISION_NAMES}. Default: fp32; without --runtime, the best's.",
+        ),
+    ] = None,
     tokens: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--tokens", help="Lengths of texts; default: the model's context."),
@@ -73,10 +89,13 @@ def command(
     from dataclasses import replace
 
     from clipperf.bench import cost, prepare
-    from clipperf.bench.profile import Sweep, failures
+    from clipperf.bench.best import Choice
+    from clipperf.bench.jobs import LAUNCHERS
+    from clipperf.bench.profile import Sweep, best_of, failures
     from clipperf.bench.profile import profile as run
     from clipperf.models.published import basic_statistics
     from clipperf.nouns.model import Sizes
+    from clipperf.nouns.variant import BASELINE_PRECISION
     from clipperf.report.gpu import gpu_table
     from clipperf.report.published import published_table
     from clipperf.report.tables import cost_table
@@ -85,20 +104,25 @@ def command(
 
     if not 0 < timeout <= 86400:
         raise UsageError(f"--timeout {timeout}: give seconds above 0, up to a day")
+    asked = None if precision is None else names(precision, "--precision")
     sweep = Sweep(
         specs=tuple(
             prepare.choose_models(models or (), pretrained, Sizes(image_size, context_length))
         ),
-        runtimes=names(runtime, "--runtime"),
+        runtimes=USUAL if runtime is None else names(runtime, "--runtime"),
         sides=sides(tower),
         batches=numbers(batch, "--batch"),
-        precisions=names(precision, "--precision"),
+        precisions=asked or (BASELINE_PRECISION,),
         device=device,
         threads=threads or available_cores(),
         tokens=numbers(tokens, "--tokens") if tokens else None,
         inputs=pixel_dtypes(input_, sides(tower)),
         scenario=scenario,
     )
+    choice: Choice[None] | None = None
+    if runtime is None and LAUNCHERS.get(launcher).here:
+        with progress(quiet) as bar:
+            sweep, choice = best_of(sweep, asked, bar.stage)
     with open_target(json, "profile") as target, progress(quiet, total=sweep.rows) as bar:
 
         def on_event(event: Any) -> None:
@@ -120,5 +144,5 @@ def command(
         published = published_table([result], basic_statistics()) if compare_published else None
         more = [table for table in (gpu_table([result]), published) if table is not None]
         print_tables(cost_table([result]), *more, write=tell)
-        tell_lines("", f"result file: {result.path}")
+        tell_lines("", *([] if choice is None else choice.lines()), f"result file: {result.path}")
     raise typer.Exit(1 if failures(result) else 0)

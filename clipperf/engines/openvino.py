@@ -6,19 +6,24 @@ import contextlib
 import importlib.util
 import queue
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clipperf.engines.contract import Availability
+from clipperf.engines.processor import check_cell
 from clipperf.errors import ArtifactError, EngineError, StorageError
 from clipperf.nouns.cell import EngineRequest
+from clipperf.nouns.variant import BASELINE_PRECISION, BFLOAT16, PRECISIONS
 from clipperf.system.env import available_cores, cpu_flags, version_of
 from clipperf.system.files import digest_of, read_json, sha256_file, staged, write_json
 from clipperf.system.quiet import hush_openvino
 
 CHECKSUMS = "sha256.json"
+
+HINT = "INFERENCE_PRECISION_HINT"
 
 _first_run = threading.Lock()
 _has_run = threading.Event()
@@ -71,9 +76,12 @@ class OpenVinoEngine:
             with contextlib.nullcontext() if _has_run.is_set() else _first_run:
                 found = request.infer({0: array}, share_inputs=True)
             _has_run.set()
-            # The request writes its next result into the same memory.
+            # The request writes its next result into the same memory. Its shape is no matter of
+            # course: behind a last product in int8 OpenVINO leaves out the squeeze (1, batch, dim).
             places = range(min(most, len(found)))
-            result = [np.array(found[place], np.float32) for place in places]
+            result = [
+                np.array(found[place], np.float32).reshape(len(array), -1) for place in places
+            ]
         except RuntimeError as exc:
             raise EngineError(f"openvino: {reason(exc)}") from exc
         finally:
@@ -87,24 +95,31 @@ class OpenVinoEngine:
 
 
 def open_compiled(
-    path: Path, threads: int, streams: int = 1, cache: Path | None = None
+    path: Path,
+    threads: int,
+    streams: int = 1,
+    cache: Path | None = None,
+    precision: str = BASELINE_PRECISION,
 ) -> OpenVinoEngine:
     """Open a model file (.xml with its .bin, or .onnx) with `threads` over all `streams`.
 
     One stream gives the shortest latency. Threads stay within the cores that this process may
     use and are not bound to single ones, as in the other runtimes. Weights are memory-mapped.
     What is compiled is kept in the folder `cache`, or taken from there, without its weights.
+    Whatever is not quantised is computed in the floats of `precision`.
 
     Raises:
-        EngineError: the file cannot be read or compiled.
+        EngineError: the file cannot be read or compiled, or other floats would be computed with.
     """
-    # In fp32 as asked for: where a CPU has bf16, OpenVINO would take that for its own choice.
+    # As asked for: where a CPU has bf16, OpenVINO would take that for its own choice, and where it
+    # has none, it would compute in float32 without a word.
+    floats = hint_of(precision)
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
         "INFERENCE_NUM_THREADS": min(threads, available_cores()),
         "NUM_STREAMS": streams,
         "ENABLE_CPU_PINNING": False,
-        "INFERENCE_PRECISION_HINT": "f32",
+        HINT: floats,
     }
     if cache is not None:
         settings |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
@@ -112,7 +127,15 @@ def open_compiled(
         compiled = library().Core().compile_model(path, "CPU", settings)
     except RuntimeError as exc:
         raise EngineError(f"openvino cannot load {path}: {reason(exc)}") from exc
+    taken = compiled.get_property(HINT).get_type_name()
+    if taken != floats:
+        raise EngineError(f"openvino would compute in {taken}, not in {floats} as asked for")
     return OpenVinoEngine(compiled, streams)
+
+
+def hint_of(precision: str) -> str:
+    """OpenVINO's name of the floats that a precision computes in."""
+    return "bf16" if PRECISIONS.get(precision).floats == BFLOAT16 else "f32"
 
 
 def reason(exc: Exception) -> str:
@@ -125,22 +148,27 @@ def open(request: EngineRequest) -> OpenVinoEngine:
     """Open the artifact's model file with the cell's threads, compiled before where it was.
 
     Where nothing can be kept, or what was kept cannot be used, it is compiled.
+
+    Raises:
+        UnsupportedError: the processor does not multiply the cell's precision.
     """
     if request.path is None:
         raise EngineError(f"{request.cell.label}: no artifact was given")
     path, cell = Path(request.path), request.cell
+    check_cell(cell)
+    compiled = partial(open_compiled, path, cell.threads, cell.streams, precision=cell.precision)
     folder = cache_folder(request)
     engine = None
     if folder is not None:
         with contextlib.suppress(EngineError, StorageError):
             if is_whole(folder):
-                return open_compiled(path, cell.threads, cell.streams, folder)
+                return compiled(cache=folder)
             with staged(folder) as staging:
-                engine = open_compiled(path, cell.threads, cell.streams, staging)
+                engine = compiled(cache=staging)
                 write_json(staging / CHECKSUMS, _checksums(staging))
     if engine is not None:  # kept or not
         return engine
-    return open_compiled(path, cell.threads, cell.streams)
+    return compiled()
 
 
 def cache_folder(request: EngineRequest) -> Path | None:

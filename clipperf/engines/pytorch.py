@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from clipperf.engines.contract import Availability, verdict
+from clipperf.engines.processor import check_cell
 from clipperf.errors import EngineError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest, Phases
 from clipperf.nouns.variant import BFLOAT16, FLOAT16, FLOAT32, PRECISIONS
@@ -213,7 +214,7 @@ def open(request: EngineRequest, prepare: Callable[[Any], Any] | None = None) ->
     `prepare` is applied to the module at last.
 
     Raises:
-        UnsupportedError: a precision that the device does not run.
+        UnsupportedError: a precision that the device, or this machine's processor, does not run.
         EngineError: CUDA was asked for and is not there, or its memory is too small.
     """
     import torch
@@ -226,6 +227,7 @@ def open(request: EngineRequest, prepare: Callable[[Any], Any] | None = None) ->
         raise UnsupportedError(f"{cell.runtime} does not run {cell.precision}")
     if cell.device == "cpu" and row.tf32:
         raise UnsupportedError("tf32 is a mode of NVIDIA GPUs; give --device cuda")
+    check_cell(cell)
     if cell.device == "cuda" and not torch.cuda.is_available():
         raise EngineError("torch sees no CUDA device; clipperf doctor says what is missing")
     torch.set_num_threads(cell.threads)

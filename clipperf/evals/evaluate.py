@@ -42,6 +42,7 @@ def evaluate(
     prepare: Prepare,
     *,
     precisions: Sequence[str] = (BASELINE_PRECISION,),
+    baseline_precisions: Sequence[str] = (),
     inputs: Mapping[str, Sequence[PixelDtype]] | None = None,
     threads: int = 1,
     batch: int = accuracy.BATCH,
@@ -53,6 +54,7 @@ def evaluate(
 ) -> tuple[ResultFile, list[Failure]]:
     """Score every model in every runtime; the PyTorch baseline in fp32 always runs as well.
 
+    It runs in those of `baseline_precisions` that are asked for, too.
     `margin` is the share of one that a figure may lose and still be called equivalent. `devices`
     says where each runtime runs, the baseline's too, and `inputs` what each one's image
     towers are fed, by default float32 alone. All runtimes share one tokenisation and, but for
@@ -84,7 +86,9 @@ def evaluate(
         shared = Path(scratch) / "dataset.json"
         files.write_json(shared, dataset)
         for spec in specs:
-            wanted = _cells(spec, devices, precisions, inputs or {}, threads, batch)
+            wanted = _cells(
+                spec, devices, precisions, baseline_precisions, inputs or {}, threads, batch
+            )
             embedded: dict[Cell, Embeddings] = {}
             for cell in wanted:
                 on_stage(f"{cell.model_id} {cell.setup}")
@@ -163,12 +167,14 @@ def _cells(
     spec: ModelSpec,
     devices: Mapping[str, str],
     precisions: Sequence[str],
+    baseline_precisions: Sequence[str],
     inputs: Mapping[str, Sequence[PixelDtype]],
     threads: int,
     batch: int,
 ) -> list[Cell]:
     """The baseline, then every other runtime in every precision, fed in every way."""
-    kinds = [(BASELINE_RUNTIME, BASELINE_PRECISION, FLOATS[0])] + [
+    own = (BASELINE_PRECISION, *(p for p in precisions if p in baseline_precisions))
+    kinds = [(BASELINE_RUNTIME, p, FLOATS[0]) for p in dict.fromkeys(own)] + [
         (runtime, precision, dtype)
         for runtime in devices
         if runtime != BASELINE_RUNTIME

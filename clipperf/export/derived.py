@@ -61,13 +61,16 @@ def complete(spec: ModelSpec, variant: Variant) -> Variant:
     return replace(variant, settings=settings)
 
 
-def needs(spec: ModelSpec, sides: Sequence[Side], variant: Variant) -> list[Need]:
+def needs(
+    spec: ModelSpec, sides: Sequence[Side], variant: Variant, graph: str | None = None
+) -> list[Need]:
     """See `Exporter`: the graph to start from, and the fp32 towers that judge what comes of it.
 
-    Accuracy takes both towers, where the weights are no noise.
+    The graph is one in the precision's own floats, or those of `graph`. Accuracy takes both towers,
+    where the weights are no noise.
     """
     judges = SIDES if variant.row.samples and not spec.random_weights else sides
-    source = replace(variant, runtime=ONNX, precision=variant.row.graph, settings=None)
+    source = replace(variant, runtime=ONNX, precision=graph or variant.row.graph, settings=None)
     baseline = replace(source, precision=BASELINE_PRECISION)
     return [(baseline, judges)] if source == baseline else [(source, sides), (baseline, judges)]
 

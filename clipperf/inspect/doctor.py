@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clipperf import units
-from clipperf.engines import contract
+from clipperf.engines import candidates, contract, processor
 from clipperf.engines.tensorrt import cuda, flavours
+from clipperf.nouns.variant import PRECISIONS
 from clipperf.system.env import available_cores, gpu, saturates_int8, version_of
+
+EXPECTED = 4
+"""So many of the candidates of `tune` are named."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,10 @@ def machine() -> dict[str, str]:
     found = gpu()
     facts = {
         "Cores": str(available_cores()),
+        "Instruction sets": ", ".join(processor.instruction_sets()) or "none known here",
+        "bf16": _bf16_words(),
         "8-bit integers": _int8_words(),
+        "Expected first": _expected_words(),
         "RAM": units.size(int(psutil.virtual_memory().total)),
         "GPU": "none found" if found is None else found.name,
     }
@@ -60,6 +67,25 @@ def machine() -> dict[str, str]:
     for package in cuda.PACKAGES:
         facts[package] = version_of(package) or "not installed"
     return facts
+
+
+def _bf16_words() -> str:
+    """What the CPU means for bf16, in PyTorch and OpenVINO."""
+    lacking = processor.lacks(PRECISIONS.get("bf16"))
+    if lacking is None:
+        return "multiplied as such; --precision bf16 and int8-bf16 run"
+    return "not multiplied as such: --precision bf16 and int8-bf16 are refused"
+
+
+def _expected_words() -> str:
+    """The runtimes and precisions that `tune` tries first here, of those that can run."""
+    devices = candidates.usable(candidates.deployable())
+    found = [each for each in candidates.candidates(devices) if each.multiplied_here]
+    if not found:
+        return "nothing: no runtime that loads exported towers is usable"
+    first, *others = (each.label for each in found[:EXPECTED])
+    known = f" ({candidates.MEASURED_WITH}, over PyTorch fp32)" if found[0].times else ""
+    return f"{first}{', then ' if others else ''}{', '.join(others)}{known}"
 
 
 def _int8_words() -> str:

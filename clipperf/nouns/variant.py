@@ -45,8 +45,10 @@ class Precision:
 
     `min_cosine` is what the parity gate asks for against PyTorch fp32, `arithmetic` adds to the
     words on what was compared. `first_gpu` is the first compute capability (89 for 8.9) that has
-    these numbers. `tune` is the place among what `tune` tries where the user does not say, by
-    device. `onnx_types` are ONNX's names of the types that most bytes of the weights can have.
+    these numbers, `instructions` what a CPU must have to multiply them: one of each group, as Linux
+    names them; none where any CPU does. `tune` is the place among what `tune` tries where the user
+    does not say, by device. `onnx_types` are ONNX's names of the types that most bytes of the
+    weights can have.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Precision:
     row_scales: bool = False
     arithmetic: str = ""
     first_gpu: int = 0
+    instructions: tuple[tuple[str, ...], ...] = ()
     tune: Mapping[str, int] = field(default_factory=dict)
     onnx_types: tuple[str, ...] = ()
 
@@ -92,17 +95,24 @@ FLOAT32, FLOAT16, BFLOAT16 = Numbers("float", 32), Numbers("float", 16), Numbers
 FLOAT8, INT8 = Numbers("float", 8), Numbers("int", 8)
 FLOAT8_TYPES = tuple(f"FLOAT8{kind}" for kind in ("E4M3FN", "E4M3FNUZ", "E5M2", "E5M2FNUZ", "E8M0"))
 
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
+"""Any of these multiplies bf16 on x86."""
+
+INT8_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""Any of these multiplies 8-bit integers on x86 into sums of 32 bits, which none saturates."""
+
 # Least cosines: weights rounded to bf16 alone bring the bundled sample to 0.99996 and a random
-# ViT-B-32 to 0.99997; errors grow with the root of the depth, and a wrong fold or cast lands far
-# below 0.999. int8 is judged by the accuracy that it keeps as well; it gave 0.995 to 0.9999 here,
-# and a layer that is too coarse for its outliers lands far below 0.99.
+# ViT-B-32 to 0.99997; computed in bf16 as well (OpenVINO, AVX-512), the ViT-B-32 comes to 0.99991.
+# Errors grow with the root of the depth, and a wrong fold or cast lands far below 0.999. int8 is
+# judged by the accuracy that it keeps as well; it gave 0.995 to 0.9999 here, and a layer that is
+# too coarse for its outliers lands far below 0.99. With the rest in bf16 it is the same to 0.0001.
 #
-# What `tune` tries: 16-bit floats gain nothing on most CPUs, and full fp32 nothing on a GPU.
+# What `tune` tries: fp16 gains nothing on CPUs, and full fp32 nothing on a GPU.
 PRECISIONS: Registry[Precision] = Registry(
     "precision",
     rows=(
         Precision(
-            "fp32", "fp32", FLOAT32, FLOAT32, 0.99999, tune={"cpu": 0}, onnx_types=("FLOAT",)
+            "fp32", "fp32", FLOAT32, FLOAT32, 0.99999, tune={"cpu": 5}, onnx_types=("FLOAT",)
         ),
         Precision("tf32", "fp32", FLOAT32, FLOAT32, 0.999, tf32=True, tune={"cuda": 1}),
         Precision(
@@ -116,9 +126,11 @@ PRECISIONS: Registry[Precision] = Registry(
             0.999,
             arithmetic="; weights rounded to bf16, computed in float32",
             first_gpu=80,
+            instructions=(BF16_INSTRUCTIONS,),
+            tune={"cpu": 2},
             onnx_types=("BFLOAT16",),
         ),
-        Precision("int8w", "fp32", INT8, FLOAT32, 0.99, tune={"cpu": 3}),
+        Precision("int8w", "fp32", INT8, FLOAT32, 0.99, tune={"cpu": 4}),
         Precision(
             "int8",
             "fp32",
@@ -137,7 +149,16 @@ PRECISIONS: Registry[Precision] = Registry(
             INT8,
             0.99,
             fixed="int8-static",
-            tune={"cpu": 2},
+            tune={"cpu": 3},
+        ),
+        Precision(
+            "int8-bf16",
+            "bf16",
+            INT8,
+            INT8,
+            0.99,
+            instructions=(BF16_INSTRUCTIONS, INT8_INSTRUCTIONS),
+            tune={"cpu": 0},
         ),
         Precision(
             "fp8",

@@ -64,6 +64,7 @@ def test_profile_of_the_sample(cli, sample_artifact, tmp_path):
     target = tmp_path / "p.json"
     done = cli(
         "profile", "clipperf-sample", "--quick", "--batch", "4", "--threads", "1",
+        "--runtime", "torch,onnx",
         "--json", str(target),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -101,6 +102,7 @@ def test_failed_cell_is_a_row_and_exit_1(cli, home):
     shutil.copy(sample.weights_path(), weights)
     done = cli(
         "profile", "RN50", "--pretrained", str(weights), "--tower", "image", "--quick",
+        "--runtime", "torch,onnx",
         "--batch", "1", "--json", "-", "--quiet",
     )  # fmt: skip
     assert done.returncode == 1

@@ -529,15 +529,24 @@ def wishes(**changes: Any) -> tune.Wishes:
     return tune.Wishes(zoo.resolve("clipperf-sample"), **changes)
 
 
-def test_the_space_that_is_searched() -> None:
+def test_the_space_that_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipperf.engines.processor.kind", lambda: None)
     cores = environment.available_cores()
     found = tune.space(wishes(batches=(8, 1)), "text", {"onnx": "cpu", "openvino": "cpu"})
     assert found.batches == (1, 8)
     assert [(c.runtime, c.precision) for c in found.firsts] == [
-        ("onnx", "fp32"), ("openvino", "fp32"), ("onnx", "int8"), ("openvino", "int8"),
-        ("onnx", "int8-static"), ("openvino", "int8w"),
+        ("openvino", "bf16"), ("openvino", "int8w"), ("onnx", "fp32"), ("openvino", "fp32"),
+        ("openvino", "int8-bf16"), ("onnx", "int8"), ("openvino", "int8"), ("onnx", "int8-static"),
     ]  # fmt: skip
     assert {(c.threads, c.streams, c.tokens, c.batch) for c in found.firsts} == {(cores, 1, 16, 8)}
+    assert not found.baselines
+    beside = {"torch": "cpu", "torch-compile": "cpu", "onnx": "cpu"}
+    found = tune.space(wishes(precisions=("bf16", "int8"), streams=(2,)), "text", beside)
+    assert [(c.runtime, c.precision, c.streams) for c in found.firsts] == [("onnx", "int8", 2)]
+    assert [(c.runtime, c.precision, c.streams) for c in found.baselines] == [
+        ("torch", "fp32", 1), ("torch", "bf16", 1),
+        ("torch-compile", "fp32", 1), ("torch-compile", "bf16", 1),
+    ]  # fmt: skip
     gpu = tune.space(wishes(batches=(8,)), "image", {"trt": "cuda"})
     assert [list(gpu.candidates(c)) for c in gpu.firsts] == [[c] for c in gpu.firsts]
     assert [c.precision for c in gpu.firsts][:2] == ["fp16", "tf32"]
@@ -555,13 +564,31 @@ def test_wishes_that_nothing_can_meet_are_refused() -> None:
     with pytest.raises(UsageError, match="--streams 2: trt runs one batch at a time"):
         tune.space(wishes(threads=(2,), streams=(2,)), "image", {"trt": "cuda"})
     for runtimes in (("onnx",), None):
-        with pytest.raises(UsageError, match=r"no precision 'bf16' in onnx.*fp32"):
-            tune.usable_devices(runtimes, ("bf16",), "cpu")
+        with pytest.raises(UsageError, match=r"no precision 'tf32' in onnx.*fp32"):
+            tune.usable_devices(runtimes, ("tf32",), "cpu")
     with pytest.raises(UsageError, match="no artifact"):
         tune.usable_devices(("torch",), None, None)
+    beside = tune.usable_devices(("torch", "onnx"), ("int8",), None)
+    assert beside == {"torch": "cpu", "onnx": "cpu"}
+    with pytest.raises(UsageError, match=r"no precision 'bf16' in onnx"):
+        tune.usable_devices(("torch", "onnx"), ("bf16",), None)
     with pytest.raises(MissingDependencyError, match="doctor"):
         tune.usable_devices(None, None, "abacus")
     assert tune.usable_devices(("onnx",), None, None) == {"onnx": "cpu"}
+
+
+def test_a_baseline_is_measured_and_never_chosen(tmp_path: Path) -> None:
+    faster = {"fp32": 0.002, "int8": 0.02}
+    found = search_of(tmp_path, lambda cell: faster[cell.precision], precisions=("int8",))
+    baseline = cell("fp32", batch=4)
+    found.space = dataclasses.replace(found.space, baselines=(baseline, cell("bf16", batch=4)))
+    best, _ = found.run()
+    assert best.cell.precision == "int8"
+    known = found.trials[baseline]
+    assert known.verdict == search.BASELINE and known.items_per_s is not None
+    assert known.items_per_s > best.items_per_s  # type: ignore[operator]
+    assert found.trials[cell("bf16", batch=4)].verdict == "bf16 drifted"
+    assert not [c for c in found.trials if c.precision == "fp32" and c != baseline]
 
 
 def test_weights_that_cannot_be_had_end_the_search_at_once(

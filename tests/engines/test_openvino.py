@@ -4,30 +4,55 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 import clipperf
 from clipperf.bench import prepare
-from clipperf.engines import contract
+from clipperf.drift import drift_of
+from clipperf.engines import contract, processor
 from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import EngineError, MissingDependencyError
+from clipperf.export import gate
 from clipperf.export.folder import Exported
+from clipperf.export.job import Job
+from clipperf.export.jobs import derive
+from clipperf.export.judge.drift import Loss
 from clipperf.export.make import make
 from clipperf.inspect import artifact
 from clipperf.models import zoo
-from clipperf.nouns.cell import Cell
-from clipperf.nouns.variant import Variant
+from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.variant import PRECISIONS, Variant
 from clipperf.serve.parity_inputs import parity_inputs
 
 pytest.importorskip("openvino", reason="needs the extra openvino")
 
-from clipperf.engines.openvino import open_compiled
+from clipperf.engines.openvino import OpenVinoEngine, library, open_compiled
 
 SPEC = zoo.resolve("clipperf-sample")
+
+needs_bf16 = pytest.mark.skipif(
+    processor.lacks(PRECISIONS.get("int8-bf16")) is not None,
+    reason="needs a processor that multiplies bf16 and 8-bit integers",
+)
+
+
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The floats of every tower that is opened from now on."""
+    hints: list[str] = []
+
+    def counted(*given: object, **named: str) -> object:
+        engine = open_compiled(*given, **named)  # type: ignore[arg-type]
+        hints.append(engine._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        return engine
+
+    monkeypatch.setattr("clipperf.engines.openvino.open_compiled", counted)
+    return hints
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +93,19 @@ def test_shorter_texts_give_the_same_embeddings(fp32: Exported, sample_artifact:
     engine = open_compiled(fp32.folder / "text" / "model.xml", 1)
     cut = engine.run(np.ascontiguousarray(tokens[:, :longest]))
     np.testing.assert_allclose(cut, engine.run(tokens), rtol=1e-3, atol=1e-4)
+
+
+def test_an_axis_that_openvino_leaves_in_is_taken_out() -> None:
+    """As compiled RN50 towers have it whose last product is in int8."""
+    found = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+
+    class Request:
+        def infer(self, given: object, share_inputs: bool) -> list[np.ndarray]:
+            return [found]
+
+    compiled = type("Compiled", (), {"create_infer_request": Request})
+    engine = OpenVinoEngine(compiled)
+    np.testing.assert_array_equal(engine.run(np.zeros((3, 2), np.float32)), found[0])
 
 
 def test_threads_and_streams_are_those_asked_for(fp32: Exported) -> None:
@@ -118,6 +156,95 @@ def test_int8_weights_are_a_quarter_and_stay_close(fp32: Exported) -> None:
     assert (request.path, size) == (str(done.folder / ours.path), ours.disk_bytes)
     engine = contract.get("openvino").open(request)
     assert engine.run(np.full((1, 8), 49407, np.int64)).shape == (1, 192)
+
+
+@needs_bf16
+def test_bf16_is_half_and_is_judged_as_it_runs(
+    fp32: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hints = spied(monkeypatch)
+    done = make(SPEC, ("text",), Variant("openvino", "bf16"))
+    ours, whole = done.manifest.tower("text"), fp32.manifest.tower("text")
+    assert ours is not None and whole is not None and ours.parity is not None
+    assert set(hints) == {"bf16"}, "the gate opened it in other floats"
+    assert 0.49 < ours.disk_bytes / whole.disk_bytes < 0.53
+    # 8 bits of mantissa: far from fp32's 0.9999999, and not as far as 0.999.
+    assert 0.9995 < ours.parity.min_cosine < 0.999999
+    assert ours.parity.required_min_cosine == 0.999
+    cell = Cell(SPEC.id, "text", "openvino", "bf16", "cpu", 1, 1)
+    request, _ = prepare.engine_request(cell, SPEC, lambda stage: None)
+    with closing(contract.get("openvino").open(request)) as engine:
+        compiled = engine._compiled  # type: ignore[attr-defined]
+        assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "bf16"
+    with clipperf.load(done.folder, threads=1) as model:
+        assert model.encode_texts(["a cat"]).shape == (1, 192)
+
+
+@needs_bf16
+def test_pytorch_in_bf16_is_as_close() -> None:
+    array = np.array([[49406, 320, 2368, 49407]])
+    found = {}
+    for precision in ("fp32", "bf16"):
+        cell = Cell(SPEC.id, "text", "torch", precision, "cpu", 1, 1)
+        with closing(contract.get("torch").open(EngineRequest(cell, SPEC, None))) as engine:
+            assert (
+                next(engine._module.parameters()).element_size()
+                == {"fp32": 4, "bf16": 2}[precision]
+            )  # type: ignore[attr-defined]
+            found[precision] = engine.run(array)
+    cosine = drift_of(found["bf16"], found["fp32"]).min_cosine
+    assert 0.999 < cosine < 1 - 1e-7
+
+
+@needs_bf16
+def test_search_and_gate_of_int8_judge_the_arithmetic_that_will_run(
+    fp32: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every engine of the search and the gate, fp32's of the judge apart, computes in bf16."""
+    row = PRECISIONS.get("int8-bf16")
+    hints = spied(monkeypatch)
+    source = Path(fp32.folder).parent / "onnx-fp32"
+    target = tmp_path / "text" / "model.xml"
+    target.parent.mkdir()
+    job = Job(
+        exporter="openvino", spec=SPEC, side="text", variant=Variant("openvino", row.name),
+        folder=str(tmp_path), file=str(target), sources=(str(source),), threads=2,
+        min_cosine=row.min_cosine,
+    )  # fmt: skip
+    kept: list[tuple[str, ...]] = []
+
+    class Rounded:
+        """A stand-in for NNCF, which takes long: all is bf16, whatever is kept."""
+
+        layers: ClassVar = ["first", "second"]
+        weight_bits = None
+
+        def __init__(self, source: Path, judge: object, job: Job) -> None:
+            self._source = source
+
+        def write(self, names: Sequence[str], path: Path) -> None:
+            kept.append(tuple(names))
+            library().save_model(library().Core().read_model(self._source), path)
+
+    held = iter([False, True])
+    monkeypatch.setattr(Loss, "within", lambda *_: next(held))
+    built = derive.quantised(job, lambda stage: None, Rounded)
+    assert built.holds and built.quantization is not None
+    assert built.quantization.kept_in == "bf16" and len(built.quantization.kept) == 1
+    searched = len(hints)
+    assert searched == len(kept) - 1 >= 3, "one engine a trial; the last is what is kept"
+    assert gate.by_runtime(job, built).passed
+    assert hints == ["bf16"] * (searched + 1)
+
+
+@needs_bf16
+@pytest.mark.slow
+def test_int8_with_the_rest_in_bf16_holds_the_margin(fp32: Exported) -> None:
+    done = make(SPEC, ("text",), Variant("openvino", "int8-bf16"))
+    tower = done.manifest.tower("text")
+    assert tower is not None and tower.parity is not None and tower.parity.passed
+    assert float(tower.findings["points lost"]) <= 0.5
+    assert float(tower.findings["min cosine"]) >= 0.99
 
 
 @pytest.mark.slow

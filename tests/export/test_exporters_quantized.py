@@ -472,7 +472,10 @@ def test_profile_and_eval_take_the_int8_artifact(
     [
         (("--calibrate", "sample"), "--calibrate is for --precision int8"),
         (("--precision", "fp16", "--margin", "1"), "--margin is for --precision int8"),
-        (("--runtime", "openvino", "--precision", "bf16"), "choose from fp32, int8w, int8"),
+        (
+            ("--runtime", "openvino", "--precision", "fp16"),
+            "choose from fp32, bf16, int8w, int8, int8-bf16",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import Cli
+from conftest import Become, Cli
+from processors import AMX, AVX2
 
-from clipperf.engines import contract
+from clipperf.engines import candidates, contract
 from clipperf.engines.tensorrt import flavours
 from clipperf.inspect import doctor
 from clipperf.report.doctor import machine_table
@@ -76,3 +77,25 @@ def test_an_unsupported_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not found.usable
     assert "NVIDIA H100 has compute capability 9.0" in found.detail
     assert "ort-cuda" in found.fix
+
+
+def test_the_doctor_names_the_instructions_and_what_follows(
+    become: Become, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "usable", lambda names: {"onnx": "cpu", "openvino": "cpu"})
+    become(AVX2)
+    facts = doctor.machine()
+    assert facts["Instruction sets"] == "avx2"
+    assert facts["bf16"].startswith("not multiplied as such") and "refused" in facts["bf16"]
+    assert "7-bit" in facts["8-bit integers"]
+    assert facts["Expected first"].startswith("onnx int8 (")
+    assert "bf16 (" not in facts["Expected first"]
+    become(AMX)
+    facts = doctor.machine()
+    assert facts["Instruction sets"].endswith("amx_tile, amx_int8, amx_bf16")
+    assert facts["bf16"].startswith("multiplied")
+    assert facts["Expected first"].startswith("openvino int8-bf16 (6.3x), then openvino int8")
+    become(())
+    assert doctor.machine()["Instruction sets"] == "none known here"
+    monkeypatch.setattr(candidates, "usable", lambda names: {})
+    assert doctor.machine()["Expected first"].startswith("nothing")

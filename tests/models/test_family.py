@@ -184,6 +184,7 @@ def test_a_family_from_an_installed_package_is_listed_exported_and_measured(
 
     rows = tmp_path / "profile.json"
     words = ("--quick", "--tower", "text", "--batch", 2, "--threads", 1, "--json", rows)
+    words += ("--runtime", "torch,onnx")
     cli("profile", "toy:one", *words, check=True)
     measured = json.loads(rows.read_text())["measurements"]
     assert {(row["cell"]["runtime"], row["status"]) for row in measured} == {

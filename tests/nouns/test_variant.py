@@ -8,18 +8,24 @@ from clipperf.errors import UsageError
 from clipperf.nouns import variant
 from clipperf.nouns.variant import PRECISIONS, Numbers, Variant
 
-ORDER = ["fp32", "tf32", "fp16", "bf16", "int8w", "int8", "int8-row", "int8-static", "fp8"]
+ORDER = [
+    *("fp32", "tf32", "fp16", "bf16", "int8w", "int8", "int8-row", "int8-static", "int8-bf16"),
+    "fp8",
+]
 
 
 def test_the_order_of_tables() -> None:
     assert PRECISIONS.own() == ORDER
-    assert [PRECISIONS.rank(name) for name in ORDER] == list(range(9))
-    assert PRECISIONS.rank("of-a-plugin") == 9
+    assert [PRECISIONS.rank(name) for name in ORDER] == list(range(10))
+    assert PRECISIONS.rank("of-a-plugin") == 10
 
 
 @pytest.mark.parametrize(
     ("device", "order"),
-    [("cpu", ["fp32", "int8", "int8-static", "int8w"]), ("cuda", ["fp16", "tf32", "int8", "fp8"])],
+    [
+        ("cpu", ["int8-bf16", "int8", "bf16", "int8-static", "int8w", "fp32"]),
+        ("cuda", ["fp16", "tf32", "int8", "fp8"]),
+    ],
 )
 def test_the_order_in_which_tune_tries(device: str, order: list[str]) -> None:
     tried = [row for row in PRECISIONS.rows if device in row.tune]
@@ -37,6 +43,7 @@ def test_the_order_in_which_tune_tries(device: str, order: list[str]) -> None:
         ("int8w", "fp32", ("int", 8), ("float", 32), 0.99),
         ("int8", "fp32", ("int", 8), ("int", 8), 0.99),
         ("int8-static", "fp32", ("int", 8), ("int", 8), 0.99),
+        ("int8-bf16", "bf16", ("int", 8), ("int", 8), 0.99),
         ("fp8", "fp16", ("float", 8), ("float", 8), 0.99),
     ],
 )
@@ -62,9 +69,10 @@ def named(attribute: str) -> list[str]:
 def test_what_is_true_of_which() -> None:
     assert named("is_baseline") == ["fp32"]
     assert named("tf32") == ["tf32"]
-    assert named("samples") == ["int8", "int8-row", "int8-static", "fp8"]
+    assert named("samples") == ["int8", "int8-row", "int8-static", "int8-bf16", "fp8"]
     assert named("is_fixed") == ["int8-static", "fp8"]
-    assert named("is_quantised") == ["int8w", "int8", "int8-row", "int8-static", "fp8"]
+    assert named("is_quantised") == ORDER[4:]
+    assert named("instructions") == ["bf16", "int8-bf16"]
     assert named("arithmetic") == ["bf16"]
     fixed = {row.name: row.fixed for row in PRECISIONS.rows if row.fixed}
     assert fixed == {"int8": "int8-static", "int8-static": "int8-static", "fp8": "fp8"}

@@ -8,7 +8,7 @@ from clipperf.engines.contract import Runtime
 RUNTIME = Runtime(
     "openvino",
     "openvino",
-    ("fp32", "int8w", "int8"),
+    ("fp32", "bf16", "int8w", "int8", "int8-bf16"),
     ("cpu",),
     openvino.availability,
     openvino.open,

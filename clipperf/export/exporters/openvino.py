@@ -1,13 +1,20 @@
-"""OpenVINO's IR of the ONNX towers: as they are, with int8 weights, or in int8 by NNCF."""
+"""OpenVINO's IR of the fp32 ONNX towers: as they are, with int8 weights, or in int8 by NNCF.
+
+What is to be computed in bf16 has its floats in fp16 on disk, half of their bytes: they have three
+bits more than bf16, to which OpenVINO rounds them when it compiles.
+"""
 
 from __future__ import annotations
 
+from functools import partial
+
+from clipperf.engines import processor
 from clipperf.errors import MissingDependencyError
 from clipperf.export import derived
 from clipperf.export.exporter import Below, Exporter
 from clipperf.export.job import Built, Job, Tell
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import Side, Variant
+from clipperf.nouns.variant import BASELINE_PRECISION, Side, Variant
 from clipperf.system.env import version_of
 
 
@@ -21,7 +28,9 @@ def complete(spec: ModelSpec, variant: Variant) -> Variant:
 
     Raises:
         MissingDependencyError: a package is not installed.
+        UnsupportedError: the processor, which has to judge the tower, does not multiply it.
     """
+    processor.check(variant.precision)
     variant = derived.complete(spec, variant)
     for package in packages(variant):
         if version_of(package) is None:
@@ -47,12 +56,12 @@ def make(job: Job, tell: Tell) -> Built:
 
 EXPORTER = Exporter(
     name="openvino",
-    makes={"openvino": ("fp32", "int8w", "int8")},
+    makes={"openvino": ("fp32", "bf16", "int8w", "int8", "int8-bf16")},
     file="model.xml",
     key=key,
     job=make,
     complete=complete,
-    needs=derived.needs,
+    needs=partial(derived.needs, graph=BASELINE_PRECISION),
     refusal=derived.refusal,
     choices=derived.CHOICES,
     features=True,

@@ -1,4 +1,4 @@
-"""A tower as an OpenVINO IR: fp32, with int8 weights, or quantised by NNCF after training.
+"""A tower as an OpenVINO IR: in floats, with int8 weights, or quantised by NNCF after training.
 
 NNCF imports torch, so all of this runs in the child process of an export.
 """
@@ -14,6 +14,7 @@ from clipperf.engines import openvino as runtime
 from clipperf.errors import ExportError
 from clipperf.export.job import Built, Job, Tell, like
 from clipperf.export.judge.drift import Judge
+from clipperf.nouns.variant import Precision
 
 LAYERS = ("MatMul", "Convolution", "GroupConvolution")
 
@@ -30,7 +31,7 @@ def converted(job: Job, tell: Tell) -> Built:
     if job.variant.row.is_quantised:
         nncf = _nncf()
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
-    _save(model, job.target)
+    _save(model, job.target, job.variant.row)
     return like(graph)
 
 
@@ -45,6 +46,7 @@ class OpenVinoQuantizer:
 
     def __init__(self, source: Path, judge: Judge, job: Job) -> None:
         self._source = source
+        self._row = job.variant.row
         self._probes = judge.probes
         operators = _read(source).get_ordered_ops()
         self.layers = [op.get_friendly_name() for op in operators if op.get_type_name() in LAYERS]
@@ -59,7 +61,7 @@ class OpenVinoQuantizer:
             model_type=nncf.ModelType.TRANSFORMER,
             ignored_scope=nncf.IgnoredScope(names=list(kept)),
         )
-        _save(model, path)
+        _save(model, path, self._row)
 
 
 def _read(source: Path) -> Any:
@@ -70,8 +72,10 @@ def _read(source: Path) -> Any:
         raise ExportError(f"openvino cannot read {source}: {runtime.reason(exc)}") from exc
 
 
-def _save(model: Any, target: Path) -> None:
-    runtime.library().save_model(model, target, compress_to_fp16=False)
+def _save(model: Any, target: Path, row: Precision) -> None:
+    """Write an IR, its floats in fp16 where fewer than 16 bits of them are computed with."""
+    halved = row.floats.bits == 16
+    runtime.library().save_model(model, target, compress_to_fp16=halved)
 
 
 def _nncf() -> Any:

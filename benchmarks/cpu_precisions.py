@@ -1,0 +1,71 @@
+"""The precisions of CPUs in turns: PyTorch, ONNX Runtime and OpenVINO, as ratios to PyTorch fp32.
+
+    python benchmarks/cpu_precisions.py [MODEL] [--pretrained random] [--batch 1,8,32]
+
+Exports what is missing, then measures images as `clipperf profile` does, all of them taking turns
+in one group, and prints the table whose batch of 8 stands in `engines/candidates.MEASURED`. What
+this machine's processor refuses is left out with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from clipperf import stats
+from clipperf.bench import cost, prepare
+from clipperf.bench.passes import time_pass
+from clipperf.engines import processor
+from clipperf.errors import ClipperfError
+from clipperf.models import zoo
+from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.result import Measurement
+from clipperf.system import env
+
+KINDS = (
+    *(("torch", "fp32"), ("torch", "bf16")),
+    *(("onnx", "fp32"), ("onnx", "int8")),
+    *(("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("openvino", "int8-bf16")),
+)
+SETTINGS = replace(cost.QUICK, max_s=8.0)
+
+
+def main() -> None:
+    """Export, measure, print one line a kind and batch."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?", default="ViT-B-32")
+    parser.add_argument("--pretrained", default="random")
+    parser.add_argument("--batch", default="1,8,32")
+    asked = parser.parse_args()
+    spec, cores = zoo.resolve(asked.model, asked.pretrained), env.available_cores()
+    has = ", ".join(processor.instruction_sets())
+    print(f"{spec.id} images, {cores} cores of {env.cpu_name()} ({has})")
+    requests: list[EngineRequest] = []
+    for runtime, precision in KINDS:
+        cell = Cell(spec.id, "image", runtime, precision, "cpu", 8, cores)
+        try:
+            requests.append(prepare.engine_request(cell, spec, lambda stage: None)[0])
+        except ClipperfError as exc:
+            print(f"{runtime} {precision}: {exc}")
+    for batch in map(int, asked.batch.split(",")):
+        now = [replace(r, cell=replace(r.cell, batch=batch)) for r in requests]
+        rows = time_pass(now, SETTINGS, env.capture(), f"batch {batch}")
+        for row in rows:
+            print(said(row, rows[0]), flush=True)
+
+
+def said(row: Measurement, baseline: Measurement) -> str:
+    """A row's rate and its ratio to the baseline's, from pairs of blocks."""
+    name = f"batch {row.cell.batch:2}  {row.cell.setup:19}"
+    if row.status != "ok" or not row.run_s:
+        return f"{name} {row.error}"
+    ours, theirs = (stats.block_medians(r.run_s, r.blocks) for r in (row, baseline))
+    both = sorted(ours.keys() & theirs.keys())
+    ratio, interval = stats.paired_ratio([ours[b] for b in both], [theirs[b] for b in both])
+    range_ = "" if interval is None else f" [{interval[0]:.2f}, {interval[1]:.2f}]"
+    rate = row.cell.batch / stats.median(row.run_s)
+    return f"{name} {rate:6.1f} images/s  {ratio:.2f}x{range_}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""`--runtime best`: the first of `tune`'s candidates that can be made here and keeps its accuracy.
+
+Nothing is measured: the order is that of `engines.candidates`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from clipperf.bench.tune import usable_devices
+from clipperf.engines.candidates import MEASURED_WITH, Candidate, candidates
+from clipperf.engines.processor import kind
+from clipperf.errors import (
+    ChildError,
+    EngineError,
+    ExportError,
+    MissingDependencyError,
+    UsageError,
+)
+from clipperf.text import one_line
+
+BEST = "best"
+"""What users say in place of a runtime."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A candidate that came before the one that was taken, and why it was not."""
+
+    candidate: Candidate
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice(Generic[T]):
+    """What was taken and what came of it, what came before, and what would have come next."""
+
+    taken: Candidate
+    made: T
+    refused: tuple[Refused, ...]
+    others: tuple[Candidate, ...]
+
+    @property
+    def said(self) -> dict[str, object]:
+        """All but what came of it, for JSON."""
+        return {"taken": self.taken, "refused": self.refused, "others": self.others}
+
+    def lines(self) -> list[str]:
+        """Which, why, and what else was considered, for people."""
+        taken = self.taken
+        if taken.times is None:
+            why = "the next in the order of its precision; its speed was not measured on such"
+        else:
+            why = f"{taken.times:g} times PyTorch in fp32 on {kind()} processors ({MEASURED_WITH})"
+        said = [
+            f"not taken: {each.candidate.runtime} {each.candidate.precision}: {each.reason}"
+            for each in self.refused
+        ]
+        said.append(f"best: {taken.runtime} {taken.precision}, expected first here: {why}")
+        if self.others:
+            said.append(f"behind it: {', '.join(each.label for each in self.others)}")
+        return [*said, "clipperf tune measures them on this machine"]
+
+
+def best(
+    make: Callable[[Candidate], T],
+    *,
+    precisions: Sequence[str] | None = None,
+    device: str | None = None,
+    fits: Callable[[Candidate], bool] = lambda candidate: True,
+) -> Choice[T]:
+    """Make the candidates that fit one after the other until one passes.
+
+    `make` raises what an export raises; whatever is no fault of the candidate's ends it.
+
+    Raises:
+        UsageError: no candidate fits.
+        MissingDependencyError: no runtime works here.
+        ExportError: none could be made, or kept to what is asked for.
+    """
+    devices = usable_devices(None, precisions, device)
+    wanted = [each for each in candidates(devices, precisions) if fits(each)]
+    if not wanted:
+        raise UsageError("no runtime here can make that: name one with --runtime")
+    refused: list[Refused] = []
+    for place, candidate in enumerate(wanted):
+        try:
+            made = make(candidate)
+        except (ChildError, EngineError, ExportError, MissingDependencyError) as exc:
+            refused.append(Refused(candidate, one_line(str(exc))))
+        else:
+            others = (each for each in wanted[place + 1 :] if each.multiplied_here)
+            return Choice(candidate, made, tuple(refused), tuple(others))
+    said = "; ".join(f"{each.candidate.label}: {each.reason}" for each in refused)
+    raise ExportError(f"no candidate passes: {said}")
