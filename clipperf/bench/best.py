@@ -5,11 +5,13 @@ Nothing is measured: the order is that of `engines.candidates`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
+from clipperf.bench.prepare import loaded_by
 from clipperf.bench.tune import usable_devices
+from clipperf.engines import contract
 from clipperf.engines.candidates import MEASURED_WITH, Candidate, candidates
 from clipperf.engines.processor import kind
 from clipperf.errors import (
@@ -19,6 +21,9 @@ from clipperf.errors import (
     MissingDependencyError,
     UsageError,
 )
+from clipperf.export.derived import OPTIONS
+from clipperf.export.exporter import chosen
+from clipperf.nouns.variant import Variant
 from clipperf.text import one_line
 
 BEST = "best"
@@ -97,3 +102,45 @@ def best(
             return Choice(candidate, made, tuple(refused), tuple(others))
     said = "; ".join(f"{each.candidate.label}: {each.reason}" for each in refused)
     raise ExportError(f"no candidate passes: {said}")
+
+
+def checked(usual: Variant, options: Mapping[str, Any], keep_failed: bool) -> Variant:
+    """The variant with what the options of an export mean (see `exporter.chosen`); best as it is.
+
+    Raises:
+        UsageError: the variant is nothing's, or an option is not for it.
+    """
+    if usual.runtime != BEST:
+        return chosen(usual, options)
+    given = {**options, "--keep-failed": keep_failed or None}
+    foreign = [name for name, value in given.items() if value is not None and name not in OPTIONS]
+    if foreign:
+        raise UsageError(
+            f"--runtime {BEST} goes on where one fails: leave {foreign[0]} out, or name the "
+            f"runtime that it is for"
+        )
+    return usual
+
+
+def made(
+    variant: Variant,
+    options: Mapping[str, Any],
+    make: Callable[[Variant], T],
+    precisions: Sequence[str] | None = None,
+) -> tuple[T, Choice[T] | None]:
+    """What comes of a variant that was `checked`, and the choice where it is the best; see `best`.
+
+    A candidate takes those of the options that are for it.
+    """
+    if variant.runtime != BEST:
+        return make(variant), None
+
+    def tried(each: Candidate) -> T:
+        named = replace(variant, runtime=each.runtime, precision=each.precision)
+        return make(chosen(loaded_by(named), options, strict=False))
+
+    def fits(each: Candidate) -> bool:
+        return contract.get(each.runtime).features or not variant.features
+
+    choice = best(tried, precisions=precisions, fits=fits)
+    return choice.made, choice

@@ -90,9 +90,12 @@ def best_of(
     A model whose weights cannot be had says so in its rows, and has no part in the choice.
 
     Raises:
-        ClipperfError: see `best`; an unknown scenario.
+        UsageError: an unknown scenario or device, or no text has as many tokens.
+        ClipperfError: see `best`.
     """
     SCENARIOS.get(sweep.scenario)
+    check_tokens(sweep)
+    prepare.choose_devices((BASELINE_RUNTIME,), sweep.device)
     batches = (min(sweep.batches), max(sweep.batches))
 
     def make(each: Candidate) -> None:
@@ -131,17 +134,7 @@ def profile(
     if where.here:
         prepare.check_usable(devices)
     prepare.check_precisions(devices, sweep.precisions)
-    if sweep.tokens and min(sweep.tokens) < SHORTEST_TEXT:
-        raise UsageError(
-            f"--tokens {min(sweep.tokens)}: a text has a first and a last token, which are "
-            f"{SHORTEST_TEXT}"
-        )
-    for spec in sweep.specs:
-        if sweep.tokens and max(sweep.tokens) > spec.context_tokens:
-            raise UsageError(
-                f"{spec.id} takes texts of up to {spec.context_tokens} tokens, not "
-                f"{max(sweep.tokens)}: choose shorter --tokens"
-            )
+    check_tokens(sweep)
     groups = sweep.groups()
     with where.open() as machines:
         result = ResultFile(
@@ -167,6 +160,25 @@ def profile(
 
             machines.run(jobs, keep)
     return result
+
+
+def check_tokens(sweep: Sweep) -> None:
+    """Make sure that every model takes texts of the lengths that are asked for.
+
+    Raises:
+        UsageError: one does not.
+    """
+    if sweep.tokens and min(sweep.tokens) < SHORTEST_TEXT:
+        raise UsageError(
+            f"--tokens {min(sweep.tokens)}: a text has a first and a last token, which are "
+            f"{SHORTEST_TEXT}"
+        )
+    for spec in sweep.specs:
+        if sweep.tokens and max(sweep.tokens) > spec.context_tokens:
+            raise UsageError(
+                f"{spec.id} takes texts of up to {spec.context_tokens} tokens, not "
+                f"{max(sweep.tokens)}: choose shorter --tokens"
+            )
 
 
 def jobs_of(

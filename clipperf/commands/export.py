@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -21,7 +20,6 @@ from clipperf.commands.options import (
     sides,
     tell_lines,
 )
-from clipperf.errors import UsageError
 from clipperf.system.terminal import tell
 
 EXAMPLES = (
@@ -155,14 +153,10 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Export a model's towers to ONNX, OpenVINO or TensorRT, checked, as a deployable folder."""
-    from dataclasses import replace
+    from functools import partial
 
-    from clipperf.bench.best import BEST, Choice, best
-    from clipperf.bench.prepare import loaded_by
-    from clipperf.engines import contract
-    from clipperf.export.derived import OPTIONS
-    from clipperf.export.exporter import chosen
-    from clipperf.export.folder import Exported, set_preprocess
+    from clipperf.bench import best
+    from clipperf.export.folder import set_preprocess
     from clipperf.export.make import make
     from clipperf.export.workshop import Workshop
     from clipperf.inputs import preprocess_fast
@@ -190,45 +184,24 @@ def command(
     usual = Variant(
         runtime, precision or BASELINE_PRECISION, pixel_dtype, normalize, features=features
     )
-    if runtime == BEST:
-        given = [option for option, value in options.items() if value is not None]
-        _check_best([o for o in given if o not in OPTIONS] + ["--keep-failed"] * keep_failed)
-    variant = None if runtime == BEST else chosen(usual, options)
+    variant = best.checked(usual, options, keep_failed)
+    asked = None if precision is None else names(precision, "--precision")
     if preprocess is not None:
         preprocess_fast.check(preprocess)
     with progress(quiet, plain=verbose) as bar, Workshop() as workshop:
         if zoo.must_read(model, pretrained):
             workshop.start_early()
             bar.stage("reading the checkpoint")
-        spec = zoo.resolve(model, pretrained, Sizes(image_size, context_length))
-
-        def made(variant: Variant) -> Exported:
-            return make(
-                spec,
-                towers,
-                variant,
-                out=out,
-                keep_failed=keep_failed,
-                on_stage=bar.stage,
-                workshop=workshop,
-            )
-
-        choice: Choice[Exported] | None = None
-        if variant is None:
-            choice = best(
-                lambda each: made(
-                    chosen(
-                        loaded_by(replace(usual, runtime=each.runtime, precision=each.precision)),
-                        options,
-                        strict=False,
-                    )
-                ),
-                precisions=None if precision is None else names(precision, "--precision"),
-                fits=lambda each: contract.get(each.runtime).features or not features,
-            )
-            exported = choice.made
-        else:
-            exported = made(variant)
+        making = partial(
+            make,
+            zoo.resolve(model, pretrained, Sizes(image_size, context_length)),
+            towers,
+            out=out,
+            keep_failed=keep_failed,
+            on_stage=bar.stage,
+            workshop=workshop,
+        )
+        exported, choice = best.made(variant, options, making, asked)
         if preprocess is not None:
             exported = set_preprocess(exported, preprocess, bar.stage)
     if json:
@@ -237,12 +210,3 @@ def command(
     else:
         tell_lines(*([] if choice is None else choice.lines()), *exported_lines(exported))
     raise typer.Exit(1 if failed(exported) else 0)
-
-
-def _check_best(foreign: Sequence[str]) -> None:
-    """Refuse what only a named runtime takes; raises UsageError."""
-    if foreign:
-        raise UsageError(
-            f"--runtime best goes on where one fails: leave {foreign[0]} out, or name the runtime "
-            f"that it is for"
-        )

@@ -187,10 +187,8 @@ def test_pytorch_in_bf16_is_as_close() -> None:
     for precision in ("fp32", "bf16"):
         cell = Cell(SPEC.id, "text", "torch", precision, "cpu", 1, 1)
         with closing(contract.get("torch").open(EngineRequest(cell, SPEC, None))) as engine:
-            assert (
-                next(engine._module.parameters()).element_size()
-                == {"fp32": 4, "bf16": 2}[precision]
-            )  # type: ignore[attr-defined]
+            weights = next(engine._module.parameters())  # type: ignore[attr-defined]
+            assert weights.element_size() == {"fp32": 4, "bf16": 2}[precision]
             found[precision] = engine.run(array)
     cosine = drift_of(found["bf16"], found["fp32"]).min_cosine
     assert 0.999 < cosine < 1 - 1e-7

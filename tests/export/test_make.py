@@ -160,7 +160,7 @@ def test_a_runtime_that_nothing_is_made_for_is_told_what_there_is() -> None:
         ("openvino", "int8w", {"--calibrate": "x"}, "--calibrate is for --precision int8 of onnx"),
         ("trt", "int8", {"--calibrate": "x"}, "--calibrate is for --precision int8 of onnx"),
         ("onnx", "int8", {"--batch": (1, 2, 3)}, "--batch is for TensorRT engines: add --runtime"),
-        ("openvino", "fp16", {}, "no precision 'fp16' for openvino; choose from fp32, int8w, int8"),
+        ("openvino", "fp16", {}, "no precision 'fp16' for openvino; choose from fp32, bf16, int8w"),
     ],
 )
 def test_options_of_another_exporter_are_refused(
