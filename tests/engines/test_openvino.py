@@ -241,8 +241,9 @@ def test_int8_with_the_rest_in_bf16_holds_the_margin(fp32: Exported) -> None:
     done = make(SPEC, ("text",), Variant("openvino", "int8-bf16"))
     tower = done.manifest.tower("text")
     assert tower is not None and tower.parity is not None and tower.parity.passed
-    assert float(tower.findings["points lost"]) <= 0.5
-    assert float(tower.findings["min cosine"]) >= 0.99
+    lost = tower.quantization
+    assert lost is not None and lost.points_lost is not None and lost.points_lost <= 0.5
+    assert lost.min_cosine >= 0.99
 
 
 @pytest.mark.slow
@@ -250,8 +251,9 @@ def test_int8_of_a_tower_holds_the_margin_on_the_sample(fp32: Exported) -> None:
     done = make(SPEC, ("text",), Variant("openvino", "int8"))
     tower = done.manifest.tower("text")
     assert tower is not None and tower.parity is not None and tower.parity.passed
-    assert float(tower.findings["points lost"]) <= 0.5
-    assert float(tower.findings["min cosine"]) >= 0.99
+    lost = tower.quantization
+    assert lost is not None and lost.points_lost is not None and lost.points_lost <= 0.5
+    assert lost.min_cosine >= 0.99
     with clipperf.load(done.folder) as ours, clipperf.load(fp32.folder) as whole:
         pair = [m.encode_texts(["a red heart"], normalize=True) for m in (ours, whole)]
     assert 0.99 < float((pair[0] * pair[1]).sum()) < 0.999999
