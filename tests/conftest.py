@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,10 @@ from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Variant
 from clipperf.system import env, store
 from clipperf.system.temporaries import PREFIX
+
+# Started with nohup, tests would inherit that SIGHUP is ignored, and so would what they send it to.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 300

@@ -74,7 +74,7 @@ def test_a_text_tower_is_tuned_where_its_teachers_weights_cannot_be_had(
     out = tmp_path / "tuned.json"
     done = cli(
         "tune", tmp_path / "student", "--tower", "text", "--runtime", "onnx", "--batch", "1",
-        "--precision", "int8,fp32", "--threads", "1", "--minutes", "0.05", "--out", out, "-q",
+        "--precision", "int8,fp32", "--threads", "1", "--minutes", "1", "--out", out, "-q",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     tuning = json.loads(out.read_text())
@@ -82,7 +82,7 @@ def test_a_text_tower_is_tuned_where_its_teachers_weights_cannot_be_had(
     (failed,) = [t for t in tuning["trials"] if t["cell"]["precision"] == "int8"]
     assert "is judged by accuracy, which takes the image tower, too: " in failed["verdict"]
     assert "ViT-B-32" in failed["verdict"] and failed["items_per_s"] is None
-    assert "judged by accuracy" in done.stdout
+    assert "judged by accuracy" in " ".join(done.stdout.split())  # however it is wrapped
 
 
 @pytest.mark.slow
