@@ -295,10 +295,7 @@ def _check_together(
         raise UsageError("--robustness is of the datasets of a suite: give --suite, too")
     for name, value in (("--against", against), ("--robustness", robustness)):
         if value is not None and prints_json(json):
-            raise UsageError(
-                f"{name} prints a table, and --json - prints JSON in place of tables: give "
-                "--json FILE"
-            )
+            raise UsageError(f"{name} prints a table, --json - no tables: give --json FILE")
 
 
 def model_request(
