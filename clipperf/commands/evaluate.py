@@ -295,7 +295,8 @@ def _check_together(
         raise UsageError("--robustness is of the datasets of a suite: give --suite, too")
     for name, value in (("--against", against), ("--robustness", robustness)):
         if value is not None and prints_json(json):
-            raise UsageError(f"{name} prints a table, --json - no tables: give --json FILE")
+            said = f"{name} prints a table, and --json - prints JSON"
+            raise UsageError(f"{said} in place of tables: give --json FILE")
 
 
 def model_request(
