@@ -16,7 +16,7 @@ import numpy as np
 from clipperf.errors import UsageError
 from clipperf.evals.logistic import fit
 from clipperf.evals.outcome import Estimate, Gap, Interval, Outcome
-from clipperf.evals.probe import LENGTH, STRENGTHS, Probe, quality, search
+from clipperf.evals.probe import LENGTH, Probe, searched
 
 SHOTS = (1, 2, 4, 8, 16)
 REPEATS = 3
@@ -58,11 +58,7 @@ def few_shot(
         squares = np.einsum("ij,ij->", few[0], few[0], dtype=np.float64) / len(own)
         return Probe(fit(*few, classes, STRENGTH * float(squares) / LENGTH**2))
 
-    def score(step: int) -> float:
-        return quality(fit(*few, classes, STRENGTHS[step]), *validation)
-
-    best, tried = search(score)
-    return Probe(fit(*few, classes, STRENGTHS[best]), tried)
+    return searched(few, validation, classes)
 
 
 def most_shots(labels: np.ndarray, classes: int) -> int:
