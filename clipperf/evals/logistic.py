@@ -22,12 +22,16 @@ import numpy as np
 from clipperf.errors import UsageError
 from clipperf.evals.axes import Axes, principal
 from clipperf.evals.lbfgs import Function, Place, lowest
-from clipperf.evals.losses import NEVER, columns_of, loss_of, shares_alone, softmax
+from clipperf.evals.losses import columns_of, loss_of, shares_alone, softmax
 
 ITERATIONS = 1000
 
 WITHIN = 1e-3
 """How far weights may be from the minimum's, as a share of their own length."""
+
+SURELY = 1e-6
+NOTHING = 1e-15
+FLAT = 1e-13
 
 BLOCK_BYTES = 2**20
 """Of logits that are computed at a time, so that they stay in a processor's cache."""
@@ -77,13 +81,11 @@ def fit(
     _check(features, right, classes, strength)
     axes = principal(features) if axes is None else axes
     columns, r = columns_of(right, classes), len(axes.variances)
-    if start is None:
-        first = np.column_stack([np.zeros((columns, r)), shares_alone(right, classes)])
-    else:
-        first = _turned(start, axes, columns)
-    function = _objective(axes, right, classes, strength)
-    near = _nearness(axes, right, strength)
-    at, iterations = lowest(function, function(first), near, ITERATIONS)
+    function, near = _objective(axes, right, classes, strength), _nearness(axes, right, strength)
+    first = function(np.column_stack([np.zeros((columns, r)), shares_alone(right, classes)]))
+    if start is not None:
+        first = min(first, function(_turned(start, axes, columns, right.dtype != bool)), key=lambda at: at.value)
+    at, iterations = lowest(function, first, near, ITERATIONS)
     weights = (at.own[:, :r] @ axes.directions.T).astype(features.dtype)
     biases = at.own[:, r] - weights @ axes.mean
     if columns < classes:
@@ -93,11 +95,13 @@ def fit(
     return Linear(weights, biases, float(strength), iterations)
 
 
-def _turned(start: Linear, axes: Axes, columns: int) -> np.ndarray:
+def _turned(start: Linear, axes: Axes, columns: int, together: bool) -> np.ndarray:
     """Another classifier's weights and biases [columns, r + 1] along axes."""
     weights, biases = start.weights.astype(np.float64), start.biases.astype(np.float64)
     if len(weights) > columns:
         weights, biases = weights[1:] - weights[:1], biases[1:] - biases[:1]
+    elif together:
+        weights, biases = weights - weights.mean(axis=0), biases - biases.mean()
     return np.column_stack([weights @ axes.directions, biases + weights @ axes.mean])
 
 
@@ -109,20 +113,19 @@ def _objective(axes: Axes, right: np.ndarray, classes: int, strength: float) -> 
     blocks = [slice(first, first + size) for first in range(0, n, size)]
 
     def place(own: np.ndarray) -> Place:
-        weights = own[:, :r].astype(axes.rows.dtype)
         squares = float(np.einsum("ij,ij->", own[:, :r], own[:, :r]))
         value, gradient, bends = strength / 2 * squares, np.zeros_like(own), np.zeros(columns)
         gradient[:, :r] = strength * own[:, :r]
         for block in blocks:
-            rows = axes.rows[block]
-            costs, slope = loss((rows @ weights.T).astype(np.float64) + own[:, r], block)
+            rows = axes.rows[block].astype(np.float64)
+            costs, slope = loss(rows @ own[:, :r].T + own[:, r], block)
             value += costs
-            gradient[:, :r] += slope.astype(rows.dtype).T @ rows
+            gradient[:, :r] += slope.T @ rows
             gradient[:, r] += slope.sum(axis=0)
             bends += np.abs(slope).sum(axis=0) - np.einsum("ij,ij->j", slope, slope)
-        bends = np.maximum(bends / n, NEVER)
+        bends = np.maximum((bends if right.dtype == bool else bends.mean()) / n, FLAT)
         curvature = np.empty_like(own)
-        curvature[:, :r] = np.outer(bends, axes.variances) + strength / n
+        curvature[:, :r] = np.multiply.outer(bends, axes.variances) + strength / n
         curvature[:, r] = bends
         return Place(own, value / n, gradient / n, curvature)
 
@@ -130,24 +133,24 @@ def _objective(axes: Axes, right: np.ndarray, classes: int, strength: float) -> 
 
 
 def _nearness(axes: Axes, right: np.ndarray, strength: float) -> Callable[[Place], bool]:
-    """Whether a place is within `WITHIN` of the minimum: all together under a softmax, else each.
+    """Whether a place is near enough to the minimum: under a softmax in all, else each column.
 
-    The objective bends along weights by the penalty at least, so that the gradient over the penalty
-    is no less than the way to go. Biases are near enough where they move logits no more than such
-    weights do, which features of this length about their mean make of them.
+    The objective bends along weights by the penalty at least, so that what is left to go is no more
+    than the gradient over the penalty. Where the loss bends far more than the penalty that asks for
+    more than there is to gain, and the gradient over the whole curvature, which is an estimate, is
+    held to `SURELY`. Biases may move logits no more than such weights do, by features' lengths.
     """
     penalty, axis = strength / len(right), 1 if right.dtype == bool else None
     r, length = len(axes.variances), float(np.sqrt(axes.variances.sum()))
 
     def near(at: Place) -> bool:
         sizes = np.linalg.norm(at.own[:, :r], axis=axis)
-        bends = at.curvature[:, r:].mean(axis=axis)
-        slopes = np.linalg.norm(at.gradient[:, :r], axis=axis)
-        others = np.linalg.norm(at.gradient[:, r:], axis=axis)
-        return bool(
-            np.all(slopes <= WITHIN * penalty * sizes + NEVER * length)
-            and np.all(others <= WITHIN * bends * length * sizes + 10 * NEVER)
-        )
+        left = at.gradient / at.curvature
+        most = np.linalg.norm(at.gradient[:, :r], axis=axis) / penalty
+        about = np.linalg.norm(left[:, :r], axis=axis)
+        biases = np.linalg.norm(left[:, r:], axis=axis)
+        weights = (most <= WITHIN * sizes + NOTHING) | (about <= SURELY * sizes + NOTHING)
+        return bool(np.all(weights) and np.all(biases <= WITHIN * length * sizes + NOTHING))
 
     return near
 

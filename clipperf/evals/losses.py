@@ -14,7 +14,7 @@ Loss = Callable[[np.ndarray, slice], tuple[float, np.ndarray]]
 """Of logits float64 [rows, columns] of a slice of the images: the sum of the losses, and its
 gradient in the logits. The logits may be changed."""
 
-NEVER = 1e-16
+NEVER = 1e-30
 """The share of images that a class without any is taken to have: the best bias of such a class is
 minus infinity, and beyond this one nothing changes."""
 
