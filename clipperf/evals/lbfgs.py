@@ -1,8 +1,8 @@
 """L-BFGS for a smooth convex function whose curvature is known by and large.
 
-(Nocedal and Wright, Numerical Optimization, algorithms 7.4 and 7.5.) Beside scipy's it takes that
-curvature as where each step begins, and a test of the caller's own as where to end; and without
-bounds to heed an iteration costs little more than the function.
+(Nocedal and Wright, Numerical Optimization, algorithms 7.4 and 7.5.) Unlike scipy's it begins each
+step with that curvature and ends by a test of the caller's own; and as there are no bounds to heed,
+an iteration costs little more than the function.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import numpy as np
 MEMORY = 10
 """How many steps back are remembered."""
 
-STEEP, RISING = 0.9, 0.5
-"""A step is long enough where the slope along it is below this share of the first one, and not too
-long where it rises by no more than that one."""
+STEEP = 0.9
+"""A step ends where the slope along it, down or up, is at most this share of the first one."""
 
 LENGTHS = 30
 """How many lengths of one step are tried."""
@@ -89,7 +88,7 @@ def _along(function: Function, at: Place, direction: np.ndarray) -> Place | None
     for _ in range(LENGTHS):
         found = function(at.own + length * direction)
         slope = float(np.vdot(found.gradient, direction))
-        if slope > -RISING * first or found.value > at.value + SLACK * abs(at.value):
+        if slope > -STEEP * first or found.value > at.value + SLACK * abs(at.value):
             far = length, slope
         elif slope < STEEP * first:
             near = length, slope

@@ -10,7 +10,6 @@ from clipperf.errors import UsageError
 from clipperf.evals.clips import centres
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.folds import TRAIN, divides_itself
-from clipperf.evals.logistic import solver
 from clipperf.evals.metric import Ranked
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.probe import LENGTH
@@ -70,7 +69,6 @@ def checked(dataset: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
     Raises:
         ClipperfError: what a probe lacks, which can be told before anything is embedded.
     """
-    solver()
     dataset = centred(dataset)
     train = part_answers(dataset, "" if divides_itself(dataset) else TRAIN)
     return train, part_answers(dataset, "validation") if "validation" in dataset.parts else None

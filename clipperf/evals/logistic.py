@@ -2,18 +2,18 @@
 
 A strength is scikit-learn's 1 / C: the sum of the losses plus strength / 2 times the squared
 weights is minimised, without the biases. As there, several classes share one softmax, two are one
-logistic regression, and classes that an image may have several of are one each. The solver is
-scipy's, no torch is imported.
+logistic regression, and classes that an image may have several of are one each.
 
 The minimum is one, and what is returned lies within `WITHIN` of it. A bound on the gradient alone,
 scikit-learn's test, does not see to that: under a strong penalty the right weights are 1e-5 and any
-weights near them pass; under a weak one the loss is flat long before the minimum. So the gradient
-is measured by the penalty, whose curvature the objective has at least. That takes few iterations
-because features are turned to their principal axes, and each is scaled by the curvature there.
+weights of that size pass; under a weak one the loss is flat long before the minimum. So the
+gradient is measured by the penalty, whose curvature the objective has at least. Features are turned
+to their principal axes, whose curvatures are known by and large, which saves most iterations.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,11 +30,16 @@ WITHIN = 1e-3
 """How far weights may be from the minimum's, as a share of their own length."""
 
 SURELY = 1e-6
-NOTHING = 1e-15
-FLAT = 1e-13
+"""The same of an estimate, which may be wrong by some hundred times."""
 
-BLOCK_BYTES = 2**20
-"""Of logits that are computed at a time, so that they stay in a processor's cache."""
+NOTHING = 1e-15
+"""A length of weights that moves no logit, for a class that none are right for."""
+
+FLAT = 1e-13
+"""The least curvature that a loss is taken to have."""
+
+BLOCK_BYTES = 2**22
+"""Of logits that are computed at a time: of many classes and images they would take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,8 @@ def fit(
     """Train on features [n, dim], from no weights or from another classifier.
 
     `right` are labels int [n], or bool [n, classes] where several classes are right. `axes` are
-    `principal(features)` where they are at hand. Where it starts matters to the time alone: unless
-    `iterations` came to `ITERATIONS`, weights are within `WITHIN` of the minimum's.
+    `principal(features)` where they are at hand. Where it starts matters to the time alone: weights
+    are within `WITHIN` of the minimum's, unless `iterations` came to `ITERATIONS`.
 
     Raises:
         UsageError: features are not finite, labels do not fit them, or a strength is not positive.
@@ -82,9 +87,10 @@ def fit(
     axes = principal(features) if axes is None else axes
     columns, r = columns_of(right, classes), len(axes.variances)
     function, near = _objective(axes, right, classes, strength), _nearness(axes, right, strength)
-    first = function(np.column_stack([np.zeros((columns, r)), shares_alone(right, classes)]))
-    if start is not None:
-        first = min(first, function(_turned(start, axes, columns, right.dtype != bool)), key=lambda at: at.value)
+    first = None if start is None else function(_turned(start, axes, right, classes))
+    if first is None or first.value > _guessing(right, classes):
+        none = np.column_stack([np.zeros((columns, r)), shares_alone(right, classes)])
+        first = function(none)
     at, iterations = lowest(function, first, near, ITERATIONS)
     weights = (at.own[:, :r] @ axes.directions.T).astype(features.dtype)
     biases = at.own[:, r] - weights @ axes.mean
@@ -95,18 +101,29 @@ def fit(
     return Linear(weights, biases, float(strength), iterations)
 
 
-def _turned(start: Linear, axes: Axes, columns: int, together: bool) -> np.ndarray:
-    """Another classifier's weights and biases [columns, r + 1] along axes."""
+def _guessing(right: np.ndarray, classes: int) -> float:
+    """The mean loss of what knows nothing, not even the shares of the classes."""
+    return classes * math.log(2) if right.dtype == bool else math.log(classes)
+
+
+def _turned(start: Linear, axes: Axes, right: np.ndarray, classes: int) -> np.ndarray:
+    """Another classifier's weights and biases [columns, r + 1] along axes.
+
+    What the classes of a softmax share changes no loss, and at the minimum it is 0.
+    """
     weights, biases = start.weights.astype(np.float64), start.biases.astype(np.float64)
-    if len(weights) > columns:
+    if columns_of(right, classes) < classes:
         weights, biases = weights[1:] - weights[:1], biases[1:] - biases[:1]
-    elif together:
+    elif right.dtype != bool:
         weights, biases = weights - weights.mean(axis=0), biases - biases.mean()
     return np.column_stack([weights @ axes.directions, biases + weights @ axes.mean])
 
 
 def _objective(axes: Axes, right: np.ndarray, classes: int, strength: float) -> Function:
-    """Of weights and biases [columns, r + 1] along axes: the mean loss and its penalty."""
+    """Of weights and biases [columns, r + 1] along axes: the mean loss and its penalty.
+
+    Classes of one softmax are given one curvature, so that a step leaves what they share at 0.
+    """
     loss, columns = loss_of(right, classes), columns_of(right, classes)
     n, r = axes.rows.shape
     size = max(64, BLOCK_BYTES // (8 * columns))

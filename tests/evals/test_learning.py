@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from blobs import CLASSES, blobs, theirs
+from blobs import CLASSES, blobs, theirs, theirs_scored
 from conftest import Cli
 from published_layouts import array, picture, shards
 
@@ -64,7 +64,7 @@ def test_a_linear_probe_is_scikit_learns_own_sweep(home: Path) -> None:
         (10.0 * found.parts[n].astype(float), answers_of(data.parts[n]))
         for n in ("train", "validation")
     )
-    step, tried = search(lambda s: float(theirs(train, STRENGTHS[s]).score(*validation)))
+    step, tried = search(lambda s: theirs_scored(train, STRENGTHS[s], validation))
     both = np.concatenate([train[0], validation[0]]), np.concatenate([train[1], validation[1]])
     expected = theirs(both, STRENGTHS[step]).score(10.0 * found.images, answers_of(data))
     rows = rows_of(data, found)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from blobs import CLASSES, TEST, TRAIN, VALIDATION, theirs
+from blobs import CLASSES, TEST, TRAIN, VALIDATION, blobs, theirs, theirs_scored
 
 from clipperf.errors import UsageError
 from clipperf.evals.logistic import fit
 from clipperf.evals.precision import eleven_point
-from clipperf.evals.probe import FIRST_STEPS, STRENGTHS, held_out, probe, search
+from clipperf.evals.probe import FIRST_STEPS, STRENGTHS, Probe, held_out, probe, search
 
 
 def test_strengths_and_first_steps() -> None:
@@ -19,7 +19,7 @@ def test_strengths_and_first_steps() -> None:
 
 def test_the_whole_sweep_is_scikit_learns() -> None:
     found = probe(*TRAIN, CLASSES, VALIDATION)
-    step, tried = search(lambda step: float(theirs(TRAIN, STRENGTHS[step]).score(*VALIDATION)))
+    step, tried = search(lambda step: theirs_scored(TRAIN, STRENGTHS[step], VALIDATION))
     assert found.linear.strength == pytest.approx(STRENGTHS[step])
     assert found.tried == pytest.approx(tried)
     both = np.concatenate([TRAIN[0], VALIDATION[0]]), np.concatenate([TRAIN[1], VALIDATION[1]])
@@ -31,18 +31,47 @@ def test_the_whole_sweep_is_scikit_learns() -> None:
 def test_the_search_finds_a_peak_in_fifteen_tries(peak: int) -> None:
     asked: list[int] = []
 
-    def score(step: int) -> float:
+    def score(step: int) -> tuple[float, float]:
         asked.append(step)
-        return -abs(step - peak)
+        return -abs(step - peak), 0.0
 
     best, tried = search(score)
     assert best == peak and tried[peak] == 0
     assert len(asked) == len(set(asked)) <= 7 + 2 * 4
 
 
-def test_of_equal_strengths_the_strongest() -> None:
-    best, _ = search(lambda step: 1.0 if step <= 50 else 0.0)
-    assert best == 50
+def test_of_equal_strengths_the_likeliest() -> None:
+    best, tried = search(lambda step: (1.0 if 20 <= step <= 90 else 0.0, -abs(step - 43)))
+    assert best == 43 and tried[43] == tried[80] == 1
+
+
+def test_of_equal_strengths_as_scikit_learn_has_their_losses() -> None:
+    """Clouds far apart: every strength is right, the least loss is the weakest penalty's."""
+    train, own = blobs(60, 1, classes=3, noise=0.1), blobs(30, 2, classes=3, noise=0.1)
+    found = probe(*train, 3, own)
+    step, tried = search(lambda step: theirs_scored(train, STRENGTHS[step], own))
+    assert found.tried == tried and set(tried.values()) == {1.0}
+    assert found.linear.strength == STRENGTHS[step] < 1e-5
+
+
+def few(noise: float, seed: int) -> tuple[float, Probe]:
+    """The figure of 18 test images of a probe on 24, both with embeddings that are off by noise."""
+    train, test = blobs(24, 5, classes=2, noise=2.0), blobs(18, 6, classes=2, noise=2.0)
+    rng = np.random.default_rng(seed)
+    rows, own = (
+        (10 * unit + noise * rng.normal(size=unit.shape)).astype(np.float32)
+        for unit in (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train[0], test[0]))
+    )
+    found = probe(rows, train[1], 2)
+    return found.linear.accuracy(own, test[1]), found
+
+
+def test_a_figure_of_few_images_stays_with_the_last_digits_of_embeddings() -> None:
+    figure, found = few(0.0, 0)
+    for seed in range(5):
+        again, other = few(1e-6, seed)
+        assert (again, other.linear.strength) == (figure, found.linear.strength)
+        assert other.tried == found.tried
 
 
 def test_a_fifth_of_each_class_is_held_out() -> None:

@@ -115,14 +115,16 @@ def test_mistakes_are_told_before_anything_is_embedded(mistake: str, home: Path)
     assert said in str(caught.value)
 
 
-def test_scipy_is_asked_for_before_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    for task in ("linear-probe", "few-shot"):
-        data = with_parts({"tasks": (task,), "parts": {"train": {}}})
-        check(data)
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, "scipy.optimize", None)
-            with pytest.raises(MissingDependencyError, match=r"clipperf\[probe\]"):
-                check(data)
+def test_scipy_is_asked_for_before_probes_that_are_averaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    halves = {"a": ("train", "test") * 6, "b": ("test", "train") * 6}
+    folds = {"columns": halves, "folds": ("a", "b")}
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
+    check(with_parts({"tasks": ("linear-probe",), "parts": {"train": {}}}))
+    for more in ({"tasks": ("few-shot",)}, {"tasks": ("linear-probe",), **folds}):
+        with pytest.raises(MissingDependencyError, match=r"clipperf\[probe\]"):
+            check(with_parts({"parts": {"train": {}}, **more}))
 
 
 GOOD: dict[str, dict[str, object]] = {

@@ -26,6 +26,7 @@ from clipperf.evals.shots import (
     most_shots,
     over_repeats,
     shots_equal_to,
+    students,
 )
 from clipperf.evals.task import Embeddings, Task
 from clipperf.evals.tasks import zeroshot
@@ -98,6 +99,7 @@ def _said(
 def _check(dataset: Dataset) -> None:
     if divides_itself(dataset):
         raise UsageError(f"{dataset.name}: few shots are drawn of a part to train on, not of folds")
+    students()
     zeroshot.check(dataset)
     _shots(dataset, checked(dataset)[0])
 

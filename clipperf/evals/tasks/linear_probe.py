@@ -28,7 +28,7 @@ from clipperf.evals.learning import (
 from clipperf.evals.metric import Scored, figures_of, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.probe import Probe, check_searchable, held_out, probe
-from clipperf.evals.shots import over_repeats
+from clipperf.evals.shots import over_repeats, students
 from clipperf.evals.task import Embeddings, Task
 
 NAME = "linear probe"
@@ -89,6 +89,8 @@ def _rows(
 def _check(dataset: Dataset) -> None:
     train, validation = checked(dataset)
     folds = folds_of(centred(dataset))
+    if len(folds) > 1:
+        students()
     try:
         if validation is None:
             for few in [train[fold.train] for fold in folds] or [train]:
