@@ -84,6 +84,8 @@ def _direction(at: Place, past: deque[tuple[np.ndarray, np.ndarray]]) -> np.ndar
 def _along(function: Function, at: Place, direction: np.ndarray) -> Place | None:
     """A place in a direction where it goes neither steeply down nor steeply up any more."""
     first = float(np.vdot(at.gradient, direction))
+    if first >= 0:
+        return None
     near, far, length = (0.0, first), (math.inf, 0.0), 1.0
     for _ in range(LENGTHS):
         found = function(at.own + length * direction)

@@ -56,7 +56,7 @@ def test_of_equal_strengths_as_scikit_learn_has_their_losses() -> None:
 
 def few(noise: float, seed: int) -> tuple[float, Probe]:
     """The figure of 18 test images of a probe on 24, both with embeddings that are off by noise."""
-    train, test = blobs(24, 5, classes=2, noise=2.0), blobs(18, 6, classes=2, noise=2.0)
+    train, test = blobs(24, 11, classes=2, noise=1.0), blobs(18, 1011, classes=2, noise=1.0)
     rng = np.random.default_rng(seed)
     rows, own = (
         (10 * unit + noise * rng.normal(size=unit.shape)).astype(np.float32)
