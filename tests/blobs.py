@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -23,7 +25,9 @@ def theirs(data: Data, strength: float) -> LogisticRegression:
     ends of the sweep, and with one that does not takes minutes.
     """
     own = LogisticRegression(C=1 / strength, solver="newton-cg", max_iter=10_000, tol=1e-9)
-    return own.fit(*data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of steps that only rounding keeps from being smaller
+        return own.fit(*data)
 
 
 def theirs_scored(data: Data, strength: float, own: Data) -> tuple[float, float]:

@@ -38,8 +38,8 @@ NOTHING = 1e-15
 FLAT = 1e-13
 """The least curvature that a loss is taken to have."""
 
-BLOCK_BYTES = 2**22
-"""Of logits that are computed at a time: of many classes and images they would take gigabytes."""
+BLOCK_BYTES = 2**25
+"""Of logits and features, as float64, that are computed with at a time: all may be gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def fit(
 
     `right` are labels int [n], or bool [n, classes] where several classes are right. `axes` are
     `principal(features)` where they are at hand. Where it starts matters to the time alone: weights
-    are within `WITHIN` of the minimum's, unless `iterations` came to `ITERATIONS`.
+    are within `WITHIN` of the minimum's, unless `iterations` came to `ITERATIONS` or rounding hid
+    every way down.
 
     Raises:
         UsageError: features are not finite, labels do not fit them, or a strength is not positive.
@@ -126,7 +127,7 @@ def _objective(axes: Axes, right: np.ndarray, classes: int, strength: float) -> 
     """
     loss, columns = loss_of(right, classes), columns_of(right, classes)
     n, r = axes.rows.shape
-    size = max(64, BLOCK_BYTES // (8 * columns))
+    size = max(64, BLOCK_BYTES // (8 * (columns + r)))
     blocks = [slice(first, first + size) for first in range(0, n, size)]
 
     def place(own: np.ndarray) -> Place:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blobs import CLASSES, TEST, TRAIN, blobs, theirs
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from clipperf.errors import UsageError
@@ -29,7 +30,7 @@ def test_what_cannot_be_trained_on() -> None:
         fit(features, labels, 3, 1.0)
     with pytest.raises(UsageError, match="not a finite number"):
         fit(np.where(features > 1, np.nan, features), labels, CLASSES, 1.0)
-    with pytest.raises(UsageError, match="strength of 0.0 is no penalty"):
+    with pytest.raises(UsageError, match=r"strength of 0\.0 is no penalty"):
         fit(features, labels, CLASSES, 0.0)
 
 
@@ -110,6 +111,21 @@ def test_the_same_is_found_from_anywhere(strength: float, classes: int) -> None:
         assert again.iterations < ITERATIONS
 
 
+@pytest.mark.parametrize("strength", [1e-6, 1e6])
+def test_scikit_learns_tolerance_stops_short_of_what_its_newton_finds(strength: float) -> None:
+    ours = short = 0
+    for seed in range(10):
+        (rows, labels), (own, _) = (
+            blobs(n, 100 * n + seed, classes=3, noise=2.0) for n in (24, 18)
+        )
+        rows, own = (10 * x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, own))
+        minimum = theirs((rows, labels), strength).predict(own)
+        usual = LogisticRegression(C=1 / strength, max_iter=1000).fit(rows, labels)
+        ours += int((fit(rows, labels, 3, strength).scores(own).argmax(axis=1) != minimum).sum())
+        short += int((usual.predict(own) != minimum).sum())
+    assert ours == 0 < short
+
+
 def wide(n: int, seed: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Clouds away from the origin, of length 10, as embeddings are."""
     centres = np.random.default_rng(0).normal(size=(classes + 1, 64))
@@ -162,6 +178,17 @@ def test_iterations_are_those_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
     short = fit(*TRAIN, CLASSES, 1.0)
     assert short.iterations == 3
     assert np.abs(short.weights - found.weights).max() > 1e-2 * np.abs(found.weights).max()
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit(*TRAIN, CLASSES, 1.0)
+    monkeypatch.setattr("clipperf.evals.logistic.BLOCK_BYTES", 1)  # 64 images, the least
+    parts = fit(*TRAIN, CLASSES, 1.0)
+    assert parts.weights == pytest.approx(whole.weights, rel=1e-6, abs=1e-9)
+    right = TRAIN[1][:, None] == np.arange(CLASSES)
+    each = fit(TRAIN[0], right, CLASSES, 1.0)
+    monkeypatch.undo()
+    assert each.weights == pytest.approx(fit(TRAIN[0], right, CLASSES, 1.0).weights, abs=1e-9)
 
 
 def test_a_loss_is_scikit_learns() -> None:
