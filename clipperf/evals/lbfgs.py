@@ -1,30 +1,17 @@
-"""L-BFGS for a smooth convex function whose curvature is known by and large.
-
-(Nocedal and Wright, Numerical Optimization, algorithms 7.4 and 7.5.) Unlike scipy's it begins each
-step with that curvature and ends by a test of the caller's own; and as there are no bounds to heed,
-an iteration costs little more than the function.
-"""
+"""Scipy's L-BFGS for a smooth convex function whose curvature is known by and large."""
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-MEMORY = 10
-"""How many steps back are remembered."""
+from clipperf.errors import MissingDependencyError
 
-STEEP = 0.9
-"""A step ends where the slope along it, down or up, is at most this share of the first one."""
-
-LENGTHS = 30
-"""How many lengths of one step are tried."""
-
-SLACK = 1e-8
-"""The share by which rounding may raise a value."""
+LEG = 30
+"""After so many iterations the solver begins anew, with the curvature of where it has come to."""
 
 
 @dataclass(frozen=True)
@@ -49,60 +36,58 @@ def lowest(
     """Where a function is lowest, and in how many iterations it was found.
 
     It ends where `done` says so, after `most` iterations, or where no step is lower any more.
+
+    Raises:
+        MissingDependencyError: scipy is not installed.
     """
-    at, past = start, deque[tuple[np.ndarray, np.ndarray]](maxlen=MEMORY)
-    for iteration in range(most):
-        if done(at):
-            return at, iteration
-        found = _along(function, at, _direction(at, past))
-        if found is None:
-            return at, iteration
-        step, bend = found.own - at.own, found.gradient - at.gradient
-        if np.vdot(step, bend) > 0:
-            past.append((step, bend))
+    at, used = start, 0
+    while used < most and not done(at):
+        found, iterations = _leg(function, at, done, min(LEG, most - used))
+        used += iterations
+        if not iterations or found.value >= at.value:
+            break
         at = found
-    return at, most
+    return at, used
 
 
-def _direction(at: Place, past: deque[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Minus the gradient by the inverse of the curvature, as the past steps showed it."""
-    toward = -at.gradient
-    shares = []
-    for step, bend in reversed(past):
-        share = np.vdot(step, toward) / np.vdot(step, bend)
-        toward -= share * bend
-        shares.append(share)
-    if past:
-        step, bend = past[-1]
-        toward *= np.vdot(step, bend) / np.vdot(bend, bend / at.curvature)
-    toward /= at.curvature
-    for (step, bend), share in zip(past, reversed(shares), strict=True):
-        toward += (share - np.vdot(bend, toward) / np.vdot(step, bend)) * step
-    return toward
+def _leg(
+    function: Function, start: Place, done: Callable[[Place], bool], most: int
+) -> tuple[Place, int]:
+    """Some iterations, in units of each entry in which the function bends as strongly by all."""
+    unit, at = 1 / np.sqrt(start.curvature), start
+    tried: dict[bytes, Place] = {}
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        found = function(start.own + unit * flat.reshape(unit.shape))
+        tried[flat.tobytes()] = found
+        return found.value, (unit * found.gradient).ravel()
+
+    def reached(intermediate_result: Any) -> None:
+        nonlocal at
+        at = tried[intermediate_result.x.tobytes()]
+        tried.clear()
+        if done(at):
+            raise StopIteration
+
+    options = {"maxiter": most, "maxls": 50, "gtol": 0.0, "ftol": 0.0}
+    flat = np.zeros(unit.size)
+    found = solver()(
+        objective, flat, jac=True, method="L-BFGS-B", callback=reached, options=options
+    )
+    return at, int(found.nit)
 
 
-def _along(function: Function, at: Place, direction: np.ndarray) -> Place | None:
-    """A place in a direction where it goes neither steeply down nor steeply up any more."""
-    first = float(np.vdot(at.gradient, direction))
-    if first >= 0:
-        return None
-    near, far, length = (0.0, first), (math.inf, 0.0), 1.0
-    for _ in range(LENGTHS):
-        found = function(at.own + length * direction)
-        slope = float(np.vdot(found.gradient, direction))
-        if slope > -STEEP * first or found.value > at.value + SLACK * abs(at.value):
-            far = length, slope
-        elif slope < STEEP * first:
-            near = length, slope
-        else:
-            return found
-        length = _between(near, far)
-    return None
+def solver() -> Callable[..., Any]:
+    """Scipy's.
 
-
-def _between(near: tuple[float, float], far: tuple[float, float]) -> float:
-    """Where the slope would be 0 on a line between two lengths, not too near to either."""
-    if math.isinf(far[0]):
-        return 4 * near[0]
-    share = near[1] / (near[1] - far[1]) if far[1] > 0 else 0.5
-    return near[0] + min(max(share, 0.1), 0.9) * (far[0] - near[0])
+    Raises:
+        MissingDependencyError: scipy is not installed.
+    """
+    try:
+        from scipy.optimize import minimize
+    except ImportError as exc:
+        raise MissingDependencyError(
+            "a linear probe takes scipy: pip install 'clipperf[probe]'"
+        ) from exc
+    found: Callable[..., Any] = minimize
+    return found
