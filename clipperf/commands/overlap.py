@@ -34,7 +34,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Find near-duplicates between image folders, and what they do to the accuracy."""
-    from clipperf.evals.overlap import Looked, images_of, looked_at
+    from clipperf.evals.overlap import Looked, images_of, looked_at, with_classes
     from clipperf.report.overlap import overlap_table
     from clipperf.serve.load import load
     from clipperf.system.progress import progress
@@ -45,11 +45,10 @@ def command(
         if model is None:
             found = looked_at(images_of(evaluated), images_of(other))
         else:
-            from clipperf.evals.datasets import load_dataset
-
-            data = load_dataset(evaluated)
+            data = with_classes(evaluated)
+            own = images_of(evaluated) if data is None else data.images
             with load(model) as opened:
-                found = looked_at(data.images, images_of(other), opened, data)
+                found = looked_at(own, images_of(other), opened, data)
     if json:
         print_json(found)
     else:

@@ -24,6 +24,10 @@ class MissingSplitError(UsageError):
     """The data is there, and has no such split."""
 
 
+class NoAnswersError(UsageError):
+    """There are images, and nothing that says what is right for them."""
+
+
 DEFAULT_TEMPLATES = (
     "a photo of a {}.",
     "a picture of a {}.",

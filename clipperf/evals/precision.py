@@ -77,15 +77,3 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
     said, there = np.bincount(predicted, minlength=size), np.bincount(labels, minlength=size)
     own = there > 0
     return float((2 * right[own] / (said[own] + there[own])).mean())
-
-
-def haversine_km(here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Distances [n] in km between places [n, 2] of latitude and longitude in degrees.
-
-    On a sphere of the earth's mean radius, 6371.0088 km.
-    """
-    (lat1, lon1), (lat2, lon2) = np.radians(here).T, np.radians(there).T
-    half = np.sin((lat2 - lat1) / 2) ** 2
-    half = half + np.cos(lat1) * np.cos(lat2) * np.sin((lon2 - lon1) / 2) ** 2
-    distance: np.ndarray = 2 * 6371.0088 * np.arcsin(np.sqrt(np.clip(half, 0, 1)))
-    return distance

@@ -10,7 +10,6 @@ from clipperf.evals.precision import (
     average_precision,
     curve,
     eleven_point,
-    haversine_km,
     macro_f1,
     roc_auc,
 )
@@ -83,13 +82,3 @@ def test_what_has_no_figure() -> None:
     found += [roc_auc(scores, none), roc_auc(scores, ~none)]
     assert np.isnan(found).all()
     assert average_precision(scores, ~none) == eleven_point(scores, ~none) == 1
-
-
-def test_distances_on_the_earth() -> None:
-    here = np.array([[0, 0], [52.52, 13.405], [0, 179.5], [90, 0]])
-    there = np.array([[0, 90], [48.8566, 2.3522], [0, -179.5], [-90, 45]])
-    # A quarter of the equator; Berlin to Paris; a degree across the date line; pole to pole.
-    quarter = np.pi / 2 * 6371.0088
-    expected = [quarter, 877.46, quarter / 90, 2 * quarter]
-    assert haversine_km(here, there) == pytest.approx(expected, rel=1e-4)
-    assert haversine_km(here, here) == pytest.approx(np.zeros(4))

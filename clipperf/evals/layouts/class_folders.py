@@ -18,6 +18,7 @@ from clipperf.evals.layout import (
     SPLITS,
     Content,
     Layout,
+    NoAnswersError,
     Place,
     check_classes,
     few,
@@ -34,7 +35,7 @@ from clipperf.text import quoted, shown
 def _read(place: Place, without: Collection[str]) -> Content:
     loose = [name for name in place.images if "/" not in name]
     if loose:
-        raise UsageError(
+        raise NoAnswersError(
             f"images outside any class folder in {shown(place.root)} ({few(loose)}): put them into "
             "folders, one a class, or add captions.csv with the columns image,caption"
         )
