@@ -260,7 +260,8 @@ def command(
         if result is not None:
             print_json(result)
     elif suite is not None:
-        tables = [suite_table(suite, rows, result.scores if result else ())]
+        own = ((), ()) if result is None else (result.scores, result.notes)
+        tables = [suite_table(suite, rows, *own)]
         above = robustness_of(result.scores, points) if result else []
         if above:
             tables.append(robustness_table(above, robustness or BUNDLED))

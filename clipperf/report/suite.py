@@ -41,8 +41,13 @@ def lines_of(wanted: Sequence[Wanted], scores: Sequence[Score]) -> list[Line]:
     return lines
 
 
-def suite_table(suite: str, wanted: Sequence[Wanted], scores: Sequence[Score]) -> Table:
-    """The table of a suite; a row that cannot be filled says what it lacks."""
+def suite_table(
+    suite: str, wanted: Sequence[Wanted], scores: Sequence[Score], notes: Sequence[str] = ()
+) -> Table:
+    """The table of a suite; a row that cannot be filled says what it lacks.
+
+    `notes` are those of its result file, such as what was left out of a dataset.
+    """
     lines = lines_of(wanted, scores)
     models = {line.score.cell.model_id for line in lines if line.score}
     columns: list[Column[Line]] = [
@@ -64,7 +69,7 @@ def suite_table(suite: str, wanted: Sequence[Wanted], scores: Sequence[Score]) -
             "Missing data is named by its repository on the hub: hf download --repo-type dataset "
             f"OWNER/NAME --local-dir {shown(roots()[-1])}/NAME"
         )
-    return tabulate(f"Suite {suite}", columns, lines, (), caveats)
+    return tabulate(f"Suite {suite}", columns, lines, (), [*caveats, *notes])
 
 
 Shown = Value | float | str | None

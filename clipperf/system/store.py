@@ -7,6 +7,7 @@ Layout under `home()` ($CLIPPERF_HOME, else the user's cache folder)::
     tuned/MODEL.json                                    what `tune` chose for this machine
     graphs/KEY.onnx                                     an architecture's graph without weights
     embeddings/WHO/INPUTS.npy                           what evaluations embedded, see evals.kept
+    probes/KEY.npy                                      what they trained, see evals.fits
     datasets/NAME/                                      published datasets that were fetched
     cache/                                              what runtimes compile and can make again
     digests.json                                        sha256 by path, size and times
