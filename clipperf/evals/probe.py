@@ -109,7 +109,7 @@ def held_out(right: np.ndarray, share: float = 0.2, seed: int = 0) -> np.ndarray
     Raises:
         UsageError: that leaves nothing to search on.
     """
-    labels = right.any(axis=1).astype(np.int64) if right.dtype == bool else right
+    labels = np.asarray(right.any(axis=1), np.int64) if right.dtype == bool else right
     rng, held = np.random.default_rng(seed), np.zeros(len(labels), bool)
     for label in np.unique(labels):
         places = rng.permutation(np.flatnonzero(labels == label))

@@ -6,8 +6,7 @@ Layout under `home()` ($CLIPPERF_HOME, else the user's cache folder)::
     results/DATE-KIND-ID.json                           one run of `profile` or `eval`
     tuned/MODEL.json                                    what `tune` chose for this machine
     graphs/KEY.onnx                                     an architecture's graph without weights
-    embeddings/WHO/INPUTS.npy                           what evaluations embedded, see evals.kept
-    probes/KEY.npy                                      what they trained, see evals.fits
+    embeddings/WHO/INPUTS.npy, probes/KEY.npy           what evaluations embedded and trained
     datasets/NAME/                                      published datasets that were fetched
     cache/                                              what runtimes compile and can make again
     digests.json                                        sha256 by path, size and times
