@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tracemalloc
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from clipperf.errors import UsageError
 from clipperf.evals.accuracy import embed
 from clipperf.evals.datasets import Dataset, load_dataset
 from clipperf.evals.parts import with_tasks
-from clipperf.evals.task import outcomes_of
+from clipperf.evals.task import check, outcomes_of
 from clipperf.evals.tasks import geolocation
 from clipperf.evals.tasks.geolocation import distances_km, nearest
 
@@ -128,9 +129,14 @@ def test_places_that_are_none(place: tuple[object, object], said: str, tmp_path:
 def test_references_without_places(tmp_path: Path) -> None:
     recipe = write(tmp_path, [(2, *BERLIN)], "image,lat,lon")
     (tmp_path / "known" / "metadata.csv").write_text("image,lat\n0.png,3\n1.png,4\n2.png,5\n")
-    data = asked(recipe)
+    with pytest.raises(UsageError, match=r"known/metadata\.csv has no column lon; there are image"):
+        asked(recipe)
+    data = asked(write(tmp_path, [(2, *BERLIN)], "image,lat,lon"))
+    known = data.parts["reference"]
+    bare = dataclasses.replace(known, columns={"latitude": known.columns["latitude"]})
+    data = dataclasses.replace(data, parts={"reference": bare})
     with pytest.raises(UsageError, match=r'no column longitude: .* \(longitude = "COLUMN"\)'):
-        outcomes_of(data, embed(data, Shade()))
+        check(data)
     recipe.write_text('data = "photos/metadata.csv"\n')
     with pytest.raises(UsageError, match="line 2: empty caption"):
         load_dataset(recipe)
