@@ -86,6 +86,7 @@ def test_the_table_names_what_is_missing(
     store_of(sample_artifact, home)
     classified(home / "datasets" / "wds_vtab-cifar10", [i % 3 for i in range(9)])
     captioned(home / "datasets" / "wds_flickr8k", [[f"{i}", f"no {i}"] for i in range(6)])
+    (home / "datasets" / "wds_flickr8k" / "more.bin").write_text("")
     (home / "datasets" / "wds_mscoco_captions").mkdir()
     (home / "datasets" / "wds_mscoco_captions" / "nothing.txt").write_text("")
     target = tmp_path / "suite.json"
@@ -94,6 +95,7 @@ def test_the_table_names_what_is_missing(
     assert done.returncode == 1 and "failed: mscoco_captions: no images in" in done.stderr
     assert "vtab/pets" in done.stdout and "clip-benchmark/wds_vtab-pets" in done.stdout
     assert "no images in" in done.stdout
+    assert "flickr8k: left out 1 files of other suffixes: .bin 1" in done.stdout
     assert "3 of 27 rows are filled; 24 lack data or a metric here." in done.stdout
     scores = json.loads(target.read_text())["scores"]
     assert {(s["dataset"], s["cell"]["runtime"]) for s in scores} == {
