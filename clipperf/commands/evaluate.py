@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from clipperf.commands import crossing
+from clipperf.commands.data_options import Language, SkipUnreadable, Split
 from clipperf.commands.model_options import ContextLength, ImageSize, Models, Pretrained
 from clipperf.commands.options import (
     Device,
@@ -99,20 +100,9 @@ def command(
             "clip-paper-shift (Table 16), datacomp38; or of a folder of datasets.",
         ),
     ] = None,
-    split: Annotated[
-        str, typer.Option("--split", help="The part of a dataset that has several.")
-    ] = "test",
-    language: Annotated[
-        str, typer.Option("--language", help="Of captions that are there in several.")
-    ] = "en",
-    skip_unreadable: Annotated[
-        bool,
-        typer.Option(
-            "--skip-unreadable/--strict",
-            help="Leave out images that cannot be read, for every runtime alike, count and name "
-            "them; or fail at the first.",
-        ),
-    ] = False,
+    split: Split = None,
+    language: Language = None,
+    skip_unreadable: SkipUnreadable = False,
     robustness: Annotated[
         str | None,
         typer.Option(
@@ -186,6 +176,7 @@ def command(
     allowed = MARGIN if margin is None else parse_margin(margin)
     sizes = Sizes(image_size, context_length)
     options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "language": language}
+    options |= {"split": split, "among_others": suite is not None}
     if index_compat is not None:
         given = (runtime, precision, input_, suite, against, task, robustness, features)
         if given != USUAL:
@@ -196,8 +187,7 @@ def command(
         cores = crossing.Load(device, threads or available_cores(), batch)
         model = crossing.Model(models or (), pretrained, sizes)
         asked = None if margin is None else allowed
-        data_options = options | {"split": split}
-        rest = (dataset or SAMPLE, data_options, cores, model_request, asked, json, quiet)
+        rest = (dataset or SAMPLE, options, cores, model_request, asked, json, quiet)
         raise typer.Exit(crossing.run(index_compat, model, *rest))
     _check_together(suite, dataset, robustness, against, json)
     figures = None if against is None else figures_of(against)
@@ -222,11 +212,11 @@ def command(
 
         def load(given: str | Path | PublishedSet) -> Dataset:
             bar.stage(f"reading dataset {shown(given)}")
-            found = load_dataset(given, split=split, on_stage=bar.stage, **options)
+            found = load_dataset(given, on_stage=bar.stage, **options)
             data = with_tasks(
                 found,
                 tasks,
-                lambda split, part: load_dataset(given, split=split, part=part, **options),
+                lambda split, part: load_dataset(given, **{**options, "split": split}, part=part),
             )
             if features:
                 check_features_used(data)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.evals.layout import (
     DEFAULT_TEMPLATES,
+    SPLIT,
     Content,
     Layout,
     Place,
@@ -250,4 +251,5 @@ LAYOUT = Layout(
     fits=lambda place: _part(place) is not None,
     read=_read,
     own=("*.arrow", f"*{STATE}", f"*{INFO}", PARTS, "classnames.txt", "templates.txt", "task.toml"),
+    offers=lambda place: () if STATE in place.files else (SPLIT,),
 )

@@ -26,11 +26,13 @@ import numpy as np
 from clipperf.errors import UsageError
 from clipperf.evals.layout import (
     DEFAULT_TEMPLATES,
+    SPLIT,
     SPLITS,
     Content,
     Layout,
     Place,
     check_classes,
+    class_languages,
     few,
     in_split,
     lines_of,
@@ -257,9 +259,18 @@ def _classified(
 
 _IMAGES = image_suffixes() | {".jpeg"}
 
+
+def _offers(place: Place) -> tuple[str, ...]:
+    in_folders = any(name.endswith(".tar") and "/" in name for name in place.files)
+    split = (SPLIT,) if in_folders else ()
+    captions = lines_of(place, TYPE) == ["retrieval"]
+    return split if captions else (*split, *class_languages(place, NAMES))
+
+
 LAYOUT = Layout(
     name="webdataset",
     fits=_fits,
     read=_read,
     own=("*.tar", NAMES, TEMPLATES, TYPE, NUMBER, "*.cls", "*.npy", "*.txt", "*.json"),
+    offers=_offers,
 )

@@ -6,8 +6,8 @@ import numpy as np
 
 from clipperf.evals.clips import clips_of, over_frames
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.folds import held_for_test
-from clipperf.evals.groups import figures_by_group, groups_of, parts_of
+from clipperf.evals.folds import check_folds, held_for_test
+from clipperf.evals.groups import check_groups, figures_by_group, groups_of, parts_of
 from clipperf.evals.metric import Ranked, Scored, figures_of, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import classifier_weights, classify
@@ -79,9 +79,10 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
 
 
 def check(dataset: Dataset) -> None:
-    """Raise what would fail once all is embedded: clips and groups that are none."""
+    """Raise what would fail once all is embedded: clips, groups and folds that are none."""
     clips_of(dataset)
-    parts_of(dataset, [])
+    check_groups(dataset)
+    check_folds(dataset)
 
 
 def _figures(dataset: Dataset) -> list[str]:
