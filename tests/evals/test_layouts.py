@@ -253,6 +253,53 @@ def test_folders_of_torchvision_with_splits(tmp_path: Path) -> None:
     assert "has no split 'test': choose one of train, val with --split" in load_error(tmp_path)
 
 
+# --- splits and languages ------------------------------------------------------------------------
+
+
+def test_a_split_or_language_where_there_is_none(tmp_path: Path) -> None:
+    for i, name in enumerate(("cat/1", "cat/2", "dog/1")):
+        write(tmp_path / "pets" / f"{name}.png", picture(i, "png"))
+    root = tmp_path / "pets"
+    whole = "is not divided into splits, its 3 images are one: leave out "
+    assert whole + "--split test" in load_error(root, split="test")
+    one = "has its texts in one language: leave out "
+    assert one + "--language de" in load_error(root, language="de")
+    write(root / "task.toml", 'split = "val"\n')
+    assert whole + "split = 'val' in its TOML" in load_error(root)
+    write(root / "task.toml", 'language = "de"\n')
+    assert one + "language = 'de' in its TOML" in load_error(root)
+    assert load_dataset(root, split="train", part="train").labels == (0, 0, 1)
+    # Of several datasets it is one that has none: they are told apart by a note.
+    (root / "task.toml").unlink()
+    data = load_dataset(root, split="val", language="de", among_others=True)
+    assert data.labels == (0, 0, 1)
+    assert [note.partition(" is ")[0].partition(" has ")[0] for note in data.notes] == [
+        f"pets: {root}"
+    ] * 2
+
+
+def test_a_toml_and_an_option_that_ask_for_other_splits(tmp_path: Path) -> None:
+    for i, split in enumerate(("train", "val")):
+        for name in ("cat", "dog"):
+            write(tmp_path / "pets" / split / name / "1.png", picture(i, "png"))
+    write(tmp_path / "pets" / "task.toml", 'split = "val"\n')
+    assert load_dataset(tmp_path / "pets").images[0].name == "val/cat/1.png"
+    load_dataset(tmp_path / "pets", split="val")
+    assert "--split train, and split = 'val' in its TOML: leave out one" in load_error(
+        tmp_path / "pets", split="train"
+    )
+
+
+def test_captions_of_shards_are_in_one_language(tmp_path: Path, home: Path) -> None:
+    root = captioned(home / "datasets" / "wds_flickr8k", [["a dog"], ["a cat"]])
+    assert "has its texts in one language" in load_error(Path("flickr8k"), language="de")
+    assert "has its texts in one language" in load_error(root, language="de")
+    load_dataset(root, split="test")
+    (shard,) = (root / "test").glob("*.tar")
+    message = load_error(shard, split="test")
+    assert "is not divided into splits, its 2 images are one: leave out --split test" in message
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_a_table_of_labels(tmp_path: Path, suffix: str) -> None:
     rows = [("a.png", "dog"), ("b.png", "cat"), ("c.png", "dog")]

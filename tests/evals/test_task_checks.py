@@ -53,6 +53,15 @@ MISTAKES: dict[str, tuple[dict[str, object], str]] = {
     "clips": ({"clip": "v", "columns": {"v": ("one",) * COUNT}}, "the frames of clip 'one' differ"),
     "metric": ({"metrics": ("top1",)}, "pets: no metric 'top1'; choose from zeroshot top-1, "),
     "top-5": ({"metrics": ("top-5",)}, "no metric 'top-5'; choose from "),
+    "clips of actions": (
+        {
+            "clip": "v",
+            "labels": (),
+            "class_names": (),
+            "columns": {**ACTIONS, "annotation": ("1", "2") * 6, "v": ("x",) * COUNT},
+        },
+        "the frames of clip 'x' differ in their annotation (1, 2)",
+    ),
     "anchor": ({"columns": {"anchor": ("none.png",) * COUNT}}, "'none.png', 0.png's anchor, is no"),
     "one class": ({"labels": (0,) * COUNT, "class_names": ("a",)}, "nothing to score in pets"),
     "annotation": ({"columns": {**ACTIONS, "annotation": ("7",) * COUNT}}, "its annotation is no"),
