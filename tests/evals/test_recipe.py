@@ -149,5 +149,5 @@ def test_only_the_metrics_that_are_wanted_are_rows(folders: Path) -> None:
     assert outcome.metric == "zeroshot mean per-class recall"
     assert outcome.value == (1 + 0.5) / 2
     wrong = with_recipe(folders, 'metric = "recall@1"\ntemplates = ["a {}"]\n')
-    with pytest.raises(UsageError, match="no metric 'recall@1'; choose from zeroshot top-1, "):
+    with pytest.raises(UsageError, match="no metric 'recall@1'; choose from 'zeroshot top-1', "):
         outcomes_of(wrong, found)

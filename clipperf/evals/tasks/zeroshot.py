@@ -9,6 +9,7 @@ from clipperf.evals.datasets import Dataset
 from clipperf.evals.folds import check_folds, held_for_test
 from clipperf.evals.groups import check_groups, figures_by_group, groups_of, parts_of
 from clipperf.evals.metric import Ranked, Scored, figures_of, measured
+from clipperf.evals.metrics.worst_group import figures_of_worst
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import classifier_weights, classify
 from clipperf.evals.task import Embeddings, Task
@@ -93,6 +94,7 @@ def _figures(dataset: Dataset) -> list[str]:
     return [
         *figures_of("zeroshot", "classification", classes),
         *(figures_of("zeroshot", "binary", 1) if two else ()),
+        *(figures_of_worst("zeroshot", classes) if dataset.groups else ()),
         *(figures_by_group(dataset, "zeroshot top-1") if classes > 1 else ()),
     ]
 
