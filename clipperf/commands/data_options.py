@@ -24,3 +24,14 @@ SkipUnreadable = Annotated[
         "or fail at the first.",
     ),
 ]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="published|FILE.csv",
+        help="Beside the figures of published tables, or of one of your own, with the columns "
+        "model and pretrained (as open_clip calls them, such as ViT-B-32 and openai), dataset, "
+        "metric (as here, such as 'zeroshot top-1', or acc1) and value (a share of one): which "
+        "are further apart than sampling and the spread between published runs explain.",
+    ),
+]

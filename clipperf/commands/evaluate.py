@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from clipperf.commands import crossing
-from clipperf.commands.data_options import Language, SkipUnreadable, Split
+from clipperf.commands.data_options import Against, Language, SkipUnreadable, Split
 from clipperf.commands.model_options import ContextLength, ImageSize, Models, Pretrained
 from clipperf.commands.options import (
     Device,
@@ -119,15 +119,7 @@ def command(
             "figure is not shown to lose less. Without it verdicts go by 1pp and nothing fails.",
         ),
     ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            "--against",
-            metavar="published|FILE.csv",
-            help="Beside the figures of published tables, or of one of your own: which are further "
-            "apart than sampling and the spread between published runs explain.",
-        ),
-    ] = None,
+    against: Against = None,
     index_compat: Annotated[
         Optional[tuple[str, str]],  # noqa: UP045 - typer reads the annotation at run time
         typer.Option(
@@ -147,9 +139,9 @@ def command(
     """Check zero-shot and retrieval accuracy of each runtime against PyTorch fp32."""
     from clipperf.bench import prepare
     from clipperf.evals import evaluate
-    from clipperf.evals.against import beside, whose_prompts
+    from clipperf.evals.against import beside, check_models, whose_prompts, why_nothing
     from clipperf.evals.datasets import load_dataset
-    from clipperf.evals.figures import figures_of
+    from clipperf.evals.figures import OwnTable, figures_of
     from clipperf.evals.parts import with_tasks
     from clipperf.evals.robustness import (
         BUNDLED,
@@ -192,6 +184,8 @@ def command(
     _check_together(suite, dataset, robustness, against, json)
     figures = None if against is None else figures_of(against)
     specs = prepare.choose_models(models or (), pretrained, sizes)
+    if figures is not None and against is not None:
+        check_models(figures, specs, against)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
     # Before a large dataset is read.
@@ -260,15 +254,21 @@ def command(
         print_tables(*tables, write=tell)
     elif result is not None and result.scores:
         print_tables(*score_tables([result]), write=tell)
+    unlike = ""
     if result is not None and result.scores and not prints_json(json):
         if figures is not None and against is not None:
             near = beside(result.scores, specs, figures, prompts)
-            print_tables(against_table(near, against), write=tell)
+            if near or not isinstance(figures, OwnTable):
+                print_tables(against_table(near, against), write=tell)
+            else:
+                unlike = f"--against {against}: {why_nothing(figures, result.scores, specs)}"
         tell_lines("", f"result file: {result.path}")
+    if unlike:
+        say(one_line(unlike))
     short = [] if margin is None else not_equivalent(result.scores if result else ())
     for line in short:
         say(f"not equivalent: {one_line(line)}")
-    raise typer.Exit(1 if failures or short else 0)
+    raise typer.Exit(1 if failures or short or unlike else 0)
 
 
 def _check_together(

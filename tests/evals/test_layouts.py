@@ -150,7 +150,36 @@ def test_an_array_that_promises_more_than_there_is(tmp_path: Path, shape: str) -
 def test_shards_that_are_missing_are_counted(tmp_path: Path) -> None:
     root = classified(tmp_path / "w", [0, 1, 2])
     (root / "test" / "1.tar").unlink()
-    assert "nshards.txt says 2 shards, 1 are here" in load_error(root)
+    said = "test/nshards.txt says 2 shards, 1 are here: fetch those that are missing (1.tar)"
+    assert said in load_error(root)
+    for number in ("1000000000", "one", ""):
+        (root / "test" / "nshards.txt").write_text(number)
+        said = f"test/nshards.txt holds '{number}': it must be the number of shards"
+        assert said in load_error(root)
+    (root / "test" / "nshards.txt").unlink()
+    assert load_dataset(root).labels == (0, 1)
+
+
+def test_more_shards_than_are_said(tmp_path: Path) -> None:
+    root = classified(tmp_path / "w", range(3))
+    (root / "test" / "nshards.txt").write_text("1\n")
+    assert (
+        "test/nshards.txt says 1 shards, 2 are here: test/1.tar would be left out. Take them away "
+        "if they are no part of it; if they are, nshards.txt is of an older version: write 2"
+    ) in load_error(root)
+
+
+def test_a_shard_that_is_cut_is_named(tmp_path: Path) -> None:
+    """Between two files, within one, and at its beginning: blocks of 512 bytes."""
+    root = classified(tmp_path / "w", [0, 1])
+    shard = root / "test" / "0.tar"
+    whole = shard.read_bytes()
+    for size in (0, 100, 512, 600, 1024, 1200, 2048):
+        shard.write_bytes(whole[:size])
+        message = load_error(root)
+        assert "0.tar at byte " in message and "the archive is cut" in message, size
+    shard.write_bytes(whole[:20] + b"!" + whole[21:])
+    assert "0.tar at byte 0: no header of a tar: the archive is damaged" in load_error(root)
 
 
 # --- other layouts -----------------------------------------------------------------------------

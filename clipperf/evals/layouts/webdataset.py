@@ -19,6 +19,7 @@ import io
 import math
 import posixpath
 from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -142,16 +143,33 @@ def _samples(place: Place) -> Iterator[Sample]:
     if not shards:
         yield from _grouped(place.files)
         return
-    number = lines_of(place, posixpath.join(posixpath.dirname(shards[0].name), NUMBER))
-    if number and number != [str(len(shards))]:
-        raise UsageError(
-            f"{shown(place.root)}: {NUMBER} says {shown(number[0])} shards, {len(shards)} are "
-            "here: fetch those that are missing"
-        )
+    _check_number(place, shards)
     for shard in shards:
         if shard.member is not None:
             raise UsageError(f"{shard}: a shard inside of an archive cannot be read: unpack that")
         yield from _grouped(list_tar(shard.path), shard.name)
+
+
+def _check_number(place: Place, shards: list[ImageSource]) -> None:
+    """Raise UsageError where other shards are here than the file beside them says."""
+    told = posixpath.join(posixpath.dirname(shards[0].name), NUMBER)
+    if told not in place.files:
+        return
+    number, here = " ".join(lines_of(place, told)), [source.name for source in shards]
+    where = f"{shown(place.root)}: {shown(told)}"
+    if not number.isdecimal() or len(number) > 9:
+        raise UsageError(f"{where} holds {quoted(number)}: it must be the number of shards")
+    said = f"{where} says {number} shards, {len(shards)} are here"
+    if len(shards) < int(number):
+        named = {posixpath.basename(name) for name in here}
+        absent = (f"{i}.tar" for i in range(int(number)) if f"{i}.tar" not in named)
+        raise UsageError(f"{said}: fetch those that are missing ({few(islice(absent, 4))})")
+    if len(shards) > int(number):
+        more = here[int(number) :]
+        raise UsageError(
+            f"{said}: {few(more)} would be left out. Take them away if they are no part of it; if "
+            f"they are, {NUMBER} is of an older version: write {len(shards)} into it"
+        )
 
 
 def _grouped(files: dict[str, ImageSource], shard: str = "") -> Iterator[Sample]:
