@@ -101,6 +101,7 @@ def crossing_tables(results: Sequence[ResultFile]) -> list[Table]:
         "again would give, and what there was before. Brackets are 95 % intervals; gaps are paired "
         "on the same samples.",
     ]
+    caveats += [note for result in results if result.crossed for note in result.notes]
     tables = []
     if figures:
         title, found = "Queries in an index of another engine", crossing_findings(results)
