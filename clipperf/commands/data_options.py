@@ -20,7 +20,7 @@ SkipUnreadable = Annotated[
     bool,
     typer.Option(
         "--skip-unreadable/--strict",
-        help="Leave out images that cannot be read, for every runtime alike, count and name them; "
+        help="Leave out images that cannot be read (for every runtime alike), count and name them; "
         "or fail at the first.",
     ),
 ]

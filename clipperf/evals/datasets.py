@@ -134,10 +134,10 @@ def load_dataset(
     if unused and not among_others:
         raise UsageError(unused[0])
     whole = content = layout.read(place, ())
-    digests, unreadable, clipped = _read(content.images, skip_unreadable)
+    digests, unreadable, clipped = read_all(content.images, skip_unreadable)
     if unreadable:
         if len(unreadable) == len(content.images):
-            raise UsageError(f"no image in {shown(place.root)} can be read: {_reasons(unreadable)}")
+            raise none_readable(place.root, unreadable)
         content = layout.read(place, unreadable)
     notes = [
         f"{name}: {note}"
@@ -145,7 +145,7 @@ def load_dataset(
             *_left_out(place, layout, content, unreadable),
             *unused,
             *content.notes,
-            *([_skipped(unreadable)] if unreadable else ()),
+            *([skipped(unreadable)] if unreadable else ()),
             *_classes_gone(whole, content),
             *([_clipped(clipped)] if clipped else ()),
         )
@@ -209,7 +209,7 @@ ONE_OF_IT = {
 """What there is where a split or a language cannot be chosen."""
 
 
-def _read(
+def read_all(
     images: Collection[ImageSource], skip: bool
 ) -> tuple[dict[str, str], dict[str, str], list[str]]:
     """sha256 of each image; what is wrong with those to skip; and those that will be clipped."""
@@ -248,11 +248,17 @@ def _left_out(
     return notes
 
 
-def _skipped(unreadable: Mapping[str, str]) -> str:
+def skipped(unreadable: Mapping[str, str]) -> str:
+    """What to say of images that were left out, by their reasons."""
     return (
         f"left out {len(unreadable)} images that cannot be read, for every runtime alike: "
         f"{_reasons(unreadable)}"
     )
+
+
+def none_readable(root: Path, unreadable: Mapping[str, str]) -> UsageError:
+    """What to raise where nothing is left."""
+    return UsageError(f"no image in {shown(root)} can be read: {_reasons(unreadable)}")
 
 
 def _classes_gone(whole: Content, content: Content) -> list[str]:
