@@ -176,7 +176,7 @@ def _nearest(table: OwnTable, asked: Sequence[Asked], columns: Sequence[str]) ->
     if not asked:
         return "what is evaluated has random weights, of which there are no figures"
     pairs = [(row, one) for row in table.rows for one in asked]
-    row, one = min(pairs, key=lambda pair: _distance(_other(*pair, columns)))
+    row, one = min(pairs, key=lambda pair: _distance(_other(pair[0], pair[1], columns)))
     said = []
     for column in _other(row, one, columns):
         place = COLUMNS.index(column)
