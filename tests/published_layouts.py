@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -79,3 +81,42 @@ def array(values: float | Iterable[float]) -> bytes:
     stream = io.BytesIO()
     np.save(stream, np.array(values if isinstance(values, float) else list(values)))
     return stream.getvalue()
+
+
+def encrypted_zip(path: Path, files: Mapping[str, bytes], password: bytes) -> Path:
+    """A zip whose members are stored and encrypted as PKWARE did it, which zipfile only reads."""
+    local, central = b"", b""
+    for name, data in files.items():
+        crc, hidden = zlib.crc32(data), _encrypted(data, password)
+        # Version, flags (encrypted), stored, time and date, sum, both sizes, length of the name.
+        facts = struct.pack("<5H3I2H", 20, 1, 0, 0, 0x21, crc, len(hidden), len(data), len(name), 0)
+        rest = struct.pack("<3H2I", 0, 0, 0, 0, len(local))
+        central += b"PK\1\2" + struct.pack("<H", 20) + facts + rest + name.encode()
+        local += b"PK\3\4" + facts + name.encode() + hidden
+    count = len(files)
+    end = struct.pack("<4H2IH", 0, 0, count, count, len(central), len(local), 0)
+    path.write_bytes(local + central + b"PK\5\6" + end)
+    return path
+
+
+def _encrypted(data: bytes, password: bytes) -> bytes:
+    keys = [0x12345678, 0x23456789, 0x34567890]
+
+    def turn(byte: int) -> None:
+        keys[0] = _crc_of(keys[0], byte)
+        keys[1] = ((keys[1] + (keys[0] & 0xFF)) * 134775813 + 1) & 0xFFFFFFFF
+        keys[2] = _crc_of(keys[2], keys[1] >> 24)
+
+    for byte in password:
+        turn(byte)
+    out = bytearray()
+    for byte in bytes(11) + bytes([zlib.crc32(data) >> 24]) + data:
+        mask = (keys[2] | 2) & 0xFFFF
+        out.append(byte ^ (mask * (mask ^ 1) >> 8 & 0xFF))
+        turn(byte)
+    return bytes(out)
+
+
+def _crc_of(crc: int, byte: int) -> int:
+    """One step of CRC-32 without its inversions."""
+    return zlib.crc32(bytes([byte]), crc ^ 0xFFFFFFFF) ^ 0xFFFFFFFF

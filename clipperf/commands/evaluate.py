@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from clipperf.commands import crossing
+from clipperf.commands.data_options import Against, Language, SkipUnreadable, Split
 from clipperf.commands.model_options import ContextLength, ImageSize, Models, Pretrained
 from clipperf.commands.options import (
     Device,
@@ -99,20 +100,9 @@ def command(
             "clip-paper-shift (Table 16), datacomp38; or of a folder of datasets.",
         ),
     ] = None,
-    split: Annotated[
-        str, typer.Option("--split", help="The part of a dataset that has several.")
-    ] = "test",
-    language: Annotated[
-        str, typer.Option("--language", help="Of captions that are there in several.")
-    ] = "en",
-    skip_unreadable: Annotated[
-        bool,
-        typer.Option(
-            "--skip-unreadable/--strict",
-            help="Leave out images that cannot be read, for every runtime alike, count and name "
-            "them; or fail at the first.",
-        ),
-    ] = False,
+    split: Split = None,
+    language: Language = None,
+    skip_unreadable: SkipUnreadable = False,
     robustness: Annotated[
         str | None,
         typer.Option(
@@ -129,15 +119,7 @@ def command(
             "figure is not shown to lose less. Without it verdicts go by 1pp and nothing fails.",
         ),
     ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            "--against",
-            metavar="published|FILE.csv",
-            help="Beside the figures of published tables, or of one of your own: which are further "
-            "apart than sampling and the spread between published runs explain.",
-        ),
-    ] = None,
+    against: Against = None,
     index_compat: Annotated[
         Optional[tuple[str, str]],  # noqa: UP045 - typer reads the annotation at run time
         typer.Option(
@@ -157,9 +139,9 @@ def command(
     """Check zero-shot and retrieval accuracy of each runtime against PyTorch fp32."""
     from clipperf.bench import prepare
     from clipperf.evals import evaluate
-    from clipperf.evals.against import beside, whose_prompts
+    from clipperf.evals.against import beside, check_models, whose_prompts, why_nothing
     from clipperf.evals.datasets import load_dataset
-    from clipperf.evals.figures import figures_of
+    from clipperf.evals.figures import OwnTable, figures_of
     from clipperf.evals.parts import with_tasks
     from clipperf.evals.robustness import (
         BUNDLED,
@@ -186,6 +168,7 @@ def command(
     allowed = MARGIN if margin is None else parse_margin(margin)
     sizes = Sizes(image_size, context_length)
     options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "language": language}
+    options |= {"split": split, "among_others": suite is not None}
     if index_compat is not None:
         given = (runtime, precision, input_, suite, against, task, robustness, features)
         if given != USUAL:
@@ -196,12 +179,13 @@ def command(
         cores = crossing.Load(device, threads or available_cores(), batch)
         model = crossing.Model(models or (), pretrained, sizes)
         asked = None if margin is None else allowed
-        data_options = options | {"split": split}
-        rest = (dataset or SAMPLE, data_options, cores, model_request, asked, json, quiet)
+        rest = (dataset or SAMPLE, options, cores, model_request, asked, json, quiet)
         raise typer.Exit(crossing.run(index_compat, model, *rest))
     _check_together(suite, dataset, robustness, against, json)
     figures = None if against is None else figures_of(against)
     specs = prepare.choose_models(models or (), pretrained, sizes)
+    if figures is not None and against is not None:
+        check_models(figures, specs, against)
     runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
     # Before a large dataset is read.
@@ -222,11 +206,11 @@ def command(
 
         def load(given: str | Path | PublishedSet) -> Dataset:
             bar.stage(f"reading dataset {shown(given)}")
-            found = load_dataset(given, split=split, on_stage=bar.stage, **options)
+            found = load_dataset(given, on_stage=bar.stage, **options)
             data = with_tasks(
                 found,
                 tasks,
-                lambda split, part: load_dataset(given, split=split, part=part, **options),
+                lambda split, part: load_dataset(given, **{**options, "split": split}, part=part),
             )
             if features:
                 check_features_used(data)
@@ -270,15 +254,21 @@ def command(
         print_tables(*tables, write=tell)
     elif result is not None and result.scores:
         print_tables(*score_tables([result]), write=tell)
+    unlike = ""
     if result is not None and result.scores and not prints_json(json):
         if figures is not None and against is not None:
             near = beside(result.scores, specs, figures, prompts)
-            print_tables(against_table(near, against), write=tell)
+            if near or not isinstance(figures, OwnTable):
+                print_tables(against_table(near, against), write=tell)
+            else:
+                unlike = f"--against {against}: {why_nothing(figures, result.scores, specs)}"
         tell_lines("", f"result file: {result.path}")
+    if unlike:
+        say(one_line(unlike))
     short = [] if margin is None else not_equivalent(result.scores if result else ())
     for line in short:
         say(f"not equivalent: {one_line(line)}")
-    raise typer.Exit(1 if failures or short else 0)
+    raise typer.Exit(1 if failures or short or unlike else 0)
 
 
 def _check_together(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from clipperf.commands.data_options import SkipUnreadable
 from clipperf.commands.options import Json, Quiet, print_json, print_tables
 
 EXAMPLES = (
@@ -30,6 +32,7 @@ def command(
             "is told of all, overlapping and clean images.",
         ),
     ] = None,
+    skip_unreadable: SkipUnreadable = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -42,13 +45,18 @@ def command(
     with progress(quiet, total=1) as bar:
         bar.stage("looking for near-duplicates")
         found: Looked
-        if model is None:
-            found = looked_at(images_of(evaluated), images_of(other))
+        data = None if model is None else with_classes(evaluated, skip_unreadable)
+        if data is None:
+            own, notes = images_of(evaluated, skip_unreadable)
         else:
-            data = with_classes(evaluated)
-            own = images_of(evaluated) if data is None else data.images
+            own, notes = [*data.images], [*data.notes]
+        others, more = images_of(other, skip_unreadable)
+        if model is None:
+            found = looked_at(own, others)
+        else:
             with load(model) as opened:
-                found = looked_at(own, images_of(other), opened, data)
+                found = looked_at(own, others, opened, data)
+        found = dataclasses.replace(found, notes=(*notes, *more))
     if json:
         print_json(found)
     else:

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clipperf.engines import contract
 from clipperf.engines import ort_providers as providers
 from clipperf.engines.onnxruntime import (
@@ -25,9 +23,9 @@ from clipperf.engines.onnxruntime import (
     check_provider,
     is_out_of_memory,
     library,
-    run_error,
     session_options,
 )
+from clipperf.engines.ort_bound import BoundEngine
 from clipperf.engines.ort_log import collected_stderr, reason_in
 from clipperf.errors import EngineError, StorageError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
@@ -38,59 +36,14 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 TENSORRT_RTX = "NvTensorRTRTXExecutionProvider"
 
+NO_GRAPHS = "graph capture feature"
+"""Stands in ONNX Runtime's error where a tower has parts that it puts on the CPU."""
+
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 
 HEAVY_OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
 """Where these run is where a tower runs. Others, such as the arithmetic on shapes, may stay on
 the CPU, where ONNX Runtime puts them on purpose."""
-
-
-class BoundEngine:
-    """A session whose input and output lie on the device, one pair of buffers per shape."""
-
-    def __init__(
-        self,
-        session: Any,
-        provider: str,
-        device: str = "cuda",
-        min_tokens: int = contract.SHORTEST_TOKENS,
-    ) -> None:
-        self.min_tokens = min_tokens
-        self._session = session
-        self._device = device
-        self._bound: dict[tuple[int, ...], tuple[Any, Any]] = {}
-        self.provider = provider
-
-    def run(self, array: np.ndarray) -> np.ndarray:
-        """Embed a batch: copies it in, runs, and returns float32 [batch, embed_dim] copied out."""
-        if self._session is None:
-            raise EngineError("this engine is closed")
-        try:
-            if array.shape not in self._bound:
-                self._bound[array.shape] = self._bind(array)
-            binding, given = self._bound[array.shape]
-            given.update_inplace(array)
-            self._session.run_with_iobinding(binding)
-            result: np.ndarray = binding.copy_outputs_to_cpu()[0]
-        except Exception as exc:
-            raise run_error(exc, len(array)) from exc
-        return result
-
-    def _bind(self, array: np.ndarray) -> tuple[Any, Any]:
-        """A binding with buffers of its own for inputs like `array`, and the input's buffer."""
-        new = library().OrtValue.ortvalue_from_shape_and_type
-        entry, exit_ = self._session.get_inputs()[0], self._session.get_outputs()[0]
-        given = new(array.shape, array.dtype.type, self._device, 0)
-        shape = (len(array), *exit_.shape[1:])
-        binding = self._session.io_binding()
-        binding.bind_ortvalue_input(entry.name, given)
-        binding.bind_ortvalue_output(exit_.name, new(shape, np.float32, self._device, 0))
-        return binding, given
-
-    def close(self) -> None:
-        """Free the buffers and the session."""
-        self._bound.clear()
-        self._session = None
 
 
 def open_cuda(request: EngineRequest) -> BoundEngine:
@@ -102,8 +55,17 @@ def open_cuda(request: EngineRequest) -> BoundEngine:
     """
     _check(request)
     _load_cuda()
-    named = [(CUDA, providers.cuda_options(request.cell.precision))]
-    return BoundEngine(_session(request, CUDA, _options(request), named), CUDA)
+
+    def opened(graphs: bool) -> BoundEngine:
+        named = [(CUDA, providers.cuda_options(request.cell.precision, graphs))]
+        return BoundEngine(_session(request, CUDA, _options(request), named), CUDA, graphs=graphs)
+
+    try:
+        return opened(graphs=True)
+    except EngineError as exc:
+        if NO_GRAPHS not in str(exc):
+            raise
+        return opened(graphs=False)
 
 
 def open_tensorrt(request: EngineRequest) -> BoundEngine:

@@ -32,10 +32,14 @@ def collected_stderr() -> Iterator[list[str]]:
             os.dup2(kept, 2)
             os.close(kept)
             file.seek(0)
-            text = file.read()
+            text = b"".join(line for line in file if not any(sign in line for sign in HARMLESS))
             collected.append(text.decode(errors="replace"))
             os.write(2, text)
 
+
+HARMLESS = (b"No registered plugin EP device found", b"cannot use the graph capture feature")
+"""In lines that nobody needs: a warning at every session with the CUDA provider (ONNX Runtime
+1.31), which is no plugin; and what the error of a session says, after which it is opened anew."""
 
 REASONS = (r"with error: (.+)", r"(CUDA failure \d+: [^;]+?)\s*;", r"(Please install TensorRT.+)")
 """What says in ONNX Runtime's log why a provider cannot be used, the most exact first."""

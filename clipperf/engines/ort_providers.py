@@ -109,7 +109,7 @@ def _ort_version() -> str:
 # --- options -------------------------------------------------------------------------------
 
 
-def cuda_options(precision: str) -> dict[str, str]:
+def cuda_options(precision: str, graphs: bool = False) -> dict[str, str]:
     """The CUDA provider's options. TF32 is its default and is switched off for "fp32".
 
     Its memory arena would double with every extension, which would hide what a tower needs.
@@ -118,6 +118,7 @@ def cuda_options(precision: str) -> dict[str, str]:
         "device_id": "0",
         "use_tf32": "1" if PRECISIONS.get(precision).tf32 else "0",
         "arena_extend_strategy": "kSameAsRequested",
+        "enable_cuda_graph": "1" if graphs else "0",
     }
 
 

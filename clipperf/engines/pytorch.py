@@ -20,6 +20,9 @@ from clipperf.nouns.cell import EngineRequest, Phases
 from clipperf.nouns.variant import BFLOAT16, FLOAT16, FLOAT32, PRECISIONS
 from clipperf.system import nvidia
 
+VERSIONS = 1024
+"""So many shapes and precisions may be compiled in one process."""
+
 DTYPES = {FLOAT32: "float32", FLOAT16: "float16", BFLOAT16: "bfloat16"}
 """The type of the weights. Whether float32 is multiplied as TF32 is a switch of the GPU's."""
 
@@ -201,10 +204,15 @@ def compiled(module: Any) -> Any:
     In torch's default mode, "a good balance between performance and overhead": "reduce-overhead"
     and "max-autotune" add CUDA graphs, which keep the workspace of every shape allocated, so that
     memory could not be compared with eager's. Shapes are fixed (`dynamic=False`), as a cell's
-    are, and `fullgraph` makes whatever would silently stay eager an error.
+    are, and `fullgraph` makes whatever would silently stay eager an error. All shapes and
+    precisions of a process are versions of one function, of which torch by default allows eight.
     """
     import torch
+    import torch._dynamo
 
+    limit = torch._dynamo.config
+    limit.recompile_limit = max(limit.recompile_limit, VERSIONS)
+    limit.accumulated_recompile_limit = max(limit.accumulated_recompile_limit, VERSIONS)
     return torch.compile(module, fullgraph=True, dynamic=False)
 
 

@@ -14,17 +14,25 @@ from enum import Enum
 
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.figures import Figures, spread_of
+from clipperf.evals.figures import Figures, OwnFigure, OwnTable, spread_of
 from clipperf.evals.layout import DEFAULT_TEMPLATES
 from clipperf.evals.published import SETS, clip_benchmark_texts, flat
 from clipperf.evals.recipe import prompts_of
 from clipperf.evals.suites import METRICS, RECALLS_AT_5
 from clipperf.models.dataset_names import CLIP_AS_SERVICE_RETRIEVAL
-from clipperf.models.published import CLIP_AS_SERVICE, CLIP_PAPER, LAION, OPEN_CLIP, Published
+from clipperf.models.published import (
+    CLIP_AS_SERVICE,
+    CLIP_PAPER,
+    LAION,
+    OPEN_CLIP,
+    Published,
+    model_key,
+)
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Score
 from clipperf.nouns.variant import PRECISIONS
+from clipperf.text import quoted
 
 
 class Nearness(Enum):
@@ -131,6 +139,78 @@ def beside(
     return found
 
 
+Asked = tuple[str, str, str, str]
+"""Of what a score is, as a table of one's own has it: model, pretrained, dataset, metric."""
+
+
+def check_models(table: Figures, specs: Sequence[ModelSpec], given: str) -> None:
+    """Raise UsageError where a table of one's own has no line of any of the models."""
+    trained = [spec for spec in specs if not spec.random_weights]
+    if not isinstance(table, OwnTable) or any(
+        table(spec.architecture, spec.pretrained) for spec in trained
+    ):
+        return
+    asked = [(spec.architecture, spec.pretrained, "", "") for spec in trained]
+    raise UsageError(f"--against {given}: {_nearest(table, asked, COLUMNS[:2])}")
+
+
+def why_nothing(table: OwnTable, scores: Sequence[Score], specs: Sequence[ModelSpec]) -> str:
+    """Why no line of a table of one's own is of any of the scores: what the nearest one has."""
+    by_id = {spec.id: spec for spec in specs if not spec.random_weights}
+    asked = [
+        (spec.architecture, spec.pretrained, score.dataset, score.metric)
+        for score in scores
+        if (spec := by_id.get(score.cell.model_id)) is not None
+    ]
+    return _nearest(table, asked, COLUMNS)
+
+
+COLUMNS = ("model", "pretrained", "dataset", "metric")
+
+
+def _nearest(table: OwnTable, asked: Sequence[Asked], columns: Sequence[str]) -> str:
+    """The line that has most in common with anything that was asked, and what it has not.
+
+    Of those that have as much the one whose model is right.
+    """
+    if not asked:
+        return "what is evaluated has random weights, of which there are no figures"
+    pairs = [(row, one) for row in table.rows for one in asked]
+    row, one = min(pairs, key=lambda pair: _distance(_other(pair[0], pair[1], columns)))
+    said = []
+    for column in _other(row, one, columns):
+        place = COLUMNS.index(column)
+        # Of the others alike: a figure may be there by several names.
+        alike = [each[place] for each in asked if each[:place] == one[:place]]
+        values = " or ".join(map(quoted, dict.fromkeys(alike)))
+        said.append(f"{column} {quoted(_written(row)[place])} where {values} was asked for")
+    if not said:
+        parts = ", ".join(map(quoted, names_of(row.figure.metric)))
+        said = [f"metric {quoted(row.figure.metric)}, the mean of {parts}, not all of them here"]
+    named = " and the ".join(said)
+    return f"no line is of what is evaluated; the nearest, line {row.line}, has the {named}"
+
+
+def _distance(other: Sequence[str]) -> tuple[int, list[int]]:
+    return len(other), [-COLUMNS.index(column) for column in other]
+
+
+def _written(row: OwnFigure) -> Asked:
+    return row.model, row.pretrained, row.figure.dataset, row.figure.metric
+
+
+def _other(row: OwnFigure, one: Asked, columns: Sequence[str]) -> list[str]:
+    """The columns in which a line is of something else than was asked for."""
+    (name, weights), (own, tag) = model_key(row.model, row.pretrained), model_key(*one[:2])
+    differ = {
+        "model": name != own,
+        "pretrained": weights != tag,
+        "dataset": not _same(one[2], row.figure.dataset),
+        "metric": one[3] not in names_of(row.figure.metric),
+    }
+    return [column for column in columns if differ[column]]
+
+
 def _beside(cell: Cell, parts: Sequence[Score], figure: Published, prompts: str) -> Beside:
     def mean(read: Callable[[Score], float]) -> float:
         return sum(map(read, parts)) / len(parts)
@@ -169,8 +249,12 @@ _OTHER_SPLITS = {
 def _same(own: str, published: str) -> bool:
     """Whether two names mean one dataset: a folder bears the name that the hub gives it."""
     name = _OTHER_SPLITS.get(published, published)
+    return own in _spellings(name) or name in _spellings(own)
+
+
+def _spellings(name: str) -> tuple[str, ...]:
     known = SETS.get(name)
-    return own in (name, flat(name), f"wds_{flat(name)}", known.folder if known else name)
+    return name, flat(name), f"wds_{flat(name)}", known.folder if known else name
 
 
 def whose_prompts(dataset: Dataset) -> str:

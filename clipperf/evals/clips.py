@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import posixpath
+from collections.abc import Sequence
 
 import numpy as np
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.layout import few
 from clipperf.evals.ranks import normalize
 from clipperf.evals.task import Embeddings
 from clipperf.text import quoted
@@ -28,6 +30,34 @@ def clips_of(dataset: Dataset) -> list[np.ndarray]:
     """
     if not dataset.clip:
         return list(np.arange(len(dataset.images))[:, None])
+    clips = _by_name(dataset)
+    answers = dataset.label_sets or dataset.labels
+    for name, own in clips.items():
+        if answers and len({answers[i] for i in own}) > 1:
+            raise UsageError(f"{dataset.name}: the frames of clip {quoted(name)} differ in class")
+    return [np.asarray(own) for own in clips.values()]
+
+
+def check_clips_agree(dataset: Dataset, values: Sequence[str], what: str) -> None:
+    """Raise UsageError where the frames of a clip differ in `what` is said of every image.
+
+    A clip is looked at once, by one of its frames: what holds for that must hold for all.
+    """
+    for name, own in _by_name(dataset).items() if dataset.clip else ():
+        said = dict.fromkeys(values[i] or "nothing" for i in own)
+        if len(said) > 1:
+            raise UsageError(
+                f"{dataset.name}: the frames of clip {quoted(name)} differ in {what} "
+                f"({few(said)}), and a clip counts once: give all of its frames the same"
+            )
+
+
+def _by_name(dataset: Dataset) -> dict[str, list[int]]:
+    """The indices of each clip's frames.
+
+    Raises:
+        UsageError: nothing names the clips, or not that of an image.
+    """
     named = dataset.columns.get(dataset.clip)
     if named is None and dataset.clip == FOLDER:
         named = tuple(posixpath.dirname(image.name) for image in dataset.images)
@@ -38,11 +68,7 @@ def clips_of(dataset: Dataset) -> list[np.ndarray]:
         if not name and dataset.clip != FOLDER:
             raise UsageError(f"{dataset.images[i]}: its {dataset.clip} is empty: name its clip")
         frames.setdefault(name, []).append(i)
-    answers = dataset.label_sets or dataset.labels
-    for name, own in frames.items():
-        if answers and len({answers[i] for i in own}) > 1:
-            raise UsageError(f"{dataset.name}: the frames of clip {quoted(name)} differ in class")
-    return [np.asarray(own) for own in frames.values()]
+    return frames
 
 
 def over_frames(dataset: Dataset, found: Embeddings) -> tuple[np.ndarray, np.ndarray]:
@@ -85,13 +111,13 @@ def centres(dataset: Dataset) -> tuple[Dataset, np.ndarray]:
 def only_images(dataset: Dataset, chosen: np.ndarray) -> Dataset:
     """A dataset of classes with these of its images."""
 
-    def few(values: tuple) -> tuple:  # type: ignore[type-arg]
+    def own(values: tuple) -> tuple:  # type: ignore[type-arg]
         return tuple(values[i] for i in chosen) if values else ()
 
     return dataclasses.replace(
         dataset,
-        images=few(dataset.images),
-        labels=few(dataset.labels),
-        label_sets=few(dataset.label_sets),
-        columns={name: few(values) for name, values in dataset.columns.items()},
+        images=own(dataset.images),
+        labels=own(dataset.labels),
+        label_sets=own(dataset.label_sets),
+        columns={name: own(values) for name, values in dataset.columns.items()},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,11 +82,19 @@ def compare(
             result = dataclasses.replace(
                 result,
                 crossed=(*result.crossed, *rows),
-                notes=tuple(
-                    dict.fromkeys(
-                        (*result.notes, *(n for o in pair for n in preprocessing_notes(o.request)))
-                    )
-                ),
+                notes=tuple(dict.fromkeys((*result.notes, *_notes(pair)))),
             )
             store.write_result(Path(result.path), result)
     return result
+
+
+def _notes(pair: tuple[Candidate, Candidate]) -> Iterator[str]:
+    """How the two prepare images, where that is not exact; other weights of one name."""
+    for one in pair:
+        yield from preprocessing_notes(one.request)
+    ours, theirs = (store.read_manifest(one.request.folder).towers[0] for one in pair)
+    if ours.model_id == theirs.model_id and ours.weights_id != theirs.weights_id:
+        yield (
+            f"{pair[0].name} and {pair[1].name} have other weights, though both are called "
+            f"{ours.model_id}: they are two models, and each has a space of its own"
+        )

@@ -204,7 +204,8 @@ def in_words(rows: Sequence[CrossScore]) -> str:
     """The answer as a sentence, with the worst loss against either engine alone."""
     answer, (queries, index) = answer_of(rows), rows[0].names
     if answer is Answer.NOTHING:
-        return f"{answer.value}: no figure of {queries} and {index} could be compared"
+        why = _why_nothing(rows)
+        return f"{answer.value}: no figure of {queries} and {index} could be compared{why}"
     said = {
         Answer.YES: f"{queries} can search what {index} has embedded",
         Answer.NO: f"{queries} needs what {index} has embedded to be embedded again",
@@ -217,7 +218,25 @@ def in_words(rows: Sequence[CrossScore]) -> str:
     needed = [row.score.samples_needed for row in rows if _verdict(row) is Verdict.TOO_FEW]
     known = [n for n in needed if n is not None]
     more = f"; about {max(known)} samples would do" if known and answer is Answer.TOO_FEW else ""
-    return f"{answer.value}: {said} (margin {margin}pp; {most}){more}"
+    return f"{answer.value}: {said}{_of_two(rows)} (margin {margin}pp; {most}){more}"
+
+
+def _of_two(rows: Sequence[CrossScore]) -> str:
+    """What is to be said where the two are no engines of one model; "" where they are."""
+    ours, theirs = rows[0].score.cell.model_id, rows[0].index.model_id
+    if ours == theirs:
+        return ""
+    return f": they are two models, {ours} and {theirs}, and each has a space of its own"
+
+
+def _why_nothing(rows: Sequence[CrossScore]) -> str:
+    if any(row.score.random_weights for row in rows):
+        models = dict.fromkeys(m for r in rows for m in (r.score.cell.model_id, r.index.model_id))
+        named = " or ".join(models)
+        return f": the weights of {named} are random, and what these find is left to chance"
+    if any(_verdict(row) is Verdict.NOT_A_NUMBER for row in rows):
+        return ": they are no numbers"
+    return _of_two(rows)
 
 
 _ALONE: tuple[Alone, ...] = ("queries", "index")

@@ -13,13 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipperf.errors import UsageError
-from clipperf.evals.layout import Content, Layout, Place, few, layout_of
+from clipperf.evals.layout import (
+    LANGUAGE,
+    SPLIT,
+    SPLITS,
+    Content,
+    Layout,
+    Place,
+    few,
+    layout_of,
+)
 from clipperf.evals.place import OnStage, others, path_of, place_at
 from clipperf.evals.published import PublishedSet
-from clipperf.evals.recipe import RECIPE, applied, for_part, prompts_of
+from clipperf.evals.recipe import RECIPE, Recipe, applied, for_part, prompts_of
 from clipperf.inputs.preprocess import CLIPPED, check_frames, exceeds_bytes, may_exceed_bytes
 from clipperf.inputs.sources import ImageSource, decode
-from clipperf.text import shown
+from clipperf.text import quoted, shown
 
 NAMED = 20
 """How many of the images that are left out a note names."""
@@ -94,16 +103,19 @@ def load_dataset(
     name_or_dir: str | Path | PublishedSet,
     *,
     skip_unreadable: bool = False,
-    split: str = "test",
-    language: str = "en",
+    split: str | None = None,
+    language: str | None = None,
     part: str = "",
+    among_others: bool = False,
     on_stage: OnStage = lambda stage: None,
 ) -> Dataset:
     """Load the bundled "sample", a folder, a zip, a tar, or the TOML of an evaluation.
 
     A name of `published` or an address is fetched where it is not here; `on_stage` is told. See
-    `layouts` for what they may hold. `split` and `language` choose where there are several. `part`
-    says that not the data itself is wanted but another part, of which a TOML may say where it is.
+    `layouts` for what they may hold. `split` ("test") and `language` ("en") choose where there are
+    several; where there is nothing to choose, asking is an error, or a note of a dataset that is
+    one `among_others`. `part` says that not the data itself is wanted but another part, of which a
+    TOML may say where it is.
     Images are the files whose suffix is of a format in `reading.FORMATS`. Reads each once, for its
     checksum and to see that it is an image; pixels are decoded later, by `ImageSource.open`.
     With `skip_unreadable` they are decoded and resized now, and those that cannot be are left out,
@@ -114,22 +126,26 @@ def load_dataset(
         UsageError: the data is missing, damaged, ambiguous or inconsistent; the message names
             the file and line, and what to change.
     """
-    path, published = path_of(name_or_dir, split, on_stage)
+    path, published = path_of(name_or_dir, split or SPLITS[0], on_stage)
     name = published or ("sample" if str(name_or_dir) == "sample" else path.resolve().name)
     place, recipe = place_at(path, split, language, published, part)
     layout = layout_of(place)
+    unused = () if part else _not_chosen(place, layout, recipe, split, language)
+    if unused and not among_others:
+        raise UsageError(unused[0])
     whole = content = layout.read(place, ())
-    digests, unreadable, clipped = _read(content.images, skip_unreadable)
+    digests, unreadable, clipped = read_all(content.images, skip_unreadable)
     if unreadable:
         if len(unreadable) == len(content.images):
-            raise UsageError(f"no image in {shown(place.root)} can be read: {_reasons(unreadable)}")
+            raise none_readable(place.root, unreadable)
         content = layout.read(place, unreadable)
     notes = [
         f"{name}: {note}"
         for note in (
             *_left_out(place, layout, content, unreadable),
+            *unused,
             *content.notes,
-            *([_skipped(unreadable)] if unreadable else ()),
+            *([skipped(unreadable)] if unreadable else ()),
             *_classes_gone(whole, content),
             *([_clipped(clipped)] if clipped else ()),
         )
@@ -170,7 +186,30 @@ def load_dataset(
     )
 
 
-def _read(
+def _not_chosen(
+    place: Place, layout: Layout, recipe: Recipe | None, split: str | None, language: str | None
+) -> list[str]:
+    """What was asked of a split or a language that the data does not go by, in words."""
+    own = recipe or Recipe()
+    said = []
+    for name, given, told in ((SPLIT, split, own.split), (LANGUAGE, language, own.language)):
+        option, line = f"--{name} {shown(given)}", f"{name} = {quoted(told)} in its TOML"
+        if given and told and given != told:
+            said.append(f"{shown(place.root)}: {option}, and {line}: leave out one")
+        elif (given or told) and name not in layout.offers(place):
+            there = ONE_OF_IT[name].format(count=len(place.images))
+            said.append(f"{shown(place.root)} {there}: leave out {option if given else line}")
+    return said
+
+
+ONE_OF_IT = {
+    SPLIT: "is not divided into splits, its {count} images are one",
+    LANGUAGE: "has its texts in one language",
+}
+"""What there is where a split or a language cannot be chosen."""
+
+
+def read_all(
     images: Collection[ImageSource], skip: bool
 ) -> tuple[dict[str, str], dict[str, str], list[str]]:
     """sha256 of each image; what is wrong with those to skip; and those that will be clipped."""
@@ -209,11 +248,17 @@ def _left_out(
     return notes
 
 
-def _skipped(unreadable: Mapping[str, str]) -> str:
+def skipped(unreadable: Mapping[str, str]) -> str:
+    """What to say of images that were left out, by their reasons."""
     return (
         f"left out {len(unreadable)} images that cannot be read, for every runtime alike: "
         f"{_reasons(unreadable)}"
     )
+
+
+def none_readable(root: Path, unreadable: Mapping[str, str]) -> UsageError:
+    """What to raise where nothing is left."""
+    return UsageError(f"no image in {shown(root)} can be read: {_reasons(unreadable)}")
 
 
 def _classes_gone(whole: Content, content: Content) -> list[str]:

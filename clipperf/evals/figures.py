@@ -7,6 +7,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from clipperf.errors import UsageError
@@ -26,6 +27,29 @@ PUBLISHED = "published"
 
 Figures = Callable[[str, str], Sequence[Published]]
 """The figures of an architecture and a tag."""
+
+
+@dataclass(frozen=True)
+class OwnFigure:
+    """A figure of a table of one's own: of which model, as it is written in which line."""
+
+    line: int
+    model: str
+    pretrained: str
+    figure: Published
+
+
+@dataclass(frozen=True)
+class OwnTable:
+    """A table of one's own; called as `Figures` are."""
+
+    rows: tuple[OwnFigure, ...]
+
+    def __call__(self, architecture: str, tag: str) -> Sequence[Published]:
+        """The figures of a model."""
+        key = model_key(architecture, tag)
+        return [row.figure for row in self.rows if model_key(row.model, row.pretrained) == key]
+
 
 SPREAD = 0.007
 """How far 90 % of the figures that two published runs of the same models share lie apart."""
@@ -53,16 +77,14 @@ def figures_of(given: str) -> Figures:
     path = expanded(given)
     if not path.is_file():
         raise UsageError(f"--against {quoted(given)}: give {PUBLISHED}, or a CSV file")
-    found: dict[tuple[str, str], list[Published]] = {}
     source = ImageSource(path.name, path)
-    for key, figure in _rows(source, path.name):
-        found.setdefault(key, []).append(figure)
-    if not found:
+    table = OwnTable(tuple(_rows(source, path.name)))
+    if not table.rows:
         raise UsageError(f"{source} holds no figures; it takes {FORM}")
-    return lambda architecture, tag: found.get(model_key(architecture, tag), ())
+    return table
 
 
-def _rows(source: ImageSource, name: str) -> Iterator[tuple[tuple[str, str], Published]]:
+def _rows(source: ImageSource, name: str) -> Iterator[OwnFigure]:
     """The figures of a CSV; where it has no column "source", they are from the file's `name`."""
     reader = csv.DictReader(io.StringIO(read_text(source), newline=""), strict=True)
     try:
@@ -76,13 +98,15 @@ def _rows(source: ImageSource, name: str) -> Iterator[tuple[tuple[str, str], Pub
             where = f"{source} line {reader.line_num}"
             if None in row or None in row.values():
                 raise UsageError(f"{where}: it has another number of fields than the header")
-            key = model_key(row["model"], row["pretrained"])
+            who = reader.line_num, row["model"].strip(), row["pretrained"].strip()
             pairs = [(row["metric"], row["value"])] if long else [(m, row[m]) for m in metrics]
             for metric, value in pairs:
                 if value.strip():
                     share = _share(value, f"{where}: {metric}")
                     told = row.get("source", "").strip() or name
-                    yield key, Published(row["dataset"].strip(), metric.strip(), share, told)
+                    yield OwnFigure(
+                        *who, Published(row["dataset"].strip(), metric.strip(), share, told)
+                    )
     except csv.Error as exc:
         raise UsageError(f"{source} line {reader.line_num}: {exc}") from exc
 

@@ -12,7 +12,7 @@ from clipperf.evals.kept import once
 from clipperf.evals.logistic import Linear
 from clipperf.evals.probe import STRENGTHS, Probe
 
-RECIPE = 3
+RECIPE = 4
 """Raise it when the same features come to give another fit."""
 
 

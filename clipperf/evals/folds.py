@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipperf.errors import UsageError
-from clipperf.evals.clips import only_images
+from clipperf.evals.clips import check_clips_agree, only_images
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.layout import few
 from clipperf.evals.task import Embeddings
@@ -24,8 +24,12 @@ TRAIN, TEST = "train", "test"
 
 @dataclass(frozen=True)
 class Fold:
-    """Indices of the images to train on, in the part or the data itself, and of those to test."""
+    """Indices of the images to train on, in the part or the data itself, and of those to test.
 
+    `name` is that of its column.
+    """
+
+    name: str
     train: np.ndarray
     test: np.ndarray
 
@@ -44,9 +48,19 @@ def folds_of(dataset: Dataset) -> list[Fold]:
     """
     part = dataset.parts.get(TRAIN)
     if divides_itself(dataset) or part is None:
-        return [Fold(*_divided(dataset, name)) for name in dataset.folds]
+        return [Fold(name, *_divided(dataset, name)) for name in dataset.folds]
     every = np.arange(len(dataset.images))
-    return [Fold(_divided(part, name, tested=False)[0], every) for name in part.folds]
+    return [Fold(name, _divided(part, name, tested=False)[0], every) for name in part.folds]
+
+
+def check_folds(dataset: Dataset) -> None:
+    """Raise UsageError where the folds of the data say too little, or divide a clip."""
+    owner = dataset if divides_itself(dataset) else dataset.parts.get(TRAIN)
+    if owner is None:
+        return
+    folds_of(dataset)
+    for name in owner.folds:
+        check_clips_agree(owner, owner.columns[name], f"their part of the fold {quoted(name)}")
 
 
 def held_for_test(dataset: Dataset, found: Embeddings) -> tuple[Dataset, Embeddings]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipperf.errors import UsageError
+from clipperf.evals.clips import check_clips_agree
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.layout import few
 from clipperf.text import quoted
@@ -40,6 +41,12 @@ def figures_by_group(dataset: Dataset, figure: str, combined: bool = True) -> li
     """The names that a figure has for each group of the dataset's images."""
     images = range(len(dataset.images))
     return [f"{figure}, {name}" for name in groups_of(dataset, images, combined)]
+
+
+def check_groups(dataset: Dataset) -> None:
+    """Raise UsageError where a column is not there, or a clip lies in more than one group of it."""
+    for name in dataset.groups:
+        check_clips_agree(dataset, _values(dataset, name).tolist(), f"their group by {name}")
 
 
 def parts_of(dataset: Dataset, images: Sequence[int] | np.ndarray) -> np.ndarray | None:

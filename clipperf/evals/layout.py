@@ -120,13 +120,19 @@ class Layout:
     `fits(place)` says whether it is this one. `read(place, without)` is what it holds, without the
     images of the names in `without`; it raises UsageError, which names file and line, where the
     files contradict each other. `own` are patterns of the names of files that belong to it beside
-    the images.
+    the images. `offers(place)` says which of "split" and "language" can be chosen there: where one
+    cannot be, asking for it is an error.
     """
 
     name: str
     fits: Callable[[Place], bool]
     read: Callable[[Place, Collection[str]], Content]
     own: tuple[str, ...] = ()
+    offers: Callable[[Place], Collection[str]] = lambda place: ()
+
+
+SPLIT, LANGUAGE = "split", "language"
+"""What a layout may offer."""
 
 
 LAYOUTS: Registry[Layout] = Registry(
@@ -208,6 +214,11 @@ def published_texts(place: Place, classes: int) -> tuple[list[str], list[str]]:
             f"{shown(place.root)}: {classes} classes, {place.published} has {len(names)}"
         )
     return names, templates
+
+
+def class_languages(place: Place, *names: str) -> tuple[str, ...]:
+    """That the language of class names can be chosen, where no file of these `names` has them."""
+    return (LANGUAGE,) if place.published and not {*names} & place.files.keys() else ()
 
 
 def check_classes(class_names: Sequence[str], templates: Sequence[str], where: str) -> None:

@@ -10,11 +10,13 @@ from clipperf.errors import UsageError
 from clipperf.evals.clips import centres
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.folds import TRAIN, divides_itself
+from clipperf.evals.lbfgs import solver
 from clipperf.evals.metric import Ranked
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.probe import LENGTH
 from clipperf.evals.ranks import by_score
 from clipperf.evals.task import Embeddings
+from clipperf.text import quoted
 
 Samples = tuple[np.ndarray, np.ndarray]
 """Features [n, dim], and what is right of each: int [n], or bool [n, classes]."""
@@ -69,9 +71,28 @@ def checked(dataset: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
     Raises:
         ClipperfError: what a probe lacks, which can be told before anything is embedded.
     """
+    solver()
     dataset = centred(dataset)
     train = part_answers(dataset, "" if divides_itself(dataset) else TRAIN)
     return train, part_answers(dataset, "validation") if "validation" in dataset.parts else None
+
+
+def check_trained(dataset: Dataset, train: np.ndarray, tests: np.ndarray, where: str = "") -> None:
+    """Raise UsageError where a class that is tested has no image to train on: none could be right.
+
+    `train` and `tests` are what is right of each image, as `answers_of`; `where` ends the message.
+    """
+    known, asked = (_classes_in(right) for right in (train, tests))
+    absent = sorted(asked - known)
+    if absent:
+        name = quoted(dataset.class_names[absent[0]])
+        more = f" and {len(absent) - 1} more have" if len(absent) > 1 else " has"
+        raise UsageError(f"{dataset.name}: class {name}{more} no image to train on{where}")
+
+
+def _classes_in(right: np.ndarray) -> set[int]:
+    there = np.flatnonzero(right.any(axis=0)) if right.dtype == bool else np.unique(right)
+    return {*there.tolist()}
 
 
 def centred(dataset: Dataset) -> Dataset:

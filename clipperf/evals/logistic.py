@@ -2,7 +2,8 @@
 
 A strength is scikit-learn's 1 / C: the sum of the losses plus strength / 2 times the squared
 weights is minimised, without the biases. As there, several classes share one softmax, two are one
-logistic regression, and classes that an image may have several of are one each.
+logistic regression, and classes that an image may have several of are one each. The solver is
+scipy's.
 
 The minimum is one, and what is returned lies within `WITHIN` of it. A bound on the gradient alone,
 scikit-learn's test, does not see to that: under a strong penalty the right weights are 1e-5 and any
@@ -82,6 +83,7 @@ def fit(
     every way down.
 
     Raises:
+        MissingDependencyError: scipy is not installed.
         UsageError: features are not finite, labels do not fit them, or a strength is not positive.
     """
     _check(features, right, classes, strength)

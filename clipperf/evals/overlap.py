@@ -14,7 +14,13 @@ import numpy as np
 from clipperf import stats
 from clipperf.errors import UsageError
 from clipperf.evals.accuracy import BATCH, ModelEmbedder, in_batches
-from clipperf.evals.datasets import Dataset, load_dataset
+from clipperf.evals.datasets import (
+    Dataset,
+    load_dataset,
+    none_readable,
+    read_all,
+    skipped,
+)
 from clipperf.evals.duplicates import Match, near_duplicates
 from clipperf.evals.layout import NoAnswersError
 from clipperf.evals.ranks import hits_at, normalize
@@ -84,19 +90,23 @@ def overlap_of(hits: np.ndarray, overlapping: np.ndarray) -> Overlap:
 class Looked:
     """What came of two sets: names of the pairs that are near-duplicates, of so many images.
 
-    `accuracy` is that of the evaluated set, None without a model or without classes.
+    `accuracy` is that of the evaluated set, None without a model or without classes. `notes` say
+    what of both was left out.
     """
 
     n: int
     pairs: tuple[tuple[str, str, Match], ...]
     accuracy: Overlap | None = None
+    notes: tuple[str, ...] = ()
 
 
-def images_of(folder: str) -> list[ImageSource]:
-    """All images in a folder, zip or tar, whatever else it holds.
+def images_of(folder: str, skip_unreadable: bool = False) -> tuple[list[ImageSource], list[str]]:
+    """All images in a folder, zip or tar, whatever else it holds; and what is to be said of them.
+
+    With `skip_unreadable` each is decoded now, and those that cannot be are left out and named.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are none, or none can be read.
     """
     path = expanded(folder)
     kind = kind_of(path)
@@ -108,17 +118,23 @@ def images_of(folder: str) -> list[ImageSource]:
     found = [source for name, source in files.items() if name.lower().endswith(tuple(suffixes))]
     if not found:
         raise UsageError(f"no images in {shown(path)}: looked for {', '.join(sorted(suffixes))}")
-    return found
+    if not skip_unreadable:
+        return found, []
+    unreadable = read_all(found, skip=True)[1]
+    if len(unreadable) == len(found):
+        raise none_readable(path, unreadable)
+    notes = [f"{shown(path)}: {skipped(unreadable)}"] if unreadable else []
+    return [source for source in found if source.name not in unreadable], notes
 
 
-def with_classes(folder: str) -> Dataset | None:
+def with_classes(folder: str, skip_unreadable: bool = False) -> Dataset | None:
     """The dataset in a folder; None where these are photos of which nothing says what is right.
 
     Raises:
         UsageError: it holds a dataset that cannot be read.
     """
     try:
-        return load_dataset(folder)
+        return load_dataset(folder, skip_unreadable=skip_unreadable)
     except NoAnswersError:
         return None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.folds import TRAIN, divides_itself
-from clipperf.evals.layout import MissingSplitError
+from clipperf.evals.layout import MissingSplitError, few
 from clipperf.evals.same_classes import with_the_same_classes
 from clipperf.evals.task import TASKS, fitting
 from clipperf.system.files import digest_of
@@ -43,6 +43,12 @@ def with_tasks(dataset: Dataset, names: Sequence[str], load: Load) -> Dataset:
     tasks = fitting(dataset)
     needed = dict.fromkeys(part for task in tasks for part in task.parts)
     if divides_itself(dataset):
+        if TRAIN in dataset.named_parts:
+            raise UsageError(
+                f"{dataset.name}: its TOML names a part for training (train = ...), and its folds "
+                f"({few(dataset.folds)}) say which of its own images are trained on: leave out "
+                "train or folds"
+            )
         needed.pop(TRAIN, None)
     usable = dict.fromkeys(part for task in tasks for part in task.may_use if part not in needed)
     notes = list(dataset.notes)

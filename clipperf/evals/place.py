@@ -78,7 +78,7 @@ def _published(known: PublishedSet, split: str, on_stage: OnStage) -> tuple[Path
 
 
 def place_at(
-    path: Path, split: str, language: str, published: str, part: str = ""
+    path: Path, split: str | None, language: str | None, published: str, part: str = ""
 ) -> tuple[Place, Recipe | None]:
     """What lies at a path, and what the recipe there asks for; of another part, where it says."""
     recipe, table = None, None
@@ -105,14 +105,14 @@ def place_at(
             )
     suffixes = image_suffixes()
     images = tuple(n for n in files if posixpath.splitext(n)[1].lower() in suffixes)
-    place = Place(path, files, images, split, language, table, published=published)
-    if recipe is not None:
-        place = dataclasses.replace(
-            place,
-            split=split if part else recipe.split or split,
-            language=recipe.language or language,
-            columns=recipe.columns,
-        )
+    place = Place(path, files, images, table=table, published=published)
+    asked = recipe or Recipe()
+    place = dataclasses.replace(
+        place,
+        split=(None if part else asked.split) or split or place.split,
+        language=asked.language or language or place.language,
+        columns=asked.columns,
+    )
     if not images and not any(layout.fits(place) for layout in LAYOUTS):
         raise _no_images(place, suffixes)
     return place, recipe

@@ -205,7 +205,13 @@ def for_part(recipe: Recipe, content: Content) -> Recipe:
     renamed = {name: title for name, title in recipe.renamed.items() if name in there}
     templates = recipe.templates if there else ()
     return dataclasses.replace(
-        recipe, names=names, renamed=renamed, templates=templates, prompts={}, pooled={}
+        recipe,
+        names=names,
+        renamed=renamed,
+        templates=templates,
+        prefix=recipe.prefix if content.captions else "",
+        prompts={},
+        pooled={},
     )
 
 
@@ -213,8 +219,11 @@ def applied(content: Content, recipe: Recipe, where: str) -> Content:
     """A dataset's content as a recipe wants it.
 
     Raises:
-        UsageError: it names classes that are not there, or another number of them.
+        UsageError: it names classes that are not there, or another number of them; or it asks
+            something of captions or classes, and the data has none.
     """
+    if recipe.prefix and not content.captions:
+        raise UsageError(f"{where}: prefix is for captions, and the data has none")
     captions = [f"{recipe.prefix}{caption}" for caption in content.captions]
     names: Sequence[str] = content.class_names
     if recipe.names:

@@ -8,12 +8,12 @@ are given the same draws, and are compared draw by draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clipperf.errors import MissingDependencyError, UsageError
+from clipperf.errors import UsageError
 from clipperf.evals.logistic import fit
 from clipperf.evals.outcome import Estimate, Gap, Interval, Outcome
 from clipperf.evals.probe import LENGTH, Probe, searched
@@ -151,24 +151,9 @@ def student(values: Sequence[float]) -> float:
     """Half of the width of Student's 95 % interval of a mean; 0 of one value, which tells none."""
     if len(values) < 2:
         return 0.0
-    half = students()(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return float(half)
+    from scipy.special import stdtrit
 
-
-def students() -> Callable[[float, float], float]:
-    """Student's quantiles by degrees of freedom, scipy's.
-
-    Raises:
-        MissingDependencyError: scipy is not installed.
-    """
-    try:
-        from scipy.special import stdtrit
-    except ImportError as exc:
-        raise MissingDependencyError(
-            "an interval over draws or folds takes scipy: pip install 'clipperf[probe]'"
-        ) from exc
-    found: Callable[[float, float], float] = stdtrit
-    return found
+    return float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def shots_equal_to(value: float, shots: Sequence[int], figures: Sequence[float]) -> str:

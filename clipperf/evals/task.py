@@ -122,18 +122,31 @@ def _is_called(figure: str, metric: str) -> bool:
 def _check_metrics(dataset: Dataset, figures: Sequence[str]) -> None:
     for metric in dataset.metrics:
         if not any(_is_called(figure, metric) for figure in figures):
-            known = ", ".join(figures)
+            # In quotes: there are commas in some of them.
+            known = ", ".join(quoted(figure) for figure in figures)
             raise UsageError(f"{dataset.name}: no metric {quoted(metric)}; choose from {known}")
 
 
 def nothing_to_score(dataset: Dataset) -> UsageError:
     """What to raise where no task has a figure that could miss."""
-    asked = [task.name for task in TASKS if task.asked and task.fits(dataset)]
+    asked = [task.name for task in TASKS if task.asked and _has_figures(task, dataset)]
     more = f"; ask for --task {', '.join(asked)}" if asked and not dataset.tasks else ""
-    return UsageError(
-        f"nothing to score in {dataset.name}: it takes two classes, or two images with captions"
-        f"{more}"
-    )
+    said = "it takes two classes, or two images with captions"
+    if len(dataset.class_names) == 1:
+        said = (
+            f"all of its images are of one class, {quoted(dataset.class_names[0])}: give it images "
+            "of another, or one more name to tell them from (a line of classnames.txt; of class "
+            "folders, an empty folder that classes.json names)"
+        )
+    return UsageError(f"nothing to score in {dataset.name}: {said}{more}")
+
+
+def _has_figures(task: Task, dataset: Dataset) -> bool:
+    """Whether a task would have something to say of a dataset."""
+    try:
+        return task.fits(dataset) and any(task.figures(dataset))
+    except UsageError:  # groups, words or places that are none
+        return False
 
 
 def texts_of(dataset: Dataset) -> dict[str, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import ClipperfError, ExportError
-from clipperf.graph import kept, shapes, uint8, weights
+from clipperf.graph import kept, positions, shapes, uint8, weights
 from clipperf.graph.features import give_features
 from clipperf.graph.fold import fold_batch_norms
 from clipperf.graph.fuse import fuse_branches
@@ -36,7 +36,7 @@ EXTERNAL_DATA_FROM_BYTES = 2**25
 copies them, which takes longer than all else that it does to open a tower, and RAM for the copies.
 Below it one file is handier. A protobuf file must stay below 2 GiB anyway."""
 
-RECIPE = 9
+RECIPE = 10
 """Raise it when the same weights and versions come to give another file."""
 
 MAX_BATCH = 65536
@@ -193,6 +193,7 @@ def _finish(
 
     shapes.narrow_slices(model)
     shapes.reshape_by_constants(model)
+    positions.search_in_floats(model)
     if takes_bytes is not None:
         uint8.take_bytes(model, takes_bytes)
     if features is not None:

@@ -63,15 +63,20 @@ def _members(path: Path, file: BinaryIO) -> Iterator[Member]:
         header = file.read(BLOCK)
         if start == 0:
             _check_kind(path, header)
-        if start and not header.strip(b"\0"):
-            return
+        if start and len(header) == BLOCK and not header.strip(b"\0"):
+            return  # A block of zeros ends a tar: without one, files may be missing.
         where = f"{shown(path)} at byte {start}"
-        if len(header) < BLOCK or _sum(header) != _number(header[148:156]):
-            raise UsageError(f"{where}: no header of a tar: the archive is damaged or cut")
+        if len(header) < BLOCK:
+            raise UsageError(f"{where}: the archive is cut, it ends there: fetch or make it again")
+        if _sum(header) != _number(header[148:156]):
+            raise UsageError(f"{where}: no header of a tar: the archive is damaged")
         size = _number(header[124:136])
         start += BLOCK
         if size < 0 or start + size > end:
-            raise UsageError(f"{where}: a file of {size} bytes in an archive of {end}: it is cut")
+            raise UsageError(
+                f"{where}: a file of {size} bytes in an archive of {end}: the archive is cut: "
+                "fetch or make it again"
+            )
         kind = header[156:157]
         if kind in b"xgLK":
             if size > MOST_EXTENSION_BYTES:

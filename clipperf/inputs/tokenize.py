@@ -53,6 +53,7 @@ class TokenizerSpec:
     `sot_id` of an "hf" one is what it begins every text with, None where that is not known.
     `plain_specials` reads special tokens typed in a text as ordinary text. `eot_id` may be None
     for "hf".
+    `ids_below` are those that the text tower knows, where the tokenizer has more.
     `origin` says which Unicode tables split the words, or which language was set.
     """
 
@@ -67,6 +68,7 @@ class TokenizerSpec:
     padding_side: str = "right"
     truncation_side: str = "right"
     plain_specials: bool = False
+    ids_below: int | None = None
     origin: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -102,7 +104,7 @@ class TokenizerSpec:
         yield "context_tokens", 0 < self.context_tokens <= MAX_CONTEXT_TOKENS
         yield "pad_id", _is_id(self.pad_id)
         needed = {"clip": ("sot_id", "eot_id"), "clips": ("sot_id", "eot_id", "cls_id")}
-        for name in ("sot_id", "eot_id", "cls_id", "zeroed_id"):
+        for name in ("sot_id", "eot_id", "cls_id", "zeroed_id", "ids_below"):
             value = getattr(self, name)
             yield name, name not in needed.get(self.kind, ()) if value is None else _is_id(value)
         for name in ("padding_side", "truncation_side"):
@@ -166,10 +168,18 @@ class Tokenizer:
     @property
     def vocabulary(self) -> int:
         """Ids of tokens lie below this."""
+        found = max(int(self._plain.get_vocab_size()), self._last_special + 1)
+        return min(found, self.spec.ids_below or found)
+
+    def reach(self, added: bool = True) -> int:
+        """Ids that a text may have lie below this; without tokens that were `added` for some."""
+        words = self._plain.get_vocab(with_added_tokens=added)
+        return 1 + max(*words.values(), self._last_special)
+
+    @property
+    def _last_special(self) -> int:
         spec = self.spec
-        known = (spec.pad_id, spec.sot_id, spec.eot_id, spec.cls_id)
-        last = max(token for token in known if token is not None)
-        return max(int(self._plain.get_vocab_size()), last + 1)
+        return max(i for i in (spec.pad_id, spec.sot_id, spec.eot_id, spec.cls_id) if i is not None)
 
     def __call__(self, texts: str | Sequence[str], context_tokens: int | None = None) -> np.ndarray:
         """Tokens of every text as int64 [batch, context_tokens], padded and cut as open_clip does.
@@ -203,6 +213,12 @@ class Tokenizer:
             tokens[:, -1] = spec.cls_id
         if spec.zeroed_id is not None:
             tokens[tokens == spec.zeroed_id] = 0
+        if spec.ids_below is not None and len(odd := np.argwhere(tokens >= spec.ids_below)):
+            row, column = odd[0]
+            raise UsageError(
+                f"text {row} ({quoted(texts[row])}) has the token {tokens[row, column]}, and the "
+                f"text tower knows those below {spec.ids_below}: leave that word out"
+            )
         return tokens
 
     def _clip_rows(self, texts: list[str], context: int) -> list[list[Any]]:

@@ -1,4 +1,4 @@
-"""How transformers prepares images, from `preprocessor_config.json`, as a `PreprocessSpec`.
+"""How transformers prepares images, by a folder's settings, as a `PreprocessSpec`.
 
 Meant are its image processors with Pillow ("slow" ones). Those with torchvision, which it prefers
 where that is installed, resize tensors: of 200 made images of all modes at 32 px the largest
@@ -40,10 +40,17 @@ _DEFAULTS = {"siglip": _SIGLIPS, "siglip2": {**_SIGLIPS, "resample": 2}}
 
 def image_settings(folder: Path) -> dict[str, Any] | None:
     """What a folder says of its images; None where it says nothing."""
-    found = read_settings(folder / PREPROCESSOR)
-    if found is None:
-        found = (read_settings(folder / PROCESSOR) or {}).get("image_processor")
+    own = settings_file(folder)
+    found = read_settings(own)
+    if found is not None and own.name == PROCESSOR:
+        found = found.get("image_processor")
     return found if isinstance(found, dict) else None
+
+
+def settings_file(folder: Path) -> Path:
+    """The file that says, or would have to say, how images are prepared."""
+    names = [name for name in (PREPROCESSOR, PROCESSOR) if (folder / name).is_file()]
+    return folder / (names or [PREPROCESSOR])[0]
 
 
 def pixels(folder: Path, facts: Facts) -> PreprocessSpec:
@@ -54,7 +61,7 @@ def pixels(folder: Path, facts: Facts) -> PreprocessSpec:
     """
     kind = facts.kind
     given = image_settings(folder)
-    where = folder / PREPROCESSOR
+    where = settings_file(folder)
     px = facts.image_px
     settings = {**_DEFAULTS.get(kind, _CLIPS), **_known(given or {})}
     if kind == "siglip2" or given is None:

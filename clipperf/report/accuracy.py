@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipperf.errors import UsageError
-from clipperf.evals.verdicts import COMPARED, Verdict, in_words, margin_of, verdict_of
+from clipperf.evals.verdicts import COMPARED, MARGIN, Verdict, in_words, margin_of, verdict_of
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import ResultFile, Score
 from clipperf.report.columns import KEY, Column, cell_columns, tabulate, who_columns
@@ -22,6 +22,13 @@ SEVERITY_OF: dict[Verdict, Severity] = {
     Verdict.RANDOM_WEIGHTS: "bad",
 }
 """How a verdict is set; "plain" what is not here."""
+
+
+LOADS = ("Threads", "Batch")
+"""What tells rows apart that differ in nothing else: shown where it differs."""
+
+MOST_AT_CHANCE = 10
+"""Rows that are named one by one."""
 
 
 def judged(cell: Cell) -> tuple[object, ...]:
@@ -43,7 +50,7 @@ def accuracy_table(results: Sequence[ResultFile]) -> Table:
     labels = labels_of(results)
     columns: list[Column[Score]] = [
         *who_columns(labels),
-        *cell_columns(["Device"], scores),
+        *cell_columns(["Device", *LOADS], scores, optional=LOADS),
         Column("Dataset", lambda s: s.dataset, "words", **KEY),
         Column("Metric", lambda s: s.metric, "words", **KEY),
         *cell_columns(["Runtime"], scores),
@@ -71,19 +78,20 @@ def accuracy_table(results: Sequence[ResultFile]) -> Table:
         f"whole interval lies above -{_margins(scores)}; worse: it lies below 0. Flips count "
         f"samples whose prediction changed, right or wrong; p is McNemar's of hits among them."
     )
-    at_chance = sorted(
-        {
-            f"{s.cell.model_id} on {s.dataset}"
-            for s in scores
-            if s.chance is not None
-            and not s.random_weights
-            and s.ci95[0] <= s.chance
-            # A group has few samples; the dataset's own figure stands beside it.
-            and ", " not in s.metric
-        }
-    )
+    at_chance = [
+        f"{s.cell.model_id} {s.cell.setup} on {s.dataset}, {s.metric}"
+        for s in scores
+        if s.chance is not None
+        and not s.random_weights
+        and s.ci95[0] <= s.chance
+        # A group has few samples; the dataset's own figure stands beside it.
+        and not s.group
+    ]
     if at_chance:
-        caveats.append(f"Not above chance: {listed(at_chance)}.")
+        more = len(at_chance) - MOST_AT_CHANCE
+        rest = f"; and {more} more" if more > 0 else ""
+        named = "; ".join(at_chance[:MOST_AT_CHANCE])
+        caveats.append(f"Not shown to be above chance: {named}{rest}.")
     versions: dict[str, set[str]] = {}
     for s in scores:
         versions.setdefault(s.dataset, set()).add(s.dataset_sha256)
@@ -148,8 +156,9 @@ def _needed(group: Sequence[Score]) -> str:
 
 
 def _margins(scores: Sequence[Score]) -> str:
-    """What they were allowed to lose, in points."""
-    margins = sorted({100 * margin_of(s) for s in scores})
+    """What those that were compared were allowed to lose, in points; else the usual."""
+    known = {margin_of(s) for s in scores if s.difference is not None} or {MARGIN}
+    margins = sorted(100 * each for each in known)
     return f"{listed([f'{each:g}' for each in margins])} {'point' if margins == [1] else 'points'}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from clipperf.evals.tasks.bias import CLASS_FIGURES
 from clipperf.evals.verdicts import Verdict, in_words, verdict_of
 from clipperf.nouns.result import ResultFile, Score
-from clipperf.report.accuracy import SEVERITY_OF, accuracy_table
+from clipperf.report.accuracy import LOADS, SEVERITY_OF, accuracy_table
 from clipperf.report.columns import KEY, Column, cell_columns, tabulate, who_columns
 from clipperf.report.records import labels_of, merge_scores
 from clipperf.report.table import Table, Value
@@ -23,6 +23,7 @@ LIMITS = (
     "chance. A runtime is equivalent where its share lies within the margin of PyTorch's on both "
     "sides, and different where the paired interval does not hold zero.",
 )
+WHERE = ("Device", *LOADS)
 ORDER = (Verdict.DIFFERENT, Verdict.TOO_FEW, Verdict.EQUIVALENT)
 
 
@@ -54,6 +55,7 @@ def bias_tables(results: Sequence[ResultFile]) -> list[Table]:
     if lines:
         columns: list[Column[Line]] = [
             *who_columns(labels, lambda line: line.any),
+            *cell_columns(WHERE, lines, lambda line: line.any, optional=WHERE),
             Column("Dataset", lambda line: line.any.dataset, "words", "constant", **KEY),
             Column("Group", lambda line: line.any.group, "words", **KEY),
             *cell_columns(["Runtime"], lines, lambda line: line.any),
@@ -65,6 +67,7 @@ def bias_tables(results: Sequence[ResultFile]) -> list[Table]:
     if rest:
         own: list[Column[Score]] = [
             *who_columns(labels),
+            *cell_columns(WHERE, rest, optional=WHERE),
             Column("Dataset", lambda s: s.dataset, "words", "constant", **KEY),
             Column("Label", lambda s: s.metric, "words", **KEY),
             *cell_columns(["Runtime"], rest),

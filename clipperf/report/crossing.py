@@ -10,7 +10,8 @@ from clipperf.evals.verdicts import COMPARED, verdict_of
 from clipperf.evals.verdicts import in_words as verdict_in_words
 from clipperf.nouns.result import CrossScore, ResultFile, Score
 from clipperf.report.accuracy import SEVERITY_OF
-from clipperf.report.columns import KEY, Column, tabulate, who_columns
+from clipperf.report.columns import KEY, Column, cell_columns, tabulate, who_columns
+from clipperf.report.pairs import alike
 from clipperf.report.records import in_order, labels_of
 from clipperf.report.table import Table, Value
 
@@ -49,17 +50,21 @@ def answers(results: Sequence[ResultFile]) -> list[list[CrossScore]]:
     groups: dict[tuple, list[CrossScore]] = {}
     for line in merge_crossed(results):
         own = line.any
-        who = own.env_id, own.cell.model_id, own.cell.device, own.cell.batch, own.cell.threads
-        key = (*who, line.queries.names, own.dataset, own.dataset_sha256)
+        cells = [alike(cell, "side", "tokens") for cell in (own.cell, line.queries.index)]
+        key = (own.env_id, *cells, line.queries.names, own.dataset, own.dataset_sha256)
         groups.setdefault(key, []).extend(line.both)
     return list(groups.values())
 
 
 def crossing_findings(results: Sequence[ResultFile]) -> list[str]:
-    """Each answer as a sentence."""
+    """Each answer as a sentence; how the engines ran, where that differs."""
+    found = answers(results)
+    cells = [rows[0].score.cell for rows in found]
+    loads = [f" ({cell.device}, batch {cell.batch}, {cell.threads} threads)" for cell in cells]
+    several = len({*loads}) > 1
     return [
-        f"{rows[0].score.cell.model_id} on {rows[0].score.dataset}: {in_words(rows)}."
-        for rows in answers(results)
+        f"{cell.model_id} on {rows[0].score.dataset}{load if several else ''}: {in_words(rows)}."
+        for rows, cell, load in zip(found, cells, loads, strict=True)
     ]
 
 
@@ -70,8 +75,10 @@ def crossing_tables(results: Sequence[ResultFile]) -> list[Table]:
     shared = [line for line in lines if line.any.difference is None]
     if not lines:
         return []
+    loads = ("Device", "Threads", "Batch")
     who: list[Column[Line]] = [
         *who_columns(labels, lambda line: line.any),
+        *cell_columns(loads, lines, lambda line: line.any, optional=loads),
         Column("Dataset", lambda line: line.any.dataset, "words", **KEY),
         Column("Queries by", lambda line: line.queries.names[0], "words", "constant", "queries {}"),
         Column("Index by", lambda line: line.queries.names[1], "words", "constant", "index {}"),
@@ -94,6 +101,7 @@ def crossing_tables(results: Sequence[ResultFile]) -> list[Table]:
         "again would give, and what there was before. Brackets are 95 % intervals; gaps are paired "
         "on the same samples.",
     ]
+    caveats += [note for result in results if result.crossed for note in result.notes]
     tables = []
     if figures:
         title, found = "Queries in an index of another engine", crossing_findings(results)

@@ -31,6 +31,7 @@ def overlap_table(found: Looked) -> Table:
                 "the overlap is no easier (one-sided binomial; of several sets, divide 5 % by "
                 "their number).",
             )
+    caveats += found.notes
     numeric = [False, *[True] * (len(names) - 1)]
     return plain_table("Overlap", names, rows, caveats, numeric=numeric)
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from clipperf.engines import contract, ort_gpu, ort_log, pytorch
 from clipperf.engines import ort_providers as providers
-from clipperf.engines.onnxruntime import check_provider, open_session, run_error
+from clipperf.engines.onnxruntime import check_provider, run_error
 from clipperf.errors import EngineError, StorageError, UnsupportedError
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
@@ -445,27 +445,14 @@ def test_what_libraries_write_is_collected_and_passed_on(capfd: pytest.CaptureFi
     assert capfd.readouterr().err == "deep\n"
 
 
-# --- bound buffers -------------------------------------------------------------------------
-
-
-def test_bound_engine_keeps_buffers_per_shape_and_returns_fresh_arrays(graph: Path) -> None:
-    """On the CPU's memory; a GPU's differs only in the device that the buffers are on."""
-    session = open_session(graph, threads=1)._session
-    engine = ort_gpu.BoundEngine(session, "CPUExecutionProvider", device="cpu")
-    first = engine.run(np.ones((2, 4), np.float32))
-    second = engine.run(np.full((2, 4), 3, np.float32))
-    third = engine.run(np.ones((5, 4), np.float32))
-    assert first.tolist() == [[8.0] * 3] * 2, "not overwritten by the second run"
-    assert second.tolist() == [[24.0] * 3] * 2
-    assert third.shape == (5, 3)
-    assert third.dtype == np.float32
-    assert len(engine._bound) == 2
-    with pytest.raises(EngineError, match="onnxruntime: "):
-        engine.run(np.ones((2, 5), np.float32))
-    engine.close()
-    engine.close()
-    with pytest.raises(EngineError, match="closed"):
-        engine.run(np.ones((2, 4), np.float32))
+def test_what_nobody_needs_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
+    """Else a warning at every session would be taken for the reason of an error."""
+    warning = "[W:onnxruntime:Default] No registered plugin EP device found for 'CUDA'"
+    with ort_log.collected_stderr() as log:
+        subprocess.run(["/bin/sh", "-c", f'echo "{warning}" >&2; echo why >&2'], check=True)
+    assert log == ["why\n"]
+    assert ort_log.reason_in(log[0]) == "why"
+    assert capfd.readouterr().err == "why\n"
 
 
 def test_a_full_gpu_is_said_plainly() -> None:
@@ -571,3 +558,22 @@ def test_tf32_is_not_for_the_cpu() -> None:
     cell = Cell("m", "image", "torch", "tf32", "cpu", 1, 1)
     with pytest.raises(UnsupportedError, match="tf32 is a mode of NVIDIA GPUs"):
         pytorch.open(EngineRequest(cell, SPEC, None))
+
+
+@pytest.mark.skipif(
+    not pytorch.compile_availability("cpu").usable, reason="torch.compile needs a compiler"
+)
+def test_more_shapes_are_compiled_than_torch_allows_by_default() -> None:
+    """All engines of a process share what is compiled of one function."""
+    import torch
+    import torch._dynamo
+
+    class Doubled(torch.nn.Module):
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            return given * 2
+
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2):
+        engine = pytorch.PyTorchEngine(pytorch.compiled(Doubled()))
+        for rows in range(2, 6):
+            assert engine.run(np.ones((rows, 3), np.float32)).tolist() == [[2.0] * 3] * rows

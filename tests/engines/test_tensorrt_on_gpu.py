@@ -133,7 +133,7 @@ def test_parity_with_pytorch_on_the_cpu(wanted: Request, name: str, half: bool, 
     precision = "fp16" if half else next(p for p in ("fp32", "tf32") if p in known)
     with opened(wanted(name, side, precision)) as engine:
         for _ in range(3):  # plain, captured and replayed, where the engine has graphs
-            for rows in BATCHES:
+            for rows in BATCHES if name != "torch-compile" else BATCHES[1:2]:  # each takes 15 s
                 result = engine.run(inputs(side, rows))
                 assert (result.dtype, len(result)) == (np.float32, rows)
                 assert cosines(result, reference(side, rows)).min() >= MIN_COSINE[precision]

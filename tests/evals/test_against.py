@@ -12,9 +12,18 @@ from conftest import Cli
 from report_data import cell, score
 
 from clipperf.errors import UsageError
-from clipperf.evals.against import FLICKR, Beside, Nearness, beside, names_of, whose_prompts
+from clipperf.evals.against import (
+    FLICKR,
+    Beside,
+    Nearness,
+    beside,
+    check_models,
+    names_of,
+    whose_prompts,
+    why_nothing,
+)
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.figures import figures_of, spread_of
+from clipperf.evals.figures import OwnTable, figures_of, spread_of
 from clipperf.evals.layout import DEFAULT_TEMPLATES
 from clipperf.models import zoo
 from clipperf.models.published import Published
@@ -45,7 +54,7 @@ def test_a_table_of_ones_own_has_a_figure_a_line(tmp_path: Path) -> None:
         Published("mine", "acc1", 0.5, "ours"),
         Published("mine", "acc5", 0.9, "own.csv"),
     ]
-    assert figures("ViT-B-16", "laion2b_e16") == ()
+    assert figures("ViT-B-16", "laion2b_e16") == []
 
 
 def test_a_table_of_clip_benchmarks_own_form(tmp_path: Path) -> None:
@@ -233,3 +242,61 @@ def test_the_command_prints_them_beside(
     done = cli(*asked, "--against", "published", home=home, check=True)
     assert "published: no figure of these models on these datasets and" in done.stdout
     assert cli(*asked, "--against", "none.csv", home=home).returncode == 2
+    # A table of which nothing is of what was evaluated is an error, and says by which column.
+    (tmp_path / "own.csv").write_text(f"{MADE_UP}clipperf-sample,bundled,flickr8k,acc1,0.5\n")
+    done = cli(*asked, "--against", tmp_path / "own.csv", home=home)
+    assert done.returncode == 1 and "Beside published figures" not in done.stdout
+    assert (
+        "own.csv: no line is of what is evaluated; the nearest, line 2, has the dataset "
+        f"'flickr8k' where '{Path(samples).name}' was asked for and the metric 'acc1' where "
+        "'text-to-image recall@1' or "
+    ) in done.stderr
+    # Of other models nothing is embedded for it.
+    (tmp_path / "own.csv").write_text(f"{MADE_UP}ViT-B-32,openai,flickr8k,acc1,0.5\n")
+    target.unlink()
+    done = cli(*asked, "--against", tmp_path / "own.csv", home=home)
+    assert done.returncode == 2 and not target.exists()
+    assert "the model 'ViT-B-32' where 'clipperf-sample' was asked for and the pre" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            ["RN50,openai,vtab/pets,acc1,1", "ViT-B-32,openai,mine,acc1,1"],
+            "line 3, has the dataset 'mine' where 'vtab/pets' or 'flickr8k' was asked for",
+        ),
+        (
+            ["RN50,laion,mine,acc1,1", "vit-b-32,OPENAI,mine,lp_acc1,1"],
+            "line 3, has the dataset 'mine' where 'vtab/pets' or 'flickr8k' was asked for and the "
+            "metric 'lp_acc1' where 'zeroshot top-1' was asked for",
+        ),
+        (
+            ["ViT-B-32,openai,wds_vtab-pets,mean_recall@1,1"],
+            "line 2, has the metric 'mean_recall@1' where 'zeroshot top-1' was asked for",
+        ),
+        (
+            ["ViT-B-32,openai,flickr8k,mean_recall@1,1"],
+            "line 2, has the metric 'mean_recall@1', the mean of 'text-to-image recall@1', "
+            "'image-to-text recall@1', not all of them here",
+        ),
+    ],
+)
+def test_the_nearest_line_says_what_is_other(tmp_path: Path, lines: list[str], said: str) -> None:
+    figures = figures_of(table(tmp_path / "own.csv", MADE_UP + "".join(f"{x}\n" for x in lines)))
+    assert isinstance(figures, OwnTable)
+    scores = [
+        scored("vtab/pets", "zeroshot top-1", 0.8),
+        scored("flickr8k", "text-to-image recall@1", 0.8),
+    ]
+    specs = [zoo.resolve("ViT-B-32", "openai")]
+    assert beside(scores, specs, figures, {}) == []
+    start = "no line is of what is evaluated; the nearest, "
+    assert why_nothing(figures, scores, specs) == start + said
+
+
+def test_a_table_and_random_weights(tmp_path: Path) -> None:
+    figures = figures_of(table(tmp_path / "own.csv", f"{MADE_UP}ViT-B-32,random:0,x,acc1,0.5\n"))
+    with pytest.raises(UsageError, match=r"own\.csv: what is evaluated has random weights"):
+        check_models(figures, [zoo.resolve("ViT-B-32", "random:0")], "own.csv")
+    check_models(figures_of("published"), [zoo.resolve("ViT-B-32", "random:0")], "published")

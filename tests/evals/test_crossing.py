@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -181,8 +182,41 @@ def test_random_weights_say_nothing() -> None:
     rows = crossed(30, ours, theirs, random_weights=True)
     assert answer_of(rows) is Answer.NOTHING
     assert in_words(rows) == (
-        "nothing can be said: no figure of onnx fp16 and onnx int8 could be compared"
+        "nothing can be said: no figure of onnx fp16 and onnx int8 could be compared: the weights "
+        "of tiny are random, and what these find is left to chance"
     )
+
+
+def test_two_models_are_said_to_be_two() -> None:
+    """Each finds what it should in its own space, of which the other's is a turn."""
+    ours, _, rng = engines(800, 1e-4)
+    turn = np.linalg.qr(rng.normal(size=(16, 16)))[0]
+    turned = Embeddings(ours.images @ turn, {"captions": ours.texts["captions"] @ turn})
+    other = Party("mine", replace(B, model_id="other"), turned)
+    rows = cross(captioned(800), Party("onnx fp16", A, ours), other, margin=0.01)
+    assert answer_of(rows) is Answer.NO
+    assert in_words(rows).startswith(
+        "no: onnx fp16 needs what mine has embedded to be embedded again: they are two models, "
+        "tiny and other, and each has a space of its own (margin 1pp; "
+    )
+
+
+def test_other_weights_of_one_name_are_noted(
+    cli: Cli, sample_artifact: Path, samples: str, tmp_path: Path
+) -> None:
+    shutil.copytree(sample_artifact, tmp_path / "mine")
+    manifest = tmp_path / "mine" / "manifest.json"
+    known = json.loads(manifest.read_text())
+    for tower in known["towers"]:
+        tower["weights_id"] = "f" * 64
+    manifest.write_text(json.dumps(known))
+    asked = ("--index-compat", tmp_path / "mine", sample_artifact, "--dataset", samples, "-q")
+    done = cli("eval", *asked, home=sample_artifact.parents[3], check=True)
+    said = " ".join(done.stdout.split())
+    assert "have other weights, though both are called clipperf-sample" in said
+    assert cli("eval", "--index-compat", sample_artifact, *asked[2:], check=True).stdout.count(
+        "other weights"
+    ) == 0  # fmt: skip
 
 
 # --- the command ---------------------------------------------------------------------------

@@ -126,6 +126,73 @@ def test_folds_that_say_too_little(columns: dict[str, tuple[str, ...]], said: st
         folds_of(divided(columns, folds=("b",)))
 
 
+def test_a_class_that_a_fold_does_not_train(home: Path) -> None:
+    """Images 0, 2, 4 ... are dark, 1, 3, 5 ... are bright; fold b trains on dark ones alone."""
+    train, test = "train", "test"
+    columns = {
+        "a": (test, test, train, train, train, train),
+        "b": (train, test, train, "", train, ""),
+    }
+    data = divided(columns, tasks=("linear-probe",))
+    with pytest.raises(
+        UsageError, match=r"^d: class 'bright' has no image to train on in its fold"
+    ):
+        check(data)
+    check(dataclasses.replace(data, folds=("a",)))
+    # Who tests dark ones alone needs no others.
+    few = {"b": (train, "", train, "", test, "")}
+    check(divided(few, tasks=("linear-probe",)))
+    # The folds of a part for training, and a part without folds.
+    part = divided({"b": columns["b"]})
+    whole = divided({"b": ("",) * 6}, tasks=("linear-probe",), parts={"train": part})
+    with pytest.raises(UsageError, match="class 'bright' has no image to train on in its fold 'b'"):
+        check(whole)
+    dark = dataclasses.replace(part, labels=(0,) * 6, folds=())
+    with pytest.raises(UsageError, match=r"class 'bright' has no image to train on$"):
+        check(dataclasses.replace(whole, folds=(), parts={"train": dark}))
+
+
+def test_a_class_of_several_that_no_image_to_train_on_has(home: Path) -> None:
+    sets = ((0,), (0, 1), (0,), (), (0,), ())
+    dark = ((0,), (), (0,), (), (0,), ())
+    train = divided({"x": ("",) * 6}, labels=(), label_sets=dark, folds=())
+    data = divided({"x": ("",) * 6}, labels=(), label_sets=sets, tasks=("linear-probe",), folds=())
+    with pytest.raises(UsageError, match=r"class 'bright' has no image to train on$"):
+        check(dataclasses.replace(data, parts={"train": train}))
+
+
+def test_a_clip_that_is_trained_on_and_tested() -> None:
+    columns = {"a": ("train", "test", "train", "test"), "v": ("x", "y", "x", "x")}
+    data = divided(columns, folds=("a",), clip="v", labels=(0, 1, 0, 0))
+    with pytest.raises(UsageError, match=r"clip 'x' differ in .* fold 'a' \(test, train\)"):
+        check(data)
+
+
+def test_train_beside_folds_is_refused(tmp_path: Path) -> None:
+    for i, (name, fold) in enumerate((("a", "train"), ("b", "train"), ("c", "test"))):
+        for folder in ("own", "more"):
+            path = tmp_path / folder / f"{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(picture(i + 10 * (folder == "more"), "png"))
+            with open(path.parent / "labels.csv", "a") as file:
+                file.write(("" if i else "image,label,part\n") + f"{name}.png,{name},{fold}\n")
+    recipe = tmp_path / "probe.toml"
+    recipe.write_text('data = "own"\ntrain = "more"\nfolds = "part"\n')
+
+    def load(split: str, part: str) -> Dataset:
+        return load_dataset(recipe, split=split, part=part)
+
+    for tasks in ((), ("linear-probe",)):
+        with pytest.raises(UsageError) as caught:
+            with_tasks(load_dataset(recipe), tasks, load)
+        assert "(train = ...), and its folds (part) say" in str(caught.value)
+    # Where the folds are those of the part for training, both belong together.
+    table = tmp_path / "own" / "labels.csv"
+    table.write_text(table.read_text().replace(",train\n", ",\n").replace(",test\n", ",\n"))
+    data = with_tasks(load_dataset(recipe), ("linear-probe",), load)
+    assert [fold.train.tolist() for fold in folds_of(data)] == [[0, 1]]
+
+
 # --- published ones ----------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from clipperf.evals.datasets import Dataset, load_dataset
 from clipperf.evals.groups import groups_of, parts_of
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import classify, normalize
-from clipperf.evals.task import Embeddings, outcomes_of, texts_of
+from clipperf.evals.task import Embeddings, check, outcomes_of, texts_of
 from clipperf.inputs.sources import ImageSource
 
 
@@ -110,6 +111,20 @@ def test_the_frames_of_a_clip_answer_together() -> None:
     # y's mean ties b with c, which counts against it; z is wrong.
     assert rows["zeroshot top-1"].value == pytest.approx(1 / 3)
     assert len(rows["zeroshot top-1"].values) == 3
+
+
+@pytest.mark.parametrize("tasks", [(), ("bias",)])
+def test_a_clip_in_two_groups_is_refused(tasks: tuple[str, ...]) -> None:
+    columns = {**CLIPS, "region": ("north", "south", "north", "south", "", "north")}
+    dataset = data("ababac", columns=columns, clip="video", tasks=tasks)
+    check(dataclasses.replace(dataset, groups=() if not tasks else ("video",)))
+    with pytest.raises(UsageError) as caught:
+        check(dataclasses.replace(dataset, groups=("region",)))
+    assert str(caught.value).startswith(
+        "d: the frames of clip 'x' differ in their group by region (region north, region unknown)"
+    )
+    # Against all others they are one group: north is not south.
+    check(dataclasses.replace(dataset, groups=("region=south",)))
 
 
 def test_centre_frames() -> None:

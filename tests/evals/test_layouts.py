@@ -150,7 +150,36 @@ def test_an_array_that_promises_more_than_there_is(tmp_path: Path, shape: str) -
 def test_shards_that_are_missing_are_counted(tmp_path: Path) -> None:
     root = classified(tmp_path / "w", [0, 1, 2])
     (root / "test" / "1.tar").unlink()
-    assert "nshards.txt says 2 shards, 1 are here" in load_error(root)
+    said = "test/nshards.txt says 2 shards, 1 are here: fetch those that are missing (1.tar)"
+    assert said in load_error(root)
+    for number in ("1000000000", "one", ""):
+        (root / "test" / "nshards.txt").write_text(number)
+        said = f"test/nshards.txt holds '{number}': it must be the number of shards"
+        assert said in load_error(root)
+    (root / "test" / "nshards.txt").unlink()
+    assert load_dataset(root).labels == (0, 1)
+
+
+def test_more_shards_than_are_said(tmp_path: Path) -> None:
+    root = classified(tmp_path / "w", range(3))
+    (root / "test" / "nshards.txt").write_text("1\n")
+    assert (
+        "test/nshards.txt says 1 shards, 2 are here: test/1.tar would be left out. Take them away "
+        "if they are no part of it; if they are, nshards.txt is of an older version: write 2"
+    ) in load_error(root)
+
+
+def test_a_shard_that_is_cut_is_named(tmp_path: Path) -> None:
+    """Between two files, within one, and at its beginning: blocks of 512 bytes."""
+    root = classified(tmp_path / "w", [0, 1])
+    shard = root / "test" / "0.tar"
+    whole = shard.read_bytes()
+    for size in (0, 100, 512, 600, 1024, 1200, 2048):
+        shard.write_bytes(whole[:size])
+        message = load_error(root)
+        assert "0.tar at byte " in message and "the archive is cut" in message, size
+    shard.write_bytes(whole[:20] + b"!" + whole[21:])
+    assert "0.tar at byte 0: no header of a tar: the archive is damaged" in load_error(root)
 
 
 # --- other layouts -----------------------------------------------------------------------------
@@ -251,6 +280,53 @@ def test_folders_of_torchvision_with_splits(tmp_path: Path) -> None:
     data = load_dataset(tmp_path, split="train")
     assert data.class_names == ("cat", "dog") and data.labels == (0, 1, 1)
     assert "has no split 'test': choose one of train, val with --split" in load_error(tmp_path)
+
+
+# --- splits and languages ------------------------------------------------------------------------
+
+
+def test_a_split_or_language_where_there_is_none(tmp_path: Path) -> None:
+    for i, name in enumerate(("cat/1", "cat/2", "dog/1")):
+        write(tmp_path / "pets" / f"{name}.png", picture(i, "png"))
+    root = tmp_path / "pets"
+    whole = "is not divided into splits, its 3 images are one: leave out "
+    assert whole + "--split test" in load_error(root, split="test")
+    one = "has its texts in one language: leave out "
+    assert one + "--language de" in load_error(root, language="de")
+    write(root / "task.toml", 'split = "val"\n')
+    assert whole + "split = 'val' in its TOML" in load_error(root)
+    write(root / "task.toml", 'language = "de"\n')
+    assert one + "language = 'de' in its TOML" in load_error(root)
+    assert load_dataset(root, split="train", part="train").labels == (0, 0, 1)
+    # Of several datasets it is one that has none: they are told apart by a note.
+    (root / "task.toml").unlink()
+    data = load_dataset(root, split="val", language="de", among_others=True)
+    assert data.labels == (0, 0, 1)
+    assert [note.partition(" is ")[0].partition(" has ")[0] for note in data.notes] == [
+        f"pets: {root}"
+    ] * 2
+
+
+def test_a_toml_and_an_option_that_ask_for_other_splits(tmp_path: Path) -> None:
+    for i, split in enumerate(("train", "val")):
+        for name in ("cat", "dog"):
+            write(tmp_path / "pets" / split / name / "1.png", picture(i, "png"))
+    write(tmp_path / "pets" / "task.toml", 'split = "val"\n')
+    assert load_dataset(tmp_path / "pets").images[0].name == "val/cat/1.png"
+    load_dataset(tmp_path / "pets", split="val")
+    assert "--split train, and split = 'val' in its TOML: leave out one" in load_error(
+        tmp_path / "pets", split="train"
+    )
+
+
+def test_captions_of_shards_are_in_one_language(tmp_path: Path, home: Path) -> None:
+    root = captioned(home / "datasets" / "wds_flickr8k", [["a dog"], ["a cat"]])
+    assert "has its texts in one language" in load_error(Path("flickr8k"), language="de")
+    assert "has its texts in one language" in load_error(root, language="de")
+    load_dataset(root, split="test")
+    (shard,) = (root / "test").glob("*.tar")
+    message = load_error(shard, split="test")
+    assert "is not divided into splits, its 2 images are one: leave out --split test" in message
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])

@@ -17,12 +17,20 @@ pa = pytest.importorskip("pyarrow", reason="Arrow files need pyarrow")
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
-def saved(root: Path, rows: list[list[tuple[Any, ...]]], other: str, kind: Any, info: Any) -> Path:
+def saved(
+    root: Path,
+    rows: list[list[tuple[Any, ...]]],
+    other: str,
+    kind: Any,
+    info: Any,
+    compression: str | None = None,
+) -> Path:
     """A part as save_to_disk leaves it, one record batch a list of rows."""
     schema = pa.schema({"image": IMAGE, other: kind})
     root.mkdir(parents=True)
-    with pa.OSFile(str(root / "data-00000-of-00001.arrow"), "wb") as sink:  # noqa: SIM117
-        with pa.ipc.new_stream(sink, schema) as writer:
+    with pa.OSFile(str(root / "data-00000-of-00001.arrow"), "wb") as sink:
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with pa.ipc.new_stream(sink, schema, options=options) as writer:
             for batch in rows:
                 images = [None if d is None else {"bytes": d, "path": None} for d, _ in batch]
                 arrays = [pa.array(images, IMAGE), pa.array([v for _, v in batch], kind)]
@@ -115,3 +123,35 @@ def test_no_damage_escapes_as_another_error(tmp_path: Path) -> None:
                 load_dataset(root)
             except UsageError as exc:
                 assert str(exc)
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_packed_files_are_refused_before_they_are_unpacked(
+    compression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few KB that would be 64 MiB."""
+    bomb = [[(picture(0, "png") + bytes(1 << 24), 0)] for _ in range(4)]
+    root = saved(tmp_path / "d", bomb, "label", pa.int64(), LABELS, compression)
+    assert (root / "data-00000-of-00001.arrow").stat().st_size < 1 << 19
+    unpacked: list[Any] = []
+    monkeypatch.setattr(pa.ipc, "open_stream", unpacked.append)
+    with pytest.raises(UsageError, match="packed Arrow files cannot be read in place"):
+        load_dataset(root)
+    assert unpacked == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.null(),
+        pa.dictionary(pa.int8(), pa.string()),
+        *([pa.string_view(), pa.list_view(pa.string())] if hasattr(pa, "list_view") else []),
+    ],
+    ids=str,
+)
+def test_columns_that_say_more_than_is_there_are_refused(kind: Any, tmp_path: Path) -> None:
+    value = None if kind == pa.null() else ["x"] if "list" in str(kind) else "x"
+    info = {"_type": "Value"}
+    root = saved(tmp_path / "d", [[(picture(0, "png"), value)]], "caption", kind, info)
+    with pytest.raises(UsageError, match=r"column 'caption' is .*: need whole numbers, texts, or"):
+        load_dataset(root)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from published_layouts import picture
+from published_layouts import encrypted_zip, picture
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import load_dataset
@@ -109,6 +109,37 @@ def test_objectnet_opens_as_it_is(tmp_path: Path) -> None:
         assert [note.split(": ", 1)[1] for note in data.notes] == [
             "left out 1 images of classes that ImageNet does not have"
         ]
+
+
+def test_objectnet_with_its_password_is_to_be_unpacked(tmp_path: Path) -> None:
+    """As it is published: every file is encrypted, the names of them are not."""
+    root, password = objectnet(tmp_path / "objectnet-1.0"), b"objectnetisatestset"
+    files = {
+        path.relative_to(tmp_path).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+    packed = encrypted_zip(tmp_path / "objectnet-1.0.zip", files, password)
+    with zipfile.ZipFile(packed) as archive:
+        for name, data in files.items():
+            assert archive.read(name, password) == data
+        with pytest.raises(RuntimeError, match="password required"):
+            archive.read(next(iter(files)))
+    with pytest.raises(UsageError) as caught:
+        load_dataset(packed)
+    # The first file that it is known by.
+    assert str(caught.value) == (
+        f"{packed}:objectnet-1.0/mappings/folder_to_objectnet_label.json is encrypted: unpack the "
+        "zip with its password"
+    )
+    # Nor can images be, where the rest is open.
+    shown = {name: data for name, data in files.items() if "images" in name}
+    packed = encrypted_zip(tmp_path / "images.zip", shown, password)
+    with pytest.raises(UsageError, match=r"0a\.png is encrypted: unpack the zip with its password"):
+        load_dataset(packed)
+    message = "no image in .* can be read: .*is encrypted: unpack the zip with its password"
+    with pytest.raises(UsageError, match=message):
+        load_dataset(packed, skip_unreadable=True)
 
 
 def test_the_border_is_part_of_what_an_image_is_known_by(tmp_path: Path) -> None:

@@ -179,6 +179,27 @@ def test_few_shots_beside_zero_shot(home: Path) -> None:
         outcomes_of(dataclasses.replace(data, parts={"train": none}), few)
 
 
+def test_zero_shot_beside_few_shots_is_of_whole_clips(home: Path) -> None:
+    """The centre frame of each clip looks like another class, the mean of its three does not."""
+    own = np.eye(2, dtype=np.float32)
+    part = dataset(np.arange(8) % 2, 2)
+    columns = {"video": ("x",) * 3 + ("y",) * 3}
+    data = dataset(
+        np.array([0, 0, 0, 1, 1, 1]),
+        2,
+        tasks=("few-shot",),
+        columns=columns,
+        clip="video",
+        shots=(1,),
+        parts={"train": part},
+    )
+    frames = own[[0, 1, 0, 1, 0, 1]]
+    found = Embeddings(frames, {"prompts": own}, {"train": own[np.arange(8) % 2]})
+    row = rows_of(data, found)["1-shot top-1"]
+    assert row.value == 0 and len(row.values) == 2
+    assert "zero-shot top-1, 1.0000, is worth more than 1 shots" in row.detail
+
+
 def test_two_models_are_given_the_same_draws(home: Path) -> None:
     data, found = learned("few-shot", shots=(2,)), embeddings()
     found = dataclasses.replace(found, texts={"prompts": found.images[:CLASSES]})

@@ -175,5 +175,27 @@ def test_the_command(cli, sample_artifact: Path, tmp_path: Path) -> None:
     asked = ("overlap", tmp_path / "other", data, "--model", sample_artifact, "--json", "-q")
     found = json.loads(cli(*asked, home=home, check=True).stdout)
     assert (found["n"], len(found["pairs"]), found["accuracy"]) == (14, 4, None)
+    # Images that cannot be read fail the command, or are left out on either side, and named.
+    for folder in (data / "red", tmp_path / "other"):
+        (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    asked = ("overlap", data, tmp_path / "other", "-q")
+    done = cli(*asked)
+    assert done.returncode == 2 and "broken.png" in done.stderr
+    done = cli(*asked, "--skip-unreadable", check=True)
+    assert ["All", "12", "100.0", "%"] in [line.split() for line in done.stdout.splitlines()]
+    said = " ".join(done.stdout.split())
+    for folder, name in ((data, "red/broken.png"), (tmp_path / "other", "broken.png")):
+        assert f"{folder}: left out 1 images that cannot be read" in said
+        assert f"{folder / name} is not a readable image" in said
+    model = ("--model", sample_artifact, "--json", "--skip-unreadable")
+    found = json.loads(cli(*asked, *model, home=home, check=True).stdout)
+    assert (found["n"], found["accuracy"]["all"]["n"], len(found["pairs"])) == (12, 12, 4)
+    assert [note.split(": ", 1)[1][:28] for note in found["notes"]] == [
+        "left out 1 images that canno"
+    ] * 2
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"none")
+    done = cli("overlap", tmp_path / "bad", data, "--skip-unreadable")
+    assert done.returncode == 2 and "no image in" in done.stderr
     nothing = cli("overlap", tmp_path / "none", tmp_path / "other")
     assert nothing.returncode == 2 and "no folder, zip or tar" in nothing.stderr

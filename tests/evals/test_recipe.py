@@ -74,6 +74,9 @@ def test_a_prefix_stands_before_every_caption(tmp_path: Path) -> None:
     assert with_recipe(root, 'prefix = "a photo of "').captions == (
         *("a photo of dogs", "a photo of cats", "a photo of a cat"),
     )
+    root = classified(tmp_path / "classes", [0, 1])
+    with pytest.raises(UsageError, match="prefix is for captions, and the data has none"):
+        with_recipe(root, 'prefix = "a photo of "')
 
 
 def test_a_recipe_in_a_folder_names_what_lies_beside_it(tmp_path: Path) -> None:
@@ -149,5 +152,5 @@ def test_only_the_metrics_that_are_wanted_are_rows(folders: Path) -> None:
     assert outcome.metric == "zeroshot mean per-class recall"
     assert outcome.value == (1 + 0.5) / 2
     wrong = with_recipe(folders, 'metric = "recall@1"\ntemplates = ["a {}"]\n')
-    with pytest.raises(UsageError, match="no metric 'recall@1'; choose from zeroshot top-1, "):
+    with pytest.raises(UsageError, match="no metric 'recall@1'; choose from 'zeroshot top-1', "):
         outcomes_of(wrong, found)

@@ -86,6 +86,7 @@ def test_the_table_names_what_is_missing(
     store_of(sample_artifact, home)
     classified(home / "datasets" / "wds_vtab-cifar10", [i % 3 for i in range(9)])
     captioned(home / "datasets" / "wds_flickr8k", [[f"{i}", f"no {i}"] for i in range(6)])
+    (home / "datasets" / "wds_flickr8k" / "more.bin").write_text("")
     (home / "datasets" / "wds_mscoco_captions").mkdir()
     (home / "datasets" / "wds_mscoco_captions" / "nothing.txt").write_text("")
     target = tmp_path / "suite.json"
@@ -94,6 +95,7 @@ def test_the_table_names_what_is_missing(
     assert done.returncode == 1 and "failed: mscoco_captions: no images in" in done.stderr
     assert "vtab/pets" in done.stdout and "clip-benchmark/wds_vtab-pets" in done.stdout
     assert "no images in" in done.stdout
+    assert "flickr8k: left out 1 files of other suffixes: .bin 1" in done.stdout
     assert "3 of 27 rows are filled; 24 lack data or a metric here." in done.stdout
     scores = json.loads(target.read_text())["scores"]
     assert {(s["dataset"], s["cell"]["runtime"]) for s in scores} == {
@@ -213,3 +215,22 @@ def test_the_package_is_asked_for_where_it_is_missing(monkeypatch: pytest.Monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"clipperf\[benchmark\]"):
         clip_benchmark_texts("mnist")
+
+
+def test_a_split_that_one_of_several_datasets_has_not(
+    cli: Cli, sample_artifact: Path, home: Path, tmp_path: Path
+) -> None:
+    """Alone it is refused; among others it is evaluated as it is, and a note says so."""
+    store_of(sample_artifact, home)
+    classified(tmp_path / "sets" / "shards", [i % 3 for i in range(6)], split="val")
+    for i, name in enumerate(("cat/1", "dog/1")):
+        path = tmp_path / "sets" / "folders" / f"{name}.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(picture(i, "png"))
+    asked = ("eval", "clipperf-sample", "--split", "val", "-q")
+    done = cli(*asked, "--dataset", tmp_path / "sets" / "folders")
+    assert done.returncode == 2
+    assert "is not divided into splits, its 2 images are one: leave out --split val" in done.stderr
+    done = cli(*asked, "--suite", tmp_path / "sets", check=True)
+    assert "folders is not divided into splits, its 2 images are one" in done.stdout
+    assert "shards is not divided" not in done.stdout

@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from published_layouts import picture
 
 from clipperf.errors import ClipperfError, MissingDependencyError, UsageError
 from clipperf.evals import evaluate as evaluating
 from clipperf.evals.compatibility import compare
-from clipperf.evals.datasets import Dataset
+from clipperf.evals.datasets import Dataset, load_dataset
 from clipperf.evals.evaluate import evaluate
 from clipperf.evals.metric import METRICS, Metric
 from clipperf.evals.task import TASKS, Embeddings, Task, check, outcomes_of, texts_of
@@ -51,10 +52,40 @@ MISTAKES: dict[str, tuple[dict[str, object], str]] = {
     ),
     "clip": ({"clip": "video"}, "pets has no column 'video' that names clips"),
     "clips": ({"clip": "v", "columns": {"v": ("one",) * COUNT}}, "the frames of clip 'one' differ"),
-    "metric": ({"metrics": ("top1",)}, "pets: no metric 'top1'; choose from zeroshot top-1, "),
+    "metric": (
+        {"metrics": ("top1",)},
+        "pets: no metric 'top1'; choose from 'zeroshot top-1', 'zeroshot ",
+    ),
     "top-5": ({"metrics": ("top-5",)}, "no metric 'top-5'; choose from "),
+    "clips of actions": (
+        {
+            "clip": "v",
+            "labels": (),
+            "class_names": (),
+            "columns": {**ACTIONS, "annotation": ("1", "2") * 6, "v": ("x",) * COUNT},
+        },
+        "the frames of clip 'x' differ in their annotation (1, 2)",
+    ),
     "anchor": ({"columns": {"anchor": ("none.png",) * COUNT}}, "'none.png', 0.png's anchor, is no"),
-    "one class": ({"labels": (0,) * COUNT, "class_names": ("a",)}, "nothing to score in pets"),
+    "one class": (
+        {"labels": (0,) * COUNT, "class_names": ("a",)},
+        "nothing to score in pets: all of its images are of one class, 'a': give it images of",
+    ),
+    "worst group": (
+        {"metrics": ("top-1, worst group",)},
+        "no metric 'top-1, worst group'; choose from 'zeroshot top-1', 'zeroshot mean per-class "
+        "recall', 'zeroshot macro F1'",
+    ),
+    "worst group of a probe": (
+        {
+            "metrics": ("linear probe top-1, worst group",),
+            "tasks": ("linear-probe",),
+            "parts": {"train": {}},
+            "groups": ("sex",),
+            "columns": {"sex": ("m", "f") * 6},
+        },
+        "no metric 'linear probe top-1, worst group'; choose from 'linear probe top-1', ",
+    ),
     "annotation": ({"columns": {**ACTIONS, "annotation": ("7",) * COUNT}}, "its annotation is no"),
     "places": (
         {"tasks": ("geolocation",), "columns": PLACES, "parts": {"reference": {"columns": WRONG}}},
@@ -115,16 +146,14 @@ def test_mistakes_are_told_before_anything_is_embedded(mistake: str, home: Path)
     assert said in str(caught.value)
 
 
-def test_scipy_is_asked_for_before_probes_that_are_averaged(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    halves = {"a": ("train", "test") * 6, "b": ("test", "train") * 6}
-    folds = {"columns": halves, "folds": ("a", "b")}
-    monkeypatch.setitem(sys.modules, "scipy.special", None)
-    check(with_parts({"tasks": ("linear-probe",), "parts": {"train": {}}}))
-    for more in ({"tasks": ("few-shot",)}, {"tasks": ("linear-probe",), **folds}):
-        with pytest.raises(MissingDependencyError, match=r"clipperf\[probe\]"):
-            check(with_parts({"parts": {"train": {}}, **more}))
+def test_scipy_is_asked_for_before_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    for task in ("linear-probe", "few-shot"):
+        data = with_parts({"tasks": (task,), "parts": {"train": {}}})
+        check(data)
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "scipy.optimize", None)
+            with pytest.raises(MissingDependencyError, match=r"clipperf\[probe\]"):
+                check(data)
 
 
 GOOD: dict[str, dict[str, object]] = {
@@ -168,9 +197,8 @@ def test_figures_have_the_names_that_were_said_before(kind: str, home: Path) -> 
     ]
     said = {figure for task in tasks for figure in task.figures(data)}
     there = {outcome.metric for task in tasks for outcome in task.outcomes(data, found)}
-    assert there and there <= said
-    # Worst groups are of data that has groups.
-    assert all("worst group" in figure for figure in said - there)
+    assert there and there == said
+    assert any("worst group" in figure for figure in there) == bool(data.groups and not data.tasks)
     for figure in there:
         check(dataclasses.replace(data, metrics=(figure,)))
 
@@ -187,6 +215,28 @@ def test_a_metric_that_does_not_say_its_figures_is_not_held_to_them(
     with pytest.raises(UsageError, match="no metric 'luck'"):
         found = Embeddings(np.eye(COUNT, dtype=np.float32), {"prompts": np.eye(3, COUNT)})
         outcomes_of(data, found)
+
+
+def test_the_advice_on_data_of_one_class_works(tmp_path: Path) -> None:
+    """No other task is named: none has a figure of one class. A class without images is enough."""
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    (tmp_path / "pets" / "dog").mkdir()
+    for i in range(2):
+        (tmp_path / "pets" / "cat" / f"{i}.png").write_bytes(picture(i, "png"))
+    with pytest.raises(UsageError) as caught:
+        check(load_dataset(tmp_path / "pets"))
+    assert str(caught.value).endswith("an empty folder that classes.json names)")
+    (tmp_path / "pets" / "classes.json").write_text('{"cat": "a cat", "dog": "a dog"}')
+    data = load_dataset(tmp_path / "pets")
+    check(data)
+    assert data.class_names == ("a cat", "a dog") and data.labels == (0, 0)
+    root = tmp_path / "table"
+    (tmp_path / "pets" / "cat").rename(root)
+    (root / "labels.csv").write_text("image,label\n0.png,cat\n1.png,cat\n")
+    with pytest.raises(UsageError, match=r"of one class, 'cat'.*a line of classnames\.txt"):
+        check(load_dataset(root))
+    (root / "classnames.txt").write_text("cat\ndog\n")
+    check(load_dataset(root))
 
 
 @pytest.fixture

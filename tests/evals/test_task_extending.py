@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
-from conftest import Cli, Install
+from conftest import ROOT, Cli, Install
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.layout import Layout
+from clipperf.evals.metric import Metric
 from clipperf.evals.task import TASKS, Task, texts_of
 from clipperf.system import store
 
@@ -70,6 +74,20 @@ def test_a_task_and_a_metric_from_outside_are_rows(
         assert first.value < mean.value < 1 and mean.chance is None
         assert mean.ci95[0] < mean.value < mean.ci95[1]
         assert mean.baseline_value == pytest.approx(mean.value, abs=1e-3)
+
+
+@pytest.mark.parametrize("record", [Task, Metric, Layout])
+def test_the_page_names_every_field_and_no_other(record: type) -> None:
+    page = (ROOT / "docs" / "evaluations.md").read_text()
+    rows = page.split("| record | field | holds |")[1].split("\n\n")[0].splitlines()[2:]
+    own, named = "", []
+    for row in rows:
+        first, fields = row.strip("| ").split(" | ", 1) if row.startswith("| `") else (own, row)
+        own = first.strip("`") or own
+        if own == record.__name__:
+            cell = fields.strip("| ").split(" | ")[0]
+            named += [name.split("(")[0] for name in re.findall(r"`([^`]+)`", cell)]
+    assert named == [field.name for field in dataclasses.fields(record)]
 
 
 def test_tasks_that_name_other_texts_alike_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

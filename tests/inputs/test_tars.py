@@ -38,10 +38,14 @@ def test_files_lie_where_pythons_own_reader_finds_them(tmp_path: Path, form: int
     assert list_tar(path)["b/c.txt"].read() == b"b/c.txt" * 40
 
 
-def test_an_empty_file_and_a_tar_without_an_end_are_fine(tmp_path: Path) -> None:
+def test_an_empty_file_is_fine_and_a_tar_without_an_end_is_cut(tmp_path: Path) -> None:
+    """Nobody knows what came after: a block of zeros is what ends a tar."""
     path = tmp_path / "a.tar"
-    path.write_bytes(header("a"))
+    path.write_bytes(header("a") + bytes(512))
     assert [m.name for m in tars.members(path)] == ["a"]
+    path.write_bytes(header("a"))
+    with pytest.raises(UsageError, match="at byte 512: the archive is cut"):
+        list(tars.members(path))
 
 
 @pytest.mark.parametrize(
@@ -53,13 +57,13 @@ def test_an_empty_file_and_a_tar_without_an_end_are_fine(tmp_path: Path) -> None
         (header("a", kind=b"2"), "is a link, a device or a file with holes"),
         (header("a", kind=b"1"), "is a link"),
         (header("a", kind=b"S"), "a file with holes"),
-        (header("a", size="77777777777\0"), "it is cut"),
-        (header("a", size="\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff"), "it is cut"),
-        (header("a", size="\xff\xff\xff\xff"), "it is cut"),
+        (header("a", size="77777777777\0"), "the archive is cut"),
+        (header("a", size="\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff"), "the archive is cut"),
+        (header("a", size="\xff\xff\xff\xff"), "the archive is cut"),
         (header("a", kind=b"x", size="00000300000\0") + b"x" * (1 << 17), "a header of"),
-        (header("a")[:300], "the archive is damaged or cut"),
-        (b"x" * 512, "the archive is damaged or cut"),
-        (b"", "the archive is damaged or cut"),
+        (header("a")[:300], "the archive is cut, it ends there"),
+        (b"x" * 512, "the archive is damaged"),
+        (b"", "the archive is cut, it ends there"),
         (b"BZh91AY", "unpack it first with bzip2 -d"),
         (b"\x28\xb5\x2f\xfd", "unpack it first with zstd -d"),
     ],

@@ -261,7 +261,7 @@ def test_a_spec_by_default() -> None:
         "clean": "lower",
         "context_tokens": 5,
         "pad_id": 0,
-        **dict.fromkeys(("sot_id", "eot_id", "cls_id", "zeroed_id", "origin")),
+        **dict.fromkeys(("sot_id", "eot_id", "cls_id", "zeroed_id", "ids_below", "origin")),
         "padding_side": "right",
         "truncation_side": "right",
         "plain_specials": False,

@@ -16,7 +16,9 @@ from clipperf.errors import UsageError
 from clipperf.inputs.preprocess import preprocess
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.models import transformers_images
+from clipperf.models.families import hugging_face
 from clipperf.models.transformers_config import Facts
+from clipperf.nouns.model import ModelSpec
 
 pytest.importorskip("transformers", reason="image processors are transformers' own")
 from transformers_folders import image_processor
@@ -115,6 +117,30 @@ def test_a_processors_settings_are_found_in_either_file(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(older))
     spec = transformers_images.pixels(tmp_path, Facts("clip", 32, 77, 8, 77))
     assert (spec.interpolation, spec.resize_mode) == ("bicubic", "shortest")
+
+
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
+def test_the_file_that_is_there_is_named(tmp_path: Path, name: str) -> None:
+    own = {"size": {"shortest_edge": 32}, "crop_size": 32, "do_pad": True}
+    said = own if name == "preprocessor_config.json" else {"image_processor": own}
+    (tmp_path / name).write_text(json.dumps(said))
+    with pytest.raises(UsageError) as caught:
+        transformers_images.pixels(tmp_path, Facts("clip", 32, 77, 8, 77))
+    assert str(caught.value).startswith(f"{tmp_path / name}: do_pad True cannot be done")
+
+
+def test_the_file_without_settings_is_named(tmp_path: Path) -> None:
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')
+    facts = Facts("clip", 32, 77, 8, 77)
+    spec = ModelSpec("toy", "hugging_face", "toy", "random:0", 32, 77, 8, source=str(tmp_path))
+    assert hugging_face._assumptions(spec, facts, "image") == {
+        "preprocessing": "that of CLIPModel, processor_config.json does not say how images are "
+        "prepared"
+    }
+    (tmp_path / "processor_config.json").unlink()
+    assert hugging_face._assumptions(spec, facts, "image") == {
+        "preprocessing": "that of CLIPModel, preprocessor_config.json is missing"
+    }
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,14 @@ from collections.abc import Collection, Sequence
 from clipperf.errors import ClipperfError, UsageError
 from clipperf.evals.layout import (
     DEFAULT_TEMPLATES,
+    SPLIT,
     SPLITS,
     Content,
     Layout,
     NoAnswersError,
     Place,
     check_classes,
+    class_languages,
     few,
     in_split,
     lines_of,
@@ -30,6 +32,8 @@ from clipperf.evals.published import WORDNET, clip_benchmark_texts, imagenet_nam
 from clipperf.inputs.sources import is_hidden, one_spelling, read_object
 from clipperf.system.targets import entries_of, kind_of
 from clipperf.text import quoted, shown
+
+NAMES = "classnames.txt"
 
 
 def _read(place: Place, without: Collection[str]) -> Content:
@@ -59,7 +63,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
     classes = _in_order(folders | {one_spelling(folder) for folder in names})
     title_of = {one_spelling(folder): title.strip() for folder, title in names.items()}
     class_names = [title_of.get(folder, folder.replace("_", " ")) for folder in classes]
-    listed = lines_of(place, "classnames.txt")
+    listed = lines_of(place, NAMES)
     if listed and not names and len(classes) < len(every) == len(listed):
         classes = _in_order(every)  # a class without images in this split
     if listed:
@@ -132,6 +136,13 @@ def _within(place: Place) -> str:
     return f"{in_split(place, top)}/"
 
 
+def _offers(place: Place) -> tuple[str, ...]:
+    within = _within(place)
+    if all(WORDNET.fullmatch(folder) for folder in _of_all_splits(place, within)):
+        return (SPLIT,) if within else ()
+    return (*((SPLIT,) if within else ()), *class_languages(place, "classes.json", NAMES))
+
+
 def _of_all_splits(place: Place, within: str) -> set[str]:
     """The class folders that hold images in any split of the data."""
     if not within:
@@ -147,5 +158,6 @@ LAYOUT = Layout(
     name="class-folders",
     fits=lambda place: bool(place.images),
     read=_read,
-    own=("classes.json", "classnames.txt", "templates.txt", "task.toml"),
+    own=("classes.json", NAMES, "templates.txt", "task.toml"),
+    offers=_offers,
 )

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 from clipperf.errors import UsageError
-from clipperf.evals.layout import Content, Layout, Place, few
+from clipperf.evals.layout import LANGUAGE, Content, Layout, Place, few
 from clipperf.evals.rows import read_rows
 from clipperf.inputs.sources import ImageSource, read_text
 from clipperf.text import quoted, shown
@@ -58,4 +58,10 @@ def _captions(row: dict[Any, Any], language: str) -> list[str] | None:
     return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
 
 
-LAYOUT = Layout(name="crossmodal3600", fits=_fits, read=_read, own=(TABLE,))
+LAYOUT = Layout(
+    name="crossmodal3600",
+    fits=_fits,
+    read=_read,
+    own=(TABLE,),
+    offers=lambda place: (LANGUAGE,),
+)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from clipperf.errors import UsageError
-from clipperf.evals.layout import Content, Layout, Place, in_split, lines_of
+from clipperf.evals.layout import SPLIT, Content, Layout, Place, in_split, lines_of
 from clipperf.evals.rows import read_rows
 from clipperf.inputs.sources import ImageSource, one_spelling
 from clipperf.text import quoted, shown
@@ -73,4 +73,5 @@ LAYOUT = Layout(
     ),
     read=_read,
     own=("*.jsonl", "classnames.txt", "templates.txt", "LICENSE.txt", "README.md"),
+    offers=lambda place: (SPLIT,),
 )

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import mmap
 import posixpath
-from collections.abc import Collection, Iterator
+import struct
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.evals.layout import (
     DEFAULT_TEMPLATES,
+    SPLIT,
     Content,
     Layout,
     Place,
@@ -136,7 +138,10 @@ def _rows(
         with open_regular(source.path) as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         whole = pyarrow.py_buffer(mapped)
+        _check_unpacked(source, pyarrow.ipc.MessageReader.open_stream(whole))
         with pyarrow.ipc.open_stream(whole) as batches:
+            if other is not None:
+                _check_kind(source, other, batches.schema.field(other).type)
             for batch in batches:
                 batch.validate(full=True)
                 column = batch.column(image)
@@ -146,7 +151,64 @@ def _rows(
         raise UsageError(f"{source} is no Arrow file of images: {shown(exc)}") from exc
 
 
-_WRONG = (OSError, KeyError, IndexError, AttributeError, TypeError, ValueError)
+_DICTIONARY, _BATCH = 2, 3
+"""Kinds of messages that hold data."""
+
+
+def _check_unpacked(source: ImageSource, messages: Iterable[pyarrow.Message]) -> None:
+    """Raise UsageError where columns are packed: nobody knows how large they are before.
+
+    A few KB can be many GB, and a batch is unpacked as a whole as soon as it is read. Messages are
+    flatbuffers; whether one is packed stands in its header.
+    """
+    for message in messages:
+        data = memoryview(message.metadata)
+        (root,) = struct.unpack_from("<I", data)
+        kind, held = _field(data, root, 1), _field(data, root, 2)
+        number = data[kind] if kind is not None else 0
+        if held is None or number not in (_DICTIONARY, _BATCH):
+            continue
+        batch = _followed(data, held)
+        if number == _DICTIONARY:
+            inner = _field(data, batch, 1)
+            if inner is None:
+                continue
+            batch = _followed(data, inner)
+        if _field(data, batch, 3) is not None:
+            raise UsageError(f"{source}: packed Arrow files cannot be read in place: save it anew")
+
+
+def _field(data: memoryview, table: int, number: int) -> int | None:
+    """Where a field of a flatbuffer's table lies; None where it is not set."""
+    (back,) = struct.unpack_from("<i", data, table)
+    (size,) = struct.unpack_from("<H", data, table - back)
+    if 4 + 2 * number >= size:
+        return None
+    (offset,) = struct.unpack_from("<H", data, table - back + 4 + 2 * number)
+    return table + offset if offset else None
+
+
+def _followed(data: memoryview, at: int) -> int:
+    (offset,) = struct.unpack_from("<I", data, at)
+    return at + int(offset)
+
+
+def _check_kind(source: ImageSource, name: str, kind: pyarrow.DataType) -> None:
+    """Raise UsageError where a column can say more than there are bytes in the file.
+
+    Views and dictionaries may name the same bytes for every row, and nulls need none.
+    """
+    import pyarrow.types as kinds
+
+    each = kind.value_type if kinds.is_list(kind) or kinds.is_large_list(kind) else kind
+    if not (kinds.is_integer(each) or kinds.is_string(each) or kinds.is_large_string(each)):
+        raise UsageError(
+            f"{source}: column {quoted(name)} is {shown(kind)}: need whole numbers, texts, or "
+            "lists of texts"
+        )
+
+
+_WRONG = (OSError, KeyError, IndexError, AttributeError, TypeError, ValueError, struct.error)
 # What columns of other kinds, or of no rows, give.
 
 
@@ -189,4 +251,5 @@ LAYOUT = Layout(
     fits=lambda place: _part(place) is not None,
     read=_read,
     own=("*.arrow", f"*{STATE}", f"*{INFO}", PARTS, "classnames.txt", "templates.txt", "task.toml"),
+    offers=lambda place: () if STATE in place.files else (SPLIT,),
 )

@@ -15,10 +15,12 @@ from collections.abc import Collection
 from clipperf.errors import UsageError
 from clipperf.evals.layout import (
     DEFAULT_TEMPLATES,
+    SPLIT,
     Content,
     Layout,
     Place,
     check_classes,
+    class_languages,
     in_split,
     lines_of,
     published_texts,
@@ -106,4 +108,5 @@ LAYOUT = Layout(
     fits=lambda place: bool(_splits(place)),
     read=_read,
     own=("*-ubyte", "*-ubyte.gz", "classnames.txt", "templates.txt"),
+    offers=lambda place: (SPLIT, *class_languages(place, "classnames.txt")),
 )

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from clipperf.errors import UsageError
-from clipperf.evals.layout import Content, Layout, MissingSplitError, Place
+from clipperf.evals.layout import SPLIT, Content, Layout, MissingSplitError, Place
 from clipperf.inputs.sources import ImageSource, one_spelling, read_object
 from clipperf.text import quoted, shown
 
@@ -86,4 +86,5 @@ LAYOUT = Layout(
     fits=lambda place: bool(place.images) and _file(place) is not None,
     read=_read,
     own=("dataset_*.json",),
+    offers=lambda place: (SPLIT,),
 )

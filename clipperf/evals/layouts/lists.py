@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from clipperf.errors import UsageError
 from clipperf.evals.layout import (
     DEFAULT_TEMPLATES,
+    SPLIT,
     Content,
     Layout,
     MissingSplitError,
     Place,
     check_classes,
+    class_languages,
     lines_of,
     published_texts,
 )
@@ -111,4 +113,5 @@ LAYOUT = Layout(
     fits=lambda place: bool(place.images) and _found(place) is not None,
     read=_read,
     own=("*.txt", "*.json", "*.mat", "*.xml", "*.png"),
+    offers=lambda place: (SPLIT, *class_languages(place)),
 )

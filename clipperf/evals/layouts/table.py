@@ -29,6 +29,8 @@ from typing import Any
 from clipperf.errors import UsageError
 from clipperf.evals.layout import (
     DEFAULT_TEMPLATES,
+    SPLIT,
+    SPLITS,
     Content,
     Layout,
     Place,
@@ -71,6 +73,12 @@ def _tables(place: Place) -> list[str]:
     if parts:
         return [FAIRFACE[in_split(place, parts)]]
     return [name for name in TABLES if name in place.files]
+
+
+def _offers(place: Place) -> tuple[str, ...]:
+    split = place.table is None and {*FAIRFACE.values()} & place.files.keys()
+    listed = any(PART.format(name) in place.files for name in SPLITS)
+    return (SPLIT,) if split or listed else ()
 
 
 def _read(place: Place, without: Collection[str]) -> Content:
@@ -252,4 +260,5 @@ LAYOUT = Layout(
         "templates.txt",
         "task.toml",
     ),
+    offers=_offers,
 )

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection
 
 from clipperf.errors import UsageError
-from clipperf.evals.layout import Content, Layout, Place, in_split, lines_of
+from clipperf.evals.layout import SPLIT, Content, Layout, Place, in_split, lines_of
 from clipperf.inputs.sources import ImageSource
 from clipperf.text import quoted, shown
 
@@ -96,4 +96,5 @@ LAYOUT = Layout(
     fits=lambda place: bool(place.images) and _list(place, "test", "01") is not None,
     read=_read,
     own=("trainlist0?.txt", "testlist0?.txt", "classInd.txt", "task.toml"),
+    offers=lambda place: (SPLIT,),
 )

@@ -19,6 +19,7 @@ import io
 import math
 import posixpath
 from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,13 @@ import numpy as np
 from clipperf.errors import UsageError
 from clipperf.evals.layout import (
     DEFAULT_TEMPLATES,
+    SPLIT,
     SPLITS,
     Content,
     Layout,
     Place,
     check_classes,
+    class_languages,
     few,
     in_split,
     lines_of,
@@ -140,16 +143,33 @@ def _samples(place: Place) -> Iterator[Sample]:
     if not shards:
         yield from _grouped(place.files)
         return
-    number = lines_of(place, posixpath.join(posixpath.dirname(shards[0].name), NUMBER))
-    if number and number != [str(len(shards))]:
-        raise UsageError(
-            f"{shown(place.root)}: {NUMBER} says {shown(number[0])} shards, {len(shards)} are "
-            "here: fetch those that are missing"
-        )
+    _check_number(place, shards)
     for shard in shards:
         if shard.member is not None:
             raise UsageError(f"{shard}: a shard inside of an archive cannot be read: unpack that")
         yield from _grouped(list_tar(shard.path), shard.name)
+
+
+def _check_number(place: Place, shards: list[ImageSource]) -> None:
+    """Raise UsageError where other shards are here than the file beside them says."""
+    told = posixpath.join(posixpath.dirname(shards[0].name), NUMBER)
+    if told not in place.files:
+        return
+    number, here = " ".join(lines_of(place, told)), [source.name for source in shards]
+    where = f"{shown(place.root)}: {shown(told)}"
+    if not number.isdecimal() or len(number) > 9:
+        raise UsageError(f"{where} holds {quoted(number)}: it must be the number of shards")
+    said = f"{where} says {number} shards, {len(shards)} are here"
+    if len(shards) < int(number):
+        named = {posixpath.basename(name) for name in here}
+        absent = (f"{i}.tar" for i in range(int(number)) if f"{i}.tar" not in named)
+        raise UsageError(f"{said}: fetch those that are missing ({few(islice(absent, 4))})")
+    if len(shards) > int(number):
+        more = here[int(number) :]
+        raise UsageError(
+            f"{said}: {few(more)} would be left out. Take them away if they are no part of it; if "
+            f"they are, {NUMBER} is of an older version: write {len(shards)} into it"
+        )
 
 
 def _grouped(files: dict[str, ImageSource], shard: str = "") -> Iterator[Sample]:
@@ -257,9 +277,18 @@ def _classified(
 
 _IMAGES = image_suffixes() | {".jpeg"}
 
+
+def _offers(place: Place) -> tuple[str, ...]:
+    in_folders = any(name.endswith(".tar") and "/" in name for name in place.files)
+    split = (SPLIT,) if in_folders else ()
+    captions = lines_of(place, TYPE) == ["retrieval"]
+    return split if captions else (*split, *class_languages(place, NAMES))
+
+
 LAYOUT = Layout(
     name="webdataset",
     fits=_fits,
     read=_read,
     own=("*.tar", NAMES, TEMPLATES, TYPE, NUMBER, "*.cls", "*.npy", "*.txt", "*.json"),
+    offers=_offers,
 )

@@ -102,15 +102,21 @@ def outcomes(ranked: Ranked) -> list[Outcome]:
         if ranked.parts is not None and ranked.chance(k) < 1:
             hits = hits_at(ranked.ranks, k)
             decisions = hits if k > 1 or ranked.predicted is None else ranked.predicted
-            name = f"{ranked.name} top-{k}, worst group"
+            name = f"{ranked.name} {figure_of(k)}"
             rest = (WORST, hits, decisions, ranked.parts, ranked.chance(k))
             rows.append(Outcome(name, ranked.side, *rest))
     return rows
 
 
-METRIC = Metric(
-    "worst-group",
-    "classification",
-    outcomes,
-    figures=lambda candidates: [f"top-{k}, worst group" for k in KS if k < candidates],
-)
+def figure_of(k: int) -> str:
+    """The name of a figure, without that of the answers."""
+    return f"top-{k}, worst group"
+
+
+def figures_of_worst(name: str, candidates: int) -> list[str]:
+    """The names of the figures that answers of this name have where the data has groups."""
+    return [f"{name} {figure_of(k)}" for k in KS if k < candidates]
+
+
+METRIC = Metric("worst-group", "classification", outcomes, figures=lambda candidates: [])
+# Tasks know whether there are groups: see `figures_of_worst`.

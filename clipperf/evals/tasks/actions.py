@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from clipperf.errors import UsageError
-from clipperf.evals.clips import clips_of, over_frames
+from clipperf.evals.clips import check_clips_agree, clips_of, over_frames
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.metric import Scored, figures_of, measured
 from clipperf.evals.metrics.action_precision import lists
@@ -58,6 +58,8 @@ def _number(dataset: Dataset, i: int) -> int:
 def _check(dataset: Dataset) -> None:
     for own in clips_of(dataset):
         _number(dataset, int(own[0]))
+    for name in COLUMNS:
+        check_clips_agree(dataset, dataset.columns[name], f"their {name}")
 
 
 TASK = Task(

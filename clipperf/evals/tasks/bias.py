@@ -26,7 +26,7 @@ import numpy as np
 
 from clipperf.evals.clips import clips_of, over_frames
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.groups import figures_by_group, groups_of
+from clipperf.evals.groups import check_groups, figures_by_group, groups_of
 from clipperf.evals.outcome import SHARE, Outcome
 from clipperf.evals.ranks import classifier_weights, normalize
 from clipperf.evals.task import Embeddings, Task
@@ -169,7 +169,7 @@ def _texts(dataset: Dataset) -> dict[str, list[str]]:
 
 def _check(dataset: Dataset) -> None:
     clips_of(dataset)
-    groups_of(_grouped(dataset), [])
+    check_groups(_grouped(dataset))
 
 
 def _figures(dataset: Dataset) -> list[str]:

@@ -26,7 +26,6 @@ from clipperf.evals.shots import (
     most_shots,
     over_repeats,
     shots_equal_to,
-    students,
 )
 from clipperf.evals.task import Embeddings, Task
 from clipperf.evals.tasks import zeroshot
@@ -35,6 +34,7 @@ TOP = "-shot top-1"
 
 
 def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
+    zero = float(np.mean(hits_at(zeroshot.ranked(dataset, found).ranks, 1)))
     dataset, found = centre_frames(dataset, found)
     train = samples_of(dataset, found, "train")
     validation = samples_of(dataset, found, "validation") if "validation" in found.parts else None
@@ -50,8 +50,7 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
             scores = linear.scores(features_of(found))
             draws.append(measured(ranked(f"{count}-shot", scores, labels)))
         rows.append([over_repeats(same) for same in zip(*draws, strict=True)])
-    said = _said(dataset, found, shots, rows, repeats)
-    details = {True: said, False: ""}
+    details = {True: _said(zero, shots, rows, repeats), False: ""}
     return [
         told(replace(row, detail=details[row.metric.endswith(TOP)]), found)
         for own in rows
@@ -82,15 +81,8 @@ def _shots(dataset: Dataset, labels: np.ndarray) -> tuple[int, ...]:
     return tuple(count for count in SHOTS if count <= least)
 
 
-def _said(
-    dataset: Dataset,
-    found: Embeddings,
-    shots: tuple[int, ...],
-    rows: list[list[Outcome]],
-    repeats: int,
-) -> str:
-    """How often was drawn, and how many shots the zero-shot classifier is worth."""
-    zero = float(np.mean(hits_at(zeroshot.ranked(dataset, found).ranks, 1)))
+def _said(zero: float, shots: tuple[int, ...], rows: list[list[Outcome]], repeats: int) -> str:
+    """How often was drawn, and how many shots the zero-shot classifier's top-1 is worth."""
     top = [row.value for own in rows for row in own if row.metric.endswith(TOP)]
     worth = shots_equal_to(zero, shots, top)
     return f"{repeats} draws; zero-shot top-1, {zero:.4f}, is worth {worth} shots"
@@ -99,7 +91,6 @@ def _said(
 def _check(dataset: Dataset) -> None:
     if divides_itself(dataset):
         raise UsageError(f"{dataset.name}: few shots are drawn of a part to train on, not of folds")
-    students()
     zeroshot.check(dataset)
     _shots(dataset, checked(dataset)[0])
 

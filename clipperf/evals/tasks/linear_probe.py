@@ -14,11 +14,12 @@ from clipperf.errors import UsageError
 from clipperf.evals.clips import centre_frames
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.fits import digest, kept_probe
-from clipperf.evals.folds import Fold, divides_itself, folds_of
+from clipperf.evals.folds import Fold, check_folds, divides_itself, folds_of
 from clipperf.evals.learning import (
     Samples,
     answers_of,
     centred,
+    check_trained,
     checked,
     features_of,
     ranked,
@@ -28,8 +29,9 @@ from clipperf.evals.learning import (
 from clipperf.evals.metric import Scored, figures_of, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.probe import Probe, check_searchable, held_out, probe
-from clipperf.evals.shots import over_repeats, students
+from clipperf.evals.shots import over_repeats
 from clipperf.evals.task import Embeddings, Task
+from clipperf.text import quoted
 
 NAME = "linear probe"
 
@@ -88,9 +90,14 @@ def _rows(
 
 def _check(dataset: Dataset) -> None:
     train, validation = checked(dataset)
-    folds = folds_of(centred(dataset))
-    if len(folds) > 1:
-        students()
+    check_folds(dataset)
+    looked_at = centred(dataset)
+    folds, tests = folds_of(looked_at), answers_of(looked_at)
+    for fold in folds:
+        where = f" in its fold {quoted(fold.name)}"
+        check_trained(dataset, train[fold.train], tests[fold.test], where)
+    if not folds:
+        check_trained(dataset, train, tests)
     try:
         if validation is None:
             for few in [train[fold.train] for fold in folds] or [train]:

@@ -6,9 +6,10 @@ import numpy as np
 
 from clipperf.evals.clips import clips_of, over_frames
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.folds import held_for_test
-from clipperf.evals.groups import figures_by_group, groups_of, parts_of
+from clipperf.evals.folds import check_folds, held_for_test
+from clipperf.evals.groups import check_groups, figures_by_group, groups_of, parts_of
 from clipperf.evals.metric import Ranked, Scored, figures_of, measured
+from clipperf.evals.metrics.worst_group import figures_of_worst
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import classifier_weights, classify
 from clipperf.evals.task import Embeddings, Task
@@ -79,9 +80,10 @@ def _outcomes(dataset: Dataset, found: Embeddings) -> list[Outcome]:
 
 
 def check(dataset: Dataset) -> None:
-    """Raise what would fail once all is embedded: clips and groups that are none."""
+    """Raise what would fail once all is embedded: clips, groups and folds that are none."""
     clips_of(dataset)
-    parts_of(dataset, [])
+    check_groups(dataset)
+    check_folds(dataset)
 
 
 def _figures(dataset: Dataset) -> list[str]:
@@ -92,6 +94,7 @@ def _figures(dataset: Dataset) -> list[str]:
     return [
         *figures_of("zeroshot", "classification", classes),
         *(figures_of("zeroshot", "binary", 1) if two else ()),
+        *(figures_of_worst("zeroshot", classes) if dataset.groups else ()),
         *(figures_by_group(dataset, "zeroshot top-1") if classes > 1 else ()),
     ]
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from clipperf.errors import ExportError
 from clipperf.export.job import Built, Job, Tell
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
-from clipperf.inputs.tokenize import Tokenizer
 from clipperf.models.family import family_of
 from clipperf.models.features import both, has_projection
 from clipperf.nouns.artifact import (
@@ -43,6 +42,7 @@ def traced(job: Job, tell: Tell) -> Built:
     from clipperf.graph import trace
     from clipperf.models.cutting import cut_of
     from clipperf.models.lean import first_token
+    from clipperf.models.vocabulary import fitted
     from clipperf.serve.parity_inputs import parity_inputs
 
     spec, side, folder, variant = job.spec, job.side, Path(job.folder), job.variant
@@ -56,7 +56,7 @@ def traced(job: Job, tell: Tell) -> Built:
     tower = family.build(spec, side, variant.normalized)
     cut, known = None, tower.dynamic_tokens
     if side == "text":
-        tokenizer = Tokenizer.from_folder(folder)
+        tokenizer = fitted(spec.id, tower.module, folder)
         cut = cut_of(tower, tokenizer)
         tower = replace(tower, start_id=tokenizer.start_id, dynamic_tokens=cut.at is not None)
     tell("reference")

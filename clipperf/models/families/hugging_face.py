@@ -207,7 +207,9 @@ def _assumptions(spec: ModelSpec, facts: transformers_config.Facts, side: Side) 
         return transformers_config.cut_short(spec, facts.most_tokens)
     folder, said = _folder(spec), {}
     if transformers_images.image_settings(folder) is None:
-        said["preprocessing"] = f"that of {KINDS[facts.kind].model}, {PREPROCESSOR} is missing"
+        own = transformers_images.settings_file(folder)
+        lack = "is missing" if own.name == PREPROCESSOR else "does not say how images are prepared"
+        said["preprocessing"] = f"that of {KINDS[facts.kind].model}, {own.name} {lack}"
     if facts.kind == "siglip2":
         said["patches"] = (
             f"images are squashed to {facts.image_px} x {facts.image_px} px; NaFlex's own "

@@ -1,0 +1,116 @@
+"""ONNX Runtime with its input and output on the GPU, and CUDA graphs where a tower allows them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clipperf.engines import contract
+from clipperf.engines.onnxruntime import library, run_error
+from clipperf.errors import EngineError
+
+GRAPHS = 8
+"""So many input shapes, the first that come, run as CUDA graphs, which end with the session."""
+
+SHAPES = 8
+"""So many of the other shapes, the latest, keep buffers of their own on the device."""
+
+Kind = tuple[tuple[int, ...], np.dtype[Any]]
+"""An input's shape and type."""
+
+NO_GRAPH = "-1"
+"""Stands for a graph's number where a run is not to be captured."""
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """What is kept of an input's shape: its buffers, bound, and how the session is to run it."""
+
+    binding: Any
+    given: Any
+    options: Any
+
+
+class BoundEngine:
+    """A session whose input and output lie on the device, one pair of buffers per shape.
+
+    With `graphs` the session was opened with the CUDA provider's `enable_cuda_graph`, which
+    captures the second run of a shape and replays it from then on: a tower is some hundred
+    kernels, and launching them takes longer than small batches do.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        provider: str,
+        device: str = "cuda",
+        min_tokens: int = contract.SHORTEST_TOKENS,
+        graphs: bool = False,
+    ) -> None:
+        self.min_tokens = min_tokens
+        self._session = session
+        self._device = device
+        self.takes_graphs = graphs
+        self.graphs_left = GRAPHS if graphs else 0
+        self._kept: dict[Kind, _Bound] = {}
+        self._latest: OrderedDict[Kind, _Bound] = OrderedDict()
+        self.provider = provider
+
+    @property
+    def graphs(self) -> int:
+        """How many input shapes run as a CUDA graph now."""
+        return len(self._kept)
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        """Embed a batch: copies it in, runs, and returns float32 [batch, embed_dim] copied out."""
+        if self._session is None:
+            raise EngineError("this engine is closed")
+        kind = array.shape, array.dtype
+        try:
+            bound = self._kept.get(kind) or self._bound(kind)
+            # From the caller's own memory: the driver's way through pinned memory took no longer
+            # than one of ours did (docs/tensorrt.md).
+            bound.given.update_inplace(np.ascontiguousarray(array))
+            self._session.run_with_iobinding(bound.binding, bound.options)
+            result: np.ndarray = bound.binding.copy_outputs_to_cpu()[0]
+        except Exception as exc:
+            self._kept.pop(kind, None)  # a capture that failed is not tried again
+            raise run_error(exc, len(array)) from exc
+        return result
+
+    def _bound(self, kind: Kind) -> _Bound:
+        """The buffers of a shape: with a graph's number while there are any left."""
+        if self.graphs_left:
+            self.graphs_left -= 1
+            self._kept[kind] = self._bind(kind, str(self.graphs_left))
+            return self._kept[kind]
+        if kind not in self._latest:
+            while len(self._latest) >= SHAPES:
+                self._latest.popitem(last=False)
+            self._latest[kind] = self._bind(kind, NO_GRAPH)
+        self._latest.move_to_end(kind)
+        return self._latest[kind]
+
+    def _bind(self, kind: Kind, graph: str) -> _Bound:
+        ort, (shape, dtype) = library(), kind
+        new = ort.OrtValue.ortvalue_from_shape_and_type
+        entry, exit_ = self._session.get_inputs()[0], self._session.get_outputs()[0]
+        given = new(shape, dtype.type, self._device, 0)
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(entry.name, given)
+        left = (shape[0], *exit_.shape[1:])
+        binding.bind_ortvalue_output(exit_.name, new(left, np.float32, self._device, 0))
+        options = None
+        if self.takes_graphs:
+            options = ort.RunOptions()
+            options.add_run_config_entry("gpu_graph_id", graph)
+        return _Bound(binding, given, options)
+
+    def close(self) -> None:
+        """Free the buffers and the session; safe to call twice."""
+        self._kept.clear()
+        self._latest.clear()
+        self._session = None

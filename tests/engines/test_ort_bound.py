@@ -1,0 +1,107 @@
+"""ONNX Runtime with bound buffers, on the CPU's memory: a GPU's differs in where buffers are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, save
+
+from clipperf.engines import ort_bound
+from clipperf.engines.onnxruntime import open_session
+from clipperf.engines.ort_bound import BoundEngine
+from clipperf.errors import EngineError
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """y [batch, 3] = 2 * the sum of the four columns of x."""
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [4, 3], [2.0] * 12)
+    shapes = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3]),
+    ]
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    body = helper.make_graph([node], "toy", shapes[:1], shapes[1:], [weights])
+    path = tmp_path / "toy.onnx"
+    save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def opened(graph: Path) -> Any:
+    session = open_session(graph, threads=1)._session
+    return BoundEngine(session, "CPUExecutionProvider", device="cpu")
+
+
+def test_each_shape_has_its_buffers_and_each_run_an_array(graph: Path) -> None:
+    engine = opened(graph)
+    first = engine.run(np.ones((2, 4), np.float32))
+    second = engine.run(np.full((2, 4), 3, np.float32))
+    third = engine.run(np.ones((5, 4), np.float32))
+    assert first.tolist() == [[8.0] * 3] * 2, "not overwritten by the second run"
+    assert second.tolist() == [[24.0] * 3] * 2
+    assert third.shape == (5, 3)
+    assert third.dtype == np.float32
+    turned = np.arange(8, dtype=np.float32).reshape(4, 2).T  # not contiguous: 0 2 4 6 and 1 3 5 7
+    assert engine.run(turned).tolist() == [[24.0] * 3, [32.0] * 3]
+    with pytest.raises(EngineError, match="onnxruntime: "):
+        engine.run(np.ones((2, 5), np.float32))
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(np.ones((2, 4), np.float32))
+
+
+def test_only_the_latest_shapes_keep_buffers(graph: Path) -> None:
+    engine = opened(graph)
+    for rows in [*range(1, 30), 1, 29]:
+        assert engine.run(np.ones((rows, 4), np.float32)).tolist() == [[8.0] * 3] * rows
+        assert len(engine._latest) <= ort_bound.SHAPES
+    assert [shape for shape, _ in engine._latest][-2:] == [(1, 4), (29, 4)]
+    engine.close()
+
+
+class Recorded:
+    """A session that notes the number of the graph that each run asks for; fails where told."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.asked: list[tuple[int, str]] = []
+        self.fails: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        number = options.get_run_config_entry("gpu_graph_id")
+        if number in self.fails:
+            raise RuntimeError("CUDA failure 901: operation failed during capture")
+        self._session.run_with_iobinding(binding, None)
+        self.asked.append((binding.get_outputs()[0].shape()[0], number))
+
+
+def test_the_first_shapes_keep_their_graph_and_others_have_none(graph: Path) -> None:
+    session = Recorded(open_session(graph, threads=1)._session)
+    engine = BoundEngine(session, "CPUExecutionProvider", device="cpu", graphs=True)
+    for rows in [*range(1, 12), *range(1, 12)]:
+        assert engine.run(np.ones((rows, 4), np.float32)).tolist() == [[8.0] * 3] * rows
+    first, second = session.asked[:11], session.asked[11:]
+    assert first == second, "a shape keeps its number: a graph holds the addresses of its buffers"
+    numbers = dict(first)
+    assert sorted(numbers[rows] for rows in range(1, 9)) == [str(n) for n in range(8)]
+    assert {numbers[rows] for rows in range(9, 12)} == {"-1"}
+    engine.close()
+
+
+def test_a_shape_whose_capture_failed_is_run_without_a_graph(graph: Path) -> None:
+    session = Recorded(open_session(graph, threads=1)._session)
+    engine = BoundEngine(session, "CPUExecutionProvider", device="cpu", graphs=True)
+    engine.graphs_left = 1
+    session.fails = {"0"}
+    with pytest.raises(EngineError, match="failed during capture"):
+        engine.run(np.ones((2, 4), np.float32))
+    assert engine.run(np.ones((2, 4), np.float32)).tolist() == [[8.0] * 3] * 2
+    assert session.asked == [(2, "-1")]
+    engine.close()

@@ -1,0 +1,53 @@
+"""The end token is found among floats: by hand, and at ids that no float16 could tell apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+ir = pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper  # noqa: E402
+
+from clipperf.engines.onnxruntime import cpu_session  # noqa: E402
+from clipperf.graph import positions  # noqa: E402
+
+
+def searched(op_type: str, dtype: int) -> Any:
+    nodes = [helper.make_node(op_type, ["x"], ["y"], axis=1, keepdims=0)]
+    shapes = [
+        helper.make_tensor_value_info("x", dtype, ["batch", "tokens"]),
+        helper.make_tensor_value_info("y", TensorProto.INT64, ["batch"]),
+    ]
+    graph = helper.make_graph(nodes, "graph", shapes[:1], shapes[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return ir.from_proto(model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [(TensorProto.INT64, np.int64), (TensorProto.INT32, np.int32)]
+)
+@pytest.mark.parametrize(("op_type", "expected"), [("ArgMax", [2, 0, 1]), ("ArgMin", [0, 2, 0])])
+def test_positions_are_the_same(
+    tmp_path: Path, op_type: str, expected: list[int], dtype: int, kind: type
+) -> None:
+    model = searched(op_type, dtype)
+    positions.search_in_floats(model)
+    assert [node.op_type for node in model.graph] == ["Cast", op_type]
+    ir.save(model, tmp_path / "m.onnx")
+    onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
+    # 2**24 and below are exact in float32; float16 ends at 65,504 and rounds 49,407 to 49,408.
+    ids = [[49405, 49406, 49407], [2**24, 2**24 - 1, 1], [0, 7, 7]]
+    found = cpu_session(tmp_path / "m.onnx", 1).run(None, {"x": np.array(ids, kind)})[0]
+    assert found.tolist() == expected, "the first of equals"
+
+
+def test_floats_stay_as_they_are() -> None:
+    model = searched("ArgMax", TensorProto.FLOAT)
+    positions.search_in_floats(model)
+    assert [node.op_type for node in model.graph] == ["ArgMax"]

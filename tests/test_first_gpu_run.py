@@ -1,0 +1,212 @@
+"""The first run on a GPU, rehearsed: real stages on the CPU, limits that end what hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import first_gpu_page
+import first_gpu_run
+import first_gpu_stages
+import verified_on
+from first_gpu_base import Skipped, Stage, Wrong, merged
+
+TOOL = ROOT / "tools" / "first_gpu_run.py"
+
+
+def tool(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "CLIPPERF_HOME": str(out / "home")}
+    return subprocess.run(
+        [sys.executable, str(TOOL), "--out", str(out), *words],
+        capture_output=True, text=True, timeout=300, env=env,
+    )  # fmt: skip
+
+
+def test_stages_run_on_the_cpu_are_kept_and_not_repeated(tmp_path: Path) -> None:
+    words = ("--device", "cpu", "--only", "environment", "products", "memory", "eight-bits")
+    first = tool(tmp_path, *words[:-1])
+    assert first.returncode == 0, first.stdout + first.stderr
+    run = json.loads((tmp_path / "first-run-cpu.json").read_text())
+    ended = {name: record["status"] for name, record in run["stages"].items()}
+    assert ended == {"environment": "ok", "products": "ok", "memory": "skipped"}
+    assert run["stages"]["products"]["data"]["tflop_per_s"]["float32"] > 0
+    usable = {r["runtime"] for r in run["stages"]["environment"]["data"]["runtimes"] if r["usable"]}
+    assert {"torch", "onnx"} <= usable
+    second = tool(tmp_path, *words[:-1])
+    assert second.returncode == 0
+    assert second.stdout.count(" before") == 3, second.stdout
+    assert json.loads((tmp_path / "first-run-cpu.json").read_text()) == run
+    third = tool(tmp_path, *words[:-1], "--again")
+    assert " before" not in third.stdout
+    page = (tmp_path / "first-run-cpu.md").read_text()
+    assert "| memory | skipped |" in page
+    assert "no GPU's memory on a CPU" in page
+
+
+def test_without_a_gpu_it_says_how_to_rehearse(tmp_path: Path) -> None:
+    from clipperf.system.env import gpu
+
+    if gpu() is not None:
+        pytest.skip("there is a GPU here")
+    done = tool(tmp_path)
+    assert done.returncode == 2
+    assert "--device cpu" in done.stderr
+
+
+def test_no_stage_begins_without_time(tmp_path: Path) -> None:
+    done = tool(tmp_path, "--device", "cpu", "--minutes", "0", "--only", "products")
+    assert done.returncode == 0
+    run = json.loads((tmp_path / "first-run-cpu.json").read_text())
+    assert run["stages"]["products"]["status"] == "not reached"
+
+
+def test_a_stage_that_hangs_is_ended_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "child.pid"
+    hanging = (
+        "import os, pathlib, subprocess, sys, time\n"
+        "answer = sys.argv[sys.argv.index('--answer') + 1]\n"
+        "pathlib.Path(answer).write_text('{\"rows\": [1]}')\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"pathlib.Path({str(left)!r}).write_text(str(child.pid))\n"
+        "print('waiting', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    (tmp_path / "first_gpu_stages.py").write_text(hanging)
+    monkeypatch.setattr(first_gpu_run, "__file__", str(tmp_path / "first_gpu_run.py"))
+    stage = Stage("hangs", "Hangs", 3, lambda device, keep: {})
+    record = first_gpu_run.run_stage(stage, "cpu", 3.0)
+    assert (record["status"], record["said"]) == ("too slow", "waiting")
+    assert record["data"] == {"rows": [1]}, "what it had found is kept"
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{left.read_text()}").exists() and time.monotonic() < deadline:
+        state = Path(f"/proc/{left.read_text()}/stat").read_text().split()[2]
+        if state == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{left.read_text()}").exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "reason"),
+    [
+        (Skipped("no such runtime"), 77, "no such runtime"),
+        (Wrong("two vectors differ", {"rows": [3]}), 1, "two vectors differ"),
+    ],
+)
+def test_how_a_stage_says_that_something_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, code: int, reason: str
+) -> None:
+    def run(device: str, keep: Any) -> Any:
+        raise raised
+
+    monkeypatch.setattr(first_gpu_stages, "STAGES", (Stage("one", "One", 5, run),))
+    answer = tmp_path / "answer.json"
+    assert first_gpu_stages.main(["one", "--answer", str(answer)]) == code
+    found = json.loads(answer.read_text())
+    assert found.pop("reason") == reason
+    assert found == ({} if code == 77 else {"rows": [3]})
+
+
+def cell(**changes: Any) -> dict[str, Any]:
+    return {
+        "side": "image", "runtime": "torch", "precision": "fp16", "device": "cuda", "batch": 8,
+        "tokens": None, "input": "float32", **changes,
+    }  # fmt: skip
+
+
+def test_a_cells_passes_become_one_row() -> None:
+    rows = merged(
+        [
+            {"cell": cell(), "kind": "memory", "status": "ok", "vram_peak_bytes": 2**30},
+            {"cell": cell(), "kind": "time", "status": "ok", "run_s": [0.004, 0.002, 0.009]},
+            {"cell": cell(runtime="trt"), "kind": "time", "status": "failed", "error": "no engine"},
+        ]
+    )
+    assert [row["runtime"] for row in rows] == ["torch", "trt"]
+    assert (rows[0]["median_ms"], rows[0]["rows_per_s"]) == (4.0, 2000.0)
+    assert rows[0]["vram_peak_bytes"] == 2**30
+    assert (rows[1]["status"], rows[1]["error"]) == ("failed", "no engine")
+
+
+def gpu_run(**stages: Any) -> dict[str, Any]:
+    return {
+        "environment": {
+            "device": "cuda", "machine": "NVIDIA Toy", "driver": "600.1", "cores": 4,
+            "python": "3.12.1", "versions": {"torch": "2.15.0"}, "clipperf": "0.1", "commit": None,
+        },
+        "started": "2026-01-02T03:04:05Z",
+        "stages": stages,
+    }  # fmt: skip
+
+
+def stage_record(status: str, **data: Any) -> dict[str, Any]:
+    return {"status": status, "reason": "", "seconds": 1.0, "data": data}
+
+
+PARITY = [
+    {"runtime": "torch", "precision": "fp16", "side": "image", "ok": True, "cosine": 0.9999},
+    {"runtime": "torch", "precision": "fp32", "side": "image", "ok": True, "cosine": 1.0},
+    {"runtime": "torch", "precision": "fp16", "side": "text", "ok": False, "cosine": 0.2},
+    {"runtime": "trt", "precision": "fp16", "side": "text", "ok": False, "cosine": None},
+]
+
+
+def test_the_page_compares_with_eager_in_the_same_precision() -> None:
+    times = [("torch", "fp32", 8.0), ("torch", "fp16", 4.0), ("trt", "fp16", 1.0)]
+    rows = [
+        cell(runtime=name, precision=precision)
+        | {"status": "ok", "median_ms": ms, "rows_per_s": 8e3 / ms}
+        for name, precision, ms in times
+    ]
+    page = first_gpu_page.page(gpu_run(speed=stage_record("ok", rows=rows)))
+    table = [line.split(" | ") for line in page.splitlines() if line.startswith("| image")]
+    assert [(line[3], line[5], line[7]) for line in table] == [
+        ("torch", "8.000", "0.50"), ("torch", "4.000", "1.00"), ("trt", "1.000", "4.00")
+    ]  # fmt: skip
+
+
+def test_the_readme_gets_what_was_shown_and_nothing_else(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{verified_on.BEGIN}\nold\n{verified_on.END}\nafter\n")
+    run = gpu_run(parity=stage_record("failed", rows=PARITY), memory=stage_record("ok"))
+    (tmp_path / "first-run-toy.json").write_text(json.dumps(run))
+    rehearsal = gpu_run(speed=stage_record("ok"))
+    rehearsal["environment"]["device"] = "cpu"
+    (tmp_path / "first-run-cpu.json").write_text(json.dumps(rehearsal))
+    words = ["--results", str(tmp_path), "--readme", str(readme)]
+    assert verified_on.main([*words, "--check"]) == 1
+    assert verified_on.main(words) == 0
+    assert verified_on.main([*words, "--check"]) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    where = "NVIDIA Toy, driver 600.1, 2026-01-02"
+    assert (
+        f"| `torch`: images in fp16, fp32: vectors as PyTorch's in fp32 on the CPU | {where}, "
+        "torch 2.15.0 |\n"
+    ) in text
+    assert f"| the VRAM meter against a known allocation | {where} |\n" in text
+    not_run = [line for line in text.splitlines() if line.endswith("| not yet run on a GPU |")]
+    assert len(not_run) == 2
+    assert "`trt`" in not_run[0]
+    assert "`torch`" not in not_run[0]
+    assert "`clipperf profile`" in not_run[1]
+    readme.write_text("no place for it")
+    assert verified_on.main(words) == 2
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    assert verified_on.main(["--check"]) == 0

@@ -1,0 +1,129 @@
+"""What the stages of `first_gpu_run` share."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipperf.system.files import read_json
+
+ROOT = Path(__file__).parents[1]
+MODEL = ("ViT-B-32", "--pretrained", "random")
+FLOATS = ("fp32", "tf32", "fp16", "bf16")
+LEAST_COSINE = {"fp32": 0.99999, "tf32": 0.999, "fp16": 0.999, "bf16": 0.99}
+"""With PyTorch in fp32 on the CPU: what rounding alone leaves of a ViT."""
+BATCHES = (1, 3, 8, 33)
+COMPILED_BATCHES = (8,)
+KNOWN_BYTES = 1 << 30
+COMPILED = ("torch-compile",)
+"""Half a minute for each shape: left out where others answer the stage's question."""
+SKIPPED = 77
+
+Data = dict[str, Any]
+Keep = Callable[[Data], None]
+"""Puts what was found so far where it outlives the stage."""
+
+
+class Skipped(Exception):
+    """Nothing here can run the stage; says why."""
+
+
+class Wrong(Exception):
+    """Something is not as it must be; says what, and holds what was found besides."""
+
+    def __init__(self, reason: str, data: Data | None = None) -> None:
+        super().__init__(reason)
+        self.data = data or {}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: it is ended after `limit_s`, and not begun with less than `least_s` left."""
+
+    name: str
+    title: str
+    limit_s: float
+    run: Callable[[str, Keep], Data]
+    least_s: float = 10.0
+
+
+def usable(device: str) -> list[str]:
+    """The runtimes that work here on a device."""
+    from clipperf.inspect import doctor
+
+    return [check.runtime for check in doctor.check() if check.device == device and check.usable]
+
+
+def clipperf(*words: str) -> subprocess.CompletedProcess[str]:
+    """One command of clipperf, its output kept and shown."""
+    done = subprocess.run(
+        [sys.executable, "-m", "clipperf", *words], capture_output=True, text=True, cwd=ROOT
+    )
+    print(" ".join(words), done.stdout[-2000:], done.stderr[-4000:], sep="\n", flush=True)
+    return done
+
+
+def profiled(*words: str) -> Data:
+    """The rows of a profile: medians of its times, and its memory.
+
+    Raises:
+        Wrong: cells failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "result.json"
+        done = clipperf("profile", *words, "--quick", "--json", str(file))
+        if not file.exists():
+            raise Wrong(done.stderr.strip()[-400:] or f"exit status {done.returncode}")
+        rows = merged(read_json(file, large=True)["measurements"])
+    failed = [row for row in rows if row["status"] == "failed"]
+    if failed:
+        named = "; ".join(
+            f"{r['runtime']} {r['side']} batch {r['batch']}: {r['error']}" for r in failed
+        )
+        raise Wrong(named[:600], {"rows": rows})
+    return {"rows": rows}
+
+
+def merged(measurements: Iterable[Data]) -> list[Data]:
+    """One row a cell, of its passes for time and for memory."""
+    rows: dict[tuple[Any, ...], Data] = {}
+    for one in measurements:
+        cell = one["cell"]
+        named = ("side", "runtime", "precision", "device", "batch", "tokens", "input")
+        row = rows.setdefault(
+            tuple(cell.get(name) for name in named),
+            {name: cell.get(name) for name in named} | {"status": "ok", "error": None},
+        )
+        if one["status"] != "ok":
+            row |= {"status": one["status"], "error": one.get("error")}
+        elif one["kind"] == "time":
+            median_s = statistics.median(one["run_s"])
+            row |= {
+                "median_ms": round(1e3 * median_s, 4),
+                "rows_per_s": round(cell["batch"] / median_s, 1),
+                "load_s": one.get("load_s"),
+                "provider": one.get("provider"),
+                "stable": one.get("stable"),
+                "gpu": one.get("gpu"),
+                "phases_ms": {
+                    name: round(1e3 * statistics.median(values), 4)
+                    for name, values in (one.get("phases_s") or {}).items()
+                },
+            }
+        else:
+            row |= {
+                name: one.get(name)
+                for name in (
+                    "vram_peak_bytes",
+                    "vram_source",
+                    "vram_allocated_bytes",
+                    "rss_peak_bytes",
+                )
+            }
+    return list(rows.values())

@@ -1,0 +1,173 @@
+"""The Markdown page of a `first_gpu_run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Data = dict[str, Any]
+
+
+def page(run: Data) -> str:
+    """What was run, on what, how each stage ended, and the figures of each."""
+    here = run["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
+    where = f"{here['machine']}, driver {here['driver']}" if here["driver"] else here["machine"]
+    lines = [
+        f"# First run on {here['machine']}",
+        "",
+        f"Begun {run['started']}; {where}; {here['cores']} CPU cores; Python {here['python']}; "
+        f"clipperf {here['clipperf']} at {here['commit'] or 'an unknown revision'}; {versions}. "
+        "Random weights with a fixed seed. Made by `python tools/first_gpu_run.py`.",
+        "",
+        *table(
+            ("stage", "how it ended", "s", "why"),
+            [
+                (name, record["status"], record["seconds"], record["reason"])
+                for name, record in run["stages"].items()
+            ],
+        ),
+    ]
+    for name, record in run["stages"].items():
+        shown = SECTIONS.get(name, _rows)(record.get("data") or {})
+        if shown:
+            lines += ["", f"## {name}", "", *shown]
+    return "\n".join(lines) + "\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """A Markdown table; None is an empty cell."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for row in rows:
+        cells = (
+            "" if value is None else str(value).replace("|", "/").replace("\n", " ")
+            for value in row
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _rows(data: Data) -> list[str]:
+    """The cells of a profile, with each one's speed over PyTorch's in the same precision."""
+    rows = [row for row in data.get("rows", ()) if row["status"] == "ok" and "median_ms" in row]
+    eager = {
+        _place(row): row["median_ms"]
+        for row in rows
+        if row["runtime"] == "torch" and row["precision"] not in ("fp32", "tf32")
+    } or {_place(row): row["median_ms"] for row in rows if row["runtime"] == "torch"}
+    return rows and table(
+        ("tower", "tokens", "batch", "runtime", "precision", "ms", "rows/s", "over torch eager",
+         "copy in / compute / out ms", "VRAM MiB", "by"),
+        [
+            (
+                row["side"], row["tokens"], row["batch"], row["runtime"], row["precision"],
+                f"{row['median_ms']:.3f}", f"{row['rows_per_s']:.0f}",
+                f"{eager[_place(row)] / row['median_ms']:.2f}" if _place(row) in eager else None,
+                _phases(row.get("phases_ms")), _mib(row.get("vram_peak_bytes")),
+                row.get("vram_source"),
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+def _place(row: Data) -> tuple[Any, ...]:
+    return row["side"], row["tokens"], row["batch"]
+
+
+def _phases(phases_ms: Data | None) -> str | None:
+    if not phases_ms:
+        return None
+    return " / ".join(f"{phases_ms.get(name, 0):.3f}" for name in ("h2d", "compute", "d2h"))
+
+
+def _mib(size: int | None) -> str | None:
+    return None if size is None else f"{size / 2**20:.0f}"
+
+
+def _environment(data: Data) -> list[str]:
+    if not data:
+        return []
+    facts = {**data["machine"], **data.get("nvidia-smi", {})}
+    runtimes = [
+        (r["runtime"], r["device"], "yes" if r["usable"] else "no", r["detail"])
+        for r in data["runtimes"]
+    ]
+    return [
+        *table(("", ""), list(facts.items())),
+        "",
+        *table(("runtime", "device", "usable", "detail"), runtimes),
+    ]
+
+
+def _parity(data: Data) -> list[str]:
+    rows = data.get("rows", ())
+    found = table(
+        ("runtime", "precision", "tower", "least cosine", "ran in", "error"),
+        [
+            (
+                row["runtime"], row["precision"], row["side"],
+                None if row["cosine"] is None else f"{row['cosine']:.7f}",
+                row.get("provider"), row.get("error"),
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+    return ["The least cosine with PyTorch in fp32 on the CPU.", "", *found]
+
+
+def _tests(data: Data) -> list[str]:
+    return [data.get("closing_line", ""), "", *(f"- {line}" for line in data.get("lines", ()))]
+
+
+def _memory(data: Data) -> list[str]:
+    if "seen_bytes" not in data:
+        return []
+    known, seen = data["known_bytes"], data["seen_bytes"]
+    return [
+        f"Of {known / 2**20:.0f} MiB allocated the meter saw {seen / 2**20:.0f} ({data['source']})."
+    ]
+
+
+def _products(data: Data) -> list[str]:
+    rates = data.get("tflop_per_s", {})
+    return table(("type", f"TFLOP/s at {data.get('size')}"), list(rates.items()))
+
+
+def _copies(data: Data) -> list[str]:
+    rows = data.get("copies", ())
+    ways = ("pageable", "in_pieces", "by_threads")
+    return rows and table(
+        ("images", "ms: pageable", "pinned, in pieces", "pinned, by 8 threads"),
+        [(row["images"], *(row[way] for way in ways)) for row in rows],
+    )
+
+
+def _graphs(data: Data) -> list[str]:
+    rows = data.get("graphs", ())
+    return rows and table(
+        ("tower", "batch", "ms with graphs", "without", "ratio", "largest difference"),
+        [
+            (
+                row["side"], row["batch"], row["with_ms"], row["without_ms"],
+                f"{row['without_ms'] / row['with_ms']:.2f}", row["largest_difference"],
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+def _markdown(data: Data) -> list[str]:
+    return [data["markdown"].strip()] if "markdown" in data else []
+
+
+SECTIONS: dict[str, Callable[[Data], list[str]]] = {
+    "environment": _environment,
+    "parity": _parity,
+    "gpu-tests": _tests,
+    "memory": _memory,
+    "products": _products,
+    "copies": _copies,
+    "graphs": _graphs,
+    "retrieval": _markdown,
+}

@@ -1,0 +1,158 @@
+"""The first ten minutes on a GPU: what runs there, what is right, what is fast, what failed.
+
+    python tools/first_gpu_run.py                        # writes results/first-run-GPU.json and .md
+    python tools/first_gpu_run.py --minutes 5            # ends by then, whatever happens
+    python tools/first_gpu_run.py --only parity gpu-tests
+    python tools/first_gpu_run.py --device cpu           # rehearses the same on CPU runtimes
+
+Stages run in the order of their worth, each in a process of its own with a limit of its own
+(`first_gpu_stages`). The result is on disk after every stage; the same command goes on after the
+last stage that ended well, and tries the others again. `tools/verified_on.py` puts what was shown
+into the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from first_gpu_base import Stage
+from first_gpu_page import page
+from first_gpu_stages import STAGES
+
+from clipperf.system import env
+from clipperf.system.files import read_json, utc_now, write_json, write_text
+from clipperf.version import __version__
+
+ROOT = Path(__file__).parents[1]
+LAST_WORDS = 1200
+"""So many characters of what a failed stage printed last are kept."""
+
+Record = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stages; 0 where all ended well or had nothing to run, 1 where one failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "results")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--only", nargs="+", choices=[s.name for s in STAGES], default=[])
+    parser.add_argument("--again", action="store_true", help="repeat what ended well, too")
+    options = parser.parse_args(arguments)
+    ends_at = time.monotonic() + 60 * options.minutes
+    gpu = env.gpu()
+    if options.device == "cuda" and gpu is None:
+        print(
+            "no NVIDIA GPU or driver found: run where nvidia-smi works, or rehearse with "
+            "--device cpu",
+            file=sys.stderr,
+        )
+        return 2
+    machine = gpu.name if gpu is not None and options.device == "cuda" else "cpu"
+    name = "first-run-" + re.sub(r"[^A-Za-z0-9]+", "-", machine).strip("-").lower()
+    file = options.out / f"{name}.json"
+    options.out.mkdir(parents=True, exist_ok=True)
+    run = begun(file, options.device, machine, gpu, again=options.again)
+    for stage in STAGES:
+        if options.only and stage.name not in options.only:
+            continue
+        kept = run["stages"].get(stage.name)
+        if kept is not None and kept["status"] in ("ok", "skipped") and not options.again:
+            print(f"{stage.name}: {kept['status']} before", flush=True)
+            continue
+        left_s = ends_at - time.monotonic()
+        print(f"{stage.name}: {stage.title}", flush=True)
+        if left_s < stage.least_s:
+            record = ended("not reached", f"{max(0, left_s):.0f} s were left")
+        else:
+            record = run_stage(stage, options.device, min(stage.limit_s, left_s))
+        print(f"{stage.name}: {record['status']}, {record['seconds']} s {record['reason']}")
+        run["stages"][stage.name] = record
+        write_json(file, run)
+        write_text(file.with_suffix(".md"), page(run))
+    print(file.with_suffix(".md"))
+    return int(any(r["status"] in ("failed", "too slow") for r in run["stages"].values()))
+
+
+def begun(file: Path, device: str, machine: str, gpu: env.Gpu | None, *, again: bool) -> Record:
+    """The record to go on with: the file's where code, machine and versions are the same."""
+    here = {
+        "device": device,
+        "machine": machine,
+        "driver": gpu.driver if gpu is not None else None,
+        "compute_capability": list(gpu.compute_capability) if gpu is not None else None,
+        "cores": env.available_cores(),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "versions": env.installed_versions(),
+        "clipperf": __version__,
+        "commit": commit(),
+    }
+    if file.exists() and not again:
+        before: Record = read_json(file)
+        if before.get("environment") == here:
+            return before
+    return {"environment": here, "started": utc_now(), "stages": {}}
+
+
+def commit() -> str | None:
+    """The revision of the code, "+" behind it where files differ; None outside a checkout."""
+    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def run_stage(stage: Stage, device: str, limit_s: float) -> Record:
+    """Run one stage as a process group that is ended at its limit; never raises."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        answer, log = Path(folder) / "answer.json", Path(folder) / "log"
+        words = [sys.executable, str(Path(__file__).with_name("first_gpu_stages.py"))]
+        words += [stage.name, "--device", device, "--answer", str(answer)]
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                words, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
+            )
+            try:
+                code: int | None = child.wait(limit_s)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                # A stage's own children must not run on beside the next one.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+        said = log.read_text(errors="replace").strip()[-LAST_WORDS:]
+        data: Record = json.loads(answer.read_text()) if answer.exists() else {}
+    seconds = round(time.monotonic() - start, 1)
+    if code is None:
+        return {**ended("too slow", f"ended after {limit_s:.0f} s"), "seconds": seconds} | {
+            "said": said,
+            "data": data,
+        }
+    status = {0: "ok", 77: "skipped"}.get(code, "failed")
+    reason = str(data.get("reason", "" if code == 0 else f"exit status {code}"))
+    shown = {} if status == "ok" else {"said": said}
+    return {**ended(status, reason), "seconds": seconds, "data": data, **shown}
+
+
+def ended(status: str, reason: str) -> Record:
+    """The least that is known of a stage."""
+    return {"status": status, "reason": reason, "seconds": 0.0, "at": utc_now()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

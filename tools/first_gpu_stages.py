@@ -1,0 +1,303 @@
+"""The stages of `first_gpu_run`, each a process: `python tools/first_gpu_stages.py NAME ...`.
+
+A stage writes one JSON of what it found and ends with 0; with 77 where there is nothing for it to
+run here, with 1 where something is wrong, the reason being in the JSON. All use ViT-B-32 with
+seeded random weights unless they say otherwise, and the usual store, so that what one stage
+exports the next ones find.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from first_gpu_base import (
+    BATCHES,
+    COMPILED,
+    COMPILED_BATCHES,
+    FLOATS,
+    LEAST_COSINE,
+    MODEL,
+    ROOT,
+    SKIPPED,
+    Data,
+    Keep,
+    Skipped,
+    Stage,
+    Wrong,
+    clipperf,
+    profiled,
+    usable,
+)
+from first_gpu_costs import copies, graphs, memory, products
+
+from clipperf.errors import ClipperfError
+from clipperf.system.files import write_json
+
+# --- the stages ----------------------------------------------------------------------------
+
+
+def environment(device: str, keep: Keep) -> Data:
+    """What is installed, what is usable, what the GPU is."""
+    from clipperf.inspect import doctor
+
+    data: Data = {
+        "machine": doctor.machine(),
+        "runtimes": [
+            {"runtime": c.runtime, "device": c.device, "usable": c.usable, "detail": c.detail}
+            for c in doctor.check()
+        ],
+    }
+    if device == "cuda":
+        asked = "name,uuid,pci.bus_id,driver_version,memory.total,clocks.max.sm,power.limit"
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        data["nvidia-smi"] = dict(
+            zip(asked.split(","), done.stdout.strip().split(", "), strict=False)
+        )
+    if not usable(device):
+        raise Wrong(f"no runtime is usable on {device}", data)
+    return data
+
+
+def parity(device: str, keep: Keep) -> Data:
+    """Every usable runtime and float precision against PyTorch fp32 on the CPU, both towers."""
+    import numpy as np
+
+    from clipperf.bench.inputs import make_inputs
+    from clipperf.engines import contract
+    from clipperf.export.make import make
+    from clipperf.export.plan_options import EngineSettings
+    from clipperf.models import zoo
+    from clipperf.nouns.cell import Cell, EngineRequest
+    from clipperf.nouns.variant import PRECISIONS, SIDES, Side, Variant
+    from clipperf.system import env, store
+
+    spec = zoo.resolve(MODEL[0], pretrained=MODEL[2])
+    cores = env.available_cores()
+    floats = FLOATS if device == "cuda" else FLOATS[:1]
+
+    def request(
+        side: Side, name: str, precision: str, on: str, path: str | None, key: str = ""
+    ) -> EngineRequest:
+        cell = Cell(spec.id, side, name, precision, on, max(BATCHES), cores)
+        return EngineRequest(cell, spec, path, key=key, cache_folder=str(store.cache_folder()))
+
+    def artifact(side: Side, name: str, precision: str) -> tuple[str | None, str]:
+        kind = contract.get(name).artifact
+        if kind is None:
+            return None, ""
+        if kind in ("onnx", "openvino"):
+            variant = Variant(kind, PRECISIONS.get(precision).graph)
+        else:
+            variant = Variant(name, precision, settings=EngineSettings(batch=(1, 8, 64)))
+        done = make(spec, (side,), variant)
+        tower = done.manifest.tower(side)
+        if tower is None:
+            raise Wrong(f"{name} {precision} has no {side} tower")
+        return str(done.folder / tower.path), tower.key
+
+    batches = {
+        (side, rows): make_inputs(
+            EngineRequest(Cell(spec.id, side, "torch", "fp32", "cpu", rows, cores), spec, None)
+        )
+        for side in SIDES
+        for rows in BATCHES
+    }
+    expected: dict[tuple[Side, int], Any] = {}
+    for side in SIDES:
+        engine = contract.get("torch").open(request(side, "torch", "fp32", "cpu", None))
+        expected |= {(side, rows): engine.run(batches[side, rows]) for rows in BATCHES}
+        engine.close()
+    rows_found: list[Data] = []
+    for name in sorted(usable(device), key=lambda name: name in COMPILED):
+        wanted = ("fp16",) if name in COMPILED and device == "cuda" else floats
+        for precision in (p for p in wanted if p in contract.get(name).precisions):
+            for side in SIDES:
+                found: Data = {
+                    "runtime": name,
+                    "precision": precision,
+                    "side": side,
+                    "cosine": None,
+                }
+                start = time.perf_counter()
+                try:
+                    path, key = artifact(side, name, precision)
+                    engine = contract.get(name).open(
+                        request(side, name, precision, device, path, key)
+                    )
+                    try:
+                        worst = 1.0
+                        for _ in range(3):  # plain, captured, replayed where there are graphs
+                            for rows in COMPILED_BATCHES if name in COMPILED else BATCHES:
+                                a, b = engine.run(batches[side, rows]), expected[side, rows]
+                                lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+                                cosines = (a * b).sum(1) / lengths
+                                worst = min(worst, float(np.nan_to_num(cosines, nan=-1).min()))
+                    finally:
+                        engine.close()
+                    found |= {"cosine": worst, "ok": worst >= LEAST_COSINE[precision]}
+                    found["provider"] = getattr(engine, "provider", None)
+                except (ClipperfError, RuntimeError) as exc:
+                    found |= {"ok": False, "error": f"{type(exc).__name__}: {exc}"[:600]}
+                found["seconds"] = round(time.perf_counter() - start, 1)
+                print(found, flush=True)
+                rows_found.append(found)
+                keep({"rows": rows_found})
+    data: Data = {"rows": rows_found}
+    bad = [f"{r['runtime']} {r['precision']} {r['side']}" for r in rows_found if not r["ok"]]
+    if bad:
+        raise Wrong(f"wrong or failed: {', '.join(bad)}", data)
+    return data
+
+
+def gpu_tests(device: str, keep: Keep) -> Data:
+    """The tests that need a GPU."""
+    words = [sys.executable, "-m", "pytest", "-q", "-rsfE", "-p", "no:cacheprovider", "-m", "gpu"]
+    if device == "cpu":
+        words += ["--collect-only"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    lines = done.stdout.strip().splitlines()
+    kept = [line for line in lines if line.startswith(("SKIPPED", "FAILED", "ERROR"))]
+    data = {"closing_line": lines[-1] if lines else "", "lines": kept}
+    print(done.stdout[-20_000:], done.stderr[-2000:], flush=True)
+    if done.returncode:
+        raise Wrong(f"{data['closing_line']} (exit status {done.returncode})", data)
+    return data
+
+
+def speed(device: str, keep: Keep) -> Data:
+    """All runtimes but the compiled one in fp16 (fp32 on a CPU), interleaved."""
+    return profiled(*MODEL, *_cells(device, "1,8,32", COMPILED))
+
+
+def compiled(device: str, keep: Keep) -> Data:
+    """PyTorch eager and compiled beside the others, images, batches 1 and 32."""
+    if "torch-compile" not in usable(device):
+        raise Skipped("torch-compile is not usable here")
+    return profiled(*MODEL, *_cells(device, "1,32"), "--tower", "image")
+
+
+def retrieval(device: str, keep: Keep) -> Data:
+    """Zero-shot and retrieval on the bundled sample: verdicts against PyTorch fp32."""
+    names = [name for name in usable(device) if name not in COMPILED]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "result.json"
+        precision = "fp16" if device == "cuda" else "fp32"
+        done = clipperf(
+            "eval", "clipperf-sample", "--runtime", ",".join(names), "--precision", precision,
+            "--device", device, "--json", str(file),
+        )  # fmt: skip
+        if done.returncode:
+            raise Wrong(done.stderr.strip()[-400:])
+        shown = subprocess.run(
+            [sys.executable, "-m", "clipperf", "report", str(file), "--format", "md"],
+            capture_output=True, text=True, cwd=ROOT,
+        )  # fmt: skip
+    return {"markdown": shown.stdout}
+
+
+def texts(device: str, keep: Keep) -> Data:
+    """Texts by their length: what padding to the whole context would cost."""
+    return profiled(
+        *MODEL, *_cells(device, "32", COMPILED), "--tower", "text", "--tokens", "8,16,32,77"
+    )
+
+
+def batches(device: str, keep: Keep) -> Data:
+    """Batches from 1 to 64."""
+    return profiled(*MODEL, *_cells(device, "1,2,4,8,16,32,64", COMPILED), "--tower", "image")
+
+
+def large(device: str, keep: Keep) -> Data:
+    """ViT-L-14's image tower at batches 1 and 32."""
+    words = _cells(device, "1,32" if device == "cuda" else "1", COMPILED)
+    return profiled("ViT-L-14", "--pretrained", "random", *words, "--tower", "image")
+
+
+def eight_bits(device: str, keep: Keep) -> Data:
+    """int8 and fp8 on runtimes that take them."""
+    from clipperf.engines import contract
+
+    pairs = [
+        (name, precision)
+        for name in usable(device)
+        for precision in ("int8", "fp8")
+        if precision in contract.get(name).precisions
+    ]
+    if not pairs:
+        raise Skipped(f"no usable runtime on {device} takes int8 or fp8")
+    rows: list[Data] = []
+    for precision in dict.fromkeys(precision for _, precision in pairs):
+        names = ",".join(name for name, p in pairs if p == precision)
+        words = (
+            "--runtime",
+            names,
+            "--precision",
+            precision,
+            "--device",
+            device,
+            "--batch",
+            "1,32",
+        )
+        rows += profiled(*MODEL, *words)["rows"]
+        keep({"rows": rows})
+    return {"rows": rows}
+
+
+def _cells(device: str, batch: str, without: Sequence[str] = ()) -> tuple[str, ...]:
+    precision = "fp16" if device == "cuda" else "fp32"
+    names = ",".join(name for name in usable(device) if name not in without)
+    return ("--runtime", names, "--precision", precision, "--device", device, "--batch", batch)
+
+
+STAGES = (
+    Stage("environment", "What is there", 60, environment),
+    Stage("parity", "Right vectors from every runtime", 240, parity),
+    Stage("gpu-tests", "The tests that need a GPU", 180, gpu_tests),
+    Stage("speed", "ViT-B-32 on every runtime, interleaved", 240, speed, 30),
+    Stage("graphs", "CUDA graphs of ONNX Runtime's", 90, graphs),
+    Stage("memory", "The VRAM meter against a known gibibyte", 60, memory),
+    Stage("products", "The rate of matrix products", 60, products),
+    Stage("copies", "Ways to copy images in", 60, copies),
+    Stage("compiled", "PyTorch eager and compiled beside the others", 180, compiled, 40),
+    Stage("retrieval", "Zero-shot and retrieval on the sample", 120, retrieval),
+    Stage("texts", "Texts by their length", 120, texts, 30),
+    Stage("eight-bits", "int8 and fp8", 240, eight_bits, 30),
+    Stage("large", "ViT-L-14", 180, large, 40),
+    Stage("batches", "Batches from 1 to 64", 180, batches, 40),
+)
+"""By worth: what comes late is what a short time leaves out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage and write what it found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=[stage.name for stage in STAGES])
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--answer", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    stage = next(stage for stage in STAGES if stage.name == options.stage)
+    code, data = 0, {}
+    try:
+        data = stage.run(options.device, lambda found: write_json(options.answer, found))
+    except Skipped as exc:
+        code, data = SKIPPED, {"reason": str(exc)}
+    except Wrong as exc:
+        code, data = 1, {**exc.data, "reason": str(exc)}
+    except ClipperfError as exc:
+        code, data = 1, {"reason": f"{type(exc).__name__}: {exc}"}
+    write_json(options.answer, data)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Put what first runs on GPUs have shown into the README's "Verified on".
+
+    python tools/verified_on.py             # results/first-run-*.json into README.md
+    python tools/verified_on.py --check     # ends with 1 where the README says something else
+
+The table stands between two comments. What no run has shown is there as not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from first_gpu_base import ROOT
+
+from clipperf.engines import contract
+from clipperf.system.files import read_json, write_text
+
+BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
+NOT_RUN = "not yet run on a GPU"
+PACKAGES = {
+    "torch": "torch", "torch-compile": "torch", "ort-cuda": "onnxruntime-gpu",
+    "ort-trt": "onnxruntime-gpu", "ort-trt-rtx": "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    "trt": "tensorrt", "trt-rtx": "tensorrt-rtx-cu13-bindings",
+}  # fmt: skip
+"""The package of each runtime whose version counts."""
+
+STAGES = {
+    "gpu-tests": "the tests that need a GPU",
+    "speed": "time and VRAM of ViT-B-32 by `clipperf profile`",
+    "memory": "the VRAM meter against a known allocation",
+    "retrieval": "`clipperf eval` on a GPU",
+    "eight-bits": "int8 and fp8 engines",
+    "large": "ViT-L-14",
+}
+"""Stages that show something by themselves."""
+
+Data = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrite the rows, or compare them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args(arguments)
+    runs = [
+        read_json(path, large=True) for path in sorted(options.results.glob("first-run-*.json"))
+    ]
+    text = options.readme.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        print(f"{options.readme} needs {BEGIN} and {END} once each", file=sys.stderr)
+        return 2
+    before, _, rest = text.partition(BEGIN)
+    lines = table([run for run in runs if run["environment"]["device"] == "cuda"])
+    new = f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{rest.partition(END)[2]}"
+    if options.check:
+        return int(new != text)
+    write_text(options.readme, new)
+    return 0
+
+
+def table(runs: Iterable[Data]) -> list[str]:
+    """The table: runtimes by what their vectors were, then the stages that ended well."""
+    shown: list[tuple[str, str]] = []
+    runs = list(runs)
+    unseen = [name for name in contract.names() if "cuda" in contract.get(name).devices]
+    for run in runs:
+        found = run["stages"].get("parity", {}).get("data", {}).get("rows", ())
+        for name in dict.fromkeys(row["runtime"] for row in found):
+            good = [row for row in found if row["runtime"] == name and row["ok"]]
+            if good:
+                shown.append((f"`{name}`: {_vectors(good)}", where(run, name)))
+                unseen = [other for other in unseen if other != name]
+    for stage, title in STAGES.items():
+        for run in runs:
+            if run["stages"].get(stage, {}).get("status") == "ok":
+                shown.append((title, where(run)))
+    if unseen:
+        shown.append((", ".join(f"`{name}`" for name in unseen), NOT_RUN))
+    missing = [
+        title
+        for stage, title in STAGES.items()
+        if not any(run["stages"].get(stage, {}).get("status") == "ok" for run in runs)
+    ]
+    if missing:
+        shown.append(("; ".join(missing), NOT_RUN))
+    return ["| on a GPU | where |", "|---|---|", *(f"| {what} | {on} |" for what, on in shown)]
+
+
+def where(run: Data, runtime: str | None = None) -> str:
+    """The GPU, its driver, the day, and the version of a runtime's package."""
+    here = run["environment"]
+    parts = [here["machine"], f"driver {here['driver']}", run["started"][:10]]
+    package = PACKAGES.get(runtime or "")
+    if package in here["versions"]:
+        parts.append(f"{package} {here['versions'][package]}")
+    return ", ".join(parts)
+
+
+def _vectors(found: Sequence[Data]) -> str:
+    """Such as "images in fp32 and fp16, texts in fp16, as PyTorch's on the CPU"."""
+    sides = []
+    for side in ("image", "text"):
+        named = [row["precision"] for row in found if row["side"] == side]
+        if named:
+            sides.append(f"{side}s in {', '.join(named)}")
+    return f"{'; '.join(sides)}: vectors as PyTorch's in fp32 on the CPU"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
