@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -140,6 +140,21 @@ def time_block(
     finally:
         if collecting:
             gc.enable()
+
+
+def time_fed(
+    run: Callable[[np.ndarray], np.ndarray], ready: Iterable[np.ndarray]
+) -> list[tuple[float, float]]:
+    """Run every array of an iterator; the seconds that each was waited for, and ran."""
+    samples = []
+    start = time.perf_counter()
+    for array in ready:
+        there = time.perf_counter()
+        run(array)
+        end = time.perf_counter()
+        samples.append((there - start, end - there))
+        start = end
+    return samples
 
 
 def run_for(

@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from clipperf.bench.cost import Settings
 from clipperf.bench.plan import Group
 from clipperf.nouns.cell import EngineRequest
+from clipperf.nouns.from_files import FileWork
 from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, Measurement
 from clipperf.registry import Registry
@@ -49,13 +50,17 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Job:
-    """One comparison group, the baseline first; plain values, so that it crosses to machines."""
+    """One comparison group, the baseline first; plain values, so that it crosses to machines.
+
+    `files` are for the scenario that reads some.
+    """
 
     group: str
     scenario: str
     cells: tuple[Prepared, ...]
     settings: Settings
     text_ids: TextIds = CLIP_IDS
+    files: FileWork | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,9 @@ def run_job(
     return rows
 
 
-def blank(request: EngineRequest, kind: Literal["time", "memory"], env: Environment) -> Measurement:
+def blank(
+    request: EngineRequest, kind: Literal["time", "memory", "files"], env: Environment
+) -> Measurement:
     """A row with nothing measured yet."""
     return Measurement(
         cell=request.cell,

@@ -18,6 +18,7 @@ from clipperf.engines.candidates import Candidate
 from clipperf.errors import ClipperfError, UsageError, WeightsError
 from clipperf.models.family import family_of
 from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
+from clipperf.nouns.from_files import FileWork
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment, Measurement, ResultFile
 from clipperf.nouns.variant import (
@@ -48,6 +49,7 @@ class Sweep:
     tokens: tuple[int, ...] | None = None
     inputs: tuple[PixelDtype, ...] = FLOATS
     scenario: str = CLOSED_LOOP
+    files: FileWork | None = None
 
     @property
     def devices(self) -> dict[str, str]:
@@ -204,6 +206,7 @@ def jobs_of(
             cells=tuple(cells[cell] for cell in group.cells),
             settings=settings,
             text_ids=family_of(spec).text_ids(spec),
+            files=sweep.files,
         )
         for group in groups
         for spec in (specs[group.cells[0].model_id],)

@@ -13,6 +13,8 @@ first                                             first_run_s
 block      sleep_s, warmup, calls, min_s, max_s   samples
 load       seconds                                runs, seconds
 phases     warmup, runs, max_s                    phases_s
+pixels     paths, spec                            decode_s, resize_s
+feed       paths, spec, threads, calls            samples of (wait_s, engine_s)
 =========  =====================================  ==========================================
 
 It ends with the first operation that fails.
@@ -124,6 +126,30 @@ class Session:
             )
         }
 
+    def pixels(self, fields: Fields, tell: Tell) -> Fields:
+        """What an image's pixels cost while nothing else runs."""
+        from clipperf.bench import file_runs  # Pillow's RAM is none of a tower's
+        from clipperf.inputs.preprocess_spec import PreprocessSpec
+
+        assert self.request is not None
+        spec = from_json(PreprocessSpec, fields["spec"])
+        decode_s, resize_s = file_runs.pixel_costs(fields["paths"], spec, self.request.cell.input)
+        return {"decode_s": decode_s, "resize_s": resize_s}
+
+    def feed(self, fields: Fields, tell: Tell) -> Fields:
+        """Batches of files, decoded and resized beside the engine."""
+        from clipperf.bench import file_runs
+        from clipperf.inputs.preprocess_spec import PreprocessSpec
+
+        engine, _ = self._opened()
+        assert self.request is not None
+        cell, spec = self.request.cell, from_json(PreprocessSpec, fields["spec"])
+        samples = file_runs.feed(
+            engine, fields["paths"], spec, cell.input, cell.batch, fields["threads"],
+            fields["calls"],
+        )  # fmt: skip
+        return {"samples": samples}
+
     def close(self) -> None:
         """Close the engine, if one is open."""
         if self.engine is not None:
@@ -169,6 +195,8 @@ def main() -> int:
             "block": session.block,
             "load": session.load,
             "phases": session.phases,
+            "pixels": session.pixels,
+            "feed": session.feed,
         },
         greeting=lambda: {"rss_bare_bytes": meters.rss_bytes()},
         at_end=session.close,

@@ -107,14 +107,14 @@ def pixel_dtypes(
     return found
 
 
-def numbers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers from 1, separated by commas; raises UsageError that names the option."""
+def numbers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
+    """Whole numbers from `least`, with commas; raises UsageError that names the option."""
     try:
         numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError as exc:
         raise UsageError(f"{option} {text}: whole numbers with commas, such as 1,8,32") from exc
-    if min(numbers) < 1:
-        raise UsageError(f"{option} {text}: the numbers start at 1")
+    if min(numbers) < least:
+        raise UsageError(f"{option} {text}: the numbers start at {least}")
     return numbers
 
 

@@ -28,6 +28,7 @@ from clipperf.commands.options import (
 )
 from clipperf.errors import UsageError
 from clipperf.nouns.cell import CLOSED_LOOP
+from clipperf.nouns.from_files import FROM_FILES, FileWork
 from clipperf.system.terminal import tell
 
 EXAMPLES = (
@@ -35,6 +36,7 @@ EXAMPLES = (
     "clipperf profile ViT-B-32 --pretrained random --runtime torch,onnx --batch 1,8,32",
     "clipperf profile --tower text --tokens 8,77 --json profile.json",
     "clipperf profile ViT-B-32 --pretrained random --compare-published",
+    "clipperf profile --from-files ./photos --batch 1,8",
 )
 
 
@@ -80,6 +82,31 @@ def command(
     compare_published: Annotated[
         bool, typer.Option("--compare-published", help="Beside the CLIP-as-service figures.")
     ] = False,
+    from_files: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--from-files",
+            metavar="FOLDER",
+            help="Embed the images of a folder instead, and show where the time goes from file to "
+            "vector: decoding, resizing, the engine, and how long it waits.",
+        ),
+    ] = None,
+    preprocess: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--preprocess",
+            help="With --from-files: how pixels are made, with commas: exact,fast,draft. Default: "
+            "all that are installed.",
+        ),
+    ] = None,
+    preprocess_threads: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--preprocess-threads",
+            help="With --from-files: on how many threads, with commas; 0: by the caller, before "
+            "the engine runs. Default: all cores.",
+        ),
+    ] = None,
     scenario: Annotated[str, typer.Option("--scenario", hidden=True)] = CLOSED_LOOP,
     launcher: Annotated[str, typer.Option("--launcher", hidden=True)] = "local",
     json: JsonFile = None,
@@ -96,6 +123,7 @@ def command(
     from clipperf.models.published import basic_statistics
     from clipperf.nouns.model import Sizes
     from clipperf.nouns.variant import BASELINE_PRECISION
+    from clipperf.report.from_files import files_table
     from clipperf.report.gpu import gpu_table
     from clipperf.report.published import published_table
     from clipperf.report.tables import cost_table
@@ -105,6 +133,10 @@ def command(
     if not 0 < timeout <= 86400:
         raise UsageError(f"--timeout {timeout}: give seconds above 0, up to a day")
     asked = None if precision is None else names(precision, "--precision")
+    files = _files(from_files, preprocess, preprocess_threads)
+    if files is not None:
+        tower = _images_alone(tower, tokens, compare_published)
+        scenario = FROM_FILES
     sweep = Sweep(
         specs=tuple(
             prepare.choose_models(models or (), pretrained, Sizes(image_size, context_length))
@@ -118,6 +150,7 @@ def command(
         tokens=numbers(tokens, "--tokens") if tokens else None,
         inputs=pixel_dtypes(input_, sides(tower)),
         scenario=scenario,
+        files=files,
     )
     choice: Choice[None] | None = None
     if runtime is None and LAUNCHERS.get(launcher).here:
@@ -142,7 +175,36 @@ def command(
         print_json(result)
     else:
         published = published_table([result], basic_statistics()) if compare_published else None
-        more = [table for table in (gpu_table([result]), published) if table is not None]
-        print_tables(cost_table([result]), *more, write=tell)
+        main = cost_table([result]) if files is None else files_table([result])
+        meters = gpu_table([result]) if files is None else None
+        print_tables(*(t for t in (main, meters, published) if t is not None), write=tell)
         tell_lines("", *([] if choice is None else choice.lines()), f"result file: {result.path}")
     raise typer.Exit(1 if failures(result) else 0)
+
+
+def _files(folder: str | None, methods: str | None, threads: str | None) -> FileWork | None:
+    """What --from-files and the options beside it ask for."""
+    if folder is None:
+        given = {"--preprocess": methods, "--preprocess-threads": threads}
+        alone = next((name for name, value in given.items() if value is not None), None)
+        if alone is not None:
+            raise UsageError(f"{alone} says how files are read: give --from-files FOLDER, too")
+        return None
+    from clipperf.bench.file_work import file_work
+
+    return file_work(
+        folder,
+        None if methods is None else names(methods, "--preprocess"),
+        None if threads is None else numbers(threads, "--preprocess-threads", least=0),
+    )
+
+
+def _images_alone(tower: str, tokens: str | None, compare_published: bool) -> str:
+    """The tower that reads files; raises UsageError where something asked for is another's."""
+    if tower == "text":
+        raise UsageError("--from-files is for image towers: leave out --tower text")
+    if tokens is not None:
+        raise UsageError("--from-files is for image towers: leave out --tokens")
+    if compare_published:
+        raise UsageError("no figures from files are published: leave out --compare-published")
+    return "image"

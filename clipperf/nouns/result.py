@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clipperf.nouns.cell import Cell, Status
+from clipperf.nouns.from_files import FileRun
 from clipperf.nouns.model import ModelSpec
 
 
@@ -31,6 +32,8 @@ class GpuLoad:
 class Measurement:
     """One pass over one cell, made in one fresh process.
 
+    A "files" row holds `file_runs` alone, a run for each way from files to vectors.
+
     Memory: `rss_bare_bytes` is the worker before it imported anything of the runtime,
     `rss_load_peak_bytes` and `rss_run_peak_bytes` are kernel high-water marks (VmHWM) of the two
     phases, `rss_peak_bytes` the larger. Time: `run_s` are raw seconds of single calls, and
@@ -43,7 +46,7 @@ class Measurement:
     """
 
     cell: Cell
-    kind: Literal["time", "memory"]
+    kind: Literal["time", "memory", "files"]
     status: Status
     env_id: str
     load_s: float | None = None
@@ -64,6 +67,7 @@ class Measurement:
     gpu: GpuLoad | None = None
     disk_bytes: int | None = None
     provider: str | None = None
+    file_runs: tuple[FileRun, ...] = ()
     random_weights: bool = False
     error: str | None = None
     last_words: str | None = None

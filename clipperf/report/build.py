@@ -15,6 +15,7 @@ from clipperf.report.bias import score_tables
 from clipperf.report.charts import speed_charts
 from clipperf.report.crossing import crossing_findings, crossing_tables, merge_crossed
 from clipperf.report.document import Document, Origin, Section, plain_json
+from clipperf.report.from_files import files_findings, files_record, files_table, lines_of
 from clipperf.report.gpu import gpu_record, gpu_table
 from clipperf.report.published import published_table
 from clipperf.report.records import Row, environments, in_order, merge, merge_scores
@@ -60,6 +61,8 @@ def build_report(
         sections.insert(0, _section("sizing", "Sizing", intro, tables[:1]))
     if rows:
         sections.append(_section("cost", "Cost per tower", COST, [cost_table(ordered)]))
+    if (fed := files_table(ordered)) is not None:
+        sections.append(_section("files", "From files", FILES, [fed]))
     meters = gpu_table(ordered) if rows else None
     if meters is not None:
         sections.append(_section("gpu", "GPU", GPU, [meters]))
@@ -83,6 +86,7 @@ def build_report(
         *(tables[0].findings if tables else ()),
         *findings.speed_findings(rows, labels),
         *findings.memory_findings(rows, labels),
+        *files_findings(ordered),
         *accuracy_findings(scores, labels),
         *crossing_findings(ordered),
     ]
@@ -95,6 +99,7 @@ def build_report(
         provenance=tuple(_origin(r, labels) for r in ordered),
         records=(
             *map(_cost_record, rows),
+            *map(files_record, lines_of(ordered)),
             *map(_score_record, scores),
             *(_cross_record(row) for line in merge_crossed(ordered) for row in line.both),
         ),
@@ -109,6 +114,7 @@ SPEED = (
 )
 OPTIONS = "Every configuration against the targets, one tower at a time."
 COST = "Time and memory were measured in separate fresh processes, one pair for every row."
+FILES = "Image files to vectors: what holds an engine up that waits for its pixels."
 GPU = "Read after the times, so that no meter runs while they are taken."
 ACCURACY = "Each runtime answers the same samples as PyTorch; differences are taken in pairs."
 SHIFT = "Accuracy on sets that ImageNet's classes were photographed or drawn for anew."
