@@ -19,6 +19,7 @@ def page(run: Data) -> str:
         f"Begun {run['started']}; {where}; {here['cores']} CPU cores; Python {here['python']}; "
         f"clipperf {here['clipperf']} at {here['commit'] or 'an unknown revision'}; {versions}. "
         "Random weights with a fixed seed. Made by `python tools/first_gpu_run.py`.",
+        *(["", run["note"]] if "note" in run else []),
         "",
         *table(
             ("stage", "how it ended", "s", "why"),
@@ -117,6 +118,8 @@ def _parity(data: Data) -> list[str]:
 
 
 def _tests(data: Data) -> list[str]:
+    if "closing_line" not in data:
+        return []
     return [data.get("closing_line", ""), "", *(f"- {line}" for line in data.get("lines", ()))]
 
 
@@ -131,6 +134,8 @@ def _memory(data: Data) -> list[str]:
 
 def _products(data: Data) -> list[str]:
     rates = data.get("tflop_per_s", {})
+    if not rates:
+        return []
     return table(("type", f"TFLOP/s at {data.get('size')}"), list(rates.items()))
 
 

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from first_gpu_base import Stage
+from first_gpu_base import SKIPPED, Stage
 from first_gpu_page import page
 from first_gpu_stages import STAGES
 
@@ -36,6 +36,7 @@ from clipperf.system.files import read_json, utc_now, write_json, write_text
 from clipperf.version import __version__
 
 ROOT = Path(__file__).parents[1]
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 LAST_WORDS = 1200
 """So many characters of what a failed stage printed last are kept."""
 
@@ -43,7 +44,7 @@ Record = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stages; 0 where all ended well or had nothing to run, 1 where one failed."""
+    """Run the stages; 1 where one failed or was too slow, else 0: what was not reached says so."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = "first-run-" + re.sub(r"[^A-Za-z0-9]+", "-", machine).strip("-").lower()
     file = options.out / f"{name}.json"
     options.out.mkdir(parents=True, exist_ok=True)
-    run = begun(file, options.device, machine, gpu, again=options.again)
+    run = begun(file, options.device, machine, gpu)
     for stage in STAGES:
         if options.only and stage.name not in options.only:
             continue
@@ -88,8 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(r["status"] in ("failed", "too slow") for r in run["stages"].values()))
 
 
-def begun(file: Path, device: str, machine: str, gpu: env.Gpu | None, *, again: bool) -> Record:
-    """The record to go on with: the file's where code, machine and versions are the same."""
+def begun(file: Path, device: str, machine: str, gpu: env.Gpu | None) -> Record:
+    """The record to go on with: the file's where code, machine and versions are the same.
+
+    One of another code or machine is put aside under the day it was begun. What was changed since
+    its commit says nothing of what it is, so that it is never gone on with.
+    """
     here = {
         "device": device,
         "machine": machine,
@@ -101,10 +106,13 @@ def begun(file: Path, device: str, machine: str, gpu: env.Gpu | None, *, again: 
         "clipperf": __version__,
         "commit": commit(),
     }
-    if file.exists() and not again:
-        before: Record = read_json(file)
-        if before.get("environment") == here:
+    if file.exists():
+        before: Record = read_json(file, large=True)
+        if before.get("environment") == here and not str(here["commit"]).endswith("+"):
             return before
+        aside = file.with_name(f"earlier-{file.stem}-{before['started'].replace(':', '')}.json")
+        file.replace(aside)
+        write_text(aside.with_suffix(".md"), page(before))
     return {"environment": here, "started": utc_now(), "stages": {}}
 
 
@@ -135,7 +143,7 @@ def run_stage(stage: Stage, device: str, limit_s: float) -> Record:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
-        said = log.read_text(errors="replace").strip()[-LAST_WORDS:]
+        said = COLOURS.sub("", log.read_text(errors="replace")).strip()[-LAST_WORDS:]
         data: Record = json.loads(answer.read_text()) if answer.exists() else {}
     seconds = round(time.monotonic() - start, 1)
     if code is None:
@@ -143,7 +151,7 @@ def run_stage(stage: Stage, device: str, limit_s: float) -> Record:
             "said": said,
             "data": data,
         }
-    status = {0: "ok", 77: "skipped"}.get(code, "failed")
+    status = {0: "ok", SKIPPED: "skipped"}.get(code, "failed")
     reason = str(data.get("reason", "" if code == 0 else f"exit status {code}"))
     shown = {} if status == "ok" else {"said": said}
     return {**ended(status, reason), "seconds": seconds, "data": data, **shown}

@@ -9,6 +9,7 @@ exports the next ones find.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -55,14 +56,12 @@ def environment(device: str, keep: Keep) -> Data:
         ],
     }
     if device == "cuda":
-        asked = "name,uuid,pci.bus_id,driver_version,memory.total,clocks.max.sm,power.limit"
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        data["nvidia-smi"] = dict(
-            zip(asked.split(","), done.stdout.strip().split(", "), strict=False)
-        )
+        asked = "name,driver_version,memory.total,clocks.max.sm,power.limit"
+        words = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
+        with contextlib.suppress(OSError):  # NVML alone may be there
+            done = subprocess.run(words, capture_output=True, text=True)
+            said = done.stdout.strip().split(", ")
+            data["nvidia-smi"] = dict(zip(asked.split(","), said, strict=False))
     if not usable(device):
         raise Wrong(f"no runtime is usable on {device}", data)
     return data
@@ -202,6 +201,8 @@ def retrieval(device: str, keep: Keep) -> Data:
             [sys.executable, "-m", "clipperf", "report", str(file), "--format", "md"],
             capture_output=True, text=True, cwd=ROOT,
         )  # fmt: skip
+        if shown.returncode:
+            raise Wrong(shown.stderr.strip()[-400:])
     return {"markdown": shown.stdout}
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from first_gpu_base import ROOT
 
 from clipperf.engines import contract
+from clipperf.nouns.variant import SIDES
 from clipperf.system.files import read_json, write_text
 
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
@@ -30,7 +31,7 @@ PACKAGES = {
 
 STAGES = {
     "gpu-tests": "the tests that need a GPU",
-    "speed": "time and VRAM of ViT-B-32 by `clipperf profile`",
+    "speed": "a whole `clipperf profile` of ViT-B-32",
     "memory": "the VRAM meter against a known allocation",
     "retrieval": "`clipperf eval` on a GPU",
     "eight-bits": "int8 and fp8 engines",
@@ -70,20 +71,22 @@ def table(runs: Iterable[Data]) -> list[str]:
     """The table: runtimes by what their vectors were, then the stages that ended well."""
     shown: list[tuple[str, str]] = []
     runs = list(runs)
-    unseen = [name for name in contract.names() if "cuda" in contract.get(name).devices]
+    on_gpus = [name for name in contract.names() if "cuda" in contract.get(name).devices]
+    unseen = [(name, side) for name in on_gpus for side in SIDES]
     for run in runs:
         found = run["stages"].get("parity", {}).get("data", {}).get("rows", ())
         for name in dict.fromkeys(row["runtime"] for row in found):
             good = [row for row in found if row["runtime"] == name and row["ok"]]
             if good:
                 shown.append((f"`{name}`: {_vectors(good)}", where(run, name)))
-                unseen = [other for other in unseen if other != name]
+                seen = {(name, row["side"]) for row in good}
+                unseen = [pair for pair in unseen if pair not in seen]
     for stage, title in STAGES.items():
         for run in runs:
             if run["stages"].get(stage, {}).get("status") == "ok":
                 shown.append((title, where(run)))
     if unseen:
-        shown.append((", ".join(f"`{name}`" for name in unseen), NOT_RUN))
+        shown.append((", ".join(_unseen(unseen)), NOT_RUN))
     missing = [
         title
         for stage, title in STAGES.items()
@@ -92,6 +95,15 @@ def table(runs: Iterable[Data]) -> list[str]:
     if missing:
         shown.append(("; ".join(missing), NOT_RUN))
     return ["| on a GPU | where |", "|---|---|", *(f"| {what} | {on} |" for what, on in shown)]
+
+
+def _unseen(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Runtimes of which nothing was shown, and "`ort-cuda` texts" where one tower was not."""
+    found = []
+    for name in dict.fromkeys(name for name, _ in pairs):
+        sides = [side for other, side in pairs if other == name]
+        found.append(f"`{name}`" if len(sides) == len(SIDES) else f"`{name}` {sides[0]}s")
+    return found
 
 
 def where(run: Data, runtime: str | None = None) -> str:
@@ -105,7 +117,7 @@ def where(run: Data, runtime: str | None = None) -> str:
 
 
 def _vectors(found: Sequence[Data]) -> str:
-    """Such as "images in fp32 and fp16, texts in fp16, as PyTorch's on the CPU"."""
+    """Such as "images in fp32, fp16; texts in fp16: vectors as PyTorch's in fp32 on the CPU"."""
     sides = []
     for side in ("image", "text"):
         named = [row["precision"] for row in found if row["side"] == side]

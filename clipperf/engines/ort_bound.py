@@ -56,6 +56,7 @@ class BoundEngine:
         self.takes_graphs = graphs
         self.graphs_left = GRAPHS if graphs else 0
         self._kept: dict[Kind, _Bound] = {}
+        self._plain: set[Kind] = set()
         self._latest: OrderedDict[Kind, _Bound] = OrderedDict()
         self.provider = provider
 
@@ -77,15 +78,16 @@ class BoundEngine:
             self._session.run_with_iobinding(bound.binding, bound.options)
             result: np.ndarray = bound.binding.copy_outputs_to_cpu()[0]
         except Exception as exc:
-            self._kept.pop(kind, None)  # a capture that failed is not tried again
+            if self._kept.pop(kind, None) is not None:  # a capture that failed is not tried again
+                self._plain.add(kind)
             raise run_error(exc, len(array)) from exc
         return result
 
     def _bound(self, kind: Kind) -> _Bound:
         """The buffers of a shape: with a graph's number while there are any left."""
-        if self.graphs_left:
+        if self.graphs_left and kind not in self._plain:
+            self._kept[kind] = self._bind(kind, str(self.graphs_left - 1))
             self.graphs_left -= 1
-            self._kept[kind] = self._bind(kind, str(self.graphs_left))
             return self._kept[kind]
         if kind not in self._latest:
             while len(self._latest) >= SHAPES:

@@ -63,7 +63,7 @@ def open_cuda(request: EngineRequest) -> BoundEngine:
     try:
         return opened(graphs=True)
     except EngineError as exc:
-        if NO_GRAPHS not in str(exc):
+        if NO_GRAPHS not in str(exc.__cause__):  # its own words may be another line of the log
             raise
         return opened(graphs=False)
 
