@@ -56,7 +56,25 @@ const char *cudaGetErrorName(int e) { return "stub"; }
 
 def missing_tool() -> str | None:
     """What these need and this machine lacks, or None."""
-    return next((tool for tool in ("gcc", "nm") if shutil.which(tool) is None), None)
+    return next((tool for tool in ("gcc", "nm", "readelf") if shutil.which(tool) is None), None)
+
+
+def build_named(folder: Path, library: Path) -> dict[str, str]:
+    """Stubs of all that a library names as needed from TensorRT; the environment to find them."""
+    told = subprocess.run(
+        ["readelf", "-d", str(library)], capture_output=True, text=True, check=True
+    )
+    wanted = re.findall(r"\[(lib(?:nv|tensorrt)\w+\.so[.\d]*)\]", told.stdout)
+    listed = subprocess.run(
+        ["nm", "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True
+    ).stdout
+    names = re.findall(r" U ((?:create|get|init)[A-Z]\w+)", listed)
+    source = folder / "stub.c"
+    source.write_text("\n".join(f"void *{name}(void) {{ return 0; }}" for name in names))
+    for name in wanted:
+        words = ["gcc", "-w", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(folder / name)]
+        subprocess.run([*words, str(source)], check=True)
+    return {**os.environ, "LD_LIBRARY_PATH": str(folder)}
 
 
 def build(folder: Path, provider: Path) -> dict[str, str]:

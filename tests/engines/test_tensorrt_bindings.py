@@ -1,0 +1,194 @@
+"""The real Python bindings of several TensorRTs, without the libraries behind them.
+
+PyPI has the bindings, which are small, and NVIDIA's own index the libraries. Of these the bindings
+take nine functions, for which a stub stands: then they can be imported and looked at. Whatever name
+of TensorRT's the code uses must be there in each version, with the same parameters. Those that
+come and go are asked for by name and listed below.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import re
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from typing import Any
+
+import pytest
+import stub_cuda
+from conftest import ROOT
+
+VERSIONS = {
+    "10.13": ("tensorrt-cu13-bindings==10.13.3.9", "tensorrt_bindings"),
+    "10.16": ("tensorrt-cu13-bindings==10.16.1.11", "tensorrt_bindings"),
+    "11.0": ("tensorrt-cu13-bindings==11.0.0.114", "tensorrt_bindings"),
+    "11": ("tensorrt-cu13-bindings>=11,<12", "tensorrt_bindings"),
+    "rtx": ("tensorrt-rtx-cu13-bindings>=1.7,<2", "tensorrt_rtx_bindings"),
+}
+"""The lowest that is supported, the last of its kind, the first of the next, and the newest."""
+
+SOURCES = ("clipperf/engines/tensorrt", "clipperf/export/jobs/plan.py")
+
+CLASSES = (
+    "Builder", "INetworkDefinition", "OnnxParser", "ParserError", "IBuilderConfig",
+    "IOptimizationProfile", "Runtime", "ICudaEngine", "IExecutionContext", "IRuntimeConfig",
+    "IHostMemory", "ITimingCache", "ITensor", "ILogger", "IStreamWriter", "IRuntimeCache", "Dims",
+)  # fmt: skip
+
+OPTIONAL = {
+    "ComputeCapability", "IRuntimeCache", "create_runtime_cache", "set_runtime_cache",
+    "num_compute_capabilities", "set_compute_capability", "is_stream_capturable",
+    "get_engine_stat",
+}  # fmt: skip
+"""What only some flavours and versions have: the code looks before it uses them."""
+
+LOOK = """
+import importlib, json, sys
+module = importlib.import_module(sys.argv[1])
+found = {"module": sorted(dir(module)), "version": module.__version__, "classes": {}, "enums": {}}
+for name in sys.argv[2].split(","):
+    one = getattr(module, name, None)
+    if one is not None:
+        found["classes"][name] = {n: getattr(one, n).__doc__ or "" for n in dir(one) if n[0] != "_"}
+for name in dir(module):
+    members = getattr(getattr(module, name), "__members__", None)
+    if members is not None:
+        found["enums"][name] = sorted(members)
+print(json.dumps(found))
+"""
+
+Seen = dict[str, Any]
+
+
+@functools.cache
+def seen(version: str) -> Seen:
+    """What the bindings of a version offer; skips where they cannot be had."""
+    if sysconfig.get_platform() != "linux-x86_64":
+        pytest.skip("the bindings are for Linux on x86-64")
+    if (tool := stub_cuda.missing_tool()) is not None:
+        pytest.skip(f"{tool} is not installed")
+    wanted, package = VERSIONS[version]
+    folder = ROOT / "build" / "bindings" / f"{version}-{sys.version_info[1]}"
+    if not folder.exists():
+        words = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+        done = subprocess.run(
+            [*words, "--dest", str(folder.with_suffix(".part")), wanted],
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        if done.returncode:
+            pytest.skip(f"no bindings of TensorRT {version} from the package index")
+        (wheel,) = folder.with_suffix(".part").glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder.with_suffix(".part"))
+        folder.with_suffix(".part").replace(folder)
+    (library,) = folder.glob("*_bindings/*.so")
+    env = stub_cuda.build_named(folder, library)
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, package, ",".join(CLASSES)],
+        env=env | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: Seen = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+# --- what the code uses --------------------------------------------------------------------
+
+
+def trees() -> list[ast.AST]:
+    files = [p for s in SOURCES for p in ((ROOT / s).glob("*.py") if "." not in s else [ROOT / s])]
+    assert len(files) > 4
+    return [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+
+
+@functools.cache
+def chains() -> set[tuple[str, ...]]:
+    """Such as ("BuilderFlag", "TF32") of `trt.BuilderFlag.TF32`."""
+    found = set()
+    for node in (node for tree in trees() for node in ast.walk(tree)):
+        parts: list[str] = []
+        while isinstance(node, ast.Attribute):
+            parts.insert(0, node.attr)
+            node = node.value
+        if parts and isinstance(node, ast.Name) and node.id == "trt":
+            found.add(tuple(parts))
+    return found
+
+
+@functools.cache
+def attributes() -> set[str]:
+    """Every attribute that is read or called of anything, and every name in quotes."""
+    nodes = [node for tree in trees() for node in ast.walk(tree)]
+    named = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return named | {
+        n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    }
+
+
+def used(found: Seen) -> dict[tuple[str, str], str]:
+    """By class and name, what a version says of each that the code uses: its first line."""
+    return {
+        (owner, name): says.splitlines()[0] if says else ""
+        for owner, members in found["classes"].items()
+        for name, says in members.items()
+        if name in attributes() and name not in OPTIONAL and owner not in OPTIONAL
+    }
+
+
+def parameters(line: str) -> list[str]:
+    """The names of a signature's parameters, in order."""
+    inside = re.search(r"\((.*)\)", line)
+    if inside is None:
+        return []
+    plain = re.sub(r"\[[^]]*\]", "", inside[1])  # types may hold commas
+    return [part.partition(":")[0].strip() for part in plain.split(",") if part.strip()]
+
+
+# --- in every version ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_name_and_member_is_there(version: str) -> None:
+    found = seen(version)
+    names = chains()
+    assert ("BuilderFlag", "TF32") in names
+    assert ("Runtime",) in names
+    for first, *rest in names:
+        if first in OPTIONAL:
+            continue
+        assert first in found["module"], f"trt.{first} is not in {found['version']}"
+        if rest and first in found["enums"] and not rest[0].startswith("_"):
+            assert rest[0] in found["enums"][first], f"trt.{first}.{rest[0]}"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_no_method_is_gone_or_takes_other_parameters(version: str) -> None:
+    before, now = used(seen("10.13")), used(seen(version))
+    must = {
+        ("IExecutionContext", name)
+        for name in ("set_input_shape", "set_tensor_address", "execute_async_v3")
+    } | {
+        ("Runtime", "deserialize_cuda_engine"), ("OnnxParser", "parse_from_file"),
+        ("IOptimizationProfile", "set_shape"), ("IBuilderConfig", "set_memory_pool_limit"),
+    }  # fmt: skip
+    assert must <= set(before), "what the code uses is found"
+    gone = {pair for pair in before if pair not in now}
+    assert not gone, f"not in {seen(version)['version']}: {sorted(gone)}"
+    for pair, line in before.items():
+        assert parameters(line) == parameters(now[pair]), (pair, line, now[pair])
+
+
+def test_what_is_optional_is_somewhere_and_not_everywhere() -> None:
+    every = [seen(version) for version in VERSIONS]
+    for name in OPTIONAL:
+        assert name in attributes(), f"nothing uses {name}"
+        there = [
+            name in found["module"] or any(name in own for own in found["classes"].values())
+            for found in every
+        ]
+        assert any(there), f"{name} is in no version"
+        assert not all(there), f"{name} is in all of them: it is not optional"
