@@ -13,6 +13,7 @@ Nothing in here keeps time: only `bench.cost` holds a clock. What an engine may 
   embeddings once more where the tower has no second output
 - ``streams``: how many threads may be in `run` at once; absent where only one may
 - ``min_tokens``: the shortest text that it takes; shorter ones are padded
+- ``token_buckets``: the lengths that texts are padded to, since it keeps a graph for each shape
 - ``allocated_bytes()``: the most device memory held so far, by the runtime's own account
 """
 
@@ -28,6 +29,9 @@ from clipperf.registry import Registry
 SHORTEST_TOKENS = 3
 """Begin and end of an empty text, and one more: behind a begin that is a constant a single token
 would be multiplied in another order. An engine that needs longer input has `min_tokens`."""
+
+TOKEN_BUCKETS = (8, 16, 24, 32, 48, 77)
+"""Ascending. Texts cut to their own ends come in any length, and a graph replays one alone."""
 
 
 @dataclass(frozen=True)

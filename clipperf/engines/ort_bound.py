@@ -12,7 +12,7 @@ from clipperf.engines import contract
 from clipperf.engines.onnxruntime import library, run_error
 from clipperf.errors import EngineError
 
-GRAPHS = 8
+GRAPHS = 16
 """So many input shapes, the first that come, run as CUDA graphs, which end with the session."""
 
 SHAPES = 8
@@ -51,6 +51,7 @@ class BoundEngine:
         graphs: bool = False,
     ) -> None:
         self.min_tokens = min_tokens
+        self.token_buckets = contract.TOKEN_BUCKETS if graphs else ()
         self._session = session
         self._device = device
         self.takes_graphs = graphs

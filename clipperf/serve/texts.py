@@ -104,9 +104,16 @@ def _run(tokens: np.ndarray, engine: Engine, batch_size: int, ends: Lengths | No
 
 
 def given_lengths(engine: Engine, lengths: np.ndarray) -> np.ndarray:
-    """How many tokens of texts of `lengths` an engine is given: int64 [batch]."""
+    """How many tokens of texts of `lengths` an engine is given: int64 [batch].
+
+    Those of an engine that keeps a graph for each shape are brought to the next of a few lengths.
+    """
     found: np.ndarray = np.maximum(lengths, getattr(engine, "min_tokens", SHORTEST_TOKENS))
-    return found
+    usual = np.array(getattr(engine, "token_buckets", ()), np.int64)
+    if not usual.size:
+        return found
+    place = np.searchsorted(usual, found)
+    return np.where(place < usual.size, usual[np.minimum(place, usual.size - 1)], found)
 
 
 def batches(lengths: np.ndarray, batch_size: int) -> Iterator[slice]:

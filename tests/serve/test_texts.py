@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clipperf
+from clipperf.engines.contract import TOKEN_BUCKETS
 from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import UsageError
 from clipperf.inputs.tokenize import Tokenizer, eot_lengths
 from clipperf.serve import texts as text_batches
 from clipperf.serve.model import ClipModel
-from clipperf.serve.texts import RUN_COST_TOKENS, batches, encode
+from clipperf.serve.texts import RUN_COST_TOKENS, batches, encode, given_lengths
 from clipperf.system.store import read_manifest
 
 CAPTION = "a photo of the red apple on table with two small dogs near an old wooden house"
@@ -117,6 +118,24 @@ def test_engines_may_need_longer_texts(tokenizer: Tokenizer) -> None:
     found = encode(texts, tokenizer, engine, 2, cut="eot")
     assert [array.shape for array in engine.arrays] == [(2, 8), (1, 13)]
     np.testing.assert_array_equal(found[:, 0], tokenizer(texts).sum(1))
+
+
+def test_engines_with_graphs_are_given_few_lengths(tokenizer: Tokenizer) -> None:
+    """2, 5 and 13 tokens; those above the last length stay as they are, as far as rows go."""
+    texts = ["a dog", "", "two small dogs on a table near an old wooden house", "word " * 90]
+    lengths = eot_lengths(tokenizer(texts), tokenizer.eot_id or 0)
+    assert lengths.tolist() == [4, 2, 13, tokenizer.context_tokens]
+    engine = Recorder()
+    engine.token_buckets = (3, 16)  # type: ignore[attr-defined]
+    assert given_lengths(engine, np.array([1, 3, 4, 16, 17, 77])).tolist() == [3, 3, 16, 16, 17, 77]
+    found = encode(texts, tokenizer, engine, 1, cut="eot")
+    assert [array.shape for array in engine.arrays] == [(1, 3), (1, 16), (1, 16), (1, 77)]
+    np.testing.assert_array_equal(found[:, 0], tokenizer(texts).sum(1))
+    engine = Recorder()
+    captioned = captions(200, seed=3)
+    engine.token_buckets = TOKEN_BUCKETS  # type: ignore[attr-defined]
+    encode(captioned, tokenizer, engine, 8, cut="eot")
+    assert {array.shape[1] for array in engine.arrays} <= set(TOKEN_BUCKETS)
 
 
 def test_windows_bound_what_is_tokenised_at_once(

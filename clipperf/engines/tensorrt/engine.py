@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipperf.engines.contract import Availability, verdict
+from clipperf.engines.contract import TOKEN_BUCKETS, Availability, verdict
 from clipperf.engines.tensorrt import cuda as cuda_driver
 from clipperf.engines.tensorrt import flavours
 from clipperf.engines.tensorrt.plan import Plan, check_shape
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 4 * 2**20
 """Inputs cross in pieces of this size, so that filling pinned memory overlaps the transfer."""
 
-SHAPES = 8
+SHAPES = 16
 """So many input shapes are remembered, and with them their graphs."""
 
 
@@ -103,6 +103,7 @@ class TensorRTEngine:
         self._work = _Buffer(cuda, pinned=False)
         self.provider = plan.provider
         self.min_tokens = plan.profile.min[1]  # of a text tower; images have no short inputs
+        self.token_buckets = TOKEN_BUCKETS if self._capturing else ()
 
     @property
     def graphs(self) -> int:
