@@ -74,10 +74,15 @@ def held_for_test(dataset: Dataset, found: Embeddings) -> tuple[Dataset, Embeddi
     )
 
 
+def without_column(dataset: Dataset, name: str) -> UsageError:
+    """What to raise where the column of a fold is not there."""
+    known = few(dataset.columns, 20) or "none"
+    return UsageError(f"{dataset.name} has no column {quoted(name)}; there are {known}")
+
+
 def _divided(dataset: Dataset, name: str, tested: bool = True) -> Sequence[np.ndarray]:
     if name not in dataset.columns:
-        known = few(dataset.columns, 20) or "none"
-        raise UsageError(f"{dataset.name} has no column {quoted(name)}; there are {known}")
+        raise without_column(dataset, name)
     said = np.array(dataset.columns[name])
     odd = set(said.tolist()) - {TRAIN, TEST, ""}
     if odd:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.folds import TRAIN, divides_itself
+from clipperf.evals.folds import TRAIN, divides_itself, folds_of, without_column
 from clipperf.evals.layout import MissingSplitError, few
 from clipperf.evals.same_classes import with_the_same_classes
 from clipperf.evals.task import TASKS, fitting
@@ -50,6 +50,7 @@ def with_tasks(dataset: Dataset, names: Sequence[str], load: Load) -> Dataset:
                 "train or folds"
             )
         needed.pop(TRAIN, None)
+    _check_fold_columns(dataset, load)
     usable = dict.fromkeys(part for task in tasks for part in task.may_use if part not in needed)
     notes = list(dataset.notes)
     parts: dict[str, Dataset] = {}
@@ -74,6 +75,33 @@ def with_tasks(dataset: Dataset, names: Sequence[str], load: Load) -> Dataset:
     return dataclasses.replace(dataset, sha256=sha256, parts=parts, notes=tuple(notes))
 
 
+def _check_fold_columns(dataset: Dataset, load: Load) -> None:
+    """Make sure that every fold is a column that divides the data, or its part for training.
+
+    Raises:
+        UsageError: one is a column of neither, or one of the data's that says nothing is trained
+            on: all of the data would be evaluated in silence.
+    """
+    part = None
+    for name in dataset.folds:
+        if name in dataset.columns:
+            if not divides_itself(dataset) and TRAIN not in dataset.named_parts:
+                folds_of(dataset)  # says what is wrong with it
+            continue
+        if part is None:
+            try:
+                part = _part(dataset, TRAIN, load)
+            except MissingPartError as exc:
+                raise without_column(dataset, name) from exc
+        if name not in part.columns:
+            raise without_column(part, name)
+
+
+def _images_of(dataset: Dataset) -> list[str]:
+    """What tells whether two parts hold the same images, however they are asked about."""
+    return sorted(image.sha256 or str(image) for image in dataset.images)
+
+
 def _part(dataset: Dataset, part: str, load: Load) -> Dataset:
     """A part by the first of its names that is there.
 
@@ -88,7 +116,7 @@ def _part(dataset: Dataset, part: str, load: Load) -> Dataset:
         except MissingSplitError as exc:
             reasons.append(str(exc))
             continue
-        if found.sha256 == dataset.sha256:
+        if _images_of(found) == _images_of(dataset):
             reasons.append("it would be the same data as what is evaluated")
             continue
         return found

@@ -257,3 +257,69 @@ def test_parts_are_embedded_written_and_read(tmp_path: Path) -> None:
     assert np.array_equal(again.images, both.images)
     assert np.array_equal(again.texts["images"], plain.images) and len(again.texts) == 1
     assert np.array_equal(again.parts["train"], found.parts["train"]) and len(again.parts) == 1
+
+
+PROMPTS = '[classes]\ncat = ["a cute cat", "a pet {c}"]\n'
+POOLED = '[pooled]\ncat = ["tabby", "tom"]\ndog = "dog"\n'
+
+
+@pytest.mark.parametrize("more", ["", PROMPTS, POOLED])
+def test_what_is_evaluated_is_no_part_however_it_is_asked_about(tmp_path: Path, more: str) -> None:
+    """Parts are asked about without prompts, so that nothing but the images tells the same data."""
+    fill(tmp_path / "pets", 0)
+    (tmp_path / "pets.toml").write_text(f'data = "pets"\n{more}')
+    with pytest.raises(UsageError, match="it would be the same data as what is evaluated"):
+        asked(tmp_path / "pets.toml", "learner")
+    fill(tmp_path / "more", 10)
+    (tmp_path / "pets.toml").write_text(f'data = "pets"\ntrain = "more"\n{more}')
+    data = asked(tmp_path / "pets.toml", "learner")
+    assert list(data.parts) == ["train"], "and not as validation either"
+    assert not any("evaluated on as well" in note for note in data.notes)
+    for split in ("test", "train"):
+        fill(tmp_path / "split" / split, 20 if split == "test" else 30)
+    (tmp_path / "split.toml").write_text(f'data = "split"\nsplit = "train"\n{more}')
+    with pytest.raises(UsageError, match="no part for train"):
+        asked(tmp_path / "split.toml", "learner")
+
+
+@pytest.mark.parametrize(
+    ("column", "folds", "said"),
+    [
+        ("train,test", "fold", None),
+        ("train,test", "fild", "has no column 'fild'; there are fold"),
+        ("Train,Test", "fold", "its fold 'fold' says Test, Train"),
+        ("test,", "fold", "its fold 'fold' has no image to train"),
+    ],
+)
+def test_folds_that_divide_nothing_are_refused_whatever_is_asked(
+    tmp_path: Path, column: str, folds: str, said: str | None
+) -> None:
+    """Else all of the data would be tested, its images to train on as well."""
+    root = tmp_path / "table"
+    root.mkdir()
+    lines = ["image,label,fold"]
+    for place, (name, own) in enumerate(zip(("cat", "dog"), column.split(","), strict=True)):
+        (root / f"{place}.png").write_bytes(picture(place, "png"))
+        lines.append(f"{place}.png,{name},{own}")
+    (root / "labels.csv").write_text("\n".join(lines))
+    (tmp_path / "table.toml").write_text(f'data = "table"\nfolds = ["{folds}"]\n')
+    for names in ((), ("zeroshot",), ("learner",)):
+        if said is None:
+            assert asked(tmp_path / "table.toml", *names).folds == ("fold",)
+        else:
+            with pytest.raises(UsageError, match=said):
+                asked(tmp_path / "table.toml", *names)
+
+
+def test_folds_may_be_columns_of_the_part_for_training(tmp_path: Path) -> None:
+    fill(tmp_path / "pets", 0)
+    root = tmp_path / "table"
+    root.mkdir()
+    for place in range(2):
+        (root / f"{place}.png").write_bytes(picture(40 + place, "png"))
+    (root / "labels.csv").write_text("image,label,f\n0.png,cat,train\n1.png,dog,train\n")
+    (tmp_path / "pets.toml").write_text('data = "pets"\ntrain = "table"\nfolds = ["f"]\n')
+    assert asked(tmp_path / "pets.toml", "learner").parts["train"].columns["f"] == ("train",) * 2
+    (tmp_path / "pets.toml").write_text('data = "pets"\ntrain = "table"\nfolds = ["g"]\n')
+    with pytest.raises(UsageError, match="has no column 'g'; there are f"):
+        asked(tmp_path / "pets.toml", "zeroshot")
