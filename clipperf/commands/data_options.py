@@ -1,4 +1,4 @@
-"""Options that say which data is read, for the commands that read any."""
+"""Options that say which data is read, and what its scores are held against."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache
 
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.evals.datasets import Dataset
@@ -175,10 +176,10 @@ def _nearest(table: OwnTable, asked: Sequence[Asked], columns: Sequence[str]) ->
     """
     if not asked:
         return "what is evaluated has random weights, of which there are no figures"
-    pairs = [(row, one) for row in table.rows for one in asked]
-    row, one = min(pairs, key=lambda pair: _distance(_other(pair[0], pair[1], columns)))
+    asked = list(dict.fromkeys(asked))
+    row, one, other = _nearest_pair(table.rows, asked, columns)
     said = []
-    for column in _other(row, one, columns):
+    for column in other:
         place = COLUMNS.index(column)
         # Of the others alike: a figure may be there by several names.
         alike = [each[place] for each in asked if each[:place] == one[:place]]
@@ -191,6 +192,35 @@ def _nearest(table: OwnTable, asked: Sequence[Asked], columns: Sequence[str]) ->
     return f"no line is of what is evaluated; the nearest, line {row.line}, has the {named}"
 
 
+def _nearest_pair(
+    rows: Sequence[OwnFigure], asked: Sequence[Asked], columns: Sequence[str]
+) -> tuple[OwnFigure, Asked, list[str]]:
+    """The first that have most in common, and the columns in which they have not.
+
+    A table has many lines and few values: each of these is held against what was asked for once.
+    """
+    known = [_key(*one) for one in asked]
+    key_of = cache(_key)
+
+    @cache
+    def matching(column: str, published: str) -> tuple[bool, ...]:
+        """Which of what was asked for a value of a line is."""
+        own = [one[COLUMNS.index(column)] for one in known]
+        same = {each: _is(column, each, published) for each in dict.fromkeys(own)}
+        return tuple(same[each] for each in own)
+
+    kinds: dict[tuple[tuple[bool, ...], ...], OwnFigure] = {}
+    for row in rows:
+        values = zip(columns, key_of(*_written(row)), strict=False)
+        kinds.setdefault(tuple(matching(*value) for value in values), row)
+    pairs = [
+        (row, one, [column for column, has in zip(columns, found, strict=True) if not has])
+        for kind, row in kinds.items()
+        for one, found in zip(asked, zip(*kind, strict=True), strict=True)
+    ]
+    return min(pairs, key=lambda pair: _distance(pair[2]))
+
+
 def _distance(other: Sequence[str]) -> tuple[int, list[int]]:
     return len(other), [-COLUMNS.index(column) for column in other]
 
@@ -199,16 +229,16 @@ def _written(row: OwnFigure) -> Asked:
     return row.model, row.pretrained, row.figure.dataset, row.figure.metric
 
 
-def _other(row: OwnFigure, one: Asked, columns: Sequence[str]) -> list[str]:
-    """The columns in which a line is of something else than was asked for."""
-    (name, weights), (own, tag) = model_key(row.model, row.pretrained), model_key(*one[:2])
-    differ = {
-        "model": name != own,
-        "pretrained": weights != tag,
-        "dataset": not _same(one[2], row.figure.dataset),
-        "metric": one[3] not in names_of(row.figure.metric),
-    }
-    return [column for column in columns if differ[column]]
+def _key(model: str, pretrained: str, dataset: str, metric: str) -> Asked:
+    """The same with what all spellings of the model have in common."""
+    return *model_key(model, pretrained), dataset, metric
+
+
+def _is(column: str, own: str, published: str) -> bool:
+    """Whether a column of a line is what was asked for; models as `_key` has them."""
+    if column == "dataset":
+        return _same(own, published)
+    return own in names_of(published) if column == "metric" else own == published
 
 
 def _beside(cell: Cell, parts: Sequence[Score], figure: Published, prompts: str) -> Beside:

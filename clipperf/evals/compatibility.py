@@ -96,5 +96,5 @@ def _notes(pair: tuple[Candidate, Candidate]) -> Iterator[str]:
     if ours.model_id == theirs.model_id and ours.weights_id != theirs.weights_id:
         yield (
             f"{pair[0].name} and {pair[1].name} have other weights, though both are called "
-            f"{ours.model_id}: they are two models, and each has a space of its own"
+            f"{ours.model_id}"
         )

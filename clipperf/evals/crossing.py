@@ -218,15 +218,16 @@ def in_words(rows: Sequence[CrossScore]) -> str:
     needed = [row.score.samples_needed for row in rows if _verdict(row) is Verdict.TOO_FEW]
     known = [n for n in needed if n is not None]
     more = f"; about {max(known)} samples would do" if known and answer is Answer.TOO_FEW else ""
-    return f"{answer.value}: {said}{_of_two(rows)} (margin {margin}pp; {most}){more}"
+    why = _of_two(rows) if answer is Answer.NO else ""
+    return f"{answer.value}: {said}{why} (margin {margin}pp; {most}){more}"
 
 
 def _of_two(rows: Sequence[CrossScore]) -> str:
-    """What is to be said where the two are no engines of one model; "" where they are."""
+    """What may be why two do not fit: they are no engines of one model; "" where they are."""
     ours, theirs = rows[0].score.cell.model_id, rows[0].index.model_id
     if ours == theirs:
         return ""
-    return f": they are two models, {ours} and {theirs}, and each has a space of its own"
+    return f": they are two models, {ours} and {theirs}, and each may have a space of its own"
 
 
 def _why_nothing(rows: Sequence[CrossScore]) -> str:

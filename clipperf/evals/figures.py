@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from clipperf.errors import UsageError
 from clipperf.inputs.sources import ImageSource, read_text
@@ -47,8 +47,14 @@ class OwnTable:
 
     def __call__(self, architecture: str, tag: str) -> Sequence[Published]:
         """The figures of a model."""
-        key = model_key(architecture, tag)
-        return [row.figure for row in self.rows if model_key(row.model, row.pretrained) == key]
+        return self._by_model.get(model_key(architecture, tag), [])
+
+    @cached_property
+    def _by_model(self) -> dict[tuple[str, str], list[Published]]:
+        found: dict[tuple[str, str], list[Published]] = {}
+        for row in self.rows:
+            found.setdefault(model_key(row.model, row.pretrained), []).append(row.figure)
+        return found
 
 
 SPREAD = 0.007

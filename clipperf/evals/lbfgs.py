@@ -42,10 +42,11 @@ def lowest(
         MissingDependencyError: scipy or threadpoolctl is not installed.
     """
     at, used = start, 0
-    while used < most and not done(at):
+    near = done(at)
+    while used < most and not near:
         found, iterations = _leg(function, at, done, min(LEG, most - used))
-        used += iterations
-        if not iterations or found.value >= at.value:
+        used, near = used + iterations, done(found)
+        if not near and (not iterations or found.value >= at.value):
             break
         at = found
     return at, used
@@ -65,7 +66,8 @@ def _leg(
 
     def reached(intermediate_result: Any) -> None:
         nonlocal at
-        at = tried[intermediate_result.x.tobytes()]
+        # A step too small to move anything is not computed again, nor one from 0.0 to -0.0.
+        at = tried.get(intermediate_result.x.tobytes(), at)
         tried.clear()
         if done(at):
             raise StopIteration

@@ -8,8 +8,9 @@ scipy's.
 The minimum is one, and what is returned lies within `WITHIN` of it. A bound on the gradient alone,
 scikit-learn's test, does not see to that: under a strong penalty the right weights are 1e-5 and any
 weights of that size pass; under a weak one the loss is flat long before the minimum. So the
-gradient is measured by the penalty, whose curvature the objective has at least. Features are turned
-to their principal axes, whose curvatures are known by and large, which saves most iterations.
+gradient is measured by the penalty, whose curvature the objective has at least along weights;
+biases, which have no penalty, are held to an estimate. Features are turned to their principal axes,
+whose curvatures are known by and large, which saves most iterations.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def fit(
     every way down.
 
     Raises:
-        MissingDependencyError: scipy is not installed.
+        MissingDependencyError: scipy or threadpoolctl is not installed, and the start is not near
+            enough already.
         UsageError: features are not finite, labels do not fit them, or a strength is not positive.
     """
     _check(features, right, classes, strength)
@@ -155,10 +157,11 @@ def _objective(axes: Axes, right: np.ndarray, classes: int, strength: float) -> 
 def _nearness(axes: Axes, right: np.ndarray, strength: float) -> Callable[[Place], bool]:
     """Whether a place is near enough to the minimum: under a softmax in all, else each column.
 
-    The objective bends along weights by the penalty at least, so that what is left to go is no more
-    than the gradient over the penalty. Where the loss bends far more than the penalty that asks for
-    more than there is to gain, and the gradient over the whole curvature, which is an estimate, is
-    held to `SURELY`. Biases may move logits no more than such weights do, by features' lengths.
+    The objective bends along weights by the penalty at least, so that with these biases what is
+    left to go is no more than the gradient over the penalty. Where the loss bends far more than the
+    penalty that asks for more than there is to gain, and the gradient over the whole curvature,
+    which is an estimate, is held to `SURELY`. Biases have no penalty: by the estimate alone they
+    may move logits no more than such weights do, by features' lengths.
     """
     penalty, axis = strength / len(right), 1 if right.dtype == bool else None
     r, length = len(axes.variances), float(np.sqrt(axes.variances.sum()))

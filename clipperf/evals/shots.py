@@ -49,9 +49,7 @@ def few_shot(
     Raises:
         UsageError: a class has fewer samples than are to be drawn.
     """
-    least = most_shots(labels, classes)
-    if shots > least:
-        raise UsageError(f"{shots} shots, and a class has {least} samples to train on")
+    check_shots(labels, classes, shots)
     own = drawn(labels, shots, repeat)
     few = features[own], labels[own]
     if validation is None:
@@ -64,6 +62,13 @@ def few_shot(
 def most_shots(labels: np.ndarray, classes: int) -> int:
     """How many samples every class has."""
     return int(np.bincount(labels, minlength=classes).min())
+
+
+def check_shots(labels: np.ndarray, classes: int, shots: int) -> None:
+    """Raise UsageError where a class has fewer samples than are to be drawn."""
+    least = most_shots(labels, classes)
+    if shots > least:
+        raise UsageError(f"{shots} shots, and a class has {least} samples to train on")
 
 
 # --- figures over repeats ------------------------------------------------------------------

@@ -18,13 +18,16 @@ def search_in_floats(model: ir.Model) -> None:
     import onnx_ir as ir
 
     integers = (ir.DataType.INT32, ir.DataType.INT64)
+    made: dict[ir.Value, ir.Value] = {}
     for node in model.graph:
         given = node.inputs[0] if node.op_type in ("ArgMax", "ArgMin") else None
         if given is None or given.dtype not in integers:
             continue
-        name = f"{given.name}_as_float"
-        floats = ir.Value(name=name, shape=given.shape, type=ir.TensorType(ir.DataType.FLOAT))
-        to_float = {"to": ir.DataType.FLOAT}
-        cast = ir.node("Cast", [given], to_float, outputs=[floats], name=f"{name}_Cast")
-        model.graph.insert_before(node, cast)
-        node.replace_input_with(0, floats)
+        if given not in made:
+            name = f"{given.name}_as_float"
+            floats = ir.Value(name=name, shape=given.shape, type=ir.TensorType(ir.DataType.FLOAT))
+            to_float = {"to": ir.DataType.FLOAT}
+            cast = ir.node("Cast", [given], to_float, outputs=[floats], name=f"{name}_Cast")
+            model.graph.insert_before(node, cast)  # the first that takes it, in a sorted graph
+            made[given] = floats
+        node.replace_input_with(0, made[given])

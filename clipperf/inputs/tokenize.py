@@ -104,9 +104,10 @@ class TokenizerSpec:
         yield "context_tokens", 0 < self.context_tokens <= MAX_CONTEXT_TOKENS
         yield "pad_id", _is_id(self.pad_id)
         needed = {"clip": ("sot_id", "eot_id"), "clips": ("sot_id", "eot_id", "cls_id")}
-        for name in ("sot_id", "eot_id", "cls_id", "zeroed_id", "ids_below"):
+        for name in ("sot_id", "eot_id", "cls_id", "zeroed_id"):
             value = getattr(self, name)
             yield name, name not in needed.get(self.kind, ()) if value is None else _is_id(value)
+        yield "ids_below", self.ids_below is None or (_is_id(self.ids_below) and self.ids_below > 0)
         for name in ("padding_side", "truncation_side"):
             yield name, getattr(self, name) in SIDES
 
@@ -169,12 +170,7 @@ class Tokenizer:
     def vocabulary(self) -> int:
         """Ids of tokens lie below this."""
         found = max(int(self._plain.get_vocab_size()), self._last_special + 1)
-        return min(found, self.spec.ids_below or found)
-
-    def reach(self, added: bool = True) -> int:
-        """Ids that a text may have lie below this; without tokens that were `added` for some."""
-        words = self._plain.get_vocab(with_added_tokens=added)
-        return 1 + max(*words.values(), self._last_special)
+        return found if self.spec.ids_below is None else min(found, self.spec.ids_below)
 
     @property
     def _last_special(self) -> int:
@@ -215,9 +211,11 @@ class Tokenizer:
             tokens[tokens == spec.zeroed_id] = 0
         if spec.ids_below is not None and len(odd := np.argwhere(tokens >= spec.ids_below)):
             row, column = odd[0]
+            token = int(tokens[row, column])
             raise UsageError(
-                f"text {row} ({quoted(texts[row])}) has the token {tokens[row, column]}, and the "
-                f"text tower knows those below {spec.ids_below}: leave that word out"
+                f"text {row} ({quoted(texts[row])}) has the token {token}, "
+                f"{quoted(self._plain.id_to_token(token))}, and the text tower knows those below "
+                f"{spec.ids_below}: leave that word out"
             )
         return tokens
 

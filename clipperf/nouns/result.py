@@ -85,8 +85,8 @@ class Score:
     McNemar's exact p-value of the hits among them. `margin` is the share of one that was allowed to
     be lost; `samples_needed` would settle that, where these do not. `detail` says how the model
     came to its answers where that is found anew for each, such as a probe's strength. `group` is
-    the part of the samples that it is of, "" for all. `aim` says what is good: a "high" figure, or
-    the "same" as the baseline's, where neither more nor less is better.
+    the part of the samples that it is of, such as the worst, "" for all. `aim` says what is good: a
+    "high" figure, or the "same" as the baseline's, where neither more nor less is better.
     """
 
     cell: Cell

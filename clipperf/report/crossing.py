@@ -10,7 +10,7 @@ from clipperf.evals.verdicts import COMPARED, verdict_of
 from clipperf.evals.verdicts import in_words as verdict_in_words
 from clipperf.nouns.result import CrossScore, ResultFile, Score
 from clipperf.report.accuracy import SEVERITY_OF
-from clipperf.report.columns import KEY, Column, cell_columns, tabulate, who_columns
+from clipperf.report.columns import CELL_COLUMNS, KEY, Column, cell_columns, tabulate, who_columns
 from clipperf.report.pairs import alike
 from clipperf.report.records import in_order, labels_of
 from clipperf.report.table import Table, Value
@@ -59,13 +59,22 @@ def answers(results: Sequence[ResultFile]) -> list[list[CrossScore]]:
 def crossing_findings(results: Sequence[ResultFile]) -> list[str]:
     """Each answer as a sentence; how the engines ran, where that differs."""
     found = answers(results)
-    cells = [rows[0].score.cell for rows in found]
-    loads = [f" ({cell.device}, batch {cell.batch}, {cell.threads} threads)" for cell in cells]
+    loads = [_load(rows[0]) for rows in found]
     several = len({*loads}) > 1
     return [
-        f"{cell.model_id} on {rows[0].score.dataset}{load if several else ''}: {in_words(rows)}."
-        for rows, cell, load in zip(found, cells, loads, strict=True)
+        f"{rows[0].score.cell.model_id} on {rows[0].score.dataset}"
+        f"{f' ({load})' if several else ''}: {in_words(rows)}."
+        for rows, load in zip(found, loads, strict=True)
     ]
+
+
+def _load(row: CrossScore) -> str:
+    """How both engines ran: once where they ran alike."""
+    queries, index = (
+        f"{cell.device}, batch {cell.batch}, {cell.threads} threads"
+        for cell in (row.score.cell, row.index)
+    )
+    return queries if queries == index else f"queries {queries}; index {index}"
 
 
 def crossing_tables(results: Sequence[ResultFile]) -> list[Table]:
@@ -79,6 +88,7 @@ def crossing_tables(results: Sequence[ResultFile]) -> list[Table]:
     who: list[Column[Line]] = [
         *who_columns(labels, lambda line: line.any),
         *cell_columns(loads, lines, lambda line: line.any, optional=loads),
+        *_index_columns(loads, lines),
         Column("Dataset", lambda line: line.any.dataset, "words", **KEY),
         Column("Queries by", lambda line: line.queries.names[0], "words", "constant", "queries {}"),
         Column("Index by", lambda line: line.queries.names[1], "words", "constant", "index {}"),
@@ -115,6 +125,28 @@ def crossing_tables(results: Sequence[ResultFile]) -> list[Table]:
         ]
         tables.append(tabulate("Nearest neighbours in common", columns, shared))
     return tables
+
+
+def _index_columns(names: Sequence[str], lines: Sequence[Line]) -> list[Column[Line]]:
+    """How the engine of the index ran, in what differs from that of the queries."""
+
+    def of_index(line: Line) -> Score:
+        return dataclasses.replace(line.any, cell=line.queries.index)
+
+    differ = [
+        name
+        for name in names
+        if any(
+            CELL_COLUMNS[name].of(line.any.cell) != CELL_COLUMNS[name].of(line.queries.index)
+            for line in lines
+        )
+    ]
+    return [
+        dataclasses.replace(
+            column, name=f"Index {column.name.lower()}", phrase=f"index {column.phrase}"
+        )
+        for column in cell_columns(differ, lines, of_index)
+    ]
 
 
 def _value(score: Score) -> Value:

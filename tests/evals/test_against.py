@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from conftest import Cli
 from report_data import cell, score
 
 from clipperf.errors import UsageError
+from clipperf.evals import against
 from clipperf.evals.against import (
     FLICKR,
     Beside,
@@ -293,6 +295,51 @@ def test_the_nearest_line_says_what_is_other(tmp_path: Path, lines: list[str], s
     assert beside(scores, specs, figures, {}) == []
     start = "no line is of what is evaluated; the nearest, "
     assert why_nothing(figures, scores, specs) == start + said
+
+
+def test_a_long_table_is_compared_value_by_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """50,000 lines beside 200 scores: 10,000,000 pairs, of few models, datasets and metrics."""
+    lines = [
+        f"{model},{weights},set {i},acc{k},0.5\n"
+        for model in ("RN50", "ViT-B-16")
+        for weights in ("openai", *(f"run {i}" for i in range(1, 125)))
+        for i in range(100)
+        for k in (1, 5)
+    ]
+    lines[40_000] = "RN50,openai,mine,acc5,0.5\n"
+    figures = figures_of(table(tmp_path / "own.csv", MADE_UP + "".join(lines)))
+    assert isinstance(figures, OwnTable) and len(figures.rows) == 50_000
+    called = dict.fromkeys(("_same", "names_of", "model_key"), 0)
+
+    def counted(name: str) -> Callable[..., object]:
+        own = getattr(against, name)
+
+        def call(*values: str) -> object:
+            called[name] += 1
+            return own(*values)
+
+        return call
+
+    for name in called:
+        monkeypatch.setattr(against, name, counted(name))
+    scores = [
+        scored(dataset, metric, 0.8)
+        for _ in range(50)
+        for dataset in ("mine", "yours")
+        for metric in ("zeroshot top-1", "zeroshot mAP")
+    ]
+    specs = [zoo.resolve("ViT-B-32", "openai")]
+    said = why_nothing(figures, scores, specs)
+    assert said == (
+        "no line is of what is evaluated; the nearest, line 40002, has the model 'RN50' where "
+        "'ViT-B-32' was asked for and the metric 'acc5' where 'zeroshot top-1' or 'zeroshot mAP' "
+        "was asked for"
+    )
+    # Two sets here and 101 there, two metrics each; a model of each line, and a few for the answer.
+    assert called["_same"] == 2 * 101 and called["names_of"] <= 10
+    assert called["model_key"] <= len(lines) + 10
 
 
 def test_a_table_and_random_weights(tmp_path: Path) -> None:

@@ -197,8 +197,24 @@ def test_two_models_are_said_to_be_two() -> None:
     assert answer_of(rows) is Answer.NO
     assert in_words(rows).startswith(
         "no: onnx fp16 needs what mine has embedded to be embedded again: they are two models, "
-        "tiny and other, and each has a space of its own (margin 1pp; "
+        "tiny and other, and each may have a space of its own (margin 1pp; "
     )
+    chance = cross(captioned(800), Party("onnx fp16", A, ours), other, random_weights=True)
+    assert "left to chance" in in_words(chance) and "space" not in in_words(chance)
+    none = [row for row in rows if row.score.difference is None]
+    assert in_words(none) == (
+        "nothing can be said: no figure of onnx fp16 and mine could be compared: they are two "
+        "models, tiny and other, and each may have a space of its own"
+    )
+
+
+@pytest.mark.parametrize(("n", "answer"), [(800, Answer.YES), (30, Answer.TOO_FEW)])
+def test_two_models_of_one_space_are_not_said_to_have_two(n: int, answer: Answer) -> None:
+    """Such as one that was trained to answer as the other does."""
+    ours, theirs, _ = engines(n, 1e-6)
+    student = Party("mine", replace(B, model_id="student"), theirs)
+    rows = cross(captioned(n), Party("onnx fp16", A, ours), student, margin=0.01)
+    assert answer_of(rows) is answer and "space" not in in_words(rows)
 
 
 def test_other_weights_of_one_name_are_noted(
@@ -214,6 +230,7 @@ def test_other_weights_of_one_name_are_noted(
     done = cli("eval", *asked, home=sample_artifact.parents[3], check=True)
     said = " ".join(done.stdout.split())
     assert "have other weights, though both are called clipperf-sample" in said
+    assert "space of its own" not in said
     assert cli("eval", "--index-compat", sample_artifact, *asked[2:], check=True).stdout.count(
         "other weights"
     ) == 0  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,29 @@ def test_shards_that_are_missing_are_counted(tmp_path: Path) -> None:
         assert said in load_error(root)
     (root / "test" / "nshards.txt").unlink()
     assert load_dataset(root).labels == (0, 1)
+
+
+def test_shards_by_other_names_are_counted_alone(tmp_path: Path) -> None:
+    """Which of them are missing, or are no part of it, nothing says."""
+    root = classified(tmp_path / "w", [0, 1, 2])
+    for i in range(2):
+        (root / "test" / f"{i}.tar").rename(root / "test" / f"part-{i + 1}.tar")
+    (root / "test" / "nshards.txt").write_text("3")
+    message = load_error(root)
+    assert message.endswith("says 3 shards, 2 are here: fetch those that are missing")
+    (root / "test" / "nshards.txt").write_text("1")
+    message = load_error(root)
+    assert "says 1 shards, 2 are here: 1 of them would be left out. Take" in message
+    assert "part-" not in message
+
+
+def test_a_shard_that_is_no_number_is_the_one_too_many(tmp_path: Path) -> None:
+    """It comes before 1.tar in their order."""
+    root = classified(tmp_path / "w", [0, 1, 2])
+    shutil.copy(root / "test" / "1.tar", root / "test" / "copy.tar")
+    assert "says 2 shards, 3 are here: test/copy.tar would be left out." in load_error(root)
+    (root / "test" / "copy.tar").rename(root / "test" / "01.tar")
+    assert "says 2 shards, 3 are here: test/01.tar would be left out." in load_error(root)
 
 
 def test_more_shards_than_are_said(tmp_path: Path) -> None:

@@ -171,12 +171,15 @@ def test_few_shots_beside_zero_shot(home: Path) -> None:
     asked = rows_of(dataclasses.replace(data, shots=(30, 3), repeats=2), found)
     assert list(asked)[::2] == ["3-shot top-1", "30-shot top-1"]
     assert asked["3-shot top-1"].values.shape == (200, 2)
-    with pytest.raises(UsageError, match="31 shots, and a class has 30 samples"):
+    with pytest.raises(UsageError, match=r"^d: 31 shots, and a class has 30 samples"):
         outcomes_of(dataclasses.replace(data, shots=(31,)), found)
     none = dataset(np.arange(20) % 4)
     few = Embeddings(found.images, found.texts, {"train": found.images[:20]})
     with pytest.raises(UsageError, match="class 'e' has no image to train on"):
         outcomes_of(dataclasses.replace(data, parts={"train": none}), few)
+    none, shots = dataset(np.arange(20) % 3), (1,)  # as linear probes say it, also of shots
+    with pytest.raises(UsageError, match=r"^d: class 'd' and 1 more have no image to train on$"):
+        outcomes_of(dataclasses.replace(data, parts={"train": none}, shots=shots), few)
 
 
 def test_zero_shot_beside_few_shots_is_of_whole_clips(home: Path) -> None:

@@ -47,6 +47,30 @@ def test_positions_are_the_same(
     assert found.tolist() == expected, "the first of equals"
 
 
+def test_two_that_search_one_value_share_its_floats(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node(op_type, ["x"], [name], axis=1, keepdims=0)
+        for op_type, name in (("ArgMax", "first"), ("ArgMax", "again"), ("ArgMin", "least"))
+    ]
+    given = helper.make_tensor_value_info("x", TensorProto.INT64, ["batch", "tokens"])
+    found = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch"])
+        for name in ("first", "again", "least")
+    ]
+    graph = helper.make_graph(nodes, "graph", [given], found)
+    opset = [helper.make_opsetid("", 20)]
+    model = ir.from_proto(helper.make_model(graph, opset_imports=opset, ir_version=10))
+    positions.search_in_floats(model)
+    assert [node.op_type for node in model.graph] == ["Cast", "ArgMax", "ArgMax", "ArgMin"]
+    names = [value.name for node in model.graph for value in node.outputs]
+    assert len(names) == len({*names})
+    ir.save(model, tmp_path / "m.onnx")
+    onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
+    ids = np.array([[49405, 49407, 49406]])
+    answers = cpu_session(tmp_path / "m.onnx", 1).run(None, {"x": ids})
+    assert [answer.tolist() for answer in answers] == [[1], [1], [0]]
+
+
 def test_floats_stay_as_they_are() -> None:
     model = searched("ArgMax", TensorProto.FLOAT)
     positions.search_in_floats(model)

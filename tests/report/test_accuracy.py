@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 from report_data import cell, result, score
 
+from clipperf.evals.metric import Ranked
+from clipperf.evals.metrics import worst_group
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Score
 from clipperf.report.accuracy import MOST_AT_CHANCE, accuracy_table
@@ -62,12 +65,20 @@ def test_the_margin_is_the_one_that_was_asked_for() -> None:
 
 
 def test_what_is_not_shown_to_be_above_chance_is_named_row_by_row() -> None:
+    parts = np.array([0, 1])
+    ranked = Ranked("zeroshot", "classification", "image", parts, 20, parts, parts=parts)
+    worst = worst_group.outcomes(ranked)
+    assert [each.metric for each in worst] == [
+        "zeroshot top-1, worst group",
+        "zeroshot top-5, worst group",
+    ]
     rows = [
         score(cell(), 0.12, metric="zeroshot top-1"),  # 0.09 to 0.15, and chance is 0.1
         score(cell(runtime="onnx", precision="int8"), 0.5, metric="zeroshot top-1"),
         score(cell(), 0.5, metric="zeroshot top-5"),
         score(cell(), 0.11, metric="zeroshot mean(top-1, top-5)"),
         score(cell(), 0.05, metric="zeroshot top-1, race x", group="race x"),
+        *(score(cell(), 0.05, metric=each.metric, group=each.group) for each in worst),
         score(cell(model="R::random:0"), 0.1, random_weights=True),
     ]
     (caveat,) = said(accuracy_table([result(scores=rows)]), "Not")

@@ -155,21 +155,30 @@ def _check_number(place: Place, shards: list[ImageSource]) -> None:
     told = posixpath.join(posixpath.dirname(shards[0].name), NUMBER)
     if told not in place.files:
         return
-    number, here = " ".join(lines_of(place, told)), [source.name for source in shards]
+    number = " ".join(lines_of(place, told))
     where = f"{shown(place.root)}: {shown(told)}"
     if not number.isdecimal() or len(number) > 9:
         raise UsageError(f"{where} holds {quoted(number)}: it must be the number of shards")
-    said = f"{where} says {number} shards, {len(shards)} are here"
-    if len(shards) < int(number):
-        named = {posixpath.basename(name) for name in here}
-        absent = (f"{i}.tar" for i in range(int(number)) if f"{i}.tar" not in named)
-        raise UsageError(f"{said}: fetch those that are missing ({few(islice(absent, 4))})")
-    if len(shards) > int(number):
-        more = here[int(number) :]
+    said, most = f"{where} says {number} shards, {len(shards)} are here", int(number)
+    # Which are missing or too many can be told where the others are 0.tar, 1.tar, ... alone.
+    more = [source.name for source in shards if not _is_numbered(source.name, most)]
+    if len(shards) < most:
+        there = {posixpath.basename(source.name) for source in shards}
+        absent = (f"{i}.tar" for i in range(most) if f"{i}.tar" not in there)
+        named = "" if more else f" ({few(islice(absent, 4))})"
+        raise UsageError(f"{said}: fetch those that are missing{named}")
+    if len(shards) > most:
+        named = few(more) if len(shards) - len(more) == most else f"{len(shards) - most} of them"
         raise UsageError(
-            f"{said}: {few(more)} would be left out. Take them away if they are no part of it; if "
+            f"{said}: {named} would be left out. Take them away if they are no part of it; if "
             f"they are, {NUMBER} is of an older version: write {len(shards)} into it"
         )
+
+
+def _is_numbered(name: str, most: int) -> bool:
+    """Whether a shard is one of 0.tar, 1.tar, ..., of which there are so many."""
+    stem = posixpath.splitext(posixpath.basename(name))[0]
+    return len(stem) < 10 and stem.isdecimal() and stem == str(int(stem)) and int(stem) < most
 
 
 def _grouped(files: dict[str, ImageSource], shard: str = "") -> Iterator[Sample]:

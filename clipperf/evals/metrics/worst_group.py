@@ -14,6 +14,9 @@ from clipperf.evals.resampling import Reach, ResampledGap, resampled, unseen
 
 KS = (1, 5)
 
+WORST_GROUP = "worst group"
+"""What figures call the part that they are of."""
+
 
 def worst(hits: np.ndarray, parts: np.ndarray) -> float:
     """The least mean over the samples of one part; parts without a sample are left out."""
@@ -104,13 +107,13 @@ def outcomes(ranked: Ranked) -> list[Outcome]:
             decisions = hits if k > 1 or ranked.predicted is None else ranked.predicted
             name = f"{ranked.name} {figure_of(k)}"
             rest = (WORST, hits, decisions, ranked.parts, ranked.chance(k))
-            rows.append(Outcome(name, ranked.side, *rest))
+            rows.append(Outcome(name, ranked.side, *rest, group=WORST_GROUP))
     return rows
 
 
 def figure_of(k: int) -> str:
     """The name of a figure, without that of the answers."""
-    return f"top-{k}, worst group"
+    return f"top-{k}, {WORST_GROUP}"
 
 
 def figures_of_worst(name: str, candidates: int) -> list[str]:

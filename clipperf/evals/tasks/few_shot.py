@@ -15,13 +15,22 @@ from clipperf.evals.clips import centre_frames
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.fits import digest, kept_probe
 from clipperf.evals.folds import divides_itself
-from clipperf.evals.learning import answers_of, checked, features_of, ranked, samples_of, told
+from clipperf.evals.learning import (
+    answers_of,
+    check_trained,
+    checked,
+    features_of,
+    ranked,
+    samples_of,
+    told,
+)
 from clipperf.evals.metric import figures_of, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import hits_at
 from clipperf.evals.shots import (
     REPEATS,
     SHOTS,
+    check_shots,
     few_shot,
     most_shots,
     over_repeats,
@@ -66,19 +75,15 @@ def _shots(dataset: Dataset, labels: np.ndarray) -> tuple[int, ...]:
     Raises:
         UsageError: a class has none, or fewer than are asked for.
     """
-    least = most_shots(labels, len(dataset.class_names))
-    if dataset.shots:
-        if max(dataset.shots) > least:
-            raise UsageError(
-                f"{dataset.name}: {max(dataset.shots)} shots, and a class has {least} samples to "
-                "train on"
-            )
-        return tuple(sorted(set(dataset.shots)))
-    if not least:
-        empty = set(range(len(dataset.class_names))) - set(labels.tolist())
-        name = dataset.class_names[min(empty)]
-        raise UsageError(f"{dataset.name}: class {name!r} has no image to train on")
-    return tuple(count for count in SHOTS if count <= least)
+    classes = len(dataset.class_names)
+    check_trained(dataset, labels, np.arange(classes))  # tested or not: each is drawn of
+    if not dataset.shots:
+        return tuple(count for count in SHOTS if count <= most_shots(labels, classes))
+    try:
+        check_shots(labels, classes, max(dataset.shots))
+    except UsageError as exc:
+        raise UsageError(f"{dataset.name}: {exc}") from exc
+    return tuple(sorted(set(dataset.shots)))
 
 
 def _said(zero: float, shots: tuple[int, ...], rows: list[list[Outcome]], repeats: int) -> str:
