@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 TowerChoice = Annotated[str, typer.Option("--tower", help="image, text or both.")]
 PRECISION_NAMES = (
-    "fp32, tf32, fp16, bf16, int8, int8-row, int8-static, int8-bf16, int8w, fp8; several: fp32,int8"
+    "fp32, tf32, fp16, bf16, int8, int8-row, int8-static, int8-bf16, int8-fp16, int8w, fp8; "
+    "several: fp32,int8"
 )
 Precisions = Annotated[str, typer.Option("--precision", help=f"{PRECISION_NAMES}.")]
 Runtimes = Annotated[
