@@ -30,6 +30,11 @@ SHORTEST_TOKENS = 3
 would be multiplied in another order. An engine that needs longer input has `min_tokens`."""
 
 
+USUAL_BATCHES = (1, 8, 64)
+"""The smallest batch, the one to tune for and the largest of engines that are built for a range,
+where nobody says."""
+
+
 @dataclass(frozen=True)
 class Availability:
     """Whether a runtime is usable on a device here; `fix` is the command that would make it."""

@@ -6,7 +6,7 @@ import contextlib
 import re
 from pathlib import Path
 
-from clipperf.engines.contract import Availability, verdict
+from clipperf.engines.contract import USUAL_BATCHES, Availability, verdict
 from clipperf.nouns.artifact import INPUT_NAMES
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.variant import FLOAT16, PRECISIONS
@@ -18,8 +18,6 @@ PLUGIN_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 
 TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
 """What the TensorRT provider links, in the order of their dependencies: TensorRT 10, not 11."""
-
-PROFILE_MAX_BATCH = 64
 
 
 # --- what is installed ---------------------------------------------------------------------
@@ -130,8 +128,8 @@ def profile_tokens(request: EngineRequest) -> int:
 def profile(request: EngineRequest) -> dict[str, str]:
     """Shapes by "min", "opt" and "max", as both TensorRT providers spell them.
 
-    Any batch up to 64 (more where the cell's is larger) is taken, the cell's is tuned for; the
-    length of texts is the cell's own.
+    Any usual batch (and up to the cell's where that is larger) is taken, the cell's is tuned for;
+    the length of texts is the cell's own.
     """
     spec, cell = request.spec, request.cell
     if cell.side == "image":
@@ -139,7 +137,8 @@ def profile(request: EngineRequest) -> dict[str, str]:
     else:
         rest = str(profile_tokens(request))
     name = INPUT_NAMES[cell.side]
-    batches = {"min": 1, "opt": cell.batch, "max": max(PROFILE_MAX_BATCH, cell.batch)}
+    smallest, _, largest = USUAL_BATCHES
+    batches = {"min": smallest, "opt": cell.batch, "max": max(largest, cell.batch)}
     return {kind: f"{name}:{batch}x{rest}" for kind, batch in batches.items()}
 
 

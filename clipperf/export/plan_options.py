@@ -6,6 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 
+from clipperf.engines.contract import USUAL_BATCHES
 from clipperf.engines.tensorrt import flavours
 from clipperf.errors import ExportError, UsageError
 from clipperf.nouns.artifact import Artifact, ShapeRange, TensorSpec
@@ -36,7 +37,7 @@ class EngineSettings:
         UsageError: a value cannot be; the message names its option.
     """
 
-    batch: Range = (1, 8, 64)
+    batch: Range = USUAL_BATCHES
     tokens: Range = (8, 77, 77)
     targets: tuple[str, ...] = ()
     hardware_compat: str | None = None

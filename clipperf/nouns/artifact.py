@@ -98,9 +98,9 @@ class Artifact:
     token axis is dynamic (and for images). `key` holds everything that changes the bytes.
     `options` are the settings of the build that users choose, such as an engine's batch range.
     `first_token` is the one that a text tower takes every text to begin with, None where it reads
-    it. `weight_bits` are those of an int8 weight, sign included, where a CPU
-    limits them or could. `assumptions`, `similarity`: see `nouns.model.Tower`. `cut` is None for
-    images. `joined` are the parts whose branches became one convolution (`graph.fuse`).
+    it. `weight_bits` are those of an int8 weight, sign included, where a CPU limits them or could.
+    `assumptions`, `similarity`: see `nouns.model.Tower`. `cut` is None for images. `joined` are
+    the parts whose branches became one convolution (`graph.fuse`).
     """
 
     model_id: str
