@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from clipperf.errors import UsageError
+from clipperf.system import gpus
 from clipperf.system.terminal import say, show, tell
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ Inputs = Annotated[
 ]
 Device = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--device", help="cpu or cuda; default: cuda where a runtime needs it."),
+    typer.Option(
+        "--device",
+        callback=gpus.pin,
+        help="cpu, cuda, or cuda:1 for the second GPU; default: cuda where a runtime needs it.",
+    ),
 ]
 Threads = Annotated[
     Optional[int],  # noqa: UP045
