@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from clipperf.engines import ort_providers
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_LIMIT_BYTES = 15_000_000
@@ -61,3 +66,16 @@ def test_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "clipperf-sample" in done.stdout
+
+
+@pytest.mark.parametrize(("extra", "newest"), [("trt", "11.4.0.106"), ("ort-trt", "10.16.1.11")])
+def test_no_tensorrt_is_asked_for_that_can_no_longer_be_installed(extra: str, newest: str) -> None:
+    """Those for CUDA 13 before 10.14.1.48.post1 need a package that is a placeholder by now."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(text) for text in extras["optional-dependencies"][extra]]
+    (bound,) = (each.specifier for each in wanted if each.name == "tensorrt-cu13")
+    broken = ("10.13.2.6", "10.13.3.9", "10.13.3.9.post1", "10.14.1.48")
+    assert not any(bound.contains(version) for version in broken)
+    assert all(bound.contains(version) for version in ("10.14.1.48.post1", newest))
+    if extra == "ort-trt":  # what `doctor` says is the same
+        assert bound == SpecifierSet(ort_providers.TENSORRT_10)

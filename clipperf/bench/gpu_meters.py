@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 from clipperf.bench import gpu_sampler
 from clipperf.bench.gpu_sampler import Seen
 from clipperf.errors import ChildError, ClipperfError, MeasurementError
 from clipperf.serialize import from_json
+from clipperf.system import gpus
 from clipperf.system.child import Child
 
 TIMEOUT_S = 30.0
@@ -17,17 +17,12 @@ TIMEOUT_S = 30.0
 
 
 def gpu_of(device: str) -> str | None:
-    """NVML's name of a device such as "cuda" or "cuda:1": a number or a UUID; None for others.
+    """The UUID of a device such as "cuda" or "cuda:1"; None for others.
 
-    CUDA numbers the devices of CUDA_VISIBLE_DEVICES, NVML all of them.
+    Where NVML knows none it is "cuda's" number, which the sampler will not find either.
     """
     kind, _, number = device.partition(":")
-    if kind != "cuda":
-        return None
-    wanted = int(number) if number.isdigit() else 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    listed = [part.strip() for part in visible.split(",") if part.strip()]
-    return listed[wanted] if wanted < len(listed) else str(wanted)
+    return (gpus.uuid_of(device) or number or "0") if kind == gpus.CUDA else None
 
 
 def available_vram_bytes(device: str) -> int | None:

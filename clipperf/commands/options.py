@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from clipperf.errors import UsageError
+from clipperf.system import gpus
 from clipperf.system.terminal import say, show, tell
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 TowerChoice = Annotated[str, typer.Option("--tower", help="image, text or both.")]
 PRECISION_NAMES = (
-    "fp32, tf32, fp16, bf16, int8, int8-row, int8-static, int8-bf16, int8w, fp8; several: fp32,int8"
+    "fp32, tf32, fp16, bf16, int8, int8-row, int8-static, int8-bf16, int8-fp16, int8w, fp8; "
+    "several: fp32,int8"
 )
 Precisions = Annotated[str, typer.Option("--precision", help=f"{PRECISION_NAMES}.")]
 Runtimes = Annotated[
@@ -35,7 +37,11 @@ Inputs = Annotated[
 ]
 Device = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--device", help="cpu or cuda; default: cuda where a runtime needs it."),
+    typer.Option(
+        "--device",
+        callback=gpus.pin,
+        help="cpu, cuda, or cuda:1 for the second GPU; default: cuda where a runtime needs it.",
+    ),
 ]
 Threads = Annotated[
     Optional[int],  # noqa: UP045

@@ -34,6 +34,11 @@ TOKEN_BUCKETS = (8, 16, 24, 32, 48, 77)
 """Ascending. Texts cut to their own ends come in any length, and a graph replays one alone."""
 
 
+USUAL_BATCHES = (1, 8, 64)
+"""The smallest batch, the one to tune for and the largest of engines that are built for a range,
+where nobody says."""
+
+
 @dataclass(frozen=True)
 class Availability:
     """Whether a runtime is usable on a device here; `fix` is the command that would make it."""

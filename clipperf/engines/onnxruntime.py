@@ -12,7 +12,7 @@ from clipperf.engines.contract import SHORTEST_TOKENS, Availability
 from clipperf.errors import EngineError
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import EngineRequest
-from clipperf.nouns.variant import FLOAT8, PRECISIONS
+from clipperf.nouns.variant import PRECISIONS
 from clipperf.system.quiet import hush
 
 CPU = "CPUExecutionProvider"
@@ -128,8 +128,9 @@ def cpu_session(
 ) -> Any:
     """ONNX Runtime's own session. Without `prepack` weights are used where they lie, memory-mapped.
 
-    Where `precision` has 8-bit floats, values are rounded to them and computed with in the graph's
-    other precision: the optimizer would move fp8 into operators that have no kernel for it.
+    Where `precision` is a GPU's (`Precision.emulated`), values are rounded to its numbers and
+    computed with in the graph's other precision: the optimizer would take the pairs of 8-bit
+    integers for kernels whose sums may saturate, and fp8 for ones that it does not have.
 
     Raises:
         EngineError: the file cannot be loaded, or another provider than the asked one would run.
@@ -138,7 +139,7 @@ def cpu_session(
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     row = None if precision is None else PRECISIONS.find(precision)
-    if row is not None and row.weights == FLOAT8:
+    if row is not None and row.emulated:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = library().InferenceSession(
@@ -166,7 +167,10 @@ def accuracy_warning(tower: Artifact) -> str | None:
     """Why an int8 tower with 8-bit weights loses accuracy on this CPU, if it does."""
     from clipperf.system.env import cpu_flags, saturates_int8
 
-    if tower.weight_bits != 8 or not cpu_flags() or not saturates_int8():
+    row = PRECISIONS.find(tower.precision)
+    if tower.weight_bits != 8 or (row is not None and row.emulated):
+        return None
+    if not cpu_flags() or not saturates_int8():
         return None
     return (
         "it was exported on a CPU with VNNI and has 8-bit weights, whose sums can saturate on this "

@@ -6,7 +6,7 @@ import contextlib
 import re
 from pathlib import Path
 
-from clipperf.engines.contract import Availability, verdict
+from clipperf.engines.contract import USUAL_BATCHES, Availability, verdict
 from clipperf.nouns.artifact import INPUT_NAMES
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.variant import FLOAT16, PRECISIONS
@@ -19,7 +19,8 @@ PLUGIN_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
 """What the TensorRT provider links, in the order of their dependencies: TensorRT 10, not 11."""
 
-PROFILE_MAX_BATCH = 64
+TENSORRT_10 = ">=10.14.1.48.post1,<11"
+"""The versions of it that can still be installed, as in pyproject.toml."""
 
 
 # --- what is installed ---------------------------------------------------------------------
@@ -29,13 +30,13 @@ def cuda_availability(device: str) -> Availability:
     """Whether ONNX Runtime's CUDA provider, its libraries and a GPU are there."""
     return verdict(
         [*_provider_problems(), *nvidia.gpu_problems(), *nvidia.missing(cuda_libraries())],
-        f"{_ort_version()}, CUDA {_cuda_major()}",
+        f"{_ort_version()}, CUDA {cuda_major()}",
     )
 
 
 def tensorrt_availability(device: str) -> Availability:
     """As for CUDA, and TensorRT 10."""
-    package = f"'tensorrt-cu{_cuda_major()}>=10.13,<11'"
+    package = f"'tensorrt-cu{cuda_major()}{TENSORRT_10}'"
     wanted = {**cuda_libraries(), **dict.fromkeys(TENSORRT_LIBRARIES, package)}
     return verdict(
         [*_provider_problems(), *nvidia.gpu_problems(), *nvidia.missing(wanted)],
@@ -73,7 +74,7 @@ def no_capability(name: str, capability: tuple[int, int]) -> str:
 
 def cuda_libraries() -> dict[str, str]:
     """The libraries that the CUDA provider needs, and the pip package of each."""
-    major = _cuda_major()
+    major = cuda_major()
     suffix = "" if major >= 13 else f"-cu{major}"
     return {
         f"libcudart.so.{major}": f"nvidia-cuda-runtime{suffix}",
@@ -90,7 +91,7 @@ def _provider_problems() -> list[nvidia.Problem]:
     return [("onnxruntime-gpu is not installed", "pip install onnxruntime-gpu")]
 
 
-def _cuda_major() -> int:
+def cuda_major() -> int:
     """The CUDA that the installed onnxruntime-gpu was built for, read without importing it."""
     for folder in nvidia.package_folders("onnxruntime"):
         with contextlib.suppress(OSError):
@@ -130,8 +131,8 @@ def profile_tokens(request: EngineRequest) -> int:
 def profile(request: EngineRequest) -> dict[str, str]:
     """Shapes by "min", "opt" and "max", as both TensorRT providers spell them.
 
-    Any batch up to 64 (more where the cell's is larger) is taken, the cell's is tuned for; the
-    length of texts is the cell's own.
+    Any usual batch (and up to the cell's where that is larger) is taken, the cell's is tuned for;
+    the length of texts is the cell's own.
     """
     spec, cell = request.spec, request.cell
     if cell.side == "image":
@@ -139,7 +140,8 @@ def profile(request: EngineRequest) -> dict[str, str]:
     else:
         rest = str(profile_tokens(request))
     name = INPUT_NAMES[cell.side]
-    batches = {"min": 1, "opt": cell.batch, "max": max(PROFILE_MAX_BATCH, cell.batch)}
+    smallest, _, largest = USUAL_BATCHES
+    batches = {"min": smallest, "opt": cell.batch, "max": max(largest, cell.batch)}
     return {kind: f"{name}:{batch}x{rest}" for kind, batch in batches.items()}
 
 

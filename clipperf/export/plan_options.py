@@ -6,6 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 
+from clipperf.engines.contract import USUAL_BATCHES
 from clipperf.engines.tensorrt import flavours
 from clipperf.errors import ExportError, UsageError
 from clipperf.nouns.artifact import Artifact, ShapeRange, TensorSpec
@@ -20,8 +21,7 @@ TARGETS_WITHOUT_GPU = ("sm86", "sm89", "sm120")
 """The GeForce and RTX GPUs of the last three generations: what is built for where no GPU is."""
 
 FIRST_WITH_FLOAT32 = 80
-"""The first GPU that plans of fp32 products are built for ahead of time: there Turing has none,
-and int8 towers, too, compute their attention in fp32."""
+"""The first GPU that plans of fp32 products are built for ahead of time: there Turing has none."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class EngineSettings:
         UsageError: a value cannot be; the message names its option.
     """
 
-    batch: Range = (1, 8, 64)
+    batch: Range = USUAL_BATCHES
     tokens: Range = (8, 77, 77)
     targets: tuple[str, ...] = ()
     hardware_compat: str | None = None
@@ -116,7 +116,7 @@ def check_support(variant: Variant, can: flavours.Capabilities) -> None:
 def suits(kind: str, precision: Precision, can: flavours.Capabilities) -> bool:
     """Whether engines of a precision can be built for a GPU kind such as "sm89"."""
     first = precision.first_gpu
-    if can.targets and precision.floats.bits == 32:
+    if can.targets and precision.on_gpu.floats.bits == 32:
         first = max(first, FIRST_WITH_FLOAT32)
     return int(kind[2:]) >= first
 

@@ -90,14 +90,17 @@ def method_of(precision: Precision) -> Method:
     return "rows" if precision.row_scales else "dynamic"
 
 
-def weight_bits(method: Method) -> int | None:
-    """Bits of a weight, sign included, where they depend on this machine's CPU."""
-    return safe_weight_max().bit_length() + 1 if NUMBERS[method] is INT8 else None
+def weight_bits(precision: Precision) -> int | None:
+    """Bits of an integer weight, sign included; None where weights are floats."""
+    integers = NUMBERS[method_of(precision)] is INT8
+    return weight_max(precision).bit_length() + 1 if integers else None
 
 
-def weight_max(method: Method) -> int:
-    """The largest number that a weight takes in graphs that this machine's CPU must run right."""
-    return safe_weight_max() if NUMBERS[method] is INT8 else NUMBERS[method].largest
+def weight_max(precision: Precision) -> int:
+    """The largest number that a weight takes: what this machine's CPU limits is for CPUs alone."""
+    numbers = NUMBERS[method_of(precision)]
+    free = precision.emulated or numbers is not INT8
+    return numbers.largest if free else safe_weight_max()
 
 
 def _transposes(model: onnx.ModelProto, shapes: Mapping[str, Any]) -> dict[str, str]:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clipperf import units
-from clipperf.engines import candidates, contract, processor
+from clipperf.engines import candidates, contract, ort_providers, processor
 from clipperf.engines.tensorrt import cuda, flavours
 from clipperf.nouns.variant import PRECISIONS
 from clipperf.system.env import available_cores, gpu, saturates_int8, version_of
+
+LEAST_DRIVER = {12: 525, 13: 580}
+"""The first branch of NVIDIA's driver for each CUDA (its release notes, table of minor version
+compatibility; TensorRT 11's prerequisites name R580 for CUDA 13). Packages that bring a later
+driver's library make some older ones do, so this is said and nothing is refused."""
 
 EXPECTED = 4
 """So many of the candidates of `tune` are named."""
@@ -57,7 +62,7 @@ def machine() -> dict[str, str]:
         facts |= {
             "Compute capability": ".".join(map(str, found.compute_capability)),
             "VRAM": "shared with RAM" if memory is None else units.size(memory),
-            "Driver": found.driver,
+            "Driver": _driver_words(found.driver),
             "VRAM per process": listed,
         }
     for flavour in flavours.FLAVOURS:
@@ -67,6 +72,26 @@ def machine() -> dict[str, str]:
     for package in cuda.PACKAGES:
         facts[package] = version_of(package) or "not installed"
     return facts
+
+
+def _driver_words(driver: str) -> str:
+    """The driver, and what is installed for a CUDA that takes a later one."""
+    built = {
+        f"{flavours.TITLES[flavour]} {version}": flavours.cuda_major(flavour)
+        for flavour in flavours.FLAVOURS
+        if (version := flavours.version(flavour))
+    }
+    if version := version_of("onnxruntime-gpu"):
+        built[f"onnxruntime-gpu {version}"] = ort_providers.cuda_major()
+    branch = driver.partition(".")[0]
+    if not branch.isdigit():
+        return driver
+    said = [driver]
+    for major, least in LEAST_DRIVER.items():
+        short = [name for name, cuda in built.items() if cuda == major and int(branch) < least]
+        if short:
+            said.append(f"{', '.join(short)} for CUDA {major}: R{least} or later is needed")
+    return "; ".join(said)
 
 
 def _bf16_words() -> str:

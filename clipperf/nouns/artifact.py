@@ -98,9 +98,9 @@ class Artifact:
     token axis is dynamic (and for images). `key` holds everything that changes the bytes.
     `options` are the settings of the build that users choose, such as an engine's batch range.
     `first_token` is the one that a text tower takes every text to begin with, None where it reads
-    it. `weight_bits` are those of an int8 weight, sign included, where they depend on the machine
-    that the tower was made on. `assumptions`, `similarity`: see `nouns.model.Tower`. `cut` is None
-    for images. `joined` are the parts whose branches became one convolution (`graph.fuse`).
+    it. `weight_bits` are those of an int8 weight, sign included, where a CPU limits them or could.
+    `assumptions`, `similarity`: see `nouns.model.Tower`. `cut` is None for images. `joined` are
+    the parts whose branches became one convolution (`graph.fuse`).
     """
 
     model_id: str
@@ -179,7 +179,7 @@ class PlanInfo:
     `flavour` is the runtime ("trt", "trt-rtx"), `version` TensorRT's own. `targets` are GPU
     kinds such as "sm89"; `gpu` is the name of the one that it was built on, None where it was
     built ahead of time. `options` are the builder's settings, `onnx_sha256` covers the source
-    graph with its external data.
+    graph with its external data, `weight_bits` are its weights' (see `Artifact`).
     """
 
     schema_version: int
@@ -200,6 +200,7 @@ class PlanInfo:
     build_s: float
     peak_rss_bytes: int | None
     created_utc: str
+    weight_bits: int | None = None
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,10 @@ class CrossScore:
 
 @dataclass(frozen=True)
 class Environment:
-    """The machine and the versions under which something was measured."""
+    """The machine and the versions under which something was measured.
+
+    `gpu_uuid` is NVIDIA's name of the one GPU, or slice of one, that was used.
+    """
 
     id: str
     cpu: str
@@ -144,6 +147,7 @@ class Environment:
     versions: dict[str, str]
     git_sha: str | None
     created_utc: str
+    gpu_uuid: str | None = None
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,17 @@ class Precision:
 
     `graph` is the precision of the ONNX graph that it is computed from, which everything that is
     not quantised keeps. `weights` and `activations` are what large products multiply.
-    `fixed` is the precision with the same numbers whose scales are fixed, where there is one.
+    `fixed` is the precision with the same numbers whose scales are fixed, where there is one, and
+    `gpu` the one that GPUs run for it, where that is another (see `on_gpu`).
     `tf32`: the GPU multiplies float32 in TF32 (10 bits of mantissa). `row_scales`: each row of an
     activation has a scale of its own, so that nothing depends on what shares a batch.
 
     `min_cosine` is what the parity gate asks for against PyTorch fp32, `arithmetic` adds to the
     words on what was compared. `first_gpu` is the first compute capability (89 for 8.9) that has
     these numbers, `instructions` what a CPU must have to multiply them: one of each group, as Linux
-    names them; none where any CPU does. `tune` is the place among what `tune` tries where the user
+    names them; none where any CPU does. `emulated`: it is a GPU's; a CPU rounds as the GPU does and
+    multiplies floats, which is slow and shows what the GPU will give, so nothing of it depends on
+    what a CPU can do with 8 bits. `tune` is the place among what `tune` tries where the user
     does not say, by device. `onnx_types` are ONNX's names of the types that most bytes of the
     weights can have.
     """
@@ -57,11 +60,13 @@ class Precision:
     activations: Numbers
     min_cosine: float
     fixed: str | None = None
+    gpu: str | None = None
     tf32: bool = False
     row_scales: bool = False
     arithmetic: str = ""
     first_gpu: int = 0
     instructions: tuple[tuple[str, ...], ...] = ()
+    emulated: bool = False
     tune: Mapping[str, int] = field(default_factory=dict)
     onnx_types: tuple[str, ...] = ()
 
@@ -89,6 +94,11 @@ class Precision:
     def floats(self) -> Numbers:
         """The numbers of all that is not quantised."""
         return PRECISIONS.get(self.graph).weights
+
+    @property
+    def on_gpu(self) -> Precision:
+        """The one whose ONNX graph GPUs run for it: with fixed scales, and floats of a GPU's."""
+        return PRECISIONS.get(self.gpu or self.fixed or self.graph)
 
 
 FLOAT32, FLOAT16, BFLOAT16 = Numbers("float", 32), Numbers("float", 16), Numbers("bfloat", 16)
@@ -138,6 +148,7 @@ PRECISIONS: Registry[Precision] = Registry(
             INT8,
             0.99,
             fixed="int8-static",
+            gpu="int8-fp16",
             tune={"cpu": 1, "cuda": 2},
             onnx_types=("INT8",),
         ),
@@ -160,6 +171,7 @@ PRECISIONS: Registry[Precision] = Registry(
             instructions=(BF16_INSTRUCTIONS, INT8_INSTRUCTIONS),
             tune={"cpu": 0},
         ),
+        Precision("int8-fp16", "fp16", INT8, INT8, 0.99, fixed="int8-fp16", emulated=True),
         Precision(
             "fp8",
             "fp16",
@@ -168,6 +180,7 @@ PRECISIONS: Registry[Precision] = Registry(
             0.99,
             fixed="fp8",
             first_gpu=89,
+            emulated=True,
             tune={"cuda": 3},
             onnx_types=FLOAT8_TYPES,
         ),

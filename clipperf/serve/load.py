@@ -14,6 +14,7 @@ from clipperf.serve.forks import watch
 from clipperf.serve.model import ClipModel
 from clipperf.serve.parts import Parts, open_again, open_all
 from clipperf.serve.towers import Choice
+from clipperf.system import gpus
 from clipperf.system.targets import expanded, kind_of
 from clipperf.text import quoted
 
@@ -42,7 +43,8 @@ def load(
     run at once: more inputs a second, where one alone takes longer. A call with less than a full
     batch for every stream is given to them in smaller ones. `runtime` is the one that it was
     exported for, or another that loads it: "ort-cuda" takes ONNX artifacts. `device` is by default
-    where that runtime usually runs. `preprocess` is "exact", "fast" or "draft" (see
+    where that runtime usually runs; "cuda:1" makes the second GPU the only one that this process
+    sees, so give it before anything else uses CUDA. `preprocess` is "exact", "fast" or "draft" (see
     `preprocess_fast`), by default what `preprocess.json` names as its method (``clipperf export
     --preprocess``). Warns with `AccuracyWarning` where an int8 tower was made for another kind of
     CPU.
@@ -66,6 +68,11 @@ def load(
     for name, value in (("threads", threads), ("streams", streams)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise UsageError(f"{name} is {quoted(value)}: give a whole number from 1")
+    named = device
+    if device is not None and ":" in device:
+        device = gpus.pin(device)
+        uuid = None if device is None else gpus.uuid_of(device)
+        named = named if uuid is None else f"{device}:{uuid}"  # which a child finds, too
     path = _located(folder, runtime, precision)
     kind = kind_of(path)
     if kind == "folder" and kind_of(path / tuned.FILE) == "file":
@@ -88,7 +95,7 @@ def load(
         "streams": streams,
         "runtime": runtime,
         "precision": precision,
-        "device": device,
+        "device": named,
         "preprocess": preprocess,
         "verify": verify,
     }

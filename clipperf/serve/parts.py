@@ -18,7 +18,14 @@ from clipperf.nouns.cell import Cell, Engine, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import PixelDtype, Side
 from clipperf.serve.held import Held, held, stamp, steadily
-from clipperf.serve.towers import Choice, check_small, open_engines, pixels_in, requests
+from clipperf.serve.towers import (
+    DEFAULT_BATCH,
+    Choice,
+    check_small,
+    open_engines,
+    pixels_in,
+    requests,
+)
 from clipperf.system.files import read_json
 from clipperf.system.store import check_files, read_manifest
 
@@ -100,7 +107,7 @@ def _attempt(choices: Sequence[Choice], preprocess: str | None, verify: bool) ->
                     found.warnings.append(f"{request.path}: {problem}")
                 wanted.append(request)
                 folders[side] = here
-                found.towers[side], found.batches[side] = tower, choice.batch
+                found.towers[side], found.batches[side] = tower, choice.batch or DEFAULT_BATCH
                 found.cells[side] = request.cell
         assert found is not None
         if "image" in folders:

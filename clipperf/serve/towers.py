@@ -28,13 +28,15 @@ from clipperf.system.store import cache_folder
 from clipperf.text import quoted
 
 DEFAULT_BATCH = 32
+"""How many inputs go into one batch where nobody says."""
 
 
 @dataclass(frozen=True)
 class Choice:
     """What to open of one artifact folder, and how; None where the artifact or machine decides.
 
-    `side` None means every tower. `key` is that of the tower which was tuned.
+    `side` None means every tower. `key` is that of the tower which was tuned, `batch` the largest
+    that it is to be given; engines that are tuned for one batch are for this one, else the usual.
     """
 
     folder: Path
@@ -43,7 +45,7 @@ class Choice:
     device: str | None = None
     threads: int | None = None
     streams: int = 1
-    batch: int = DEFAULT_BATCH
+    batch: int | None = None
     key: str | None = None
     precision: str | None = None
 
@@ -94,7 +96,7 @@ def requests(
             chosen.name,
             manifest.precision,
             device,
-            batch=1,
+            batch=choice.batch or contract.USUAL_BATCHES[1],
             threads=threads,
             streams=choice.streams,
             input=pixel_dtype(folder, tower) if tower.side == "image" else "float32",

@@ -24,6 +24,7 @@ from typing import Any, Self
 from clipperf import errors
 from clipperf.errors import ChildError, ClipperfError
 from clipperf.serialize import to_json
+from clipperf.system import gpus
 from clipperf.system.last_words import exit_reason, last_words, reason_of_end
 
 THREAD_VARIABLES = (
@@ -273,8 +274,7 @@ def child_environment(threads: int | None = None) -> dict[str, str]:
     if threads is not None:
         env.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     env["PYTHONSAFEPATH"] = "1"
-    # CUDA would put the fastest GPU first, NVML's order is that of the bus.
-    env.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    env[gpus.ORDER] = gpus.BY_BUS  # CUDA would put the fastest first
     root = str(Path(__file__).resolve().parents[2])
     # An empty part is the working directory.
     paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]

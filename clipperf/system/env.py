@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.nouns.result import Environment
+from clipperf.system import gpus
 from clipperf.system.files import digest_of, utc_now
 
 PACKAGES = (
@@ -73,7 +74,7 @@ def _cgroup_quota() -> int | None:
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first NVIDIA GPU as NVML describes it.
+    """An NVIDIA GPU, or a slice of one, as NVML describes it.
 
     `memory_bytes` is None where the GPU shares the machine's RAM. `lists_processes` says whether
     NVML answers which processes use it, so that their memory can be told apart.
@@ -84,34 +85,28 @@ class Gpu:
     driver: str
     compute_capability: tuple[int, int]
     lists_processes: bool
+    uuid: str | None = None
 
 
 def gpu() -> Gpu | None:
-    """The first NVIDIA GPU, or None where there is none or no driver."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        if pynvml.nvmlDeviceGetCount() == 0:
+    """The NVIDIA GPU that CUDA uses here (see `system.gpus`), or None where it would see none."""
+    with gpus.driver() as nvml:
+        if nvml is None or not (found := gpus.visible(nvml)):
             return None
-        device = pynvml.nvmlDeviceGetHandleByIndex(0)
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(device)
+        place = found[0]
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(place.board)
         return Gpu(
-            name=_text(pynvml.nvmlDeviceGetName(device)),
-            memory_bytes=_memory_bytes(pynvml, device),
-            driver=_text(pynvml.nvmlSystemGetDriverVersion()),
+            name=gpus.text(nvml.nvmlDeviceGetName(place.handle)),
+            memory_bytes=_memory_bytes(nvml, place.handle),
+            driver=gpus.text(nvml.nvmlSystemGetDriverVersion()),
             compute_capability=(major, minor),
-            lists_processes=_lists_processes(pynvml, device),
+            lists_processes=_lists_processes(nvml, place.handle),
+            uuid=place.uuid,
         )
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def gpu_state() -> tuple[str | None, int | None, str | None]:
-    """Name, memory in bytes and driver of the first NVIDIA GPU, or three Nones."""
+    """Name, memory in bytes and driver of `gpu`, or three Nones."""
     found = gpu()
     return (None, None, None) if found is None else (found.name, found.memory_bytes, found.driver)
 
@@ -129,10 +124,6 @@ def _lists_processes(nvml: Any, device: Any) -> bool:
     except nvml.NVMLError:
         return False
     return True
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 @functools.cache
@@ -188,14 +179,15 @@ def capture() -> Environment:
     """Describe this machine now; `id` is a digest of everything but the time."""
     import psutil
 
-    name, vram_bytes, driver = gpu_state()
+    found = gpu()
     facts = {
         "cpu": cpu_name(),
         "cores": available_cores(),
         "ram_bytes": int(psutil.virtual_memory().total),
-        "gpu": name,
-        "vram_bytes": vram_bytes,
-        "driver": driver,
+        "gpu": found and found.name,
+        "gpu_uuid": found and found.uuid,
+        "vram_bytes": found and found.memory_bytes,
+        "driver": found and found.driver,
         "os": platform.platform(),
         "python": platform.python_version(),
         "versions": installed_versions(),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_nvml import Fake, in_this_process, installer
 from measuring import measure_group
 
 from clipperf.bench import gpu_meters, gpu_sampler, passes
@@ -22,11 +23,16 @@ from clipperf.errors import MeasurementError
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.system import env as environment
+from clipperf.system import gpus
 from clipperf.system.child import child_environment
 
 pytestmark = pytest.mark.timing
 
 MIB = 2**20
+TWO = [
+    {"uuid": "GPU-aa", "title": "Big", "bus": 3},
+    {"uuid": "GPU-bb", "title": "Little", "bus": 9},
+]
 FAST = replace(
     QUICK,
     min_s=0.0,
@@ -41,98 +47,10 @@ FAST = replace(
 SPEC = ModelSpec("sim", "simulated", "sim", "random:0", 8, 8, 16)
 BITS = {4: "power cap", 8: "hardware slowdown"}
 
-FAKE_NVML = '''
-"""Each call takes the next answer of its list in fake.json; the last one is given for ever."""
-import json, os
-from pathlib import Path
-from types import SimpleNamespace
-
-HERE = Path(__file__).parent
-SCRIPT = json.loads((HERE / "fake.json").read_text())
-CALLS = {}
-
-NVML_CLOCK_SM = 1
-NVML_TEMPERATURE_GPU = 0
-nvmlClocksEventReasonGpuIdle = 0x1
-nvmlClocksEventReasonApplicationsClocksSetting = 0x2
-nvmlClocksEventReasonSwPowerCap = 0x4
-nvmlClocksEventReasonHwSlowdown = 0x8
-nvmlClocksEventReasonSyncBoost = 0x10
-nvmlClocksEventReasonSwThermalSlowdown = 0x20
-nvmlClocksEventReasonHwThermalSlowdown = 0x40
-nvmlClocksEventReasonHwPowerBrakeSlowdown = 0x80
-
-class NVMLError(Exception):
-    pass
-
-def take(name):
-    answers = SCRIPT.get(name, ["Not Supported"])
-    number = CALLS[name] = CALLS.get(name, 0) + 1
-    answer = answers[min(number, len(answers)) - 1]
-    if isinstance(answer, str):
-        raise NVMLError(answer)
-    return answer
-
-def nvmlInit():
-    if "init" in SCRIPT:
-        take("init")
-
-def nvmlShutdown():
-    pass
-
-def nvmlDeviceGetHandleByIndex(index):
-    if index >= SCRIPT.get("gpus", 1):
-        raise NVMLError("Invalid Argument")
-    return SimpleNamespace(name=index)
-
-def nvmlDeviceGetHandleByUUID(uuid):
-    if uuid != "GPU-fake":
-        raise NVMLError("Not Found")
-    return SimpleNamespace(name=uuid)
-
-def nvmlDeviceGetMemoryInfo(handle):
-    return SimpleNamespace(used=take("used"), free=SCRIPT.get("free", 0))
-
-def nvmlDeviceGetComputeRunningProcesses(handle):
-    return [SimpleNamespace(pid=p, usedGpuMemory=used) for p, used in take("processes")]
-
-def nvmlDeviceGetTotalEnergyConsumption(handle):
-    return take("energy_mj")
-
-def nvmlDeviceGetPowerUsage(handle):
-    with (HERE / "samples.log").open("a") as log:
-        log.write("x")
-    return take("power_mw")
-
-def nvmlDeviceGetClockInfo(handle, kind):
-    assert kind == NVML_CLOCK_SM
-    return take("sm_mhz")
-
-def nvmlDeviceGetTemperature(handle, sensor):
-    assert sensor == NVML_TEMPERATURE_GPU
-    return take("temperature")
-
-def nvmlDeviceGetCurrentClocksEventReasons(handle):
-    return take("reasons")
-'''
-
-Fake = Callable[..., Path]
-
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
-    """Puts an NVML with these answers before the real one in every process started from here."""
-
-    def install(**script: Any) -> Path:
-        folder = tmp_path / "nvml"
-        folder.mkdir()
-        (folder / "pynvml.py").write_text(FAKE_NVML)
-        (folder / "fake.json").write_text(json.dumps(script))
-        (folder / "samples.log").touch()
-        monkeypatch.setenv("PYTHONPATH", str(folder))
-        return folder / "samples.log"
-
-    return install
+    return installer(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -355,19 +273,53 @@ def test_importing_the_sampler_imports_no_runtime() -> None:
 @pytest.mark.parametrize(
     ("device", "visible", "gpu"),
     [
-        ("cpu", "", None),
-        ("cuda", "", "0"),
-        ("cuda:1", "", "1"),
-        ("cuda", "2,3", "2"),
-        ("cuda:1", "2, 3", "3"),
-        ("cuda:0", "GPU-8f3d", "GPU-8f3d"),
+        ("cpu", None, None),
+        ("cuda", None, "GPU-aa"),
+        ("cuda:1", None, "GPU-bb"),
+        ("cuda", "1,0", "GPU-bb"),
+        ("cuda:1", "1, 0", "GPU-aa"),
+        ("cuda:0", "GPU-bb", "GPU-bb"),
+        ("cuda:1", "GPU-bb", "1"),  # which no sampler finds
     ],
 )
 def test_gpu_of_a_device(
-    device: str, visible: str, gpu: str | None, monkeypatch: pytest.MonkeyPatch
+    device: str,
+    visible: str | None,
+    gpu: str | None,
+    fake: Fake,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    in_this_process(fake(gpus=TWO), monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpu_meters.gpu_of(device) == gpu
+
+
+def test_what_is_measured_is_what_is_described(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The second GPU: its VRAM is metered, it stands in the environment, and the worker sees it."""
+    used = {"GPU-aa": [9000 * MIB, 9500 * MIB], "GPU-bb": [100 * MIB, 300 * MIB]}
+    power = {"GPU-aa": [400_000], "GPU-bb": [70_000]}
+    log = fake(gpus=TWO, used=used, power_mw=power)
+    in_this_process(log, monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")  # restored after the test
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    device = gpus.pin("cuda:0")
+    assert device == "cuda"
+    cell = Cell("sim", "image", "simulated", "fp16", device, 4, 1)
+    script = tmp_path / "engine.json"
+    script.write_text("{}")
+    rows = measure_group([EngineRequest(cell, SPEC, str(script))], FAST, environment.capture())
+    memory, timed = (next(row for row in rows if row.kind == kind) for kind in ("memory", "time"))
+    assert (memory.status, timed.status) == ("ok", "ok")
+    assert (memory.vram_peak_bytes, memory.vram_source) == (200 * MIB, "nvml-device-delta")
+    assert timed.gpu is not None and timed.gpu.power_w == 70.0
+    described = environment.capture()
+    assert (described.gpu, described.gpu_uuid) == ("Little", "GPU-bb")
+    assert child_environment(1)["CUDA_VISIBLE_DEVICES"] == "GPU-bb"
+    assert child_environment(1)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 def test_nothing_to_read_on_the_cpu() -> None:

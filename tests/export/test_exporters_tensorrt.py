@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from conftest import Cli, assert_usable, leftovers, only_locks, snapshot, start, store_of, use
 
@@ -40,7 +41,7 @@ from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Side, Variant
 from clipperf.report.exported import exported_lines, failed
-from clipperf.system import files, store
+from clipperf.system import env, files, store
 
 pytestmark = pytest.mark.skipif(
     not flavours.installed("trt-rtx"),
@@ -173,31 +174,48 @@ def test_brain_floats_build_from_ampere_on(
     assert snapshot(home) == before
 
 
-def test_eight_bit_floats_of_both_towers(
-    sample_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a GPU fp8 is built for those of the usual kinds that have it."""
+@pytest.mark.parametrize(
+    ("precision", "graph_of", "numbers", "bits", "targets"),
+    [
+        ("fp8", "fp8", "FLOAT8E4M3FN", None, ("sm89", "sm120")),
+        ("int8", "int8-fp16", "INT8", 8, THREE),
+    ],
+)
+def test_eight_bits_of_both_towers(
+    sample_home: Path, monkeypatch: pytest.MonkeyPatch, precision: str, graph_of: str,
+    numbers: str, bits: int | None, targets: tuple[str, ...],
+) -> None:  # fmt: skip
+    """All that is not rounded is fp16, and integers have 8 bits on any host.
+
+    Without a GPU fp8 is built for those of the usual kinds that have it.
+    """
     monkeypatch.setenv("CLIPPERF_HOME", str(sample_home))
+    monkeypatch.setattr(env, "cpu_flags", lambda: frozenset({"avx2"}))
     spec = zoo.resolve(sample.NAME)
-    done = make(spec, SIDES, engine("fp8", targets=("sm89", "sm120")))
+    done = make(spec, SIDES, engine(precision, targets=targets))
     assert_usable(done.folder)
-    graph = store.read_manifest(folders_of(sample_home)["onnx fp8"])
+    folder = folders_of(sample_home)[f"onnx {graph_of}"]
+    graph = store.read_manifest(folder)
     for side in SIDES:
         tower, source = tower_of(done.folder, side), graph.tower(side)
         plan = done.folder / tower.path
-        assert plan_file.check(plan) == [] and plan_file.read(plan).targets == ("sm89", "sm120")
+        assert plan_file.check(plan) == [] and plan_file.read(plan).targets == targets
+        assert plan_file.read(plan).weight_bits == tower.weight_bits == bits
         assert source is not None and source.parity is not None and source.parity.passed
         assert tower.findings == source.findings
         cost = tower.quantization
         assert cost is not None and cost.points_lost is not None
-        assert cost.points_lost <= 0.5 and cost.min_cosine >= 0.99
-    half = tower_of(folders_of(sample_home)["trt-rtx fp16"])
-    assert tower_of(done.folder).disk_bytes < half.disk_bytes
-    integers, floats = (
-        key_of(spec, tower.weights_id, "text", tensorrt.needs(spec, SIDES, engine(p))[0][0])
+        assert cost.points_lost <= 0.5 and cost.min_cosine >= 0.99 and cost.kept_in == "fp16"
+        constants = onnx.load(folder / tower.path.replace(".plan", ".onnx")).graph.initializer
+        kinds = {onnx.TensorProto.DataType.Name(t.data_type) for t in constants if len(t.dims)}
+        assert kinds - {"INT64"} == {"FLOAT16", numbers}
+    half = tower_of(folders_of(sample_home)["trt-rtx fp16"], "text")
+    assert tower_of(done.folder, "text").disk_bytes < 1.03 * half.disk_bytes
+    known = {
+        p: key_of(spec, tower.weights_id, "text", tensorrt.needs(spec, SIDES, engine(p))[0][0])
         for p in ("int8", "fp8")
-    )
-    assert integers != floats == source.key
+    }
+    assert known["int8"] != known["fp8"] and known[precision] == source.key
 
 
 # --- a tiny model, built at will -----------------------------------------------------------
@@ -292,7 +310,7 @@ def test_the_cache_key_holds_everything_that_changes_the_bytes(
         ("trt-rtx", "fp8", "sm89", False),
         ("trt-rtx", "fp32", "sm75", True),
         ("trt-rtx", "tf32", "sm75", True),
-        ("trt-rtx", "int8", "sm75", True),
+        ("trt-rtx", "int8", "sm75", False),
         ("trt-rtx", "fp16", "sm75", False),
         ("trt-rtx", "int8", "sm86", False),
         # Full TensorRT picks its kernels on the GPU, whose own limits are left.

@@ -60,6 +60,29 @@ def test_the_machine_s_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ("Compute capability", "8.9") in table.texts
 
 
+@pytest.mark.parametrize(
+    ("driver", "package", "said"),
+    [
+        ("570.86.10", "tensorrt-cu13", "570.86.10; TensorRT 11.0.0.114 for CUDA 13: R580 or later"),
+        ("580.65.06", "tensorrt-cu13", None),
+        ("570.86.10", "tensorrt-cu12", None),
+        ("520.1", "tensorrt-cu12", "520.1; TensorRT 11.0.0.114 for CUDA 12: R525 or later"),
+        ("unknown", "tensorrt-cu13", None),
+    ],
+)
+def test_a_driver_that_is_too_old_is_told_with_the_one_that_is_needed(
+    driver: str, package: str, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = {package: "11.0.0.114"}
+    for module in (doctor, flavours):
+        monkeypatch.setattr(module, "version_of", installed.get)
+    monkeypatch.setattr(flavours, "installed", lambda flavour: flavour == "trt")
+    there = Gpu("NVIDIA L4", 24 * 2**30, driver, (8, 9), lists_processes=True)
+    monkeypatch.setattr(doctor, "gpu", lambda: there)
+    facts = doctor.machine()
+    assert facts["Driver"] == (driver if said is None else f"{said} is needed")
+
+
 def test_what_builds_engines_without_a_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"trt": "10.13", "trt-rtx": "1.7"}
     monkeypatch.setattr(flavours, "version", versions.get)

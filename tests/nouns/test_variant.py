@@ -10,14 +10,14 @@ from clipperf.nouns.variant import PRECISIONS, Numbers, Variant
 
 ORDER = [
     *("fp32", "tf32", "fp16", "bf16", "int8w", "int8", "int8-row", "int8-static", "int8-bf16"),
-    "fp8",
+    *("int8-fp16", "fp8"),
 ]
 
 
 def test_the_order_of_tables() -> None:
     assert PRECISIONS.own() == ORDER
-    assert [PRECISIONS.rank(name) for name in ORDER] == list(range(10))
-    assert PRECISIONS.rank("of-a-plugin") == 10
+    assert [PRECISIONS.rank(name) for name in ORDER] == list(range(11))
+    assert PRECISIONS.rank("of-a-plugin") == 11
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,7 @@ def test_the_order_in_which_tune_tries(device: str, order: list[str]) -> None:
         ("int8", "fp32", ("int", 8), ("int", 8), 0.99),
         ("int8-static", "fp32", ("int", 8), ("int", 8), 0.99),
         ("int8-bf16", "bf16", ("int", 8), ("int", 8), 0.99),
+        ("int8-fp16", "fp16", ("int", 8), ("int", 8), 0.99),
         ("fp8", "fp16", ("float", 8), ("float", 8), 0.99),
     ],
 )
@@ -69,13 +70,18 @@ def named(attribute: str) -> list[str]:
 def test_what_is_true_of_which() -> None:
     assert named("is_baseline") == ["fp32"]
     assert named("tf32") == ["tf32"]
-    assert named("samples") == ["int8", "int8-row", "int8-static", "int8-bf16", "fp8"]
-    assert named("is_fixed") == ["int8-static", "fp8"]
+    rounded = ["int8", "int8-row", "int8-static", "int8-bf16", "int8-fp16", "fp8"]
+    assert named("samples") == rounded
+    assert named("is_fixed") == ["int8-static", "int8-fp16", "fp8"]
+    assert named("emulated") == ["int8-fp16", "fp8"]
     assert named("is_quantised") == ORDER[4:]
     assert named("instructions") == ["bf16", "int8-bf16"]
     assert named("arithmetic") == ["bf16"]
     fixed = {row.name: row.fixed for row in PRECISIONS.rows if row.fixed}
-    assert fixed == {"int8": "int8-static", "int8-static": "int8-static", "fp8": "fp8"}
+    fixes_itself = {name: name for name in ("int8-static", "int8-fp16", "fp8")}
+    assert fixed == {"int8": "int8-static", **fixes_itself}
+    on_gpu = {name: PRECISIONS.get(name).on_gpu.name for name in ("tf32", "fp16", "int8", "fp8")}
+    assert on_gpu == {"tf32": "fp32", "fp16": "fp16", "int8": "int8-fp16", "fp8": "fp8"}
     # bf16 from Ampere on (8.0), fp8 from Ada on (8.9).
     gpus = {row.name: row.first_gpu for row in PRECISIONS.rows if row.first_gpu}
     assert gpus == {"bf16": 80, "fp8": 89}

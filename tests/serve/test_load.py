@@ -19,7 +19,7 @@ from conftest import ROOT
 from PIL import Image
 
 import clipperf
-from clipperf.engines import contract
+from clipperf.engines import contract, ort_providers
 from clipperf.errors import (
     ArtifactError,
     EngineError,
@@ -27,9 +27,12 @@ from clipperf.errors import (
     UnsupportedError,
     UsageError,
 )
+from clipperf.export.plan_options import EngineSettings
 from clipperf.models import sample
 from clipperf.nouns.cell import EngineRequest
-from clipperf.system import files
+from clipperf.serve import towers
+from clipperf.serve.held import held
+from clipperf.system import files, store
 
 N = 20
 TOO_LONG = "a small drawing of a red apple " * 40
@@ -412,6 +415,29 @@ def test_an_artifact_opens_in_runtimes_that_load_it_and_in_no_other(
         ("ort-cuda", "cuda", "fp32")
     }
     assert all(r.key and r.cache_folder for r in opened)
+    # What an engine's profile is tuned for: the usual batch, as that of TensorRT's own engines.
+    for runtime in ("ort-trt", "ort-trt-rtx"):
+        opened.clear()
+        clipperf.load(sample_artifact, runtime=runtime)
+        shapes = {r.cell.side: ort_providers.profile(r) for r in opened}
+        assert shapes["image"] == {
+            kind: f"pixel_values:{batch}x3x64x64"
+            for kind, batch in zip(("min", "opt", "max"), EngineSettings().batch, strict=True)
+        }
+        assert shapes["text"]["opt"] == "input_ids:8x77"
+
+
+@pytest.mark.parametrize(("batch", "largest"), [(16, 64), (128, 128)])
+def test_a_tunings_batch_is_what_its_engine_is_tuned_for(
+    sample_artifact: Path, batch: int, largest: int
+) -> None:
+    choice = towers.Choice(sample_artifact, "image", "ort-trt", batch=batch)
+    with held(sample_artifact) as folder:
+        ((request, _),) = towers.requests(choice, store.read_manifest(sample_artifact), folder)
+    options = ort_providers.tensorrt_options(request, None)
+    found = {kind: options[f"trt_profile_{kind}_shapes"] for kind in ("min", "opt", "max")}
+    sizes = {"min": 1, "opt": batch, "max": largest}
+    assert found == {kind: f"pixel_values:{n}x3x64x64" for kind, n in sizes.items()}
 
 
 def test_a_tower_that_fails_to_open_closes_the_other(

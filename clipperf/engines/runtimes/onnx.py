@@ -8,7 +8,7 @@ from clipperf.engines.contract import Runtime
 RUNTIME = Runtime(
     "onnx",
     "onnx",
-    ("fp32", "fp16", "int8", "int8-row", "int8-static", "fp8"),
+    ("fp32", "fp16", "int8", "int8-row", "int8-static", "int8-fp16", "fp8"),
     ("cpu",),
     onnxruntime.availability,
     onnxruntime.open,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -81,6 +82,13 @@ def version(flavour: str) -> str | None:
         return None
     found = next((v for name in DISTRIBUTIONS[flavour] if (v := version_of(name))), None)
     return None if found is None else ".".join(found.split(".")[:4])
+
+
+def cuda_major(flavour: str) -> int | None:
+    """The CUDA that an installed flavour was built for, as its packages' names say; else None."""
+    names = (name for name in DISTRIBUTIONS[flavour] if version_of(name) is not None)
+    found = (re.search(r"-cu(\d+)", name) for name in names)
+    return next((int(match[1]) for match in found if match), None)
 
 
 def load(flavour: str) -> ModuleType:
@@ -182,6 +190,6 @@ def unsupported(flavour: str, kind: str) -> str | None:
 
 
 def gpu_kind() -> str | None:
-    """The kind of the first NVIDIA GPU here, such as "sm90", or None."""
+    """The kind of the NVIDIA GPU here, such as "sm90", or None."""
     found = gpu()
     return None if found is None else "sm{}{}".format(*found.compute_capability)

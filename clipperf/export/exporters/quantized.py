@@ -18,9 +18,9 @@ PACKAGES = ("onnx", "onnxruntime-gpu")
 
 
 def key(spec: ModelSpec, side: Side, variant: Variant, below: Below) -> str:
-    """See `Exporter`; how far weights reach depends on this machine's CPU."""
-    method = quantize.method_of(variant.row)
-    return derived.key(variant, below, method, PACKAGES, quantize.weight_max(method))
+    """See `Exporter`; how far a CPU's weights reach depends on this machine's."""
+    method, most = quantize.method_of(variant.row), quantize.weight_max(variant.row)
+    return derived.key(variant, below, method, PACKAGES, most)
 
 
 def choose(variant: Variant, values: Mapping[str, Any]) -> Variant:
@@ -39,7 +39,7 @@ def make(job: Job, tell: Tell) -> Built:
 
 EXPORTER = Exporter(
     name="quantized",
-    makes={"onnx": ("int8", "int8-row", "int8-static", "fp8")},
+    makes={"onnx": ("int8", "int8-row", "int8-static", "int8-fp16", "fp8")},
     file="model.onnx",
     key=key,
     job=make,

@@ -65,9 +65,8 @@ def complete(spec: ModelSpec, variant: Variant) -> Variant:
 
 
 def needs(spec: ModelSpec, sides: Sequence[Side], variant: Variant) -> list[Need]:
-    """See `Exporter`: TensorRT needs the scales of a quantised graph to be fixed."""
-    row = variant.row
-    precision = (row.fixed if row.is_quantised else None) or row.graph
+    """See `Exporter`: the graph that GPUs run."""
+    precision = variant.row.on_gpu.name
     return [(replace(variant, runtime="onnx", precision=precision, settings=None), sides)]
 
 

@@ -28,7 +28,7 @@ from clipperf.system import store
 class Quantizer(Protocol):
     """A way to make a tower of fewer bits.
 
-    `weight_bits` are those of a weight, sign included, where they depend on this machine.
+    `weight_bits` are those of an integer weight, sign included; None where nobody limits them.
     """
 
     layers: list[str]
@@ -50,10 +50,11 @@ class OnnxQuantizer:
         import onnx
 
         self._model = onnx.load(source)
-        self._method = method = quantize.method_of(job.variant.row)
+        self._row = row = job.variant.row
+        method = quantize.method_of(row)
         self._threads = job.threads
         self._scratch = job.target.parent  # which goes with the parent's staging folder
-        self.weight_bits = quantize.weight_bits(method)
+        self.weight_bits = quantize.weight_bits(row)
         found = quantize.layers(self._model, method)
         self.layers = [layer.name for layer in found]
         self._ranges = None
@@ -73,8 +74,8 @@ class OnnxQuantizer:
 
     def write(self, kept: Sequence[str], path: Path) -> None:
         """See `Quantizer`."""
-        most = quantize.weight_max(self._method)
-        model = quantize.quantized(self._model, self._method, kept, self._ranges, most)
+        method, most = quantize.method_of(self._row), quantize.weight_max(self._row)
+        model = quantize.quantized(self._model, method, kept, self._ranges, most)
         quantize.save(model, path)
 
 

@@ -48,7 +48,7 @@ def engine_of_tower(job: Job, tell: Tell) -> Built:
     info = build_engine(
         onnx, job.target, job.variant,
         model_id=job.spec.id, side=job.side, inputs=graph.inputs, outputs=graph.outputs,
-        digest=onnx_sha256(graph), tell=tell,
+        digest=onnx_sha256(graph), weight_bits=graph.weight_bits, tell=tell,
     )  # fmt: skip
     return replace(like(graph), build_s=info.build_s, peak_rss_bytes=info.peak_rss_bytes)
 
@@ -63,6 +63,7 @@ def build_engine(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     digest: str,
+    weight_bits: int | None = None,
     tell: Tell = lambda stage: None,
 ) -> PlanInfo:
     """Build one plan and its sidecar from an ONNX file, whose sha256 is `digest`.
@@ -94,6 +95,7 @@ def build_engine(
         build_s=time.perf_counter() - start,
         peak_rss_bytes=status_bytes("VmHWM"),
         created_utc=utc_now(),
+        weight_bits=weight_bits,
     )
     plan_file.write(plan, info)
     return info

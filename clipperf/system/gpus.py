@@ -1,0 +1,178 @@
+"""Which NVIDIA GPU is meant: NVML's order and CUDA's brought together by UUID.
+
+CUDA numbers what CUDA_VISIBLE_DEVICES lists, by default the fastest first; NVML numbers all, in
+the order of their bus. clipperf counts what is visible in the order of the bus. A process uses one
+GPU, CUDA's first: `pin` makes the one that a user names the only one that it and its children see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipperf.errors import MissingDependencyError, UsageError
+
+VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+BY_BUS = "PCI_BUS_ID"
+
+CUDA = "cuda"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A GPU, or a slice of one (MIG), as CUDA takes it.
+
+    `handle` is NVML's of what is used, `board` that of the whole GPU: of a slice NVML tells memory
+    and processes, and no power or clocks.
+    """
+
+    uuid: str
+    handle: Any
+    board: Any
+
+
+@contextlib.contextmanager
+def driver() -> Iterator[Any]:
+    """NVML while the driver answers; None where there is none."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def visible(nvml: Any) -> list[Place]:
+    """What CUDA shows this process's children, in its order; see `child_environment`.
+
+    Of a GPU that is cut into slices CUDA takes the first, unless one is named. As in CUDA, a name
+    that is no GPU's hides those behind it.
+    """
+    count = nvml.nvmlDeviceGetCount()
+    boards = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+    boards.sort(key=lambda board: _bus(nvml, board))
+    named = os.environ.get(VISIBLE)
+    if named is None:
+        whole = (_whole(nvml, board) for board in boards)
+        return [place for place in whole if place is not None]
+    found: list[Place] = []
+    for name in (part.strip() for part in named.split(",")):
+        place = _named(nvml, boards, name)
+        if place is None:
+            break
+        found.append(place)
+    return found
+
+
+def _bus(nvml: Any, board: Any) -> tuple[int, int, int]:
+    place = nvml.nvmlDeviceGetPciInfo(board)
+    return place.domain, place.bus, place.device
+
+
+def _named(nvml: Any, boards: list[Any], name: str) -> Place | None:
+    if name.isdigit():
+        return _whole(nvml, boards[int(name)]) if int(name) < len(boards) else None
+    if name.startswith("MIG-"):
+        try:
+            handle = nvml.nvmlDeviceGetHandleByUUID(name)
+            return Place(name, handle, nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
+        except nvml.NVMLError:
+            return None
+    # CUDA takes the first letters of a UUID, where they are one GPU's alone.
+    fitting = [board for board in boards if name and _uuid(nvml, board).startswith(name)]
+    return _whole(nvml, fitting[0]) if len(fitting) == 1 else None
+
+
+def _whole(nvml: Any, board: Any) -> Place | None:
+    """A GPU; its first slice where it is cut into some, None where it could be used in none."""
+    try:
+        cut, _ = nvml.nvmlDeviceGetMigMode(board)
+    except nvml.NVMLError:  # most GPUs cannot be cut
+        cut = 0
+    if not cut:
+        return Place(_uuid(nvml, board), board, board)
+    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(board)):
+        with contextlib.suppress(nvml.NVMLError):  # a place for a slice that is not there
+            handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(board, index)
+            return Place(_uuid(nvml, handle), handle, board)
+    return None
+
+
+def _uuid(nvml: Any, handle: Any) -> str:
+    return text(nvml.nvmlDeviceGetUUID(handle))
+
+
+def text(value: str | bytes) -> str:
+    """What NVML says; some versions say it in bytes."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def uuid_of(device: str) -> str | None:
+    """The UUID of "cuda" or "cuda:1"; None for other devices and where NVML knows no such GPU."""
+    kind, _, which = device.partition(":")
+    if kind != CUDA:
+        return None
+    with driver() as nvml:
+        found = [] if nvml is None else [place.uuid for place in visible(nvml)]
+    return _of(found, which)
+
+
+def _of(found: list[str], which: str) -> str | None:
+    number = which or "0"
+    if number.isdigit():
+        return found[int(number)] if int(number) < len(found) else None
+    return which if which in found else None
+
+
+def pin(device: str | None) -> str | None:
+    """A device without its number: this process and its children see the GPU that it names alone.
+
+    "cuda:1" is the second that is visible, "cuda:GPU-..." or "cuda:MIG-..." one by its UUID, "cuda"
+    and None the first. Returns "cuda" for all of these but None; other devices as they are. Where
+    there is no GPU, whoever opens it says so.
+
+    Raises:
+        UsageError: there is no such GPU, or this process has begun to use CUDA with another.
+        MissingDependencyError: NVML's package is not installed.
+    """
+    kind, _, which = (device or CUDA).partition(":")
+    if kind != CUDA:
+        return device
+    try:
+        with driver() as nvml:
+            found = [] if nvml is None else [place.uuid for place in visible(nvml)]
+    except ImportError as exc:
+        raise MissingDependencyError(
+            f"device {device}: no GPU can be told apart; pip install nvidia-ml-py"
+        ) from exc
+    if not found:
+        return device and kind
+    uuid = _of(found, which)
+    if uuid is None:
+        listed = ", ".join(f"cuda:{number} is {each}" for number, each in enumerate(found))
+        raise UsageError(f"device {device}: there is no such GPU ({listed})")
+    first = uuid == found[0] and (len(found) == 1 or os.environ.get(ORDER) == BY_BUS)
+    if not first and cuda_is_loaded():
+        raise UsageError(
+            f"device {device}: this process has begun to use CUDA. Start it with "
+            f"{VISIBLE}={uuid}, or open the model before anything else uses the GPU"
+        )
+    os.environ[VISIBLE], os.environ[ORDER] = uuid, BY_BUS
+    return device and kind
+
+
+def cuda_is_loaded() -> bool:
+    """Whether CUDA's driver is in this process, which reads the variables once; Linux only."""
+    try:
+        return "/libcuda.so" in Path("/proc/self/maps").read_text()
+    except OSError:
+        return False
