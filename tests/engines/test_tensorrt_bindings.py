@@ -23,7 +23,7 @@ import stub_cuda
 from conftest import ROOT
 
 VERSIONS = {
-    "10.13": ("tensorrt-cu13-bindings==10.13.3.9", "tensorrt_bindings"),
+    "10.14": ("tensorrt-cu13-bindings==10.14.1.48.post1", "tensorrt_bindings"),
     "10.16": ("tensorrt-cu13-bindings==10.16.1.11", "tensorrt_bindings"),
     "11.0": ("tensorrt-cu13-bindings==11.0.0.114", "tensorrt_bindings"),
     "11": ("tensorrt-cu13-bindings>=11,<12", "tensorrt_bindings"),
@@ -167,7 +167,7 @@ def test_every_name_and_member_is_there(version: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_no_method_is_gone_or_takes_other_parameters(version: str) -> None:
-    before, now = used(seen("10.13")), used(seen(version))
+    before, now = used(seen("10.14")), used(seen(version))
     must = {
         ("IExecutionContext", name)
         for name in ("set_input_shape", "set_tensor_address", "execute_async_v3")
