@@ -42,7 +42,6 @@ CLASSES = (
 OPTIONAL = {
     "ComputeCapability", "IRuntimeCache", "create_runtime_cache", "set_runtime_cache",
     "num_compute_capabilities", "set_compute_capability", "is_stream_capturable",
-    "get_engine_stat",
 }  # fmt: skip
 """What only some flavours and versions have: the code looks before it uses them."""
 
