@@ -104,6 +104,8 @@ def check_features_used(dataset: Dataset) -> None:
 def outcomes_of(dataset: Dataset, embeddings: Embeddings) -> list[Outcome]:
     """The figures of these tasks, of the metrics that the dataset wants: "top-1" or the full name.
 
+    Those of groups come with the figure of all that they are of.
+
     Raises:
         UsageError: it wants one that there is not; the message lists what there is.
     """
@@ -111,7 +113,8 @@ def outcomes_of(dataset: Dataset, embeddings: Embeddings) -> list[Outcome]:
     if not dataset.metrics:
         return [outcome for outcome in found if outcome.usual]
     _check_metrics(dataset, [outcome.metric for outcome in found])
-    return [o for o in found if any(_is_called(o.metric, m) for m in dataset.metrics)]
+    wanted = dataset.metrics
+    return [o for o in found if any(_is_called(n, m) for n in (o.metric, o.whole) for m in wanted)]
 
 
 def _is_called(figure: str, metric: str) -> bool:
@@ -121,7 +124,7 @@ def _is_called(figure: str, metric: str) -> bool:
 
 def _check_metrics(dataset: Dataset, figures: Sequence[str]) -> None:
     for metric in dataset.metrics:
-        if not any(_is_called(figure, metric) for figure in figures):
+        if not any(_is_called(f, metric) or f" {metric}, " in f" {f}" for f in figures):
             # In quotes: there are commas in some of them.
             known = ", ".join(quoted(figure) for figure in figures)
             raise UsageError(f"{dataset.name}: no metric {quoted(metric)}; choose from {known}")

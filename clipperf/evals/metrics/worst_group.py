@@ -104,7 +104,7 @@ def outcomes(ranked: Ranked) -> list[Outcome]:
             decisions = hits if k > 1 or ranked.predicted is None else ranked.predicted
             name = f"{ranked.name} {figure_of(k)}"
             rest = (WORST, hits, decisions, ranked.parts, ranked.chance(k))
-            rows.append(Outcome(name, ranked.side, *rest))
+            rows.append(Outcome(name, ranked.side, *rest, whole=f"{ranked.name} top-{k}"))
     return rows
 
 

@@ -144,6 +144,7 @@ def _share(
         detail=detail,
         group=group,
         aim="same",
+        whole=figure,
     )
 
 

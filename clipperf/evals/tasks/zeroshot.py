@@ -91,11 +91,12 @@ def _figures(dataset: Dataset) -> list[str]:
     if dataset.label_sets:
         return figures_of("zeroshot", "multi-label", classes)
     two = classes == 2 and not dataset.pools
+    own = figures_of("zeroshot", "classification", classes)
     return [
-        *figures_of("zeroshot", "classification", classes),
+        *own,
         *(figures_of("zeroshot", "binary", 1) if two else ()),
         *(figures_of_worst("zeroshot", classes) if dataset.groups else ()),
-        *(figures_by_group(dataset, "zeroshot top-1") if classes > 1 else ()),
+        *(name for figure in own for name in figures_by_group(dataset, figure)),
     ]
 
 
