@@ -52,7 +52,8 @@ class Dataset:
     the same data that tasks asked for, such as "train"; see `parts`; a recipe says where the
     `named_parts` are. `shots` and `repeats` are those of few-shot probes, 0 and none for the usual
     ones. `groups` are the columns by which figures are asked for, `clip` is the one that says which
-    images are frames of one video. With `pools` there are other classifiers than classes: those of
+    images are frames of one video; `recipe_asks` for those of "group" and "clip" that it names
+    itself. With `pools` there are other classifiers than classes: those of
     `class_prompts`, and the class that each is pooled for. `candidates` are labels that nobody says
     to be right; see `tasks.bias`. A cue goes with the images `chosen` of its `choices`. `folds` are
     columns; see `evals.folds`.
@@ -85,6 +86,7 @@ class Dataset:
     chosen: tuple[tuple[int, ...], ...] = ()
     folds: tuple[str, ...] = ()
     class_keys: tuple[str, ...] = ()
+    recipe_asks: tuple[str, ...] = ()
 
     @property
     def prompt_sets(self) -> tuple[tuple[str, ...], ...]:
@@ -177,6 +179,7 @@ def load_dataset(
         repeats=recipe.repeats if recipe else 0,
         groups=(recipe.groups if recipe else ()) or tuple(content.groups),
         clip=(recipe.clip if recipe else "") or content.clip,
+        recipe_asks=recipe.asks if recipe else (),
         pools=tuple(content.pools),
         cues=tuple(content.cues),
         choices=tuple(map(tuple, content.choices)),

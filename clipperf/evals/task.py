@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from clipperf.errors import UsageError
+from clipperf.evals.columns import check_columns
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.metric import ANY
 from clipperf.evals.outcome import Outcome
+from clipperf.evals.recipe import CLIP, GROUP
 from clipperf.registry import Registry
 from clipperf.text import quoted
 
@@ -44,6 +46,7 @@ class Task:
     it looks at these where there are any. `check(dataset)` raises what would fail once all
     is embedded, and can be told before: columns, answers, packages. `figures(dataset)` are the
     names that its figures may have, `metric.ANY` for those that are not known before.
+    `uses(dataset)` says which of "group" and "clip", as a recipe names them, it goes by.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Task:
     features: bool = False
     check: Callable[[Dataset], None] = lambda dataset: None
     figures: Callable[[Dataset], Iterable[str]] = lambda dataset: (ANY,)
+    uses: Callable[[Dataset], Collection[str]] = lambda dataset: ()
 
 
 TASKS: Registry[Task] = Registry(
@@ -83,7 +87,9 @@ def check(dataset: Dataset) -> None:
     Raises:
         ClipperfError: a task lacks something, or there is no such metric, or nothing to score.
     """
+    check_columns(dataset)
     tasks = fitting(dataset)
+    unused(dataset)
     for task in tasks:
         task.check(dataset)
     texts_of(dataset)
@@ -92,6 +98,33 @@ def check(dataset: Dataset) -> None:
         raise nothing_to_score(dataset)
     if not any(figure.endswith(ANY) for figure in figures):
         _check_metrics(dataset, figures)
+
+
+def unused(dataset: Dataset) -> tuple[str, ...]:
+    """What a recipe asks for and some of the tasks do not go by, in words.
+
+    Raises:
+        UsageError: none of the tasks goes by it.
+    """
+    tasks, notes = fitting(dataset), []
+    for name in dataset.recipe_asks:
+        others = [task.name for task in tasks if name not in task.uses(dataset)]
+        if not others:
+            continue
+        said = f"{dataset.name}: {name} is of no use to {', '.join(others)}: {WITHOUT[name]}"
+        if len(others) == len(tasks):
+            able = [t.name for t in TASKS if t.fits(dataset) and name in t.uses(dataset)]
+            more = f", or ask for {' or '.join(able)}" if able else ""
+            raise UsageError(f"{said}; leave it out of the TOML{more}")
+        notes.append(said)
+    return tuple(notes)
+
+
+WITHOUT = {
+    GROUP: "its figures are of all images, not of groups",
+    CLIP: "each image counts by itself, not each clip",
+}
+"""What becomes of that which a task does not go by."""
 
 
 def check_features_used(dataset: Dataset) -> None:

@@ -19,6 +19,7 @@ from clipperf.evals.learning import answers_of, checked, features_of, ranked, sa
 from clipperf.evals.metric import figures_of, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import hits_at
+from clipperf.evals.recipe import CLIP
 from clipperf.evals.shots import (
     REPEATS,
     SHOTS,
@@ -112,4 +113,5 @@ TASK = Task(
     features=True,
     check=_check,
     figures=_figures,
+    uses=lambda dataset: (CLIP,),
 )

@@ -12,6 +12,7 @@ from clipperf.evals.metric import Ranked, Scored, figures_of, measured
 from clipperf.evals.metrics.worst_group import figures_of_worst
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import classifier_weights, classify
+from clipperf.evals.recipe import CLIP, GROUP
 from clipperf.evals.task import Embeddings, Task
 
 PROMPTS = "prompts"
@@ -107,4 +108,5 @@ TASK = Task(
     outcomes=_outcomes,
     check=check,
     figures=_figures,
+    uses=lambda dataset: (CLIP,) if dataset.label_sets else (GROUP, CLIP),
 )
