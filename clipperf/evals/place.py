@@ -112,6 +112,7 @@ def place_at(
         split=(None if part else asked.split) or split or place.split,
         language=asked.language or language or place.language,
         columns=asked.columns,
+        asked=asked.columns_asked,
     )
     if not images and not any(layout.fits(place) for layout in LAYOUTS):
         raise _no_images(place, suffixes)

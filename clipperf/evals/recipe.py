@@ -86,6 +86,12 @@ class Recipe:
         """Which of "group" and "clip" it names."""
         return tuple(name for name, own in ((GROUP, self.groups), (CLIP, self.clip)) if own)
 
+    @property
+    def columns_asked(self) -> tuple[str, ...]:
+        """The columns that it names beside image, caption and label."""
+        groups = (name.partition("=")[0] for name in self.groups)
+        return (*groups, *self.folds, *((self.clip,) if self.clip else ()))
+
 
 def read_recipe(source: ImageSource) -> Recipe:
     """What the TOML in a file asks for.

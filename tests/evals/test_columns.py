@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from published_layouts import picture
 
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import Dataset, load_dataset
 from clipperf.evals.parts import with_tasks
 from clipperf.evals.task import check, unused
-from published_layouts import picture
 
 TABLES = {
     "captions": "image,caption,region\n{0},one,n\n{1},two,s\n{2},three,n\n{3},four,s\n",
@@ -95,3 +95,55 @@ def test_the_column_of_classes_is_a_group_on_request(tmp_path: Path) -> None:
     found = data(tmp_path / "again", "labels", 'group = "label"\nlabel = "label"')
     check(found)
     assert found.columns["label"] == ("a", "a", "b", "b") and found.labels == (0, 0, 1, 1)
+
+
+def table(folder: Path, text: str, recipe: str = "", name: str = "labels.csv") -> Dataset:
+    """Two images with this table, and what a TOML beside them asks."""
+    for i in range(2):
+        (folder / f"{i}.png").write_bytes(picture(i, "png"))
+    (folder / name).write_text(text)
+    (folder / "task.toml").write_text(recipe)
+    return load_dataset(folder)
+
+
+TWICE = {
+    "label": ("image,label\n0.png,a\n1.png,b\n0.png,b\n", "another category", "'a', here 'b'"),
+    "region": (
+        "image,label,region\n0.png,a,north\n1.png,b,s\n0.png,a,ZZ\n",
+        "another region",
+        "'north', here 'ZZ'",
+    ),
+    "latitude": (
+        "image,latitude,longitude\n0.png,1,2\n1.png,3,4\n0.png,50,2\n",
+        "another latitude",
+        "'1', here '50'",
+    ),
+}
+
+
+@pytest.mark.parametrize("column", TWICE)
+def test_rows_of_one_image_that_contradict_each_other(column: str, tmp_path: Path) -> None:
+    text, what, values = TWICE[column]
+    said = rf"labels\.csv line 4: '0\.png' had {what} in an earlier line: {values}"
+    with pytest.raises(UsageError, match=said):
+        table(tmp_path, text)
+
+
+def test_rows_of_one_image_that_agree_or_are_of_its_captions(tmp_path: Path) -> None:
+    found = table(tmp_path, "image,label,region\n0.png,a,\n1.png,b,s\n0.png,a,north\n0.png,a,\n")
+    assert found.columns["region"] == ("north", "s") and found.labels == (0, 1)
+    (tmp_path / "labels.csv").unlink()
+    text = "image,caption,who,region\n0.png,x,ann,n\n0.png,y,bob,n\n1.png,z,ann,s\n"
+    found = table(tmp_path, text, name="captions.csv")
+    assert found.captions == ("x", "y", "z") and found.columns["region"] == ("n", "s")
+    # Who wrote a caption is nothing of the image: asked for as a group it is refused.
+    said = r"captions\.csv line 3: '0\.png' had another who in an earlier line: 'ann', here 'bob'"
+    with pytest.raises(UsageError, match=said):
+        table(tmp_path, text, 'group = "who=ann"', name="captions.csv")
+
+
+@pytest.mark.parametrize("column", ["label", "region"])
+def test_a_header_with_a_column_twice(column: str, tmp_path: Path) -> None:
+    text = f"image,label,region,{column}\n0.png,a,n,x\n1.png,b,s,x\n"
+    with pytest.raises(UsageError, match=rf"labels\.csv: the header names {column} twice"):
+        table(tmp_path, text)

@@ -115,8 +115,16 @@ def _read(place: Place, without: Collection[str]) -> Content:
             index[image] = len(index)
             found.append(own)
             rest.append(_rest(row, place.columns))
-        elif found[index[image]] != own:
-            raise UsageError(f"{at}: {quoted(wanted)} had another category in an earlier line")
+        else:
+            if found[index[image]] != own:
+                before = found[index[image]]
+                before, here = [classes["categories"][i] if number else i for i in (before, own)]
+                said = f"{quoted(before)}, here {quoted(here)}"
+                raise UsageError(
+                    f"{at}: {quoted(wanted)} had another category in an earlier line: {said}"
+                )
+            one = {*place.asked, *ALONE} if caption else None
+            _join(rest[index[image]], _rest(row, place.columns), one, f"{at}: {quoted(wanted)}")
         if isinstance(caption, str) and caption.strip():
             captions.append(caption.strip())
             caption_image.append(index[image])
@@ -191,6 +199,25 @@ def _rest(row: dict[Any, Any], columns: Mapping[str, str]) -> dict[str, str]:
         for name, value in own.items()
         if isinstance(value, str | int | float)
     }
+
+
+def _join(
+    known: dict[str, str], more: dict[str, str], one: Collection[str] | None, where: str
+) -> None:
+    """Add to what was said of an image what another of its rows says.
+
+    `one` are the columns of which an image has one value, None for all: beside captions others may
+    be of these, such as who wrote each.
+    """
+    for name, value in more.items():
+        before = known.get(name)
+        if not before:
+            known[name] = value
+        elif value and value != before and (one is None or name in one):
+            raise UsageError(
+                f"{where} had another {shown(name)} in an earlier line: {quoted(before)}, here "
+                f"{quoted(value)}: an image has one"
+            )
 
 
 def _columns(rows: list[dict[str, str]]) -> dict[str, list[str]]:

@@ -98,7 +98,8 @@ def _check(dataset: Dataset) -> None:
 
 def _figures(dataset: Dataset) -> list[str]:
     classes = len(dataset.class_names)
-    counts = dataset.shots or SHOTS
+    # Without a part to train on these are what there would be of any.
+    counts = _shots(dataset, checked(dataset)[0]) if "train" in dataset.parts else SHOTS
     return [f for count in counts for f in figures_of(f"{count}-shot", "classification", classes)]
 
 
