@@ -27,7 +27,7 @@ from clipperf.evals.place import OnStage, others, path_of, place_at
 from clipperf.evals.published import PublishedSet
 from clipperf.evals.recipe import RECIPE, Recipe, applied, for_part, prompts_of
 from clipperf.inputs.preprocess import CLIPPED, check_frames, exceeds_bytes, may_exceed_bytes
-from clipperf.inputs.sources import ImageSource, decode
+from clipperf.inputs.sources import ImageSource, decode, outside_of
 from clipperf.text import quoted, shown
 
 NAMED = 20
@@ -241,14 +241,23 @@ def _left_out(
     """What of the files is not used."""
     used = {image.name for image in content.images}
     notes = []
-    spare_files = others(place.files, {*place.images, *used, *unreadable}, layout.own)
+    known = {*place.images, *place.named, *used, *unreadable}
+    spare_files = others(place.files, known, layout.own)
     if spare_files:
         notes.append(f"left out{spare_files.removeprefix(';')}")
+    notes += left_outside(place.root)
     if content.captions:
         spare = set(place.images) - used - set(unreadable)
         if spare:
             notes.append(f"left out {len(spare)} images that no caption names ({few(spare)})")
     return notes
+
+
+def left_outside(path: Path) -> list[str]:
+    """What to say of an archive's files whose names are of places outside of it."""
+    outside = outside_of(path)
+    said = f"left out {len(outside)} files whose names lead out of it ({few(outside)})"
+    return [said] if outside else []
 
 
 def skipped(unreadable: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from clipperf.errors import UsageError
 from clipperf.evals.accuracy import BATCH, ModelEmbedder, in_batches
 from clipperf.evals.datasets import (
     Dataset,
+    left_outside,
     load_dataset,
     none_readable,
     read_all,
@@ -118,12 +119,13 @@ def images_of(folder: str, skip_unreadable: bool = False) -> tuple[list[ImageSou
     found = [source for name, source in files.items() if name.lower().endswith(tuple(suffixes))]
     if not found:
         raise UsageError(f"no images in {shown(path)}: looked for {', '.join(sorted(suffixes))}")
+    notes = [f"{shown(path)}: {note}" for note in left_outside(path)]
     if not skip_unreadable:
-        return found, []
+        return found, notes
     unreadable = read_all(found, skip=True)[1]
     if len(unreadable) == len(found):
         raise none_readable(path, unreadable)
-    notes = [f"{shown(path)}: {skipped(unreadable)}"] if unreadable else []
+    notes += [f"{shown(path)}: {skipped(unreadable)}"] if unreadable else []
     return [source for source in found if source.name not in unreadable], notes
 
 

@@ -158,6 +158,6 @@ LAYOUT = Layout(
     name="class-folders",
     fits=lambda place: bool(place.images),
     read=_read,
-    own=("classes.json", NAMES, "templates.txt", "task.toml"),
+    own=("classes.json", NAMES, "templates.txt"),
     offers=_offers,
 )

@@ -285,7 +285,6 @@ LAYOUT = Layout(
         "classes.json",
         "classnames.txt",
         "templates.txt",
-        "task.toml",
     ),
     offers=_offers,
 )
