@@ -53,10 +53,10 @@ class Dataset:
     `named_parts` are. `shots` and `repeats` are those of few-shot probes, 0 and none for the usual
     ones. `groups` are the columns by which figures are asked for, `clip` is the one that says which
     images are frames of one video; `recipe_asks` for those of "group" and "clip" that it names
-    itself. With `pools` there are other classifiers than classes: those of
-    `class_prompts`, and the class that each is pooled for. `candidates` are labels that nobody says
-    to be right; see `tasks.bias`. A cue goes with the images `chosen` of its `choices`. `folds` are
-    columns; see `evals.folds`.
+    itself. `unread` are classes of which no image can be read. With `pools` there are other
+    classifiers than classes: those of `class_prompts`, and the class that each is pooled for.
+    `candidates` are labels that nobody says to be right; see `tasks.bias`. A cue goes with the
+    images `chosen` of its `choices`. `folds` are columns; see `evals.folds`.
     """
 
     name: str
@@ -87,6 +87,7 @@ class Dataset:
     folds: tuple[str, ...] = ()
     class_keys: tuple[str, ...] = ()
     recipe_asks: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def prompt_sets(self) -> tuple[tuple[str, ...], ...]:
@@ -141,6 +142,7 @@ def load_dataset(
         if len(unreadable) == len(content.images):
             raise none_readable(place.root, unreadable)
         content = layout.read(place, unreadable)
+    gone = _gone(whole, content)
     notes = [
         f"{name}: {note}"
         for note in (
@@ -148,7 +150,7 @@ def load_dataset(
             *unused,
             *content.notes,
             *([skipped(unreadable)] if unreadable else ()),
-            *_classes_gone(whole, content),
+            *_classes_gone(gone),
             *([_clipped(clipped)] if clipped else ()),
         )
     ]
@@ -180,6 +182,7 @@ def load_dataset(
         groups=(recipe.groups if recipe else ()) or tuple(content.groups),
         clip=(recipe.clip if recipe else "") or content.clip,
         recipe_asks=recipe.asks if recipe else (),
+        unread=gone,
         pools=tuple(content.pools),
         cues=tuple(content.cues),
         choices=tuple(map(tuple, content.choices)),
@@ -273,14 +276,14 @@ def none_readable(root: Path, unreadable: Mapping[str, str]) -> UsageError:
     return UsageError(f"no image in {shown(root)} can be read: {_reasons(unreadable)}")
 
 
-def _classes_gone(whole: Content, content: Content) -> list[str]:
+def _gone(whole: Content, content: Content) -> tuple[str, ...]:
     """Which classes had images, and have none without those that cannot be read."""
     before, after = (_names_of_labels(own) for own in (whole, content))
-    gone = [name for key, name in before.items() if key not in after]
-    if not gone:
-        return []
-    names = ", ".join(shown(name) for name in sorted(gone)[:NAMED])
-    return [f"no image of {len(gone)} classes can be read: {names}{', ...' * (len(gone) > NAMED)}"]
+    return tuple(name for key, name in before.items() if key not in after)
+
+
+def _classes_gone(gone: Collection[str]) -> list[str]:
+    return [f"no image of {len(gone)} classes can be read: {few(gone, NAMED)}"] if gone else []
 
 
 def _names_of_labels(content: Content) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 from clipperf.errors import UsageError
 from clipperf.evals.columns import check_columns
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.layout import few
 from clipperf.evals.metric import ANY
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.recipe import CLIP, GROUP
@@ -46,6 +47,7 @@ class Task:
     it looks at these where there are any. `check(dataset)` raises what would fail once all
     is embedded, and can be told before: columns, answers, packages. `figures(dataset)` are the
     names that its figures may have, `metric.ANY` for those that are not known before.
+    `needs` says in words what `fits` asks for: of which columns, classes or captions it is.
     `uses(dataset)` says which of "group" and "clip", as a recipe names them, it goes by.
     """
 
@@ -60,6 +62,7 @@ class Task:
     check: Callable[[Dataset], None] = lambda dataset: None
     figures: Callable[[Dataset], Iterable[str]] = lambda dataset: (ANY,)
     uses: Callable[[Dataset], Collection[str]] = lambda dataset: ()
+    needs: str = ""
 
 
 TASKS: Registry[Task] = Registry(
@@ -77,8 +80,15 @@ def fitting(dataset: Dataset) -> list[Task]:
     wanted = [TASKS.get(name) for name in dataset.tasks]
     for task in wanted:
         if not task.fits(dataset):
-            raise UsageError(f"{dataset.name} has no data for the task {task.name}")
+            raise UsageError(_unfit(dataset, task))
     return wanted or [task for task in TASKS if task.fits(dataset) and not task.asked]
+
+
+def _unfit(dataset: Dataset, task: Task) -> str:
+    """That a dataset is none for a task, what it would take, and which columns there are."""
+    said = f"{dataset.name} has no data for the task {task.name}"
+    columns = f"; its columns are {few(dataset.columns, 20)}" if dataset.columns else ""
+    return f"{said}: it needs {task.needs}{columns}" if task.needs else said
 
 
 def check(dataset: Dataset) -> None:

@@ -92,7 +92,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
         class_names=class_names,
         class_keys=classes,
         templates=templates,
-        notes=_empty(place, within, folders),
+        notes=_empty(place, within, folders | {_class(name, within) for name in without}),
     )
 
 

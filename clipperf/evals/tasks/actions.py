@@ -70,4 +70,5 @@ TASK = Task(
     check=_check,
     figures=lambda dataset: figures_of("actions", "actions", 0),
     uses=lambda dataset: (CLIP,),
+    needs="the columns " + ", ".join(COLUMNS),
 )

@@ -192,4 +192,5 @@ TASK = Task(
     check=_check,
     figures=_figures,
     uses=lambda dataset: (GROUP, CLIP),
+    needs=f"one of the columns {', '.join(COLUMNS)}, or others as the group of a TOML",
 )

@@ -115,4 +115,5 @@ TASK = Task(
     check=_check,
     figures=_figures,
     uses=lambda dataset: (CLIP,),
+    needs="two classes or more, and one of them an image",
 )

@@ -129,4 +129,5 @@ TASK = Task(
     check=_check,
     figures=_figures,
     uses=lambda dataset: (CLIP,),
+    needs="classes",
 )

@@ -109,4 +109,5 @@ TASK = Task(
     check=check,
     figures=_figures,
     uses=lambda dataset: (CLIP,) if dataset.label_sets else (GROUP, CLIP),
+    needs="classes",
 )
