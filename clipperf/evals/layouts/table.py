@@ -118,8 +118,8 @@ def _read(place: Place, without: Collection[str]) -> Content:
             rest.append(_rest(row, place.columns))
         else:
             if found[index[image]] != own:
-                before = found[index[image]]
-                before, here = [classes["categories"][i] if number else i for i in (before, own)]
+                both: list[Any] = [found[index[image]], own]
+                before, here = [classes["categories"][i] if number else i for i in both]
                 said = f"{quoted(before)}, here {quoted(here)}"
                 raise UsageError(
                     f"{at}: {quoted(wanted)} had another category in an earlier line: {said}"
