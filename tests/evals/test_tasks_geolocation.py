@@ -136,5 +136,5 @@ def test_references_without_places(tmp_path: Path) -> None:
         check(asked(recipe))
     (tmp_path / "photos" / "metadata.csv").write_text("image,lat,lon\n0.png,3,4\n")
     recipe.write_text('data = "photos/metadata.csv"\n')
-    with pytest.raises(UsageError, match="line 2: empty caption"):
+    with pytest.raises(UsageError, match="line 2: no column caption, label, or latitude"):
         load_dataset(recipe)
