@@ -19,10 +19,13 @@ EXAMPLES = (
 
 def command(
     evaluated: Annotated[
-        str, typer.Argument(metavar="EVALUATED", help="The dataset that is evaluated.")
+        str,
+        typer.Argument(
+            metavar="EVALUATED", help="A dataset as for eval, of which its test counts."
+        ),
     ],
     other: Annotated[
-        str, typer.Argument(metavar="OTHER", help="Images that a model may have seen.")
+        str, typer.Argument(metavar="OTHER", help="All images that a model may have seen.")
     ],
     model: Annotated[
         Path | None,
@@ -36,8 +39,12 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find near-duplicates between image folders, and what they do to the accuracy."""
-    from clipperf.evals.overlap import Looked, images_of, looked_at, with_classes
+    """Find near-duplicates between image folders, and what they do to the accuracy.
+
+    Of EVALUATED the images count that eval would evaluate, all of them where there are no classes,
+    captions or test split; of OTHER all.
+    """
+    from clipperf.evals.overlap import Looked, evaluated_images, images_of, looked_at
     from clipperf.report.overlap import overlap_table
     from clipperf.serve.load import load
     from clipperf.system.progress import progress
@@ -45,11 +52,7 @@ def command(
     with progress(quiet, total=1) as bar:
         bar.stage("looking for near-duplicates")
         found: Looked
-        data = None if model is None else with_classes(evaluated, skip_unreadable)
-        if data is None:
-            own, notes = images_of(evaluated, skip_unreadable)
-        else:
-            own, notes = [*data.images], [*data.notes]
+        own, data, notes = evaluated_images(evaluated, skip_unreadable)
         others, more = images_of(other, skip_unreadable)
         if model is None:
             found = looked_at(own, others)

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipperf.errors import UsageError
+from clipperf.evals.columns import FOLDER, column_of
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.layout import few
 from clipperf.evals.ranks import normalize
 from clipperf.evals.task import Embeddings
 from clipperf.text import quoted
-
-FOLDER = "folder"
-"""What a recipe's `clip` says where every folder holds the frames of one clip."""
 
 
 def clips_of(dataset: Dataset) -> list[np.ndarray]:
@@ -58,11 +56,10 @@ def _by_name(dataset: Dataset) -> dict[str, list[int]]:
     Raises:
         UsageError: nothing names the clips, or not that of an image.
     """
-    named = dataset.columns.get(dataset.clip)
-    if named is None and dataset.clip == FOLDER:
+    if dataset.clip == FOLDER and FOLDER not in dataset.columns:
         named = tuple(posixpath.dirname(image.name) for image in dataset.images)
-    if named is None:
-        raise UsageError(f"{dataset.name} has no column {quoted(dataset.clip)} that names clips")
+    else:
+        named = column_of(dataset, dataset.clip, " that names clips")
     frames: dict[str, list[int]] = {}
     for i, name in enumerate(named):
         if not name and dataset.clip != FOLDER:

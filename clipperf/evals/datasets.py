@@ -27,7 +27,7 @@ from clipperf.evals.place import OnStage, others, path_of, place_at
 from clipperf.evals.published import PublishedSet
 from clipperf.evals.recipe import RECIPE, Recipe, applied, for_part, prompts_of
 from clipperf.inputs.preprocess import CLIPPED, check_frames, exceeds_bytes, may_exceed_bytes
-from clipperf.inputs.sources import ImageSource, decode
+from clipperf.inputs.sources import ImageSource, decode, outside_of
 from clipperf.text import quoted, shown
 
 NAMED = 20
@@ -52,10 +52,11 @@ class Dataset:
     the same data that tasks asked for, such as "train"; see `parts`; a recipe says where the
     `named_parts` are. `shots` and `repeats` are those of few-shot probes, 0 and none for the usual
     ones. `groups` are the columns by which figures are asked for, `clip` is the one that says which
-    images are frames of one video. With `pools` there are other classifiers than classes: those of
-    `class_prompts`, and the class that each is pooled for. `candidates` are labels that nobody says
-    to be right; see `tasks.bias`. A cue goes with the images `chosen` of its `choices`. `folds` are
-    columns; see `evals.folds`.
+    images are frames of one video; `recipe_asks` for those of "group" and "clip" that it names
+    itself. `unread` are classes of which no image can be read. With `pools` there are other
+    classifiers than classes: those of `class_prompts`, and the class that each is pooled for.
+    `candidates` are labels that nobody says to be right; see `tasks.bias`. A cue goes with the
+    images `chosen` of its `choices`. `folds` are columns; see `evals.folds`.
     """
 
     name: str
@@ -85,6 +86,8 @@ class Dataset:
     chosen: tuple[tuple[int, ...], ...] = ()
     folds: tuple[str, ...] = ()
     class_keys: tuple[str, ...] = ()
+    recipe_asks: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def prompt_sets(self) -> tuple[tuple[str, ...], ...]:
@@ -139,6 +142,7 @@ def load_dataset(
         if len(unreadable) == len(content.images):
             raise none_readable(place.root, unreadable)
         content = layout.read(place, unreadable)
+    gone = _gone(whole, content)
     notes = [
         f"{name}: {note}"
         for note in (
@@ -146,7 +150,7 @@ def load_dataset(
             *unused,
             *content.notes,
             *([skipped(unreadable)] if unreadable else ()),
-            *_classes_gone(whole, content),
+            *_classes_gone(gone),
             *([_clipped(clipped)] if clipped else ()),
         )
     ]
@@ -177,6 +181,8 @@ def load_dataset(
         repeats=recipe.repeats if recipe else 0,
         groups=(recipe.groups if recipe else ()) or tuple(content.groups),
         clip=(recipe.clip if recipe else "") or content.clip,
+        recipe_asks=recipe.asks if recipe else (),
+        unread=gone,
         pools=tuple(content.pools),
         cues=tuple(content.cues),
         choices=tuple(map(tuple, content.choices)),
@@ -238,14 +244,23 @@ def _left_out(
     """What of the files is not used."""
     used = {image.name for image in content.images}
     notes = []
-    spare_files = others(place.files, {*place.images, *used, *unreadable}, layout.own)
+    known = {*place.images, *place.named, *used, *unreadable}
+    spare_files = others(place.files, known, layout.own)
     if spare_files:
         notes.append(f"left out{spare_files.removeprefix(';')}")
+    notes += left_outside(place.root)
     if content.captions:
         spare = set(place.images) - used - set(unreadable)
         if spare:
             notes.append(f"left out {len(spare)} images that no caption names ({few(spare)})")
     return notes
+
+
+def left_outside(path: Path) -> list[str]:
+    """What to say of an archive's files whose names are of places outside of it."""
+    outside = outside_of(path)
+    said = f"left out {len(outside)} files whose names lead out of it ({few(outside)})"
+    return [said] if outside else []
 
 
 def skipped(unreadable: Mapping[str, str]) -> str:
@@ -261,14 +276,14 @@ def none_readable(root: Path, unreadable: Mapping[str, str]) -> UsageError:
     return UsageError(f"no image in {shown(root)} can be read: {_reasons(unreadable)}")
 
 
-def _classes_gone(whole: Content, content: Content) -> list[str]:
+def _gone(whole: Content, content: Content) -> tuple[str, ...]:
     """Which classes had images, and have none without those that cannot be read."""
     before, after = (_names_of_labels(own) for own in (whole, content))
-    gone = [name for key, name in before.items() if key not in after]
-    if not gone:
-        return []
-    names = ", ".join(shown(name) for name in sorted(gone)[:NAMED])
-    return [f"no image of {len(gone)} classes can be read: {names}{', ...' * (len(gone) > NAMED)}"]
+    return tuple(name for key, name in before.items() if key not in after)
+
+
+def _classes_gone(gone: Collection[str]) -> list[str]:
+    return [f"no image of {len(gone)} classes can be read: {few(gone, NAMED)}"] if gone else []
 
 
 def _names_of_labels(content: Content) -> dict[str, str]:

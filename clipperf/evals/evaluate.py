@@ -12,7 +12,7 @@ from clipperf.evals import accuracy, worker
 from clipperf.evals.accuracy import Progress
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.outcome import Outcome
-from clipperf.evals.task import Embeddings, check, outcomes_of
+from clipperf.evals.task import Embeddings, check, outcomes_of, unused
 from clipperf.evals.verdicts import MARGIN
 from clipperf.evals.worker import ModelRequest
 from clipperf.nouns.cell import Cell
@@ -75,7 +75,7 @@ def evaluate(
         created_utc=files.utc_now(),
         environments=(env.capture(),),
         specs=tuple(specs),
-        notes=dataset.notes,
+        notes=(*dataset.notes, *unused(dataset)),
         path=str(path or store.new_result_path("eval")),
     )
     failures: list[Failure] = []

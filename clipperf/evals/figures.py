@@ -82,7 +82,8 @@ def figures_of(given: str) -> Figures:
         return published_accuracy
     path = expanded(given)
     if not path.is_file():
-        raise UsageError(f"--against {quoted(given)}: give {PUBLISHED}, or a CSV file")
+        what = "is no file" if path.exists() else "is not there"
+        raise UsageError(f"--against {quoted(given)} {what}: give {PUBLISHED}, or a CSV file")
     source = ImageSource(path.name, path)
     table = OwnTable(tuple(_rows(source, path.name)))
     if not table.rows:
@@ -98,6 +99,8 @@ def _rows(source: ImageSource, name: str) -> Iterator[OwnFigure]:
         reader.fieldnames = header
         long = {"metric", "value"} <= set(header)
         metrics = [column for column in header if METRIC.fullmatch(column)]
+        if not header:
+            raise UsageError(f"{source} is empty; it takes {FORM}")
         if not set(KEYS) <= set(header) or not (long or metrics):
             raise UsageError(f"{source}: the header is {', '.join(header)}; it takes {FORM}")
         for row in reader:

@@ -10,11 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipperf.errors import UsageError
 from clipperf.evals.clips import check_clips_agree
+from clipperf.evals.columns import group_values
 from clipperf.evals.datasets import Dataset
-from clipperf.evals.layout import few
-from clipperf.text import quoted
 
 
 def groups_of(
@@ -27,7 +25,7 @@ def groups_of(
     Raises:
         UsageError: there is no such column; the message lists those that there are.
     """
-    each = [_values(dataset, name) for name in dataset.groups]
+    each = [group_values(dataset, name) for name in dataset.groups]
     found: dict[str, np.ndarray] = {}
     for values in each:
         found.update(_masks(values[np.asarray(images, np.int64)]))
@@ -46,31 +44,17 @@ def figures_by_group(dataset: Dataset, figure: str, combined: bool = True) -> li
 def check_groups(dataset: Dataset) -> None:
     """Raise UsageError where a column is not there, or a clip lies in more than one group of it."""
     for name in dataset.groups:
-        check_clips_agree(dataset, _values(dataset, name).tolist(), f"their group by {name}")
+        check_clips_agree(dataset, group_values(dataset, name).tolist(), f"their group by {name}")
 
 
 def parts_of(dataset: Dataset, images: Sequence[int] | np.ndarray) -> np.ndarray | None:
     """The number of the combination that each of these images is of; None without groups."""
     if not dataset.groups:
         return None
-    each = [_values(dataset, name)[np.asarray(images, np.int64)] for name in dataset.groups]
+    each = [group_values(dataset, name)[np.asarray(images, np.int64)] for name in dataset.groups]
     joined = [", ".join(own) for own in zip(*each, strict=True)]
     numbers: np.ndarray = np.unique(joined, return_inverse=True)[1]
     return numbers
-
-
-def _values(dataset: Dataset, name: str) -> np.ndarray:
-    """What a column says of every image, in words: "race White", "race other than White"."""
-    column, _, one = name.partition("=")
-    if column not in dataset.columns:
-        known = few(dataset.columns, 20) or "none"
-        raise UsageError(f"{dataset.name} has no column {quoted(column)}; there are {known}")
-    values = dataset.columns[column]
-    if not one:
-        return np.array([f"{column} {value or 'unknown'}" for value in values])
-    if one not in values:
-        raise UsageError(f"{dataset.name}: no image has {quoted(one)} as its {column}")
-    return np.array([f"{column} {one if v == one else f'other than {one}'}" for v in values])
 
 
 def _masks(values: np.ndarray) -> dict[str, np.ndarray]:

@@ -71,7 +71,8 @@ class Place:
 
     `files` are all of the folder or archive at `root` by name, `images` those with the suffix of
     one. `split` and `language` are the ones wanted, where there are several. `table` names the
-    file with captions or labels where it has a name of its own, and `columns` its columns.
+    file with captions or labels where it has a name of its own, and `columns` its columns; `asked`
+    are those that a recipe wants of the images beside, and `named` the files that are read for it.
     `published` is the name of a published dataset that it is.
     """
 
@@ -83,6 +84,8 @@ class Place:
     table: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     published: str = ""
+    asked: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

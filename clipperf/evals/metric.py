@@ -126,7 +126,7 @@ METRICS: Registry[Metric] = Registry(
 def measured(answers: Answers) -> list[Outcome]:
     """What every metric of its kind makes of it."""
     return [
-        replace(outcome, usual=metric.usual)
+        replace(outcome, usual=metric.usual and outcome.usual)
         for metric in METRICS
         if metric.kind == answers.kind
         for outcome in metric.outcomes(answers)

@@ -47,8 +47,9 @@ class Outcome:
     sample's class or image, `chance` is the figure that guessing is expected to get. One that is
     not `usual` is left out unless it is asked for. `detail` says how the model came to its answers
     where that is found anew for each, such as a probe's strength. `group` names the part of the
-    samples that it is of, `aim` says what is good; see `nouns.result.Score`. With `features` it is
-    of what a tower computes before the projection.
+    samples that it is of, `aim` says what is good; see `nouns.result.Score`. `whole` names the
+    figure of all samples that it is one of groups of: who asks for that wants it as well. With
+    `features` it is of what a tower computes before the projection.
     """
 
     metric: str
@@ -63,6 +64,7 @@ class Outcome:
     group: str = ""
     aim: Aim = "high"
     features: bool = False
+    whole: str = ""
 
     @property
     def value(self) -> float:

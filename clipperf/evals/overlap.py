@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -16,13 +17,14 @@ from clipperf.errors import UsageError
 from clipperf.evals.accuracy import BATCH, ModelEmbedder, in_batches
 from clipperf.evals.datasets import (
     Dataset,
+    left_outside,
     load_dataset,
     none_readable,
     read_all,
     skipped,
 )
 from clipperf.evals.duplicates import Match, near_duplicates
-from clipperf.evals.layout import NoAnswersError
+from clipperf.evals.layout import MissingSplitError, NoAnswersError
 from clipperf.evals.ranks import hits_at, normalize
 from clipperf.evals.task import Embeddings
 from clipperf.evals.tasks import zeroshot
@@ -100,43 +102,75 @@ class Looked:
     notes: tuple[str, ...] = ()
 
 
-def images_of(folder: str, skip_unreadable: bool = False) -> tuple[list[ImageSource], list[str]]:
-    """All images in a folder, zip or tar, whatever else it holds; and what is to be said of them.
+def evaluated_images(
+    name: str, skip_unreadable: bool = False
+) -> tuple[list[ImageSource], Dataset | None, list[str]]:
+    """The images that `clipperf eval` would evaluate of a dataset, it, and what is to be said.
 
-    With `skip_unreadable` each is decoded now, and those that cannot be are left out and named.
+    All images there are, and no dataset, where it would find none: photos of which nothing says
+    what is right, or no split for testing. It is the same with a model and without.
+
+    Raises:
+        UsageError: it holds a dataset that cannot be read, or no images.
+    """
+    try:
+        data = load_dataset(name, skip_unreadable=skip_unreadable)
+    except (NoAnswersError, MissingSplitError):
+        found, notes = images_of(name, skip_unreadable)
+        said = (
+            f"{shown(name)}: nothing of it is a test with answers: all of its {len(found)} images"
+        )
+        return found, None, [f"{said} were looked at", *notes]
+    return [*data.images], data, _of_dataset(data)
+
+
+def images_of(name: str, skip_unreadable: bool = False) -> tuple[list[ImageSource], list[str]]:
+    """All images in a folder, zip or tar, in tars inside of it too; and what is to be said of them.
+
+    Of a TOML, and where images are no files of their own, those of the dataset that it is. With
+    `skip_unreadable` each is decoded now, and those that cannot be are left out and named.
 
     Raises:
         UsageError: there are none, or none can be read.
     """
-    path = expanded(folder)
+    path = expanded(name)
     kind = kind_of(path)
     if kind == "nothing":
         raise UsageError(f"no folder, zip or tar at {shown(path)}")
-    packed = list_tar if path.suffix == ".tar" else list_zip
-    files = list_folder(path) if kind == "folder" else packed(path)
-    suffixes = image_suffixes()
-    found = [source for name, source in files.items() if name.lower().endswith(tuple(suffixes))]
+    found = [] if path.suffix == ".toml" else _image_files(path, kind == "folder")
     if not found:
-        raise UsageError(f"no images in {shown(path)}: looked for {', '.join(sorted(suffixes))}")
+        data = load_dataset(path, skip_unreadable=skip_unreadable)
+        return [*data.images], _of_dataset(data)
+    notes = [f"{shown(path)}: {note}" for note in left_outside(path)]
     if not skip_unreadable:
-        return found, []
+        return found, notes
     unreadable = read_all(found, skip=True)[1]
     if len(unreadable) == len(found):
         raise none_readable(path, unreadable)
-    notes = [f"{shown(path)}: {skipped(unreadable)}"] if unreadable else []
+    notes += [f"{shown(path)}: {skipped(unreadable)}"] if unreadable else []
     return [source for source in found if source.name not in unreadable], notes
 
 
-def with_classes(folder: str, skip_unreadable: bool = False) -> Dataset | None:
-    """The dataset in a folder; None where these are photos of which nothing says what is right.
+def _of_dataset(data: Dataset) -> list[str]:
+    said = f"{data.name}: the {len(data.images)} images that clipperf eval evaluates of it"
+    return [f"{said} were looked at, and no others", *data.notes]
 
-    Raises:
-        UsageError: it holds a dataset that cannot be read.
-    """
-    try:
-        return load_dataset(folder, skip_unreadable=skip_unreadable)
-    except NoAnswersError:
-        return None
+
+def _image_files(path: Path, folder: bool) -> list[ImageSource]:
+    """The images in a folder, and in the tars that lie in it, or in an archive."""
+    if not folder:
+        files = list_tar(path) if path.suffix == ".tar" else list_zip(path)
+    else:
+        files = list_folder(path)
+        for name, shard in [*files.items()]:
+            if name.endswith(".tar"):
+                inside = list_tar(shard.path)
+                files |= {
+                    f"{name}/{own}": dataclasses.replace(source, name=f"{name}/{own}")
+                    for own, source in inside.items()
+                }
+    suffixes = tuple(image_suffixes())
+    return [source for name, source in files.items() if name.lower().endswith(suffixes)]
 
 
 def looked_at(

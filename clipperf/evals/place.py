@@ -82,10 +82,12 @@ def place_at(
 ) -> tuple[Place, Recipe | None]:
     """What lies at a path, and what the recipe there asks for; of another part, where it says."""
     recipe, table = None, None
+    named: list[Path] = []
     inside = path / RECIPE
     if path.suffix == ".toml" or (kind_of(path) == "folder" and kind_of(inside) == "file"):
         own = path if path.suffix == ".toml" else inside
         recipe = read_recipe(ImageSource(own.name, own))
+        named = [own, *(own.parent / name for name in (recipe.data, *recipe.parts.values()))]
         path = own.parent / recipe.parts.get(part, recipe.data)
         if kind_of(path) == "nothing":
             raise UsageError(f"{shown(own)} names {shown(path)}, which is not there")
@@ -112,10 +114,18 @@ def place_at(
         split=(None if part else asked.split) or split or place.split,
         language=asked.language or language or place.language,
         columns=asked.columns,
+        asked=asked.columns_asked,
+        named=(RECIPE, *asked.parts.values(), *_within(path, named), *((table,) if table else ())),
     )
     if not images and not any(layout.fits(place) for layout in LAYOUTS):
         raise _no_images(place, suffixes)
     return place, recipe
+
+
+def _within(folder: Path, paths: Collection[Path]) -> list[str]:
+    """The names of those of the paths that lie in a folder itself."""
+    top = folder.resolve()
+    return [path.name for path in paths if path.parent.resolve() == top]
 
 
 def _snapshot(folder: Path) -> Path:

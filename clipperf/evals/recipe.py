@@ -51,6 +51,8 @@ RECIPE = "task.toml"
 COLUMNS = ("image", "caption", "label", "latitude", "longitude")
 PARTS = ("train", "validation", "reference")
 
+GROUP, CLIP = "group", "clip"
+
 MOST = 100_000
 """The largest number that a recipe may ask for."""
 
@@ -78,6 +80,17 @@ class Recipe:
     candidates: tuple[str, ...] = ()
     pooled: dict[str, tuple[str, ...]] = field(default_factory=dict)
     folds: tuple[str, ...] = ()
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """Which of "group" and "clip" it names."""
+        return tuple(name for name, own in ((GROUP, self.groups), (CLIP, self.clip)) if own)
+
+    @property
+    def columns_asked(self) -> tuple[str, ...]:
+        """The columns that it names beside image, caption and label."""
+        groups = (name.partition("=")[0] for name in self.groups)
+        return (*groups, *self.folds, *((self.clip,) if self.clip else ()))
 
 
 def read_recipe(source: ImageSource) -> Recipe:

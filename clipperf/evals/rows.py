@@ -66,6 +66,9 @@ def _csv(source: ImageSource, text: str, columns: Mapping[str, str]) -> Iterator
     try:
         reader.fieldnames = [(name or "").strip() for name in reader.fieldnames or ()]
         header = set(reader.fieldnames)
+        twice = {name for name in header if name and reader.fieldnames.count(name) > 1}
+        if twice:
+            raise UsageError(f"{source}: the header names {few(twice)} twice: rename or remove one")
         if posixpath.basename(source.name).startswith("captions"):
             missing = {columns.get(n, n) for n in ("image", "caption")} - header
             if missing:

@@ -38,7 +38,7 @@ def with_the_same_classes(
         said = (
             _differing(name, part, most, largest) if name else _differing(most, largest, "", part)
         )
-        raise UsageError(f"{dataset.name}: {said}")
+        raise UsageError(f"{dataset.name}: {said}{_unread({'': dataset, **parts})}")
     notes = []
     if most:
         dataset, note = _extended(dataset, largest, most)
@@ -48,6 +48,16 @@ def with_the_same_classes(
         for name, part in known.items()
     }
     return dataset, aligned, notes
+
+
+def _unread(parts: Mapping[str, Dataset]) -> str:
+    """Which classes are not there because their images cannot be read, in words; "" for none."""
+    told = [
+        f"{few(part.unread)} in {f'its part for {name}' if name else 'what is evaluated'}"
+        for name, part in parts.items()
+        if part.unread
+    ]
+    return f"; no image can be read of {'; '.join(told)}: mend those files" if told else ""
 
 
 def _differing(one: str, first: Dataset, other: str, second: Dataset) -> str:

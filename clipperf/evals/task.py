@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from clipperf.errors import UsageError
+from clipperf.evals.columns import check_columns
 from clipperf.evals.datasets import Dataset
+from clipperf.evals.layout import few
 from clipperf.evals.metric import ANY
 from clipperf.evals.outcome import Outcome
+from clipperf.evals.recipe import CLIP, GROUP
 from clipperf.registry import Registry
 from clipperf.text import quoted
 
@@ -44,6 +47,8 @@ class Task:
     it looks at these where there are any. `check(dataset)` raises what would fail once all
     is embedded, and can be told before: columns, answers, packages. `figures(dataset)` are the
     names that its figures may have, `metric.ANY` for those that are not known before.
+    `needs` says in words what `fits` asks for: of which columns, classes or captions it is.
+    `uses(dataset)` says which of "group" and "clip", as a recipe names them, it goes by.
     """
 
     name: str
@@ -56,6 +61,8 @@ class Task:
     features: bool = False
     check: Callable[[Dataset], None] = lambda dataset: None
     figures: Callable[[Dataset], Iterable[str]] = lambda dataset: (ANY,)
+    uses: Callable[[Dataset], Collection[str]] = lambda dataset: ()
+    needs: str = ""
 
 
 TASKS: Registry[Task] = Registry(
@@ -73,8 +80,15 @@ def fitting(dataset: Dataset) -> list[Task]:
     wanted = [TASKS.get(name) for name in dataset.tasks]
     for task in wanted:
         if not task.fits(dataset):
-            raise UsageError(f"{dataset.name} has no data for the task {task.name}")
+            raise UsageError(_unfit(dataset, task))
     return wanted or [task for task in TASKS if task.fits(dataset) and not task.asked]
+
+
+def _unfit(dataset: Dataset, task: Task) -> str:
+    """That a dataset is none for a task, what it would take, and which columns there are."""
+    said = f"{dataset.name} has no data for the task {task.name}"
+    columns = f"; its columns are {few(dataset.columns, 20)}" if dataset.columns else ""
+    return f"{said}: it needs {task.needs}{columns}" if task.needs else said
 
 
 def check(dataset: Dataset) -> None:
@@ -83,7 +97,9 @@ def check(dataset: Dataset) -> None:
     Raises:
         ClipperfError: a task lacks something, or there is no such metric, or nothing to score.
     """
+    check_columns(dataset)
     tasks = fitting(dataset)
+    unused(dataset)
     for task in tasks:
         task.check(dataset)
     texts_of(dataset)
@@ -92,6 +108,33 @@ def check(dataset: Dataset) -> None:
         raise nothing_to_score(dataset)
     if not any(figure.endswith(ANY) for figure in figures):
         _check_metrics(dataset, figures)
+
+
+def unused(dataset: Dataset) -> tuple[str, ...]:
+    """What a recipe asks for and some of the tasks do not go by, in words.
+
+    Raises:
+        UsageError: none of the tasks goes by it.
+    """
+    tasks, notes = fitting(dataset), []
+    for name in dataset.recipe_asks:
+        others = [task.name for task in tasks if name not in task.uses(dataset)]
+        if not others:
+            continue
+        said = f"{dataset.name}: {name} is of no use to {', '.join(others)}: {WITHOUT[name]}"
+        if len(others) == len(tasks):
+            able = [t.name for t in TASKS if t.fits(dataset) and name in t.uses(dataset)]
+            more = f", or ask for {' or '.join(able)}" if able else ""
+            raise UsageError(f"{said}; leave it out of the TOML{more}")
+        notes.append(said)
+    return tuple(notes)
+
+
+WITHOUT = {
+    GROUP: "its figures are of all images, not of groups",
+    CLIP: "each image counts by itself, not each clip",
+}
+"""What becomes of that which a task does not go by."""
 
 
 def check_features_used(dataset: Dataset) -> None:
@@ -104,6 +147,8 @@ def check_features_used(dataset: Dataset) -> None:
 def outcomes_of(dataset: Dataset, embeddings: Embeddings) -> list[Outcome]:
     """The figures of these tasks, of the metrics that the dataset wants: "top-1" or the full name.
 
+    Those of groups come with the figure of all that they are of.
+
     Raises:
         UsageError: it wants one that there is not; the message lists what there is.
     """
@@ -111,7 +156,8 @@ def outcomes_of(dataset: Dataset, embeddings: Embeddings) -> list[Outcome]:
     if not dataset.metrics:
         return [outcome for outcome in found if outcome.usual]
     _check_metrics(dataset, [outcome.metric for outcome in found])
-    return [o for o in found if any(_is_called(o.metric, m) for m in dataset.metrics)]
+    wanted = dataset.metrics
+    return [o for o in found if any(_is_called(n, m) for n in (o.metric, o.whole) for m in wanted)]
 
 
 def _is_called(figure: str, metric: str) -> bool:
@@ -121,7 +167,7 @@ def _is_called(figure: str, metric: str) -> bool:
 
 def _check_metrics(dataset: Dataset, figures: Sequence[str]) -> None:
     for metric in dataset.metrics:
-        if not any(_is_called(figure, metric) for figure in figures):
+        if not any(_is_called(f, metric) or f" {metric}, " in f" {f}" for f in figures):
             # In quotes: there are commas in some of them.
             known = ", ".join(quoted(figure) for figure in figures)
             raise UsageError(f"{dataset.name}: no metric {quoted(metric)}; choose from {known}")

@@ -25,6 +25,7 @@ from clipperf.inputs.reading import (
 )
 from clipperf.serialize import parse_json
 from clipperf.system.reading import check_bytes, open_regular, read_regular
+from clipperf.system.targets import kind_of
 from clipperf.text import shown
 
 _BROKEN = (*PIL_ERRORS, zipfile.BadZipFile)
@@ -186,20 +187,40 @@ def list_folder(root: Path) -> dict[str, ImageSource]:
     return dict(sorted(found.items()))
 
 
+def leads_out(name: str) -> bool:
+    """Whether the name of an archive's file is one of a place outside of the archive."""
+    plain = name.replace("\\", "/")
+    return plain.startswith("/") or ".." in plain.split("/")
+
+
+def outside_of(path: Path) -> list[str]:
+    """The files of a zip that `list_zip` leaves out for their names; none of anything else."""
+    if path.suffix == ".tar" or kind_of(path) != "file":
+        return []
+    return [member for member in _members(path) if leads_out(member)]
+
+
 def list_zip(path: Path) -> dict[str, ImageSource]:
-    """Every file in a zip by name; raises UsageError where it is not a readable zip."""
-    try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-            members = [m for m in archive.namelist() if not m.endswith("/")]
-    except _BROKEN as exc:
-        raise UsageError(
-            f"{shown(path)} is neither a folder nor a readable zip: {why_unreadable(exc)}"
-        ) from exc
-    visible = [m for m in members if not is_hidden(m)]
+    """Every file in a zip by name, without hidden ones and those that lead out of it.
+
+    Raises:
+        UsageError: it is not a readable zip.
+    """
+    visible = [m for m in _members(path) if not is_hidden(m) and not leads_out(m)]
     return {
         one_spelling(member): ImageSource(one_spelling(member), path, member)
         for member in sorted(visible)
     }
+
+
+def _members(path: Path) -> list[str]:
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            return [m for m in archive.namelist() if not m.endswith("/")]
+    except _BROKEN as exc:
+        raise UsageError(
+            f"{shown(path)} is neither a folder nor a readable zip: {why_unreadable(exc)}"
+        ) from exc
 
 
 def list_tar(path: Path) -> dict[str, ImageSource]:

@@ -93,7 +93,9 @@ def test_what_is_no_such_table_is_refused(tmp_path: Path, text: str, said: str) 
 
 
 def test_neither_published_nor_a_file() -> None:
-    with pytest.raises(UsageError, match="--against 'publshed': give published, or a CSV file"):
+    with pytest.raises(
+        UsageError, match="--against 'publshed' is not there: give published, or a CSV file"
+    ):
         figures_of("publshed")
 
 

@@ -279,7 +279,7 @@ def test_missing_and_empty(tmp_path: Path) -> None:
         ("a.png,x\nb.png,y\n", "the header lacks caption, image"),
         ("image;caption\na.png;x\n", "the header lacks caption, image"),
         ("", "the header lacks caption, image"),
-        ("image,caption\n", "holds no captions"),
+        ("image,caption\n", "has no row of an image below its header"),
         ('image,caption\na.png,"x\n', "unexpected end of data"),
     ],
 )
@@ -300,7 +300,7 @@ def test_captions_csv_in_another_encoding(captioned: Path) -> None:
     [
         ("{'image': 1}", "line 2: not JSON"),
         ("[1]", "line 2: need a JSON object"),
-        ('{"image": "images/a.png"}', "line 2: empty caption"),
+        ('{"image": "images/a.png"}', "line 2: no column caption"),
         ('{"image": 5, "caption": "x"}', "line 2: no image"),
         ('{"image": "images/a.png", "caption": "x"}', "line 2: category None is not in"),
         ('{"image": "images/a.png", "caption": "x", "category": ["x"]}', "is not in classes.json"),
@@ -492,7 +492,7 @@ def test_unreadable_images_can_be_left_out(classes: Path) -> None:
     assert skipped.startswith("pets: left out 3 images that cannot be read, for every runtime")
     for name in ("cut.jpg", "text.png", "it is a named pipe"):
         assert name in skipped
-    assert any("1 class folders without images (odd)" in note for note in data.notes)
+    assert any("no image of 1 classes can be read: odd" in note for note in data.notes)
 
 
 def test_a_class_of_which_nothing_can_be_read_is_named(classes: Path, captioned: Path) -> None:

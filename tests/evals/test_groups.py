@@ -63,6 +63,38 @@ def test_every_group_has_a_figure_by_hand() -> None:
     assert rows["zeroshot top-1"].value == 4 / 6
 
 
+def test_a_metric_that_is_asked_for_brings_its_groups() -> None:
+    asked = ("top-1", "mean per-class recall")
+    dataset = data("abcabc", columns=REGIONS, groups=("region",), metrics=asked)
+    check(dataset)
+    rows = figures(dataset, embedded(dataset, "abaabb"))
+    # North: a right, c taken for a. South: b, a, b right. Unknown: c taken for b.
+    recall = "zeroshot mean per-class recall"
+    assert {name: row.value for name, row in rows.items()} == {
+        "zeroshot top-1": 4 / 6,
+        recall: pytest.approx(2 / 3),
+        "zeroshot top-1, worst group": 0.0,
+        "zeroshot top-1, region north": 1 / 2,
+        "zeroshot top-1, region south": 1.0,
+        "zeroshot top-1, region unknown": 0.0,
+        f"{recall}, region north": 1 / 2,
+        f"{recall}, region south": 1.0,
+        f"{recall}, region unknown": 0.0,
+    }
+    assert rows[f"{recall}, region south"].group == "region south"
+    # One that is named is that alone, and without a metric the groups' rows are those of top-1.
+    for name in ("top-1, region north", f"{recall}, region south", "top-1, worst group"):
+        one = dataclasses.replace(dataset, metrics=(name,))
+        check(one)
+        assert [m.removeprefix("zeroshot ") for m in figures(one, embedded(one, "abaabb"))] == [
+            name.removeprefix("zeroshot ")
+        ]
+    usual = figures(dataclasses.replace(dataset, metrics=()), embedded(dataset, "abaabb"))
+    assert [name for name in usual if "region" in name] == [
+        f"zeroshot top-1, region {name}" for name in ("north", "south", "unknown")
+    ]
+
+
 def test_combinations_and_all_others() -> None:
     dataset = data("abcabc", columns=REGIONS, groups=("region=north", "year"))
     found = groups_of(dataset, range(6))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from PIL import Image
 
 from clipperf.evals import duplicates
 from clipperf.evals.duplicates import CROPS, colours, near_duplicates, signature
-from clipperf.evals.overlap import Share, overlap_of
+from clipperf.evals.overlap import Share, evaluated_images, images_of, overlap_of
 from clipperf.inputs.sources import ImageSource
 
 Change = Callable[[Image.Image], Image.Image]
@@ -185,17 +187,87 @@ def test_the_command(cli, sample_artifact: Path, tmp_path: Path) -> None:
     assert ["All", "12", "100.0", "%"] in [line.split() for line in done.stdout.splitlines()]
     said = " ".join(done.stdout.split())
     for folder, name in ((data, "red/broken.png"), (tmp_path / "other", "broken.png")):
-        assert f"{folder}: left out 1 images that cannot be read" in said
+        assert f"{folder.name}: left out 1 images that cannot be read" in said
         assert f"{folder / name} is not a readable image" in said
     model = ("--model", sample_artifact, "--json", "--skip-unreadable")
     found = json.loads(cli(*asked, *model, home=home, check=True).stdout)
     assert (found["n"], found["accuracy"]["all"]["n"], len(found["pairs"])) == (12, 12, 4)
     assert [note.split(": ", 1)[1][:28] for note in found["notes"]] == [
-        "left out 1 images that canno"
-    ] * 2
+        "the 12 images that clipperf ",
+        *["left out 1 images that canno"] * 2,
+    ]
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"none")
     done = cli("overlap", tmp_path / "bad", data, "--skip-unreadable")
     assert done.returncode == 2 and "no image in" in done.stderr
     nothing = cli("overlap", tmp_path / "none", tmp_path / "other")
+    assert nothing.returncode == 2 and "no dataset at" in nothing.stderr
+    nothing = cli("overlap", data, tmp_path / "none", "--skip-unreadable")
     assert nothing.returncode == 2 and "no folder, zip or tar" in nothing.stderr
+
+
+def in_splits(folder: Path) -> Path:
+    """Two classes of three images each in the split "test", and of four other ones in "train"."""
+    for split, first, count in (("test", 0, 3), ("train", 20, 4)):
+        (folder / split).mkdir(parents=True)
+        for i, name in enumerate(("red", "blue")):
+            seeds = range(first + count * i, first + count * (i + 1))
+            stored(folder / split / name, [scene(seed) for seed in seeds])
+    return folder
+
+
+def shards(folder: Path, images: Path) -> Path:
+    """A WebDataset of a folder in splits."""
+    folder.mkdir()
+    (folder / "classnames.txt").write_text("blue\nred\n")
+    for split in ("test", "train"):
+        (folder / split).mkdir()
+        with tarfile.open(folder / split / "0.tar", "w") as archive:
+            for i, path in enumerate(sorted((images / split).rglob("*.png"))):
+                label = str(int(path.parent.name == "red")).encode()
+                archive.add(path, f"{i}.png")
+                info = tarfile.TarInfo(f"{i}.cls")
+                info.size = len(label)
+                archive.addfile(info, io.BytesIO(label))
+    return folder
+
+
+def test_the_same_images_count_with_a_model_and_without(
+    cli, sample_artifact: Path, tmp_path: Path
+) -> None:
+    """Those of the test split, of which half are in the other folder; all of its own train are."""
+    data = in_splits(tmp_path / "data")
+    other = tmp_path / "other"
+    shutil.copytree(data / "train", other)
+    shutil.copytree(data / "test" / "red", other / "more")
+    toml = tmp_path / "mine.toml"
+    toml.write_text('data = "data"\n')
+    packed = shards(tmp_path / "packed", data)
+    for evaluated in (data, toml, packed):
+        for model in ((), ("--model", sample_artifact)):
+            asked = ("overlap", evaluated, other, *model, "--json", "-q")
+            found = json.loads(cli(*asked, home=sample_artifact.parents[3], check=True).stdout)
+            assert (found["n"], len(found["pairs"])) == (6, 3), (evaluated, model)
+            assert found["notes"][0] == (
+                f"{evaluated.name}: the 6 images that clipperf eval evaluates of it were looked "
+                "at, and no others"
+            )
+
+
+def test_what_the_other_images_may_be(tmp_path: Path) -> None:
+    data = in_splits(tmp_path / "data")
+    packed = shards(tmp_path / "packed", data)
+    (tmp_path / "mine.toml").write_text('data = "data"\n')
+    assert len(images_of(str(data))[0]) == len(images_of(str(packed))[0]) == 6 + 8
+    assert images_of(str(packed))[0][0].name == "test/0.tar/0.png"
+    assert len(images_of(str(tmp_path / "mine.toml"))[0]) == 6
+    # Where nothing is a test all count: photos alone, and what has no such split.
+    for name, count in (("data/test/red", 3), ("only", 8)):
+        if name == "only":
+            shutil.copytree(data / "train", tmp_path / "only" / "train")
+        found, none, notes = evaluated_images(str(tmp_path / name))
+        assert (len(found), none) == (count, None)
+        assert notes == [
+            f"{tmp_path / name}: nothing of it is a test with answers: all of its {count} images "
+            "were looked at"
+        ]

@@ -112,6 +112,15 @@ MISTAKES: dict[str, tuple[dict[str, object], str]] = {
         {"tasks": ("few-shot",), "shots": (5,), "parts": {"train": {}}},
         "pets: 5 shots, and a class has 4 samples",
     ),
+    "shots that there are not": (  # of four images a class
+        {"tasks": ("few-shot",), "metrics": ("16-shot top-1",), "parts": {"train": {}}},
+        "pets: no metric '16-shot top-1'; choose from "
+        + ", ".join(
+            f"'{n}-shot {m}'"
+            for n in (1, 2, 4)
+            for m in ("top-1", "mean per-class recall", "macro F1")
+        ),
+    ),
     "clips of a part": (
         {
             "tasks": ("few-shot",),

@@ -92,7 +92,7 @@ def _read(place: Place, without: Collection[str]) -> Content:
         class_names=class_names,
         class_keys=classes,
         templates=templates,
-        notes=_empty(place, within, folders),
+        notes=_empty(place, within, folders | {_class(name, within) for name in without}),
     )
 
 
@@ -158,6 +158,6 @@ LAYOUT = Layout(
     name="class-folders",
     fits=lambda place: bool(place.images),
     read=_read,
-    own=("classes.json", NAMES, "templates.txt", "task.toml"),
+    own=("classes.json", NAMES, "templates.txt"),
     offers=_offers,
 )

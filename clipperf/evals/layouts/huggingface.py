@@ -250,6 +250,6 @@ LAYOUT = Layout(
     name="huggingface",
     fits=lambda place: _part(place) is not None,
     read=_read,
-    own=("*.arrow", f"*{STATE}", f"*{INFO}", PARTS, "classnames.txt", "templates.txt", "task.toml"),
+    own=("*.arrow", f"*{STATE}", f"*{INFO}", PARTS, "classnames.txt", "templates.txt"),
     offers=lambda place: () if STATE in place.files else (SPLIT,),
 )

@@ -41,7 +41,7 @@ from clipperf.evals.layout import (
     texts_in,
 )
 from clipperf.evals.rows import read_rows
-from clipperf.inputs.sources import ImageSource, one_spelling, read_object
+from clipperf.inputs.sources import ImageSource, one_spelling, read_object, read_text
 from clipperf.text import quoted, shown
 
 TABLES = (
@@ -98,11 +98,12 @@ def _read(place: Place, without: Collection[str]) -> Content:
         at = f"{source} line {line}"
         wanted, caption = _first(row, IMAGE), _first(row, CAPTION)
         category, label = row.get("category"), _first(row, LABEL)
+        label = label.strip() if isinstance(label, str) else label
         if not isinstance(wanted, str) or not wanted.strip():
-            raise UsageError(f"{at}: no image")
+            raise UsageError(f"{at}: {_no_image(row)}")
         alone = label is None and not (ALONE & row.keys())
         if alone and (not isinstance(caption, str) or not caption.strip()):
-            raise UsageError(f"{at}: empty caption")
+            raise UsageError(f"{at}: {_no_answer(row)}")
         image = where.find(wanted.strip())
         if image is None:
             raise UsageError(f"{at}: no image {quoted(wanted)} in {shown(place.root)}")
@@ -115,13 +116,21 @@ def _read(place: Place, without: Collection[str]) -> Content:
             index[image] = len(index)
             found.append(own)
             rest.append(_rest(row, place.columns))
-        elif found[index[image]] != own:
-            raise UsageError(f"{at}: {quoted(wanted)} had another category in an earlier line")
+        else:
+            if found[index[image]] != own:
+                both: list[Any] = [found[index[image]], own]
+                before, here = [classes["categories"][i] if number else i for i in both]
+                said = f"{quoted(before)}, here {quoted(here)}"
+                raise UsageError(
+                    f"{at}: {quoted(wanted)} had another category in an earlier line: {said}"
+                )
+            one = {*place.asked, *ALONE} if caption else None
+            _join(rest[index[image]], _rest(row, place.columns), one, f"{at}: {quoted(wanted)}")
         if isinstance(caption, str) and caption.strip():
             captions.append(caption.strip())
             caption_image.append(index[image])
     if not index:
-        raise UsageError(f"{source} holds no captions")
+        raise UsageError(f"{source} {_no_rows(source)}")
     silent = set(range(len(index))) - set(caption_image)
     if captions and silent:
         name = list(index)[min(silent)]
@@ -137,6 +146,33 @@ def _read(place: Place, without: Collection[str]) -> Content:
     if all(label is None for label in found):
         return content
     return _labelled(place, source, content, found)
+
+
+def _no_image(row: Mapping[Any, Any]) -> str:
+    """Why a row names no image, in words."""
+    if {*IMAGE} & row.keys():
+        return "no image"
+    header = [str(name) for name in row if name is not None]
+    said = f"no column image; there are {few(map(quoted, header), 20)}"
+    if len(header) == 1 and ";" in header[0]:
+        return f"{said}: put commas between columns, not semicolons"
+    alike = next((name for name in header if name.lower() in IMAGE), "COLUMN")
+    return f'{said}: write it in small letters, or say in a TOML which it is (image = "{alike}")'
+
+
+def _no_answer(row: Mapping[Any, Any]) -> str:
+    """What a row lacks that has no caption, class or place, in words."""
+    if {*CAPTION} & row.keys():
+        return "empty caption"
+    header = few((quoted(name) for name in row if name is not None), 20)
+    return (
+        f"no column caption, label, or latitude and longitude; there are {header}: rename them, or "
+        'say in a TOML which they are (label = "COLUMN", latitude = "COLUMN", ...)'
+    )
+
+
+def _no_rows(source: ImageSource) -> str:
+    return "has no row of an image below its header" if read_text(source).strip() else "is empty"
 
 
 def _labelled(place: Place, source: ImageSource, content: Content, found: list[Any]) -> Content:
@@ -191,6 +227,25 @@ def _rest(row: dict[Any, Any], columns: Mapping[str, str]) -> dict[str, str]:
         for name, value in own.items()
         if isinstance(value, str | int | float)
     }
+
+
+def _join(
+    known: dict[str, str], more: dict[str, str], one: Collection[str] | None, where: str
+) -> None:
+    """Add to what was said of an image what another of its rows says.
+
+    `one` are the columns of which an image has one value, None for all: beside captions others may
+    be of these, such as who wrote each.
+    """
+    for name, value in more.items():
+        before = known.get(name)
+        if not before:
+            known[name] = value
+        elif value and value != before and (one is None or name in one):
+            raise UsageError(
+                f"{where} had another {shown(name)} in an earlier line: {quoted(before)}, here "
+                f"{quoted(value)}: an image has one"
+            )
 
 
 def _columns(rows: list[dict[str, str]]) -> dict[str, list[str]]:
@@ -258,7 +313,6 @@ LAYOUT = Layout(
         "classes.json",
         "classnames.txt",
         "templates.txt",
-        "task.toml",
     ),
     offers=_offers,
 )

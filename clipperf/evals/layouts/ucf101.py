@@ -95,6 +95,6 @@ LAYOUT = Layout(
     name="ucf101",
     fits=lambda place: bool(place.images) and _list(place, "test", "01") is not None,
     read=_read,
-    own=("trainlist0?.txt", "testlist0?.txt", "classInd.txt", "task.toml"),
+    own=("*trainlist0?.txt", "*testlist0?.txt", "*classInd.txt"),
     offers=lambda place: (SPLIT,),
 )

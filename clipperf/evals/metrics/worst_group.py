@@ -107,7 +107,8 @@ def outcomes(ranked: Ranked) -> list[Outcome]:
             decisions = hits if k > 1 or ranked.predicted is None else ranked.predicted
             name = f"{ranked.name} {figure_of(k)}"
             rest = (WORST, hits, decisions, ranked.parts, ranked.chance(k))
-            rows.append(Outcome(name, ranked.side, *rest, group=WORST_GROUP))
+            whole = f"{ranked.name} top-{k}"
+            rows.append(Outcome(name, ranked.side, *rest, group=WORST_GROUP, whole=whole))
     return rows
 
 

@@ -16,7 +16,7 @@ from clipperf.evals.metric import Scored, figures_of, measured
 from clipperf.evals.metrics.action_precision import lists
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import classifier_weights
-from clipperf.evals.recipe import prompts_of
+from clipperf.evals.recipe import CLIP, prompts_of
 from clipperf.evals.task import Embeddings, Task
 
 COLUMNS = ("verb", "noun", "annotation", "id")
@@ -69,4 +69,6 @@ TASK = Task(
     outcomes=_outcomes,
     check=_check,
     figures=lambda dataset: figures_of("actions", "actions", 0),
+    uses=lambda dataset: (CLIP,),
+    needs="the columns " + ", ".join(COLUMNS),
 )

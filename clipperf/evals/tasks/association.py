@@ -61,4 +61,5 @@ TASK = Task(
     texts=lambda dataset: {CUES: tuple(map(prompt, dataset.cues))},
     outcomes=_outcomes,
     figures=lambda dataset: [f"{FIGURE}{name}" for name in ("", *SIZES)],
+    needs="cues and candidates, as WinoGAViL has them",
 )

@@ -29,6 +29,7 @@ from clipperf.evals.datasets import Dataset
 from clipperf.evals.groups import check_groups, figures_by_group, groups_of
 from clipperf.evals.outcome import SHARE, Outcome
 from clipperf.evals.ranks import classifier_weights, normalize
+from clipperf.evals.recipe import CLIP, GROUP
 from clipperf.evals.task import Embeddings, Task
 
 COLUMNS = ("race", "gender", "age")
@@ -144,6 +145,7 @@ def _share(
         detail=detail,
         group=group,
         aim="same",
+        whole=figure,
     )
 
 
@@ -189,4 +191,6 @@ TASK = Task(
     asked=True,
     check=_check,
     figures=_figures,
+    uses=lambda dataset: (GROUP, CLIP),
+    needs=f"one of the columns {', '.join(COLUMNS)}, or others as the group of a TOML",
 )

@@ -27,6 +27,7 @@ from clipperf.evals.learning import (
 from clipperf.evals.metric import figures_of, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import hits_at
+from clipperf.evals.recipe import CLIP
 from clipperf.evals.shots import (
     REPEATS,
     SHOTS,
@@ -102,7 +103,8 @@ def _check(dataset: Dataset) -> None:
 
 def _figures(dataset: Dataset) -> list[str]:
     classes = len(dataset.class_names)
-    counts = dataset.shots or SHOTS
+    # Without a part to train on these are what there would be of any.
+    counts = _shots(dataset, checked(dataset)[0]) if "train" in dataset.parts else SHOTS
     return [f for count in counts for f in figures_of(f"{count}-shot", "classification", classes)]
 
 
@@ -117,4 +119,6 @@ TASK = Task(
     features=True,
     check=_check,
     figures=_figures,
+    uses=lambda dataset: (CLIP,),
+    needs="two classes or more, and one of them an image",
 )

@@ -23,6 +23,11 @@ EARTH_KM = 6371.0
 
 LIMITS = {"latitude": 90, "longitude": 180}
 
+PLACES = (
+    "the columns latitude and longitude in a table with the images; a TOML may rename them "
+    '(latitude = "COLUMN", longitude = "COLUMN")'
+)
+
 _QUERIES, _REFERENCES = 256, 8192
 """A tile of scores: 16 MiB, beside 32 MiB of references in float64 at 512 values each."""
 
@@ -36,10 +41,7 @@ def coordinates(dataset: Dataset) -> np.ndarray:
     found = np.empty((len(dataset.images), 2))
     for column, (name, limit) in enumerate(LIMITS.items()):
         if name not in dataset.columns:
-            raise UsageError(
-                f"{dataset.name} has no column {name}: a table with image, latitude and longitude "
-                f'says where images were taken; a TOML may rename them ({name} = "COLUMN")'
-            )
+            raise UsageError(f"{dataset.name} has no column {name}: it needs {PLACES}")
         for row, (image, said) in enumerate(
             zip(dataset.images, dataset.columns[name], strict=True)
         ):
@@ -103,4 +105,5 @@ TASK = Task(
     asked=True,
     check=_check,
     figures=lambda dataset: figures_of("geolocation", "geolocation", 0),
+    needs=PLACES,
 )

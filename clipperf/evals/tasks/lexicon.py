@@ -84,4 +84,5 @@ TASK = Task(
     outcomes=_outcomes,
     asked=True,
     figures=_figures,
+    needs=f"one class an image, and a column {COLUMN} with its candidate words",
 )

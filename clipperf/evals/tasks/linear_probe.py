@@ -29,6 +29,7 @@ from clipperf.evals.learning import (
 from clipperf.evals.metric import Scored, figures_of, measured
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.probe import Probe, check_searchable, held_out, probe
+from clipperf.evals.recipe import CLIP
 from clipperf.evals.shots import over_repeats
 from clipperf.evals.task import Embeddings, Task
 from clipperf.text import quoted
@@ -127,4 +128,6 @@ TASK = Task(
     features=True,
     check=_check,
     figures=_figures,
+    uses=lambda dataset: (CLIP,),
+    needs="classes",
 )

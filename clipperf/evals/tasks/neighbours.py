@@ -64,4 +64,5 @@ TASK = Task(
     outcomes=_outcomes,
     check=_check,
     figures=lambda dataset: FIGURES,
+    needs=f"one class an image, a column {COLUMN} that names an image, and no clip",
 )

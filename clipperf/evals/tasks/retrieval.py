@@ -52,4 +52,5 @@ TASK = Task(
         *figures_of("text-to-image", "retrieval", len(dataset.images)),
         *figures_of("image-to-text", "retrieval", len(dataset.captions)),
     ],
+    needs="captions",
 )

@@ -12,6 +12,7 @@ from clipperf.evals.metric import Ranked, Scored, figures_of, measured
 from clipperf.evals.metrics.worst_group import figures_of_worst
 from clipperf.evals.outcome import Outcome
 from clipperf.evals.ranks import classifier_weights, classify
+from clipperf.evals.recipe import CLIP, GROUP
 from clipperf.evals.task import Embeddings, Task
 
 PROMPTS = "prompts"
@@ -91,11 +92,12 @@ def _figures(dataset: Dataset) -> list[str]:
     if dataset.label_sets:
         return figures_of("zeroshot", "multi-label", classes)
     two = classes == 2 and not dataset.pools
+    own = figures_of("zeroshot", "classification", classes)
     return [
-        *figures_of("zeroshot", "classification", classes),
+        *own,
         *(figures_of("zeroshot", "binary", 1) if two else ()),
         *(figures_of_worst("zeroshot", classes) if dataset.groups else ()),
-        *(figures_by_group(dataset, "zeroshot top-1") if classes > 1 else ()),
+        *(name for figure in own for name in figures_by_group(dataset, figure)),
     ]
 
 
@@ -106,4 +108,6 @@ TASK = Task(
     outcomes=_outcomes,
     check=check,
     figures=_figures,
+    uses=lambda dataset: (CLIP,) if dataset.label_sets else (GROUP, CLIP),
+    needs="classes",
 )
