@@ -17,6 +17,7 @@ from clipperf.export.job import Built, Job, Tell, like
 from clipperf.export.judge.drift import Judge
 from clipperf.graph import patches
 from clipperf.nouns.variant import Precision
+from clipperf.system.foreign import link_or_copy
 
 LAYERS = ("MatMul", "Convolution", "GroupConvolution")
 
@@ -48,7 +49,7 @@ class OpenVinoQuantizer:
 
     def __init__(self, source: Path, judge: Judge, job: Job) -> None:
         self._scratch = tempfile.TemporaryDirectory(dir=job.target.parent)
-        self._source = _with_product(source, Path(self._scratch.name))
+        self._source = with_product(source, Path(self._scratch.name))
         self._row = job.variant.row
         self._probes = judge.probes
         operators = _read(self._source).get_ordered_ops()
@@ -67,11 +68,8 @@ class OpenVinoQuantizer:
         _save(model, path, self._row)
 
 
-def _with_product(source: Path, folder: Path) -> Path:
-    """The graph with its patches as a product, in `folder`, its weights where they are.
-
-    The graph itself where it has no patches.
-    """
+def with_product(source: Path, folder: Path) -> Path:
+    """The graph with its patches as a product, written to `folder`; itself where it has none."""
     import onnx
 
     model = onnx.load(source, load_external_data=False)
@@ -84,7 +82,7 @@ def _with_product(source: Path, folder: Path) -> Path:
         if entry.key == "location"
     }
     for name in beside:
-        (folder / name).symlink_to(source.resolve().parent / name)
+        link_or_copy(source.parent / name, folder / name)  # OpenVINO follows no link of names
     changed = folder / source.name
     onnx.save(model, changed)
     return changed
