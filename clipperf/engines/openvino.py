@@ -21,6 +21,7 @@ from clipperf.nouns.variant import BASELINE_PRECISION, BFLOAT16, PRECISIONS
 from clipperf.system.env import available_cores, cpu_flags, version_of
 from clipperf.system.files import digest_of, read_json, sha256_file, staged, write_json
 from clipperf.system.mapped import MappedFile
+from clipperf.system.processes import trim_heap
 from clipperf.system.quiet import hush_openvino
 
 CHECKSUMS = "sha256.json"
@@ -57,9 +58,7 @@ class OpenVinoEngine:
 
     provider = "CPU"
 
-    def __init__(
-        self, compiled: Any, streams: int = 1, weights: MappedFile | None = None
-    ) -> None:
+    def __init__(self, compiled: Any, streams: int = 1, weights: MappedFile | None = None) -> None:
         """`weights`, where given, is what `compiled` reads them from, and has to outlive it."""
         self._compiled = compiled
         self._weights = weights
@@ -146,6 +145,7 @@ def open_compiled(
         if is_large(path):
             weights = MappedFile(weights_of(path))
             compiled = _compiled_lean(path, weights, settings)
+            trim_heap()  # what compiling took
         else:
             if cache is not None:
                 settings |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}

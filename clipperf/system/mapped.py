@@ -1,4 +1,4 @@
-"""A file in memory whose RAM can be given back at any moment: its pages are read again when used."""
+"""A file in memory whose RAM can be given back at any moment: pages are read again when used."""
 
 from __future__ import annotations
 
