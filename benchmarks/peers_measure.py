@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peers_candidates import (
-    LEAST_COSINE,
-    LEAST_COSINE_JPEG,
-    WORKS,
-    Candidate,
-    Work,
-    peers_environment,
-    weight_bytes,
-)
+from peers_candidates import LEAST_COSINE, LEAST_COSINE_JPEG, WORKS, Candidate, Work
+from peers_environments import python_of
+from peers_make import peers_environment, weight_bytes
 
 from clipperf import stats
 from clipperf.errors import ClipperfError
@@ -34,17 +27,22 @@ class Bench:
     Every block is a sleep of `sleep_s`, a warm-up call, and timed calls: at least `calls` and
     `block_s` seconds of them, cut short after `block_max_s`. A call longer than `long_s` warms up
     in its first block only: what a sleep costs it is lost in its length.
+
+    A peer that takes `hopeless` times as long as the fastest peer after `few_blocks` blocks has no
+    more of them: its rate is known well enough, and no goal is measured by it.
     """
 
     work: Path
-    peers_python: str
+    environments: Path
     threads: int = 2
     blocks: int = 6
     calls: int = 3
     block_s: float = 0.15
-    block_max_s: float = 1.5
+    block_max_s: float = 1.0
     sleep_s: float = 0.2
     long_s: float = 0.5
+    few_blocks: int = 2
+    hopeless: float = 3.0
     timeout_s: float = 600.0
 
 
@@ -55,7 +53,7 @@ def opened(bench: Bench, candidate: Candidate, side: str) -> tuple[Child, dict[s
         ClipperfError: it cannot be loaded.
     """
     env = peers_environment(child_environment(bench.threads), bench.work, bench.threads)
-    python = sys.executable if candidate.own else bench.peers_python
+    python = python_of(candidate.home, bench.environments)
     worker = Child("peers_worker", python=python, env=env, timeout_s=bench.timeout_s)
     setup = {
         "folder": str(bench.work / "inputs"), "side": side, "threads": bench.threads,
@@ -114,7 +112,8 @@ def measure_side(
         for work in works:
             able = [name for name in workers if work.kind in kinds[name]]
             say(f"{work.name}: {', '.join(able)}")
-            found["speed"] += measure_work(bench, work, able, workers)
+            rivals = [c.name for c in candidates if not c.ours and c.name in able]
+            found["speed"] += measure_work(bench, work, able, workers, rivals)
     finally:
         for worker in workers.values():
             worker.end()
@@ -151,9 +150,16 @@ def check_words(check: dict[str, Any]) -> str:
 
 
 def measure_work(
-    bench: Bench, work: Work, names: Sequence[str], workers: dict[str, Child]
+    bench: Bench,
+    work: Work,
+    names: Sequence[str],
+    workers: dict[str, Child],
+    rivals: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Samples of every candidate by block; one that fails keeps its reason and leaves."""
+    """Samples of every candidate by block; one that fails keeps its reason and leaves.
+
+    So does a hopeless one of the `rivals`, which are the peers, unless it is the baseline.
+    """
     rows: dict[str, dict[str, Any]] = {
         name: {"work": work.name, "candidate": name, "blocks": []} for name in names
     }
@@ -162,6 +168,11 @@ def measure_work(
         if name not in workers:
             row.setdefault("error", "its worker ended in an earlier workload")
             continue
+        if block >= bench.few_blocks and name in rivals and name != work.baseline:
+            others = [rows[other]["blocks"][: bench.few_blocks] for other in rivals]
+            if "stopped" in row or is_hopeless(row["blocks"][: bench.few_blocks], others, bench):
+                row["stopped"] = True
+                continue
         long = block > 0 and stats.median(row["blocks"][-1]) > bench.long_s
         try:
             answer = workers[name].ask(
@@ -174,6 +185,15 @@ def measure_work(
             continue
         row["blocks"].append(answer["samples"])
     return list(rows.values())
+
+
+def is_hopeless(
+    mine: Sequence[Sequence[float]], others: Sequence[Sequence[Sequence[float]]], bench: Bench
+) -> bool:
+    """Whether someone's blocks say that he is too far behind the fastest of all."""
+    times = [stats.median([stats.median(block) for block in blocks]) for blocks in others if blocks]
+    own = stats.median([stats.median(block) for block in mine])
+    return own > bench.hopeless * min(times)
 
 
 # --- memory --------------------------------------------------------------------------------
