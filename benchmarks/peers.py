@@ -98,13 +98,12 @@ def arguments() -> argparse.Namespace:
 
 def deciding_sets(sets: list[str]) -> str:
     """The instruction sets that set the speed of a machine, for the name of a file."""
-    matrix = [name for name in ("amx_int8", "amx_bf16") if name in sets]
+    matrix = [name for name in sets if name in ("amx_int8", "amx_bf16")]
     vector = [
-        next((name for name in group if name in sets), None)
+        next((name for name in group if name in sets), "")
         for group in (INT8_INSTRUCTIONS, BF16_INSTRUCTIONS)
     ]
-    found = matrix or [name for name in vector if name is not None]
-    return "-".join(found or sets[-1:] or ["unknown"])
+    return "-".join(matrix or list(filter(None, vector)) or sets[-1:] or ["unknown"])
 
 
 def say(text: str) -> None:

@@ -37,7 +37,7 @@ def open(setup: Setup) -> dict[str, Action]:
         def jpeg(inputs: Inputs) -> np.ndarray:
             from PIL import Image
 
-            pictures = [Image.open(path) for path in inputs.jpegs]
+            pictures: list[Image.Image] = [Image.open(path) for path in inputs.jpegs]
             found = process(pictures, return_tensors="pt")["pixel_values"]
             return run(pixel_values=found.numpy())
 

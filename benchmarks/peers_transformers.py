@@ -38,7 +38,7 @@ def open(setup: Setup) -> dict[str, Action]:
             return run(torch.from_numpy(inputs.pixels))
 
         def jpeg(inputs: Inputs) -> np.ndarray:
-            pictures = [Image.open(path) for path in inputs.jpegs]
+            pictures: list[Image.Image] = [Image.open(path) for path in inputs.jpegs]
             return run(process(pictures, return_tensors="pt")["pixel_values"])
 
         return {"image": image, "jpeg": jpeg}
