@@ -218,11 +218,15 @@ def python(script: str, *arguments: str) -> str:
 def show(data: dict[str, Any], markdown: Path | None) -> None:
     """Print the tables, and write them as Markdown where asked."""
     where = data["environment"]
-    versions = {k: v for row in data["candidates"] for k, v in row.get("versions", {}).items()}
+    versions = {
+        f"{name} {version}"
+        for row in data["candidates"]
+        for name, version in row.get("versions", {}).items()
+    }
     tokens = data["caption_tokens"]
     caveats = (
         f"{data['threads']} threads, {where['created_utc']}, {data['command']}",
-        ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+        ", ".join(sorted(versions)),
         f"captions: {len(tokens)}, {tokens[0]} to {tokens[-1]} tokens, "
         f"{sum(tokens) / len(tokens):.1f} on average",
     )
