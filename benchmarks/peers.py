@@ -10,7 +10,7 @@ one run, equal threads.
 
 Every candidate lives in a process of its own; they take turns in blocks of a sleep, a warm-up and
 several timed calls. Before that their embeddings are compared with PyTorch's, and who gives other
-ones is not timed. A peer that takes three times as long as the fastest peer is timed in two blocks
+ones is not timed. A peer that takes twice as long as the fastest peer is timed in two blocks
 only. Who cannot run here is left out with the reason.
 
 Leave the machine alone meanwhile: about 25 minutes on two cores, exports not included. `--work`

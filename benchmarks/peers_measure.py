@@ -36,13 +36,13 @@ class Bench:
     environments: Path
     threads: int = 2
     blocks: int = 6
-    calls: int = 3
+    calls: int = 2
     block_s: float = 0.15
-    block_max_s: float = 1.0
-    sleep_s: float = 0.2
+    block_max_s: float = 0.7
+    sleep_s: float = 0.1
     long_s: float = 0.5
     few_blocks: int = 2
-    hopeless: float = 3.0
+    hopeless: float = 2.0
     timeout_s: float = 600.0
 
 
