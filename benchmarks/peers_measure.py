@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peers_candidates import LEAST_COSINE, LEAST_COSINE_JPEG, WORKS, Candidate, Work
+from peers_candidates import (
+    LEAST_COSINE,
+    LEAST_COSINE_JPEG,
+    PYTORCH,
+    WORKS,
+    Candidate,
+    Work,
+)
 from peers_environments import python_of
 from peers_make import peers_environment, weight_bytes
 
@@ -158,21 +165,22 @@ def measure_work(
 ) -> list[dict[str, Any]]:
     """Samples of every candidate by block; one that fails keeps its reason and leaves.
 
-    So does a hopeless one of the `rivals`, which are the peers, unless it is the baseline.
+    So does a hopeless one of the `rivals`, which are the peers.
     """
     rows: dict[str, dict[str, Any]] = {
         name: {"work": work.name, "candidate": name, "blocks": []} for name in names
     }
+    stopped: set[str] | None = None
     for block, name in turns(names, bench.blocks):
         row = rows[name]
         if name not in workers:
             row.setdefault("error", "its worker ended in an earlier workload")
             continue
-        if block >= bench.few_blocks and name in rivals and name != work.baseline:
-            others = [rows[other]["blocks"][: bench.few_blocks] for other in rivals]
-            if "stopped" in row or is_hopeless(row["blocks"][: bench.few_blocks], others, bench):
-                row["stopped"] = True
-                continue
+        if stopped is None and block == bench.few_blocks:
+            stopped = hopeless({rival: rows[rival]["blocks"] for rival in rivals}, work, bench)
+        if stopped is not None and name in stopped:
+            row["stopped"] = True
+            continue
         long = block > 0 and stats.median(row["blocks"][-1]) > bench.long_s
         try:
             answer = workers[name].ask(
@@ -187,13 +195,20 @@ def measure_work(
     return list(rows.values())
 
 
-def is_hopeless(
-    mine: Sequence[Sequence[float]], others: Sequence[Sequence[Sequence[float]]], bench: Bench
-) -> bool:
-    """Whether someone's blocks say that he is too far behind the fastest of all."""
-    times = [stats.median([stats.median(block) for block in blocks]) for blocks in others if blocks]
-    own = stats.median([stats.median(block) for block in mine])
-    return own > bench.hopeless * min(times)
+def hopeless(blocks: Mapping[str, Sequence[Sequence[float]]], work: Work, bench: Bench) -> set[str]:
+    """Those whose blocks say that they are too far behind the fastest of all.
+
+    Not the baseline nor PyTorch's fastest, over which goals are set.
+    """
+    times = {
+        name: stats.median([stats.median(samples) for samples in some])
+        for name, some in blocks.items()
+        if some
+    }
+    pytorch = {name: times[name] for name in PYTORCH if name in times}
+    needed = {work.baseline, *sorted(pytorch, key=lambda name: pytorch[name])[:1]}
+    bound_s = bench.hopeless * min(times.values(), default=0.0)
+    return {name for name, call_s in times.items() if call_s > bound_s} - needed
 
 
 # --- memory --------------------------------------------------------------------------------

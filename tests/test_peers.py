@@ -489,7 +489,7 @@ def test_worker_refuses_other_answers(measure: ModuleType, tmp_path: Path) -> No
     )
     from peers_candidates import WORKS, Candidate
 
-    bench = measure.Bench(tmp_path, tmp_path, blocks=2, sleep_s=0.0, block_s=0.0)
+    bench = measure.Bench(tmp_path, tmp_path, blocks=2, calls=3, sleep_s=0.0, block_s=0.0)
     with pytest.MonkeyPatch.context() as patch:
         path = os.pathsep.join([str(tmp_path), str(FOLDER), str(FOLDER.parent)])
         patch.setattr(measure, "peers_environment", lambda env, *_: {**env, "PYTHONPATH": path})
@@ -516,18 +516,21 @@ class Scripted:
 
 
 def test_hopeless_peers_stop_early(measure: ModuleType, tmp_path: Path) -> None:
-    """Four times as long as the fastest peer; not the baseline, and nobody of clipperf's."""
+    """Three times as long as the fastest peer; nobody that goals are over, none of clipperf's."""
     from peers_candidates import WORKS
 
-    times = {"PyTorch eager": 4.0, "slow": 4.0, "fast": 1.0, "near": 1.9, "clipperf x": 9.0}
+    peers = {
+        "PyTorch eager": 9.0, "torch.compile": 4.0, "PyTorch eager bf16": 3.0, "slow": 3.0,
+        "fast": 1.0, "near": 1.9,
+    }  # fmt: skip
+    times = {**peers, "clipperf x": 9.0}
     workers = {name: Scripted(call_s) for name, call_s in times.items()}
     bench = measure.Bench(tmp_path, tmp_path)
-    rows = measure.measure_work(
-        bench, WORKS[0], list(times), workers, ["PyTorch eager", "slow", "fast", "near"]
-    )
+    rows = measure.measure_work(bench, WORKS[0], list(times), workers, list(peers))
     blocks = {row["candidate"]: len(row["blocks"]) for row in rows}
-    assert blocks == {"PyTorch eager": 6, "slow": 2, "fast": 6, "near": 6, "clipperf x": 6}
-    assert [row["candidate"] for row in rows if row.get("stopped")] == ["slow"]
+    assert blocks == {**dict.fromkeys(times, 6), "torch.compile": 2, "slow": 2}
+    stopped = [row["candidate"] for row in rows if row.get("stopped")]
+    assert stopped == ["torch.compile", "slow"]
     assert {name: worker.blocks for name, worker in workers.items()} == blocks
 
 
