@@ -35,7 +35,7 @@ from peers_candidates import EAGER, OPEN_CLIP, Candidate, able, ours, peers
 from peers_make import HERE, make_export, wanted_exports, within_gate
 from peers_measure import Bench, chosen_works, measure_memory, measure_side
 from peers_prepare import MODEL
-from peers_table import selected, tables
+from peers_table import BUSY_SHARE, selected, tables
 
 from clipperf import units
 from clipperf.bench import cost, meters
@@ -115,7 +115,7 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Everything that the tables are made of, as plain values."""
     elapsed_s = cost.stopwatch()
     busy = meters.busy_share()
-    if busy is not None and busy > 0.1:
+    if busy is not None and busy > BUSY_SHARE:
         say(f"other programs use {units.share(busy)} of the cores: the figures will suffer")
     entry = catalog.find(MODEL)
     data: dict[str, Any] = {

@@ -14,6 +14,7 @@ from peers_candidates import Candidate
 from peers_environments import OWN, python_of
 from peers_prepare import MODEL, SEED
 
+from clipperf.bench import meters
 from clipperf.nouns.variant import PRECISIONS, SIDES
 
 HERE = Path(__file__).resolve().parent
@@ -72,13 +73,15 @@ def make_export(
 ) -> dict[str, Any]:
     """Run an export, or take the record of the one that is there already.
 
-    The record holds "seconds", summed over its commands, and "rss_bytes" and "anonymous_bytes",
-    those of the larger command summed over its processes; or "error".
+    The record holds "seconds", summed over its commands, "rss_bytes" and "anonymous_bytes", those
+    of the larger command summed over its processes, and "busy_share", what other programs used of
+    the cores before; or "error".
     """
     record = work / "exports" / f"{name}.json"
     if record.is_file():
         return dict(json.loads(record.read_text(encoding="utf-8")))
     record.parent.mkdir(parents=True, exist_ok=True)
+    busy = meters.busy_share()
     seconds, peak, anonymous = 0.0, 0, 0
     env = {**env, "CLIPPERF_HOME": str(work / "home"), "HF_HUB_OFFLINE": "1"}
     log = work / "exports" / f"{name}.log"
@@ -90,7 +93,9 @@ def make_export(
         except SystemExit:
             return {"error": last_line(log)[:400]}
         seconds, peak, anonymous = seconds + taken_s, max(peak, rss), max(anonymous, anon)
-    found = {"seconds": seconds, "rss_bytes": peak, "anonymous_bytes": anonymous}
+    found = {
+        "seconds": seconds, "rss_bytes": peak, "anonymous_bytes": anonymous, "busy_share": busy,
+    }  # fmt: skip
     record.write_text(json.dumps(found), encoding="utf-8")
     return found
 

@@ -14,6 +14,8 @@ from roofline import bound_s, peaks
 from clipperf import stats, units
 from clipperf.report.table import Table, plain_table
 
+BUSY_SHARE = 0.1
+"""Above it other programs use so much of the cores that seconds mean nothing."""
 OPERATIONS = {"fp32": "GFLOP/s", "bf16": "GFLOP/s", "int8": "GOP/s"}
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 
@@ -177,12 +179,14 @@ def exports(data: dict[str, Any]) -> Table:
             rows.append((name, f"failed: {row['error']}", "-", "-"))
         else:
             figures = map(units.mib, (row["rss_bytes"], row["anonymous_bytes"]))
-            rows.append((name, f"{row['seconds']:.1f}", *figures))
+            alone = (row.get("busy_share") or 0.0) <= BUSY_SHARE
+            rows.append((name, f"{row['seconds']:.1f}" if alone else "-", *figures))
     return plain_table(
         title="Exports, both towers",
         names=("export", "seconds", "peak RSS MiB", "anonymous MiB"),
         rows=tuple(rows),
         caveats=(
+            "-: other programs ran beside it",
             "whole commands from a checkpoint file; RSS is summed over a command's processes",
             "clipperf's are one command a tower with its check against PyTorch, seconds added",
             "anonymous: without pages of files, such as mapped weights, which cost nothing to drop",

@@ -126,6 +126,8 @@ def data() -> dict[str, Any]:
         ],
         "exports": {
             "optimum": {"seconds": 30.0, "rss_bytes": 2**30, "anonymous_bytes": 2**29},
+            "optimum-towers": {"seconds": 99.0, "rss_bytes": 2**30, "anonymous_bytes": 2**29,
+                               "busy_share": 0.6},
             "torch": {"error": "no disk"},
         },
     }  # fmt: skip
@@ -287,6 +289,7 @@ def test_a_tower_that_failed_its_gate_reaches_no_goal(
 def test_memory_exports_and_roofline(table: ModuleType, data: dict[str, Any]) -> None:
     assert cells(table.memory(data), "open_clip", "image")[0] == "failed: killed"
     assert cells(table.exports(data), "optimum") == ("30.0", "1024", "512")
+    assert cells(table.exports(data), "optimum-towers") == ("-", "1024", "512")
     assert "no disk" in cells(table.exports(data), "torch")[0]
     ceilings = table.roofline(data)
     assert cells(ceilings, "GEMM int8") == ("2000 GOP/s",)
