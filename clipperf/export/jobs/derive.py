@@ -50,11 +50,11 @@ class OnnxQuantizer:
         import onnx
 
         self._model = onnx.load(source)
-        self._row = row = job.variant.row
+        self._row, self._portable = row, portable = job.variant.row, job.variant.portable
         method = quantize.method_of(row)
         self._threads = job.threads
         self._scratch = job.target.parent  # which goes with the parent's staging folder
-        self.weight_bits = quantize.weight_bits(row)
+        self.weight_bits = quantize.weight_bits(row, portable)
         found = quantize.layers(self._model, method)
         self.layers = [layer.name for layer in found]
         self._ranges = None
@@ -74,7 +74,8 @@ class OnnxQuantizer:
 
     def write(self, kept: Sequence[str], path: Path) -> None:
         """See `Quantizer`."""
-        method, most = quantize.method_of(self._row), quantize.weight_max(self._row)
+        method = quantize.method_of(self._row)
+        most = quantize.weight_max(self._row, self._portable)
         model = quantize.quantized(self._model, method, kept, self._ranges, most)
         quantize.save(model, path)
 
