@@ -23,9 +23,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
-SECTIONS = {
-    title: text for title, text in (section.split("\n", 1) for section in PAGE.split("\n## ")[1:])
-}
+SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 WIDTH = 192
 """That of the sample's embeddings."""
 

@@ -71,7 +71,7 @@ def command(
         typer.Option(
             "--layout",
             help="Make --out a folder for another program: transformers (transformers.js, optimum; "
-            "takes several precisions) or fastembed.",
+            "takes several precisions), fastembed or triton (a model repository).",
         ),
     ] = None,
     input_: Annotated[

@@ -8,6 +8,7 @@ That is `config.json`, `preprocessor_config.json`, and the tokenizer as `tokeniz
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def write_config(
     spec: ModelSpec,
     similarity: Similarity | None,
     tokenizer: Tokenizer | None,
-    more: dict[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `config.json`: the kind of model, sizes, special tokens, how similarity is computed."""
     kind = "siglip" if is_sigmoid(similarity) else "clip"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from clipperf.errors import UsageError
 from clipperf.export.deployment import Deployment, Made, write_graph
@@ -57,7 +58,7 @@ def write(made: Made, variants: Sequence[Variant], folder: Path) -> None:
 
 
 def write_settings(
-    made: Made, sides: Sequence[Side], folder: Path, more: dict[str, object] | None = None
+    made: Made, sides: Sequence[Side], folder: Path, more: Mapping[str, Any] | None = None
 ) -> None:
     """Write what says how the inputs of `sides` are made."""
     tokenizer = None
