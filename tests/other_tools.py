@@ -6,12 +6,19 @@ skipped with the reason.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +110,114 @@ def node_with(folder: Path, code: str, given: Any, scratch: Path) -> Any:
     script = scratch / "script.mjs"
     script.write_text(code)
     return run_json(("node", script), given)
+
+
+# --- Triton --------------------------------------------------------------------------------
+
+TRITON = ("nvidia-pytriton==0.7.0",)
+# Its stub of Python misreads strings that were made for numpy 2.
+TRITON_PACKAGES = (
+    *("numpy==1.26.4", "onnxruntime==1.32.0", "pillow==13.0.0", "tokenizers==0.23.3"),
+    *("msgspec==0.22.0", "ftfy==6.3.1", "wcwidth==0.9.4", "filelock==4.3.1"),
+)
+TRITON_CLIENT = (
+    *("tritonclient==2.73.0", "grpcio==1.85.3", "protobuf==6.33.6", "python-rapidjson==1.25"),
+)
+READY_S = 120
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Triton that runs: the address of its HTTP service, and where its gRPC service listens."""
+
+    http: str
+    grpc: str
+
+    def ask(self, path: str, data: bytes | None = None, **headers: str) -> Any:
+        """What it answers as JSON to a POST, without data and headers to a GET."""
+        method = "GET" if data is None else "POST"
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(f"{self.http}/v2/{path}", data, named, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as exc:
+            return json.loads(exc.read())
+
+
+@contextlib.contextmanager
+def triton(repository: Path, models: Sequence[str], logs: Path) -> Iterator[Server]:
+    """A real Triton without a GPU, with Python's backend alone, that serves these models."""
+    if sys.platform != "linux":
+        pytest.skip("Triton runs on Linux")
+    site = _pip("triton", TRITON)
+    packages = _pip("triton-packages", TRITON_PACKAGES)
+    home = site / "pytriton" / "tritonserver"
+    program, stub = home / "bin" / "tritonserver", "triton_python_backend_stub"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    taken = home / "backends" / "python" / stub
+    shutil.copyfile(home / "python_backend_stubs" / version / stub, taken)
+    for each in (program, taken):
+        each.chmod(0o755)
+    ports = [free_port() for _ in range(3)]
+    words = [
+        *(program, f"--model-repository={repository}", f"--backend-directory={home / 'backends'}"),
+        *("--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1"),
+        *(f"--{kind}-port={port}" for kind, port in zip(_SERVICES, ports, strict=True)),
+        *("--model-control-mode=explicit", *(f"--load-model={model}" for model in models)),
+    ]
+    environment = {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(site / "nvidia_pytriton.libs"),
+        "CLIPPERF_PACKAGES": os.pathsep.join((str(ROOT), str(packages))),
+    }
+    with open(logs, "wb") as log:
+        process = subprocess.Popen(
+            [*map(str, words)], stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    server = Server(f"http://127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}")
+    try:
+        _wait_until_ready(server, process, logs)
+        yield server
+        assert process.poll() is None, "Triton died"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(20)
+
+
+_SERVICES = ("http", "grpc", "metrics")
+
+
+def triton_client() -> Path:
+    """A folder to import Triton's own client from."""
+    return _pip("triton-client", TRITON_CLIENT)
+
+
+def free_port() -> int:
+    """A port of this machine on which nobody listens now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _wait_until_ready(server: Server, process: subprocess.Popen[bytes], logs: Path) -> None:
+    """Skip the test where the server itself cannot run here; a model that does not load fails."""
+    end = time.monotonic() + READY_S
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            said = logs.read_text(errors="replace")
+            assert "failed to load" not in said, said[-3000:]
+            last = (said.strip().splitlines() or ["no message"])[-1]
+            pytest.skip(f"Triton cannot start here: {last}")
+        try:
+            server.ask("health/ready")
+            return
+        except OSError:
+            time.sleep(0.2)
+    pytest.skip(f"Triton was not ready after {READY_S} s")

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import other_tools
 import pytest
 
@@ -92,12 +93,13 @@ def test_the_python_service_answers(run, folder: Path) -> None:
         pytest.skip("curl is not installed")
     (code,) = blocks("A Python service", "python")
     name = code.split(":")[0].removeprefix("# ")
-    (folder / name).write_text(code)
-    answers = [run(command) for command in commands("A Python service")]
+    port = str(other_tools.free_port())
+    (folder / name).write_text(code.replace("8000", port))
+    answers = [run(command.replace("8000", port)) for command in commands("A Python service")]
     image, texts = (json.loads(answer) for answer in answers[-2:])
     assert (len(image), len(image[0]), len(texts), len(texts[0])) == (1, WIDTH, 1, WIDTH)
     assert abs(sum(value**2 for value in image[0]) - 1) < 1e-4
-    bad = run("curl --silent --data nonsense http://127.0.0.1:8000/image")
+    bad = run(f"curl --silent --data nonsense http://127.0.0.1:{port}/image")
     assert "Error code: 400" in bad
 
 
@@ -137,6 +139,33 @@ def test_python_of_other_tools_runs(run, laid_out, section: str, tool, said: str
     paths = os.pathsep.join((str(tool()), str(ROOT)))
     (code,) = blocks(section, "python")
     assert run(shlex.join([sys.executable, "-c", code]), PYTHONPATH=paths).strip() == said
+
+
+def test_triton_answers_what_the_page_asks(run, folder: Path) -> None:
+    """The server is started as the page says, on free ports."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    export, serve, *asked = commands("Triton")
+    run(export)
+    program, where, *options = shlex.split(serve)
+    models = [option.partition("=")[2] for option in options[1:]]
+    assert (program, where) == ("tritonserver", "--model-repository=repository")
+    assert options == [
+        "--model-control-mode=explicit",
+        *(f"--load-model={model}" for model in models),
+    ]
+    packages = str(other_tools.triton_client())
+    with other_tools.triton(folder / "repository", models, folder / "triton.log") as server:
+        text, image = (run(line.replace("http://127.0.0.1:8000", server.http)) for line in asked)
+        assert json.loads(text)["outputs"][0]["shape"] == [1, WIDTH]
+        assert image == ""
+        answer = (folder / "answer.bin").read_bytes()
+        assert len(np.frombuffer(answer[-4 * WIDTH :], "<f4")) == WIDTH
+        assert json.loads(answer[: -4 * WIDTH])["outputs"][0]["name"] == "image_embeds"
+        (code,) = blocks("Triton", "python")
+        code = code.replace("127.0.0.1:8001", server.grpc)
+        said = run(shlex.join([sys.executable, "-c", code]), PYTHONPATH=packages)
+        assert said.strip() == f"(1, {WIDTH})"
 
 
 def test_links_point_at_sections_and_files() -> None:
