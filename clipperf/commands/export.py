@@ -202,13 +202,16 @@ def command(
         preprocess_fast.check(preprocess)
     if layout is not None:
         if out is None or preprocess is not None:
-            wrong = "needs --out" if out is None else "takes no --preprocess: others prepare images"
+            wrong = "needs --out" if out is None else "takes no --preprocess"
             raise UsageError(f"--layout {layout} {wrong}")
         variants = [
             chosen(replace(usual, precision=each), options)
             for each in asked or [BASELINE_PRECISION]
         ]
         with progress(quiet, plain=verbose) as bar, Workshop() as workshop:
+            if zoo.must_read(model, pretrained):
+                workshop.start_early()
+                bar.stage("reading the checkpoint")
             spec = zoo.resolve(model, pretrained, Sizes(image_size, context_length))
             laid = lay_out(
                 layout,
@@ -224,7 +227,7 @@ def command(
             print_json(laid, tell)
         else:
             tell_lines(*laid_out_lines(laid))
-        return
+        raise typer.Exit(1 if laid.failed else 0)
     variant = best.checked(usual, options, keep_failed)
     with progress(quiet, plain=verbose) as bar, Workshop() as workshop:
         if zoo.must_read(model, pretrained):

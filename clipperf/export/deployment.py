@@ -117,11 +117,15 @@ class Layout:
 
 @dataclass(frozen=True)
 class LaidOut:
-    """What came of it: the folder, its record, and whether nothing had to be written."""
+    """What came of it: the folder, its record, and whether nothing had to be written.
+
+    `failed`: it holds a tower that was kept although it failed the parity gate.
+    """
 
     folder: Path
     record: Layout
     up_to_date: bool
+    failed: bool
 
 
 def lay_out(
@@ -151,12 +155,14 @@ def lay_out(
         each: make(spec, sides, each, keep_failed=keep_failed, on_stage=on_stage, workshop=shop)
         for each in dict.fromkeys(needed)
     }
+    towers = [tower for each in exports.values() for tower in each.manifest.towers]
+    failed = any(tower.parity is not None and not tower.parity.passed for tower in towers)
     made = Made(spec, tuple(sides), exports)
     key = _key(deployment, made)
     with files.locked(out, on_wait=lambda: on_stage(f"waiting for a process that writes {out}")):
         before = read(out)
         if before is not None and before.key == key and not _damaged(out, before):
-            return LaidOut(out, before, True)
+            return LaidOut(out, before, True, failed)
         ours = _own_files(before)
         on_stage(f"writing the {layout} layout")
         with files.staged(out) as staging:
@@ -180,7 +186,7 @@ def lay_out(
             files.write_json(staging / RECORD, record)
             check(out, ours, (*names, RECORD))
             carry_over(out, staging, ours)
-    return LaidOut(out, record, False)
+    return LaidOut(out, record, False, failed)
 
 
 def _check_variants(deployment: Deployment, variants: Sequence[Variant]) -> None:

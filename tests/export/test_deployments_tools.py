@@ -23,9 +23,11 @@ import clipperf
 from clipperf.drift import drift_of
 from clipperf.export.deployment import lay_out
 from clipperf.export.make import make
+from clipperf.inputs import transformers_files
 from clipperf.inputs.tokenize import Tokenizer, eot_lengths
-from clipperf.models import sample, zoo
+from clipperf.models import sample, transformers_tokenizer, zoo
 from clipperf.models.family import family_of
+from clipperf.models.tokenizer_files import write_clip_tokenizer
 from clipperf.nouns.model import CLIP_IDS
 from clipperf.nouns.variant import Variant
 
@@ -287,3 +289,39 @@ def test_webassembly_runs_every_precision_as_browsers_do(folders, own, tmp_path)
     expected = own.encode_texts(["a drawing of a cat"])
     for name, cosine in cosines.items():
         assert_equal(rows(found[str(onnx / f"{name}.onnx")]), expected, cosine, 3)
+
+
+TOKENIZER = """
+import fs from 'node:fs';
+import path from 'node:path';
+import { env, AutoTokenizer } from '@huggingface/transformers';
+const { folder, texts } = JSON.parse(fs.readFileSync(0));
+env.allowRemoteModels = false;
+env.localModelPath = path.dirname(folder) + '/';
+const tokenizer = await AutoTokenizer.from_pretrained(path.basename(folder));
+const ids = (text) => Array.from(tokenizer(text).input_ids.data, Number);
+console.log(JSON.stringify(texts.map(ids)));
+"""
+
+
+@pytest.mark.parametrize("kind", ["lower", "canonicalize", "sentencepiece", "siglip", "altclip"])
+def test_javascript_cleans_and_splits_texts_as_clipperf_does(tmp_path: Path, kind: str) -> None:
+    source, laid = tmp_path / "source", tmp_path / "laid"
+    source.mkdir()
+    laid.mkdir()
+    if kind in ("lower", "canonicalize"):
+        write_clip_tokenizer(source, 64, kind)
+    else:
+        if kind == "sentencepiece":
+            transformers_folders.save_sentencepiece(tmp_path / "own")
+        else:
+            transformers_folders.tokenizer_of(kind).save_pretrained(tmp_path / "own")
+        transformers_tokenizer.write(tmp_path / "own", 64, source)
+    own = transformers_files.write_tokenizer(laid, source, any_padding=True)
+    texts = [*transformers_folders.CORPUS, *(t for t in transformers_files.PROBES if len(t) < 60)]
+    given = {"folder": str(laid), "texts": texts}
+    js = other_tools.transformers_js()
+    found = other_tools.node_with(js, TOKENIZER, given, tmp_path / "node")
+    for text, ids, expected in zip(texts, found, own(texts), strict=True):
+        assert ids == expected[: len(ids)].tolist(), text
+        assert len(ids) == 64 or expected[len(ids)] in (own.spec.pad_id, own.spec.eot_id), text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,9 @@ from report_data import ENVIRONMENT
 
 import clipperf
 from clipperf.drift import drift_of
-from clipperf.export.deployment import lay_out
+from clipperf.export.deployment import DEPLOYMENTS, Made, lay_out
 from clipperf.export.deployments.triton import batches, config, tuned_cell
+from clipperf.export.folder import Exported
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.models import sample, zoo
 from clipperf.nouns.artifact import TensorSpec
@@ -246,6 +248,35 @@ def test_configurations_say_how_requests_are_batched() -> None:
         "dynamic_batching { preferred_batch_size: [ 8, 64 ] max_queue_delay_microseconds: 2000 }",
         'parameters { key: "threads" value: { string_value: "2" } }',
     ]
+
+
+def test_a_plan_goes_to_tritons_own_backend(sample_artifact: Path, tmp_path: Path) -> None:
+    """What an export for TensorRT would leave, on any machine."""
+    folder = tmp_path / "exported"
+    shutil.copytree(sample_artifact, folder)
+    (folder / "image" / "model.onnx").rename(folder / "image" / "model.plan")
+    manifest = store.read_manifest(folder)
+    tower = manifest.tower("image")
+    plan = dataclasses.replace(
+        tower,
+        runtime="trt",
+        path="image/model.plan",
+        files={"image/model.plan": tower.files["image/model.onnx"]},
+        options={"batch": "1:8:64"},
+    )
+    manifest = dataclasses.replace(manifest, runtime="trt", towers=(plan,))
+    write_json(folder / store.MANIFEST_NAME, manifest)
+    variant = Variant("trt", "fp32")
+    exported = Exported(folder, manifest, ())
+    both = dict.fromkeys((variant, dataclasses.replace(variant, portable=True)), exported)
+    out = tmp_path / "out"
+    DEPLOYMENTS.get("triton").write(Made(manifest.spec, ("image",), both), [variant], out)
+    written = out / "clip_image_tower" / "1" / "model.plan"
+    assert written.read_bytes() == (folder / "image" / "model.plan").read_bytes()
+    said = (out / "clip_image_tower" / "config.pbtxt").read_text()
+    assert said.startswith('backend: "tensorrt"\nmax_batch_size: 64\n')
+    assert "preferred_batch_size: [ 8, 64 ]" in said
+    assert store.read_manifest(out / "clip_image" / "image").tower("image") == plan
 
 
 def test_batches_come_from_the_engine_else_from_the_tuning(sample_artifact, home: Path) -> None:

@@ -62,14 +62,17 @@ def test_what_clipperf_cleans_the_tokenizer_cleans(tmp_path: Path, clean: str) -
     assert ({"type": "Lowercase"} in steps) == (clean == "canonicalize")
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip", "altclip", "chinese_clip"])
+@pytest.mark.parametrize("kind", ["clip", "siglip", "altclip", "chinese_clip", "sentencepiece"])
 def test_tokenizers_of_transformers_own_come_back(tmp_path: Path, kind: str) -> None:
     from transformers import AutoTokenizer
 
     own, source, target = (tmp_path / name for name in ("own", "source", "target"))
     for folder in (source, target):
         folder.mkdir()
-    transformers_folders.tokenizer_of(kind).save_pretrained(own)
+    if kind == "sentencepiece":
+        transformers_folders.save_sentencepiece(own)
+    else:
+        transformers_folders.tokenizer_of(kind).save_pretrained(own)
     transformers_tokenizer.write(own, 16, source)
     written = write_tokenizer(target, source, any_padding=False)
     read = AutoTokenizer.from_pretrained(target, local_files_only=True)
