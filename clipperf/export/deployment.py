@@ -15,6 +15,7 @@ from typing import Any
 
 from clipperf.engines import onnxruntime as ort_engine
 from clipperf.errors import ArtifactError, UsageError
+from clipperf.export.exporter import Need
 from clipperf.export.folder import Exported
 from clipperf.export.job import Tell
 from clipperf.export.make import make
@@ -80,18 +81,21 @@ class Deployment:
     `reader` is whom it is for, `runtimes` are those that its towers may be for, `several` says
     whether one folder holds several precisions. Its functions:
 
-    - `variants(variant)`: the artifacts that it takes for one that is asked for.
+    - `needs(variant, sides)`: the artifacts that it takes for one that is asked for, and which
+      sides of them.
     - `write(made, variants, folder)`: writes into an empty folder; `variants` were asked for.
     - `check(variants)`: raises UsageError for what one folder cannot hold.
+    - `depends(made, variants)`: what else changes the files, as JSON values.
     """
 
     name: str
     reader: str
     write: Callable[[Made, Sequence[Variant], Path], None]
-    variants: Callable[[Variant], Sequence[Variant]]
+    needs: Callable[[Variant, Sequence[Side]], Sequence[Need]]
     runtimes: tuple[str, ...] = ("onnx",)
     several: bool = False
     check: Callable[[Sequence[Variant]], None] = lambda variants: None
+    depends: Callable[[Made, Sequence[Variant]], object] = lambda made, variants: None
 
 
 DEPLOYMENTS: Registry[Deployment] = Registry(
@@ -150,15 +154,15 @@ def lay_out(
     _check_variants(deployment, variants)
     check_target(out, deployment, spec)
     shop = workshop or Workshop()
-    needed = [each for variant in variants for each in deployment.variants(variant)]
     exports = {
-        each: make(spec, sides, each, keep_failed=keep_failed, on_stage=on_stage, workshop=shop)
-        for each in dict.fromkeys(needed)
+        each: make(spec, of, each, keep_failed=keep_failed, on_stage=on_stage, workshop=shop)
+        for variant in variants
+        for each, of in deployment.needs(variant, sides)
     }
     towers = [tower for each in exports.values() for tower in each.manifest.towers]
     failed = any(tower.parity is not None and not tower.parity.passed for tower in towers)
     made = Made(spec, tuple(sides), exports)
-    key = _key(deployment, made)
+    key = _key(deployment, made, deployment.depends(made, variants))
     with files.locked(out, on_wait=lambda: on_stage(f"waiting for a process that writes {out}")):
         before = read(out)
         if before is not None and before.key == key and not _damaged(out, before):
@@ -245,7 +249,7 @@ def read(folder: Path) -> Layout | None:
     return found if all(map(is_inside, found.files)) else None
 
 
-def _key(deployment: Deployment, made: Made) -> str:
+def _key(deployment: Deployment, made: Made, depends: object) -> str:
     """A digest of all that changes the files."""
     towers = [
         (variant.precision, export.manifest.preprocess, export.manifest.tokenizer, tower.files)
@@ -254,7 +258,7 @@ def _key(deployment: Deployment, made: Made) -> str:
         if tower.side in made.sides
     ]
     return files.digest_of(
-        "layout", RECIPE, __version__, deployment.name, made.spec, made.sides, towers
+        "layout", RECIPE, __version__, deployment.name, made.spec, made.sides, towers, depends
     )
 
 

@@ -23,7 +23,9 @@ def write(made, variants, folder):
     (variant,) = variants
     write_graph(made, variant, "image", folder / "tower.onnx", ("image_embeds",))
 
-MINE = Deployment(name="mine", reader="mine", write=write, variants=lambda variant: (variant,))
+MINE = Deployment(
+    name="mine", reader="mine", write=write, needs=lambda variant, sides: [(variant, sides)]
+)
 """
 
 

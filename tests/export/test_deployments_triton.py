@@ -268,9 +268,10 @@ def test_a_plan_goes_to_tritons_own_backend(sample_artifact: Path, tmp_path: Pat
     write_json(folder / store.MANIFEST_NAME, manifest)
     variant = Variant("trt", "fp32")
     exported = Exported(folder, manifest, ())
-    both = dict.fromkeys((variant, dataclasses.replace(variant, portable=True)), exported)
     out = tmp_path / "out"
-    DEPLOYMENTS.get("triton").write(Made(manifest.spec, ("image",), both), [variant], out)
+    DEPLOYMENTS.get("triton").write(
+        Made(manifest.spec, ("image",), {variant: exported}), [variant], out
+    )
     written = out / "clip_image_tower" / "1" / "model.plan"
     assert written.read_bytes() == (folder / "image" / "model.plan").read_bytes()
     said = (out / "clip_image_tower" / "config.pbtxt").read_text()

@@ -32,5 +32,5 @@ DEPLOYMENT = Deployment(
     name="fastembed",
     reader="fastembed",
     write=write,
-    variants=lambda variant: (replace(variant, portable=True),),
+    needs=lambda variant, sides: [(replace(variant, portable=True), sides)],
 )

@@ -88,7 +88,7 @@ DEPLOYMENT = Deployment(
     name="transformers",
     reader="transformers.js or optimum",
     write=write,
-    variants=lambda variant: (replace(variant, portable=True),),
+    needs=lambda variant, sides: [(replace(variant, portable=True), sides)],
     several=True,
     check=check,
 )

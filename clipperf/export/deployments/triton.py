@@ -18,6 +18,7 @@ from pathlib import Path
 from clipperf.engines import contract
 from clipperf.errors import ArtifactError
 from clipperf.export.deployment import Deployment, Made, write_graph
+from clipperf.export.exporter import Need
 from clipperf.export.folder import copy_tower
 from clipperf.nouns.artifact import OUTPUT_NAMES, Artifact, TensorSpec
 from clipperf.nouns.cell import Cell
@@ -48,6 +49,17 @@ from clipperf.serve.triton import TritonPythonModel  # noqa: E402, F401
 
 QUEUE_US = 2000
 """How long a request may wait for others: a few texts' time, a fraction of an image's."""
+
+
+def needs(variant: Variant, sides: Sequence[Side]) -> list[Need]:
+    """See `Deployment`: callers of the text engine need not begin with CLIP's start token."""
+    text = (fed_by_others(variant, "text"), ("text",))
+    return [(variant, sides), text] if "text" in sides else [(variant, sides)]
+
+
+def fed_by_others(variant: Variant, side: Side) -> Variant:
+    """The variant whose tower is served as an engine."""
+    return replace(variant, portable=side == "text")
 
 
 def write(made: Made, variants: Sequence[Variant], folder: Path) -> None:
@@ -82,14 +94,14 @@ def _write_engine(
     made: Made, variant: Variant, side: Side, sizes: tuple[int, ...], folder: Path
 ) -> None:
     """The model that takes what the tower takes."""
-    portable = replace(variant, portable=True)
-    source, tower = made.tower(portable, side)
+    taken = fed_by_others(variant, side)
+    source, tower = made.tower(taken, side)
     backend, name = BACKENDS[variant.runtime]
     target = folder / "1" / name
     target.parent.mkdir(parents=True)
     given = tower.inputs
     if tower.path.endswith(".onnx"):
-        write_graph(made, portable, side, target, (OUTPUT_NAMES[side],))
+        write_graph(made, taken, side, target, (OUTPUT_NAMES[side],))
         if side == "text":  # of any length: see graph.others
             given = (replace(given[0], shape=("batch", "tokens")),)
     else:
@@ -161,6 +173,7 @@ DEPLOYMENT = Deployment(
     name="triton",
     reader="Triton",
     write=write,
-    variants=lambda variant: (variant, replace(variant, portable=True)),
+    needs=needs,
     runtimes=tuple(BACKENDS),
+    depends=lambda made, variants: [tuned_cell(made.spec, variants[0], s) for s in made.sides],
 )
