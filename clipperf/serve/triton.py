@@ -37,7 +37,7 @@ class TritonPythonModel:
         from clipperf.serve.load import load
 
         given = json.loads(args["model_config"]).get("parameters", {})
-        options = {n: int(given[n]["string_value"]) for n in LOADING if n in given}
+        options: dict[str, Any] = {n: int(given[n]["string_value"]) for n in LOADING if n in given}
         folder = Path(args["model_repository"])  # the model's own
         self.side: Side = next(s for s in SIDES if (folder / s).is_dir())
         self.model = load(folder / self.side, verify=True, **options)

@@ -53,7 +53,7 @@ QUEUE_US = 2000
 
 def needs(variant: Variant, sides: Sequence[Side]) -> list[Need]:
     """See `Deployment`: callers of the text engine need not begin with CLIP's start token."""
-    text = (fed_by_others(variant, "text"), ("text",))
+    text: Need = (fed_by_others(variant, "text"), ("text",))
     return [(variant, sides), text] if "text" in sides else [(variant, sides)]
 
 
