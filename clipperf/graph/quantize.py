@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipperf.graph.patches import bytes_behind
+from clipperf.graph.proto import free_prefix, needed
 from clipperf.graph.quantized_nodes import CONTRIB, NUMBERS, Layer, Method, Writer
 from clipperf.graph.rounding import INT8, safe_weight_max
 from clipperf.graph.trace import EXTERNAL_DATA_FROM_BYTES
@@ -51,6 +53,7 @@ def layers(model: onnx.ModelProto, method: Method) -> list[Layer]:
     """The layers of a tower that a method can quantise, in the order of the graph."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in _floats(model)}
     turned = _transposes(model, shapes)
+    whole = {} if method in CALIBRATED else bytes_behind(model)
     found = []
     for node in model.graph.node:
         if node.op_type not in QUANTISED[method] or len(node.input) < 2:
@@ -60,9 +63,9 @@ def layers(model: onnx.ModelProto, method: Method) -> list[Layer]:
         shape = shapes.get(name)
         transposed = name != node.input[weight]
         if node.op_type == "Gemm":
-            given = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
-            plain = not given.get("transA") and given.get("alpha", 1) == given.get("beta", 1) == 1
-            transposed ^= bool(given.get("transB"))
+            said = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
+            plain = not said.get("transA") and said.get("alpha", 1) == said.get("beta", 1) == 1
+            transposed ^= bool(said.get("transB"))
             if not plain:
                 continue
         dims = 4 if node.op_type == "Conv" else 2
@@ -70,7 +73,8 @@ def layers(model: onnx.ModelProto, method: Method) -> list[Layer]:
             continue
         if node.op_type == "Gather" and (shape[0] < MIN_ROWS or transposed):
             continue
-        found.append(Layer(node.name, node.op_type, node.input[data], name, transposed))
+        given = node.input[data]
+        found.append(Layer(node.name, node.op_type, given, name, transposed, whole.get(given, "")))
     return found
 
 
@@ -132,14 +136,14 @@ def quantized(
     chosen = {layer.name: layer for layer in layers(model, method) if layer.name not in kept}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     most = NUMBERS[method].largest if most is None else most
-    out = Writer(_free_prefix(model), method, ranges or {}, most)
+    out = Writer(free_prefix(model, "quantised_"), method, ranges or {}, most)
     for node in model.graph.node:
         layer = chosen.get(node.name)
         if layer is None:
             out.nodes.append(node)
         else:
             out.replace(node, layer, onnx.numpy_helper.to_array(tensors[layer.weight]))
-    out.nodes = _needed(out.nodes, model.graph.output)
+    out.nodes = needed(out.nodes, model.graph.output)
     used = {name for node in out.nodes for name in node.input}
     result = onnx.ModelProto()
     result.CopyFrom(_without_graph(model))
@@ -155,16 +159,6 @@ def quantized(
     return result
 
 
-def _free_prefix(model: onnx.ModelProto) -> str:
-    """How no name of a graph's values begins."""
-    nodes, prefix = model.graph.node, "quantised_"
-    names = {tensor.name for tensor in model.graph.initializer}
-    names.update(name for node in nodes for name in (*node.input, *node.output))
-    while any(name.startswith(prefix) for name in names):
-        prefix += "_"
-    return prefix
-
-
 def _without_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx
 
@@ -174,17 +168,6 @@ def _without_graph(model: onnx.ModelProto) -> onnx.ModelProto:
         producer_name=model.producer_name,
         producer_version=model.producer_version,
     )
-
-
-def _needed(nodes: list[Any], outputs: Iterable[Any]) -> list[Any]:
-    """The nodes, in order, that an output depends on: transposed weights are no longer read."""
-    wanted = {value.name for value in outputs}
-    kept = []
-    for node in reversed(nodes):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
-            kept.append(node)
-    return kept[::-1]
 
 
 def activation_ranges(

@@ -24,7 +24,8 @@ class Layer:
     """One operator with constant weights: a node of the graph, its input and its weights.
 
     `weight` is the tensor's name; [in, out] for a product of matrices (`transposed`: [out, in]),
-    [out, in, height, width] for a convolution, [rows, width] for a table.
+    [out, in, height, width] for a convolution, [rows, width] for a table. `bytes` is the tensor of
+    uint8 that the input is cast from, where there is one and it may be multiplied as it is.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Layer:
     activation: str
     weight: str
     transposed: bool = False
+    bytes: str = ""
 
 
 @dataclass
@@ -59,7 +61,10 @@ class Writer:
         bias = node.input[2] if len(node.input) > 2 else ""
         output = f"{node.output[0]}_product" if bias else node.output[0]
         matrix = np.ascontiguousarray(weight.T) if layer.transposed else weight
-        if self.method == "dynamic":
+        if layer.bytes:  # as they are: nothing to round, and one scale for all rows
+            one, zero = self.shared("one", np.float32(1)), self.shared("byte_zero", np.uint8(0))
+            self.rounded[layer.activation] = [layer.bytes, one, zero]
+        if self.method == "dynamic" or layer.bytes:
             self.dynamic_product(layer.activation, self.weight(node, matrix, 1), output)
         elif self.method == "rows":
             known = self.weight(node, matrix, 1)

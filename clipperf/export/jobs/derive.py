@@ -18,7 +18,7 @@ from clipperf.export.derived import QuantizeSettings
 from clipperf.export.job import Built, Job, Tell, like
 from clipperf.export.judge.drift import Judge, Loss
 from clipperf.export.judge.search import search
-from clipperf.graph import quantize
+from clipperf.graph import patches, quantize
 from clipperf.nouns.artifact import Quantization
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import SIDES, Side
@@ -55,6 +55,8 @@ class OnnxQuantizer:
         self._threads = job.threads
         self._scratch = job.target.parent  # which goes with the parent's staging folder
         self.weight_bits = quantize.weight_bits(row, portable)
+        if method not in quantize.CALIBRATED:
+            patches.as_product(self._model)
         found = quantize.layers(self._model, method)
         self.layers = [layer.name for layer in found]
         self._ranges = None

@@ -6,6 +6,7 @@ NNCF imports torch, so all of this runs in the child process of an export.
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from clipperf.engines import openvino as runtime
 from clipperf.errors import ExportError
 from clipperf.export.job import Built, Job, Tell, like
 from clipperf.export.judge.drift import Judge
+from clipperf.graph import patches
 from clipperf.nouns.variant import Precision
+from clipperf.system.foreign import link_or_copy
 
 LAYERS = ("MatMul", "Convolution", "GroupConvolution")
 
@@ -45,10 +48,11 @@ class OpenVinoQuantizer:
     weight_bits: int | None = None
 
     def __init__(self, source: Path, judge: Judge, job: Job) -> None:
-        self._source = source
+        self._scratch = tempfile.TemporaryDirectory(dir=job.target.parent)
+        self._source = with_product(source, Path(self._scratch.name))
         self._row = job.variant.row
         self._probes = judge.probes
-        operators = _read(source).get_ordered_ops()
+        operators = _read(self._source).get_ordered_ops()
         self.layers = [op.get_friendly_name() for op in operators if op.get_type_name() in LAYERS]
 
     def write(self, kept: Sequence[str], path: Path) -> None:
@@ -62,6 +66,26 @@ class OpenVinoQuantizer:
             ignored_scope=nncf.IgnoredScope(names=list(kept)),
         )
         _save(model, path, self._row)
+
+
+def with_product(source: Path, folder: Path) -> Path:
+    """The graph with its patches as a product, written to `folder`; itself where it has none."""
+    import onnx
+
+    model = onnx.load(source, load_external_data=False)
+    if not patches.as_product(model, source.parent):
+        return source
+    beside = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for name in beside:
+        link_or_copy(source.parent / name, folder / name)  # OpenVINO follows no link of names
+    changed = folder / source.name
+    onnx.save(model, changed)
+    return changed
 
 
 def _read(source: Path) -> Any:

@@ -1,0 +1,47 @@
+"""What OpenVINO's quantiser is given to quantise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from patch_graph import PIXELS, tower
+
+pytest.importorskip("openvino", reason="needs the extra openvino")
+
+from clipperf.engines.openvino import library
+from clipperf.export.jobs import openvino
+
+
+def kinds(model: object) -> list[str]:
+    return [op.get_type_name() for op in model.get_ordered_ops()]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["inside", "beside"])
+def test_patches_are_a_product_and_weights_stay_where_they_are(
+    beside: bool, tmp_path: Path
+) -> None:
+    source, scratch = tmp_path / "model.onnx", tmp_path / "scratch"
+    onnx.save(
+        tower(), source, save_as_external_data=beside, location="model.onnx.data", size_threshold=0
+    )
+    scratch.mkdir()
+    changed = openvino.with_product(source, scratch)
+    assert changed.parent == scratch
+    core = library().Core()
+    before, after = core.read_model(source), core.read_model(changed)
+    assert "Convolution" in kinds(before) and "Convolution" not in kinds(after)
+    pixels = np.random.default_rng(0).normal(size=(2, 3, *PIXELS)).astype(np.float32)
+    expected, found = (
+        core.compile_model(each, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(pixels)[0]
+        for each in (before, after)
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+
+
+def test_a_text_tower_is_read_as_it_is(sample_artifact: Path, tmp_path: Path) -> None:
+    source = sample_artifact / "text" / "model.onnx"
+    assert openvino.with_product(source, tmp_path) == source
+    assert list(tmp_path.iterdir()) == []
