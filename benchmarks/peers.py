@@ -1,14 +1,22 @@
-"""clipperf beside PyTorch, torch.compile, open_clip, optimum-onnx, sentence-transformers and
-faster-clip: one shape (ViT-B-32), one set of seeded weights, one run, equal threads.
+"""clipperf beside PyTorch, transformers, open_clip, optimum-onnx and optimum-intel, infinity-emb,
+fastembed, sentence-transformers and faster-clip: one shape (ViT-B-32), one set of seeded weights,
+one run, equal threads.
 
-    python3 -m venv build/peers && build/peers/bin/pip install -r benchmarks/requirements-peers.txt
-    python benchmarks/peers.py --json results/peers.json --markdown results/peers.md
+    for name in peers peers-intel peers-infinity; do
+        python3 -m venv build/$name
+        build/$name/bin/pip install -r benchmarks/requirements-$name.txt
+    done
+    python benchmarks/peers.py --save
 
 Every candidate lives in a process of its own; they take turns in blocks of a sleep, a warm-up and
 several timed calls. Before that their embeddings are compared with PyTorch's, and who gives other
-ones is not timed. Leave the machine alone meanwhile: about 20 minutes on two cores, exports
-included. `--quick` is a trial of the script; its figures mean little. `--work` keeps what is
-prepared and exported, so that a second run starts with measuring. `--from results/peers.json`
+ones is not timed. A peer that takes twice as long as the fastest peer is timed in two blocks
+only. Who cannot run here is left out with the reason.
+
+Leave the machine alone meanwhile: about 25 minutes on two cores, exports not included. `--work`
+keeps what is prepared and exported, so that a second run starts with measuring; `--export-only`
+makes that beforehand. `--quick` is a trial of the script; its figures mean little. `--save` writes
+results/peers-SETS.json and .md, named by the instruction sets that decide. `--from FILE.json`
 prints the tables of a file again.
 """
 
@@ -19,30 +27,28 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peers_candidates import EAGER, HERE, MODEL, OPEN_CLIP, make_export, ours, peers
+from peers_candidates import EAGER, OPEN_CLIP, Candidate, able, ours, peers
+from peers_make import HERE, make_export, wanted_exports, within_gate
 from peers_measure import Bench, chosen_works, measure_memory, measure_side
-from peers_table import selected, tables
+from peers_prepare import MODEL
+from peers_table import BUSY_SHARE, selected, tables
 
 from clipperf import units
 from clipperf.bench import cost, meters
+from clipperf.engines import processor
 from clipperf.models import catalog
 from clipperf.nouns.result import Environment
-from clipperf.nouns.variant import SIDES
+from clipperf.nouns.variant import BF16_INSTRUCTIONS, INT8_INSTRUCTIONS, SIDES
 from clipperf.report.document import Document, Section
 from clipperf.report.format import render
 from clipperf.serialize import to_json
 from clipperf.system import env
 from clipperf.system.child import child_environment
 from clipperf.system.files import write_json, write_text
-
-PEERS_PYTHON = HERE.parent / "build" / "peers" / "bin" / "python"
-INSTALL = (
-    "python3 -m venv build/peers && "
-    "build/peers/bin/pip install -r benchmarks/requirements-peers.txt"
-)
 
 
 def main() -> None:
@@ -51,8 +57,14 @@ def main() -> None:
     if options.from_file:
         show(json.loads(options.from_file.read_text(encoding="utf-8")), options.markdown)
         return
+    if options.save:
+        name = HERE.parent / "results" / f"peers-{deciding_sets(processor.instruction_sets())}"
+        options.json = options.json or Path(f"{name}.json")
+        options.markdown = options.markdown or Path(f"{name}.md")
     with tempfile.TemporaryDirectory() as scratch:
         data = measured(options, (options.work or Path(scratch)).absolute())
+    if options.export_only:
+        return
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.json, data)
@@ -64,17 +76,34 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--save", action="store_true", help="write both files into results/")
     parser.add_argument("--json", type=Path, help="write every raw figure here")
     parser.add_argument("--markdown", type=Path, help="write the tables here")
     parser.add_argument("--from", dest="from_file", type=Path, help="print the tables of a file")
     parser.add_argument("--work", type=Path, help="keep weights and exports in this folder")
-    parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON)
+    parser.add_argument("--export-only", action="store_true", help="make them, measure nothing")
+    parser.add_argument(
+        "--environments",
+        type=Path,
+        default=HERE.parent / "build",
+        help="the folder of the peers' environments; default: build",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--blocks", type=int, default=6, help="below 6 there are no intervals")
     parser.add_argument("--only", action="append", help="candidates whose names hold this")
     parser.add_argument("--workload", action="append", help="workloads whose names hold this")
     parser.add_argument("--quick", action="store_true", help="two short blocks, no memory pass")
     return parser.parse_args()
+
+
+def deciding_sets(sets: list[str]) -> str:
+    """The instruction sets that set the speed of a machine, for the name of a file."""
+    matrix = [name for name in sets if name in ("amx_int8", "amx_bf16")]
+    vector = [
+        next((name for name in group if name in sets), "")
+        for group in (INT8_INSTRUCTIONS, BF16_INSTRUCTIONS)
+    ]
+    return "-".join(matrix or list(filter(None, vector)) or sets[-1:] or ["unknown"])
 
 
 def say(text: str) -> None:
@@ -86,7 +115,7 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Everything that the tables are made of, as plain values."""
     elapsed_s = cost.stopwatch()
     busy = meters.busy_share()
-    if busy is not None and busy > 0.1:
+    if busy is not None and busy > BUSY_SHARE:
         say(f"other programs use {units.share(busy)} of the cores: the figures will suffer")
     entry = catalog.find(MODEL)
     data: dict[str, Any] = {
@@ -94,36 +123,33 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         "model": MODEL,
         "threads": options.threads,
         "environment": to_json(env.capture()),
+        "kind": processor.kind(),
+        "instruction_sets": processor.instruction_sets(),
         "busy_share": busy,
         "image_flops": (entry.image_gflops or 0) * 1e9,
         "image_parameters": entry.image_parameters,
-        **{key: {} for key in ("skipped", "exports")},
         **{key: [] for key in ("candidates", "checks", "speed", "memory", "roofline")},
     }
     inputs = work / "inputs"
-    if not (inputs / "answers.npz").is_file():
+    if not all((inputs / name).is_file() for name in ("answers.npz", "text_operations.json")):
         say("weights, pictures, texts and PyTorch's answers")
         python("peers_prepare.py", str(inputs))
-    data["caption_tokens"] = json.loads((inputs / "caption_tokens.json").read_text())
-    data["roofline"].append(roofline(options.threads))
+    for name in ("caption_tokens", "text_operations"):
+        data[name] = json.loads((inputs / f"{name}.json").read_text(encoding="utf-8"))
+    if not options.export_only:
+        data["roofline"].append(roofline(options.threads))
     candidates, data["skipped"] = available(options, work)
-    data["exports"] = {"torch": None} if not options.quick and not options.only else {}
-    data["exports"] |= dict.fromkeys(c.export for c in candidates if c.export)
-    for name in data["exports"]:
-        say(f"export: {name}")
-        record = make_export(
-            name, work, str(options.peers_python), options.threads, child_environment
-        )
-        data["exports"][name] = record
-        if "error" in record:
-            say(f"export: {name} failed: {record['error']}")
-            lost = [c for c in candidates if c.export == name]
-            data["skipped"] |= {c.name: f"its export failed: {record['error']}" for c in lost}
-            candidates = [c for c in candidates if c not in lost]
-    data["precision"] = {c.name: c.precision for c in candidates}
-    bench = Bench(work, str(options.peers_python), options.threads, options.blocks)
+    candidates = exported(options, work, candidates, data)
+    for key in ("precision", "arithmetic", "pixels"):
+        data[key] = {c.name: getattr(c, key) for c in candidates}
+    data["gate"] = {c.name: within_gate(c) for c in candidates if c.ours}
+    if options.export_only:
+        return data
+    bench = Bench(work, options.environments.absolute(), options.threads, options.blocks)
     if options.quick:
-        bench = Bench(work, str(options.peers_python), options.threads, 2, 1, 0.0, 1.0, 0.05)
+        bench = replace(
+            bench, blocks=2, calls=1, block_s=0.0, block_max_s=1.0, sleep_s=0.05, few_blocks=2
+        )
     works = chosen_works(options.workload)
     for side in SIDES:
         if any(one.side == side for one in works):
@@ -137,20 +163,38 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     return data
 
 
-def available(options: argparse.Namespace, work: Path) -> tuple[list[Any], dict[str, str]]:
+def available(options: argparse.Namespace, work: Path) -> tuple[list[Candidate], dict[str, str]]:
     """The candidates to measure, and why others are left out."""
-    mine, skipped = ours(work / "exports")
-    candidates = [*peers(work / "exports"), *mine]
-    if not options.peers_python.is_file():
-        reason = f"no Python of the peers at {options.peers_python}; to make it: {INSTALL}"
-        skipped |= {c.name: reason for c in candidates if not c.own}
-        candidates = [c for c in candidates if c.own]
-    names = selected([c.name for c in candidates], options.only)
+    everybody = [*peers(work / "exports"), *ours(work / "exports")]
+    names = selected([c.name for c in everybody], options.only)
     # Ratios are over these two.
-    candidates = [c for c in candidates if c.name in (*names, EAGER, OPEN_CLIP)]
+    wanted = [c for c in everybody if c.name in (*names, EAGER, OPEN_CLIP)]
+    candidates, skipped = able(wanted, options.environments.absolute())
     for name, reason in skipped.items():
         say(f"{name}: left out: {reason}")
     return candidates, skipped
+
+
+def exported(
+    options: argparse.Namespace, work: Path, candidates: list[Candidate], data: dict[str, Any]
+) -> list[Candidate]:
+    """Make every export, into `data`; the candidates without those whose export failed."""
+    wanted: dict[str, Candidate | None] = wanted_exports(candidates)
+    if not options.quick and not options.only:
+        wanted = {"torch": None, **wanted}
+    data["exports"] = {}
+    for name, one in wanted.items():
+        say(f"export: {name}")
+        record = make_export(
+            name, one, work, options.environments.absolute(), child_environment(options.threads)
+        )
+        data["exports"][name] = record
+        if "error" in record:
+            say(f"export: {name} failed: {record['error']}")
+            lost = [c for c in candidates if c.export == name]
+            data["skipped"] |= {c.name: f"its export failed: {record['error']}" for c in lost}
+            candidates = [c for c in candidates if c not in lost]
+    return candidates
 
 
 def roofline(threads: int) -> dict[str, float]:
@@ -174,11 +218,15 @@ def python(script: str, *arguments: str) -> str:
 def show(data: dict[str, Any], markdown: Path | None) -> None:
     """Print the tables, and write them as Markdown where asked."""
     where = data["environment"]
-    versions = {k: v for row in data["candidates"] for k, v in row.get("versions", {}).items()}
+    versions = {
+        f"{name} {version}"
+        for row in data["candidates"]
+        for name, version in row.get("versions", {}).items()
+    }
     tokens = data["caption_tokens"]
     caveats = (
         f"{data['threads']} threads, {where['created_utc']}, {data['command']}",
-        ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+        ", ".join(sorted(versions)),
         f"captions: {len(tokens)}, {tokens[0]} to {tokens[-1]} tokens, "
         f"{sum(tokens) / len(tokens):.1f} on average",
     )

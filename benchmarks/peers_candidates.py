@@ -1,35 +1,35 @@
-"""Who takes part in `peers.py`, in what, and what has to be exported first."""
+"""Who takes part in `peers.py`, in what, and who cannot on this machine."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from export_cost import run as run_measured
-from peers_prepare import CAPTIONS, MODEL, SEED
+from peers_environments import OWN, absent
+from peers_prepare import CAPTIONS, MODEL
 
-from clipperf.engines import contract
+from clipperf.engines import contract, processor
 from clipperf.errors import ClipperfError
-from clipperf.nouns.variant import SIDES
+from clipperf.nouns.variant import PRECISIONS
 
 EAGER = "PyTorch eager"
 OPEN_CLIP = "open_clip"
+PYTORCH = (EAGER, f"{EAGER} bf16", "torch.compile", "torch.compile bf16")
+"""All that PyTorch itself can do, the baseline first."""
+
 RUNTIMES = (
     *(("onnx", "fp32"), ("onnx", "int8")),
-    *(("openvino", "fp32"), ("openvino", "int8w"), ("openvino", "int8")),
+    *(("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8w")),
+    *(("openvino", "int8"), ("openvino", "int8-bf16")),
 )
+STREAMED = (("onnx", "int8"), ("openvino", "int8"), ("openvino", "int8-bf16"))
+"""What also runs in `STREAMS` streams."""
 STREAMS = 2
 """As many as cores. Not for one input at once, which is then a matter of one core."""
 
-HERE = Path(__file__).resolve().parent
-
-LEAST_COSINE = {"fp32": 0.9999, "int8w": 0.99, "int8": 0.97}
+LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.999, "int8w": 0.99, "int8": 0.97, "int8-bf16": 0.97}
 """Below it a candidate gives another answer than PyTorch, and its speed is not worth reporting."""
 LEAST_COSINE_JPEG = 0.99
 """Decoders and resizers differ, too."""
@@ -76,86 +76,152 @@ WORKS = (
 class Candidate:
     """One way to run the model: an adapter, its options, and the exports that it needs.
 
-    `own` says whether it runs in this Python or in that of the peers. `kinds` limits what it is
-    measured in.
+    `home` is the environment that it lives in (see `peers_environments`), `modules` what that of
+    clipperf may lack of it. `runtime` is clipperf's, empty for all others. `precision` says what it
+    multiplies. `kinds` limits what it is measured in. `pixels` is how it makes them of JPEG files:
+    "exact", or a method of clipperf's.
     """
 
     name: str
     adapter: str
-    own: bool
+    home: str = OWN
     options: dict[str, Any] = field(default_factory=dict)
     export: str = ""
     precision: str = "fp32"
+    runtime: str = ""
     kinds: tuple[str, ...] = ("image", "jpeg", "text", "tokenise")
+    modules: tuple[str, ...] = ()
+    pixels: str = "exact"
 
     @property
     def ours(self) -> bool:
         """Whether it is clipperf's."""
-        return self.adapter == "peers_clipperf"
+        return self.runtime != ""
+
+    @property
+    def arithmetic(self) -> str:
+        """What its large products are made of, by whose limit it is judged: see `roofline`."""
+        numbers = PRECISIONS.get(self.precision).activations
+        return {"int": "int8", "bfloat": "bf16"}.get(numbers.kind, "fp32")
 
 
 def peers(exports: Path) -> list[Candidate]:
     """Everybody but clipperf."""
-    model = {"model": MODEL}
+
+    def torch(runtime: str, precision: str) -> Candidate:
+        name = {"torch": EAGER, "torch-compile": "torch.compile"}[runtime]
+        name += "" if precision == "fp32" else f" {precision}"
+        options = {"model": MODEL, "runtime": runtime, "precision": precision}
+        return Candidate(name, "peers_torch", OWN, options, "", precision)
+
+    def transformers(precision: str) -> Candidate:
+        name = "transformers, SDPA" + ("" if precision == "fp32" else f", {precision}")
+        return Candidate(
+            name, "peers_transformers", OWN, {"dtype": precision}, "", precision,
+            modules=("transformers",),
+        )  # fmt: skip
 
     def optimum(name: str, export: str, padding: str, precision: str = "fp32") -> Candidate:
         options = {
             "graph": str(exports / export), "both": export == "optimum", "padding": padding,
             "file": "model.onnx" if precision == "fp32" else "model_quantized.onnx",
         }  # fmt: skip
-        return Candidate(name, "peers_optimum", False, options, export, precision)
+        return Candidate(name, "peers_optimum", "peers", options, export, precision)
+
+    def graph(export: str) -> dict[str, str]:
+        return {"graph": str(exports / export)}
 
     return [
-        Candidate(EAGER, "peers_torch", True, {**model, "runtime": "torch"}),
-        Candidate("torch.compile", "peers_torch", True, {**model, "runtime": "torch-compile"}),
-        Candidate(OPEN_CLIP, "peers_open_clip", True, model),
-        Candidate("sentence-transformers", "peers_sentence_transformers", False),
+        *(torch(r, p) for r in ("torch", "torch-compile") for p in ("fp32", "bf16")),
+        Candidate(OPEN_CLIP, "peers_open_clip", OWN, {"model": MODEL}),
+        *(transformers(p) for p in ("fp32", "bf16")),
+        Candidate("sentence-transformers", "peers_sentence_transformers", "peers"),
+        Candidate("infinity-emb", "peers_infinity", "peers-infinity"),
         Candidate(
-            "faster-clip", "peers_faster_clip", False, {"image_answer": "image_quickgelu"}, "",
+            "faster-clip", "peers_faster_clip", "peers", {"image_answer": "image_quickgelu"}, "",
             "int8",
         ),
+        Candidate("fastembed", "peers_fastembed", "peers", graph("fastembed"), "fastembed"),
         optimum("optimum-onnx, 77 tokens", "optimum", "max_length"),
         optimum("optimum-onnx, a graph a tower", "optimum-towers", "longest"),
         optimum("optimum-onnx int8, a graph a tower", "optimum-int8", "longest", "int8"),
+        Candidate(
+            "optimum-intel int8, a graph a tower", "peers_optimum_intel", "peers-intel",
+            graph("optimum-intel-int8"), "optimum-intel-int8", "int8",
+        ),
     ]  # fmt: skip
 
 
-def ours(exports: Path) -> tuple[list[Candidate], dict[str, str]]:
-    """clipperf's runtimes that work here, and why the others are left out."""
-    found, skipped = [], {}
+def ours(exports: Path) -> list[Candidate]:
+    """clipperf's: every runtime and precision, some in streams, some from pixels made faster."""
+    found = []
     for runtime, precision in RUNTIMES:
-        name = f"clipperf {runtime} {precision}"
-        if reason := missing(runtime, precision):
-            skipped[name] = reason
-            continue
-        export = f"clipperf-{runtime}-{precision}"
-        options = {"graph": str(exports / export)}
-        one = Candidate(name, "peers_clipperf", True, options, export, precision)
+        one = clipperf_one(exports, runtime, precision)
         found.append(one)
-        if (runtime, precision) == ("onnx", "int8"):
-            streams = {**options, "load": {"streams": STREAMS}}
-            found.append(replace(one, name=f"{name}, {STREAMS} streams", options=streams))
-        if precision == "int8":
-            # What is decoded fast is handed over as bytes: the tower normalises them itself.
-            export += "-uint8"
-            fast = {"graph": str(exports / export), "load": {"preprocess": "fast"}}
-            found.append(
-                replace(
-                    one,
-                    name=f"{name}, fast pixels as uint8",
-                    options=fast,
-                    export=export,
-                    kinds=("jpeg",),
-                )
+        if (runtime, precision) in STREAMED:
+            found.append(in_streams(one))
+    for runtime, precision in (("onnx", "int8"), ("openvino", best_int8())):
+        # What is decoded fast is handed over as bytes: the tower normalises them itself.
+        one = clipperf_one(exports, runtime, precision, "-uint8")
+        for method in ("fast", "draft"):
+            kind = replace(
+                one,
+                name=f"{one.name}, {method} pixels as uint8",
+                options={**one.options, "load": {"preprocess": method}},
+                kinds=("jpeg",),
+                modules=(*one.modules, "cykooz_resizer"),
+                pixels=method,
             )
-    if importlib.util.find_spec("cykooz_resizer") is None:
-        for one in [one for one in found if "preprocess" in one.options.get("load", {})]:
-            found.remove(one)
-            skipped[one.name] = "cykooz-resizer is not installed"
-    return found, skipped
+            found += [kind, *([in_streams(kind)] if method == "draft" else [])]
+    return found
 
 
-def missing(runtime: str, precision: str) -> str:
+def best_int8() -> str:
+    """OpenVINO's precision of 8 bits that is the fastest here."""
+    return "int8" if processor.lacks(PRECISIONS.get("int8-bf16")) else "int8-bf16"
+
+
+def clipperf_one(exports: Path, runtime: str, precision: str, pixels: str = "") -> Candidate:
+    """A runtime and precision as it is; `pixels` is what its export's name ends with."""
+    export = f"clipperf-{runtime}-{precision}{pixels}"
+    options = {"graph": str(exports / export)}
+    name = f"clipperf {runtime} {precision}"
+    return Candidate(name, "peers_clipperf", OWN, options, export, precision, runtime)
+
+
+def in_streams(one: Candidate) -> Candidate:
+    """The same in several streams."""
+    load = {**one.options.get("load", {}), "streams": STREAMS}
+    return replace(
+        one, name=f"{one.name}, {STREAMS} streams", options={**one.options, "load": load}
+    )
+
+
+# --- who cannot take part ------------------------------------------------------------------
+
+
+def able(
+    candidates: Sequence[Candidate], environments: Path
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Those that can run here, and why the others cannot."""
+    reasons = {one.name: missing(one, environments) for one in candidates}
+    return (
+        [one for one in candidates if not reasons[one.name]],
+        {name: reason for name, reason in reasons.items() if reason},
+    )
+
+
+def missing(one: Candidate, environments: Path) -> str:
+    """Why a candidate cannot take part; empty where it can."""
+    lacking = processor.lacks(PRECISIONS.get(one.precision))
+    if lacking is not None:
+        return f"this processor refuses it: {lacking}"
+    if one.ours and (reason := lost_runtime(one.runtime, one.precision)):
+        return reason
+    return absent(one.home, one.modules, environments)
+
+
+def lost_runtime(runtime: str, precision: str) -> str:
     """Why one of clipperf's runtimes cannot take part; empty where it can."""
     if runtime not in contract.names():
         return f"this clipperf has no runtime {runtime}"
@@ -167,105 +233,3 @@ def missing(runtime: str, precision: str) -> str:
         return f"its runtime {runtime} does not run {precision}"
     usable = record.availability("cpu")
     return "" if usable.usable else f"{usable.detail}; to use it: {usable.fix}"
-
-
-# --- exports -------------------------------------------------------------------------------
-
-
-def export_commands(name: str, work: Path, peers_python: str) -> list[list[str]]:
-    """The commands that make one export; clipperf's are one a tower, as workers load one.
-
-    Its int8 starts from the seed, not from the file of the same weights: what is known to be
-    random is not put to the accuracy gate, which would keep layers in fp32 by chance. A tower
-    that fails the gate of cosines is kept, which exits with 1; `LEAST_COSINE` judges it here.
-    """
-    out = work / "exports" / name
-    script = str(HERE / "peers_exports.py")
-    if not name.startswith("clipperf-"):
-        python = sys.executable if name == "torch" else peers_python
-        return [[python, script, name, str(work / "inputs"), str(out)]]
-    _, runtime, precision, *pixels = name.split("-")
-    file = str(work / "inputs" / "open_clip.safetensors")
-    pretrained = file if precision == "fp32" else f"random:{SEED}"
-    kept = [sys.executable, "-c", _KEPT]
-    return [
-        [
-            *((*kept, str(out / side / "manifest.json")) if precision == "int8" else ()),
-            *(sys.executable, "-m", "clipperf", "export", MODEL, "--quiet", "--tower", side),
-            *("--pretrained", pretrained),
-            *("--runtime", runtime, "--precision", precision, "--out", str(out / side)),
-            *(("--input", pixels[0]) if pixels else ()),
-            *(("--keep-failed",) if precision == "int8" else ()),
-        ]
-        for side in (("image",) if pixels else SIDES)
-    ]
-
-
-def make_export(
-    name: str, work: Path, peers_python: str, threads: int, environment: Callable[[int], dict]
-) -> dict[str, Any]:
-    """Run an export, or take the record of the one that is there already.
-
-    The record holds "seconds", summed over its commands, and "rss_bytes" and "anonymous_bytes",
-    those of the larger command summed over its processes; or "error".
-    """
-    record = work / "exports" / f"{name}.json"
-    if record.is_file():
-        return dict(json.loads(record.read_text(encoding="utf-8")))
-    record.parent.mkdir(parents=True, exist_ok=True)
-    seconds, peak, anonymous = 0.0, 0, 0
-    env = {**environment(threads), "CLIPPERF_HOME": str(work / "home"), "HF_HUB_OFFLINE": "1"}
-    log = work / "exports" / f"{name}.log"
-    for command in export_commands(name, work, peers_python):
-        try:
-            taken_s, rss, anon = run_logged(command, env, log)
-        except OSError as exc:
-            return {"error": str(exc)}
-        except SystemExit:
-            return {"error": last_line(log)[:400]}
-        seconds, peak, anonymous = seconds + taken_s, max(peak, rss), max(anonymous, anon)
-    found = {"seconds": seconds, "rss_bytes": peak, "anonymous_bytes": anonymous}
-    record.write_text(json.dumps(found), encoding="utf-8")
-    return found
-
-
-def run_logged(command: Sequence[str], env: dict[str, str], log: Path) -> tuple[float, int, int]:
-    """`export_cost.run` with what the command says on standard error kept in a file."""
-    wrapper = [sys.executable, "-c", _LOGGED, str(log), *command]
-    return run_measured(wrapper, env)
-
-
-_KEPT = (
-    "import os, subprocess, sys; subprocess.run(sys.argv[2:]);"
-    "sys.exit(not os.path.exists(sys.argv[1]))"
-)
-_LOGGED = (
-    "import os, sys; f = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND);"
-    "os.dup2(f, 2); os.execv(sys.argv[2], sys.argv[2:])"
-)
-
-
-def last_line(log: Path) -> str:
-    """The last thing that a failed command said."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-
-
-def weight_bytes(candidate: Candidate, side: str) -> int | None:
-    """The bytes of one tower of clipperf's on disk, by its manifest."""
-    if not candidate.ours:
-        return None
-    manifest = Path(candidate.options["graph"]) / side / "manifest.json"
-    towers = json.loads(manifest.read_text(encoding="utf-8"))["towers"]
-    return sum(int(tower["disk_bytes"]) for tower in towers)
-
-
-def peers_environment(env: dict[str, str], work: Path, threads: int) -> dict[str, str]:
-    """What the workers get besides: no hub, the same threads in Rust, compiled code kept here."""
-    return {
-        **env,
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]),
-        "RAYON_NUM_THREADS": str(threads),
-        "HF_HUB_OFFLINE": "1",
-        "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
-    }

@@ -1,13 +1,16 @@
-"""The exporters that `peers.py` compares with `clipperf export`: both towers to ONNX, fp32.
+"""What `peers.py` has to make for its peers, and compares with `clipperf export`.
 
-    python benchmarks/peers_exports.py optimum|optimum-towers|optimum-int8|torch PREPARED OUT
+    python benchmarks/peers_exports.py NAME PREPARED OUT
 
-A command of its own each, so that its time and memory can be taken from outside.
+NAME is one of `EXPORTERS`. A command of its own each, in the Python of the peer that it is for, so
+that its time and memory can be taken from outside.
 """
 
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,6 +72,73 @@ def optimum_int8(prepared: Path, out: Path) -> None:
         quantizer.quantize(save_dir=out / side, quantization_config=settings)
 
 
+def optimum_intel_int8(prepared: Path, out: Path) -> None:
+    """optimum-intel's int8 of weights and activations, as it recommends for CLIP, a graph a tower.
+
+    Its SmoothQuant setting is the one that it keeps for openai/clip-vit-base-patch32, whose data
+    set would be downloaded. The scales are set by the very inputs that are measured, which is to
+    its advantage. It quantises one graph with both towers, which is cut in two here.
+    """
+    import numpy as np
+    import openvino
+    from datasets import Dataset
+    from optimum.intel import (
+        OVConfig,
+        OVModelForZeroShotImageClassification,
+        OVQuantizationConfig,
+        OVQuantizer,
+    )
+    from transformers import AutoTokenizer
+
+    folder = prepared / "transformers"
+    model = OVModelForZeroShotImageClassification.from_pretrained(folder, export=True)
+    pixels = np.load(prepared / "pixels.npy")
+    texts = json.loads((prepared / "texts.json").read_text(encoding="utf-8"))
+    some = texts["captions"][: len(pixels)]
+    tokens = AutoTokenizer.from_pretrained(folder)(some)
+    rows = [
+        {"pixel_values": image, "input_ids": ids, "attention_mask": mask}
+        for image, ids, mask in zip(
+            pixels, tokens["input_ids"], tokens["attention_mask"], strict=True
+        )
+    ]
+    settings = OVQuantizationConfig(
+        bits=8, num_samples=len(rows), smooth_quant_alpha=0.6, processor=str(folder)
+    )
+    both = out / "both"
+    OVQuantizer(model).quantize(
+        calibration_dataset=Dataset.from_list(rows),
+        ov_config=OVConfig(quantization_config=settings),
+        save_directory=both,
+    )
+    inputs = {"image": ("pixel_values",), "text": ("input_ids", "attention_mask")}
+    for side, names in inputs.items():
+        graph = openvino.Core().read_model(both / "openvino_model.xml")
+        results = [
+            r for r in graph.get_results() if f"{side}_embeds" in r.get_output_tensor(0).names
+        ]
+        given = [p for p in graph.get_parameters() if p.get_output_tensor(0).names & set(names)]
+        (out / side).mkdir()
+        tower = openvino.Model(results, given, side)
+        openvino.save_model(tower, out / side / "openvino_model.xml", compress_to_fp16=False)
+        shutil.copy(both / "config.json", out / side)
+    shutil.rmtree(both)
+
+
+def fastembed(prepared: Path, out: Path) -> None:
+    """The fp32 graphs of optimum-onnx, a graph a tower, in folders as fastembed downloads them."""
+    from transformers import AutoTokenizer
+
+    for side in ("image", "text"):
+        (out / side).mkdir(parents=True)
+        (out / side / "model.onnx").symlink_to(
+            (out.parent / "optimum-towers" / side / "model.onnx").resolve()
+        )
+    shutil.copy(prepared / "transformers" / "preprocessor_config.json", out / "image")
+    shutil.copy(prepared / "transformers" / "config.json", out / "text")
+    AutoTokenizer.from_pretrained(prepared / "transformers").save_pretrained(out / "text")
+
+
 def plain_torch(prepared: Path, out: Path) -> None:
     """`torch.onnx.export` on open_clip's model, one call a tower."""
     import open_clip
@@ -104,6 +174,8 @@ EXPORTERS = {
     "optimum": optimum,
     "optimum-towers": optimum_towers,
     "optimum-int8": optimum_int8,
+    "optimum-intel-int8": optimum_intel_int8,
+    "fastembed": fastembed,
     "torch": plain_torch,
 }
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ from typing import Any
 from peers_candidates import (
     LEAST_COSINE,
     LEAST_COSINE_JPEG,
+    PYTORCH,
     WORKS,
     Candidate,
     Work,
-    peers_environment,
-    weight_bytes,
 )
+from peers_environments import python_of
+from peers_make import peers_environment, weight_bytes
 
 from clipperf import stats
 from clipperf.errors import ClipperfError
@@ -34,17 +34,22 @@ class Bench:
     Every block is a sleep of `sleep_s`, a warm-up call, and timed calls: at least `calls` and
     `block_s` seconds of them, cut short after `block_max_s`. A call longer than `long_s` warms up
     in its first block only: what a sleep costs it is lost in its length.
+
+    A peer that takes `hopeless` times as long as the fastest peer after `few_blocks` blocks has no
+    more of them: its rate is known well enough, and no goal is measured by it.
     """
 
     work: Path
-    peers_python: str
+    environments: Path
     threads: int = 2
     blocks: int = 6
-    calls: int = 3
+    calls: int = 2
     block_s: float = 0.15
-    block_max_s: float = 1.5
-    sleep_s: float = 0.2
+    block_max_s: float = 0.7
+    sleep_s: float = 0.1
     long_s: float = 0.5
+    few_blocks: int = 2
+    hopeless: float = 2.0
     timeout_s: float = 600.0
 
 
@@ -55,7 +60,7 @@ def opened(bench: Bench, candidate: Candidate, side: str) -> tuple[Child, dict[s
         ClipperfError: it cannot be loaded.
     """
     env = peers_environment(child_environment(bench.threads), bench.work, bench.threads)
-    python = sys.executable if candidate.own else bench.peers_python
+    python = python_of(candidate.home, bench.environments)
     worker = Child("peers_worker", python=python, env=env, timeout_s=bench.timeout_s)
     setup = {
         "folder": str(bench.work / "inputs"), "side": side, "threads": bench.threads,
@@ -114,7 +119,8 @@ def measure_side(
         for work in works:
             able = [name for name in workers if work.kind in kinds[name]]
             say(f"{work.name}: {', '.join(able)}")
-            found["speed"] += measure_work(bench, work, able, workers)
+            rivals = [c.name for c in candidates if not c.ours and c.name in able]
+            found["speed"] += measure_work(bench, work, able, workers, rivals)
     finally:
         for worker in workers.values():
             worker.end()
@@ -151,16 +157,29 @@ def check_words(check: dict[str, Any]) -> str:
 
 
 def measure_work(
-    bench: Bench, work: Work, names: Sequence[str], workers: dict[str, Child]
+    bench: Bench,
+    work: Work,
+    names: Sequence[str],
+    workers: dict[str, Child],
+    rivals: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Samples of every candidate by block; one that fails keeps its reason and leaves."""
+    """Samples of every candidate by block; one that fails keeps its reason and leaves.
+
+    So does a hopeless one of the `rivals`, which are the peers.
+    """
     rows: dict[str, dict[str, Any]] = {
         name: {"work": work.name, "candidate": name, "blocks": []} for name in names
     }
+    stopped: set[str] | None = None
     for block, name in turns(names, bench.blocks):
         row = rows[name]
         if name not in workers:
             row.setdefault("error", "its worker ended in an earlier workload")
+            continue
+        if stopped is None and block == bench.few_blocks:
+            stopped = hopeless({rival: rows[rival]["blocks"] for rival in rivals}, work, bench)
+        if stopped is not None and name in stopped:
+            row["stopped"] = True
             continue
         long = block > 0 and stats.median(row["blocks"][-1]) > bench.long_s
         try:
@@ -174,6 +193,22 @@ def measure_work(
             continue
         row["blocks"].append(answer["samples"])
     return list(rows.values())
+
+
+def hopeless(blocks: Mapping[str, Sequence[Sequence[float]]], work: Work, bench: Bench) -> set[str]:
+    """Those whose blocks say that they are too far behind the fastest of all.
+
+    Not the baseline nor PyTorch's fastest, over which goals are set.
+    """
+    times = {
+        name: stats.median([stats.median(samples) for samples in some])
+        for name, some in blocks.items()
+        if some
+    }
+    pytorch = {name: times[name] for name in PYTORCH if name in times}
+    needed = {work.baseline, *sorted(pytorch, key=lambda name: pytorch[name])[:1]}
+    bound_s = bench.hopeless * min(times.values(), default=0.0)
+    return {name for name, call_s in times.items() if call_s > bound_s} - needed
 
 
 # --- memory --------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ def main() -> None:
     write_images(folder)
     texts = {"short": short_texts(), "captions": captions()}
     write_json(folder / "texts.json", texts)
+    write_operations(folder, texts)
     write_answers(folder, texts)
 
 
@@ -264,6 +266,33 @@ def write_answers(folder: Path, texts: dict[str, list[str]]) -> None:
     lengths = (tokenizer(texts["captions"]).argmax(dim=1) + 1).tolist()
     write_json(folder / "caption_tokens.json", sorted(lengths))
     np.savez(folder / "answers.npz", allow_pickle=False, **answers)
+
+
+def write_operations(folder: Path, texts: dict[str, list[str]]) -> None:
+    """What the whole text tower multiplies and adds for each set of texts, a text on average.
+
+    Of texts that are cut behind their end token: whoever pads them works for nothing.
+    """
+    import torch
+    from lean import operations
+    from open_clip import get_tokenizer
+
+    from clipperf.models.towers import TextTower, takes_short_texts
+
+    tokenizer = get_tokenizer(MODEL)
+    lengths = {k: Counter((tokenizer(v).argmax(dim=1) + 1).tolist()) for k, v in texts.items()}
+    with torch.device("meta"):
+        module = skeleton(open_clip.model_config(zoo.resolve(MODEL, "random"))).to("meta").eval()
+        tower = TextTower(module, takes_short_texts(module), normalize=False)
+
+        def one(tokens: int) -> int:
+            return operations(tower, torch.zeros((1, tokens), dtype=torch.int64))
+
+        found = {
+            name: sum(times * one(tokens) for tokens, times in counts.items()) / counts.total()
+            for name, counts in lengths.items()
+        }
+    write_json(folder / "text_operations.json", found)
 
 
 def embed(spec: ModelSpec, side: Side, inputs: torch.Tensor, quick_gelu: bool) -> np.ndarray:

@@ -11,7 +11,7 @@ PACKAGES = ("torch", "open_clip_torch")
 
 
 def open(setup: Setup) -> dict[str, Action]:
-    """`options["runtime"]` is "torch" or "torch-compile"."""
+    """`options`: "runtime" is "torch" or "torch-compile", "precision" is "fp32" or "bf16"."""
     from clipperf.engines import contract
     from clipperf.models import zoo
     from clipperf.nouns.cell import Cell, EngineRequest
@@ -19,7 +19,8 @@ def open(setup: Setup) -> dict[str, Action]:
     spec = zoo.resolve(setup.options["model"], str(setup.folder / "open_clip.safetensors"))
     runtime = setup.options["runtime"]
     side: Any = setup.side
-    cell = Cell(spec.id, side, runtime, "fp32", "cpu", 1, setup.threads)
+    precision = setup.options["precision"]
+    cell = Cell(spec.id, side, runtime, precision, "cpu", 1, setup.threads)
     engine = contract.get(runtime).open(EngineRequest(cell, spec, None))
     if setup.side == "image":
         return {"image": lambda inputs: engine.run(inputs.pixels)}

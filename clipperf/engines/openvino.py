@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import queue
 import threading
@@ -19,11 +20,17 @@ from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.variant import BASELINE_PRECISION, BFLOAT16, PRECISIONS
 from clipperf.system.env import available_cores, cpu_flags, version_of
 from clipperf.system.files import digest_of, read_json, sha256_file, staged, write_json
+from clipperf.system.mapped import MappedFile
+from clipperf.system.processes import trim_heap
 from clipperf.system.quiet import hush_openvino
 
 CHECKSUMS = "sha256.json"
 
 HINT = "INFERENCE_PRECISION_HINT"
+
+LEAN_BYTES = 128 * 2**20
+"""Weights that are larger are not in RAM a second time beside the copy that OpenVINO lays out; its
+own cache cannot be used then. Below, what is saved is not worth compiling anew with every load."""
 
 _first_run = threading.Lock()
 _has_run = threading.Event()
@@ -51,8 +58,11 @@ class OpenVinoEngine:
 
     provider = "CPU"
 
-    def __init__(self, compiled: Any, streams: int = 1) -> None:
+    def __init__(self, compiled: Any, streams: int = 1, weights: MappedFile | None = None) -> None:
+        """`weights`, where given, is what `compiled` reads them from, and has to outlive it."""
         self._compiled = compiled
+        self._weights = weights
+        self._shapes: set[tuple[int, ...]] = set()
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.streams = streams
         for _ in range(streams):
@@ -71,11 +81,18 @@ class OpenVinoEngine:
         """The first outputs, `most` of them."""
         if self._compiled is None:
             raise EngineError("this engine is closed")
-        request = self._free.get()
+        free, weights = self._free, self._weights  # another thread may close this engine
+        request = free.get()
         try:
-            with contextlib.nullcontext() if _has_run.is_set() else _first_run:
+            with contextlib.ExitStack() as stack:
+                if not _has_run.is_set():
+                    stack.enter_context(_first_run)
+                if weights is not None and array.shape not in self._shapes:
+                    # Here OpenVINO lays out what it has not yet.
+                    stack.enter_context(weights.passing())
                 found = request.infer({0: array}, share_inputs=True)
             _has_run.set()
+            self._shapes.add(array.shape)
             # The request writes its next result into the same memory. Its shape is no matter of
             # course: behind a last product in int8 OpenVINO leaves out the squeeze (1, batch, dim).
             places = range(min(most, len(found)))
@@ -85,13 +102,14 @@ class OpenVinoEngine:
         except RuntimeError as exc:
             raise EngineError(f"openvino: {reason(exc)}") from exc
         finally:
-            self._free.put(request)
+            free.put(request)
         return result
 
     def close(self) -> None:
         """Free the tower."""
         self._compiled = None
         self._free = queue.SimpleQueue()
+        self._weights = None
 
 
 def open_compiled(
@@ -105,8 +123,9 @@ def open_compiled(
 
     One stream gives the shortest latency. Threads stay within the cores that this process may
     use and are not bound to single ones, as in the other runtimes. Weights are memory-mapped.
-    What is compiled is kept in the folder `cache`, or taken from there, without its weights.
-    Whatever is not quantised is computed in the floats of `precision`.
+    What is compiled is kept in the folder `cache`, or taken from there, without its weights,
+    unless these are large (`is_large`). Whatever is not quantised is computed in the floats of
+    `precision`.
 
     Raises:
         EngineError: the file cannot be read or compiled, or other floats would be computed with.
@@ -121,16 +140,48 @@ def open_compiled(
         "ENABLE_CPU_PINNING": False,
         HINT: floats,
     }
-    if cache is not None:
-        settings |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
+    weights = None
     try:
-        compiled = library().Core().compile_model(path, "CPU", settings)
-    except RuntimeError as exc:
+        if is_large(path):
+            weights = MappedFile(weights_of(path))
+            compiled = _compiled_lean(path, weights, settings)
+            trim_heap()  # what compiling took
+        else:
+            if cache is not None:
+                settings |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
+            compiled = library().Core().compile_model(path, "CPU", settings)
+    except (RuntimeError, OSError) as exc:
         raise EngineError(f"openvino cannot load {path}: {reason(exc)}") from exc
     taken = compiled.get_property(HINT).get_type_name()
     if taken != floats:
         raise EngineError(f"openvino would compute in {taken}, not in {floats} as asked for")
-    return OpenVinoEngine(compiled, streams)
+    return OpenVinoEngine(compiled, streams, weights)
+
+
+def weights_of(path: Path) -> Path:
+    """The file that an IR has its weights in."""
+    return path.with_suffix(".bin")
+
+
+def is_large(path: Path) -> bool:
+    """Whether a model file is an IR with weights from `LEAN_BYTES` on."""
+    try:
+        return path.suffix == ".xml" and weights_of(path).stat().st_size >= LEAN_BYTES
+    except OSError:
+        return False  # opening it says why
+
+
+def _compiled_lean(path: Path, weights: MappedFile, settings: dict[str, Any]) -> Any:
+    """Compile an IR from mapped weights, whose pages are let go of as soon as they are laid out."""
+    openvino = library()
+    size = weights.values.size
+    # The bindings share memory that can be written to, which this only seems to be; as in a mapping
+    # of OpenVINO's own, nothing writes to weights.
+    memory = (ctypes.c_uint8 * size).from_address(weights.values.ctypes.data)
+    shared = openvino.Tensor(np.ctypeslib.as_array(memory), shared_memory=True)
+    with weights.passing():
+        core = openvino.Core()
+        return core.compile_model(core.read_model(path.read_bytes(), shared), "CPU", settings)
 
 
 def hint_of(precision: str) -> str:
@@ -147,7 +198,7 @@ def reason(exc: Exception) -> str:
 def open(request: EngineRequest) -> OpenVinoEngine:
     """Open the artifact's model file with the cell's threads, compiled before where it was.
 
-    Where nothing can be kept, or what was kept cannot be used, it is compiled.
+    Where nothing can be kept, or what was kept cannot be used, it is compiled; a large one always.
 
     Raises:
         UnsupportedError: the processor does not multiply the cell's precision.
@@ -157,7 +208,7 @@ def open(request: EngineRequest) -> OpenVinoEngine:
     path, cell = Path(request.path), request.cell
     check_cell(cell)
     compiled = partial(open_compiled, path, cell.threads, cell.streams, precision=cell.precision)
-    folder = cache_folder(request)
+    folder = None if is_large(path) else cache_folder(request)
     engine = None
     if folder is not None:
         with contextlib.suppress(EngineError, StorageError):
@@ -178,7 +229,7 @@ def cache_folder(request: EngineRequest) -> Path | None:
     """
     if request.cache_folder is None or request.path is None or not request.key:
         return None
-    files = [Path(request.path), Path(request.path).with_suffix(".bin")]
+    files = [Path(request.path), weights_of(Path(request.path))]
     stamps = []
     for file in files:
         with contextlib.suppress(OSError):  # opening it will say so

@@ -220,7 +220,7 @@ def test_search_and_gate_of_int8_judge_the_arithmetic_that_will_run(
         def __init__(self, source: Path, judge: object, job: Job) -> None:
             self._source = source
 
-        def write(self, names: Sequence[str], path: Path) -> None:
+        def write(self, names: Sequence[str], path: Path, rough: bool = False) -> None:
             kept.append(tuple(names))
             library().save_model(library().Core().read_model(self._source), path)
 

@@ -34,8 +34,11 @@ class Quantizer(Protocol):
     layers: list[str]
     weight_bits: int | None
 
-    def write(self, kept: Sequence[str], path: Path) -> None:
-        """Write the tower with all layers but `kept` quantised."""
+    def write(self, kept: Sequence[str], path: Path, rough: bool = False) -> None:
+        """Write the tower with all layers but `kept` quantised.
+
+        `rough`: it will only be compared with others like it, and may be what is made faster.
+        """
         ...
 
 
@@ -74,8 +77,8 @@ class OnnxQuantizer:
             for batch in batches:
                 yield session.run(None, {session.get_inputs()[0].name: batch})
 
-    def write(self, kept: Sequence[str], path: Path) -> None:
-        """See `Quantizer`."""
+    def write(self, kept: Sequence[str], path: Path, rough: bool = False) -> None:
+        """See `Quantizer`; nothing would be faster."""
         method = quantize.method_of(self._row)
         most = quantize.weight_max(self._row, self._portable)
         model = quantize.quantized(self._model, method, kept, self._ranges, most)
@@ -104,14 +107,14 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
         trial = Path(scratch) / target.name
 
         @contextlib.contextmanager
-        def tried(kept: Sequence[str]) -> Iterator[Engine]:
-            made.write(kept, trial)
+        def tried(kept: Sequence[str], rough: bool = False) -> Iterator[Engine]:
+            made.write(kept, trial, rough)
             with contextlib.closing(gate.opened(job, trial)) as engine:
                 yield engine
 
         def drift(kept: Sequence[str]) -> float:
             tell("looking for the layers that hurt")
-            with tried(kept) as engine:
+            with tried(kept, rough=True) as engine:
                 worst = gate.compared(engine, job, built).min_cosine
                 return max(judge.drift(engine), 1 - worst)
 
