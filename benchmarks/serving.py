@@ -22,6 +22,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,8 @@ def main() -> None:
         inputs = make_inputs(side)
         with clipperf.load(options.repository / f"clip_{side}" / side) as model:
             places: dict[str, Callable[[], Ask]] = {
-                "Triton": lambda side=side, inputs=inputs: over_http(options.http, side, inputs),
-                "in process": lambda side=side, inputs=inputs, model=model: within(
-                    model, side, inputs
-                ),
+                "Triton": partial(over_http, options.http, side, inputs),
+                "in process": partial(within, model, side, inputs),
             }
             for clients in CLIENTS:
                 found: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in places}
