@@ -212,3 +212,19 @@ def texts(count: int) -> list[str]:
                 parts.append("".join(chr(chosen.randint(low, high)) for _ in range(length)))
         found.append(chosen.choice(("", " ", "  ", "\n")).join(parts))
     return found
+
+
+def save_sentencepiece(folder: Path) -> None:
+    """SigLIP's first tokenizer, with the pieces of a small one that was trained here."""
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    folder.mkdir()
+    model = import_protobuf().ModelProto()
+    learned = [(piece, score) for piece, score in trained("unigram")["vocab"] if piece[0] != "<"]
+    for number, (piece, score) in enumerate([("</s>", 0.0), ("<unk>", 0.0), *learned]):
+        model.pieces.add(piece=piece, score=score, type={0: 3, 1: 2}.get(number, 1))
+    model.trainer_spec.unk_id = 1
+    model.normalizer_spec.name = "nmt_nfkc"
+    (folder / "spiece.model").write_bytes(model.SerializeToString())
+    settings = {"tokenizer_class": "SiglipTokenizer", "do_lower_case": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))

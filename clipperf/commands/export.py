@@ -20,6 +20,7 @@ from clipperf.commands.options import (
     sides,
     tell_lines,
 )
+from clipperf.errors import UsageError
 from clipperf.system.terminal import tell
 
 EXAMPLES = (
@@ -32,6 +33,7 @@ EXAMPLES = (
     "clipperf export ViT-B-32 --runtime openvino --precision int8 --calibrate ./photos",
     "clipperf export ViT-B-32 --runtime best",
     "clipperf export ViT-B-32 --input uint8",
+    "clipperf export ViT-B-32 --layout transformers --precision fp32,int8 --out ./vit-b-32-js",
     "clipperf export ViT-B-32 --runtime trt --precision fp16 --batch 1:8:64",
     "clipperf export ViT-B-32 --runtime trt-rtx --precision fp16 --target sm86,sm89,sm120",
 )
@@ -63,6 +65,14 @@ def command(
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", help="Artifact folder; default: in the store."),
+    ] = None,
+    layout: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--layout",
+            help="Make --out a folder for another program: transformers (transformers.js, optimum; "
+            "takes several precisions), fastembed or triton (a model repository).",
+        ),
     ] = None,
     input_: Annotated[
         str,
@@ -153,9 +163,12 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Export a model's towers to ONNX, OpenVINO or TensorRT, checked, as a deployable folder."""
+    from dataclasses import replace
     from functools import partial
 
     from clipperf.bench import best
+    from clipperf.export.deployment import lay_out
+    from clipperf.export.exporter import chosen
     from clipperf.export.folder import set_preprocess
     from clipperf.export.make import make
     from clipperf.export.workshop import Workshop
@@ -163,7 +176,7 @@ def command(
     from clipperf.models import zoo
     from clipperf.nouns.model import Sizes
     from clipperf.nouns.variant import BASELINE_PRECISION, Variant
-    from clipperf.report.exported import exported_lines, failed
+    from clipperf.report.exported import exported_lines, failed, laid_out_lines
     from clipperf.system.progress import progress
     from clipperf.system.targets import expanded
 
@@ -184,10 +197,38 @@ def command(
     usual = Variant(
         runtime, precision or BASELINE_PRECISION, pixel_dtype, normalize, features=features
     )
-    variant = best.checked(usual, options, keep_failed)
     asked = None if precision is None else names(precision, "--precision")
     if preprocess is not None:
         preprocess_fast.check(preprocess)
+    if layout is not None:
+        if out is None or preprocess is not None:
+            wrong = "needs --out" if out is None else "takes no --preprocess"
+            raise UsageError(f"--layout {layout} {wrong}")
+        variants = [
+            chosen(replace(usual, precision=each), options)
+            for each in asked or [BASELINE_PRECISION]
+        ]
+        with progress(quiet, plain=verbose) as bar, Workshop() as workshop:
+            if zoo.must_read(model, pretrained):
+                workshop.start_early()
+                bar.stage("reading the checkpoint")
+            spec = zoo.resolve(model, pretrained, Sizes(image_size, context_length))
+            laid = lay_out(
+                layout,
+                spec,
+                towers,
+                variants,
+                out,
+                keep_failed=keep_failed,
+                on_stage=bar.stage,
+                workshop=workshop,
+            )
+        if json:
+            print_json(laid, tell)
+        else:
+            tell_lines(*laid_out_lines(laid))
+        raise typer.Exit(1 if laid.failed else 0)
+    variant = best.checked(usual, options, keep_failed)
     with progress(quiet, plain=verbose) as bar, Workshop() as workshop:
         if zoo.must_read(model, pretrained):
             workshop.start_early()

@@ -76,7 +76,7 @@ def make(
         keys={side: exporter.key(spec, side, variant, sources[side]) for side in sides},
         needed_bytes=needed_bytes,
         file=exporter.file,
-        options=exporter.choices.described(variant),
+        options={**exporter.choices.described(variant), **variant.described},
     )
     folders_below = tuple(each.folder for each in below)
     exported = folders.ensure(

@@ -94,17 +94,20 @@ def method_of(precision: Precision) -> Method:
     return "rows" if precision.row_scales else "dynamic"
 
 
-def weight_bits(precision: Precision) -> int | None:
+def weight_bits(precision: Precision, portable: bool = False) -> int | None:
     """Bits of an integer weight, sign included; None where weights are floats."""
     integers = NUMBERS[method_of(precision)] is INT8
-    return weight_max(precision).bit_length() + 1 if integers else None
+    return weight_max(precision, portable).bit_length() + 1 if integers else None
 
 
-def weight_max(precision: Precision) -> int:
-    """The largest number that a weight takes: what this machine's CPU limits is for CPUs alone."""
+def weight_max(precision: Precision, portable: bool = False) -> int:
+    """The largest number that a weight takes: what CPUs limit is for CPUs alone.
+
+    It is this machine's that counts, or where the tower is `portable`, any.
+    """
     numbers = NUMBERS[method_of(precision)]
     free = precision.emulated or numbers is not INT8
-    return numbers.largest if free else safe_weight_max()
+    return numbers.largest if free else safe_weight_max(portable)
 
 
 def _transposes(model: onnx.ModelProto, shapes: Mapping[str, Any]) -> dict[str, str]:

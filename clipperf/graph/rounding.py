@@ -56,9 +56,10 @@ def rounded(
     return whole.astype(numbers.dtype), scales.reshape(-1)
 
 
-def safe_weight_max() -> int:
+def safe_weight_max(portable: bool = False) -> int:
     """The largest integer that weights may take where ONNX Runtime runs on this machine's CPU.
 
-    Where products of 8 bits saturate, weights of 7 bits cannot, at the same speed.
+    Where products of 8 bits saturate, weights of 7 bits cannot, at the same speed. `portable`: on
+    any machine's.
     """
-    return INT8.largest // 2 if saturates_int8() else INT8.largest
+    return INT8.largest // 2 if portable or saturates_int8() else INT8.largest

@@ -196,7 +196,8 @@ class Variant:
     `runtime` is the one whose artifact it is ("onnx", "openvino", "trt"). `pixel_dtype` is what
     the image tower takes, `normalized` says whether the tower gives unit vectors. `settings` are
     the typed choices of the one exporter that makes it; None for its defaults. With `features` the
-    image tower gives what it computes before its projection, too.
+    image tower gives what it computes before its projection, too. What is `portable` is fed by
+    others, on any machine: its text graph reads the first token, 8-bit weights saturate nowhere.
     """
 
     runtime: str
@@ -205,6 +206,7 @@ class Variant:
     normalized: bool = False
     settings: Hashable | None = None
     features: bool = False
+    portable: bool = False
 
     @property
     def row(self) -> Precision:
@@ -212,8 +214,14 @@ class Variant:
         return PRECISIONS.get(self.precision)
 
     @property
+    def described(self) -> dict[str, str]:
+        """What a manifest says of it among the options of its towers."""
+        return {"portable": "yes"} if self.portable else {}
+
+    @property
     def folder_name(self) -> str:
         """The part of a stored folder's name that says what kind of towers it holds."""
         parts = [self.precision, *(["normalized"] if self.normalized else [])]
         parts += ["features"] if self.features else []
+        parts += ["portable"] if self.portable else []
         return "-".join([*parts, *([self.pixel_dtype] if self.pixel_dtype != "float32" else [])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clipperf import units
+from clipperf.export.deployment import LaidOut
 from clipperf.export.folder import Exported
 from clipperf.nouns.artifact import Artifact
 from clipperf.report.inspection import shape_text
@@ -51,3 +52,14 @@ def _unchecked(tower: Artifact) -> str:
     kinds = tower.options["targets"].split(",")
     choice = " or ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
     return f"parity not checked: needs a {choice} GPU"
+
+
+def laid_out_lines(laid: LaidOut) -> list[str]:
+    """A folder in another program's layout, and its files with their sizes."""
+    record = laid.record
+    mark = " (random weights: for sizing only)" if record.spec.random_weights else ""
+    state = "up to date" if laid.up_to_date else "written"
+    said = [f"{record.spec.id}{mark} for {record.layout}, {', '.join(record.precisions)}: {state}"]
+    for name in record.files:
+        said.append(f"  {name}  {units.size((laid.folder / name).stat().st_size)}")
+    return [*said, f"folder: {laid.folder}"]

@@ -23,8 +23,9 @@ def find(name: str, runtime: str | None = None, precision: str | None = None) ->
 
     Where the name has no weights, those come first that an export would take, then those that were
     exported last; random ones come behind all others. Of one model's folders those come first that
-    hold both towers, then those of the runtime and precision that an export makes without options
-    (onnx, fp32), then others as ``clipperf doctor`` and ``--precision`` list them, then the newest.
+    hold both towers, then those made for clipperf itself, then those of the runtime and precision
+    that an export makes without options (onnx, fp32), then others as ``clipperf doctor`` and
+    ``--precision`` list them, then the newest.
 
     None where there is none of this runtime and precision.
 
@@ -55,6 +56,7 @@ def find(name: str, runtime: str | None = None, precision: str | None = None) ->
         return (
             *(normal(spec.id) == usual, not spec.random_weights, newest[spec.id], spec.id),
             len(manifest.towers),
+            not any("portable" in tower.options for tower in manifest.towers),
             *(manifest.runtime == EXPORTED, -contract.RUNTIMES.rank(manifest.runtime)),
             *(manifest.precision == BASELINE_PRECISION, -PRECISIONS.rank(manifest.precision)),
             *(manifest.created_utc, str(pair[0])),

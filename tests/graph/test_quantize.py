@@ -6,9 +6,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from conftest import Become
 from onnx import TensorProto, helper, numpy_helper
 
-from clipperf.graph.quantize import quantized
+from clipperf.graph.quantize import quantized, weight_bits, weight_max
+from clipperf.nouns.variant import PRECISIONS
 
 NAMES = ("one", "zero", "last", "step", "least", "rows_of_64", "quantised_one")
 
@@ -45,3 +47,12 @@ def test_a_graphs_own_names_are_left_to_it(hidden: str) -> None:
     error = np.abs(found - expected).max() / np.abs(expected).max()
     assert error < 0.05, "eight bits"
     onnx.checker.check_model(model)
+
+
+def test_weights_for_any_machine_have_seven_bits_on_this_one(become: Become) -> None:
+    int8, on_gpus = PRECISIONS.get("int8"), PRECISIONS.get("int8-fp16")
+    for flags in ((), ("avx2",), ("avx512_vnni",)):
+        become(flags)
+        assert (weight_max(int8, portable=True), weight_bits(int8, portable=True)) == (63, 7)
+        assert weight_max(on_gpus, portable=True) == 127
+    assert weight_max(int8) == 127

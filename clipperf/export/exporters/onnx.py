@@ -23,6 +23,7 @@ def key(spec: ModelSpec, side: Side, variant: Variant, below: Below) -> str:
     takes_bytes = side == "image" and variant.pixel_dtype == "uint8"
     more: tuple[object, ...] = ("uint8", uint8.RECIPE, spec.id) if takes_bytes else ()
     more += ("features", features.RECIPE) if side == "image" and variant.features else ()
+    more += ("portable",) if side == "text" and variant.portable else ()
     return files.digest_of(
         "onnx", store.SCHEMA_VERSION, spec.family, spec.architecture, below.key, side,
         variant.precision, variant.normalized, trace.opset(variant.precision), trace.RECIPE,

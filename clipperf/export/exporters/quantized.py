@@ -19,7 +19,8 @@ PACKAGES = ("onnx", "onnxruntime-gpu")
 
 def key(spec: ModelSpec, side: Side, variant: Variant, below: Below) -> str:
     """See `Exporter`; how far a CPU's weights reach depends on this machine's."""
-    method, most = quantize.method_of(variant.row), quantize.weight_max(variant.row)
+    method = quantize.method_of(variant.row)
+    most = quantize.weight_max(variant.row, variant.portable)
     return derived.key(variant, below, method, PACKAGES, most)
 
 

@@ -53,11 +53,11 @@ class OnnxQuantizer:
         import onnx
 
         self._model = onnx.load(source)
-        self._row = row = job.variant.row
+        self._row, self._portable = row, portable = job.variant.row, job.variant.portable
         method = quantize.method_of(row)
         self._threads = job.threads
         self._scratch = job.target.parent  # which goes with the parent's staging folder
-        self.weight_bits = quantize.weight_bits(row)
+        self.weight_bits = quantize.weight_bits(row, portable)
         if method not in quantize.CALIBRATED:
             patches.as_product(self._model)
         found = quantize.layers(self._model, method)
@@ -79,7 +79,8 @@ class OnnxQuantizer:
 
     def write(self, kept: Sequence[str], path: Path, rough: bool = False) -> None:
         """See `Quantizer`; nothing would be faster."""
-        method, most = quantize.method_of(self._row), quantize.weight_max(self._row)
+        method = quantize.method_of(self._row)
+        most = quantize.weight_max(self._row, self._portable)
         model = quantize.quantized(self._model, method, kept, self._ranges, most)
         quantize.save(model, path)
 

@@ -58,7 +58,8 @@ def traced(job: Job, tell: Tell) -> Built:
     if side == "text":
         tokenizer = fitted(spec.id, tower.module, folder)
         cut = cut_of(tower, tokenizer)
-        tower = replace(tower, start_id=tokenizer.start_id, dynamic_tokens=cut.at is not None)
+        start = None if variant.portable else tokenizer.start_id
+        tower = replace(tower, start_id=start, dynamic_tokens=cut.at is not None)
     tell("reference")
     with torch.inference_mode():
         judged = inputs[: sum(parity.batches_for(spec, side))]

@@ -1,0 +1,307 @@
+"""Folders as servers and libraries of others read them, made of artifacts.
+
+A layout is one `Deployment` record, in a file of `deployments/` or in an installed package (see
+`registry`). It says which artifacts it takes and writes its files; this module makes the artifacts,
+stages the folder and exchanges it, the same for every layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipperf.engines import onnxruntime as ort_engine
+from clipperf.errors import ArtifactError, UsageError
+from clipperf.export.exporter import Need
+from clipperf.export.folder import Exported
+from clipperf.export.job import Tell
+from clipperf.export.make import make
+from clipperf.export.workshop import Workshop
+from clipperf.graph import others
+from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.inputs.tokenize import Tokenizer
+from clipperf.nouns.artifact import Artifact, is_inside
+from clipperf.nouns.model import ModelSpec, Similarity
+from clipperf.nouns.variant import Side, Variant
+from clipperf.registry import Registry
+from clipperf.serve import selftest
+from clipperf.system import files, store
+from clipperf.system.env import available_cores
+from clipperf.system.foreign import carry_over, check, is_empty
+from clipperf.system.reading import regular_bytes
+from clipperf.system.targets import kind_of
+from clipperf.version import __version__
+
+RECORD = "clipperf_layout.json"
+"""The file in a laid out folder that says whose it is, and what was written."""
+
+RECIPE = 1
+"""Raise it when the same artifacts come to give other files."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a layout is written from: the artifacts of a model, by variant, in the order asked."""
+
+    spec: ModelSpec
+    sides: tuple[Side, ...]
+    exports: Mapping[Variant, Exported]
+
+    def tower(self, variant: Variant, side: Side) -> tuple[Path, Artifact]:
+        """An artifact's folder and one tower of it."""
+        found = self.exports[variant]
+        tower = found.manifest.tower(side)
+        if tower is None:
+            raise ArtifactError(f"{found.folder} lost its {side} tower: export the model again")
+        return found.folder, tower
+
+    def settings(self, side: Side) -> tuple[Path, Artifact]:
+        """A folder with the settings of a side's inputs, which are the same in every variant."""
+        return self.tower(next(iter(self.exports)), side)
+
+    @property
+    def pixels(self) -> PreprocessSpec:
+        """How images are prepared."""
+        return PreprocessSpec.from_json(next(iter(self.exports.values())).manifest.preprocess)
+
+    @property
+    def similarity(self) -> Similarity | None:
+        """How the model compares images with texts; None where that is not known."""
+        towers = [self.settings(side)[1] for side in self.sides]
+        return next((t.similarity for t in towers if t.similarity is not None), None)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A layout of folders.
+
+    `reader` is whom it is for, `runtimes` are those that its towers may be for, `several` says
+    whether one folder holds several precisions. Its functions:
+
+    - `needs(variant, sides)`: the artifacts that it takes for one that is asked for, and which
+      sides of them.
+    - `write(made, variants, folder)`: writes into an empty folder; `variants` were asked for.
+    - `check(variants)`: raises UsageError for what one folder cannot hold.
+    - `depends(made, variants)`: what else changes the files, as JSON values.
+    """
+
+    name: str
+    reader: str
+    write: Callable[[Made, Sequence[Variant], Path], None]
+    needs: Callable[[Variant, Sequence[Side]], Sequence[Need]]
+    runtimes: tuple[str, ...] = ("onnx",)
+    several: bool = False
+    check: Callable[[Sequence[Variant]], None] = lambda variants: None
+    depends: Callable[[Made, Sequence[Variant]], object] = lambda made, variants: None
+
+
+DEPLOYMENTS: Registry[Deployment] = Registry(
+    "deployment", noun="layout", room="clipperf.export.deployments"
+)
+"""Every layout."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`RECORD` in a folder: what was written there, of what. `files` have the sha256 of each."""
+
+    schema_version: int
+    layout: str
+    spec: ModelSpec
+    sides: tuple[Side, ...]
+    precisions: tuple[str, ...]
+    key: str
+    files: dict[str, str]
+    created_utc: str
+    clipperf_version: str
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """What came of it: the folder, its record, and whether nothing had to be written.
+
+    `failed`: it holds a tower that was kept although it failed the parity gate.
+    """
+
+    folder: Path
+    record: Layout
+    up_to_date: bool
+    failed: bool
+
+
+def lay_out(
+    layout: str,
+    spec: ModelSpec,
+    sides: Sequence[Side],
+    variants: Sequence[Variant],
+    out: Path,
+    *,
+    keep_failed: bool = False,
+    on_stage: Tell = lambda stage: None,
+    workshop: Workshop | None = None,
+) -> LaidOut:
+    """Make sure that a folder holds a model in a layout; its artifacts are made in the store.
+
+    Raises:
+        UsageError: no such layout, it cannot hold the variants, or `out` holds something else.
+        ExportError: the layout cannot hold the model.
+        And as `make`; whatever stood in the folder before still stands.
+    """
+    deployment = DEPLOYMENTS.get(layout)
+    _check_variants(deployment, variants)
+    check_target(out, deployment, spec)
+    shop = workshop or Workshop()
+    exports = {
+        each: make(spec, of, each, keep_failed=keep_failed, on_stage=on_stage, workshop=shop)
+        for variant in variants
+        for each, of in deployment.needs(variant, sides)
+    }
+    towers = [tower for each in exports.values() for tower in each.manifest.towers]
+    failed = any(tower.parity is not None and not tower.parity.passed for tower in towers)
+    made = Made(spec, tuple(sides), exports)
+    key = _key(deployment, made, deployment.depends(made, variants))
+    with files.locked(out, on_wait=lambda: on_stage(f"waiting for a process that writes {out}")):
+        before = read(out)
+        if before is not None and before.key == key and not _damaged(out, before):
+            return LaidOut(out, before, True, failed)
+        ours = _own_files(before)
+        on_stage(f"writing the {layout} layout")
+        with files.staged(out) as staging:
+            deployment.write(made, variants, staging)
+            names = sorted(
+                path.relative_to(staging).as_posix()
+                for path in staging.rglob("*")
+                if path.is_file()
+            )
+            record = Layout(
+                schema_version=store.SCHEMA_VERSION,
+                layout=layout,
+                spec=spec,
+                sides=tuple(sides),
+                precisions=tuple(variant.precision for variant in variants),
+                key=key,
+                files=files.sha256_files(staging, names),
+                created_utc=files.utc_now(),
+                clipperf_version=__version__,
+            )
+            files.write_json(staging / RECORD, record)
+            check(out, ours, (*names, RECORD))
+            carry_over(out, staging, ours)
+    return LaidOut(out, record, False, failed)
+
+
+def _check_variants(deployment: Deployment, variants: Sequence[Variant]) -> None:
+    """Raise UsageError for what a layout cannot hold."""
+    for variant in variants:
+        if variant.runtime not in deployment.runtimes:
+            raise UsageError(
+                f"--layout {deployment.name} is for --runtime {' or '.join(deployment.runtimes)}"
+            )
+        if variant.features or variant.pixel_dtype != "float32":
+            option = "--features" if variant.features else f"--input {variant.pixel_dtype}"
+            raise UsageError(
+                f"--layout {deployment.name}: {deployment.reader} feeds and reads towers without "
+                f"{option}: leave it out"
+            )
+    if len(variants) > 1 and not deployment.several:
+        raise UsageError(
+            f"--layout {deployment.name} holds one precision: make a folder for each of them"
+        )
+    deployment.check(variants)
+
+
+def check_target(out: Path, deployment: Deployment, spec: ModelSpec) -> None:
+    """Refuse to replace a folder that is not this model's in this layout.
+
+    Raises:
+        UsageError: it holds something else.
+        StorageError: it is no folder, or nothing can take its place.
+    """
+    kind = kind_of(out)
+    if kind == "nothing":
+        return
+    files.check_replaceable(out)
+    if is_empty(out):
+        return
+    before = read(out)
+    if before is None:
+        raise UsageError(
+            f"{out} already exists and is no layout of clipperf's; choose another --out"
+        )
+    if (before.layout, before.spec.architecture) != (deployment.name, spec.architecture):
+        raise UsageError(
+            f"{out} holds {before.spec.id} for {before.layout}; choose another --out, or remove it "
+            f"first"
+        )
+
+
+def read(folder: Path) -> Layout | None:
+    """The record of a laid out folder; None where there is none that can be read."""
+    path = folder / RECORD
+    try:
+        data = store.read_versioned(path, "export the model again")
+        found = store.record_of(Layout, data, path, "export the model again")
+    except ArtifactError:
+        return None
+    return found if all(map(is_inside, found.files)) else None
+
+
+def _key(deployment: Deployment, made: Made, depends: object) -> str:
+    """A digest of all that changes the files."""
+    towers = [
+        (variant.precision, export.manifest.preprocess, export.manifest.tokenizer, tower.files)
+        for variant, export in made.exports.items()
+        for tower in export.manifest.towers
+        if tower.side in made.sides
+    ]
+    return files.digest_of(
+        "layout", RECIPE, __version__, deployment.name, made.spec, made.sides, towers, depends
+    )
+
+
+def _damaged(folder: Path, record: Layout) -> bool:
+    """Whether a file is missing or altered."""
+    return any(
+        regular_bytes(folder / name) is None or store.cached_sha256(folder / name) != digest
+        for name, digest in record.files.items()
+    )
+
+
+def _own_files(record: Layout | None) -> Callable[[str], bool]:
+    """Which files of a folder, by their paths in there, are clipperf's."""
+    names: set[Any] = {RECORD, *(record.files if record is not None else ())}
+    return names.__contains__
+
+
+def write_graph(
+    made: Made, variant: Variant, side: Side, target: Path, outputs: Sequence[str]
+) -> bool:
+    """Write a tower as programs of others run it, and embed some inputs with what was written.
+
+    Returns whether its weights lie beside it; see `graph.others`.
+
+    Raises:
+        ArtifactError: it gives other embeddings than the artifact's.
+        EngineError: it does not run.
+    """
+    folder, tower = made.tower(variant, side)
+    lengths = _lengths(folder, tower) if side == "text" else None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = side == "text"
+    apart = others.rewritten(folder / tower.path, target, outputs, text=text, lengths=lengths)
+    with closing(ort_engine.open_session(target, available_cores(), prepack=False)) as engine:
+        selftest.check(engine, folder, tower)
+    return apart
+
+
+def _lengths(folder: Path, tower: Artifact) -> others.Padded | others.Ended | None:
+    """What a text graph has to do about lengths that others give."""
+    spec = Tokenizer.from_folder(folder).spec
+    if tower.tokens is not None:
+        return others.Padded(tower.tokens, spec.pad_id, spec.padding_side == "left")
+    if tower.cut_at == "eot" and spec.eot_id is not None:
+        return others.Ended(spec.context_tokens, spec.eot_id)
+    return None

@@ -1,0 +1,1 @@
+"""Layouts of folders for servers and libraries: one file each, found by its name."""

@@ -1,0 +1,179 @@
+"""A model repository of Triton's: each tower as a service of bytes and strings, and as an engine.
+
+- ``clip_image``, ``clip_text``: Triton's Python backend on `clipperf.load`, from encoded images or
+  strings to vectors (`serve.triton`), with the artifact that they open beside them.
+- ``clip_image_tower``, ``clip_text_tower``: the graph or plan itself in Triton's own backend, for
+  callers who prepare inputs themselves.
+
+A model is called as its folder is: no configuration names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from clipperf.engines import contract
+from clipperf.errors import ArtifactError
+from clipperf.export.deployment import Deployment, Made, write_graph
+from clipperf.export.exporter import Need
+from clipperf.export.folder import copy_tower
+from clipperf.nouns.artifact import OUTPUT_NAMES, Artifact, TensorSpec
+from clipperf.nouns.cell import Cell
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.tuning import Tuning
+from clipperf.nouns.variant import SIDES, Side, Variant
+from clipperf.serve.towers import DEFAULT_BATCH
+from clipperf.serve.triton import INPUTS
+from clipperf.system import store
+from clipperf.system.files import write_text
+from clipperf.system.foreign import link_or_copy
+
+BACKENDS = {"onnx": ("onnxruntime", "model.onnx"), "trt": ("tensorrt", "model.plan")}
+"""Triton's own backend for a runtime, and what it calls a model's file."""
+
+TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "bytes": "TYPE_STRING"}
+
+MODEL_PY = '''"""Made by clipperf: see clipperf.serve.triton."""
+
+import os
+import sys
+
+# Triton starts a Python of its own choice; CLIPPERF_PACKAGES names folders to import from.
+sys.path[:0] = [path for path in os.environ.get("CLIPPERF_PACKAGES", "").split(os.pathsep) if path]
+
+from clipperf.serve.triton import TritonPythonModel  # noqa: E402, F401
+'''
+
+QUEUE_US = 2000
+"""How long a request may wait for others: a few texts' time, a fraction of an image's."""
+
+
+def needs(variant: Variant, sides: Sequence[Side]) -> list[Need]:
+    """See `Deployment`: callers of the text engine need not begin with CLIP's start token."""
+    text: Need = (fed_by_others(variant, "text"), ("text",))
+    return [(variant, sides), text] if "text" in sides else [(variant, sides)]
+
+
+def fed_by_others(variant: Variant, side: Side) -> Variant:
+    """The variant whose tower is served as an engine."""
+    return replace(variant, portable=side == "text")
+
+
+def write(made: Made, variants: Sequence[Variant], folder: Path) -> None:
+    """See `Deployment`."""
+    (variant,) = variants
+    for side in made.sides:
+        source, tower = made.tower(variant, side)
+        cell = tuned_cell(made.spec, variant, side)
+        sizes = batches(tower, cell)
+        _write_service(source, tower, cell, sizes, folder / f"clip_{side}")
+        _write_engine(made, variant, side, sizes, folder / f"clip_{side}_tower")
+
+
+def _write_service(
+    source: Path, tower: Artifact, cell: Cell | None, sizes: tuple[int, ...], folder: Path
+) -> None:
+    """The model that takes bytes or strings."""
+    side = tower.side
+    (folder / "1").mkdir(parents=True)
+    copy_tower(source, side, folder)
+    write_text(folder / "1" / "model.py", MODEL_PY)
+    given = TensorSpec(INPUTS[side], "bytes", ("batch", 1))
+    parameters = {}
+    if cell is not None:
+        parameters = {"threads": str(cell.threads), "streams": str(cell.streams)}
+    write_text(
+        folder / "config.pbtxt", config("python", (given,), tower.outputs[:1], sizes, parameters)
+    )
+
+
+def _write_engine(
+    made: Made, variant: Variant, side: Side, sizes: tuple[int, ...], folder: Path
+) -> None:
+    """The model that takes what the tower takes."""
+    taken = fed_by_others(variant, side)
+    source, tower = made.tower(taken, side)
+    backend, name = BACKENDS[variant.runtime]
+    target = folder / "1" / name
+    target.parent.mkdir(parents=True)
+    given = tower.inputs
+    if tower.path.endswith(".onnx"):
+        write_graph(made, taken, side, target, (OUTPUT_NAMES[side],))
+        if side == "text":  # of any length: see graph.others
+            given = (replace(given[0], shape=("batch", "tokens")),)
+    else:
+        link_or_copy(source / tower.path, target)
+    write_text(folder / "config.pbtxt", config(backend, given, tower.outputs[:1], sizes))
+
+
+def tuned_cell(spec: ModelSpec, variant: Variant, side: Side) -> Cell | None:
+    """How `clipperf tune` would run a tower of this variant here; None where it did not try."""
+    for sides in (SIDES, (side,)):
+        path = store.tuning_path(spec, sides)
+        try:
+            data = store.read_versioned(path, "run clipperf tune again")
+            found = store.record_of(Tuning, data, path, "run clipperf tune again")
+        except ArtifactError:
+            continue
+        for tower in found.towers:
+            cell = tower.cell
+            loads = contract.RUNTIMES.find(cell.runtime)
+            runs = loads is not None and loads.artifact == variant.runtime
+            if cell.side == side and runs and cell.precision == variant.precision:
+                return cell
+    return None
+
+
+def batches(tower: Artifact, cell: Cell | None) -> tuple[int, ...]:
+    """Batches that a tower is best at, and the largest that it is to be given, behind them.
+
+    An engine has both in its profile, others where they were tuned; else any will do, up to one.
+    """
+    profile = tower.options.get("batch", "")
+    if profile:
+        _, best, largest = (int(size) for size in profile.split(":"))
+        return (*dict.fromkeys((best, largest)), largest)
+    return (DEFAULT_BATCH,) if cell is None else (cell.batch, cell.batch)
+
+
+def config(
+    backend: str,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    sizes: tuple[int, ...],
+    parameters: Mapping[str, str] | None = None,
+) -> str:
+    """The text of a `config.pbtxt`: tensors without their batch axis, and how requests are batched.
+
+    `sizes` are preferred batches and behind them the largest; see `batches`.
+    """
+    *preferred, largest = sizes
+    said = [f"backend: {json.dumps(backend)}", f"max_batch_size: {largest}"]
+    for kind, tensors in (("input", inputs), ("output", outputs)):
+        for tensor in tensors:
+            dims = ", ".join(str(d) if isinstance(d, int) else "-1" for d in tensor.shape[1:])
+            said.append(
+                f"{kind} [ {{ name: {json.dumps(tensor.name)} data_type: {TYPES[tensor.dtype]} "
+                f"dims: [ {dims} ] }} ]"
+            )
+    best = f"preferred_batch_size: [ {', '.join(map(str, preferred))} ] " if preferred else ""
+    said.append(f"dynamic_batching {{ {best}max_queue_delay_microseconds: {QUEUE_US} }}")
+    for name, value in (parameters or {}).items():
+        said.append(
+            f"parameters {{ key: {json.dumps(name)} "
+            f"value: {{ string_value: {json.dumps(value)} }} }}"
+        )
+    return "\n".join([*said, ""])
+
+
+DEPLOYMENT = Deployment(
+    name="triton",
+    reader="Triton",
+    write=write,
+    needs=needs,
+    runtimes=tuple(BACKENDS),
+    depends=lambda made, variants: [tuned_cell(made.spec, variants[0], s) for s in made.sides],
+)

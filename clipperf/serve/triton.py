@@ -1,0 +1,124 @@
+"""One tower behind Triton's Python backend: encoded images or strings to vectors.
+
+``clipperf export --layout triton`` writes a model whose `model.py` takes `TritonPythonModel` from
+here. Triton batches requests; all that it hands over at once goes to the tower as one call, and a
+request that cannot be served gets an error of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipperf.errors import ClipperfError, UsageError
+from clipperf.nouns.artifact import OUTPUT_NAMES
+from clipperf.nouns.variant import SIDES, Side
+
+INPUTS: dict[Side, str] = {"image": "image", "text": "text"}
+"""What a request gives: an image file's bytes, or a text in UTF-8, [batch, 1]."""
+
+LOADING = ("threads", "streams")
+"""Parameters of a model's configuration that `clipperf.load` takes."""
+
+
+class TritonPythonModel:
+    """What Triton calls. The artifact of the tower lies beside the versions of its model."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the tower in the model's folder.
+
+        Raises:
+            ClipperfError: as `clipperf.load`; Triton says so, and the model is not ready.
+        """
+        from clipperf.serve.load import load
+
+        given = json.loads(args["model_config"]).get("parameters", {})
+        options: dict[str, Any] = {n: int(given[n]["string_value"]) for n in LOADING if n in given}
+        folder = Path(args["model_repository"])  # the model's own
+        self.side: Side = next(s for s in SIDES if (folder / s).is_dir())
+        self.model = load(folder / self.side, verify=True, **options)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """The responses to requests, in their order."""
+        import triton_python_backend_utils as triton
+
+        name = INPUTS[self.side]
+        given = [
+            triton.get_input_tensor_by_name(request, name).as_numpy().reshape(-1).tolist()
+            for request in requests
+        ]
+        responses = []
+        for found in embedded(self.model, self.side, given):
+            if isinstance(found, ClipperfError):
+                error = triton.TritonError(str(found), triton.TritonError.INVALID_ARG)
+                responses.append(triton.InferenceResponse([], error))
+            else:
+                tensor = triton.Tensor(OUTPUT_NAMES[self.side], found)
+                responses.append(triton.InferenceResponse([tensor]))
+        return responses
+
+    def finalize(self) -> None:
+        """Close the tower."""
+        self.model.close()
+
+
+def embedded(
+    model: Any, side: Side, given: Sequence[Sequence[bytes]]
+) -> list[np.ndarray | ClipperfError]:
+    """Vectors [n, embed_dim] of each request's inputs, or why it has none.
+
+    All of them are one call, as long as none is at fault.
+    """
+    inputs: list[Any] = []
+    answers: list[np.ndarray | ClipperfError | slice] = []
+    for each in given:
+        try:
+            taken = each if side == "image" else [_text(data) for data in each]
+        except UsageError as exc:
+            answers.append(exc)
+            continue
+        answers.append(slice(len(inputs), len(inputs) + len(taken)))
+        inputs += taken
+    rows = _encoded(model, side, inputs) if inputs else None
+    found: list[np.ndarray | ClipperfError] = []
+    for answer in answers:
+        if not isinstance(answer, slice):
+            found.append(answer)
+        elif rows is not None and np.isfinite(rows[answer]).all():
+            found.append(rows[answer])
+        else:
+            found.append(_alone(model, side, inputs[answer]))
+    return found
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"a text is no UTF-8: {exc}") from exc
+
+
+def _encoded(model: Any, side: Side, inputs: Sequence[Any]) -> np.ndarray | None:
+    """Vectors of all inputs, NaN for images that cannot be read; None where a text is at fault."""
+    try:
+        if side == "image":
+            found: np.ndarray = model.encode_images(inputs, on_error="mark")
+            return found
+        found = model.encode_texts(inputs)
+        return found
+    except ClipperfError:
+        return None
+
+
+def _alone(model: Any, side: Side, inputs: Sequence[Any]) -> np.ndarray | ClipperfError:
+    """Vectors of one request, or why it has none."""
+    try:
+        encode = model.encode_images if side == "image" else model.encode_texts
+        found: np.ndarray = encode(inputs)
+        return found
+    except ClipperfError as exc:
+        return exc

@@ -1,0 +1,84 @@
+"""What Triton hands over: one call for all of it, and an answer of its own for each request."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import clipperf
+from clipperf.errors import UsageError
+from clipperf.serve.triton import TritonPythonModel, embedded
+
+
+@pytest.fixture(scope="module")
+def model(sample_artifact: Path) -> Any:
+    with clipperf.load(sample_artifact) as found:
+        yield found
+
+
+@pytest.fixture
+def calls(model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts each call of the model embedded."""
+    seen: list[int] = []
+    encode = model.encode_texts
+    monkeypatch.setattr(model, "encode_texts", lambda x: (seen.append(len(x)), encode(x))[1])
+    return seen
+
+
+def test_all_requests_are_one_call(model, calls: list[int]) -> None:
+    found = embedded(model, "text", [[b"a cat"], [b"a dog", "東京".encode()], []])
+    assert calls == [3]
+    expected = model.encode_texts(["a cat", "a dog", "東京"])
+    assert np.array_equal(found[0], expected[:1])
+    assert np.array_equal(found[1], expected[1:])
+    assert found[2].shape == (0, 192)
+
+
+def test_who_is_at_fault_is_told_and_the_others_are_served(model, calls: list[int]) -> None:
+    found = embedded(model, "text", [[b"a cat"], [b"\xff"], [b"a" * (1 << 21)], [b"a dog"]])
+    assert calls == [3, 1, 1, 1]
+    assert [type(each) for each in found] == [np.ndarray, UsageError, UsageError, np.ndarray]
+    assert "no UTF-8" in str(found[1])
+    assert "too long" in str(found[2])
+    np.testing.assert_allclose(found[0], model.encode_texts(["a cat"]), atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::clipperf.errors.UnreadableWarning")
+def test_images_that_cannot_be_read_are_named(model, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    red = (tmp_path / "red.png").read_bytes()
+    found = embedded(model, "image", [[red], [red, b"nonsense"], [red]])
+    assert isinstance(found[1], UsageError)
+    assert "image 1 (bytes): not an image" in str(found[1])
+    expected = model.encode_images([tmp_path / "red.png"])
+    for each in (found[0], found[2]):
+        np.testing.assert_allclose(each, expected, atol=1e-4)
+
+
+def test_a_model_takes_threads_and_streams_from_its_configuration(
+    sample_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text").symlink_to(sample_artifact)
+    given: dict[str, Any] = {}
+    opened = SimpleNamespace(close=lambda: given.update(closed=True))
+
+    def load(folder: Path, **options: Any) -> Any:
+        given.update(options, folder=folder)
+        return opened
+
+    monkeypatch.setattr("clipperf.serve.load.load", load)
+    parameters = {"threads": {"string_value": "2"}, "other": {"string_value": "x"}}
+    args = {
+        "model_config": json.dumps({"parameters": parameters}),
+        "model_repository": str(tmp_path),
+    }
+    served = TritonPythonModel()
+    served.initialize(args)
+    served.finalize()
+    assert given == {"threads": 2, "verify": True, "folder": tmp_path / "text", "closed": True}

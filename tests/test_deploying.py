@@ -1,0 +1,174 @@
+"""docs/deploying.md: every command and piece of code on it runs as it stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import other_tools
+import pytest
+
+from clipperf.models import sample
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+WIDTH = 192
+"""That of the sample's embeddings."""
+
+
+def blocks(section: str, language: str) -> list[str]:
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", SECTIONS[section], re.DOTALL)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deploying")
+    with zipfile.ZipFile(sample.folder() / "eval.zip") as archive:
+        name = next(n for n in archive.namelist() if n.endswith(".png"))
+        (folder / "photo.png").write_bytes(archive.read(name))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Iterator:
+    """`run(command)`: a line of the page; what goes on behind it ends with the module."""
+    started: list[subprocess.Popen[bytes]] = []
+    environment = {
+        **os.environ,
+        "CLIPPERF_HOME": str(folder / "store"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+    def line(command: str, **more: str) -> str:
+        words = shlex.split(command)
+        env = {**environment, **more}
+        if words[-1] == "&":
+            started.append(
+                subprocess.Popen(words[:-1], cwd=folder, env=env, start_new_session=True)
+            )
+            return ""
+        done = subprocess.run(
+            words, cwd=folder, env=env, capture_output=True, text=True, timeout=900
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    yield line
+    for process in started:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+
+
+def commands(section: str) -> list[str]:
+    return [line for block in blocks(section, "sh") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def laid_out(run) -> None:
+    """The folders that sections but the first are about."""
+    for section in ("A browser", "fastembed"):
+        for command in commands(section):
+            if command.startswith("clipperf "):
+                run(command)
+
+
+def test_the_python_service_answers(run, folder: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    (code,) = blocks("A Python service", "python")
+    name = code.split(":")[0].removeprefix("# ")
+    port = str(other_tools.free_port())
+    (folder / name).write_text(code.replace("8000", port))
+    answers = [run(command.replace("8000", port)) for command in commands("A Python service")]
+    image, texts = (json.loads(answer) for answer in answers[-2:])
+    assert (len(image), len(image[0]), len(texts), len(texts[0])) == (1, WIDTH, 1, WIDTH)
+    assert abs(sum(value**2 for value in image[0]) - 1) < 1e-4
+    bad = run(f"curl --silent --data nonsense http://127.0.0.1:{port}/image")
+    assert "Error code: 400" in bad
+
+
+def test_the_page_of_a_browser_runs(run, laid_out, folder: Path) -> None:
+    packages = other_tools.transformers_js()
+    (install,) = (c for c in commands("A browser") if not c.startswith("clipperf "))
+    assert install.split()[:2] == ["npm", "install"]
+    assert other_tools.TRANSFORMERS_JS[0].startswith(f"{install.split()[2]}@")
+    (folder / "node_modules").symlink_to(packages / "node_modules", target_is_directory=True)
+    (code,) = blocks("A browser", "js")
+    (folder / "page.mjs").write_text(code)
+    said = run("node page.mjs")
+    rows = re.findall(r"^(a drawing of a \w+) (-?\d\.\d+)$", said, re.MULTILINE)
+    assert [text for text, _ in rows] == ["a drawing of a cat", "a drawing of a car"]
+    for dtype in ("fp32", "fp16"):
+        (folder / "page.mjs").write_text(code.replace('"q8"', f'"{dtype}"'))
+        others = re.findall(r"(-?\d\.\d+)$", run("node page.mjs"), re.MULTILINE)
+        assert [float(x) for x in others] == pytest.approx([float(x) for _, x in rows], abs=0.01)
+
+
+def test_versions_on_the_page_are_those_that_were_tried() -> None:
+    tried = [*other_tools.TRANSFORMERS_JS, *other_tools.OPTIMUM[:1], other_tools.FASTEMBED[0]]
+    for package in tried:
+        name, version = re.split("==|@(?=[0-9])", package)
+        said = name.rpartition("/")[2].replace("transformers", "transformers.js")
+        assert f"{said} {version}" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("section", "tool", "said"),
+    [
+        ("optimum", other_tools.optimum, f"torch.Size([1, {WIDTH}])"),
+        ("fastembed", other_tools.fastembed, f"{WIDTH} {WIDTH}"),
+    ],
+)
+def test_python_of_other_tools_runs(run, laid_out, section: str, tool, said: str) -> None:
+    paths = os.pathsep.join((str(tool()), str(ROOT)))
+    (code,) = blocks(section, "python")
+    assert run(shlex.join([sys.executable, "-c", code]), PYTHONPATH=paths).strip() == said
+
+
+def test_triton_answers_what_the_page_asks(run, folder: Path) -> None:
+    """The server is started as the page says, on free ports."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    export, serve, *asked = commands("Triton")
+    run(export)
+    program, where, *options = shlex.split(serve)
+    models = [option.partition("=")[2] for option in options[1:]]
+    assert (program, where) == ("tritonserver", "--model-repository=repository")
+    assert options == [
+        "--model-control-mode=explicit",
+        *(f"--load-model={model}" for model in models),
+    ]
+    packages = str(other_tools.triton_client())
+    with other_tools.triton(folder / "repository", models, folder / "triton.log") as server:
+        text, image = (run(line.replace("http://127.0.0.1:8000", server.http)) for line in asked)
+        assert json.loads(text)["outputs"][0]["shape"] == [1, WIDTH]
+        assert image == ""
+        answer = (folder / "answer.bin").read_bytes()
+        assert len(np.frombuffer(answer[-4 * WIDTH :], "<f4")) == WIDTH
+        assert json.loads(answer[: -4 * WIDTH])["outputs"][0]["name"] == "image_embeds"
+        (code,) = blocks("Triton", "python")
+        code = code.replace("127.0.0.1:8001", server.grpc)
+        said = run(shlex.join([sys.executable, "-c", code]), PYTHONPATH=packages)
+        assert said.strip() == f"(1, {WIDTH})"
+
+
+def test_links_point_at_sections_and_files() -> None:
+    titles = {title.lower().replace(" ", "-") for title in SECTIONS}
+    for target in re.findall(r"\]\(([^)]+)\)", PAGE):
+        assert target.removeprefix("#") in titles or (ROOT / "docs" / target).exists(), target
