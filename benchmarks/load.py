@@ -32,14 +32,14 @@ import numpy as np
 from clipperf import units
 from clipperf.bench import cost, prepare
 from clipperf.bench.inputs import make_inputs
-from clipperf.engines import contract, onnxruntime, openvino
+from clipperf.engines import contract, onnxruntime, openvino, processor
 from clipperf.errors import ClipperfError
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.variant import SIDES
 from clipperf.serialize import from_json, to_json
 from clipperf.system import store
-from clipperf.system.env import available_cores, cpu_flags
+from clipperf.system.env import available_cores
 from clipperf.system.processes import status_bytes
 
 CHOICES = (("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "int8w"))
@@ -68,7 +68,7 @@ def main() -> None:
     if options.child:
         print(json.dumps(child(json.loads(options.child))))
         return
-    print(f"instruction sets: {', '.join(sorted(instruction_sets()))}\n")
+    print(f"instruction sets: {', '.join(processor.instruction_sets())}\n")
     models = options.model or ["ViT-B-32", "clipperf-sample"]
     if options.split:
         print(
@@ -162,11 +162,6 @@ def split_rows(name: str, request: EngineRequest, size: int, rounds: int) -> str
         peak_text = units.mib(round(peak)) if peak else "-"
         lines.append(f"{name} | {way} | {1e3 * wall:.0f} | {1e3 * cpu:.0f} | {peak_text} |")
     return "\n".join(lines)
-
-
-def instruction_sets() -> set[str]:
-    """Those of this processor that the runtimes' kernels are chosen by."""
-    return {flag for flag in cpu_flags() if flag.startswith(("avx", "amx"))}
 
 
 def tower_files(request: EngineRequest) -> list[Path]:

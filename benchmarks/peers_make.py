@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,6 +82,7 @@ def make_export(
     if record.is_file():
         return dict(json.loads(record.read_text(encoding="utf-8")))
     record.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(work / "exports" / name, ignore_errors=True)  # what one that failed left
     busy = meters.busy_share()
     seconds, peak, anonymous = 0.0, 0, 0
     env = {**env, "CLIPPERF_HOME": str(work / "home"), "HF_HUB_OFFLINE": "1"}

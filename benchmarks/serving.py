@@ -14,6 +14,7 @@ of single requests, p99 only where 662 of them back it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import io
 import json
@@ -93,7 +94,7 @@ def over_http(address: str, side: Side, inputs: list[Any]) -> Ask:
         answer = connection.getresponse()
         said = answer.read()
         if answer.status != 200:
-            raise SystemExit(f"Triton answers {answer.status}: {said[:300]!r}")
+            raise RuntimeError(f"Triton answers {answer.status}: {said[:300]!r}")
 
     return ask
 
@@ -110,12 +111,24 @@ def within(model: Any, side: Side, inputs: list[Any]) -> Ask:
 
 
 def load(connect: Callable[[], Ask], clients: int, seconds: float) -> tuple[float, list[float]]:
-    """Inputs a second, and the seconds of each request, of clients in a closed loop."""
+    """Inputs a second, and the seconds of each request, of clients in a closed loop.
+
+    Raises whatever a client fails with.
+    """
     times: list[list[float]] = [[] for _ in range(clients)]
     ready = threading.Barrier(clients + 1)
     end = threading.Event()
+    failures: list[BaseException] = []
 
     def client(place: int) -> None:
+        try:
+            serve(place)
+        except BaseException as exc:  # noqa: BLE001 - raised again where the threads are joined
+            failures.append(exc)
+            end.set()
+            ready.abort()
+
+    def serve(place: int) -> None:
         ask = connect()
         ask(place)  # warm-up
         ready.wait()
@@ -129,13 +142,18 @@ def load(connect: Callable[[], Ask], clients: int, seconds: float) -> tuple[floa
     threads = [threading.Thread(target=client, args=(place,)) for place in range(clients)]
     for thread in threads:
         thread.start()
-    ready.wait()
     start = time.perf_counter()
-    time.sleep(seconds)
+    with contextlib.suppress(threading.BrokenBarrierError):
+        ready.wait()
+        start = time.perf_counter()
+        end.wait(seconds)
     end.set()
     for thread in threads:
         thread.join()
     taken = time.perf_counter() - start
+    first = next((e for e in failures if not isinstance(e, threading.BrokenBarrierError)), None)
+    if first is not None:
+        raise first
     every = [each for found in times for each in found]
     return len(every) / taken, every
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import importlib.util
 import queue
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -61,12 +62,12 @@ class OpenVinoEngine:
     def __init__(self, compiled: Any, streams: int = 1, weights: MappedFile | None = None) -> None:
         """`weights`, where given, is what `compiled` reads them from, and has to outlive it."""
         self._compiled = compiled
-        self._weights = weights
-        self._shapes: set[tuple[int, ...]] = set()
+        self._laid_out: set[tuple[int, tuple[int, ...]]] = set()
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.streams = streams
         for _ in range(streams):
             self._free.put(compiled.create_infer_request())
+        self._weights = weights  # the last, so that it is the last to go
 
     def run(self, array: np.ndarray) -> np.ndarray:
         """Embed a batch; returns float32 [batch, embed_dim]."""
@@ -79,20 +80,22 @@ class OpenVinoEngine:
 
     def _outputs(self, array: np.ndarray, most: int) -> list[np.ndarray]:
         """The first outputs, `most` of them."""
+        # Another thread may close this engine meanwhile, which begins with `_compiled`.
+        free, weights = self._free, self._weights
         if self._compiled is None:
             raise EngineError("this engine is closed")
-        free, weights = self._free, self._weights  # another thread may close this engine
         request = free.get()
+        shape = (id(request), array.shape)
         try:
             with contextlib.ExitStack() as stack:
                 if not _has_run.is_set():
                     stack.enter_context(_first_run)
-                if weights is not None and array.shape not in self._shapes:
+                if weights is not None and shape not in self._laid_out:
                     # Here OpenVINO lays out what it has not yet.
                     stack.enter_context(weights.passing())
                 found = request.infer({0: array}, share_inputs=True)
             _has_run.set()
-            self._shapes.add(array.shape)
+            self._laid_out.add(shape)
             # The request writes its next result into the same memory. Its shape is no matter of
             # course: behind a last product in int8 OpenVINO leaves out the squeeze (1, batch, dim).
             places = range(min(most, len(found)))
@@ -103,6 +106,7 @@ class OpenVinoEngine:
             raise EngineError(f"openvino: {reason(exc)}") from exc
         finally:
             free.put(request)
+            del request  # which may be the last to hold the tower, and goes before its weights
         return result
 
     def close(self) -> None:
@@ -164,11 +168,12 @@ def weights_of(path: Path) -> Path:
 
 
 def is_large(path: Path) -> bool:
-    """Whether a model file is an IR with weights from `LEAN_BYTES` on."""
+    """Whether a model file is an IR with weights from `LEAN_BYTES` on, whose RAM can be let go."""
     try:
-        return path.suffix == ".xml" and weights_of(path).stat().st_size >= LEAN_BYTES
+        large = path.suffix == ".xml" and weights_of(path).stat().st_size >= LEAN_BYTES
     except OSError:
         return False  # opening it says why
+    return large and sys.platform == "linux"
 
 
 def _compiled_lean(path: Path, weights: MappedFile, settings: dict[str, Any]) -> Any:

@@ -51,9 +51,13 @@ def as_product(model: onnx.ModelProto, folder: Path | None = None) -> bool:
     )
     out, channels, height, width = weight.shape
     grid = _size(graph, 2) // height, _size(graph, 3) // width
-    covered = (grid[0] * height, grid[1] * width) == (_size(graph, 2), _size(graph, 3))
+    covered = all(grid) and (grid[0] * height, grid[1] * width) == (
+        _size(graph, 2),
+        _size(graph, 3),
+    )
     flattens = flat[1:].tolist() in ([out, grid[0] * grid[1]], [out, -1])
-    if not (covered and flattens and weight.dtype == np.float32):
+    steps = _steps(found.convolution)
+    if not (covered and flattens and steps == [height, width] and weight.dtype == np.float32):
         return False
     name = free_prefix(model, "patches")
     constants = {
@@ -73,7 +77,8 @@ def as_product(model: onnx.ModelProto, folder: Path | None = None) -> bool:
     del graph.node[:]
     graph.node.extend(nodes)
     used = {value for node in nodes for value in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    gone = {found.convolution.input[1], found.flat.input[1]} - used
+    kept = [tensor for tensor in graph.initializer if tensor.name not in gone]
     del graph.initializer[:]
     graph.initializer.extend(kept)
     return True
@@ -108,15 +113,18 @@ def _embedding(graph: onnx.GraphProto) -> _Embedding | None:
     return None
 
 
+def _steps(convolution: Any) -> list[int]:
+    """How far its kernel moves, down and across."""
+    return next((list(a.ints) for a in convolution.attribute if a.name == "strides"), [1, 1])
+
+
 def _is_plain(convolution: Any) -> bool:
-    """Whether its steps are as wide as its kernel, and nothing else about it is special."""
+    """Whether nothing but its steps is special about a convolution."""
     import onnx
 
     said = {a.name: onnx.helper.get_attribute_value(a) for a in convolution.attribute}
-    return (
-        said.get("strides") == said.get("kernel_shape")
-        and said.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
-        and all(said.get(name, usual) == usual for name, usual in PLAIN.items())
+    return said.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID") and all(
+        said.get(name, usual) == usual for name, usual in PLAIN.items()
     )
 
 

@@ -19,6 +19,20 @@ def free_prefix(model: onnx.ModelProto, prefix: str) -> str:
     return prefix
 
 
+def files_beside(model: onnx.ModelProto) -> set[str]:
+    """The names of the files beside a graph that weights of it lie in."""
+    import onnx
+
+    outside = onnx.TensorProto.EXTERNAL
+    return {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == outside
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+
+
 def needed(nodes: Iterable[Any], outputs: Iterable[Any]) -> list[Any]:
     """The nodes, in order, that an output depends on."""
     wanted = {value.name for value in outputs}

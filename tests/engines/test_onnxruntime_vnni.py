@@ -175,7 +175,7 @@ def quantizer(folder: Path, precision: str) -> derive.OnnxQuantizer:
     )
     (folder / "text").mkdir()
     samples = [np.random.default_rng(1).standard_normal((8, 32)).astype(floats)]
-    return derive.OnnxQuantizer(source, SimpleNamespace(probes=samples), job)
+    return derive.OnnxQuantizer(source, SimpleNamespace(probes=samples), job, folder)
 
 
 @pytest.mark.parametrize("precision", ["int8-static", "int8-fp16"])

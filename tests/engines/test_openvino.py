@@ -217,7 +217,7 @@ def test_search_and_gate_of_int8_judge_the_arithmetic_that_will_run(
         layers: ClassVar = ["first", "second"]
         weight_bits = None
 
-        def __init__(self, source: Path, judge: object, job: Job) -> None:
+        def __init__(self, source: Path, judge: object, job: Job, scratch: Path) -> None:
             self._source = source
 
         def write(self, names: Sequence[str], path: Path, rough: bool = False) -> None:

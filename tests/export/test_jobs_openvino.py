@@ -34,6 +34,8 @@ def test_patches_are_a_product_and_weights_stay_where_they_are(
     scratch.mkdir()
     changed = openvino.with_product(source, scratch)
     assert changed.parent == scratch
+    if beside:
+        assert (scratch / "model.onnx.data").samefile(tmp_path / "model.onnx.data")
     core = library().Core()
     before, after = core.read_model(source), core.read_model(changed)
     assert "Convolution" in kinds(before) and "Convolution" not in kinds(after)
@@ -75,7 +77,9 @@ def test_layers_are_compared_by_a_quarter_of_the_samples(
             super().__init__(items)
 
     monkeypatch.setattr(nncf, "Dataset", Counted)
-    made = openvino.OpenVinoQuantizer(source, judge, job)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    made = openvino.OpenVinoQuantizer(source, judge, job, scratch)
     for rough in (False, True):
         made.write((), tmp_path / f"{rough}.xml", rough)
         assert "FakeQuantize" in kinds(library().Core().read_model(tmp_path / f"{rough}.xml"))

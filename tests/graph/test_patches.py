@@ -83,9 +83,11 @@ def test_bytes_are_cast_as_patches_and_multiplied_as_they_are() -> None:
         {"pads": (1, 1, 1, 1)},
         {"dilations": (2, 1)},
         {"pixels": (6, 9)},
+        {"pixels": ("height", "width")},
+        {"strides": None},
         {"perm": (1, 2, 0)},
     ],
-    ids=lambda changed: next(iter(changed)),
+    ids=str,
 )
 def test_what_is_no_patch_embedding_stays_as_it_is(changed: dict[str, Any]) -> None:
     model = tower(**changed)

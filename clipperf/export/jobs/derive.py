@@ -42,21 +42,21 @@ class Quantizer(Protocol):
         ...
 
 
-Opener = Callable[[Path, Judge, Job], Quantizer]
-"""Makes a quantizer of an ONNX file, for a job."""
+Opener = Callable[[Path, Judge, Job, Path], Quantizer]
+"""Makes a quantizer of an ONNX file, for a job, with an empty folder for as long as it writes."""
 
 
 class OnnxQuantizer:
     """ONNX graphs for ONNX Runtime and TensorRT; see `graph.quantize`."""
 
-    def __init__(self, source: Path, judge: Judge, job: Job) -> None:
+    def __init__(self, source: Path, judge: Judge, job: Job, scratch: Path) -> None:
         import onnx
 
         self._model = onnx.load(source)
         self._row, self._portable = row, portable = job.variant.row, job.variant.portable
         method = quantize.method_of(row)
         self._threads = job.threads
-        self._scratch = job.target.parent  # which goes with the parent's staging folder
+        self._scratch = scratch
         self.weight_bits = quantize.weight_bits(row, portable)
         if method not in quantize.CALIBRATED:
             patches.as_product(self._model)
@@ -99,12 +99,15 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
     settings, kept_in, target = derived.settings_of(job.variant), job.variant.row.graph, job.target
     tell("embedding the samples in fp32")
     judge = _judge(job, settings)
-    tell("calibrating")
-    made = quantizer(source, judge, job)
     built = like(graph)
     losses: dict[tuple[str, ...], Loss] = {}
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+    with (
+        tempfile.TemporaryDirectory(dir=target.parent) as scratch,
+        tempfile.TemporaryDirectory(dir=target.parent) as own,
+    ):
         trial = Path(scratch) / target.name
+        tell("calibrating")
+        made = quantizer(source, judge, job, Path(own))
 
         @contextlib.contextmanager
         def tried(kept: Sequence[str], rough: bool = False) -> Iterator[Engine]:
@@ -127,7 +130,7 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
             return loss.within(settings.margin, job.min_cosine)
 
         found = search(made.layers, drift, holds)
-    made.write(found.kept, target)
+        made.write(found.kept, target)
     loss = losses.get(found.kept)
     if loss is None:
         with contextlib.closing(gate.opened(job, target)) as engine:

@@ -6,7 +6,6 @@ NNCF imports torch, so all of this runs in the child process of an export.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from clipperf.engines import openvino as runtime
 from clipperf.errors import ExportError
 from clipperf.export.job import Built, Job, Tell, like
 from clipperf.export.judge.drift import Judge
-from clipperf.graph import patches
+from clipperf.graph import patches, proto
 from clipperf.nouns.variant import Precision
 from clipperf.system.foreign import link_or_copy
 
@@ -50,9 +49,8 @@ class OpenVinoQuantizer:
 
     weight_bits: int | None = None
 
-    def __init__(self, source: Path, judge: Judge, job: Job) -> None:
-        self._scratch = tempfile.TemporaryDirectory(dir=job.target.parent)
-        self._source = with_product(source, Path(self._scratch.name))
+    def __init__(self, source: Path, judge: Judge, job: Job, scratch: Path) -> None:
+        self._source = with_product(source, scratch)
         self._row = job.variant.row
         self._probes = judge.probes
         operators = _read(self._source).get_ordered_ops()
@@ -79,13 +77,7 @@ def with_product(source: Path, folder: Path) -> Path:
     model = onnx.load(source, load_external_data=False)
     if not patches.as_product(model, source.parent):
         return source
-    beside = {
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    for name in beside:
+    for name in proto.files_beside(model):
         link_or_copy(source.parent / name, folder / name)  # OpenVINO follows no link of names
     changed = folder / source.name
     onnx.save(model, changed)
