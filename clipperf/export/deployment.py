@@ -288,20 +288,10 @@ def write_graph(
         EngineError: it does not run.
     """
     folder, tower = made.tower(variant, side)
-    lengths = _lengths(folder, tower) if side == "text" else None
     target.parent.mkdir(parents=True, exist_ok=True)
     text = side == "text"
+    lengths = others.lengths_of(Tokenizer.from_folder(folder), tower) if text else None
     apart = others.rewritten(folder / tower.path, target, outputs, text=text, lengths=lengths)
     with closing(ort_engine.open_session(target, available_cores(), prepack=False)) as engine:
         selftest.check(engine, folder, tower)
     return apart
-
-
-def _lengths(folder: Path, tower: Artifact) -> others.Padded | others.Ended | None:
-    """What a text graph has to do about lengths that others give."""
-    spec = Tokenizer.from_folder(folder).spec
-    if tower.tokens is not None:
-        return others.Padded(tower.tokens, spec.pad_id, spec.padding_side == "left")
-    if tower.cut_at == "eot" and spec.eot_id is not None:
-        return others.Ended(spec.context_tokens, spec.eot_id)
-    return None
