@@ -11,6 +11,7 @@ import pytest
 from clipperf.errors import UsageError
 from clipperf.export import deployment
 from clipperf.export.deployment import DEPLOYMENTS, lay_out, read
+from clipperf.export.exporter import chosen, chosen_all
 from clipperf.nouns.variant import Variant
 
 FP32 = Variant("onnx")
@@ -85,6 +86,11 @@ def test_a_folder_of_others_is_refused(tiny, tmp_path: Path) -> None:
         ("transformers", [Variant("onnx", "bf16")], "no file for bf16: choose from fp32, fp16"),
         (
             "transformers",
+            [Variant("onnx", "int8-static")],
+            "no file for int8-static, which --calibrate makes of int8: leave that out, or choose",
+        ),
+        (
+            "transformers",
             [Variant("onnx", "int8"), Variant("onnx", "int8-row")],
             "int8 and int8-row would be the same file",
         ),
@@ -111,3 +117,16 @@ def test_a_layout_of_a_package_is_found(tiny, checkpoints, tmp_path: Path, insta
 def test_the_command_needs_a_folder(cli) -> None:
     done = cli("export", "clipperf-sample", "--layout", "transformers")
     assert (done.returncode, "--layout transformers needs --out" in done.stderr) == (2, True)
+
+
+def test_an_option_is_for_those_that_take_it() -> None:
+    both = [FP32, Variant("onnx", "int8")]
+    first, second = chosen_all(both, {"--margin": 1.0, "--batch": None})
+    assert first == chosen(FP32, {})
+    assert second == chosen(both[1], {"--margin": 1.0})
+    with pytest.raises(UsageError, match="^--margin is for"):
+        chosen_all([FP32], {"--margin": 1.0})
+    with pytest.raises(UsageError, match="^--batch is for"):
+        chosen_all(both, {"--margin": 1.0, "--batch": (1, 8, 64)})
+    _, fixed = chosen_all(both, {"--calibrate": "sample"})
+    assert fixed.precision == "int8-static"
