@@ -8,11 +8,13 @@ from pathlib import Path
 import onnx
 import pytest
 
-from clipperf.errors import UsageError
+from clipperf.errors import ArtifactError, UsageError
 from clipperf.export import deployment
 from clipperf.export.deployment import DEPLOYMENTS, lay_out, read
 from clipperf.export.exporter import chosen, chosen_all
 from clipperf.nouns.variant import Variant
+from clipperf.system import store
+from clipperf.system.files import write_json
 
 FP32 = Variant("onnx")
 
@@ -66,6 +68,43 @@ def test_a_layout_is_written_once_and_keeps_what_users_add(tiny, tmp_path: Path)
             lay_out("fastembed", tiny, ("image",), [FP32], out)
     assert read(out) == repaired.record
     assert lay_out("fastembed", tiny, ("image",), [FP32], out).up_to_date
+
+
+def test_an_artifact_that_changes_meanwhile_ends_it(tiny, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    own = DEPLOYMENTS.get("fastembed")
+
+    def replaced(made, variants, folder) -> None:
+        own.write(made, variants, folder)
+        (export,) = made.exports.values()
+        tower = replace(export.manifest.towers[0], files={"image/model.onnx": "0" * 64})
+        manifest = replace(export.manifest, towers=(tower,))
+        write_json(export.folder / store.MANIFEST_NAME, manifest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        changed = replace(own, write=replaced)
+        patch.setattr(deployment.DEPLOYMENTS, "get", lambda name: changed)
+        with pytest.raises(ArtifactError, match="was replaced meanwhile: run the same command"):
+            lay_out("fastembed", tiny, ("image",), [FP32], out)
+    assert not out.exists()
+
+
+def test_what_it_depends_on_is_asked_once(tiny, tmp_path: Path) -> None:
+    asked: list[int] = []
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        own = DEPLOYMENTS.get("fastembed")
+        patched = replace(
+            own,
+            depends=lambda made, variants: (asked.append(1), len(asked))[1],
+            write=lambda made, variants, folder: (
+                seen.append(made.depends),
+                own.write(made, variants, folder),
+            )[0],
+        )
+        patch.setattr(deployment.DEPLOYMENTS, "get", lambda name: patched)
+        lay_out("fastembed", tiny, ("image",), [FP32], tmp_path / "out")
+    assert (asked, seen) == ([1], [1])
 
 
 def test_a_folder_of_others_is_refused(tiny, tmp_path: Path) -> None:
@@ -124,9 +163,9 @@ def test_an_option_is_for_those_that_take_it() -> None:
     first, second = chosen_all(both, {"--margin": 1.0, "--batch": None})
     assert first == chosen(FP32, {})
     assert second == chosen(both[1], {"--margin": 1.0})
-    with pytest.raises(UsageError, match="^--margin is for"):
+    with pytest.raises(UsageError, match=r"^--margin is for"):
         chosen_all([FP32], {"--margin": 1.0})
-    with pytest.raises(UsageError, match="^--batch is for"):
+    with pytest.raises(UsageError, match=r"^--batch is for"):
         chosen_all(both, {"--margin": 1.0, "--batch": (1, 8, 64)})
     _, fixed = chosen_all(both, {"--calibrate": "sample"})
     assert fixed.precision == "int8-static"
