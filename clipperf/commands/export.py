@@ -168,7 +168,7 @@ def command(
 
     from clipperf.bench import best
     from clipperf.export.deployment import lay_out
-    from clipperf.export.exporter import chosen
+    from clipperf.export.exporter import chosen_all
     from clipperf.export.folder import set_preprocess
     from clipperf.export.make import make
     from clipperf.export.workshop import Workshop
@@ -204,10 +204,8 @@ def command(
         if out is None or preprocess is not None:
             wrong = "needs --out" if out is None else "takes no --preprocess"
             raise UsageError(f"--layout {layout} {wrong}")
-        variants = [
-            chosen(replace(usual, precision=each), options)
-            for each in asked or [BASELINE_PRECISION]
-        ]
+        each_asked = [replace(usual, precision=name) for name in asked or [BASELINE_PRECISION]]
+        variants = chosen_all(each_asked, options)
         with progress(quiet, plain=verbose) as bar, Workshop() as workshop:
             if zoo.must_read(model, pretrained):
                 workshop.start_early()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from clipperf.export.workshop import Workshop
 from clipperf.graph import others
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.tokenize import Tokenizer
-from clipperf.nouns.artifact import Artifact, is_inside
+from clipperf.nouns.artifact import Artifact, Manifest, is_inside
 from clipperf.nouns.model import ModelSpec, Similarity
 from clipperf.nouns.variant import Side, Variant
 from clipperf.registry import Registry
@@ -44,11 +44,15 @@ RECIPE = 1
 
 @dataclass(frozen=True)
 class Made:
-    """What a layout is written from: the artifacts of a model, by variant, in the order asked."""
+    """What a layout is written from: the artifacts of a model, by variant, in the order asked.
+
+    `depends`: see `Deployment`.
+    """
 
     spec: ModelSpec
     sides: tuple[Side, ...]
     exports: Mapping[Variant, Exported]
+    depends: Any = None
 
     def tower(self, variant: Variant, side: Side) -> tuple[Path, Artifact]:
         """An artifact's folder and one tower of it."""
@@ -85,7 +89,8 @@ class Deployment:
       sides of them.
     - `write(made, variants, folder)`: writes into an empty folder; `variants` were asked for.
     - `check(variants)`: raises UsageError for what one folder cannot hold.
-    - `depends(made, variants)`: what else changes the files, as JSON values.
+    - `depends(made, variants)`: what else changes the files, as JSON values; `write` finds it in
+      `made.depends`.
     """
 
     name: str
@@ -162,7 +167,8 @@ def lay_out(
     towers = [tower for each in exports.values() for tower in each.manifest.towers]
     failed = any(tower.parity is not None and not tower.parity.passed for tower in towers)
     made = Made(spec, tuple(sides), exports)
-    key = _key(deployment, made, deployment.depends(made, variants))
+    made = replace(made, depends=deployment.depends(made, variants))
+    key = _key(deployment, made)
     with files.locked(out, on_wait=lambda: on_stage(f"waiting for a process that writes {out}")):
         before = read(out)
         if before is not None and before.key == key and not _damaged(out, before):
@@ -171,6 +177,7 @@ def lay_out(
         on_stage(f"writing the {layout} layout")
         with files.staged(out) as staging:
             deployment.write(made, variants, staging)
+            _check_unchanged(made)
             names = sorted(
                 path.relative_to(staging).as_posix()
                 for path in staging.rglob("*")
@@ -249,17 +256,31 @@ def read(folder: Path) -> Layout | None:
     return found if all(map(is_inside, found.files)) else None
 
 
-def _key(deployment: Deployment, made: Made, depends: object) -> str:
+def _key(deployment: Deployment, made: Made) -> str:
     """A digest of all that changes the files."""
     towers = [
-        (variant.precision, export.manifest.preprocess, export.manifest.tokenizer, tower.files)
+        (variant.precision, *row)
         for variant, export in made.exports.items()
-        for tower in export.manifest.towers
-        if tower.side in made.sides
+        for row in _read_of(export.manifest, made.sides)
     ]
-    return files.digest_of(
-        "layout", RECIPE, __version__, deployment.name, made.spec, made.sides, towers, depends
-    )
+    own = (deployment.name, made.spec, made.sides, towers, made.depends)
+    return files.digest_of("layout", RECIPE, __version__, *own)
+
+
+def _read_of(manifest: Manifest, sides: Sequence[Side]) -> list[tuple[Any, ...]]:
+    """What of an artifact folder a layout's files are made of, for each of its towers."""
+    shared = (manifest.preprocess, manifest.tokenizer)
+    return [(*shared, tower.files) for tower in manifest.towers if tower.side in sides]
+
+
+def _check_unchanged(made: Made) -> None:
+    """Raise ArtifactError where another export has taken an artifact's place since it was made."""
+    for export in made.exports.values():
+        found = store.read_manifest(export.folder)
+        if _read_of(found, made.sides) != _read_of(export.manifest, made.sides):
+            raise ArtifactError(
+                f"{export.folder} was replaced meanwhile: run the same command again"
+            )
 
 
 def _damaged(folder: Path, record: Layout) -> bool:
@@ -288,20 +309,10 @@ def write_graph(
         EngineError: it does not run.
     """
     folder, tower = made.tower(variant, side)
-    lengths = _lengths(folder, tower) if side == "text" else None
     target.parent.mkdir(parents=True, exist_ok=True)
     text = side == "text"
+    lengths = others.lengths_of(Tokenizer.from_folder(folder), tower) if text else None
     apart = others.rewritten(folder / tower.path, target, outputs, text=text, lengths=lengths)
     with closing(ort_engine.open_session(target, available_cores(), prepack=False)) as engine:
         selftest.check(engine, folder, tower)
     return apart
-
-
-def _lengths(folder: Path, tower: Artifact) -> others.Padded | others.Ended | None:
-    """What a text graph has to do about lengths that others give."""
-    spec = Tokenizer.from_folder(folder).spec
-    if tower.tokens is not None:
-        return others.Padded(tower.tokens, spec.pad_id, spec.padding_side == "left")
-    if tower.cut_at == "eot" and spec.eot_id is not None:
-        return others.Ended(spec.context_tokens, spec.eot_id)
-    return None

@@ -163,6 +163,15 @@ def chosen(variant: Variant, options: Mapping[str, Any], *, strict: bool = True)
     return replace(variant, settings=settings)
 
 
+def chosen_all(variants: Sequence[Variant], options: Mapping[str, Any]) -> list[Variant]:
+    """As `chosen` for each of several: every option has to be taken by one of them at least."""
+    taken = {name for each in variants for name in exporter_of(each).choices.options(each)}
+    nobodys = {name: value for name, value in options.items() if name not in taken}
+    for each in variants:
+        chosen(each, nobodys)
+    return [chosen(each, options, strict=False) for each in variants]
+
+
 def _what_for(option: str) -> str:
     for exporter in EXPORTERS:
         made = (Variant(r, p) for r, precisions in exporter.makes.items() for p in precisions)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipperf.inputs.tokenize import Tokenizer
+from clipperf.nouns.artifact import Artifact
 from clipperf.system.foreign import link_or_copy
 
 if TYPE_CHECKING:
@@ -26,11 +28,27 @@ DATA = "_data"
 
 @dataclass(frozen=True)
 class Padded:
-    """The one length of text that a tower takes: shorter ones are padded in the graph."""
+    """The one length of text that a tower takes: shorter ones are padded in the graph.
+
+    `end_id`: see `Cut`.
+    """
 
     tokens: int
     pad_id: int
     left: bool = False
+    end_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The most tokens of a tower that takes texts of any length.
+
+    Longer texts are cut in the graph. Texts that fill it and have no `end_id` get it back in the
+    last place: transformers.js cuts it off. None where texts have no end, or lose their beginning.
+    """
+
+    tokens: int
+    end_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,13 +63,26 @@ class Ended:
     end_id: int
 
 
+def lengths_of(tokenizer: Tokenizer, tower: Artifact) -> Padded | Ended | Cut:
+    """What a text graph has to do about the lengths that others give."""
+    spec, end_id = tokenizer.spec, tokenizer.end_id
+    if spec.kind == "clips" or spec.zeroed_id is not None or spec.truncation_side == "left":
+        end_id = None  # other places hold other tokens: whoever makes them has to end the text
+    if tower.tokens is not None or tower.cut_at is None:
+        length = tower.tokens or spec.context_tokens
+        return Padded(length, spec.pad_id, spec.padding_side == "left", end_id)
+    if tower.cut_at == "eot" and spec.eot_id is not None:
+        return Ended(spec.context_tokens, spec.eot_id)
+    return Cut(spec.context_tokens, end_id)
+
+
 def rewritten(
     source: Path,
     target: Path,
     outputs: Sequence[str],
     *,
     text: bool = False,
-    lengths: Padded | Ended | None = None,
+    lengths: Padded | Ended | Cut | None = None,
 ) -> bool:
     """Write the graph of a tower for others to `target`; returns whether weights lie beside it.
 
@@ -75,7 +106,7 @@ def rewritten(
     if isinstance(lengths, Padded):
         _pad(model, lengths)
     elif lengths is not None:
-        _end(model, lengths)
+        _cut(model, lengths)
     if text:
         _take_mask(model)
     target.write_bytes(model.SerializeToString())
@@ -123,40 +154,68 @@ def _pad(model: onnx.ModelProto, padded: Padded) -> None:
     constants = {"length": [padded.tokens], "none": [0], "all": [0, 0, 0], "id": padded.pad_id}
     # Pads are [batch, tokens] at the beginning, then at the end.
     parts = ["none", "missing", "none", "none"] if padded.left else ["all", "missing"]
+    name = "ids" if padded.end_id is None else "cut"
     nodes = [
         helper.make_node("Shape", [given], ["given"], start=1, end=2),
         helper.make_node("Sub", ["length", "given"], ["missing"]),
         helper.make_node("Concat", parts, ["pads"], axis=0),
-        helper.make_node("Pad", [given, "pads", "id"], ["ids"], mode="constant"),
+        helper.make_node("Pad", [given, "pads", "id"], [name], mode="constant"),
     ]
+    if padded.end_id is not None:
+        nodes += [*_short(given), *_ended("short")]
+        constants |= _places(padded.end_id)
     _put_before(model, nodes, constants)
 
 
-def _end(model: onnx.ModelProto, ended: Ended) -> None:
+def _cut(model: onnx.ModelProto, most: Ended | Cut) -> None:
     """Let a graph cut texts that are too long, and end those that have no end."""
     from onnx import helper
 
     given = model.graph.input[0].name
-    constants = {
-        "first": [0],
-        "last": [-1],
-        "length": [ended.tokens],
-        "behind": [2**31],
-        "axis": [1],
-        "id": ended.end_id,
-    }
-    nodes = [
-        helper.make_node("Slice", [given, "first", "length", "axis"], ["cut"]),
-        helper.make_node("Equal", ["cut", "id"], ["is_end"]),
+    name = "ids" if most.end_id is None else "cut"
+    nodes = [helper.make_node("Slice", [given, "first", "length", "axis"], [name])]
+    if isinstance(most, Ended):
+        nodes += _ended()
+    elif most.end_id is not None:
+        nodes += [*_short(given), *_ended("short")]
+    _put_before(model, nodes, {"length": [most.tokens], **_places(most.end_id)})
+
+
+def _places(end_id: int | None) -> dict[str, Any]:
+    """The constants of `_ended`, by name."""
+    ends = {} if end_id is None else {"end": end_id}
+    return {"first": [0], "last": [-1], "behind": [2**31], "axis": [1], **ends}
+
+
+def _short(given: str) -> list[onnx.NodeProto]:
+    """Nodes that say in "short" whether texts have fewer tokens than "length"."""
+    from onnx import helper
+
+    return [
+        helper.make_node("Shape", [given], ["tokens"], start=1, end=2),
+        helper.make_node("Less", ["tokens", "length"], ["short"]),
+    ]
+
+
+def _ended(unless: str = "") -> list[onnx.NodeProto]:
+    """Nodes that give "ids" of "cut", with the end in the last place of each text without one.
+
+    Nothing changes where `unless` is true.
+    """
+    from onnx import helper
+
+    stays = f"has_end_or_{unless}" if unless else "has_end"
+    return [
+        helper.make_node("Equal", ["cut", "end"], ["is_end"]),
         helper.make_node("Cast", ["is_end"], ["ends"], to=7),  # INT64
-        helper.make_node("ReduceMax", ["ends", "axis"], ["has_end"], keepdims=1),
-        helper.make_node("Cast", ["has_end"], ["stays"], to=9),  # BOOL
+        helper.make_node("ReduceMax", ["ends", "axis"], ["most_ends"], keepdims=1),
+        helper.make_node("Cast", ["most_ends"], ["has_end"], to=9),  # BOOL
+        *([helper.make_node("Or", ["has_end", unless], [stays])] if unless else ()),
         helper.make_node("Slice", ["cut", "last", "behind", "axis"], ["own_last"]),
-        helper.make_node("Where", ["stays", "own_last", "id"], ["right_last"]),
+        helper.make_node("Where", [stays, "own_last", "end"], ["right_last"]),
         helper.make_node("Slice", ["cut", "first", "last", "axis"], ["before_last"]),
         helper.make_node("Concat", ["before_last", "right_last"], ["ids"], axis=1),
     ]
-    _put_before(model, nodes, constants)
 
 
 def _put_before(

@@ -82,7 +82,6 @@ class TokenizerSpec:
         Raises:
             ArtifactError: a field is missing or wrong; the message names it.
         """
-
         if not isinstance(data, Mapping):
             raise ArtifactError(f"{where}: expected an object, got {type(data).__name__}")
         try:
@@ -122,8 +121,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.encode_special_tokens = spec.plain_specials
         self._plain = backend
-        # Truncation is state of the backend, so every length gets its own: calls from several
-        # threads cannot disturb each other.
+        # Truncation is state of a backend: each length has its own, as several threads may call.
         self._truncating: dict[int, Any] = {}
         self._word_ids: dict[str, list[int]] = {}
 
@@ -165,6 +163,14 @@ class Tokenizer:
     def start_id(self) -> int | None:
         """The token that every text begins with; None where that is not known."""
         return self.spec.sot_id if self.spec.kind != "clips" else None
+
+    @property
+    def end_id(self) -> int | None:
+        """The special token that every text ends with, before its padding; None: there is none."""
+        if self.spec.kind != "hf":
+            return self.spec.eot_id
+        found = self._plain.encode("a")
+        return int(found.ids[-1]) if found.special_tokens_mask[-1:] == [1] else None
 
     @property
     def vocabulary(self) -> int:
@@ -210,8 +216,7 @@ class Tokenizer:
         if spec.zeroed_id is not None:
             tokens[tokens == spec.zeroed_id] = 0
         if spec.ids_below is not None and len(odd := np.argwhere(tokens >= spec.ids_below)):
-            row, column = odd[0]
-            token = int(tokens[row, column])
+            row, token = odd[0][0], int(tokens[tuple(odd[0])])
             raise UsageError(
                 f"text {row} ({quoted(texts[row])}) has the token {token}, "
                 f"{quoted(self._plain.id_to_token(token))}, and the text tower knows those below "

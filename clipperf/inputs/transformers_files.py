@@ -141,9 +141,9 @@ def write_tokenizer(folder: Path, source: Path, any_padding: bool) -> Tokenizer:
     write_json(folder / TOKENIZER_FILE, data)
     written = import_late("tokenizers").Tokenizer.from_file(str(folder / TOKENIZER_FILE))
     _check(written, own)
-    token = written.id_to_token
     named = {"bos_token": spec.sot_id, "eos_token": spec.eot_id, "pad_token": _pad_id(spec)}
-    special = {name: token(i) for name, i in named.items() if i is not None}
+    tokens = {name: written.id_to_token(i) for name, i in named.items() if i is not None}
+    special = {name: token for name, token in tokens.items() if token is not None}
     unknown = data["model"].get("unk_token")
     if unknown is not None or spec.kind == "clip":
         special["unk_token"] = unknown or special["eos_token"]
@@ -179,7 +179,6 @@ def _check(written: Any, own: Tokenizer) -> None:
                 f"the tokenizer cannot be written for others: it differs on {text[:40]!r}: "
                 f"{_ELSEWHERE}"
             )
-    written.no_truncation()
 
 
 def _clips(data: dict[str, Any], clean: str, start: int | None, end: int | None) -> dict[str, Any]:

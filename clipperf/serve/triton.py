@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.errors import ClipperfError, UsageError
+from clipperf.errors import ArtifactError, ClipperfError, UsageError
 from clipperf.nouns.artifact import OUTPUT_NAMES
 from clipperf.nouns.variant import SIDES, Side
 
@@ -39,7 +39,13 @@ class TritonPythonModel:
         given = json.loads(args["model_config"]).get("parameters", {})
         options: dict[str, Any] = {n: int(given[n]["string_value"]) for n in LOADING if n in given}
         folder = Path(args["model_repository"])  # the model's own
-        self.side: Side = next(s for s in SIDES if (folder / s).is_dir())
+        found = [side for side in SIDES if (folder / side).is_dir()]
+        if not found:
+            raise ArtifactError(
+                f"{folder} holds neither {' nor '.join(SIDES)}, the folder of its tower: write the "
+                f"repository again: clipperf export MODEL --layout triton --out REPOSITORY"
+            )
+        self.side: Side = found[0]
         self.model = load(folder / self.side, verify=True, **options)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -54,7 +60,8 @@ class TritonPythonModel:
         responses = []
         for found in embedded(self.model, self.side, given):
             if isinstance(found, ClipperfError):
-                error = triton.TritonError(str(found), triton.TritonError.INVALID_ARG)
+                kind = "INVALID_ARG" if isinstance(found, UsageError) else "INTERNAL"
+                error = triton.TritonError(str(found), getattr(triton.TritonError, kind))
                 responses.append(triton.InferenceResponse([], error))
             else:
                 tensor = triton.Tensor(OUTPUT_NAMES[self.side], found)

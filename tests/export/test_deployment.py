@@ -8,10 +8,13 @@ from pathlib import Path
 import onnx
 import pytest
 
-from clipperf.errors import UsageError
+from clipperf.errors import ArtifactError, UsageError
 from clipperf.export import deployment
 from clipperf.export.deployment import DEPLOYMENTS, lay_out, read
+from clipperf.export.exporter import chosen, chosen_all
 from clipperf.nouns.variant import Variant
+from clipperf.system import store
+from clipperf.system.files import write_json
 
 FP32 = Variant("onnx")
 
@@ -67,6 +70,43 @@ def test_a_layout_is_written_once_and_keeps_what_users_add(tiny, tmp_path: Path)
     assert lay_out("fastembed", tiny, ("image",), [FP32], out).up_to_date
 
 
+def test_an_artifact_that_changes_meanwhile_ends_it(tiny, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    own = DEPLOYMENTS.get("fastembed")
+
+    def replaced(made, variants, folder) -> None:
+        own.write(made, variants, folder)
+        (export,) = made.exports.values()
+        tower = replace(export.manifest.towers[0], files={"image/model.onnx": "0" * 64})
+        manifest = replace(export.manifest, towers=(tower,))
+        write_json(export.folder / store.MANIFEST_NAME, manifest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        changed = replace(own, write=replaced)
+        patch.setattr(deployment.DEPLOYMENTS, "get", lambda name: changed)
+        with pytest.raises(ArtifactError, match="was replaced meanwhile: run the same command"):
+            lay_out("fastembed", tiny, ("image",), [FP32], out)
+    assert not out.exists()
+
+
+def test_what_it_depends_on_is_asked_once(tiny, tmp_path: Path) -> None:
+    asked: list[int] = []
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        own = DEPLOYMENTS.get("fastembed")
+        patched = replace(
+            own,
+            depends=lambda made, variants: (asked.append(1), len(asked))[1],
+            write=lambda made, variants, folder: (
+                seen.append(made.depends),
+                own.write(made, variants, folder),
+            )[0],
+        )
+        patch.setattr(deployment.DEPLOYMENTS, "get", lambda name: patched)
+        lay_out("fastembed", tiny, ("image",), [FP32], tmp_path / "out")
+    assert (asked, seen) == ([1], [1])
+
+
 def test_a_folder_of_others_is_refused(tiny, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="no layout of clipperf's; choose another --out"):
@@ -83,6 +123,11 @@ def test_a_folder_of_others_is_refused(tiny, tmp_path: Path) -> None:
         ("fastembed", [replace(FP32, features=True)], "without --features"),
         ("transformers", [replace(FP32, pixel_dtype="uint8")], "without --input uint8"),
         ("transformers", [Variant("onnx", "bf16")], "no file for bf16: choose from fp32, fp16"),
+        (
+            "transformers",
+            [Variant("onnx", "int8-static")],
+            "no file for int8-static, which --calibrate makes of int8: leave that out, or choose",
+        ),
         (
             "transformers",
             [Variant("onnx", "int8"), Variant("onnx", "int8-row")],
@@ -111,3 +156,16 @@ def test_a_layout_of_a_package_is_found(tiny, checkpoints, tmp_path: Path, insta
 def test_the_command_needs_a_folder(cli) -> None:
     done = cli("export", "clipperf-sample", "--layout", "transformers")
     assert (done.returncode, "--layout transformers needs --out" in done.stderr) == (2, True)
+
+
+def test_an_option_is_for_those_that_take_it() -> None:
+    both = [FP32, Variant("onnx", "int8")]
+    first, second = chosen_all(both, {"--margin": 1.0, "--batch": None})
+    assert first == chosen(FP32, {})
+    assert second == chosen(both[1], {"--margin": 1.0})
+    with pytest.raises(UsageError, match=r"^--margin is for"):
+        chosen_all([FP32], {"--margin": 1.0})
+    with pytest.raises(UsageError, match=r"^--batch is for"):
+        chosen_all(both, {"--margin": 1.0, "--batch": (1, 8, 64)})
+    _, fixed = chosen_all(both, {"--calibrate": "sample"})
+    assert fixed.precision == "int8-static"

@@ -270,13 +270,14 @@ def test_a_plan_goes_to_tritons_own_backend(sample_artifact: Path, tmp_path: Pat
     exported = Exported(folder, manifest, ())
     out = tmp_path / "out"
     DEPLOYMENTS.get("triton").write(
-        Made(manifest.spec, ("image",), {variant: exported}), [variant], out
+        Made(manifest.spec, ("image",), {variant: exported}, [None]), [variant], out
     )
     written = out / "clip_image_tower" / "1" / "model.plan"
     assert written.read_bytes() == (folder / "image" / "model.plan").read_bytes()
     said = (out / "clip_image_tower" / "config.pbtxt").read_text()
     assert said.startswith('backend: "tensorrt"\nmax_batch_size: 64\n')
     assert "preferred_batch_size: [ 8, 64 ]" in said
+    assert "instance_group" not in (out / "clip_image" / "config.pbtxt").read_text()
     assert store.read_manifest(out / "clip_image" / "image").tower("image") == plan
 
 
@@ -299,4 +300,25 @@ def test_batches_come_from_the_engine_else_from_the_tuning(sample_artifact, home
     assert tuned_cell(spec, Variant("onnx"), "image") is None
     assert tuned_cell(spec, Variant("onnx", "int8"), "text") is None
     assert tuned_cell(spec, Variant("trt"), "text") is None
-    assert batches(tower, cell) == (16, 16)
+    assert batches(tower, cell) == (16, 32)
+    assert batches(tower, dataclasses.replace(cell, batch=64)) == (64, 64)
+    # One at a time is best, and several may come at once all the same.
+    assert batches(tower, dataclasses.replace(cell, batch=1)) == (1, 32)
+
+    # What was tuned for a GPU says nothing of the processor that the model is served on.
+    on_gpu = dataclasses.replace(cell, runtime="ort-cuda", device="cuda")
+    best = dataclasses.replace(best, cell=on_gpu)
+    write_json(
+        store.tuning_path(spec, ("image", "text")), dataclasses.replace(tuning, towers=(best,))
+    )
+    assert tuned_cell(spec, Variant("onnx"), "text") is None
+
+
+def test_a_service_on_the_processor_is_one_instance(sample_artifact: Path, tmp_path: Path) -> None:
+    manifest, variant = store.read_manifest(sample_artifact), Variant("onnx")
+    exports = {variant: Exported(sample_artifact, manifest, ())}
+    made = Made(manifest.spec, ("image",), exports, [None])
+    DEPLOYMENTS.get("triton").write(made, [variant], tmp_path)
+    group = "instance_group [ { kind: KIND_CPU count: 1 } ]"
+    assert group in (tmp_path / "clip_image" / "config.pbtxt").read_text()
+    assert "instance_group" not in (tmp_path / "clip_image_tower" / "config.pbtxt").read_text()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import transformers_folders
 from onnx import TensorProto, helper, numpy_helper
 
 from clipperf.graph import others
-from clipperf.graph.others import Ended, Padded, rewritten
+from clipperf.graph.others import Cut, Ended, Padded, lengths_of, rewritten
+from clipperf.inputs.tokenize import Tokenizer
+from clipperf.models import transformers_tokenizer
+from clipperf.models.tokenizer_files import write_clip_tokenizer
 
 TOKENS, WIDTH = 5, 3
 
@@ -122,3 +127,98 @@ def test_what_has_lost_its_end_gets_it_back_in_the_last_place(graph: Path, tmp_p
     expected = run(graph, input_ids=meant)["text_embeds"].tolist()
     assert run(target, input_ids=given)["text_embeds"].tolist() == expected
     assert run(target, input_ids=meant)["text_embeds"].tolist() == expected
+
+
+LONG, PADDED, SHORT = [1, 2, 3, 4, 5], [1, 9, 0, 0, 0], [1, 9]
+"""Of a tower of five tokens whose texts end with 9: one cut without its end, and two whole ones."""
+
+
+@pytest.mark.parametrize("lengths", [Padded(TOKENS, 0, False, 9), Cut(TOKENS, 9)])
+def test_what_fills_the_context_without_an_end_gets_it(
+    graph: Path, tmp_path: Path, lengths: Padded | Cut
+) -> None:
+    target = tmp_path / "cut.onnx"
+    rewritten(graph, target, ["text_embeds"], text=True, lengths=lengths)
+    expected = run(graph, input_ids=[[1, 2, 3, 4, 9], PADDED])["text_embeds"].tolist()
+    assert run(target, input_ids=[LONG, PADDED])["text_embeds"].tolist() == expected
+    longer = [[*LONG, 6, 7, 9], [*PADDED, 0, 0, 0]]
+    assert run(target, input_ids=longer)["text_embeds"].tolist() == expected
+
+
+def test_what_is_short_is_left_as_it_is(graph: Path, tmp_path: Path) -> None:
+    target = tmp_path / "short.onnx"
+    rewritten(graph, target, ["text_embeds"], lengths=Padded(TOKENS, 0, False, 9))
+    for ids in ([1, 2, 3], SHORT):
+        whole = [[*ids, *[0] * (TOKENS - len(ids))]]
+        expected = run(graph, input_ids=whole)["text_embeds"].tolist()
+        assert run(target, input_ids=[ids])["text_embeds"].tolist() == expected
+
+
+def test_what_is_too_long_is_cut_where_texts_have_no_end(graph: Path, tmp_path: Path) -> None:
+    target = tmp_path / "endless.onnx"
+    rewritten(graph, target, ["text_embeds"], lengths=Cut(TOKENS))
+    expected = run(graph, input_ids=[LONG])["text_embeds"].tolist()
+    assert run(target, input_ids=[[*LONG, 6, 7]])["text_embeds"].tolist() == expected
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> Path:
+    """Token ids [batch, tokens] to themselves, as floats."""
+    axes = ["batch", "tokens"]
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Cast", ["input_ids"], ["text_embeds"], to=TensorProto.FLOAT)],
+            "tower",
+            [helper.make_tensor_value_info("input_ids", TensorProto.INT64, axes)],
+            [helper.make_tensor_value_info("text_embeds", TensorProto.FLOAT, axes)],
+        ),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    onnx.save(model, tmp_path / "echo.onnx")
+    return tmp_path / "echo.onnx"
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "cut_at", "end"),
+    [
+        ("sentencepiece", 16, None, "</s>"),  # SigLIP's, which pads with the end
+        ("siglip", 16, None, None),  # Gemma's, without an end here
+        ("altclip", None, "padding", "</s>"),
+        ("altclip", 16, None, "</s>"),
+        ("chinese_clip", None, "padding", "[SEP]"),
+        ("clip", 16, None, "<end_of_text>"),
+        ("clip", 16, "eot", "<end_of_text>"),
+        ("clip", None, "eot", "<end_of_text>"),
+    ],
+)
+def test_a_long_text_cut_as_transformers_js_does_is_clipperfs_own(
+    echo: Path, tmp_path: Path, kind: str, tokens: int | None, cut_at: str | None, end: str | None
+) -> None:
+    """It cuts the array behind its post-processor: the first 16 of all tokens, the end not kept."""
+    source = tmp_path / "source"
+    source.mkdir()
+    if kind == "clip":
+        write_clip_tokenizer(source, 16)
+    elif kind == "sentencepiece":
+        transformers_folders.save_sentencepiece(tmp_path / "own")
+    else:
+        transformers_folders.tokenizer_of(kind).save_pretrained(tmp_path / "own")
+    if kind != "clip":
+        transformers_tokenizer.write(tmp_path / "own", 16, source)
+    own = Tokenizer.from_folder(source)
+    long, short = transformers_folders.CORPUS[0] * 20, transformers_folders.CORPUS[0][:5]
+    uncut = own(long, 512)[0]
+    given = np.stack([uncut[:16], own(short)[0]])
+    expected = own([long, short])
+    end_id = given[0, 15] if end is None else own._plain.token_to_id(end)
+    assert end is None or (end_id not in given[0] and end_id in expected[1])
+    assert expected[0].tolist() == [*given[0, :15], end_id]
+
+    lengths = lengths_of(own, SimpleNamespace(tokens=tokens, cut_at=cut_at))
+    rewritten(echo, tmp_path / "text.onnx", ["text_embeds"], text=True, lengths=lengths)
+    ids = run(tmp_path / "text.onnx", input_ids=given)["text_embeds"]
+    assert ids.tolist() == expected.tolist()
+    longer = np.stack([uncut[:40], np.pad(own(short)[0], (0, 24), constant_values=own.spec.pad_id)])
+    ids = run(tmp_path / "text.onnx", input_ids=longer)["text_embeds"]
+    assert ids.tolist() == expected.tolist()

@@ -94,6 +94,19 @@ def test_what_no_tokenizer_of_transformers_does_is_refused(clips: Path, tmp_path
         write_tokenizer(tmp_path, source, any_padding=True)
 
 
+def test_a_token_without_a_name_is_left_out(tmp_path: Path) -> None:
+    own, source = tmp_path / "own", tmp_path / "source"
+    source.mkdir()
+    transformers_folders.tokenizer_of("chinese_clip").save_pretrained(own)
+    transformers_tokenizer.write(own, 16, source)
+    settings = json.loads((source / CONFIG_FILE).read_text())
+    (source / CONFIG_FILE).write_text(json.dumps({**settings, "pad_id": 999_999}))
+    write_tokenizer(tmp_path, source, any_padding=True)
+    special = json.loads((tmp_path / "special_tokens_map.json").read_text())
+    assert special == {"bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "[UNK]"}
+    assert "pad_token" not in json.loads((tmp_path / "tokenizer_config.json").read_text())
+
+
 @pytest.mark.parametrize(
     "spec",
     [

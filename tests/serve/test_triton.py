@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 import clipperf
-from clipperf.errors import UsageError
+from clipperf.errors import ArtifactError, EngineError, UsageError
 from clipperf.serve.triton import TritonPythonModel, embedded
 
 
@@ -82,3 +83,42 @@ def test_a_model_takes_threads_and_streams_from_its_configuration(
     served.initialize(args)
     served.finalize()
     assert given == {"threads": 2, "verify": True, "folder": tmp_path / "text", "closed": True}
+
+
+def test_a_folder_without_a_tower_is_named(tmp_path: Path) -> None:
+    args = {"model_config": "{}", "model_repository": str(tmp_path)}
+    with pytest.raises(ArtifactError, match=r"neither image nor text.*--layout triton"):
+        TritonPythonModel().initialize(args)
+
+
+def test_only_input_that_is_wrong_is_the_callers_fault(
+    model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton's own module is there in its processes alone: this one keeps what it is told."""
+
+    class TritonError:
+        INVALID_ARG, INTERNAL = 3, 1
+
+        def __init__(self, message: str, code: int) -> None:
+            self.message, self.code = message, code
+
+    module = SimpleNamespace(
+        TritonError=TritonError,
+        Tensor=lambda name, array: (name, array),
+        InferenceResponse=lambda tensors, error=None: (tensors, error),
+        get_input_tensor_by_name=lambda request, name: SimpleNamespace(as_numpy=lambda: request),
+    )
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", module)
+    served = TritonPythonModel()
+    served.side, served.model = "text", model
+    requests = [np.array([[b"a cat"]]), np.array([[b"\xff"]])]
+    (tensors, none), (empty, wrong) = served.execute(requests)
+    assert (tensors[0][0], none, empty) == ("text_embeds", None, [])
+    assert (wrong.code, "no UTF-8" in wrong.message) == (TritonError.INVALID_ARG, True)
+
+    def fails(texts: list[str]) -> np.ndarray:
+        raise EngineError("the runtime fell over")
+
+    monkeypatch.setattr(model, "encode_texts", fails)
+    ((_, error),) = served.execute(requests[:1])
+    assert (error.code, error.message) == (TritonError.INTERNAL, "the runtime fell over")

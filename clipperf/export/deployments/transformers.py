@@ -32,8 +32,11 @@ def suffix(variant: Variant) -> str:
         return "_fp16"
     if row.weights.kind == "int" and not row.is_fixed and not row.emulated:
         return "_quantized"
+    fixed = row.weights.kind == "int" and row.is_fixed
+    made = ", which --calibrate makes of int8: leave that out, or" if fixed else ":"
     raise UsageError(
-        f"--layout transformers has no file for {variant.precision}: choose from fp32, fp16, int8"
+        f"--layout transformers has no file for {variant.precision}{made} choose from fp32, fp16, "
+        f"int8"
     )
 
 

@@ -65,9 +65,8 @@ def fed_by_others(variant: Variant, side: Side) -> Variant:
 def write(made: Made, variants: Sequence[Variant], folder: Path) -> None:
     """See `Deployment`."""
     (variant,) = variants
-    for side in made.sides:
+    for side, cell in zip(made.sides, made.depends, strict=True):
         source, tower = made.tower(variant, side)
-        cell = tuned_cell(made.spec, variant, side)
         sizes = batches(tower, cell)
         _write_service(source, tower, cell, sizes, folder / f"clip_{side}")
         _write_engine(made, variant, side, sizes, folder / f"clip_{side}_tower")
@@ -85,9 +84,10 @@ def _write_service(
     parameters = {}
     if cell is not None:
         parameters = {"threads": str(cell.threads), "streams": str(cell.streams)}
-    write_text(
-        folder / "config.pbtxt", config("python", (given,), tower.outputs[:1], sizes, parameters)
-    )
+    said = config("python", (given,), tower.outputs[:1], sizes, parameters)
+    if contract.get(tower.runtime).devices[0] == "cpu":  # else Triton makes one for each GPU
+        said += "instance_group [ { kind: KIND_CPU count: 1 } ]\n"
+    write_text(folder / "config.pbtxt", said)
 
 
 def _write_engine(
@@ -110,7 +110,12 @@ def _write_engine(
 
 
 def tuned_cell(spec: ModelSpec, variant: Variant, side: Side) -> Cell | None:
-    """How `clipperf tune` would run a tower of this variant here; None where it did not try."""
+    """How `clipperf tune` would run a tower of this variant; None where it did not choose it.
+
+    It counts where it is for the runtime and the device that `clipperf.load` takes by itself.
+    """
+    device = contract.get(variant.runtime).devices[0]
+    wanted = (side, variant.runtime, variant.precision, device)
     for sides in (SIDES, (side,)):
         path = store.tuning_path(spec, sides)
         try:
@@ -120,9 +125,7 @@ def tuned_cell(spec: ModelSpec, variant: Variant, side: Side) -> Cell | None:
             continue
         for tower in found.towers:
             cell = tower.cell
-            loads = contract.RUNTIMES.find(cell.runtime)
-            runs = loads is not None and loads.artifact == variant.runtime
-            if cell.side == side and runs and cell.precision == variant.precision:
+            if (cell.side, cell.runtime, cell.precision, cell.device) == wanted:
                 return cell
     return None
 
@@ -130,13 +133,14 @@ def tuned_cell(spec: ModelSpec, variant: Variant, side: Side) -> Cell | None:
 def batches(tower: Artifact, cell: Cell | None) -> tuple[int, ...]:
     """Batches that a tower is best at, and the largest that it is to be given, behind them.
 
-    An engine has both in its profile, others where they were tuned; else any will do, up to one.
+    An engine has both in its profile. Others take any, and are best where they were tuned; a
+    request of several inputs has to find room even where one at a time is best.
     """
     profile = tower.options.get("batch", "")
     if profile:
         _, best, largest = (int(size) for size in profile.split(":"))
         return (*dict.fromkeys((best, largest)), largest)
-    return (DEFAULT_BATCH,) if cell is None else (cell.batch, cell.batch)
+    return (DEFAULT_BATCH,) if cell is None else (cell.batch, max(cell.batch, DEFAULT_BATCH))
 
 
 def config(
