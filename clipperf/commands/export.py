@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -22,6 +23,12 @@ from clipperf.commands.options import (
 )
 from clipperf.errors import UsageError
 from clipperf.system.terminal import tell
+
+if TYPE_CHECKING:
+    from clipperf.bench.best import Choice
+    from clipperf.export.deployment import LaidOut
+    from clipperf.export.folder import Exported
+    from clipperf.nouns.variant import Variant
 
 EXAMPLES = (
     "clipperf export clipperf-sample",
@@ -163,12 +170,9 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Export a model's towers to ONNX, OpenVINO or TensorRT, checked, as a deployable folder."""
-    from dataclasses import replace
     from functools import partial
 
     from clipperf.bench import best
-    from clipperf.export.deployment import lay_out
-    from clipperf.export.exporter import chosen_all
     from clipperf.export.folder import set_preprocess
     from clipperf.export.make import make
     from clipperf.export.workshop import Workshop
@@ -176,7 +180,6 @@ def command(
     from clipperf.models import zoo
     from clipperf.nouns.model import Sizes
     from clipperf.nouns.variant import BASELINE_PRECISION, Variant
-    from clipperf.report.exported import exported_lines, failed, laid_out_lines
     from clipperf.system.progress import progress
     from clipperf.system.targets import expanded
 
@@ -201,51 +204,75 @@ def command(
     if preprocess is not None:
         preprocess_fast.check(preprocess)
     if layout is not None:
-        if out is None or preprocess is not None:
-            wrong = "needs --out" if out is None else "takes no --preprocess"
-            raise UsageError(f"--layout {layout} {wrong}")
-        each_asked = [replace(usual, precision=name) for name in asked or [BASELINE_PRECISION]]
-        variants = chosen_all(each_asked, options)
-        with progress(quiet, plain=verbose) as bar, Workshop() as workshop:
-            if zoo.must_read(model, pretrained):
-                workshop.start_early()
-                bar.stage("reading the checkpoint")
-            spec = zoo.resolve(model, pretrained, Sizes(image_size, context_length))
-            laid = lay_out(
-                layout,
-                spec,
-                towers,
-                variants,
-                out,
-                keep_failed=keep_failed,
-                on_stage=bar.stage,
-                workshop=workshop,
-            )
-        if json:
-            print_json(laid, tell)
-        else:
-            tell_lines(*laid_out_lines(laid))
-        raise typer.Exit(1 if laid.failed else 0)
-    variant = best.checked(usual, options, keep_failed)
+        laying = in_layout(layout, usual, asked, options, out, preprocess)
+    else:
+        variant = best.checked(usual, options, keep_failed)
     with progress(quiet, plain=verbose) as bar, Workshop() as workshop:
         if zoo.must_read(model, pretrained):
             workshop.start_early()
             bar.stage("reading the checkpoint")
-        making = partial(
-            make,
-            zoo.resolve(model, pretrained, Sizes(image_size, context_length)),
-            towers,
-            out=out,
-            keep_failed=keep_failed,
-            on_stage=bar.stage,
-            workshop=workshop,
-        )
-        exported, choice = best.made(variant, options, making, asked)
-        if preprocess is not None:
-            exported = set_preprocess(exported, preprocess, bar.stage)
+        spec = zoo.resolve(model, pretrained, Sizes(image_size, context_length))
+        how: dict[str, Any] = {
+            "keep_failed": keep_failed,
+            "on_stage": bar.stage,
+            "workshop": workshop,
+        }
+        if layout is not None:
+            told = partial(tell_laid_out, laying(spec, towers, **how))
+        else:
+            making = partial(make, spec, towers, out=out, **how)
+            exported, choice = best.made(variant, options, making, asked)
+            if preprocess is not None:
+                exported = set_preprocess(exported, preprocess, bar.stage)
+            told = partial(tell_exported, exported, choice)
+    raise typer.Exit(1 if told(json) else 0)
+
+
+def in_layout(
+    layout: str,
+    usual: Variant,
+    precisions: Sequence[str] | None,
+    options: Mapping[str, Any],
+    out: Path | None,
+    preprocess: str | None,
+) -> Callable[..., LaidOut]:
+    """What lays a model's towers out in `out`; see `deployment.lay_out`.
+
+    Raises:
+        UsageError: an option is missing, or not for this.
+    """
+    from dataclasses import replace
+    from functools import partial
+
+    from clipperf.export.deployment import lay_out
+    from clipperf.export.exporter import chosen_all
+    from clipperf.nouns.variant import BASELINE_PRECISION
+
+    if out is None or preprocess is not None:
+        wrong = "needs --out" if out is None else "takes no --preprocess"
+        raise UsageError(f"--layout {layout} {wrong}")
+    asked = [replace(usual, precision=name) for name in precisions or [BASELINE_PRECISION]]
+    return partial(lay_out, layout, variants=chosen_all(asked, options), out=out)
+
+
+def tell_laid_out(laid: LaidOut, json: bool) -> bool:
+    """Say what was laid out; returns whether it holds a tower that failed its gate."""
+    from clipperf.report.exported import laid_out_lines
+
+    if json:
+        print_json(laid, tell)
+    else:
+        tell_lines(*laid_out_lines(laid))
+    return laid.failed
+
+
+def tell_exported(exported: Exported, choice: Choice[Any] | None, json: bool) -> bool:
+    """Say what was exported, and why where clipperf chose; returns whether it failed its gate."""
+    from clipperf.report.exported import exported_lines, failed
+
     if json:
         more = {} if choice is None else {"best": choice.said}
         print_json({"up_to_date": exported.up_to_date, **vars(exported), **more}, tell)
     else:
         tell_lines(*([] if choice is None else choice.lines()), *exported_lines(exported))
-    raise typer.Exit(1 if failed(exported) else 0)
+    return failed(exported)

@@ -44,7 +44,7 @@ def rich_table(table: Table, width: int = TEXT_WIDTH) -> RenderableType:
 
 
 def bullets(mark: str, lines: Iterable[str], style: str = "") -> list[RenderableType]:
-    """Lines of prose, each behind a mark."""
+    """Lines of prose, each behind a mark; a path that is longer than a line goes on in the next."""
     from rich.padding import Padding
     from rich.table import Table as Grid
     from rich.text import Text
@@ -52,7 +52,8 @@ def bullets(mark: str, lines: Iterable[str], style: str = "") -> list[Renderable
     found: list[RenderableType] = []
     for line in lines:
         grid = Grid.grid(padding=(0, 1))
-        grid.add_row(Text(mark, style=style), Text(printable(line)))
+        prose = Text(printable(line), overflow="fold")  # which a grid would cut short
+        grid.add_row(Text(mark, style=style), prose)
         found.append(Padding(grid, (0, 0, 0, 1)))
     return found
 
