@@ -75,3 +75,42 @@ def test_floats_stay_as_they_are() -> None:
     model = searched("ArgMax", TensorProto.FLOAT)
     positions.search_in_floats(model)
     assert [node.op_type for node in model.graph] == ["ArgMax"]
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.INT64, TensorProto.INT32])
+def test_the_end_is_found_where_floats_are_rounded_to_bf16(tmp_path: Path, dtype: int) -> None:
+    """To bf16 49,280 and what follows are one number: only counted from the end they differ."""
+    openvino = pytest.importorskip("openvino", reason="needs the extra openvino")
+    rows = 49408
+    table = np.arange(rows, dtype=np.float32)[:, None] % 7
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "x"], ["vectors"], axis=0),
+            helper.make_node("ArgMax", ["x"], ["y"], axis=1, keepdims=0),
+        ],
+        "graph",
+        [info("x", dtype, ["batch", "tokens"])],
+        [
+            info("y", TensorProto.INT64, ["batch"]),
+            info("vectors", TensorProto.FLOAT, ["batch", "tokens", 1]),
+        ],
+        [onnx.numpy_helper.from_array(table, "table")],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    model = ir.from_proto(helper.make_model(graph, opset_imports=opset, ir_version=10))
+    positions.search_in_floats(model)
+    assert [node.op_type for node in model.graph] == ["Gather", "Sub", "Cast", "ArgMax"]
+    path = tmp_path / "m.onnx"
+    ir.save(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+    kind = np.int64 if dtype == TensorProto.INT64 else np.int32
+    ids = np.array([[49406, 49405, 49280, 49407], [49399, 49407, 0, 0], [49407, 5, 6, 7]], kind)
+    expected = [3, 1, 0]
+    assert cpu_session(path, 1).run(None, {"x": ids})[0].tolist() == expected
+    for floats in ("f32", "bf16"):
+        hint = {"INFERENCE_PRECISION_HINT": floats}
+        compiled = openvino.Core().compile_model(path, "CPU", hint)
+        assert compiled(ids)[0].tolist() == expected, floats
+        rounded = ids.astype(np.float32).view(np.uint32) + 0x8000 >> 16  # to bf16, as it was
+        assert rounded[0].max() == rounded[0].min(), "no float of 8 bits tells these apart"
