@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -23,40 +24,31 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted([*FOLDER.glob("peers*.py"), FOLDER / "roofline.py"])
 
 
-@pytest.fixture(scope="module")
-def table() -> Iterator[ModuleType]:
+def script(name: str) -> Iterator[ModuleType]:
+    """A script of the benchmarks as a module, its folder on the path as when it runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
-        import peers_table
+        yield importlib.import_module(name)
 
-        yield peers_table
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[ModuleType]:
+    yield from script("peers_table")
 
 
 @pytest.fixture(scope="module")
 def measure() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        import peers_measure
-
-        yield peers_measure
+    yield from script("peers_measure")
 
 
 @pytest.fixture(scope="module")
 def candidates() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        import peers_candidates
-
-        yield peers_candidates
+    yield from script("peers_candidates")
 
 
 @pytest.fixture(scope="module")
 def make() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        import peers_make
-
-        yield peers_make
+    yield from script("peers_make")
 
 
 def speed_row(work: str, candidate: str, call_s: float, blocks: int = 6) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipperf.graph.proto import files_beside
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.artifact import Artifact
 from clipperf.system.foreign import link_or_copy
@@ -92,15 +93,14 @@ def rewritten(
     import onnx
 
     model = onnx.load(str(source), load_external_data=False)
-    beside = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    files = {entry.value for t in beside for entry in t.external_data if entry.key == "location"}
+    files = files_beside(model)
     size = source.stat().st_size + sum((source.parent / name).stat().st_size for name in files)
     apart = size > MOST_BYTES
     if apart:  # clipperf's own graphs have one such file
         (name,) = files
-        _located(beside, f"{target.name}{DATA}")
+        _locate(model, f"{target.name}{DATA}")
         link_or_copy(source.parent / name, target.with_name(f"{target.name}{DATA}"))
-    elif beside:
+    elif files:
         onnx.load_external_data_for_model(model, str(source.parent))
     _give(model, outputs)
     if isinstance(lengths, Padded):
@@ -113,9 +113,9 @@ def rewritten(
     return apart
 
 
-def _located(tensors: Sequence[onnx.TensorProto], name: str) -> None:
-    """Let the weights of a graph lie in a file of this name."""
-    for tensor in tensors:
+def _locate(model: onnx.ModelProto, name: str) -> None:
+    """Let the weights beside a graph lie in a file of this name."""
+    for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = name
@@ -129,7 +129,6 @@ def _give(model: onnx.ModelProto, names: Sequence[str]) -> None:
     own = graph.output[0]
     computed = own.name
     if computed not in names:
-        names = [*names]
         for node in graph.node:
             node.output[:] = [names[0] if name == computed else name for name in node.output]
             node.input[:] = [names[0] if name == computed else name for name in node.input]
