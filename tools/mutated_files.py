@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import mutated_subjects
 import numpy as np
@@ -313,6 +313,14 @@ def prepare(artifact: Path, results: list[Path], root: Path) -> Path:
     return root
 
 
+def _own_stdout() -> TextIO:
+    """Standard output for this script alone: what libraries print there, in this process and its
+    children, goes to standard error from now on."""
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answer
+
+
 def main() -> int:
     """Mutate, use, count."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -322,6 +330,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="an artifact folder, instead of the sample")
     parser.add_argument("--result", type=Path, action="append", help="a result file")
     options = parser.parse_args()
+    answer = _own_stdout()
     if options.folder is None:
         from clipperf.export.make import make
         from clipperf.models import zoo
@@ -336,10 +345,11 @@ def main() -> int:
     counts = Counter(one.outcome for one in found)
     for one in found:
         if one.outcome in FAILURES:
-            print(f"{one.outcome}: {one.what}")
+            print(f"{one.outcome}: {one.what}", file=answer)
     for outcome in ("refused", "harmless", "by verify", "sealed", *FAILURES):
-        print(f"{outcome:>10} {counts[outcome]:>6}")
-    print(f"{'all':>10} {len(found):>6}  in {time.monotonic() - started:.0f} s")
+        print(f"{outcome:>10} {counts[outcome]:>6}", file=answer)
+    print(f"{'all':>10} {len(found):>6}  in {time.monotonic() - started:.0f} s", file=answer)
+    answer.flush()
     return int(any(counts[outcome] for outcome in FAILURES))
 
 
