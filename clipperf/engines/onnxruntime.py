@@ -91,8 +91,13 @@ def is_out_of_memory(said: str) -> bool:
 
 
 def first_line(exc: Exception) -> str:
-    """The first line of an error that says something."""
-    return next((line for line in str(exc).splitlines() if line.strip()), type(exc).__name__)
+    """The first line of an error that says something.
+
+    Where a damaged file's bytes lie in the message, that is the message, not that Python could not
+    read it.
+    """
+    said = exc.object.decode(errors="replace") if isinstance(exc, UnicodeDecodeError) else str(exc)
+    return next((line for line in said.splitlines() if line.strip()), type(exc).__name__)
 
 
 def session_options(threads: int) -> Any:
@@ -143,7 +148,12 @@ def cpu_session(
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = library().InferenceSession(
-            str(path), options, providers=[CPU], disabled_optimizers=DISABLED_OPTIMIZERS
+            str(path),
+            options,
+            providers=[CPU],
+            disabled_optimizers=DISABLED_OPTIMIZERS,
+            # Which prints to standard output, and tries the same again.
+            enable_fallback=0,
         )
     except Exception as exc:
         raise EngineError(f"onnxruntime cannot load {path}: {first_line(exc)}") from exc
