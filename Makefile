@@ -25,11 +25,11 @@ lint: $(VENV)/.installed-dev
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "clipperf needs Python 3.11 to 3.13: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[export]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,eval,trt-rtx,ort-trt-rtx,openvino]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[export,dev,eval,trt-rtx,ort-trt-rtx,openvino-int8]'
 	# Types only: what that package depends on cannot be installed without NVIDIA's own index.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'tensorrt-stubs==10.13.0.35.1'
 	$(BIN)/python tools/typing_stubs.py build/stubs

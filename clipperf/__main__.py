@@ -138,6 +138,7 @@ def _run() -> int:
 
     from clipperf.cli import app
     from clipperf.errors import ClipperfError
+    from clipperf.system import extras
 
     # UsageError of the click that typer brings: unknown command, missing argument, bad number.
     parser_error: Any = typer.BadParameter.__base__
@@ -149,6 +150,12 @@ def _run() -> int:
     except ClipperfError as exc:
         say(f"error: {exc}")
         return exc.exit_code
+    except ModuleNotFoundError as exc:
+        missing = extras.told(exc)
+        if missing is None:
+            raise
+        say(f"error: {missing}")
+        return missing.exit_code
     except parser_error as exc:
         if type(exc).__name__ == "NoArgsIsHelpError":
             exc.show()

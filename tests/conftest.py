@@ -230,7 +230,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_file({key: value.half() for key, value in state.items()}, root / name / WEIGHTS)
         config = {"model_cfg": {**TINY, "quick_gelu": False}, "preprocess_cfg": preprocess}
         (root / name / "open_clip_config.json").write_text(json.dumps(config))
-        (root / name / "eval.zip").symlink_to(sample.folder() / "eval.zip")
+        for file in ("eval.zip", *sample.NOTICES):
+            (root / name / file).symlink_to(sample.folder() / file)
     return root
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from clipperf.errors import MissingDependencyError
 from clipperf.serve.load import load
 from clipperf.serve.model import ClipModel
+from clipperf.system import extras
 from clipperf.system.store import MANIFEST_NAME, read_manifest
 from clipperf.system.targets import expanded
 
@@ -93,7 +94,7 @@ def as_mteb(
         import mteb  # noqa: F401
     except ImportError as exc:
         raise MissingDependencyError(
-            "MTEB's tasks take the package mteb: pip install 'clipperf[adapters]'"
+            f"MTEB's tasks take the package mteb: {extras.bring('mteb')}"
         ) from exc
     if isinstance(folder, ClipModel):
         return MtebModel(name or "clipperf/model", None, model=folder)

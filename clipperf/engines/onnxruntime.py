@@ -13,9 +13,13 @@ from clipperf.errors import EngineError
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.variant import PRECISIONS
+from clipperf.system import extras
 from clipperf.system.quiet import hush
 
 CPU = "CPUExecutionProvider"
+
+DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime")
+"""Both bring the module `onnxruntime`, the first one for CPUs, too."""
 
 DISABLED_OPTIMIZERS = ["FuseFp16InitializerToFp32NodeTransformer"]
 """This one crashes the process on pure-fp16 graphs with LayerNormalization (ONNX Runtime 1.31)."""
@@ -26,9 +30,13 @@ def availability(device: str) -> Availability:
     from clipperf.system.env import version_of
 
     if importlib.util.find_spec("onnxruntime") is None:
-        return Availability(False, "onnxruntime is not installed", "pip install onnxruntime-gpu")
-    package = "onnxruntime-gpu" if version_of("onnxruntime-gpu") else "onnxruntime"
-    return Availability(True, f"{package} {version_of(package) or 'unknown version'}")
+        return Availability(False, "onnxruntime is not installed", extras.bring("onnxruntime"))
+    found = [f"{name} {version}" for name in DISTRIBUTIONS if (version := version_of(name))]
+    if len(found) == 2:
+        return Availability(
+            True, f"{' and '.join(found)} overwrite each other: uninstall both, install one"
+        )
+    return Availability(True, found[0] if found else "onnxruntime of unknown version")
 
 
 def library() -> Any:

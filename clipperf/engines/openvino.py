@@ -19,6 +19,7 @@ from clipperf.engines.processor import check_cell
 from clipperf.errors import ArtifactError, EngineError, StorageError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.variant import BASELINE_PRECISION, BFLOAT16, PRECISIONS
+from clipperf.system import extras
 from clipperf.system.env import available_cores, cpu_flags, version_of
 from clipperf.system.files import digest_of, read_json, sha256_file, staged, write_json
 from clipperf.system.mapped import MappedFile
@@ -42,7 +43,7 @@ together wait for each other for good, one with Python's own lock and one with t
 def availability(device: str) -> Availability:
     """Whether OpenVINO is installed."""
     if importlib.util.find_spec("openvino") is None:
-        return Availability(False, "openvino is not installed", 'pip install "clipperf[openvino]"')
+        return Availability(False, "openvino is not installed", extras.bring("openvino"))
     return Availability(True, f"openvino {version_of('openvino') or 'unknown version'}")
 
 

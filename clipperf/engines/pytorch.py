@@ -18,7 +18,7 @@ from clipperf.engines.processor import check_cell
 from clipperf.errors import EngineError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest, Phases
 from clipperf.nouns.variant import BFLOAT16, FLOAT16, FLOAT32, PRECISIONS
-from clipperf.system import nvidia
+from clipperf.system import extras, nvidia
 
 VERSIONS = 1024
 """So many shapes and precisions may be compiled in one process."""
@@ -58,7 +58,7 @@ def compile_availability(device: str) -> Availability:
 
 def _problems(device: str) -> list[nvidia.Problem]:
     if importlib.util.find_spec("torch") is None:
-        return [("torch is not installed", "pip install torch")]
+        return [("torch is not installed", extras.bring("torch"))]
     return nvidia.gpu_problems() if device == "cuda" else []
 
 

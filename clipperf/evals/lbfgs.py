@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipperf.errors import MissingDependencyError
+from clipperf.system import extras
 
 LEG = 30
 """After so many iterations the solver begins anew, with the curvature of where it has come to."""
@@ -105,7 +106,7 @@ def solver() -> Callable[..., Any]:
         from scipy.optimize import minimize
     except ImportError as exc:
         raise MissingDependencyError(
-            "a linear probe takes scipy and threadpoolctl: pip install 'clipperf[probe]'"
+            f"a linear probe takes scipy and threadpoolctl: {extras.bring('scipy')}"
         ) from exc
     found: Callable[..., Any] = minimize
     return found

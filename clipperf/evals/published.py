@@ -17,7 +17,7 @@ from pathlib import Path
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.inputs.sources import is_hidden
 from clipperf.serialize import parse_json
-from clipperf.system import store
+from clipperf.system import extras, store
 from clipperf.system.reading import read_small
 from clipperf.system.targets import entries_of, expanded
 from clipperf.text import quoted, shown
@@ -248,6 +248,6 @@ def _clip_benchmark() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependencyError(
             "class names and templates of published datasets come with the package "
-            "clip-benchmark: pip install 'clipperf[benchmark]'"
+            f"clip-benchmark: {extras.bring('clip_benchmark')}"
         )
     return Path(next(iter(spec.submodule_search_locations))) / "datasets"

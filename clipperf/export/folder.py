@@ -18,7 +18,13 @@ from typing import Any
 from clipperf.errors import ArtifactError, StorageError, UsageError
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.inputs.tokenize import CONFIG_FILE, TOKENIZER_FILE
-from clipperf.nouns.artifact import FEATURES_REFERENCE, Artifact, Manifest, reference_name
+from clipperf.nouns.artifact import (
+    FEATURES_REFERENCE,
+    INPUTS_FILE,
+    Artifact,
+    Manifest,
+    reference_name,
+)
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import SIDES, Precision, Side, Variant
 from clipperf.system import files, store
@@ -27,10 +33,10 @@ from clipperf.system.targets import kind_of, real
 from clipperf.version import __version__
 
 SHARED_FILES: dict[Side, tuple[str, ...]] = {
-    "image": (PREPROCESS_FILE, reference_name("image"), FEATURES_REFERENCE),
-    "text": (TOKENIZER_FILE, CONFIG_FILE, reference_name("text")),
+    "image": (PREPROCESS_FILE, INPUTS_FILE, reference_name("image"), FEATURES_REFERENCE),
+    "text": (TOKENIZER_FILE, CONFIG_FILE, INPUTS_FILE, reference_name("text")),
 }
-"""What lies beside the towers: how inputs are made, and PyTorch's embeddings of some of them."""
+"""What lies beside the towers: how inputs are made, some inputs, PyTorch's embeddings of them."""
 
 
 @dataclass(frozen=True)
@@ -295,7 +301,7 @@ def _copy_shared(source: Path | None, staging: Path) -> None:
 
 
 def _manifest(wanted: Wanted, staging: Path, towers: Mapping[Side, Artifact]) -> Manifest:
-    shared = [name for names in SHARED_FILES.values() for name in names]
+    shared = dict.fromkeys(name for names in SHARED_FILES.values() for name in names)
     present = [name for name in shared if (staging / name).is_file()]
 
     def settings(name: str) -> dict[str, Any]:

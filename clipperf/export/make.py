@@ -18,6 +18,7 @@ from clipperf.models import zoo
 from clipperf.nouns.artifact import Artifact, Parity
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Side, Variant
+from clipperf.serve import machine
 from clipperf.system import files, store
 from clipperf.system.env import available_cores, installed_versions
 
@@ -251,4 +252,5 @@ def _described(
         similarity=built.similarity,
         joined=built.joined,
         features=built.features,
+        made_on=machine.here(wanted.variant.runtime),
     )

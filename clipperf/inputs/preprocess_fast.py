@@ -23,6 +23,7 @@ from PIL import Image
 from clipperf.errors import MissingDependencyError
 from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec, Size
 from clipperf.inputs.resize import resize_middle
+from clipperf.system import extras
 
 MODES = ("RGB", "L")
 
@@ -40,7 +41,7 @@ def library() -> Any:
         import cykooz_resizer
     except ImportError as exc:
         raise MissingDependencyError(
-            "fast preprocessing needs cykooz-resizer: pip install 'clipperf[fast]', "
+            f"fast preprocessing needs cykooz-resizer: {extras.bring('cykooz_resizer')}, "
             'or choose preprocess="exact"'
         ) from exc
     return cykooz_resizer

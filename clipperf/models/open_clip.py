@@ -18,6 +18,7 @@ from clipperf.models import weights
 from clipperf.models.open_clip_fit import check_fit, instead
 from clipperf.nouns.model import ModelSpec, Similarity, Tower
 from clipperf.nouns.variant import Side
+from clipperf.system import extras
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,7 @@ def skeleton(config: dict[str, Any]) -> torch.nn.Module:
         if hub_text and "transformers" in str(exc):
             raise MissingDependencyError(
                 f"its text tower {hub_text} needs the transformers package: "
-                f"pip install 'clipperf[eval]'"
+                f"{extras.bring('transformers')}"
             ) from exc
         raise _no_model(exc) from exc
     except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as exc:

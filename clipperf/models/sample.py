@@ -10,6 +10,8 @@ from typing import Any
 NAME = "clipperf-sample"
 TAG = "bundled"
 LICENCE = "Apache-2.0"
+NOTICES = ("NOTICE.md", "LICENSE-Apache-2.0.txt", "LICENSE-MIT.txt")
+"""What goes with any of its images: whose they are, under which terms."""
 
 
 def folder() -> Path:

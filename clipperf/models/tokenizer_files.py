@@ -33,6 +33,7 @@ from clipperf.inputs.tokenize import (
     TokenizerSpec,
     check_context,
 )
+from clipperf.system import extras
 from clipperf.system.files import write_json, write_text
 
 _MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
@@ -195,7 +196,8 @@ def write_fetched(folder: str | Path, name: str, get: Callable[[], Any]) -> Toke
         tokenizer = get()
     except ImportError as exc:
         raise MissingDependencyError(
-            f"the tokenizer of {name} needs the transformers package: pip install 'clipperf[eval]'"
+            f"the tokenizer of {name} needs the transformers package: "
+            f"{extras.bring('transformers')}"
         ) from exc
     except OSError as exc:
         raise WeightsError(
@@ -228,7 +230,7 @@ def _read_merges() -> list[tuple[str, str]]:
     """The BPE merges bundled with open_clip, best first."""
     found = importlib.util.find_spec("open_clip")
     if found is None or found.origin is None:
-        raise MissingDependencyError("open_clip is not installed: pip install open_clip_torch")
+        raise MissingDependencyError(f"open_clip is not installed: {extras.bring('open_clip')}")
     path = Path(found.origin).parent / _MERGES_FILE
     try:
         lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")

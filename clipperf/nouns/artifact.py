@@ -16,6 +16,9 @@ OUTPUT_NAMES: dict[Side, str] = {"image": "image_embeds", "text": "text_embeds"}
 FEATURES_NAME = "image_features"
 """The second output of image towers that give what they compute before their projection."""
 
+INPUTS_FILE = "parity-inputs.zip"
+"""The file with the images and texts that an artifact was judged on."""
+
 FEATURES_REFERENCE = "parity-image-features.npy"
 """The file with PyTorch fp32's features of the first parity inputs, [n, width]."""
 
@@ -100,7 +103,8 @@ class Artifact:
     `first_token` is the one that a text tower takes every text to begin with, None where it reads
     it. `weight_bits` are those of an int8 weight, sign included, where a CPU limits them or could.
     `assumptions`, `similarity`: see `nouns.model.Tower`. `cut` is None for images. `joined` are
-    the parts whose branches became one convolution (`graph.fuse`).
+    the parts whose branches became one convolution (`graph.fuse`). `made_on` is the machine that
+    judged it, as far as that decides what a CPU runtime computes (`serve.machine`).
     """
 
     model_id: str
@@ -129,6 +133,7 @@ class Artifact:
     similarity: Similarity | None = None
     joined: int = 0
     features: int | None = None
+    made_on: dict[str, str] = field(default_factory=dict)
 
     @property
     def cut_at(self) -> CutAt | None:

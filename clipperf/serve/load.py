@@ -29,6 +29,7 @@ def load(
     device: str | None = None,
     preprocess: str | None = None,
     verify: bool = False,
+    self_test: bool | None = None,
 ) -> ClipModel:
     """Open an artifact folder that `clipperf export` wrote, or what `clipperf tune` wrote.
 
@@ -50,15 +51,19 @@ def load(
     CPU.
 
     The settings and the tokenizer are checked against their sha256, the towers against their
-    size. With `verify` the towers are read for their sha256, too, and embed some inputs, which
-    have to come as near to PyTorch's embeddings as the export demanded.
+    size. With `verify` the towers are read for their sha256, too.
+
+    With `self_test` each tower embeds some inputs that the folder carries, which have to come as
+    near to PyTorch's embeddings, carried with them, as the export demanded. None is for a test
+    with `verify`, on a GPU, and where the processor, its instruction sets or the version of the
+    runtime is another than the tower was exported with.
 
     An artifact that is replaced meanwhile is the old one or the new one, never a mix. A process
     that is forked from this one opens the towers again when it first needs them.
 
     Raises:
         ArtifactError: the folder is no artifact, a file is missing, of another size or altered,
-            or `verify` found other embeddings; or there is no such folder or exported model.
+            or the self-test found other embeddings; or there is no such folder or exported model.
         EngineError: the runtime cannot load a tower.
         UsageError: an option is not valid, the runtime cannot do what it says, or of the path
             nothing can be told.
@@ -86,7 +91,7 @@ def load(
         choices = tuned.read(path)
     else:
         choices = [Choice(path, None, runtime, device, threads, streams or 1, precision=precision)]
-    parts = open_all(choices, preprocess, verify)
+    parts = open_all(choices, preprocess, verify, self_test)
     for problem in parts.warnings:
         warnings.warn(problem, AccuracyWarning, stacklevel=2)
     text, image = parts.towers.get("text"), parts.towers.get("image")
@@ -98,6 +103,7 @@ def load(
         "device": named,
         "preprocess": preprocess,
         "verify": verify,
+        "self_test": self_test,
     }
     keys = {side: tower.key for side, tower in parts.towers.items()}
     model = ClipModel(

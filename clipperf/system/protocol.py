@@ -24,6 +24,7 @@ from typing import Any
 from clipperf import errors
 from clipperf.errors import ClipperfError
 from clipperf.serialize import to_json
+from clipperf.system import extras
 from clipperf.system.processes import die_with_parent, prefer_as_victim, protocol_streams
 from clipperf.system.quiet import hush_openvino
 
@@ -70,10 +71,11 @@ def serve(
         """Run and answer; whether the child can go on."""
         try:
             answer = to_json(operation() or {})
-        except ClipperfError as exc:
-            say({"status": "failed", "error": str(exc), "kind": own_kind(exc)})
-            return goes_on
         except Exception as exc:  # noqa: BLE001 - a library may raise anything
+            known = exc if isinstance(exc, ClipperfError) else extras.told(exc)
+            if known is not None:
+                say({"status": "failed", "error": str(known), "kind": own_kind(known)})
+                return goes_on
             traceback.print_exc()
             text = f"{type(exc).__name__}: {exc}"[:ERROR_CHARACTERS]
             say({"status": "failed", "error": text, "kind": ""})

@@ -78,6 +78,7 @@ def test_the_folder_holds_what_a_deployment_needs(sample_artifact: Path) -> None
         "tokenizer.json",
         "clipperf_tokenizer.json",
         "parity-image.npy",
+        "parity-inputs.zip",
         "parity-text.npy",
         "manifest.json",
     }

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clipperf.errors import MissingDependencyError
+from clipperf.system import extras
 from clipperf.system.env import gpu, version_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ capability 7.5, 8.6, 8.9, 12.0 and 12.1, though it builds for 8.0 too (its suppo
 
 TITLES = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX"}
 
-INSTALL = {"trt": "pip install 'clipperf[trt]'", "trt-rtx": "pip install 'clipperf[trt-rtx]'"}
+INSTALL = {flavour: extras.install(flavour) for flavour in ("trt", "trt-rtx")}
 
 MODULES = {"trt": ("tensorrt",), "trt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 """Names to import; the bindings' wheel of TensorRT for RTX installs only the second."""

@@ -29,6 +29,7 @@ from clipperf.evals.layout import (
     texts_in,
 )
 from clipperf.inputs.sources import ImageSource, read_object
+from clipperf.system import extras
 from clipperf.system.reading import open_regular
 from clipperf.text import quoted, shown
 
@@ -132,7 +133,7 @@ def _rows(
         import pyarrow.ipc
     except ImportError as exc:
         raise MissingDependencyError(
-            f"{source}: Arrow files need pyarrow: pip install 'clipperf[benchmark]'"
+            f"{source}: Arrow files need pyarrow: {extras.bring('pyarrow')}"
         ) from exc
     try:
         with open_regular(source.path) as file:

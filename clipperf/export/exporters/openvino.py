@@ -15,6 +15,7 @@ from clipperf.export.exporter import Below, Exporter
 from clipperf.export.job import Built, Job, Tell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import BASELINE_PRECISION, Side, Variant
+from clipperf.system import extras
 from clipperf.system.env import version_of
 
 
@@ -35,7 +36,7 @@ def complete(spec: ModelSpec, variant: Variant) -> Variant:
     for package in packages(variant):
         if version_of(package) is None:
             raise MissingDependencyError(
-                f'{package} is not installed. To use it: pip install "clipperf[openvino]"'
+                f"{package} is not installed. To use it: {extras.bring(package)}"
             )
     return variant
 

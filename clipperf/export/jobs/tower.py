@@ -43,13 +43,14 @@ def traced(job: Job, tell: Tell) -> Built:
     from clipperf.models.cutting import cut_of
     from clipperf.models.lean import first_token
     from clipperf.models.vocabulary import fitted
-    from clipperf.serve.parity_inputs import parity_inputs
+    from clipperf.serve.parity_inputs import parity_inputs, write_inputs
 
     spec, side, folder, variant = job.spec, job.side, Path(job.folder), job.variant
     family = family_of(spec)
     torch.set_num_threads(job.threads)
     tell("preparing")
     pixels = write_settings(spec, side, folder)
+    write_inputs(folder)
     takes_bytes = pixels if side == "image" and variant.pixel_dtype == "uint8" else None
     inputs = torch.from_numpy(parity_inputs(folder, side))
     tell("building")

@@ -1,0 +1,46 @@
+"""What clipperf is installed without: which of its extras brings a package, and how that is said.
+
+The base is what `clipperf.load` needs but for a runtime. The extra of a runtime bears the
+runtime's name; those of PyTorch come with `export`.
+"""
+
+from __future__ import annotations
+
+from clipperf.errors import MissingDependencyError
+
+EXTRAS = {
+    "torch": "export",
+    "open_clip": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
+    "nncf": "openvino-int8",
+    "transformers": "eval",
+    "cykooz_resizer": "fast",
+    "clip_benchmark": "benchmark",
+    "pyarrow": "benchmark",
+    "scipy": "probe",
+    "threadpoolctl": "probe",
+    "mteb": "adapters",
+}
+"""The extra of each module that the base lacks; TensorRT's are in `engines.tensorrt.flavours`."""
+
+
+def install(extra: str) -> str:
+    """The command that brings an extra."""
+    return f"pip install 'clipperf[{extra}]'"
+
+
+def bring(module: str) -> str:
+    """The command that brings a module of `EXTRAS`."""
+    return install(EXTRAS[module])
+
+
+def told(exc: Exception) -> MissingDependencyError | None:
+    """An import that failed in the words of this module; None for every other error."""
+    module = (exc.name or "").partition(".")[0] if isinstance(exc, ModuleNotFoundError) else ""
+    if module not in EXTRAS:
+        return None
+    return MissingDependencyError(f"this needs {module}, which is not installed: {bring(module)}")
