@@ -28,6 +28,8 @@ SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE
 WIDTH = 192
 """That of the sample's embeddings."""
 
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
 
 def blocks(section: str, language: str) -> list[str]:
     found: list[str] = re.findall(rf"```{language}\n(.*?)```", SECTIONS[section], re.DOTALL)
@@ -88,9 +90,8 @@ def laid_out(run) -> None:
                 run(command)
 
 
+@needs_curl
 def test_the_python_service_answers(run, folder: Path) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
     (code,) = blocks("A Python service", "python")
     name = code.split(":")[0].removeprefix("# ")
     port = str(other_tools.free_port())
@@ -101,6 +102,24 @@ def test_the_python_service_answers(run, folder: Path) -> None:
     assert abs(sum(value**2 for value in image[0]) - 1) < 1e-4
     bad = run(f"curl --silent --data nonsense http://127.0.0.1:{port}/image")
     assert "Error code: 400" in bad
+
+
+@needs_curl
+def test_the_slim_environment_runs_the_service(run, folder: Path) -> None:
+    """The commands but Docker's, which `test_slim.py` holds against the Dockerfile."""
+    run(commands("A Python service")[0])
+    make, use, *docker = commands("A container")
+    assert [line.split()[:2] for line in docker] == [["docker", "build"], ["docker", "run"]]
+    said = run(make.replace("tools/", f"{ROOT}/tools/"), PYTHONPATH="")
+    assert int(re.fullmatch(r"slim: (\d+) MB\n", said)[1]) <= 350
+    assert run(use, PYTHONPATH="").strip() == f"(1, {WIDTH})"
+    (code,) = blocks("A Python service", "python")
+    port = str(other_tools.free_port())
+    (folder / "slim_service.py").write_text(code.replace("8000", port))
+    run("slim/bin/python slim_service.py &", PYTHONPATH="")
+    ask = "curl --fail --silent --retry 20 --retry-connrefused --data '[\"a cat\"]'"
+    (vector,) = json.loads(run(f"{ask} http://127.0.0.1:{port}/texts"))
+    assert len(vector) == WIDTH and abs(sum(value**2 for value in vector) - 1) < 1e-4
 
 
 def test_the_page_of_a_browser_runs(run, laid_out, folder: Path) -> None:
@@ -141,10 +160,9 @@ def test_python_of_other_tools_runs(run, laid_out, section: str, tool, said: str
     assert run(shlex.join([sys.executable, "-c", code]), PYTHONPATH=paths).strip() == said
 
 
+@needs_curl
 def test_triton_answers_what_the_page_asks(run, folder: Path) -> None:
     """The server is started as the page says, on free ports."""
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
     export, serve, *asked = commands("Triton")
     run(export)
     program, where, *options = shlex.split(serve)

@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import re
-import shlex
 import tomllib
 from pathlib import Path
 
+import dockerfiles
 import pytest
+from dockerfiles import commands
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
+FILE = "Dockerfile.cuda"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def instructions() -> list[tuple[str, str]]:
-    """The instructions as (name, arguments), continuations joined and comments dropped."""
-    text = (ROOT / "Dockerfile.cuda").read_text()
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    joined = "\n".join(lines).replace("\\\n", " ")
-    return [
-        (n, " ".join(rest.split()))
-        for n, _, rest in (x.partition(" ") for x in joined.splitlines())
-    ]
-
-
-def stages() -> list[list[tuple[str, str]]]:
-    """The instructions of each stage, FROM first."""
-    found: list[list[tuple[str, str]]] = []
-    for name, rest in instructions():
-        if name == "FROM":
-            found.append([])
-        if found:
-            found[-1].append((name, rest))
-    return found
-
-
-def commands(stage: list[tuple[str, str]]) -> list[list[str]]:
-    """Every shell command of a stage's RUN instructions, as words."""
-    runs = [rest for name, rest in stage if name == "RUN"]
-    return [shlex.split(part) for run in runs for part in run.split("&&")]
+def stages() -> list[list[dockerfiles.Instruction]]:
+    return dockerfiles.stages(FILE)
 
 
 def installed() -> list[str]:
@@ -79,7 +56,7 @@ def test_the_image_has_the_extra_and_pins_what_pyproject_allows() -> None:
 
 
 def test_cuda_is_the_one_that_the_packages_are_built_for() -> None:
-    (cuda,) = [rest for name, rest in instructions() if name == "ARG"]
+    (cuda,) = [rest for name, rest in dockerfiles.instructions(FILE) if name == "ARG"]
     major = cuda.removeprefix("CUDA=").split(".")[0]
     built_for = {m[1] for line in allowed() if (m := re.search(r"-cu(\d+)$", line))}
     assert built_for == {major}
@@ -89,7 +66,9 @@ def test_cuda_is_the_one_that_the_packages_are_built_for() -> None:
 
 
 def test_python_is_one_that_the_package_supports() -> None:
-    named = {m for _, rest in instructions() for m in re.findall(r"python(3\.\d+)", rest)}
+    named = {
+        m for _, rest in dockerfiles.instructions(FILE) for m in re.findall(r"python(3\.\d+)", rest)
+    }
     assert len(named) == 1
     assert SpecifierSet(PROJECT["requires-python"]).contains(named.pop())
 
@@ -121,11 +100,7 @@ def test_it_runs_clipperf_without_rights_and_keeps_its_cache() -> None:
 
 @pytest.mark.parametrize("path", ["pyproject.toml", "README.md", "LICENSE", "clipperf"])
 def test_what_it_copies_is_not_ignored(path: str) -> None:
-    copied = " ".join(rest for name, rest in stages()[0] if name == "COPY").split()
-    assert path in copied
+    taken = [name for names, _ in dockerfiles.copied(stages()[0]) for name in names]
+    assert path in {name.removeprefix("./") for name in taken}
     assert (ROOT / path).exists()
-    sent = False
-    for line in (ROOT / ".dockerignore").read_text().splitlines():
-        if fnmatch.fnmatch(path, line.removeprefix("!")):
-            sent = line.startswith("!")
-    assert sent
+    assert dockerfiles.is_sent(path)

@@ -12,7 +12,10 @@ EXTRAS = {
     "torch": "export",
     "open_clip": "export",
     "onnx": "export",
+    "onnx_ir": "export",
     "onnxscript": "export",
+    "ml_dtypes": "export",
+    "google": "export",  # protobuf, which onnx imports before
     "safetensors": "export",
     "onnxruntime": "onnx",
     "openvino": "openvino",
