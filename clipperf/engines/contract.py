@@ -38,6 +38,9 @@ USUAL_BATCHES = (1, 8, 64)
 """The smallest batch, the one to tune for and the largest of engines that are built for a range,
 where nobody says."""
 
+OUT_OF_MEMORY = ("out of memory", "failed to allocate", "alloc_failed", "bad_alloc", "can't alloc")
+"""What stands in the errors of libraries that found too little memory, in lower case."""
+
 
 @dataclass(frozen=True)
 class Availability:
@@ -73,6 +76,12 @@ class Runtime:
     warning: Callable[[Artifact], str | None] = lambda tower: None
     by_handle: bool = False
     features: bool = False
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error, of a library's own or of Python's, says that memory was too small."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in said for sign in OUT_OF_MEMORY)
 
 
 def verdict(problems: Iterable[tuple[str, str]], detail: str) -> Availability:

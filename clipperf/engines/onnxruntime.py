@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines.contract import SHORTEST_TOKENS, Availability
+from clipperf.engines.contract import SHORTEST_TOKENS, Availability, is_out_of_memory
 from clipperf.errors import EngineError
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import EngineRequest
@@ -87,15 +87,9 @@ class OnnxRuntimeEngine:
 
 def run_error(exc: Exception, batch: int) -> EngineError:
     """ONNX Runtime's error in one line; a full GPU in the words that users know."""
-    text = str(exc)
-    if is_out_of_memory(text):
+    if is_out_of_memory(exc):
         return EngineError(f"onnxruntime: out of memory at batch {batch}; use a smaller --batch")
     return EngineError(f"onnxruntime: {first_line(exc)}")
-
-
-def is_out_of_memory(said: str) -> bool:
-    """Whether an error says that memory was too small."""
-    return any(sign in said for sign in ("out of memory", "Failed to allocate", "ALLOC_FAILED"))
 
 
 def first_line(exc: Exception) -> str:

@@ -8,13 +8,14 @@ import importlib.util
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clipperf.engines.contract import Availability
+from clipperf.engines.contract import Availability, is_out_of_memory
 from clipperf.engines.processor import check_cell
 from clipperf.errors import ArtifactError, EngineError, StorageError
 from clipperf.nouns.cell import EngineRequest
@@ -55,20 +56,40 @@ def library() -> Any:
     return openvino
 
 
+Compiled = tuple[Any, MappedFile | None]
+"""A compiled tower, and the weights that it reads, which have to outlive it; None: its own."""
+
+
 class OpenVinoEngine:
-    """One compiled tower with a single input, and embeddings for its first output."""
+    """One compiled tower with a single input, and embeddings for its first output.
+
+    A run that failed, for want of memory for one, leaves what it had begun in OpenVINO's graph,
+    which then fails on other shapes, too. The next run compiles the tower again.
+    """
 
     provider = "CPU"
 
-    def __init__(self, compiled: Any, streams: int = 1, weights: MappedFile | None = None) -> None:
-        """`weights`, where given, is what `compiled` reads them from, and has to outlive it."""
-        self._compiled = compiled
+    def __init__(self, compiling: Callable[[], Compiled], streams: int = 1) -> None:
+        """`compiling` compiles the tower, now and after a failure."""
+        self._compiling = compiling
+        self._lock = threading.Lock()
+        self._closed = self._spoilt = False
         self._laid_out: set[tuple[int, tuple[int, ...]]] = set()
-        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.streams = streams
-        for _ in range(streams):
+        self._begin()
+
+    def _begin(self) -> None:
+        """Compile the tower, once what was compiled before is free."""
+        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._compiled: Any = None
+        self._weights: MappedFile | None = None
+        self._laid_out.clear()
+        compiled, weights = self._compiling()
+        self._compiled = compiled
+        for _ in range(self.streams):
             self._free.put(compiled.create_infer_request())
         self._weights = weights  # the last, so that it is the last to go
+        self._spoilt = False
 
     def run(self, array: np.ndarray) -> np.ndarray:
         """Embed a batch; returns float32 [batch, embed_dim]."""
@@ -81,10 +102,13 @@ class OpenVinoEngine:
 
     def _outputs(self, array: np.ndarray, most: int) -> list[np.ndarray]:
         """The first outputs, `most` of them."""
-        # Another thread may close this engine meanwhile, which begins with `_compiled`.
-        free, weights = self._free, self._weights
-        if self._compiled is None:
-            raise EngineError("this engine is closed")
+        with self._lock:
+            if self._closed:
+                raise EngineError("this engine is closed")
+            if self._spoilt:
+                self._begin()
+            # Another thread may close this engine meanwhile, or have it compiled again.
+            free, weights = self._free, self._weights
         request = free.get()
         shape = (id(request), array.shape)
         try:
@@ -103,8 +127,10 @@ class OpenVinoEngine:
             result = [
                 np.array(found[place], np.float32).reshape(len(array), -1) for place in places
             ]
-        except RuntimeError as exc:
-            raise EngineError(f"openvino: {reason(exc)}") from exc
+        except (RuntimeError, MemoryError) as exc:
+            with self._lock:
+                self._spoilt |= free is self._free
+            raise run_error(exc, len(array)) from exc
         finally:
             free.put(request)
             del request  # which may be the last to hold the tower, and goes before its weights
@@ -112,9 +138,11 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """Free the tower."""
-        self._compiled = None
-        self._free = queue.SimpleQueue()
-        self._weights = None
+        with self._lock:
+            self._closed = True
+            self._compiled = None
+            self._free = queue.SimpleQueue()
+            self._weights = None
 
 
 def open_compiled(
@@ -145,22 +173,39 @@ def open_compiled(
         "ENABLE_CPU_PINNING": False,
         HINT: floats,
     }
-    weights = None
-    try:
-        if is_large(path):
-            weights = MappedFile(weights_of(path))
-            compiled = _compiled_lean(path, weights, settings)
-            trim_heap()  # what compiling took
-        else:
-            if cache is not None:
-                settings |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
-            compiled = library().Core().compile_model(path, "CPU", settings)
-    except (RuntimeError, OSError) as exc:
-        raise EngineError(f"openvino cannot load {path}: {reason(exc)}") from exc
-    taken = compiled.get_property(HINT).get_type_name()
-    if taken != floats:
-        raise EngineError(f"openvino would compute in {taken}, not in {floats} as asked for")
-    return OpenVinoEngine(compiled, streams, weights)
+    cached = {} if cache is None else {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
+    first = _stamps(path)
+
+    def compiling() -> Compiled:
+        given, weights = {**settings, **cached}, None
+        cached.clear()  # its place is moved once it is full
+        if _stamps(path) != first:
+            raise EngineError(f"{path} was replaced since it was opened: open it again")
+        try:
+            if is_large(path):
+                weights = MappedFile(weights_of(path))
+                compiled = _compiled_lean(path, weights, given)
+                trim_heap()  # what compiling took
+            else:
+                compiled = library().Core().compile_model(path, "CPU", given)
+        except (RuntimeError, MemoryError, OSError) as exc:
+            raise EngineError(f"openvino cannot load {path}: {reason(exc)}") from exc
+        taken = compiled.get_property(HINT).get_type_name()
+        if taken != floats:
+            raise EngineError(f"openvino would compute in {taken}, not in {floats} as asked for")
+        return compiled, weights
+
+    return OpenVinoEngine(compiling, streams)
+
+
+def _stamps(path: Path) -> list[tuple[int, int, int]]:
+    """What tells a model's files from those that took their place."""
+    found = []
+    for file in (path, weights_of(path)):
+        with contextlib.suppress(OSError):  # opening it says so
+            stat = file.stat()
+            found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return found
 
 
 def weights_of(path: Path) -> Path:
@@ -193,6 +238,13 @@ def _compiled_lean(path: Path, weights: MappedFile, settings: dict[str, Any]) ->
 def hint_of(precision: str) -> str:
     """OpenVINO's name of the floats that a precision computes in."""
     return "bf16" if PRECISIONS.get(precision).floats == BFLOAT16 else "f32"
+
+
+def run_error(exc: Exception, batch: int) -> EngineError:
+    """OpenVINO's error in one line; too little memory in the words that users know."""
+    if is_out_of_memory(exc):
+        return EngineError(f"openvino: out of memory at batch {batch}; use a smaller --batch")
+    return EngineError(f"openvino: {reason(exc)}")
 
 
 def reason(exc: Exception) -> str:

@@ -21,7 +21,6 @@ from clipperf.engines.onnxruntime import (
     DISABLED_OPTIMIZERS,
     OnnxRuntimeEngine,
     check_provider,
-    is_out_of_memory,
     library,
     session_options,
 )
@@ -116,7 +115,7 @@ def _kept_engine(folder: Path, opened: Callable[[Path | None], BoundEngine]) -> 
 
 def may_be_damage(error: EngineError) -> bool:
     """Whether what was kept may be at fault for an error: making it again may help then."""
-    return not isinstance(error, UnsupportedError) and not is_out_of_memory(str(error))
+    return not isinstance(error, UnsupportedError) and not contract.is_out_of_memory(error)
 
 
 def open_tensorrt_rtx(request: EngineRequest) -> OnnxRuntimeEngine:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines.contract import Availability, verdict
+from clipperf.engines.contract import Availability, is_out_of_memory, verdict
 from clipperf.engines.processor import check_cell
 from clipperf.errors import EngineError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest, Phases
@@ -187,8 +187,7 @@ def run_error(exc: Exception, where: str) -> EngineError:
     import torch
 
     text = str(exc)
-    full = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    if isinstance(exc, torch.OutOfMemoryError) or any(sign in text for sign in full):
+    if isinstance(exc, torch.OutOfMemoryError) or is_out_of_memory(exc):
         kind = "RAM" if "can't allocate memory" in text else "GPU memory"
         return EngineError(f"out of {kind} {where}; use a smaller --batch")
     for sign, (what, fix) in INDUCTOR_ERRORS.items():

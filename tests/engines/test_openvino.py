@@ -104,7 +104,7 @@ def test_an_axis_that_openvino_leaves_in_is_taken_out() -> None:
             return [found]
 
     compiled = type("Compiled", (), {"create_infer_request": Request})
-    engine = OpenVinoEngine(compiled)
+    engine = OpenVinoEngine(lambda: (compiled, None))
     np.testing.assert_array_equal(engine.run(np.zeros((3, 2), np.float32)), found[0])
 
 
@@ -282,4 +282,4 @@ def test_without_the_package_the_extra_is_named(
         make(SPEC, ("text",), Variant("openvino", "int8"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     found = contract.get("openvino").availability("cpu")
-    assert (found.usable, found.fix) == (False, 'pip install "clipperf[openvino]"')
+    assert (found.usable, found.fix) == (False, "pip install 'clipperf[openvino]'")
