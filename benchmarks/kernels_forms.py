@@ -53,7 +53,7 @@ class Made:
         """The graph quantised by a method, with its patches as a product or not."""
         name = f"{method}-{product}-{change}"
         if name not in self.made:
-            model = onnx.load(self.source)
+            model = proto.load(self.source)
             if product:
                 patches.as_product(model)
             ranges = self._ranges(model, method) if method in quantize.CALIBRATED else None

@@ -197,7 +197,8 @@ def _locked(folder: Path, on_stage: Callable[[str], None]) -> AbstractContextMan
 def copy_tower(folder: Path, side: Side, target: Path) -> None:
     """Make an artifact folder of one tower of another, named after its side, in `target`.
 
-    Files are linked where the file system can, else copied.
+    Files are linked where the file system can, else copied; weights beside an ONNX graph always
+    are, since onnx and what is built on it refuse files of several names.
 
     Raises:
         ArtifactError: the folder has no such tower.
@@ -207,7 +208,7 @@ def copy_tower(folder: Path, side: Side, target: Path) -> None:
     if tower is None:
         raise ArtifactError(f"{folder} has no {side} tower: export the model again")
     (target / side).mkdir()
-    _carry_over(folder, target / side, tower)
+    _carry_over(folder, target / side, tower, for_others=True)
     _copy_shared(folder, target / side)
     alone = dataclasses.replace(manifest, towers=(tower,))
     files.write_json(target / side / store.MANIFEST_NAME, alone)
@@ -285,10 +286,11 @@ def written(staging: Path, side: Side) -> list[str]:
     return [path.relative_to(staging).as_posix() for path in found]
 
 
-def _carry_over(folder: Path, staging: Path, tower: Artifact) -> None:
+def _carry_over(folder: Path, staging: Path, tower: Artifact, for_others: bool = False) -> None:
     for name in tower.files:
         (staging / name).parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(real(folder / name), staging / name)
+        alone = for_others and tower.path.endswith(".onnx") and name != tower.path
+        (shutil.copyfile if alone else link_or_copy)(real(folder / name), staging / name)
 
 
 def _copy_shared(source: Path | None, staging: Path) -> None:

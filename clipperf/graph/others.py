@@ -6,15 +6,15 @@ token ids; in browsers a model is one file. What a tower computes stays as it is
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipperf.graph.proto import files_beside
+from clipperf.graph.proto import files_beside, take_in
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.artifact import Artifact
-from clipperf.system.foreign import link_or_copy
 
 if TYPE_CHECKING:
     import onnx
@@ -99,9 +99,10 @@ def rewritten(
     if apart:  # clipperf's own graphs have one such file
         (name,) = files
         _locate(model, f"{target.name}{DATA}")
-        link_or_copy(source.parent / name, target.with_name(f"{target.name}{DATA}"))
+        # No link: onnx and what is built on it refuse weights in files of several names.
+        shutil.copyfile(source.parent / name, target.with_name(f"{target.name}{DATA}"))
     elif files:
-        onnx.load_external_data_for_model(model, str(source.parent))
+        take_in(model, source.parent)
     _give(model, outputs)
     if isinstance(lengths, Padded):
         _pad(model, lengths)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from clipperf.graph.proto import free_prefix, needed
+from clipperf.graph.proto import free_prefix, needed, values
 
 if TYPE_CHECKING:
     import onnx
@@ -46,7 +46,7 @@ def as_product(model: onnx.ModelProto, folder: Path | None = None) -> bool:
     if found is None or not {found.convolution.input[1], found.flat.input[1]} <= tensors.keys():
         return False
     weight, flat = (
-        onnx.numpy_helper.to_array(tensors[node.input[1]], "" if folder is None else str(folder))
+        values(tensors[node.input[1]], folder)
         for node in (found.convolution, found.flat)
     )
     out, channels, height, width = weight.shape

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipperf.graph.proto import mapped
 from clipperf.nouns.variant import BFLOAT16, PRECISIONS
 
 if TYPE_CHECKING:
@@ -57,8 +58,24 @@ def widen(source: Path, target: Path) -> None:
             if value.dtype == ir.DataType.BFLOAT16:
                 value.dtype = ir.DataType.FLOAT
             if value.const_value is not None:
-                value.const_value = _wide(value.const_value)
+                value.const_value = _wide(_read(value.const_value))
     ir.save(model, target, external_data=f"{target.name}.data")
+
+
+def _read(tensor: Any) -> Any:
+    """A tensor whose values are read by `proto`, where they lie in a file beside the graph."""
+    import onnx_ir as ir
+
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    path, dtype, shape = Path(tensor.path), tensor.dtype, tuple(tensor.shape.numpy())
+    offset, length = tensor.offset or 0, tensor.length or 0
+
+    def values() -> ir.Tensor:
+        found = mapped(path, offset, length).view(dtype.numpy()).reshape(shape)
+        return ir.Tensor(found, dtype=dtype)
+
+    return ir.LazyTensor(values, dtype=dtype, shape=tensor.shape, name=tensor.name)
 
 
 def _wide_attribute(attribute: ir.Attr) -> ir.Attr:

@@ -26,7 +26,7 @@ from clipperf.graph import widen  # noqa: E402
 from clipperf.graph.fold import fold_batch_norms  # noqa: E402
 from clipperf.models import zoo  # noqa: E402
 from clipperf.models.family import family_of  # noqa: E402
-from clipperf.serve.parity_inputs import parity_inputs  # noqa: E402
+from clipperf.serve.parity_inputs import parity_inputs, write_inputs  # noqa: E402
 
 BF16 = onnx.TensorProto.BFLOAT16
 
@@ -205,6 +205,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[Side, tuple[Path,
     for side in ("image", "text"):
         folder = tmp_path_factory.mktemp(side)
         write_settings(spec, side, folder)
+        write_inputs(folder)
         inputs = parity_inputs(folder, side)
         tower = family_of(spec).build(spec, side, False)
         with torch.inference_mode():

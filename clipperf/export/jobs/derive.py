@@ -18,7 +18,7 @@ from clipperf.export.derived import QuantizeSettings
 from clipperf.export.job import Built, Job, Tell, like
 from clipperf.export.judge.drift import Judge, Loss
 from clipperf.export.judge.search import search
-from clipperf.graph import patches, quantize
+from clipperf.graph import patches, proto, quantize
 from clipperf.nouns.artifact import Quantization
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.variant import SIDES, Side
@@ -50,9 +50,7 @@ class OnnxQuantizer:
     """ONNX graphs for ONNX Runtime and TensorRT; see `graph.quantize`."""
 
     def __init__(self, source: Path, judge: Judge, job: Job, scratch: Path) -> None:
-        import onnx
-
-        self._model = onnx.load(source)
+        self._model = proto.load(source)
         self._row, self._portable = row, portable = job.variant.row, job.variant.portable
         method = quantize.method_of(row)
         self._threads = job.threads
