@@ -20,4 +20,5 @@ RUN useradd --create-home --uid 10001 clipperf
 USER clipperf
 WORKDIR /srv
 EXPOSE 8000
+STOPSIGNAL SIGINT
 ENTRYPOINT ["python"]

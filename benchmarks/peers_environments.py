@@ -10,6 +10,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from clipperf.system import extras
+
 OWN = ""
 """The Python that runs `peers.py`."""
 
@@ -19,9 +21,6 @@ ENVIRONMENTS = {
     "peers-infinity": "requirements-peers-infinity.txt",
 }
 """Each environment's name, which is that of its folder, and what is installed in it."""
-
-EXTRAS = {"transformers": "eval", "cykooz_resizer": "fast", "openvino": "openvino"}
-"""The extra of clipperf's that brings a module."""
 
 
 def python_of(home: str, folder: Path) -> str:
@@ -44,5 +43,5 @@ def absent(home: str, modules: tuple[str, ...], folder: Path) -> str:
             return ""
         return f"there is no {python_of(home, folder)}; to make it: {install_command(home, folder)}"
     lost = [name for name in modules if importlib.util.find_spec(name) is None]
-    said = [f"{name} is not installed: pip install 'clipperf[{EXTRAS[name]}]'" for name in lost]
+    said = [f"{name} is not installed: {extras.bring(name)}" for name in lost]
     return "; ".join(said)

@@ -20,6 +20,7 @@ from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.variant import PixelDtype
 from clipperf.serve.load import load
 from clipperf.serve.model import ClipModel
+from clipperf.system import extras
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +119,6 @@ def _torch() -> Any:
         import torch
     except ImportError as exc:
         raise MissingDependencyError(
-            "open_clip's models take torch's tensors: pip install torch"
+            f"open_clip's models take torch's tensors: {extras.bring('torch')}"
         ) from exc
     return torch

@@ -18,9 +18,6 @@ from clipperf.system.quiet import hush
 
 CPU = "CPUExecutionProvider"
 
-DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime")
-"""Both bring the module `onnxruntime`, the first one for CPUs, too."""
-
 DISABLED_OPTIMIZERS = ["FuseFp16InitializerToFp32NodeTransformer"]
 """This one crashes the process on pure-fp16 graphs with LayerNormalization (ONNX Runtime 1.31)."""
 
@@ -31,7 +28,11 @@ def availability(device: str) -> Availability:
 
     if importlib.util.find_spec("onnxruntime") is None:
         return Availability(False, "onnxruntime is not installed", extras.bring("onnxruntime"))
-    found = [f"{name} {version}" for name in DISTRIBUTIONS if (version := version_of(name))]
+    found = [
+        f"{name} {version}"
+        for name in (extras.GPU_BUILD, extras.CPU_BUILD)
+        if (version := version_of(name))
+    ]
     if len(found) == 2:
         return Availability(
             True, f"{' and '.join(found)} overwrite each other: uninstall both, install one"
@@ -93,13 +94,16 @@ def run_error(exc: Exception, batch: int) -> EngineError:
 
 
 def first_line(exc: Exception) -> str:
-    """The first line of an error that says something.
+    """The first line of an error that says something."""
+    return next((line for line in said(exc).splitlines() if line.strip()), type(exc).__name__)
 
-    Where a damaged file's bytes lie in the message, that is the message, not that Python could not
-    read it.
+
+def said(exc: Exception) -> str:
+    """An error's message.
+
+    Where a damaged file's bytes lie in it, that is the message, not that Python could not read it.
     """
-    said = exc.object.decode(errors="replace") if isinstance(exc, UnicodeDecodeError) else str(exc)
-    return next((line for line in said.splitlines() if line.strip()), type(exc).__name__)
+    return exc.object.decode(errors="replace") if isinstance(exc, UnicodeDecodeError) else str(exc)
 
 
 def session_options(threads: int) -> Any:

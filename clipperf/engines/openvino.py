@@ -8,6 +8,7 @@ import importlib.util
 import queue
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,10 @@ HINT = "INFERENCE_PRECISION_HINT"
 LEAN_BYTES = 128 * 2**20
 """Weights that are larger are not in RAM a second time beside the copy that OpenVINO lays out; its
 own cache cannot be used then. Below, what is saved is not worth compiling anew with every load."""
+
+SHAPES = 256
+"""So many shapes of each kind of operation are kept ready, the latest. OpenVINO's own 5,000 are
+hundreds of MB where batches and lengths of texts are mixed, more than most towers themselves."""
 
 _first_run = threading.Lock()
 _has_run = threading.Event()
@@ -79,17 +84,41 @@ class OpenVinoEngine:
         self._begin()
 
     def _begin(self) -> None:
-        """Compile the tower, once what was compiled before is free."""
-        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        """Compile the tower; what was compiled before is let go of first."""
+        free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._compiled: Any = None
+        self._free = free
         self._weights: MappedFile | None = None
         self._laid_out.clear()
-        compiled, weights = self._compiling()
+        compiled, self._weights = self._compiling()
         self._compiled = compiled
         for _ in range(self.streams):
-            self._free.put(compiled.create_infer_request())
-        self._weights = weights  # the last, so that it is the last to go
+            free.put(self._request_of(compiled))
         self._spoilt = False
+
+    def _request_of(self, compiled: Any) -> Any:
+        try:
+            return compiled.create_infer_request()
+        except (RuntimeError, MemoryError) as exc:
+            raise run_error(exc, 1) from exc
+
+    def _take(self) -> tuple[Any, queue.SimpleQueue[Any], MappedFile | None]:
+        """A request that nobody else runs now, the queue to put it back into, and its weights."""
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise EngineError("this engine is closed")
+                if self._spoilt:
+                    self._begin()
+                free, weights = self._free, self._weights
+            request = free.get()
+            with self._lock:
+                # Meanwhile the run that was waited for may have failed. Where this engine was
+                # closed the request is as good as before.
+                if self._closed or (free is self._free and not self._spoilt):
+                    return request, free, weights
+            free.put(request)
+            del request
 
     def run(self, array: np.ndarray) -> np.ndarray:
         """Embed a batch; returns float32 [batch, embed_dim]."""
@@ -102,14 +131,8 @@ class OpenVinoEngine:
 
     def _outputs(self, array: np.ndarray, most: int) -> list[np.ndarray]:
         """The first outputs, `most` of them."""
-        with self._lock:
-            if self._closed:
-                raise EngineError("this engine is closed")
-            if self._spoilt:
-                self._begin()
-            # Another thread may close this engine meanwhile, or have it compiled again.
-            free, weights = self._free, self._weights
-        request = free.get()
+        # Another thread may close this engine meanwhile, or have it compiled again.
+        request, free, weights = self._take()
         shape = (id(request), array.shape)
         try:
             with contextlib.ExitStack() as stack:
@@ -130,10 +153,14 @@ class OpenVinoEngine:
         except (RuntimeError, MemoryError) as exc:
             with self._lock:
                 self._spoilt |= free is self._free
+            # Who handles the error must not hold by it what is compiled anew meanwhile.
+            traceback.clear_frames(exc.__traceback__)
             raise run_error(exc, len(array)) from exc
         finally:
             free.put(request)
-            del request  # which may be the last to hold the tower, and goes before its weights
+            # The request may be the last to hold the tower, and goes before its weights.
+            del request, free
+            del weights
         return result
 
     def close(self) -> None:
@@ -172,7 +199,9 @@ def open_compiled(
         "NUM_STREAMS": streams,
         "ENABLE_CPU_PINNING": False,
         HINT: floats,
+        "CPU_RUNTIME_CACHE_CAPACITY": SHAPES,
     }
+    path = path.absolute()
     cached = {} if cache is None else {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
     first = _stamps(path)
 
@@ -180,7 +209,7 @@ def open_compiled(
         given, weights = {**settings, **cached}, None
         cached.clear()  # its place is moved once it is full
         if _stamps(path) != first:
-            raise EngineError(f"{path} was replaced since it was opened: open it again")
+            raise EngineError(f"{path} was replaced or removed: open the model again")
         try:
             if is_large(path):
                 weights = MappedFile(weights_of(path))
@@ -189,7 +218,8 @@ def open_compiled(
             else:
                 compiled = library().Core().compile_model(path, "CPU", given)
         except (RuntimeError, MemoryError, OSError) as exc:
-            raise EngineError(f"openvino cannot load {path}: {reason(exc)}") from exc
+            why = "out of memory" if is_out_of_memory(exc) else reason(exc)
+            raise EngineError(f"openvino cannot load {path}: {why}") from exc
         taken = compiled.get_property(HINT).get_type_name()
         if taken != floats:
             raise EngineError(f"openvino would compute in {taken}, not in {floats} as asked for")
@@ -294,7 +324,7 @@ def cache_folder(request: EngineRequest) -> Path | None:
             found = file.stat()
             stamps.append((found.st_size, found.st_mtime_ns))
     machine = (version_of("openvino"), sorted(cpu_flags()))
-    split = (request.cell.threads, request.cell.streams)
+    split = (request.cell.threads, request.cell.streams, SHAPES)
     digest = digest_of(request.key, request.path, stamps, machine, split)
     return Path(request.cache_folder) / f"openvino-{digest}"
 

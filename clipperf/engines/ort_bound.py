@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,7 @@ class BoundEngine:
     ) -> None:
         self.min_tokens = min_tokens
         self.token_buckets = contract.TOKEN_BUCKETS if graphs else ()
+        self._lock = threading.Lock()  # a shape's buffers are for one thread at a time
         self._session = session
         self._device = device
         self.takes_graphs = graphs
@@ -71,17 +73,19 @@ class BoundEngine:
         if self._session is None:
             raise EngineError("this engine is closed")
         kind = array.shape, array.dtype
-        try:
-            bound = self._kept.get(kind) or self._bound(kind)
-            # From the caller's own memory: the driver's way through pinned memory took no longer
-            # than one of ours did (docs/tensorrt.md).
-            bound.given.update_inplace(np.ascontiguousarray(array))
-            self._session.run_with_iobinding(bound.binding, bound.options)
-            result: np.ndarray = bound.binding.copy_outputs_to_cpu()[0]
-        except Exception as exc:
-            if self._kept.pop(kind, None) is not None:  # a capture that failed is not tried again
-                self._plain.add(kind)
-            raise run_error(exc, len(array)) from exc
+        with self._lock:
+            try:
+                bound = self._kept.get(kind) or self._bound(kind)
+                # From the caller's own memory: the driver's way through pinned memory took no
+                # longer than one of ours did (docs/tensorrt.md).
+                bound.given.update_inplace(np.ascontiguousarray(array))
+                self._session.run_with_iobinding(bound.binding, bound.options)
+                result: np.ndarray = bound.binding.copy_outputs_to_cpu()[0]
+            except Exception as exc:
+                if self._kept.pop(kind, None) is not None:  # a failed capture is not tried again
+                    self._plain.add(kind)
+                self._latest.pop(kind, None)  # memory that other shapes may lack
+                raise run_error(exc, len(array)) from exc
         return result
 
     def _bound(self, kind: Kind) -> _Bound:

@@ -22,6 +22,7 @@ from clipperf.engines.onnxruntime import (
     OnnxRuntimeEngine,
     check_provider,
     library,
+    said,
     session_options,
 )
 from clipperf.engines.ort_bound import BoundEngine
@@ -115,7 +116,9 @@ def _kept_engine(folder: Path, opened: Callable[[Path | None], BoundEngine]) -> 
 
 def may_be_damage(error: EngineError) -> bool:
     """Whether what was kept may be at fault for an error: making it again may help then."""
-    return not isinstance(error, UnsupportedError) and not contract.is_out_of_memory(error)
+    # What is too much for RAM may be a length that was damaged.
+    full = contract.is_out_of_memory(error) and "bad_alloc" not in str(error)
+    return not isinstance(error, UnsupportedError) and not full
 
 
 def open_tensorrt_rtx(request: EngineRequest) -> OnnxRuntimeEngine:
@@ -224,7 +227,7 @@ def _session(
         except Exception as exc:  # noqa: BLE001 - translated below, with what the log says
             failure = exc
     if failure is not None:
-        reason = reason_in("".join(log) + str(failure))
+        reason = reason_in("".join(log) + said(failure))
         raise EngineError(f"{wanted} cannot load {request.path}: {reason}") from failure
     check_provider(session, wanted, reason_in("".join(log)))
     check_placement(session, wanted)

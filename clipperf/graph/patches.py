@@ -46,8 +46,7 @@ def as_product(model: onnx.ModelProto, folder: Path | None = None) -> bool:
     if found is None or not {found.convolution.input[1], found.flat.input[1]} <= tensors.keys():
         return False
     weight, flat = (
-        values(tensors[node.input[1]], folder)
-        for node in (found.convolution, found.flat)
+        values(tensors[node.input[1]], folder) for node in (found.convolution, found.flat)
     )
     out, channels, height, width = weight.shape
     grid = _size(graph, 2) // height, _size(graph, 3) // width

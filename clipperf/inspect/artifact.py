@@ -166,10 +166,13 @@ def _artifact(folder: Path) -> Inspection:
 
 
 def _tower(path: Path, tower: Artifact) -> Inspection:
-    """A tower's model file; where that is none of clipperf's own kinds, its size alone."""
+    """A tower's model file; where that cannot be looked into here, its size alone.
+
+    It may be none of clipperf's own kinds, or take a package that only exports need.
+    """
     try:
         return inspect(path)
-    except UsageError:
+    except (UsageError, ModuleNotFoundError):
         return Inspection(str(path), "tower", tower.disk_bytes, obstacle=_obstacle(tower.runtime))
 
 

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipperf.errors import ArtifactError
+from clipperf.errors import ArtifactError, UsageError
 from clipperf.inputs import tokenize
+from clipperf.inputs.decode import PIL_ERRORS, load_image
 from clipperf.inputs.preprocess import preprocess
 from clipperf.models import sample
 from clipperf.nouns.artifact import INPUTS_FILE
 from clipperf.nouns.variant import Side
+from clipperf.serialize import parse_json
 from clipperf.serve.towers import read_pixels
 from clipperf.system.files import replacing
 from clipperf.system.reading import read_small
@@ -32,6 +34,7 @@ WHAT = "of the bundled sample's images or captions"
 
 _LIST = "inputs.json"
 _MOST_BYTES = 2**22
+_MOST_PX = 2**20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -47,7 +50,9 @@ def write_inputs(folder: Path) -> None:
     contents |= {name: (sample.folder() / name).read_bytes() for name in sample.NOTICES}
     with replacing(folder / INPUTS_FILE) as path, zipfile.ZipFile(path, "w") as made:
         for name, data in contents.items():
-            made.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.create_system = 3  # whatever this one is
+            made.writestr(entry, data)
 
 
 def parity_inputs(folder: Path, side: Side, dtype: str = "float32") -> np.ndarray:
@@ -73,10 +78,8 @@ def _read(path: Path, take: Callable[[zipfile.ZipFile, Any], list[Any]]) -> list
     data = read_small(path, _MOST_BYTES)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            found = take(archive, json.loads(_member(archive, _LIST)))
-    except (zipfile.BadZipFile, ValueError, LookupError, TypeError, OSError, RuntimeError) as exc:
-        raise _damaged(path, exc) from exc
-    except Image.DecompressionBombError as exc:
+            found = take(archive, parse_json(_member(archive, _LIST), path))
+    except (zipfile.BadZipFile, UsageError, *PIL_ERRORS) as exc:
         raise _damaged(path, exc) from exc
     if len(found) != COUNT:
         raise _damaged(path, f"{len(found)} of {COUNT} inputs")
@@ -88,13 +91,14 @@ def _damaged(path: Path, why: object) -> ArtifactError:
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A file of the archive. What is larger than all of it should be claims what it is not."""
-    if archive.getinfo(name).file_size > _MOST_BYTES:
-        raise ValueError(f"{name} is too large")
+    """A file of the archive, which packs none: what is packed may be any size once it is not."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is packed")
     return archive.read(name)
 
 
 def _image(archive: zipfile.ZipFile, name: str) -> Image.Image:
-    image = Image.open(io.BytesIO(_member(archive, name)))
-    image.load()
+    image = load_image(_member(archive, name))
+    if image.width * image.height > _MOST_PX:
+        raise ValueError(f"{name} has {image.width} x {image.height} pixels")
     return image

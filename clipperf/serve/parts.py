@@ -137,15 +137,31 @@ def _attempt(
             found.tokenizer = _tokenizer(folder)
         for side, engine in found.engines.items():
             tower, cell = found.towers[side], found.cells[side]
-            unproven = verify or cell.device != "cpu" or machine.is_other(tower, cell.runtime)
-            if unproven if self_test is None else self_test:
-                from clipperf.serve import selftest  # its inputs take imports that others do not
-
-                selftest.check(engine, folders[side][0].folder, tower)
+            tested = self_test
+            if tested is None:
+                tested = verify or cell.device != "cpu" or machine.is_other(tower, cell.runtime)
+            if tested:
+                _test(engine, folders[side][0].folder, tower, found.warnings)
         opened.pop_all()
         by_handle = all(contract.get(request.cell.runtime).by_handle for request in wanted)
         steady = by_handle and all(folder.steady for folder, _ in folders.values())
     return found, steady
+
+
+def _test(engine: Engine, folder: Path, tower: Artifact, warnings: Sequence[str]) -> None:
+    """The tower's self-test; where it fails, what is known to be wrong is said, too.
+
+    Raises:
+        ArtifactError: see `selftest.check`.
+    """
+    from clipperf.serve import selftest  # its inputs take imports that nobody else needs
+
+    try:
+        selftest.check(engine, folder, tower)
+    except ArtifactError as exc:
+        if not warnings:
+            raise
+        raise ArtifactError(f"{exc}. What is known: {'; '.join(warnings)}") from exc
 
 
 def _pixels(folder: Held, manifest: Manifest) -> PreprocessSpec:

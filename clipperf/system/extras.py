@@ -7,6 +7,7 @@ runtime's name; those of PyTorch come with `export`.
 from __future__ import annotations
 
 from clipperf.errors import MissingDependencyError
+from clipperf.system.env import version_of
 
 EXTRAS = {
     "torch": "export",
@@ -31,9 +32,18 @@ EXTRAS = {
 """The extra of each module that the base lacks; TensorRT's are in `engines.tensorrt.flavours`."""
 
 
+GPU_BUILD, CPU_BUILD = "onnxruntime-gpu", "onnxruntime"
+"""Two distributions of one module, of which the second that is installed overwrites the first."""
+
+WITH_GPU_BUILD = ("export", "ort-cuda", "ort-trt", "ort-trt-rtx")
+
+
 def install(extra: str) -> str:
     """The command that brings an extra."""
-    return f"pip install 'clipperf[{extra}]'"
+    said = f"pip install 'clipperf[{extra}]'"
+    if extra in WITH_GPU_BUILD and version_of(CPU_BUILD) and not version_of(GPU_BUILD):
+        return f"pip uninstall -y {CPU_BUILD} && {said}"
+    return said
 
 
 def bring(module: str) -> str:

@@ -47,8 +47,8 @@ def serve(
     """Answer the parent's messages until the end of input or an error; returns the exit code.
 
     `greeting` makes the first answer, `at_end` closes what the operations hold. Where the child
-    `goes_on`, an error that clipperf raises on purpose is an answer like others; any other
-    error ends it in any case, once it is told.
+    `goes_on`, an error that clipperf raises on purpose, or has words for
+    (`extras.told`), is an answer like others; any other ends it in any case, once it is told.
     """
     # The parent is the one that Ctrl-C is for; it ends its children itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +108,36 @@ def test_a_shape_whose_capture_failed_is_run_without_a_graph(graph: Path) -> Non
     assert session.asked == [(2, "-1"), (3, "14")]
     assert engine.graphs_left == 14, "one shape takes no more than one number"
     engine.close()
+
+
+def test_threads_do_not_read_each_others_buffers(graph: Path) -> None:
+    """Both have one shape, and so the same buffers; a slow run leaves time to mix them up."""
+    session = open_session(graph, threads=1)._session
+
+    class Slow(Recorded):
+        def run_with_iobinding(self, binding: Any, options: Any) -> None:
+            time.sleep(0.002)
+            self._session.run_with_iobinding(binding, options)
+            time.sleep(0.002)
+
+    engine = BoundEngine(Slow(session), "CPUExecutionProvider", device="cpu")
+
+    def found(value: int) -> bool:
+        rows = engine.run(np.full((2, 4), value, np.float32))
+        return rows.tolist() == [[8.0 * value] * 3] * 2
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(found, range(80)))
+
+
+def test_the_buffers_of_a_run_that_failed_are_given_back(graph: Path) -> None:
+    session = open_session(graph, threads=1)._session
+
+    class Full(Recorded):
+        def run_with_iobinding(self, binding: Any, options: Any) -> None:
+            raise RuntimeError("CUDA failure 2: out of memory")
+
+    engine = BoundEngine(Full(session), "CPUExecutionProvider", device="cpu")
+    with pytest.raises(EngineError, match="out of memory at batch 2"):
+        engine.run(np.ones((2, 4), np.float32))
+    assert not engine._latest and not engine._kept

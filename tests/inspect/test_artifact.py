@@ -199,7 +199,7 @@ def test_a_missing_runtime_is_an_obstacle_and_no_damage(
     )
     found = inspect(path)
     assert found.problems == () and not found.runs_here
-    assert "pip install onnxruntime" in words(found)["runs here"]
+    assert "pip install 'clipperf[onnx]'" in words(found)["runs here"]
 
 
 # --- plans ---------------------------------------------------------------------------------

@@ -1,177 +1,94 @@
-"""When `load` tests what it opened, and what it says of a runtime that computes nonsense."""
+"""The self-test of a tower that was opened: embeddings that are none never pass."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-import clipperf
-from clipperf.engines import contract
+from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import ArtifactError
-from clipperf.models import sample
-from clipperf.nouns.artifact import INPUTS_FILE
-from clipperf.serve import machine, parity_inputs
-from clipperf.system.store import read_manifest
-
-Spoil = Callable[[np.ndarray], np.ndarray]
-
-
-class Engine:
-    """A real engine whose embeddings are spoiled on the way out; counts what it is given."""
-
-    def __init__(self, engine: Any, spoil: Spoil) -> None:
-        self._engine, self._spoil = engine, spoil
-        self.given = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def run(self, array: np.ndarray) -> np.ndarray:
-        self.given += len(array)
-        return self._spoil(self._engine.run(array))
+from clipperf.nouns.artifact import Artifact
+from clipperf.serve import selftest
+from clipperf.system import store
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[[Spoil], list[Engine]]:
-    """`opened(spoil)`: engines are spoiled from now on; the list of those that come."""
-    get, onnx = contract.get, contract.get("onnx")
-
-    def use(spoil: Spoil) -> list[Engine]:
-        engines: list[Engine] = []
-
-        def open_spoiled(request: Any) -> Any:
-            engines.append(Engine(onnx.open(request), spoil))
-            return engines[-1]
-
-        monkeypatch.setattr(contract, "get", lambda name: replace(get(name), open=open_spoiled))
-        return engines
-
-    return use
-
-
-@pytest.fixture
-def elsewhere(sample_artifact: Path, tmp_path: Path) -> Path:
-    """The sample's artifact, as a machine with another processor would have left it."""
-    folder = Path(shutil.copytree(sample_artifact, tmp_path / "copy"))
-    data = json.loads((folder / "manifest.json").read_text())
-    for tower in data["towers"]:
-        tower["made_on"]["processor"] += " of another kind"
-    (folder / "manifest.json").write_text(json.dumps(data))
-    return folder
-
-
-def as_it_is(found: np.ndarray) -> np.ndarray:
+def tower(sample_artifact: Path) -> Artifact:
+    found = store.read_manifest(sample_artifact).tower("text")
+    assert found is not None
     return found
 
 
-def test_it_is_tested_where_it_was_not_made(
-    sample_artifact: Path, elsewhere: Path, opened: Callable[[Spoil], list[Engine]]
+class Changed:
+    """The sample's text tower, whose embeddings are changed."""
+
+    def __init__(self, folder: Path, tower: Artifact, factor: float, noise: float = 0.0) -> None:
+        self._engine = open_session(folder / tower.path, 1)
+        self._factor, self._noise = factor, noise
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        found = self._engine.run(array)
+        noise = np.random.default_rng(0).standard_normal(found.shape) * self._noise
+        return (found * self._factor + noise * np.abs(found).mean()).astype(np.float32)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def test_the_tower_itself_passes(sample_artifact: Path, tower: Artifact) -> None:
+    selftest.check(Changed(sample_artifact, tower, 1.0), sample_artifact, tower)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, np.nan, np.inf])
+def test_what_is_no_embedding_fails(sample_artifact: Path, tower: Artifact, factor: float) -> None:
+    with pytest.raises(ArtifactError, match="fails its self-test"):
+        selftest.check(Changed(sample_artifact, tower, factor), sample_artifact, tower)
+
+
+def test_a_tower_that_no_export_could_check_is_held_to_its_precision(
+    sample_artifact: Path, tower: Artifact
 ) -> None:
-    made = read_manifest(sample_artifact).towers[0].made_on
-    assert made == machine.here("onnx") and made["processor"] and made["version"]
-    engines = opened(as_it_is)
-
-    def given(folder: Path, **options: Any) -> list[int]:
-        engines.clear()
-        with clipperf.load(folder, **options) as model:
-            assert [engine.given for engine in engines] == [engines[0].given] * 2
-            assert model.encode_texts(["a cat"]).shape == (1, model.embed_dim)
-            return sorted({engine.given for engine in engines})
-
-    assert given(sample_artifact) == [0, 1]
-    assert min(given(elsewhere)) >= 4
-    assert given(elsewhere, self_test=False) == [0, 1]
-    assert min(given(sample_artifact, self_test=True)) >= 4
-    assert min(given(sample_artifact, verify=True)) >= 4
-    assert given(sample_artifact, verify=True, self_test=False) == [0, 1]
-    # Another version of the runtime is another machine; so is a GPU, always.
-    data = json.loads((elsewhere / "manifest.json").read_text())
-    for tower in data["towers"]:
-        tower["made_on"] = {**made, "version": "1.0"}
-    (elsewhere / "manifest.json").write_text(json.dumps(data))
-    assert min(given(elsewhere)) >= 4
-    assert min(given(sample_artifact, runtime="ort-cuda")) >= 4
-    assert given(sample_artifact, runtime="ort-cuda", self_test=False) == [0, 1]
+    unchecked = replace(tower, parity=None, options={"batch": "2:8:32"})
+    selftest.check(Changed(sample_artifact, tower, 1.0), sample_artifact, unchecked)
+    with pytest.raises(ArtifactError, match=r"of \d+ inputs, 0\.99999 is required"):
+        selftest.check(Changed(sample_artifact, tower, 1.0, 0.3), sample_artifact, unchecked)
+    # Of several inputs, whatever the smallest batch.
+    single = replace(tower, parity=None, options={"batch": "1:8:32"})
+    with pytest.raises(ArtifactError, match="of 4 inputs"):
+        selftest.check(Changed(sample_artifact, tower, 1.0, 0.3), sample_artifact, single)
 
 
-def unlike(found: np.ndarray) -> np.ndarray:
-    return found * np.linspace(-1, 1, found.shape[1], dtype=np.float32)
+class Constant:
+    """Gives PyTorch's embedding of the first input for every one."""
+
+    def __init__(self, engine: Changed) -> None:
+        self._engine, self._first = engine, np.empty(0)
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        if not self._first.size:
+            self._first = self._engine.run(array)[:1]
+        return np.repeat(self._first, len(array), axis=0)
 
 
-def not_finite(found: np.ndarray) -> np.ndarray:
-    return np.where(np.arange(found.shape[1]) == 3, np.float32("nan"), found)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (np.zeros_like, "zeros for all of 4 inputs"),
-        (lambda found: np.ones_like(found), "the same embedding for 4 different inputs"),
-        (not_finite, "values that are not finite, in embeddings of 4 inputs"),
-        (unlike, r"minimum cosine -?0\.\d+ against PyTorch's embeddings of 4 inputs"),
-        (lambda found: found[:, :7], r"embeddings of shape \(1, 7\), \[batch, 192\] were"),
-        (lambda found: np.concatenate([found, found]), "8 embeddings of 4 inputs"),
-    ],
-)
-def test_nonsense_is_refused_in_words(
-    elsewhere: Path, opened: Callable[[Spoil], list[Engine]], spoil: Spoil, said: str
+def test_a_constant_is_told_from_embeddings_that_are_alike(
+    sample_artifact: Path, tower: Artifact
 ) -> None:
-    opened(spoil)
-    words = rf"the image tower of .*copy fails its self-test: {said}.*self_test=False"
-    with pytest.raises(ArtifactError, match=words):
-        clipperf.load(elsewhere)
-    clipperf.load(elsewhere, self_test=False).close()
+    """A tower that may lie far off, as one that was kept although it failed."""
+    assert tower.parity is not None
+    lax = replace(tower, parity=replace(tower.parity, required_min_cosine=-1.0))
+    selftest.check(Changed(sample_artifact, tower, 1.0), sample_artifact, lax)
+    with pytest.raises(ArtifactError, match="the same embedding for 4 different inputs"):
+        selftest.check(Constant(Changed(sample_artifact, tower, 1.0)), sample_artifact, lax)  # type: ignore[arg-type]
 
 
-def test_a_folder_carries_what_it_was_judged_on(
-    sample_artifact: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("batches", [(), (0,), (-1,), (10**9,)])
+def test_batches_that_cannot_be_are_refused(
+    sample_artifact: Path, tower: Artifact, batches: tuple[int, ...]
 ) -> None:
-    """Another clipperf may bundle another sample, or none."""
-    monkeypatch.setattr(sample, "folder", lambda: Path("nowhere"))
-    clipperf.load(sample_artifact, self_test=True).close()
-    with zipfile.ZipFile(sample_artifact / INPUTS_FILE) as archive:
-        listed = json.loads(archive.read("inputs.json"))
-        assert len(listed) == parity_inputs.COUNT
-        names = {entry["image"] for entry in listed}
-        assert set(archive.namelist()) == {"inputs.json", *names, *sample.NOTICES}
-    monkeypatch.undo()
-    with zipfile.ZipFile(sample.folder() / "eval.zip") as archive:
-        texts = [json.loads(line) for line in archive.read("captions.jsonl").splitlines()]
-    assert {entry["text"] for entry in listed} <= {f"a drawing of {e['caption']}" for e in texts}
-
-
-@pytest.mark.parametrize("damage", ["cut", "no list", "fewer", "no image", "missing"])
-def test_inputs_that_are_damaged_are_told(elsewhere: Path, damage: str) -> None:
-    path = elsewhere / INPUTS_FILE
-    with zipfile.ZipFile(path) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    listed = json.loads(contents["inputs.json"])
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:-30])
-    elif damage == "missing":
-        path.unlink()
-    else:
-        if damage == "no image":
-            contents[listed[0]["image"]] = b"no picture"
-        contents["inputs.json"] = {"no list": b"3", "fewer": json.dumps(listed[:3]).encode()}.get(
-            damage, contents["inputs.json"]
-        )
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, data in contents.items():
-                archive.writestr(name, data)
-    said = "does not exist" if damage == "missing" else "holds no inputs to compare"
-    with pytest.raises(ArtifactError, match=rf"{INPUTS_FILE} {said}"):
-        clipperf.load(elsewhere)
-
-
-def test_who_writes_the_inputs_writes_the_same(tmp_path: Path, sample_artifact: Path) -> None:
-    parity_inputs.write_inputs(tmp_path)
-    assert (tmp_path / INPUTS_FILE).read_bytes() == (sample_artifact / INPUTS_FILE).read_bytes()
+    assert tower.parity is not None
+    odd = replace(tower, parity=replace(tower.parity, batches=batches))
+    with pytest.raises(ArtifactError, match="cannot be: export the model again"):
+        selftest.check(Changed(sample_artifact, tower, 1.0), sample_artifact, odd)

@@ -67,6 +67,19 @@ def test_an_extra_brings_what_it_is_said_to() -> None:
         assert wanted & names(given[extra]), f"{extra} does not bring {module}"
 
 
+def test_the_build_for_cpus_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What brings ONNX Runtime's build for GPUs must not lie over the one for CPUs."""
+    there = {extras.CPU_BUILD}
+    monkeypatch.setattr(extras, "version_of", lambda name: "1.32" if name in there else None)
+    said = "pip uninstall -y onnxruntime && pip install 'clipperf[export]'"
+    assert (extras.bring("torch"), extras.install("openvino")) == (
+        said,
+        "pip install 'clipperf[openvino]'",
+    )
+    there.add(extras.GPU_BUILD)
+    assert extras.bring("torch") == "pip install 'clipperf[export]'"
+
+
 def test_a_missing_module_is_told_with_the_command_that_brings_it() -> None:
     error = extras.told(ModuleNotFoundError("No module named 'torch'", name="torch.nn"))
     assert str(error) == (

@@ -32,6 +32,7 @@ from clipperf.models.open_clip_sizes import at_sizes, sized
 from clipperf.models.published import accuracy, normal
 from clipperf.nouns.model import CLIP_IDS, OTHER_VOCABULARY, ModelSpec, Sizes, TextIds, Tower
 from clipperf.nouns.variant import Side
+from clipperf.system import extras
 
 # --- names ---------------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ def _own_config(spec: ModelSpec) -> dict[str, Any]:
 def _resized(spec: ModelSpec, sizes: Sizes) -> ModelSpec:
     configs = installed_configs()
     if configs is None or spec.architecture not in configs:
-        raise MissingDependencyError("open_clip is not installed: pip install open_clip_torch")
+        raise MissingDependencyError(f"open_clip is not installed: {extras.bring('open_clip')}")
     return at_sizes(configs[spec.architecture], spec, sizes)
 
 
