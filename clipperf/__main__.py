@@ -138,7 +138,6 @@ def _run() -> int:
 
     from clipperf.cli import app
     from clipperf.errors import ClipperfError
-    from clipperf.system import extras
 
     # UsageError of the click that typer brings: unknown command, missing argument, bad number.
     parser_error: Any = typer.BadParameter.__base__
@@ -151,6 +150,8 @@ def _run() -> int:
         say(f"error: {exc}")
         return exc.exit_code
     except ModuleNotFoundError as exc:
+        from clipperf.system import extras
+
         missing = extras.told(exc)
         if missing is None:
             raise

@@ -16,19 +16,18 @@ from typing import Any
 
 import numpy as np
 
+from clipperf.engines import openvino_cache
 from clipperf.engines.contract import Availability, is_out_of_memory
 from clipperf.engines.processor import check_cell
-from clipperf.errors import ArtifactError, EngineError, StorageError
+from clipperf.errors import EngineError, StorageError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.variant import BASELINE_PRECISION, BFLOAT16, PRECISIONS
 from clipperf.system import extras
-from clipperf.system.env import available_cores, cpu_flags, version_of
-from clipperf.system.files import digest_of, read_json, sha256_file, staged, write_json
+from clipperf.system.env import available_cores, version_of
+from clipperf.system.files import staged
 from clipperf.system.mapped import MappedFile
 from clipperf.system.processes import trim_heap
 from clipperf.system.quiet import hush_openvino
-
-CHECKSUMS = "sha256.json"
 
 HINT = "INFERENCE_PRECISION_HINT"
 
@@ -296,47 +295,15 @@ def open(request: EngineRequest) -> OpenVinoEngine:
     path, cell = Path(request.path), request.cell
     check_cell(cell)
     compiled = partial(open_compiled, path, cell.threads, cell.streams, precision=cell.precision)
-    folder = None if is_large(path) else cache_folder(request)
+    folder = None if is_large(path) else openvino_cache.cache_folder(request, SHAPES)
     engine = None
     if folder is not None:
         with contextlib.suppress(EngineError, StorageError):
-            if is_whole(folder):
+            if openvino_cache.is_whole(folder):
                 return compiled(cache=folder)
             with staged(folder) as staging:
                 engine = compiled(cache=staging)
-                write_json(staging / CHECKSUMS, _checksums(staging))
+                openvino_cache.seal(staging)
     if engine is not None:  # kept or not
         return engine
     return compiled()
-
-
-def cache_folder(request: EngineRequest) -> Path | None:
-    """Where a tower's compiled form is kept; None where it cannot be told from others.
-
-    The weights are not in it but in the artifact's files, so a change of these counts, too.
-    """
-    if request.cache_folder is None or request.path is None or not request.key:
-        return None
-    files = [Path(request.path), weights_of(Path(request.path))]
-    stamps = []
-    for file in files:
-        with contextlib.suppress(OSError):  # opening it will say so
-            found = file.stat()
-            stamps.append((found.st_size, found.st_mtime_ns))
-    machine = (version_of("openvino"), sorted(cpu_flags()))
-    split = (request.cell.threads, request.cell.streams, SHAPES)
-    digest = digest_of(request.key, request.path, stamps, machine, split)
-    return Path(request.cache_folder) / f"openvino-{digest}"
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether a cache folder holds what was kept there, byte for byte; it is small."""
-    try:
-        return bool(read_json(folder / CHECKSUMS) == _checksums(folder))
-    except ArtifactError:
-        return False
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    kept = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS)
-    return {path.name: sha256_file(path) for path in kept}

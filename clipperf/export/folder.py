@@ -18,13 +18,7 @@ from typing import Any
 from clipperf.errors import ArtifactError, StorageError, UsageError
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.inputs.tokenize import CONFIG_FILE, TOKENIZER_FILE
-from clipperf.nouns.artifact import (
-    FEATURES_REFERENCE,
-    INPUTS_FILE,
-    Artifact,
-    Manifest,
-    reference_name,
-)
+from clipperf.nouns.artifact import PARITY_FILES, Artifact, Manifest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import SIDES, Precision, Side, Variant
 from clipperf.system import files, store
@@ -33,8 +27,8 @@ from clipperf.system.targets import kind_of, real
 from clipperf.version import __version__
 
 SHARED_FILES: dict[Side, tuple[str, ...]] = {
-    "image": (PREPROCESS_FILE, INPUTS_FILE, reference_name("image"), FEATURES_REFERENCE),
-    "text": (TOKENIZER_FILE, CONFIG_FILE, INPUTS_FILE, reference_name("text")),
+    "image": (PREPROCESS_FILE, *PARITY_FILES["image"]),
+    "text": (TOKENIZER_FILE, CONFIG_FILE, *PARITY_FILES["text"]),
 }
 """What lies beside the towers: how inputs are made, some inputs, PyTorch's embeddings of them."""
 
@@ -190,8 +184,8 @@ def set_preprocess(
 
 def _locked(folder: Path, on_stage: Callable[[str], None]) -> AbstractContextManager[None]:
     """Nobody else builds the folder meanwhile; says when it has to wait for that."""
-    waiting = f"waiting for another process that builds {folder}"
-    return files.locked(folder, on_wait=lambda: on_stage(waiting))
+    said = f"waiting for another process that builds {folder}"
+    return files.locked(folder, on_wait=lambda: on_stage(said))
 
 
 def copy_tower(folder: Path, side: Side, target: Path) -> None:
@@ -210,8 +204,8 @@ def copy_tower(folder: Path, side: Side, target: Path) -> None:
     (target / side).mkdir()
     _carry_over(folder, target / side, tower, for_others=True)
     _copy_shared(folder, target / side)
-    alone = dataclasses.replace(manifest, towers=(tower,))
-    files.write_json(target / side / store.MANIFEST_NAME, alone)
+    manifest = dataclasses.replace(manifest, towers=(tower,))
+    files.write_json(target / side / store.MANIFEST_NAME, manifest)
 
 
 def check_target(folder: Path, spec: ModelSpec, runtime: str) -> None:
@@ -289,8 +283,9 @@ def written(staging: Path, side: Side) -> list[str]:
 def _carry_over(folder: Path, staging: Path, tower: Artifact, for_others: bool = False) -> None:
     for name in tower.files:
         (staging / name).parent.mkdir(parents=True, exist_ok=True)
-        alone = for_others and tower.path.endswith(".onnx") and name != tower.path
-        (shutil.copyfile if alone else link_or_copy)(real(folder / name), staging / name)
+        beside = name != tower.path and tower.path.endswith(".onnx")
+        take = shutil.copyfile if for_others and beside else link_or_copy
+        take(real(folder / name), staging / name)
 
 
 def _copy_shared(source: Path | None, staging: Path) -> None:

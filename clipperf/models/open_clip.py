@@ -78,8 +78,7 @@ def skeleton(config: dict[str, Any]) -> torch.nn.Module:
     except RuntimeError as exc:
         if hub_text and "transformers" in str(exc):
             raise MissingDependencyError(
-                f"its text tower {hub_text} needs the transformers package: "
-                f"{extras.bring('transformers')}"
+                f"its text tower {hub_text} needs transformers: {extras.bring('transformers')}"
             ) from exc
         raise _no_model(exc) from exc
     except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as exc:

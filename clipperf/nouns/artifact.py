@@ -28,6 +28,13 @@ def reference_name(side: Side) -> str:
     return f"parity-{side}.npy"
 
 
+PARITY_FILES: dict[Side, tuple[str, ...]] = {
+    "image": (INPUTS_FILE, reference_name("image"), FEATURES_REFERENCE),
+    "text": (INPUTS_FILE, reference_name("text")),
+}
+"""What an artifact of each side tests itself with."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """An input or output of an engine; a dynamic axis is a name, such as "batch"."""

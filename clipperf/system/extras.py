@@ -7,7 +7,6 @@ runtime's name; those of PyTorch come with `export`.
 from __future__ import annotations
 
 from clipperf.errors import MissingDependencyError
-from clipperf.system.env import version_of
 
 EXTRAS = {
     "torch": "export",
@@ -40,6 +39,8 @@ WITH_GPU_BUILD = ("export", "ort-cuda", "ort-trt", "ort-trt-rtx")
 
 def install(extra: str) -> str:
     """The command that brings an extra."""
+    from clipperf.system.env import version_of  # `--help` needs no more than this module
+
     said = f"pip install 'clipperf[{extra}]'"
     if extra in WITH_GPU_BUILD and version_of(CPU_BUILD) and not version_of(GPU_BUILD):
         return f"pip uninstall -y {CPU_BUILD} && {said}"

@@ -20,6 +20,7 @@ pytest.importorskip("openvino", reason="needs the extra openvino")
 import openvino
 
 from clipperf.engines import openvino as engines
+from clipperf.engines import openvino_cache
 
 SPEC = zoo.resolve("clipperf-sample")
 TOKENS = np.array([[49406, 320, 1125, 49407]])
@@ -48,7 +49,7 @@ def opened(request: EngineRequest) -> tuple[bool, np.ndarray]:
 
 
 def folder_of(request: EngineRequest) -> Path:
-    folder = engines.cache_folder(request)
+    folder = openvino_cache.cache_folder(request, engines.SHAPES)
     assert folder is not None
     return folder
 
@@ -78,7 +79,9 @@ def test_other_weights_threads_and_places_have_folders_of_their_own(
     elsewhere = shutil.copytree(Path(str(request_.path)).parent, tmp_path / "b") / "model.xml"
     folders.append(folder_of(dataclasses.replace(request_, path=str(elsewhere))))
     assert len(set(folders)) == 4
-    assert engines.cache_folder(dataclasses.replace(request_, key="")) is None
+    assert (
+        openvino_cache.cache_folder(dataclasses.replace(request_, key=""), engines.SHAPES) is None
+    )
 
 
 def test_weights_that_change_under_the_same_name_are_seen(request_: EngineRequest) -> None:
@@ -103,7 +106,7 @@ def test_damage_is_noticed_and_mended(request_: EngineRequest, damage: str) -> N
     content = bytearray(blob.read_bytes())
     content[len(content) // 2] ^= 1
     if damage == "no checksums":
-        (folder / engines.CHECKSUMS).unlink()
+        (folder / openvino_cache.CHECKSUMS).unlink()
     else:
         cut = {"cut": len(content) // 2, "empty": 0}.get(damage)
         blob.write_bytes(content[:cut])
@@ -140,7 +143,7 @@ def test_a_file_that_vanishes_while_it_is_looked_at_is_missed_by_opening_alone(
 ) -> None:
     Path(str(request_.path)).with_suffix(".bin").unlink()
     monkeypatch.setattr(Path, "is_file", lambda self: True)  # a moment ago it was
-    assert engines.cache_folder(request_) is not None
+    assert openvino_cache.cache_folder(request_, engines.SHAPES) is not None
     with pytest.raises(EngineError):
         engines.open(request_)
 

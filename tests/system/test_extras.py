@@ -69,14 +69,14 @@ def test_an_extra_brings_what_it_is_said_to() -> None:
 
 def test_the_build_for_cpus_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """What brings ONNX Runtime's build for GPUs must not lie over the one for CPUs."""
-    there = {extras.CPU_BUILD}
-    monkeypatch.setattr(extras, "version_of", lambda name: "1.32" if name in there else None)
+    versions = {extras.CPU_BUILD: "1.32"}
+    monkeypatch.setattr("clipperf.system.env.version_of", versions.get)
     said = "pip uninstall -y onnxruntime && pip install 'clipperf[export]'"
     assert (extras.bring("torch"), extras.install("openvino")) == (
         said,
         "pip install 'clipperf[openvino]'",
     )
-    there.add(extras.GPU_BUILD)
+    versions[extras.GPU_BUILD] = "1.31"
     assert extras.bring("torch") == "pip install 'clipperf[export]'"
 
 

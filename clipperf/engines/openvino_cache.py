@@ -1,0 +1,51 @@
+"""What OpenVINO compiled, kept in a folder: whether it is the tower's, and whole."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from clipperf.errors import ArtifactError
+from clipperf.nouns.cell import EngineRequest
+from clipperf.system.env import cpu_flags, version_of
+from clipperf.system.files import digest_of, read_json, sha256_file, write_json
+
+CHECKSUMS = "sha256.json"
+
+
+def cache_folder(request: EngineRequest, *settings: int) -> Path | None:
+    """Where a tower's compiled form is kept; None where it cannot be told from others.
+
+    The weights are not in it but in the artifact's files, so a change of these counts, too, as do
+    the `settings` that it is compiled with.
+    """
+    if request.cache_folder is None or request.path is None or not request.key:
+        return None
+    path = Path(request.path)
+    stamps = []
+    for file in (path, path.with_suffix(".bin")):
+        with contextlib.suppress(OSError):  # opening it will say so
+            found = file.stat()
+            stamps.append((found.st_size, found.st_mtime_ns))
+    machine = (version_of("openvino"), sorted(cpu_flags()))
+    split = (request.cell.threads, request.cell.streams, *settings)
+    digest = digest_of(request.key, request.path, stamps, machine, split)
+    return Path(request.cache_folder) / f"openvino-{digest}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a cache folder holds what was kept there, byte for byte; it is small."""
+    try:
+        return bool(read_json(folder / CHECKSUMS) == _checksums(folder))
+    except ArtifactError:
+        return False
+
+
+def seal(folder: Path) -> None:
+    """Note what a cache folder holds, once it is full."""
+    write_json(folder / CHECKSUMS, _checksums(folder))
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    kept = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS)
+    return {path.name: sha256_file(path) for path in kept}
