@@ -131,7 +131,7 @@ def test_an_interrupted_load_leaves_nothing_to_load(
     def interrupt(path: Path, data: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engines, "write_json", interrupt)
+    monkeypatch.setattr(openvino_cache, "write_json", interrupt)
     with pytest.raises(KeyboardInterrupt):
         engines.open(request_)
     assert not folder_of(request_).exists()
@@ -162,6 +162,6 @@ def test_what_cannot_be_kept_is_compiled_once(
         raise StorageError("disk full")
 
     monkeypatch.setattr(engines, "open_compiled", counted)
-    monkeypatch.setattr(engines, "write_json", full)
+    monkeypatch.setattr(openvino_cache, "write_json", full)
     _, found = opened(request_)
     assert len(compiled) == 1 and np.isfinite(found).all()
