@@ -46,15 +46,19 @@ def main() -> None:
     parser.add_argument("--http", default="127.0.0.1:8000")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--towers", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--also", help="another model of Triton's that takes images")
     options = parser.parse_args()
     print("| tower | clients | where | inputs/s | p50 ms | p99 ms |\n|---|---:|---|---:|---:|---:|")
-    for side in SIDES:
+    for side in options.towers:
         inputs = make_inputs(side)
         with clipperf.load(options.repository / f"clip_{side}" / side) as model:
             places: dict[str, Callable[[], Ask]] = {
-                "Triton": partial(over_http, options.http, side, inputs),
+                "Triton": partial(over_http, options.http, f"clip_{side}", inputs),
                 "in process": partial(within, model, side, inputs),
             }
+            if options.also and side == "image":
+                places[options.also] = partial(over_http, options.http, options.also, inputs)
             for clients in CLIENTS:
                 found: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in places}
                 for _ in range(options.rounds):
@@ -81,10 +85,10 @@ def make_inputs(side: Side) -> list[Any]:
         return files
 
 
-def over_http(address: str, side: Side, inputs: list[Any]) -> Ask:
-    """One connection to Triton."""
+def over_http(address: str, model: str, inputs: list[Any]) -> Ask:
+    """One connection to a model of Triton's."""
     connection = http.client.HTTPConnection(address, timeout=120)
-    path = f"/v2/models/clip_{side}/infer"
+    path = f"/v2/models/{model}/infer"
 
     def ask(number: int) -> None:
         given = inputs[number % len(inputs)]

@@ -60,6 +60,7 @@ def test_runtime_that_cannot_run_here_is_refused_before_anything_is_measured(hom
     assert not store.find_results()
 
 
+@pytest.mark.slow
 def test_profile_of_the_sample(cli, sample_artifact, tmp_path):
     target = tmp_path / "p.json"
     done = cli(

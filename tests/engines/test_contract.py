@@ -44,6 +44,7 @@ def test_an_unknown_runtime_is_told_what_there_is() -> None:
         contract.get("tort")
 
 
+@pytest.mark.slow
 def test_a_runtime_and_a_precision_from_an_installed_package_are_measured(
     install: Install, cli: Cli, tmp_path: Path
 ) -> None:

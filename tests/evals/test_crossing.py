@@ -270,6 +270,7 @@ def test_the_command_answers_and_leaves_its_rows(
     )
 
 
+@pytest.mark.slow
 def test_eight_bits_can_search_what_sixteen_have_embedded(
     cli: Cli, sample_in: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_margin_that_so_few_samples_cannot_show_fails(cli, sample_artifact, sa
     assert refused.returncode == 2 and "give percentage points above 0" in refused.stderr
 
 
+@pytest.mark.slow
 def test_random_weights_are_marked_everywhere(cli, tmp_path):
     images = tmp_path / "photos"
     with zipfile.ZipFile(sample.folder() / "eval.zip") as archive:

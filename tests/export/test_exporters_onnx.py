@@ -136,6 +136,7 @@ def test_any_batch_and_length_give_the_same_texts(sample_artifact: Path) -> None
     np.testing.assert_allclose(session.run(tokens[:1, :2]), whole[:1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_towers_made_one_after_the_other_share_a_folder(
     tiny: ModelSpec, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +239,7 @@ def test_two_files_of_one_published_architecture(cli: Cli, home: Path, tmp_path:
 # --- kills and crowds ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new(
     folder: Path, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
@@ -495,6 +497,7 @@ def test_a_broken_graph_fails_the_gate(folder: Path, tmp_path: Path, factor: flo
     assert parity.measure(broken, pixels, reference, "fp32").passed == (factor == 1.0)
 
 
+@pytest.mark.slow
 def test_a_tower_that_fails_the_gate_is_stored_only_on_demand(
     tiny: ModelSpec, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,6 +174,7 @@ def test_brain_floats_build_from_ampere_on(
     assert snapshot(home) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "graph_of", "numbers", "bits", "targets"),
     [

@@ -30,6 +30,7 @@ def judged(spec: ModelSpec, variant: Variant) -> tuple[Path, Artifact]:
     return done.folder, tower
 
 
+@pytest.mark.slow
 def test_the_verdict_is_the_same_in_any_store(
     tiny: ModelSpec, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,6 +52,7 @@ def test_the_verdict_is_the_same_in_any_store(
     np.testing.assert_array_equal(*references)
 
 
+@pytest.mark.slow
 def test_a_kept_graph_that_fails_is_not_used_again(tiny: ModelSpec, home: Path) -> None:
     judged(tiny, Variant("onnx"))
     (path,) = (home / "graphs").glob("*.onnx")

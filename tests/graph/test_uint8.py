@@ -370,6 +370,7 @@ def test_a_sweep_measures_both_kinds_in_turn_and_pytorch_with_floats(stocked: Mo
         choose_inputs(["torch", "torch-compile"], ("uint8",))
 
 
+@pytest.mark.slow
 def test_a_profile_shows_both_kinds(stocked: ModelSpec, cli: Cli) -> None:
     cli(
         "profile", "--runtime", "torch,onnx", "--tower", "image", "--batch", "2",

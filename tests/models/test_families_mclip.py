@@ -66,6 +66,7 @@ def test_a_folder_is_exported_and_embeds_as_m_clip_does(home: Path, tmp_path: Pa
         assert_same(model.encode_texts(TEXTS), reference(parts, TEXTS))
 
 
+@pytest.mark.slow
 def test_a_text_tower_is_tuned_where_its_teachers_weights_cannot_be_had(
     cli: Cli, tmp_path: Path
 ) -> None:

@@ -218,6 +218,7 @@ def test_a_tokenizer_in_the_folder_is_taken(folder: Path, tmp_path: Path) -> Non
 # --- through the commands ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_commands_take_folders_and_files(cli: Cli, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ("--image-size", 48, "--context-length", 40, "--out", out)

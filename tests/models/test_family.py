@@ -152,6 +152,7 @@ def test_synthetic_texts_suit_the_tokenizer() -> None:
 # --- one from elsewhere --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_family_from_an_installed_package_is_listed_exported_and_measured(
     install: Install, cli: Cli, home: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,220 @@
+"""Whether every graph that is exported is one that each TensorRT reads, by its published rules.
+
+`tensorrt_operators.json` has the operators with their types and the opsets, with the sources. The
+operators are those of TensorRT 10.1, older than the oldest that clipperf takes: what it reads, its
+successors read. What the tables say of single operators in words is in `BROKEN` below.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("open_clip")
+
+import numpy as np  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from toy_models import NAMES, spec_of  # noqa: E402
+
+from clipperf.engines.tensorrt import flavours  # noqa: E402
+from clipperf.export.make import make  # noqa: E402
+from clipperf.graph import trace  # noqa: E402
+from clipperf.models import sample, zoo  # noqa: E402
+from clipperf.models.families import open_clip as towers  # noqa: E402
+from clipperf.nouns.variant import PRECISIONS, SIDES, Side, Variant  # noqa: E402
+
+RULES: dict[str, Any] = json.loads(
+    Path(__file__).with_name("tensorrt_operators.json").read_text(encoding="utf-8")
+)
+TYPES = {
+    name: frozenset(row["types"].split())
+    for row in RULES["operators"]
+    for name in row["names"].split()
+}
+LOWEST = "10.14"
+"""The oldest TensorRT that clipperf takes."""
+
+NAMED = {
+    TensorProto.FLOAT: "FP32", TensorProto.FLOAT16: "FP16", TensorProto.BFLOAT16: "BF16",
+    TensorProto.INT32: "INT32", TensorProto.INT64: "INT64", TensorProto.BOOL: "BOOL",
+    TensorProto.UINT8: "UINT8", TensorProto.INT8: "INT8", TensorProto.FLOAT8E4M3FN: "FP8",
+}  # fmt: skip
+
+BY_OUTPUT = frozenset({"Cast", "Constant", "ConstantOfShape", "Range"})
+"""Operators whose table row speaks of what they give."""
+
+REDUCING = frozenset(name for name in TYPES if name.startswith("Reduce"))
+
+
+class Graph:
+    """A graph with what is known of its values."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        graph = inferred.graph
+        self.nodes = list(graph.node)
+        self.inputs = {value.name for value in graph.input}
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        for node in self.nodes:
+            for attribute in node.attribute:
+                if node.op_type == "Constant" and attribute.name == "value":
+                    self.constants[node.output[0]] = attribute.t
+        self.types = {name: tensor.data_type for name, tensor in self.constants.items()}
+        for value in (*graph.value_info, *graph.input, *graph.output):
+            self.types[value.name] = value.type.tensor_type.elem_type
+
+    def constant(self, node: onnx.NodeProto, place: int) -> np.ndarray | None:
+        """The value of a node's input, None where it has none there or it is computed."""
+        if len(node.input) <= place or node.input[place] not in self.constants:
+            return None
+        return numpy_helper.to_array(self.constants[node.input[place]])
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
+
+
+def _has(node: onnx.NodeProto, place: int) -> bool:
+    return len(node.input) > place and bool(node.input[place])
+
+
+def _zero(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Its zero point is none, or zeros."""
+    found = graph.constant(node, 2)
+    return not _has(node, 2) or (found is not None and not found.astype(np.float32).any())
+
+
+def _ones(node: onnx.NodeProto) -> bool:
+    return set(_attributes(node).get("dilations", [1])) == {1}
+
+
+def _given(graph: Graph, node: onnx.NodeProto, place: int) -> bool:
+    """An optional input is none, or fixed when the engine is built."""
+    return not _has(node, place) or graph.constant(node, place) is not None
+
+
+def _resized(graph: Graph, node: onnx.NodeProto) -> bool:
+    said = _attributes(node)
+    return (
+        said.get("mode", b"nearest") in (b"nearest", b"linear")
+        and not said.get("antialias", 0)
+        and said.get("keep_aspect_ratio_policy", b"stretch") == b"stretch"
+    )
+
+
+BROKEN: dict[str, tuple[Callable[[Graph, onnx.NodeProto], bool], str]] = {
+    "QuantizeLinear": (_zero, "its zero point is not zero"),
+    "DequantizeLinear": (_zero, "its zero point is not zero"),
+    "LayerNormalization": (lambda _, node: len(node.output) == 1, "it has a second output"),
+    "CumSum": (lambda graph, node: graph.constant(node, 1) is not None, "its axis is computed"),
+    "Slice": (lambda graph, node: _given(graph, node, 3), "its axes are computed"),
+    "Squeeze": (lambda graph, node: _given(graph, node, 1), "its axes are computed"),
+    "Unsqueeze": (lambda graph, node: _given(graph, node, 1), "its axes are computed"),
+    "TopK": (lambda _, node: _attributes(node).get("sorted", 1) == 1, "it is not sorted"),
+    "ScatterND": (
+        lambda _, node: _attributes(node).get("reduction", b"none") == b"none", "it reduces",
+    ),
+    "AveragePool": (lambda _, node: _ones(node), "it is dilated"),
+    "MaxPool": (lambda _, node: _ones(node) and len(node.output) == 1, "dilated, or with indices"),
+    "Resize": (_resized, "a mode that TensorRT has not"),
+    **dict.fromkeys(
+        REDUCING, (lambda graph, node: _given(graph, node, 1), "its axes are computed")
+    ),
+}  # fmt: skip
+
+
+def faults(model: onnx.ModelProto) -> Iterator[str]:
+    """What the lowest TensorRT that clipperf takes would refuse in a graph."""
+    opsets = {each.domain: each.version for each in model.opset_import}
+    low, high = RULES["opsets"][LOWEST]
+    if not low <= opsets.pop("") <= high:
+        yield f"opset {model.opset_import[0].version}"
+    graph = Graph(model)
+    for node in graph.nodes:
+        name = f"{node.op_type} {node.name}"
+        if node.domain or node.op_type not in TYPES:
+            yield f"{name}: no such operator"
+            continue
+        place = node.output[0] if node.op_type in BY_OUTPUT else node.input[node.op_type == "Where"]
+        kind = NAMED.get(graph.types.get(place, 0), "?")
+        if kind not in TYPES[node.op_type]:
+            yield f"{name}: takes no {kind}"
+        kinds = {graph.types.get(x) for x in node.input if x not in graph.inputs}
+        if TensorProto.UINT8 in kinds:
+            yield f"{name}: bytes that are no input of the network"
+        holds, why = BROKEN.get(node.op_type, (lambda *_: True, ""))
+        if not holds(graph, node):
+            yield f"{name}: {why}"
+
+
+def one_node(op: str, kind: int = TensorProto.FLOAT, opset: int = 20, **said: Any) -> Any:
+    """A graph of one operator on [2, 4]."""
+    value = helper.make_tensor_value_info
+    more = said.pop("more", [])
+    node = helper.make_node(op, ["x", *(tensor.name for tensor in more)], ["y"], **said)
+    shape = [helper.make_tensor_value_info("x", kind, [2, 4])]
+    graph = helper.make_graph([node], "graph", shape, [value("y", kind, None)], more)
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (one_node("Relu"), ""),
+        (one_node("Relu", opset=25), "opset 25"),
+        (one_node("Relu", TensorProto.INT8), "takes no INT8"),
+        (one_node("BitwiseNot", TensorProto.INT32), "no such operator"),
+        (one_node("ReduceSum", more=[numpy_helper.from_array(np.array([1]), "axes")]), ""),
+        (one_node("TopK", more=[numpy_helper.from_array(np.array([1]), "k")], sorted=0), "sorted"),
+    ],
+)
+def test_what_breaks_a_rule_is_found(model: Any, said: str) -> None:
+    if model.graph.node[0].op_type == "TopK":
+        model.graph.node[0].output.append("places")
+    found = list(faults(model))
+    assert said in " ".join(found) if said else found == []
+
+
+def test_a_zero_point_that_is_not_zero_is_found() -> None:
+    scale = numpy_helper.from_array(np.float32(0.1), "scale")
+    for point, expected in ((0, 0), (3, 1)):
+        zero = numpy_helper.from_array(np.int8(point), "zero")
+        model = one_node("QuantizeLinear", more=[scale, zero])
+        model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT8
+        assert len(list(faults(model))) == expected
+
+
+def test_newer_rules_only_add() -> None:
+    ranges = [tuple(RULES["opsets"][version]) for version in ("10.1", "10.14", "10.15", "11")]
+    assert ranges == sorted(ranges) and len({low for low, _ in ranges}) == 1
+    assert not set(TYPES) & {name for added in RULES["added"].values() for name in added}
+    assert set(RULES["sources"]) == set(RULES["opsets"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", NAMES)
+def test_towers_of_every_kind(name: str, side: Side, toy_catalogue: None, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    for precision in ("fp32", "bf16") if name in ("toy-resnet", "toy-clip") else ("fp32",):
+        tower = towers.build_tower(spec_of(name), side, False)
+        trace.export_onnx(tower, path, precision)
+        assert list(faults(onnx.load(path))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", flavours.PRECISIONS)
+def test_every_precision_of_the_sample(precision: str, sample_artifact: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPPERF_HOME", str(sample_artifact.parents[3]))
+        graph = PRECISIONS.get(precision).on_gpu.name
+        folder = make(zoo.resolve(sample.NAME), SIDES, Variant("onnx", graph)).folder
+    for side in SIDES:
+        model = onnx.load(folder / side / "model.onnx")
+        assert list(faults(model)) == []
