@@ -1,6 +1,7 @@
 """What a server around a model costs: Triton and the same model in this process, under load.
 
-    clipperf export ViT-B-32 --pretrained random --layout triton --out repository
+    clipperf export ViT-B-32 --pretrained random --precision int8 --layout triton \\
+        --out repository
     tritonserver --model-repository=repository --model-control-mode=explicit \\
         --load-model=clip_image --load-model=clip_text
     python benchmarks/serving.py repository --http 127.0.0.1:8000

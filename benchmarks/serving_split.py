@@ -1,6 +1,7 @@
 """What an ensemble would cost: preprocessing and tower as two models of Triton's.
 
-    clipperf export ViT-B-32 --pretrained random --layout triton --out repository
+    clipperf export ViT-B-32 --pretrained random --precision int8 --layout triton \\
+        --out repository
     python benchmarks/serving_split.py repository
     tritonserver --model-repository=repository --model-control-mode=explicit \\
         --load-model=clip_image --load-model=clip_text --load-model=split_image

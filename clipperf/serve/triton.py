@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.errors import ArtifactError, ClipperfError, UsageError
+from clipperf.errors import ArtifactError, ClipperfError, EngineError, UsageError
 from clipperf.nouns.artifact import OUTPUT_NAMES
 from clipperf.nouns.variant import SIDES, Side
 
@@ -110,14 +110,14 @@ def _text(data: bytes) -> str:
 
 
 def _encoded(model: Any, side: Side, inputs: Sequence[Any]) -> np.ndarray | None:
-    """Vectors of all inputs, NaN for images that cannot be read; None where a text is at fault."""
+    """Vectors of all inputs, NaN for images that cannot be read; None where the call fails."""
     try:
         if side == "image":
             found: np.ndarray = model.encode_images(inputs, on_error="mark")
             return found
         found = model.encode_texts(inputs)
         return found
-    except ClipperfError:
+    except Exception:  # noqa: BLE001 - each request is tried alone, and says why
         return None
 
 
@@ -126,6 +126,10 @@ def _alone(model: Any, side: Side, inputs: Sequence[Any]) -> np.ndarray | Clippe
     try:
         encode = model.encode_images if side == "image" else model.encode_texts
         found: np.ndarray = encode(inputs)
-        return found
     except ClipperfError as exc:
         return exc
+    except Exception as exc:  # noqa: BLE001 - Triton would fail all requests of the batch
+        return EngineError(f"{type(exc).__name__}: {exc}")
+    if not np.isfinite(found).all():
+        return EngineError("the tower gives values that are not finite for this input")
+    return found

@@ -1,4 +1,4 @@
-"""Whether every graph that is exported is one that each TensorRT reads, by its published rules.
+"""Whether exported graphs are what each TensorRT reads, by its published rules.
 
 `tensorrt_operators.json` has the operators with their types and the opsets, with the sources. The
 operators are those of TensorRT 10.1, older than the oldest that clipperf takes: what it reads, its

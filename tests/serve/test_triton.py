@@ -62,6 +62,27 @@ def test_images_that_cannot_be_read_are_named(model, tmp_path: Path) -> None:
         np.testing.assert_allclose(each, expected, atol=1e-4)
 
 
+def test_what_is_not_finite_is_no_answer() -> None:
+    found = np.array([[1, 2], [np.nan, 1], [3, 4]], np.float32)
+    words = ["a", "b", "c"]
+    fake = SimpleNamespace(encode_texts=lambda texts: found[[words.index(text) for text in texts]])
+    answers = embedded(fake, "text", [[b"a"], [b"b"], [b"c"]])
+    assert np.array_equal(answers[0], found[:1]) and np.array_equal(answers[2], found[2:])
+    assert isinstance(answers[1], EngineError) and "not finite" in str(answers[1])
+
+
+def test_a_failure_of_any_kind_is_the_requests_own() -> None:
+    def encode(texts: list[str]) -> np.ndarray:
+        if "huge" in texts:
+            raise MemoryError("no 4 GB")
+        return np.ones((len(texts), 2), np.float32)
+
+    fake = SimpleNamespace(encode_texts=encode)
+    good, bad = embedded(fake, "text", [[b"a"], [b"huge"]])
+    assert np.array_equal(good, np.ones((1, 2)))
+    assert isinstance(bad, EngineError) and str(bad) == "MemoryError: no 4 GB"
+
+
 def test_a_model_takes_threads_and_streams_from_its_configuration(
     sample_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
