@@ -38,7 +38,7 @@ from clipperf.version import __version__
 RECORD = "clipperf_layout.json"
 """The file in a laid out folder that says whose it is, and what was written."""
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when the same artifacts come to give other files."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import other_tools
 import pytest
@@ -19,15 +20,15 @@ from report_data import ENVIRONMENT
 import clipperf
 from clipperf.drift import drift_of
 from clipperf.export.deployment import DEPLOYMENTS, Made, lay_out
-from clipperf.export.deployments.triton import batches, config, tuned_cell
+from clipperf.export.deployments.triton import batches, config, needs, tuned_cell
 from clipperf.export.folder import Exported
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.models import sample, zoo
 from clipperf.nouns.artifact import TensorSpec
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.tuning import TunedTower, Tuning
-from clipperf.nouns.variant import Side, Variant
-from clipperf.system import store
+from clipperf.nouns.variant import SIDES, Side, Variant
+from clipperf.system import env, store
 from clipperf.system.files import write_json
 
 REQUESTS = 1000
@@ -234,6 +235,34 @@ def test_the_engines_give_the_same_vectors(repository, sample_artifact, own, ima
         said = (path.parent.parent / "config.pbtxt").read_text()
         assert f'name: "{name}"' in said
         assert_close(session.run([f"{side}_embeds"], {name: array})[0], expected[side])
+
+
+@pytest.mark.slow
+def test_eight_bit_engines_suit_any_processor(sample_artifact: Path, tmp_path: Path) -> None:
+    """Seven bits of weights, as sums of eight saturate without VNNI; a service looks for itself."""
+    spec, out = zoo.resolve("clipperf-sample"), tmp_path / "repository"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPPERF_HOME", str(sample_artifact.parents[3]))
+        patch.setattr(env, "cpu_flags", lambda: frozenset({"avx2", "avx512f", "avx512_vnni"}))
+        lay_out("triton", spec, ("image",), [Variant("onnx", "int8")], out)
+    largest = {}
+    for name in ("clip_image/image/image", "clip_image_tower/1"):
+        graph = onnx.load(out / name / "model.onnx").graph
+        held = [t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8 and t.dims]
+        found = [onnx.numpy_helper.to_array(tensor).astype(int) for tensor in held]
+        largest[name] = max(int(abs(values).max()) for values in found if values.size)
+    assert largest == {"clip_image/image/image": 127, "clip_image_tower/1": 63}
+
+
+@pytest.mark.parametrize(
+    ("precision", "portable"), [("fp32", ["text"]), ("fp16", ["text"]), ("int8", ["image", "text"])]
+)
+def test_which_engines_are_others_than_the_services(precision: str, portable: list[Side]) -> None:
+    first, *others = needs(Variant("onnx", precision), SIDES)
+    assert first == (Variant("onnx", precision), SIDES)
+    assert [side for variant, (side,) in others if variant.portable] == portable
+    engines = [(variant.portable, sides) for variant, sides in needs(Variant("trt", "int8"), SIDES)]
+    assert engines == [(False, SIDES), (True, ("text",))]
 
 
 def test_configurations_say_how_requests_are_batched() -> None:

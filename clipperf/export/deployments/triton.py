@@ -52,14 +52,25 @@ QUEUE_US = 2000
 
 
 def needs(variant: Variant, sides: Sequence[Side]) -> list[Need]:
-    """See `Deployment`: callers of the text engine need not begin with CLIP's start token."""
-    text: Need = (fed_by_others(variant, "text"), ("text",))
-    return [(variant, sides), text] if "text" in sides else [(variant, sides)]
+    """See `Deployment`: the engines may be others than those of the services."""
+    others = {side: fed_by_others(variant, side) for side in sides}
+    return [
+        (variant, sides), *((other, (side,)) for side, other in others.items() if other != variant),
+    ]  # fmt: skip
 
 
 def fed_by_others(variant: Variant, side: Side) -> Variant:
-    """The variant whose tower is served as an engine."""
-    return replace(variant, portable=side == "text")
+    """The variant whose tower is served as an engine.
+
+    Its callers need not begin a text with CLIP's start token, and nothing looks at the processor
+    before it runs: a CPU runtime's eight bits suit those without VNNI, too.
+    """
+    eight_bits = variant.row.is_quantised and _is_for_cpus(variant.runtime)
+    return replace(variant, portable=side == "text" or eight_bits)
+
+
+def _is_for_cpus(runtime: str) -> bool:
+    return contract.get(runtime).devices[0] == "cpu"
 
 
 def write(made: Made, variants: Sequence[Variant], folder: Path) -> None:
@@ -85,7 +96,7 @@ def _write_service(
     if cell is not None:
         parameters = {"threads": str(cell.threads), "streams": str(cell.streams)}
     said = config("python", (given,), tower.outputs[:1], sizes, parameters)
-    if contract.get(tower.runtime).devices[0] == "cpu":  # else Triton makes one for each GPU
+    if _is_for_cpus(tower.runtime):  # else Triton makes one for each GPU
         said += "instance_group [ { kind: KIND_CPU count: 1 } ]\n"
     write_text(folder / "config.pbtxt", said)
 
