@@ -16,15 +16,16 @@ where the pixels go between the two.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import clipperf
-from clipperf.export.deployments.triton import config
+from clipperf.export.deployments.triton import ONE_ON_CPU, config
 from clipperf.inputs.preprocess import preprocess
 from clipperf.nouns.artifact import TensorSpec
 
@@ -63,11 +64,9 @@ class Stage:
         """Open the artifact that the repository's ``clip_image`` serves."""
         folder = Path(args["model_repository"]).parent / "clip_image" / "image"
         self.model = clipperf.load(folder)
-        self.pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """All requests as one batch."""
-        import numpy as np
         import triton_python_backend_utils as triton
 
         inputs = [triton.get_input_tensor_by_name(r, self.given).as_numpy() for r in requests]
@@ -84,7 +83,6 @@ class Stage:
 
     def finalize(self) -> None:
         """Close the model."""
-        self.pool.shutdown()
         self.model.close()
 
 
@@ -92,11 +90,10 @@ class Pixels(Stage):
     """Files of images to pixels, on all cores."""
 
     given, made = "image", "pixel_values"
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
     def run(self, given: Any) -> Any:
         """[n, 1] of bytes to float32 [n, 3, px, px]."""
-        import numpy as np
-
         spec = self.model.pixels
         assert spec is not None
         out = np.empty((len(given), *spec.shape), np.float32)
@@ -136,12 +133,11 @@ def main() -> None:
         (target / "1").mkdir(parents=True, exist_ok=True)
         (target / "1" / "model.py").write_text(MODEL_PY.replace("{stage}", stage))
         said = config("python", (given,), (made,), (BATCH,))
-        said += "instance_group [ { kind: KIND_CPU count: 1 } ]\n"
-        (target / "config.pbtxt").write_text(said)
+        (target / "config.pbtxt").write_text(said + ONE_ON_CPU)
     target = repository / "split_image"
     (target / "1").mkdir(parents=True, exist_ok=True)
     (target / "config.pbtxt").write_text(ENSEMBLE.format(batch=BATCH, width=width))
-    print(json.dumps(sorted(path.name for path in repository.iterdir())))
+    print(*sorted(path.name for path in repository.iterdir()), sep="\n")
 
 
 if __name__ == "__main__":

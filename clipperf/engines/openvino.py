@@ -211,7 +211,7 @@ def open_compiled(
             raise EngineError(f"{path} was replaced or removed: open the model again")
         try:
             if is_large(path):
-                weights = MappedFile(weights_of(path))
+                weights = MappedFile(openvino_cache.weights_of(path))
                 compiled = _compiled_lean(path, weights, given)
                 trim_heap()  # what compiling took
             else:
@@ -230,22 +230,19 @@ def open_compiled(
 def _stamps(path: Path) -> list[tuple[int, int, int]]:
     """What tells a model's files from those that took their place."""
     found = []
-    for file in (path, weights_of(path)):
+    for file in (path, openvino_cache.weights_of(path)):
         with contextlib.suppress(OSError):  # opening it says so
             stat = file.stat()
             found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
     return found
 
 
-def weights_of(path: Path) -> Path:
-    """The file that an IR has its weights in."""
-    return path.with_suffix(".bin")
-
-
 def is_large(path: Path) -> bool:
     """Whether a model file is an IR with weights from `LEAN_BYTES` on, whose RAM can be let go."""
     try:
-        large = path.suffix == ".xml" and weights_of(path).stat().st_size >= LEAN_BYTES
+        large = (
+            path.suffix == ".xml" and openvino_cache.weights_of(path).stat().st_size >= LEAN_BYTES
+        )
     except OSError:
         return False  # opening it says why
     return large and sys.platform == "linux"

@@ -13,6 +13,11 @@ from clipperf.system.files import digest_of, read_json, sha256_file, write_json
 CHECKSUMS = "sha256.json"
 
 
+def weights_of(path: Path) -> Path:
+    """The file that an IR has its weights in."""
+    return path.with_suffix(".bin")
+
+
 def cache_folder(request: EngineRequest, *settings: int) -> Path | None:
     """Where a tower's compiled form is kept; None where it cannot be told from others.
 
@@ -23,7 +28,7 @@ def cache_folder(request: EngineRequest, *settings: int) -> Path | None:
         return None
     path = Path(request.path)
     stamps = []
-    for file in (path, path.with_suffix(".bin")):
+    for file in (path, weights_of(path)):
         with contextlib.suppress(OSError):  # opening it will say so
             found = file.stat()
             stamps.append((found.st_size, found.st_mtime_ns))

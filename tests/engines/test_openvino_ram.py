@@ -17,6 +17,7 @@ import openvino
 from openvino import opset13 as ops
 
 from clipperf.engines import openvino as engines
+from clipperf.engines import openvino_cache
 from clipperf.errors import EngineError
 from clipperf.system.processes import status_bytes
 
@@ -66,7 +67,7 @@ def peaks(model: Path, kind: str) -> tuple[int, int, list[list[list[float]]]]:
     sys.platform != "linux" or status_bytes("VmHWM") is None, reason="needs Linux's VmHWM"
 )
 def test_a_worker_holds_its_large_weights_once(model: Path) -> None:
-    weights = engines.weights_of(model).stat().st_size
+    weights = openvino_cache.weights_of(model).stat().st_size
     assert weights > engines.LEAN_BYTES
     load, peak, found = peaks(model, "lean")
     _, twice, expected = peaks(model, "mapped by openvino")
@@ -92,7 +93,7 @@ def is_mapped(model: Path) -> bool:
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("needs Linux's /proc")
-    return str(engines.weights_of(model)) in maps.read_text()
+    return str(openvino_cache.weights_of(model)) in maps.read_text()
 
 
 @pytest.mark.parametrize("damage", ["cut", "xml"])
@@ -100,7 +101,7 @@ def test_damage_of_a_large_model_is_an_error(model: Path, tmp_path: Path, damage
     path = tmp_path / "model.xml"
     text = model.read_text()
     path.write_text(text[: len(text) // 2] if damage == "xml" else text)
-    with engines.weights_of(model).open("rb") as file:
-        engines.weights_of(path).write_bytes(file.read(engines.LEAN_BYTES + 12345))
+    with openvino_cache.weights_of(model).open("rb") as file:
+        openvino_cache.weights_of(path).write_bytes(file.read(engines.LEAN_BYTES + 12345))
     with pytest.raises(EngineError, match=r"openvino cannot load .*model\.xml"):
         engines.open_compiled(path, 1)

@@ -47,6 +47,9 @@ sys.path[:0] = [path for path in os.environ.get("CLIPPERF_PACKAGES", "").split(o
 from clipperf.serve.triton import TritonPythonModel  # noqa: E402, F401
 '''
 
+ONE_ON_CPU = "instance_group [ { kind: KIND_CPU count: 1 } ]\n"
+"""What keeps Triton from making one of a model for each GPU."""
+
 QUEUE_US = 2000
 """How long a request may wait for others: a few texts' time, a fraction of an image's."""
 
@@ -97,7 +100,7 @@ def _write_service(
         parameters = {"threads": str(cell.threads), "streams": str(cell.streams)}
     said = config("python", (given,), tower.outputs[:1], sizes, parameters)
     if _is_for_cpus(tower.runtime):  # else Triton makes one for each GPU
-        said += "instance_group [ { kind: KIND_CPU count: 1 } ]\n"
+        said += ONE_ON_CPU
     write_text(folder / "config.pbtxt", said)
 
 
