@@ -37,6 +37,7 @@ from first_gpu_base import (
     usable,
 )
 from first_gpu_costs import copies, graphs, memory, products
+from first_gpu_serving import served, structures, tuned
 
 from clipperf.errors import ClipperfError
 from clipperf.system.files import write_json
@@ -262,18 +263,23 @@ def _cells(device: str, batch: str, without: Sequence[str] = ()) -> tuple[str, .
 
 STAGES = (
     Stage("environment", "What is there", 60, environment),
-    Stage("parity", "Right vectors from every runtime", 240, parity),
-    Stage("gpu-tests", "The tests that need a GPU", 180, gpu_tests),
+    Stage("parity", "Right vectors from every runtime", 240, parity, shared=True),
+    Stage(
+        "structures", "Every structure of open_clip's catalogue", 240, structures, 60, shared=True
+    ),
+    Stage("retrieval", "Zero-shot and retrieval on the sample", 180, retrieval, shared=True),
     Stage("speed", "ViT-B-32 on every runtime, interleaved", 240, speed, 30),
     Stage("graphs", "CUDA graphs of ONNX Runtime's", 90, graphs),
     Stage("memory", "The VRAM meter against a known gibibyte", 60, memory),
     Stage("products", "The rate of matrix products", 60, products),
+    Stage("served", "clipperf.load: self-test, threads, no memory, many calls", 90, served),
+    Stage("gpu-tests", "The tests that need a GPU", 180, gpu_tests),
     Stage("copies", "Ways to copy images in", 60, copies),
     Stage("compiled", "PyTorch eager and compiled beside the others", 180, compiled, 40),
-    Stage("retrieval", "Zero-shot and retrieval on the sample", 120, retrieval),
     Stage("texts", "Texts by their length", 120, texts, 30),
     Stage("eight-bits", "int8 and fp8", 240, eight_bits, 30),
     Stage("large", "ViT-L-14", 180, large, 40),
+    Stage("tuned", "The settings that tune chooses", 120, tuned, 60),
     Stage("batches", "Batches from 1 to 64", 180, batches, 40),
 )
 """By worth: what comes late is what a short time leaves out."""
