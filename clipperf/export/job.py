@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipperf.errors import ArtifactError
-from clipperf.nouns.artifact import Artifact, Cut, Quantization, TensorSpec
+from clipperf.nouns.artifact import Artifact, Cut, Parity, Quantization, TensorSpec
 from clipperf.nouns.model import ModelSpec, Similarity
 from clipperf.nouns.variant import Side, Variant
 from clipperf.system import store
@@ -69,7 +69,8 @@ class Built:
 
     `holds` is False where a search for layers to keep found no way to keep to its bounds;
     `needed` are the layers that it would have taken, none where all of them were not enough.
-    `graph` is the key of its kept graph.
+    `graph` is the key of its kept graph. `emulated` is the verdict on a tower in fp16 as a GPU
+    would round it, None where its activations are far from what fp16 holds.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -88,6 +89,8 @@ class Built:
     build_s: float = 0.0
     peak_rss_bytes: int | None = None
     features: int | None = None
+    in_fp32: tuple[str, ...] = ()
+    emulated: Parity | None = None
 
 
 def like(source: Artifact) -> Built:
@@ -104,4 +107,5 @@ def like(source: Artifact) -> Built:
         similarity=source.similarity,
         joined=source.joined,
         features=source.features,
+        in_fp32=source.in_fp32,
     )

@@ -251,6 +251,7 @@ def _described(
         cut=built.cut,
         similarity=built.similarity,
         joined=built.joined,
+        in_fp32=built.in_fp32,
         features=built.features,
         made_on=machine.here(wanted.variant.runtime),
     )

@@ -1,8 +1,8 @@
-"""A bf16 graph widened to fp32, for processors without bf16 kernels.
+"""A graph of 16 bits widened to fp32: for processors without bf16 kernels, and for comparison.
 
-ONNX Runtime's CPU provider runs next to no operator in bf16. Every bfloat16 value fits a float32
-exactly, so the widened graph has the artifact's own weights, rounded as they are, and differs
-from a run in bf16 only by computing in float32.
+ONNX Runtime's CPU provider runs next to no operator in bf16. Every bfloat16 and float16 value fits
+a float32 exactly, so the widened graph has the artifact's own weights, rounded as they are, and
+differs from a run in 16 bits only by computing in float32.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def runnable_on_cpu(path: Path, precision: str) -> Iterator[Path]:
 
 
 def widen(source: Path, target: Path) -> None:
-    """Write the model `source` to `target` with float32 in place of every bfloat16."""
+    """Write the model `source` to `target` with float32 in place of every bfloat16 and float16."""
     import onnx_ir as ir
 
     model = ir.load(source)
@@ -55,11 +55,17 @@ def widen(source: Path, target: Path) -> None:
                 (a.name, _wide_attribute(a)) for a in [*node.attributes.values()]
             )
         for value in values:
-            if value.dtype == ir.DataType.BFLOAT16:
+            if value.dtype in _narrow():
                 value.dtype = ir.DataType.FLOAT
             if value.const_value is not None:
                 value.const_value = _wide(_read(value.const_value))
     ir.save(model, target, external_data=f"{target.name}.data")
+
+
+def _narrow() -> tuple[ir.DataType, ...]:
+    import onnx_ir as ir
+
+    return ir.DataType.BFLOAT16, ir.DataType.FLOAT16
 
 
 def _read(tensor: Any) -> Any:
@@ -83,7 +89,7 @@ def _wide_attribute(attribute: ir.Attr) -> ir.Attr:
 
     if attribute.type == ir.AttributeType.TENSOR:
         return ir.AttrTensor(attribute.name, _wide(attribute.as_tensor()))
-    if attribute.name in TYPE_ATTRIBUTES and attribute.value == ir.DataType.BFLOAT16:
+    if attribute.name in TYPE_ATTRIBUTES and attribute.value in _narrow():
         return ir.AttrInt64(attribute.name, ir.DataType.FLOAT)
     return attribute
 
@@ -91,7 +97,7 @@ def _wide_attribute(attribute: ir.Attr) -> ir.Attr:
 def _wide(tensor: Any) -> Any:
     import onnx_ir as ir
 
-    if tensor.dtype != ir.DataType.BFLOAT16:
+    if tensor.dtype not in _narrow():
         return tensor
     return ir.LazyTensor(
         lambda: ir.Tensor(tensor.numpy().astype(np.float32)),

@@ -111,7 +111,8 @@ class Artifact:
     it. `weight_bits` are those of an int8 weight, sign included, where a CPU limits them or could.
     `assumptions`, `similarity`: see `nouns.model.Tower`. `cut` is None for images. `joined` are
     the parts whose branches became one convolution (`graph.fuse`). `made_on` is the machine that
-    judged it, as far as that decides what a CPU runtime computes (`serve.machine`).
+    judged it, as far as that decides what a CPU runtime computes (`serve.machine`). `in_fp32` are
+    the operators of a tower in fp16 that compute in fp32 (`export.judge.halves`).
     """
 
     model_id: str
@@ -141,6 +142,7 @@ class Artifact:
     joined: int = 0
     features: int | None = None
     made_on: dict[str, str] = field(default_factory=dict)
+    in_fp32: tuple[str, ...] = ()
 
     @property
     def cut_at(self) -> CutAt | None:
@@ -156,6 +158,8 @@ class Artifact:
             said["texts"] = f"{how} ({self.cut.why})"
         if self.joined:
             said["branches"] = f"joined in {self.joined} parts"
+        if self.in_fp32:
+            said["operators in fp32"] = f"{len(self.in_fp32)}, such as {self.in_fp32[0]}"
         if self.features is not None and len(self.outputs) == 1:
             said["features"] = "the embeddings: no projection after them is known"
         if self.first_token is not None:

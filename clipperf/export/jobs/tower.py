@@ -21,7 +21,7 @@ from clipperf.nouns.artifact import (
     reference_name,
 )
 from clipperf.nouns.model import ModelSpec, Tower
-from clipperf.nouns.variant import Side
+from clipperf.nouns.variant import FLOAT16, Side
 from clipperf.system.files import write_json
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def traced(job: Job, tell: Tell) -> Built:
     import numpy as np
     import torch
 
-    from clipperf.export.judge import parity
+    from clipperf.export.judge import halves, parity
     from clipperf.export.judge import reference as references
     from clipperf.graph import trace
     from clipperf.models.cutting import cut_of
@@ -68,6 +68,7 @@ def traced(job: Job, tell: Tell) -> Built:
         reference = torch.cat([tower.module(pair) for pair in pairs])
         weights = tower.module.state_dict()
         references.check(reference.numpy(), judged.numpy(), weights, job.label)
+        suspect = variant.row.floats == FLOAT16 and _suspect(tower, pairs[0], job.label)
         width = _features(tower, pairs, folder) if side == "image" and variant.features else None
     np.save(folder / reference_name(side), reference.numpy())
     tell("exporting")
@@ -82,6 +83,11 @@ def traced(job: Job, tell: Tell) -> Built:
         tower = replace(tower, dynamic_tokens=False)
         key, joined = written(tower)
     given, produced = trace.io_specs(tower, variant.pixel_dtype)
+    saved = None
+    if suspect:
+        tell("looking for what fp16 cannot hold")
+        same = parity_inputs(folder, side, given.dtype)[: len(reference)]
+        saved = halves.save(job.target, same, reference.numpy(), job.threads)
     length = given.shape[1] if side == "text" else None
     more = () if gives is None else (TensorSpec(FEATURES_NAME, "float32", ("batch", gives)),)
     return Built(
@@ -95,7 +101,25 @@ def traced(job: Job, tell: Tell) -> Built:
         similarity=tower.similarity,
         joined=joined,
         features=width,
+        in_fp32=() if saved is None else saved.kept,
+        emulated=None if saved is None else saved.parity,
     )
+
+
+def _suspect(tower: Tower, inputs: torch.Tensor, label: str) -> bool:
+    """Whether a tower comes near to what fp16 holds.
+
+    Raises:
+        ExportError: its weights go beyond it.
+    """
+    from clipperf.export.judge import halves
+
+    if large := halves.weights_beyond(tower.module):
+        raise ExportError(
+            f"{label}: {len(large)} weights, such as {large[0]}, are larger than {halves.LARGEST:g}"
+            ", which is all that fp16 holds: export the model with --precision bf16 or fp32"
+        )
+    return halves.largest_activation(tower.module, inputs) > halves.SUSPECT
 
 
 def _features(tower: Tower, batches: Sequence[torch.Tensor], folder: Path) -> int:
