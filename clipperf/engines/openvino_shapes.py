@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from clipperf.engines.contract import SHORTEST_TOKENS
 
-SHAPES = 192
+SHAPES = 128
 """So many shapes of each kind of operation are kept ready, the latest. OpenVINO's own 5,000 are
 hundreds of MB where batches and lengths of texts are mixed, more than most towers themselves."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -25,7 +26,8 @@ from clipperf.models import zoo
 from clipperf.nouns.variant import Variant
 
 GROWTH_BYTES = 20 * 2**20
-"""Of 310 new shapes; without bounds they took 61 MiB on a processor with AVX-512."""
+"""Of 310 new shapes, which take 3 MiB on a processor with AVX-512; with a cache of oneDNN's own
+beside OpenVINO's 35, without any bound 56."""
 
 CHILD = """
 import json, os, sys
@@ -60,7 +62,7 @@ def test_to_no_text_is_added_more_than_a_twentieth() -> None:
     lengths = near_lengths()
     assert lengths[:20] == (*range(3, 20), 21, 23, 25), "by hand: 20 + 20 // 20, 22 + 22 // 20"
     assert lengths[-1] >= 512
-    for shorter, padded in zip(lengths, lengths[1:], strict=False):
+    for shorter, padded in itertools.pairwise(lengths):
         assert shorter < padded
         assert 20 * (padded - (shorter + 1)) <= shorter + 1
 
@@ -70,7 +72,7 @@ def test_a_tower_is_compiled_with_the_bound(model: Path, monkeypatch: pytest.Mon
     given: list[dict[str, object]] = []
     real = openvino.Core.compile_model
 
-    def compiled(core: openvino.Core, file: Path, device: str, settings: dict[str, object]) -> object:
+    def compiled(core: object, file: Path, device: str, settings: dict[str, object]) -> object:
         given.append(settings)
         return real(core, file, device, settings)
 
@@ -129,7 +131,7 @@ def test_texts_come_in_few_lengths_with_the_embeddings_of_their_own(
         padded = np.concatenate([model.encode_texts([text]) for text in texts])
         lengths = {shape[1] for _, shape in engine._laid_out}
         assert lengths <= {*near_lengths(), model._tokenizer.context_tokens}  # type: ignore[union-attr]
-        assert 20 < len(lengths) <= 38
+        assert 20 < len(lengths) <= 39
         engine.token_buckets = ()
         own = np.concatenate([model.encode_texts([text]) for text in texts])
         assert len({shape[1] for _, shape in engine._laid_out}) > len(lengths)
