@@ -13,7 +13,7 @@ Nothing in here keeps time: only `bench.cost` holds a clock. What an engine may 
   embeddings once more where the tower has no second output
 - ``streams``: how many threads may be in `run` at once; absent where only one may
 - ``min_tokens``: the shortest text that it takes; shorter ones are padded
-- ``token_buckets``: the lengths that texts are padded to, since it keeps a graph for each shape
+- ``token_buckets``: the lengths that texts are padded to, since every shape costs it memory or time
 - ``allocated_bytes()``: the most device memory held so far, by the runtime's own account
 """
 

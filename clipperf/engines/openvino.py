@@ -18,6 +18,7 @@ import numpy as np
 
 from clipperf.engines import openvino_cache
 from clipperf.engines.contract import Availability, is_out_of_memory
+from clipperf.engines.openvino_shapes import SHAPES, near_lengths, one_cache
 from clipperf.engines.processor import check_cell
 from clipperf.errors import EngineError, StorageError
 from clipperf.nouns.cell import EngineRequest
@@ -34,10 +35,6 @@ HINT = "INFERENCE_PRECISION_HINT"
 LEAN_BYTES = 128 * 2**20
 """Weights that are larger are not in RAM a second time beside the copy that OpenVINO lays out; its
 own cache cannot be used then. Below, what is saved is not worth compiling anew with every load."""
-
-SHAPES = 256
-"""So many shapes of each kind of operation are kept ready, the latest. OpenVINO's own 5,000 are
-hundreds of MB where batches and lengths of texts are mixed, more than most towers themselves."""
 
 _first_run = threading.Lock()
 _has_run = threading.Event()
@@ -80,6 +77,7 @@ class OpenVinoEngine:
         self._closed = self._spoilt = False
         self._laid_out: set[tuple[int, tuple[int, ...]]] = set()
         self.streams = streams
+        self.token_buckets = near_lengths()
         self._begin()
 
     def _begin(self) -> None:
@@ -210,12 +208,13 @@ def open_compiled(
         if _stamps(path) != first:
             raise EngineError(f"{path} was replaced or removed: open the model again")
         try:
-            if is_large(path):
-                weights = MappedFile(openvino_cache.weights_of(path))
-                compiled = _compiled_lean(path, weights, given)
-                trim_heap()  # what compiling took
-            else:
-                compiled = library().Core().compile_model(path, "CPU", given)
+            with one_cache():
+                if is_large(path):
+                    weights = MappedFile(openvino_cache.weights_of(path))
+                    compiled = _compiled_lean(path, weights, given)
+                    trim_heap()  # what compiling took
+                else:
+                    compiled = library().Core().compile_model(path, "CPU", given)
         except (RuntimeError, MemoryError, OSError) as exc:
             why = "out of memory" if is_out_of_memory(exc) else reason(exc)
             raise EngineError(f"openvino cannot load {path}: {why}") from exc

@@ -106,7 +106,7 @@ def _run(tokens: np.ndarray, engine: Engine, batch_size: int, ends: Lengths | No
 def given_lengths(engine: Engine, lengths: np.ndarray) -> np.ndarray:
     """How many tokens of texts of `lengths` an engine is given: int64 [batch].
 
-    Those of an engine that keeps a graph for each shape are brought to the next of a few lengths.
+    Those of an engine that each shape costs something are brought to the next of a few lengths.
     """
     found: np.ndarray = np.maximum(lengths, getattr(engine, "min_tokens", SHORTEST_TOKENS))
     usual = np.array(getattr(engine, "token_buckets", ()), np.int64)

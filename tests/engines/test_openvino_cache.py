@@ -21,6 +21,7 @@ import openvino
 
 from clipperf.engines import openvino as engines
 from clipperf.engines import openvino_cache
+from clipperf.engines.openvino_shapes import SHAPES
 
 SPEC = zoo.resolve("clipperf-sample")
 TOKENS = np.array([[49406, 320, 1125, 49407]])
@@ -49,7 +50,7 @@ def opened(request: EngineRequest) -> tuple[bool, np.ndarray]:
 
 
 def folder_of(request: EngineRequest) -> Path:
-    folder = openvino_cache.cache_folder(request, engines.SHAPES)
+    folder = openvino_cache.cache_folder(request, SHAPES)
     assert folder is not None
     return folder
 
@@ -79,9 +80,7 @@ def test_other_weights_threads_and_places_have_folders_of_their_own(
     elsewhere = shutil.copytree(Path(str(request_.path)).parent, tmp_path / "b") / "model.xml"
     folders.append(folder_of(dataclasses.replace(request_, path=str(elsewhere))))
     assert len(set(folders)) == 4
-    assert (
-        openvino_cache.cache_folder(dataclasses.replace(request_, key=""), engines.SHAPES) is None
-    )
+    assert openvino_cache.cache_folder(dataclasses.replace(request_, key=""), SHAPES) is None
 
 
 def test_weights_that_change_under_the_same_name_are_seen(request_: EngineRequest) -> None:
@@ -143,7 +142,7 @@ def test_a_file_that_vanishes_while_it_is_looked_at_is_missed_by_opening_alone(
 ) -> None:
     Path(str(request_.path)).with_suffix(".bin").unlink()
     monkeypatch.setattr(Path, "is_file", lambda self: True)  # a moment ago it was
-    assert openvino_cache.cache_folder(request_, engines.SHAPES) is not None
+    assert openvino_cache.cache_folder(request_, SHAPES) is not None
     with pytest.raises(EngineError):
         engines.open(request_)
 
