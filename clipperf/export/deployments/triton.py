@@ -17,9 +17,10 @@ from pathlib import Path
 
 from clipperf.engines import contract
 from clipperf.errors import ArtifactError
-from clipperf.export.deployment import Deployment, Made, write_graph
+from clipperf.export.deployment import Deployment, Made
 from clipperf.export.exporter import Need
 from clipperf.export.folder import copy_tower
+from clipperf.export.rewriting import write_graph
 from clipperf.nouns.artifact import OUTPUT_NAMES, Artifact, TensorSpec
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
