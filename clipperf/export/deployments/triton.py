@@ -37,14 +37,16 @@ BACKENDS = {"onnx": ("onnxruntime", "model.onnx"), "trt": ("tensorrt", "model.pl
 
 TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "bytes": "TYPE_STRING"}
 
-MODEL_PY = '''"""Made by clipperf: see clipperf.serve.triton."""
-
-import os
+FIND_PACKAGES = """import os
 import sys
 
 # Triton starts a Python of its own choice; CLIPPERF_PACKAGES names folders to import from.
 sys.path[:0] = [path for path in os.environ.get("CLIPPERF_PACKAGES", "").split(os.pathsep) if path]
+"""
 
+MODEL_PY = f'''"""Made by clipperf: see clipperf.serve.triton."""
+
+{FIND_PACKAGES}
 from clipperf.serve.triton import TritonPythonModel  # noqa: E402, F401
 '''
 
