@@ -44,13 +44,17 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: it is ended after `limit_s`, and not begun with less than `least_s` left."""
+    """A stage: it is ended after `limit_s`, and not begun with less than `least_s` left.
+
+    Neighbours that are `shared` run at once: no time or memory of theirs is a figure.
+    """
 
     name: str
     title: str
     limit_s: float
     run: Callable[[str, Keep], Data]
     least_s: float = 10.0
+    shared: bool = False
 
 
 def usable(device: str) -> list[str]:

@@ -166,6 +166,64 @@ def _markdown(data: Data) -> list[str]:
     return [data["markdown"].strip()] if "markdown" in data else []
 
 
+def _served(data: Data) -> list[str]:
+    names = {
+        "alone": "least cosine, one thread",
+        "threads": "least cosine, 8 threads",
+        "without_memory": "with next to no memory left",
+        "after_it": "least cosine after it",
+        "calls": "calls of mixed shapes",
+        "rss_bytes": "RAM after them, MiB",
+        "growth": "growth of RAM behind the first twentieth",
+        "vram_grown_bytes": "growth of VRAM in as many again, MiB",
+    }
+    shown = {
+        name: _mib(data[key]) if key.endswith("_bytes") else data[key]
+        for key, name in names.items()
+        if key in data
+    }
+    if not shown:
+        return []
+    return [
+        f"The bundled sample in `{data['runtime']}`, {data['precision']}, beside fp32 on the CPU.",
+        "",
+        *table(("", ""), list(shown.items())),
+    ]
+
+
+def _tuned(data: Data) -> list[str]:
+    towers = data.get("chosen", {}).get("towers", ())
+    return towers and table(
+        ("tower", "runtime", "precision", "batch", "streams", "rows/s", "ms a batch"),
+        [
+            (
+                *(tower["cell"][k] for k in ("side", "runtime", "precision", "batch", "streams")),
+                f"{tower['items_per_s']:.0f}", f"{1e3 * tower['batch_s']:.2f}",
+            )
+            for tower in towers
+        ],
+    )  # fmt: skip
+
+
+def _structures(data: Data) -> list[str]:
+    found = data.get("structures", {})
+    return found and table(
+        ("structure", "how it ended", "least cosine on the CPU", "in CUDA", "CUDA graphs", "why"),
+        [
+            (
+                name, one["status"], _digits(one.get("min_cosine")),
+                _digits(one.get("cuda_min_cosine")), one.get("cuda_graphs"),
+                one.get("reason"),
+            )
+            for name, one in sorted(found.items())
+        ],
+    )  # fmt: skip
+
+
+def _digits(value: float | None) -> str | None:
+    return None if value is None else f"{value:.7f}"
+
+
 SECTIONS: dict[str, Callable[[Data], list[str]]] = {
     "environment": _environment,
     "parity": _parity,
@@ -175,4 +233,7 @@ SECTIONS: dict[str, Callable[[Data], list[str]]] = {
     "copies": _copies,
     "graphs": _graphs,
     "retrieval": _markdown,
+    "served": _served,
+    "structures": _structures,
+    "tuned": _tuned,
 }

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -68,25 +70,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     file = options.out / f"{name}.json"
     options.out.mkdir(parents=True, exist_ok=True)
     run = begun(file, options.device, machine, gpu)
-    for stage in STAGES:
-        if options.only and stage.name not in options.only:
-            continue
-        kept = run["stages"].get(stage.name)
-        if kept is not None and kept["status"] in ("ok", "skipped") and not options.again:
-            print(f"{stage.name}: {kept['status']} before", flush=True)
-            continue
-        left_s = ends_at - time.monotonic()
-        print(f"{stage.name}: {stage.title}", flush=True)
-        if left_s < stage.least_s:
-            record = ended("not reached", f"{max(0, left_s):.0f} s were left")
-        else:
-            record = run_stage(stage, options.device, min(stage.limit_s, left_s))
-        print(f"{stage.name}: {record['status']}, {record['seconds']} s {record['reason']}")
-        run["stages"][stage.name] = record
-        write_json(file, run)
-        write_text(file.with_suffix(".md"), page(run))
+    wanted = [stage for stage in STAGES if not options.only or stage.name in options.only]
+    for shared, neighbours in itertools.groupby(wanted, lambda stage: stage.shared):
+        beside = [stage for stage in neighbours if options.again or not ended_well(run, stage.name)]
+        with ThreadPoolExecutor(max(1, len(beside)) if shared else 1) as pool:
+            going = {
+                pool.submit(attempt, stage, options.device, ends_at): stage for stage in beside
+            }
+            for done in as_completed(going):
+                run["stages"][going[done].name] = done.result()
+                keep(file, run)
     print(file.with_suffix(".md"))
     return int(any(r["status"] in ("failed", "too slow") for r in run["stages"].values()))
+
+
+def ended_well(run: Record, name: str) -> bool:
+    """Whether a stage need not run again; says so."""
+    kept = run["stages"].get(name)
+    if kept is None or kept["status"] not in ("ok", "skipped"):
+        return False
+    print(f"{name}: {kept['status']} before", flush=True)
+    return True
+
+
+def attempt(stage: Stage, device: str, ends_at: float) -> Record:
+    """Run a stage in what is left of the time."""
+    left_s = ends_at - time.monotonic()
+    print(f"{stage.name}: {stage.title}", flush=True)
+    if left_s < stage.least_s:
+        record = ended("not reached", f"{max(0, left_s):.0f} s were left")
+    else:
+        record = run_stage(stage, device, min(stage.limit_s, left_s))
+    print(f"{stage.name}: {record['status']}, {record['seconds']} s {record['reason']}", flush=True)
+    return record
+
+
+def keep(file: Path, run: Record) -> None:
+    """Write what is known, in the order of the stages."""
+    order = [stage.name for stage in STAGES]
+    run["stages"] = dict(sorted(run["stages"].items(), key=lambda item: order.index(item[0])))
+    write_json(file, run)
+    write_text(file.with_suffix(".md"), page(run))
 
 
 def begun(file: Path, device: str, machine: str, gpu: env.Gpu | None) -> Record:

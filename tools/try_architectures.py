@@ -3,11 +3,13 @@
     python tools/try_architectures.py                 # try everything, rewrite the page
     python tools/try_architectures.py --list          # name the structures, try nothing
     python tools/try_architectures.py --only siglip   # try what speaks for architectures like it
+    python tools/try_architectures.py --device cuda --share 0/8   # each eighth on a GPU, no page
 
 Towers that differ in sizes only share a structure (see `architecture_structures`). The smallest
 one of each is cut to two layers, given seeded weights, exported to ONNX, and its embeddings in
 ONNX Runtime at batches 1, 3 and 8 are compared with PyTorch's. Every try is a process of its own,
-so that a crash or a hang is a row. It downloads nothing. Ten minutes of one core.
+so that a crash or a hang is a row. It downloads nothing. Ten minutes of one core. With `--device
+cuda` the same graphs run in ONNX Runtime's CUDA provider, too.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ START_ID = 2
 """Stands for CLIP's, which small vocabularies lack."""
 
 
-def attempt(architecture: str, side: Side, folder: Path) -> Outcome:
+def attempt(architecture: str, side: Side, folder: Path, device: str = "cpu") -> Outcome:
     """Export one small tower and compare it; the outcome of a refusal holds its reason."""
     import torch
 
@@ -79,6 +81,8 @@ def attempt(architecture: str, side: Side, folder: Path) -> Outcome:
             outcome |= {"cut": cut.at, "why": cut.why}
         outcome["joined"] = trace.export_onnx(tower, folder / "model.onnx")
         outcome |= _compare(tower, folder / "model.onnx", inputs.numpy(), reference)
+        if device == "cuda":
+            outcome |= _on_cuda(spec, tower, folder / "model.onnx", inputs.numpy(), reference)
     except ClipperfError as exc:
         return outcome | {"status": "refused", "reason": str(exc)}
     worst = outcome["min_cosine"]
@@ -109,6 +113,29 @@ def _compare(tower: Tower, path: Path, inputs: Any, reference: Any) -> Outcome:
         "most_alike": float(alike.max()),
         "size": float(np.linalg.norm(reference, axis=1).mean()),
     }
+
+
+def _on_cuda(spec: ModelSpec, tower: Tower, path: Path, inputs: Any, reference: Any) -> Outcome:
+    """The least cosine of the graph in ONNX Runtime's CUDA provider, whole texts and cut ones."""
+    import numpy as np
+
+    from clipperf.engines import contract
+    from clipperf.export.judge import parity
+    from clipperf.nouns.cell import Cell, EngineRequest
+
+    cell = Cell(spec.id, tower.side, "ort-cuda", "fp32", "cuda", len(inputs), 1)
+    engine = contract.get("ort-cuda").open(EngineRequest(cell, spec, str(path)))
+    try:
+        given = [inputs, inputs[:3], inputs[:1]]
+        if tower.dynamic_tokens:
+            given.append(np.ascontiguousarray(inputs[:, :SHORT_TOKENS]))
+        worst = 1.0
+        for array in [given[0], *given]:  # a shape's second run is captured where graphs are
+            expected = reference[: len(array)]
+            worst = min(worst, parity.compare(engine.run(array), expected, "fp32", "").min_cosine)
+    finally:
+        engine.close()
+    return {"cuda_min_cosine": worst, "cuda_graphs": getattr(engine, "graphs", 0)}
 
 
 def sample_inputs(tower: Tower) -> Any:
@@ -160,12 +187,13 @@ def _unfetched(architecture: str, side: Side) -> str:
     return ""
 
 
-def run_attempt(structure: Structure, timeout_s: float) -> Outcome:
+def run_attempt(structure: Structure, timeout_s: float, device: str = "cpu") -> Outcome:
     """`attempt` in a process of its own; a crash or a hang is an outcome as well."""
     # Forked, so that each need not import torch, timm and transformers again.
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_answer, args=(sender, structure.smallest, structure.side))
+    named = (structure.smallest, structure.side)
+    child = context.Process(target=_answer, args=(sender, *named, device))
     start = time.monotonic()
     child.start()
     sender.close()
@@ -181,10 +209,10 @@ def run_attempt(structure: Structure, timeout_s: float) -> Outcome:
     return {**outcome, "seconds": round(time.monotonic() - start, 1)}
 
 
-def _answer(sender: Connection, architecture: str, side: Side) -> None:
+def _answer(sender: Connection, architecture: str, side: Side, device: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            outcome = attempt(architecture, side, Path(folder))
+            outcome = attempt(architecture, side, Path(folder), device)
         except Exception as exc:  # noqa: BLE001 - whatever a try raises is its row
             first = (str(exc).strip().splitlines() or [""])[0]
             outcome = {"status": "crashed", "reason": f"{type(exc).__name__}: {first}"[:400]}
@@ -200,6 +228,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="outcomes as JSON: what is in it is kept")
     parser.add_argument("--no-tries", action="store_true", help="the page of --results as it is")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds of one try")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--share", default="0/1", help="K/N: every Nth structure from the Kth on")
     arguments = parser.parse_args()
     # The same answers on every machine: nothing comes from a hub, not even where there is one.
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -211,6 +241,9 @@ def main() -> int:
         for structure in structures(side)
         if any(arguments.only.lower() in name.lower() for name in structure.members)
     ]
+    first, _, step = arguments.share.partition("/")
+    whole = len(found)
+    found = found[int(first) :: int(step)]
     if arguments.list:
         for s in found:
             print(f"{s.side}: {s.label}: {', '.join(s.members)}")
@@ -222,12 +255,13 @@ def main() -> int:
         if arguments.no_tries:
             outcomes.setdefault(structure.id, {"status": "not tried"})
         elif structure.id not in outcomes:
-            outcomes[structure.id] = run_attempt(structure, arguments.timeout)
+            outcomes[structure.id] = run_attempt(structure, arguments.timeout, arguments.device)
             if arguments.results:
                 write_json(arguments.results, outcomes)
         print(f"{number}/{len(found)} {structure.side} {structure.smallest}: ", end="")
         print(json.dumps(outcomes[structure.id]), flush=True)
-    out = arguments.out or (None if arguments.only else PAGE)
+    partly = arguments.only or len(found) < whole or arguments.device == "cuda"
+    out = arguments.out or (None if partly else PAGE)
     if out:
         older = out.read_text(encoding="utf-8") if out.exists() else ""
         write_text(out, page(found, outcomes) + others_of(older))

@@ -39,7 +39,10 @@ USUAL_BATCHES = (1, 8, 64)
 """The smallest batch, the one to tune for and the largest of engines that are built for a range,
 where nobody says."""
 
-OUT_OF_MEMORY = ("out of memory", "failed to allocate", "alloc_failed", "bad_alloc", "can't alloc")
+OUT_OF_MEMORY = (
+    *("out of memory", "failed to allocate", "alloc_failed", "allocation_failed", "bad_alloc"),
+    "can't alloc",
+)
 """What stands in the errors of libraries that found too little memory, in lower case."""
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from clipperf.engines import contract
+from clipperf.engines.gpu_thread import on_gpu_thread
 from clipperf.engines.onnxruntime import library, run_error
 from clipperf.errors import EngineError
 
@@ -24,6 +26,9 @@ Kind = tuple[tuple[int, ...], np.dtype[Any]]
 
 NO_GRAPH = "-1"
 """Stands for a graph's number where a run is not to be captured."""
+
+NOT_BEGUN = ("invalid dimensions", "Unexpected input data type")
+"""Stand in ONNX Runtime's errors for inputs that do not fit, with which nothing was run."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,14 @@ class BoundEngine:
 
     With `graphs` the session was opened with the CUDA provider's `enable_cuda_graph`, which
     captures the second run of a shape and replays it from then on: a tower is some hundred
-    kernels, and launching them takes longer than small batches do.
+    kernels, and launching them takes longer than small batches do. A run that fails may leave such
+    a session in the midst of a capture, for good: then `open_session` opens another one for the
+    next run. All of it happens in one thread (see `gpu_thread`).
     """
 
     def __init__(
         self,
-        session: Any,
+        open_session: Callable[[], Any],
         provider: str,
         device: str = "cuda",
         min_tokens: int = contract.SHORTEST_TOKENS,
@@ -53,8 +60,9 @@ class BoundEngine:
     ) -> None:
         self.min_tokens = min_tokens
         self.token_buckets = contract.TOKEN_BUCKETS if graphs else ()
-        self._lock = threading.Lock()  # a shape's buffers are for one thread at a time
-        self._session = session
+        self._open = open_session
+        self._session = on_gpu_thread(open_session)
+        self._closed = False
         self._device = device
         self.takes_graphs = graphs
         self.graphs_left = GRAPHS if graphs else 0
@@ -70,23 +78,36 @@ class BoundEngine:
 
     def run(self, array: np.ndarray) -> np.ndarray:
         """Embed a batch: copies it in, runs, and returns float32 [batch, embed_dim] copied out."""
-        if self._session is None:
+        return on_gpu_thread(partial(self._run, array))
+
+    def _run(self, array: np.ndarray) -> np.ndarray:
+        if self._closed:
             raise EngineError("this engine is closed")
+        if self._session is None:
+            self._session = self._open()
         kind = array.shape, array.dtype
-        with self._lock:
-            try:
-                bound = self._kept.get(kind) or self._bound(kind)
-                # From the caller's own memory: the driver's way through pinned memory took no
-                # longer than one of ours did (docs/tensorrt.md).
-                bound.given.update_inplace(np.ascontiguousarray(array))
-                self._session.run_with_iobinding(bound.binding, bound.options)
-                result: np.ndarray = bound.binding.copy_outputs_to_cpu()[0]
-            except Exception as exc:
-                if self._kept.pop(kind, None) is not None:  # a failed capture is not tried again
-                    self._plain.add(kind)
-                self._latest.pop(kind, None)  # memory that other shapes may lack
-                raise run_error(exc, len(array)) from exc
+        try:
+            bound = self._kept.get(kind) or self._bound(kind)
+            # From the caller's own memory: the driver's way through pinned memory took no
+            # longer than one of ours did (docs/tensorrt.md).
+            bound.given.update_inplace(np.ascontiguousarray(array))
+            self._session.run_with_iobinding(bound.binding, bound.options)
+            result: np.ndarray = bound.binding.copy_outputs_to_cpu()[0]
+        except Exception as exc:
+            self._failed(kind, exc)
+            raise run_error(exc, len(array)) from exc
         return result
+
+    def _failed(self, kind: Kind, exc: Exception) -> None:
+        """Leave nothing behind that a failed run may have spoiled."""
+        if kind in self._kept:  # a failed capture is not tried again
+            self._plain.add(kind)
+        if self.takes_graphs and not any(sign in str(exc) for sign in NOT_BEGUN):
+            self._free()
+            self.graphs_left = GRAPHS
+            return
+        self._kept.pop(kind, None)
+        self._latest.pop(kind, None)  # memory that other shapes may lack
 
     def _bound(self, kind: Kind) -> _Bound:
         """The buffers of a shape: with a graph's number while there are any left."""
@@ -116,8 +137,12 @@ class BoundEngine:
             options.add_run_config_entry("gpu_graph_id", graph)
         return _Bound(binding, given, options)
 
-    def close(self) -> None:
-        """Free the buffers and the session; safe to call twice."""
+    def _free(self) -> None:
         self._kept.clear()
         self._latest.clear()
         self._session = None
+
+    def close(self) -> None:
+        """Free the buffers and the session; safe to call twice."""
+        self._closed = True
+        on_gpu_thread(self._free)

@@ -58,7 +58,11 @@ def open_cuda(request: EngineRequest) -> BoundEngine:
 
     def opened(graphs: bool) -> BoundEngine:
         named = [(CUDA, providers.cuda_options(request.cell.precision, graphs))]
-        return BoundEngine(_session(request, CUDA, _options(request), named), CUDA, graphs=graphs)
+
+        def session() -> Any:
+            return _session(request, CUDA, _options(request), named)
+
+        return BoundEngine(session, CUDA, graphs=graphs)
 
     try:
         return opened(graphs=True)
@@ -85,7 +89,10 @@ def open_tensorrt(request: EngineRequest) -> BoundEngine:
             (TENSORRT, providers.tensorrt_options(request, folder)),
             (CUDA, providers.cuda_options(request.cell.precision)),
         ]
-        session = _session(request, TENSORRT, _options(request), named)
+
+        def session() -> Any:
+            return _session(request, TENSORRT, _options(request), named)
+
         return BoundEngine(session, TENSORRT, min_tokens=providers.profile_tokens(request))
 
     folder, engine = providers.cache_folder(request), None

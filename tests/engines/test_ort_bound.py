@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,7 +35,7 @@ def graph(tmp_path: Path) -> Path:
 
 def opened(graph: Path) -> Any:
     session = open_session(graph, threads=1)._session
-    return BoundEngine(session, "CPUExecutionProvider", device="cpu")
+    return BoundEngine(lambda: session, "CPUExecutionProvider", device="cpu")
 
 
 def test_each_shape_has_its_buffers_and_each_run_an_array(graph: Path) -> None:
@@ -72,11 +73,13 @@ class Recorded:
         self._session = session
         self.asked: list[tuple[int, str]] = []
         self.fails: set[str] = set()
+        self.threads: set[int] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
     def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        self.threads.add(threading.get_ident())
         number = options.get_run_config_entry("gpu_graph_id")
         if number in self.fails:
             raise RuntimeError("CUDA failure 901: operation failed during capture")
@@ -86,7 +89,7 @@ class Recorded:
 
 def test_the_first_shapes_keep_their_graph_and_others_have_none(graph: Path) -> None:
     session = Recorded(open_session(graph, threads=1)._session)
-    engine = BoundEngine(session, "CPUExecutionProvider", device="cpu", graphs=True)
+    engine = BoundEngine(lambda: session, "CPUExecutionProvider", device="cpu", graphs=True)
     for rows in [*range(1, 20), *range(1, 20)]:
         assert engine.run(np.ones((rows, 4), np.float32)).tolist() == [[8.0] * 3] * rows
     first, second = session.asked[:19], session.asked[19:]
@@ -99,15 +102,74 @@ def test_the_first_shapes_keep_their_graph_and_others_have_none(graph: Path) -> 
 
 def test_a_shape_whose_capture_failed_is_run_without_a_graph(graph: Path) -> None:
     session = Recorded(open_session(graph, threads=1)._session)
-    engine = BoundEngine(session, "CPUExecutionProvider", device="cpu", graphs=True)
+    engine = BoundEngine(lambda: session, "CPUExecutionProvider", device="cpu", graphs=True)
     session.fails = {"15"}  # the first one's number
     with pytest.raises(EngineError, match="failed during capture"):
         engine.run(np.ones((2, 4), np.float32))
+    session.fails = set()  # another session's numbers
     for rows in (2, 3):
         assert engine.run(np.ones((rows, 4), np.float32)).tolist() == [[8.0] * 3] * rows
-    assert session.asked == [(2, "-1"), (3, "14")]
-    assert engine.graphs_left == 14, "one shape takes no more than one number"
+    assert session.asked == [(2, "-1"), (3, "15")]
+    assert engine.graphs_left == 15, "one shape takes no more than one number"
     engine.close()
+
+
+def test_a_session_is_opened_again_after_a_run_that_failed(graph: Path) -> None:
+    """What a failed capture leaves of it does not come back (seen on an H200)."""
+    opened_sessions: list[Recorded] = []
+    full = True
+
+    def open_another() -> Recorded:
+        if full and opened_sessions:
+            raise EngineError("no memory for a session")
+        opened_sessions.append(Recorded(open_session(graph, threads=1)._session))
+        return opened_sessions[-1]
+
+    engine = BoundEngine(open_another, "CPUExecutionProvider", device="cpu", graphs=True)
+    assert engine.run(np.ones((1, 4), np.float32)).tolist() == [[8.0] * 3]
+    with pytest.raises(EngineError, match="onnxruntime: "):
+        engine.run(np.ones((2, 5), np.float32))  # nothing was run: the session is as it was
+    assert engine.run(np.ones((1, 4), np.float32)).tolist() == [[8.0] * 3]
+    assert len(opened_sessions) == 1
+    opened_sessions[0].fails = {"13"}
+    with pytest.raises(EngineError, match="failed during capture"):
+        engine.run(np.ones((3, 4), np.float32))
+    assert engine.graphs == 0
+    with pytest.raises(EngineError, match="no memory for a session"):
+        engine.run(np.ones((1, 4), np.float32))
+    full = False
+    for rows in (3, 1, 2, 1):
+        assert engine.run(np.ones((rows, 4), np.float32)).tolist() == [[8.0] * 3] * rows
+    assert [len(one.asked) for one in opened_sessions] == [2, 4]
+    assert opened_sessions[1].asked == [(3, "-1"), (1, "15"), (2, "14"), (1, "15")]
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(np.ones((1, 4), np.float32))
+    assert len(opened_sessions) == 2, "a closed engine opens nothing"
+
+
+def test_engines_of_all_threads_are_opened_and_run_in_one(graph: Path) -> None:
+    """CUDA refuses memory to other threads while one captures a graph."""
+    sessions: list[Recorded] = []
+    at: set[int] = set()
+
+    def recorded() -> Recorded:
+        at.add(threading.get_ident())
+        sessions.append(Recorded(open_session(graph, threads=1)._session))
+        return sessions[-1]
+
+    def served(rows: int) -> bool:
+        engine = BoundEngine(recorded, "CPUExecutionProvider", device="cpu", graphs=True)
+        found = [engine.run(np.full((rows, 4), n, np.float32)) for n in (1, 2)]
+        engine.close()
+        return [one.tolist() for one in found] == [[[8.0 * n] * 3] * rows for n in (1, 2)]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(served, range(1, 33)))
+    assert len(sessions) == 32
+    assert len(at) == 1
+    assert {thread for one in sessions for thread in one.threads} == at
+    assert threading.get_ident() not in at
 
 
 def test_threads_do_not_read_each_others_buffers(graph: Path) -> None:
@@ -120,7 +182,7 @@ def test_threads_do_not_read_each_others_buffers(graph: Path) -> None:
             self._session.run_with_iobinding(binding, options)
             time.sleep(0.002)
 
-    engine = BoundEngine(Slow(session), "CPUExecutionProvider", device="cpu")
+    engine = BoundEngine(lambda: Slow(session), "CPUExecutionProvider", device="cpu")
 
     def found(value: int) -> bool:
         rows = engine.run(np.full((2, 4), value, np.float32))
@@ -137,7 +199,7 @@ def test_the_buffers_of_a_run_that_failed_are_given_back(graph: Path) -> None:
         def run_with_iobinding(self, binding: Any, options: Any) -> None:
             raise RuntimeError("CUDA failure 2: out of memory")
 
-    engine = BoundEngine(Full(session), "CPUExecutionProvider", device="cpu")
+    engine = BoundEngine(lambda: Full(session), "CPUExecutionProvider", device="cpu")
     with pytest.raises(EngineError, match="out of memory at batch 2"):
         engine.run(np.ones((2, 4), np.float32))
     assert not engine._latest and not engine._kept

@@ -1,0 +1,181 @@
+"""Stages of `first_gpu_run` that serve: `clipperf.load` on a GPU, tuning, every structure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from first_gpu_base import MODEL, ROOT, Data, Keep, Skipped, Wrong, clipperf, usable
+
+CALLS = 1500
+MOST_GROWTH = 0.05
+LEAST = 0.999
+"""The least cosine of a tower in fp16 with the same one in fp32 on the CPU."""
+LEFT_BYTES = 64 << 20
+"""So much of the GPU's memory is left where too little is wanted."""
+AT_ONCE = 8
+
+
+def served(device: str, keep: Keep) -> Data:
+    """A model of `clipperf.load` beside the CPU's: self-test, threads, no memory, many calls."""
+    from PIL import Image
+
+    import clipperf as product
+    from clipperf.export.make import make
+    from clipperf.models import zoo
+    from clipperf.nouns.variant import SIDES, Variant
+
+    runtime = "ort-cuda" if device == "cuda" else "onnx"
+    if runtime not in usable(device):
+        raise Skipped(f"{runtime} is not usable here")
+    spec = zoo.resolve("clipperf-sample")
+    precision = "fp16" if device == "cuda" else "fp32"
+    whole = make(spec, SIDES, Variant("onnx", "fp32")).folder
+    folder = make(spec, SIDES, Variant("onnx", precision)).folder
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (90, 120, 3), np.uint8)) for _ in range(33)]
+    texts = [" ".join(["a", "small", "drawing", "of", "apples"] * n) for n in range(1, 13)]
+    data: Data = {"runtime": runtime, "precision": precision}
+    with product.load(whole, runtime="onnx") as exact:
+        expected = exact.encode_images(images), exact.encode_texts(texts)
+    with product.load(folder, runtime=runtime, device=device, self_test=True) as model:
+
+        def worst(count: int) -> float:
+            found = model.encode_images(images[:count]), model.encode_texts(texts[:count])
+            return min(_least_cosine(a, b) for a, b in zip(found, expected, strict=True))
+
+        data["alone"] = worst(33)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            data["threads"] = min(pool.map(worst, [1, 2, 3, 5, 8, 12, 16, 33] * 8))
+        keep(data)
+        if device == "cuda":
+            data["without_memory"] = _without_memory(model, images)
+            data["after_it"] = worst(33)
+            keep(data)
+        data |= _many_calls(model, device)
+    keep(data)
+    bad = [k for k in ("alone", "threads", "after_it") if data.get(k, 1.0) < LEAST]
+    if bad:
+        raise Wrong(f"other vectors than the CPU's: {', '.join(bad)}", data)
+    if "memory at batch" not in data.get("without_memory", "out of memory at batch"):
+        raise Wrong(f"too little memory was told as: {data['without_memory']}", data)
+    if data["growth"] > MOST_GROWTH:
+        raise Wrong(f"memory grew by {data['growth']:.1%}", data)
+    return data
+
+
+def _least_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    b = b[: len(a)]
+    cosines = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return float(np.nan_to_num(cosines, nan=-1).min())
+
+
+def _without_memory(model: Any, images: Sequence[Any]) -> str:
+    """What a large batch of another shape says while the GPU has next to nothing left."""
+    from clipperf.engines.tensorrt import cuda as cuda_driver
+    from clipperf.errors import ClipperfError
+
+    cuda, held = cuda_driver.open_cuda(), []
+    try:
+        for size in (16 << 30, 1 << 30, 128 << 20, 16 << 20):
+            while _free_bytes(cuda) > LEFT_BYTES + size:
+                held.append(cuda.device_alloc(size))
+        try:
+            model.encode_images(list(images) * 60)
+        except ClipperfError as exc:
+            return f"{type(exc).__name__}: {exc}"[:400]
+        return "it had enough"
+    finally:
+        for one in held:
+            cuda.device_free(one)
+
+
+def _free_bytes(cuda: Any) -> int:
+    return int(cuda._ok(cuda._rt.cudaMemGetInfo())[0])
+
+
+def _many_calls(model: Any, device: str) -> Data:
+    """How RAM and VRAM grow over calls of mixed shapes, behind the first twentieth."""
+    import soak
+    from soak import Calls, growth
+
+    from clipperf.bench import gpu_meters
+
+    found = soak.soak(model, CALLS, Calls(), CALLS)
+    data: Data = {"calls": CALLS, "growth": growth(found), "rss_bytes": found[-1]}
+    if device == "cuda":
+        before = gpu_meters.available_vram_bytes(device)
+        soak.soak(model, CALLS, Calls(1), CALLS)
+        after = gpu_meters.available_vram_bytes(device)
+        data["vram_grown_bytes"] = (before or 0) - (after or 0)
+    return data
+
+
+def tuned(device: str, keep: Keep) -> Data:
+    """`clipperf tune` of ViT-B-32: what it chooses, and that `clipperf.load` opens it."""
+    names = [n for n in usable(device) if n not in ("torch", "torch-compile")]
+    if not names:
+        raise Skipped(f"nothing on {device} can be tuned")
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "bundle"
+        done = clipperf(
+            "tune", *MODEL, "--device", device, "--runtime", ",".join(names), "--batch", "1,32",
+            "--minutes", "1", "--bundle", str(bundle), "--out", str(Path(folder) / "t.json"),
+            "--json",
+        )  # fmt: skip
+        if done.returncode:
+            raise Wrong(done.stderr.strip()[-400:])
+        code = (
+            "import sys, clipperf\n"
+            "model = clipperf.load(sys.argv[1])\n"
+            "print(model.encode_texts(['a cat', 'a dog']).shape)\n"
+        )
+        opened = subprocess.run(
+            [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, cwd=ROOT
+        )
+        if opened.returncode:
+            raise Wrong(f"the bundle does not open: {opened.stderr.strip()[-400:]}")
+    return {"chosen": json.loads(done.stdout), "loaded": opened.stdout.strip()}
+
+
+def structures(device: str, keep: Keep) -> Data:
+    """Every structure of open_clip's catalogue, cut to two layers, in ONNX Runtime."""
+    if device == "cuda" and "ort-cuda" not in usable(device):
+        raise Skipped("ort-cuda is not usable here")
+    shares = min(AT_ONCE, os.cpu_count() or 1)
+    outcomes: Data = {}
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{place}.json" for place in range(shares)]
+        children = [
+            subprocess.Popen(
+                [
+                    sys.executable, str(Path(__file__).with_name("try_architectures.py")),
+                    "--device", device, "--share", f"{place}/{shares}", "--results", str(file),
+                ],
+                cwd=ROOT, stdout=subprocess.DEVNULL,
+            )
+            for place, file in enumerate(files)
+        ]  # fmt: skip
+        codes = []
+        for child, file in zip(children, files, strict=True):
+            codes.append(child.wait())
+            if file.exists():
+                outcomes |= json.loads(file.read_text())
+            keep({"structures": outcomes})
+    data: Data = {"structures": outcomes}
+    bad = [
+        name
+        for name, outcome in outcomes.items()
+        if outcome["status"] != "exported" or outcome.get("cuda_min_cosine", 1.0) < 0.9999
+    ]
+    if bad or any(codes) or not outcomes:
+        raise Wrong(f"{len(bad)} of {len(outcomes)}: {', '.join(bad)} (exits {codes})", data)
+    return data
