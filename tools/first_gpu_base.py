@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +66,25 @@ def usable(device: str) -> list[str]:
 
 
 def clipperf(*words: str) -> subprocess.CompletedProcess[str]:
-    """One command of clipperf, its output kept and shown."""
-    done = subprocess.run(
-        [sys.executable, "-m", "clipperf", *words], capture_output=True, text=True, cwd=ROOT
-    )
-    print(" ".join(words), done.stdout[-2000:], done.stderr[-4000:], sep="\n", flush=True)
-    return done
+    """One command of clipperf, its output kept; what it says of its progress is shown at once."""
+    print(" ".join(words), flush=True)
+    with subprocess.Popen(
+        [sys.executable, "-m", "clipperf", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    ) as child:  # fmt: skip
+        said: list[str] = []
+
+        def listen() -> None:
+            for line in child.stderr or ():
+                print(line, end="", flush=True)
+                said.append(line)
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        answer = child.stdout.read() if child.stdout else ""
+        listener.join()
+    print(answer[-2000:], flush=True)
+    return subprocess.CompletedProcess(words, child.returncode, answer, "".join(said))
 
 
 def profiled(*words: str) -> Data:

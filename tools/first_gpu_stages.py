@@ -276,7 +276,7 @@ STAGES = (
     Stage("graphs", "CUDA graphs of ONNX Runtime's", 90, graphs),
     Stage("memory", "The VRAM meter against a known gibibyte", 60, memory),
     Stage("products", "The rate of matrix products", 60, products),
-    Stage("served", "clipperf.load: self-test, threads, no memory, many calls", 90, served),
+    Stage("served", "clipperf.load: self-test, threads, no memory, many calls", 150, served),
     Stage("gpu-tests", "The tests that need a GPU", 180, gpu_tests),
     Stage("copies", "Ways to copy images in", 60, copies),
     Stage("compiled", "PyTorch eager and compiled beside the others", 180, compiled, 40),

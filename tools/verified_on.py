@@ -33,7 +33,7 @@ STAGES = {
     "gpu-tests": "the tests that need a GPU",
     "speed": "`clipperf profile` of ViT-B-32's images",
     "structures": "every structure of open_clip's catalogue, two layers of each, in `ort-cuda`",
-    "served": "`clipperf.load` in `ort-cuda`: threads, next to no memory, 3,000 calls",
+    "served": "`clipperf.load` in `ort-cuda`: threads, next to no memory, many calls",
     "tuned": "`clipperf tune`",
     "memory": "the VRAM meter against a known allocation",
     "retrieval": "`clipperf eval` on a GPU",
