@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipperf.drift import drift_of, neighbour_agreement
+from clipperf.drift import drift_of, neighbour_agreement, room_of
 
 
 def at(*degrees: float) -> np.ndarray:
@@ -86,3 +86,13 @@ def test_neighbours_are_looked_up_in_the_reference() -> None:
     ours, theirs = at(50, 40, 80), at(130, 60, 10)
     assert neighbour_agreement(ours, theirs) == 1
     assert neighbour_agreement(theirs, ours) == pytest.approx(1 / 3)
+
+
+def test_lengths_by_hand() -> None:
+    found = drift_of(np.array([[3, 4], [0.8, 0]]), np.array([[4, 3], [1.0, 0]]))
+    assert found.longer.tolist() == pytest.approx([0, -0.2])
+    assert found.most_longer == pytest.approx(-0.2)
+    assert drift_of(np.zeros((1, 2)), np.zeros((1, 2))).most_longer == -1, "no length is no vector"
+    assert [room_of(least) for least in (0.99999, 0.99, 0.98)] == pytest.approx(
+        [0.05, 0.1414, 0.2], abs=1e-4
+    )

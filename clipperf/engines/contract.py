@@ -82,6 +82,10 @@ class Runtime:
     features: bool = False
 
 
+REPLACED = "{path} was replaced or removed: open the model again"
+"""What is said where a tower cannot be opened a second time."""
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error, of a library's own or of Python's, says that memory was too small."""
     said = str(error).lower()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from clipperf.engines import openvino_cache, openvino_first
-from clipperf.engines.contract import Availability, failed_run, is_out_of_memory
+from clipperf.engines.contract import REPLACED, Availability, failed_run, is_out_of_memory
 from clipperf.engines.openvino_shapes import SHAPES, near_lengths, one_cache
 from clipperf.engines.processor import check_cell
 from clipperf.errors import EngineError, StorageError
@@ -29,6 +29,7 @@ from clipperf.system.files import staged
 from clipperf.system.mapped import MappedFile
 from clipperf.system.processes import trim_heap
 from clipperf.system.quiet import hush_openvino
+from clipperf.system.reading import stamps
 
 HINT = "INFERENCE_PRECISION_HINT"
 
@@ -196,13 +197,14 @@ def open_compiled(
     }
     path = path.absolute()
     cached = {} if cache is None else {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
-    first = _stamps(path)
+    files = (path, openvino_cache.weights_of(path))
+    first = stamps(files)
 
     def compiling() -> Compiled:
         given, weights = {**settings, **cached}, None
         cached.clear()  # its place is moved once it is full
-        if _stamps(path) != first:
-            raise EngineError(f"{path} was replaced or removed: open the model again")
+        if stamps(files) != first:
+            raise EngineError(REPLACED.format(path=path))
         try:
             with one_cache():
                 if is_large(path):
@@ -220,16 +222,6 @@ def open_compiled(
         return compiled, weights
 
     return OpenVinoEngine(compiling, streams)
-
-
-def _stamps(path: Path) -> list[tuple[int, int, int]]:
-    """What tells a model's files from those that took their place."""
-    found = []
-    for file in (path, openvino_cache.weights_of(path)):
-        with contextlib.suppress(OSError):  # opening it says so
-            stat = file.stat()
-            found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    return found
 
 
 def is_large(path: Path) -> bool:

@@ -19,7 +19,7 @@ LONGEST_TOKENS = 512
 NAMES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY")
 """What oneDNN reads when it makes its first kernel; the first name is the one that it prefers."""
 
-_compiled_in: set[int] = set()
+_first_compiled = threading.Event()
 _locks: dict[int, threading.Lock] = {}
 """By the process: in one that was forked, a thread that only its parent has may hold the lock."""
 
@@ -47,11 +47,11 @@ def one_cache() -> Iterator[None]:
     """
     process = os.getpid()
     with _locks.setdefault(process, threading.Lock()):
-        if not _compiled_in and not any(name in os.environ for name in NAMES):
+        if not _first_compiled.is_set() and not any(name in os.environ for name in NAMES):
             os.environ[NAMES[0]] = "0"
             try:
                 yield
-                _compiled_in.add(process)
+                _first_compiled.set()
             finally:
                 del os.environ[NAMES[0]]
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class BoundEngine:
         self.token_buckets = contract.TOKEN_BUCKETS if graphs else ()
         self._open = open_session
         self._session = on_gpu_thread(open_session)
-        self._closed = False
+        self._closed = self._begun = False
         self._device = device
         self.takes_graphs = graphs
         self.graphs_left = GRAPHS if graphs else 0
@@ -85,24 +86,30 @@ class BoundEngine:
             raise EngineError("this engine is closed")
         if self._session is None:
             self._session = self._open()
-        kind = array.shape, array.dtype
+        kind, self._begun = (array.shape, array.dtype), False
         try:
-            bound = self._kept.get(kind) or self._bound(kind)
-            # From the caller's own memory: the driver's way through pinned memory took no
-            # longer than one of ours did (docs/tensorrt.md).
-            bound.given.update_inplace(np.ascontiguousarray(array))
-            self._session.run_with_iobinding(bound.binding, bound.options)
-            result: np.ndarray = bound.binding.copy_outputs_to_cpu()[0]
+            return self._computed(array, kind)
         except Exception as exc:
-            self._failed(kind, exc)
+            # Who handles the error must not hold by it a session that is to go.
+            traceback.clear_frames(exc.__traceback__)
+            self._failed(kind, self._begun and not any(sign in str(exc) for sign in NOT_BEGUN))
             raise run_error(exc, len(array)) from exc
+
+    def _computed(self, array: np.ndarray, kind: Kind) -> np.ndarray:
+        bound = self._kept.get(kind) or self._bound(kind)
+        # From the caller's own memory, by the driver: in whole runs a way of ours through pinned
+        # memory was slower (docs/tensorrt.md).
+        bound.given.update_inplace(np.ascontiguousarray(array))
+        self._begun = True
+        self._session.run_with_iobinding(bound.binding, bound.options)
+        result: np.ndarray = bound.binding.copy_outputs_to_cpu()[0]
         return result
 
-    def _failed(self, kind: Kind, exc: Exception) -> None:
-        """Leave nothing behind that a failed run may have spoiled."""
-        if kind in self._kept:  # a failed capture is not tried again
-            self._plain.add(kind)
-        if self.takes_graphs and not any(sign in str(exc) for sign in NOT_BEGUN):
+    def _failed(self, kind: Kind, begun: bool) -> None:
+        """Leave nothing behind that a failed run may have spoiled, if it had `begun`."""
+        if begun and self.takes_graphs:
+            if kind in self._kept:  # a failed capture is not tried again
+                self._plain.add(kind)
             self._free()
             self.graphs_left = GRAPHS
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import glob
 import io
 import shutil
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from clipperf.errors import EngineError, StorageError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.system import nvidia
 from clipperf.system.files import locked, staged
+from clipperf.system.reading import stamps
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
@@ -56,10 +58,15 @@ def open_cuda(request: EngineRequest) -> BoundEngine:
     _check(request)
     _load_cuda()
 
+    path = Path(str(request.path))
+    first = stamps(_files(path))
+
     def opened(graphs: bool) -> BoundEngine:
         named = [(CUDA, providers.cuda_options(request.cell.precision, graphs))]
 
         def session() -> Any:
+            if stamps(_files(path)) != first:
+                raise EngineError(contract.REPLACED.format(path=path))
             return _session(request, CUDA, _options(request), named)
 
         return BoundEngine(session, CUDA, graphs=graphs)
@@ -70,6 +77,11 @@ def open_cuda(request: EngineRequest) -> BoundEngine:
         if NO_GRAPHS not in str(exc.__cause__):  # its own words may be another line of the log
             raise
         return opened(graphs=False)
+
+
+def _files(path: Path) -> list[Path]:
+    """A graph and the weights beside it."""
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}*"))
 
 
 def open_tensorrt(request: EngineRequest) -> BoundEngine:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipperf.errors import UnsupportedError
 from clipperf.graph.widen import widen
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ PASSES_ON = frozenset(
 NORMS = frozenset(("LayerNormalization", "ReduceMean", "ReduceL2", "ReduceSumSquare", "Pow"))
 """What begins with statistics of what it is given."""
 
+TYPED = frozenset(("ConstantOfShape", "EyeLike", "RandomNormalLike", "RandomUniformLike"))
+"""Operators whose type is an attribute: what they give stays what it is."""
+
 KINDS = ("sums", "logits", "norms")
 """What may be kept in fp32 beside what is too large, in the order in which it is tried."""
 
@@ -46,18 +50,23 @@ class Emulation:
 
     `tensors` are those that are fp16 in the tower. Each has two more outputs, scalars: its
     largest finite magnitude (of what Softmax alone reads, its largest value: masks are meant to
-    be large) and the largest difference that rounding has made by then.
+    be large) and the largest difference that rounding has made by then. `lengths` are those that
+    are square roots of sums of squares.
     """
 
     path: Path
     tensors: tuple[str, ...]
     output: str
+    lengths: tuple[str, ...]
 
 
 def emulation(source: Path, folder: Path) -> Emulation:
     """Write the emulation of the fp16 graph `source` into `folder`.
 
     The weights are those of the tower, as fp32, twice their size.
+
+    Raises:
+        UnsupportedError: the graph has branches or loops.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -67,6 +76,11 @@ def emulation(source: Path, folder: Path) -> Emulation:
     widen(source, target)
     model = onnx.load(target, load_external_data=False)
     graph, known = model.graph, set(halves)
+    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+        raise UnsupportedError(
+            "its activations come near to fp16's largest number, and a graph with branches cannot "
+            "be checked for that: export the model with --precision bf16 or fp32"
+        )
     masks = masking(graph)
     taken: dict[str, str] = {}
     nodes: list[onnx.NodeProto] = []
@@ -103,7 +117,8 @@ def emulation(source: Path, folder: Path) -> Emulation:
         for probe in PROBES
     )
     onnx.save(model, target)
-    return Emulation(target, tuple(halves), rounded)
+    lengths = [n.output[0] for n in nodes if n.op_type == "ReduceL2" and n.output[0] in known]
+    return Emulation(target, tuple(halves), rounded, tuple(lengths))
 
 
 def _one(graph: onnx.GraphProto) -> str:
@@ -197,10 +212,10 @@ def keep_in_fp32(path: Path, tensors: Collection[str]) -> tuple[str, ...]:
     import onnx
     from onnx import TensorProto, helper
 
-    halves = set(half_tensors(path))
-    wide = set(tensors) & halves
     model = onnx.load(path, load_external_data=False)
-    graph = model.graph
+    graph, halves = model.graph, set(half_tensors(path))
+    wide = set(tensors) & halves
+    wide -= {name for node in graph.node if node.op_type in TYPED for name in node.output}
     narrow = halves | {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT16}
     narrow |= _constants(graph.node)
     nodes: list[onnx.NodeProto] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipperf.drift import drift_of
+from clipperf.drift import drift_of, room_of
 from clipperf.errors import ArtifactError
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.artifact import (
@@ -31,12 +31,9 @@ INPUTS = 4
 SAME, DIFFERENT = 1e-6, 1e-4
 """Spreads of embeddings: below the first they are one, above the second they are several."""
 
-LEAST_ROOM = 0.05
-"""How much longer or shorter an embedding may be in any precision: the sample's in fp16 are 0.1 %
-off, bf16 has 8 bits of every value, and what is lost or scaled twice is off by far more."""
-
 UNIT_ROOM = 0.02
-"""The same for unit vectors: nothing but the rounding of the length itself, in 8 bits at worst."""
+"""How much longer or shorter unit vectors may be: nothing but the rounding of the length itself, in
+8 bits at worst."""
 
 MOST_REFERENCE_BYTES = 2**20
 MOST_ROWS = 1024
@@ -89,7 +86,7 @@ def check(engine: Engine, folder: Path, tower: Artifact, cut: CutAt | None = Non
     wanted = judged.required_min_cosine if judged is not None else row.min_cosine if row else 0.0
     if judged is not None and not judged.passed:
         wanted = min(wanted, judged.min_cosine - 0.01)
-    room = max(LEAST_ROOM, _along(wanted))
+    room = room_of(wanted)
     rooms = (UNIT_ROOM if tower.normalized else room, room)
     for kept, reference, most in zip(given, references, rooms, strict=False):
         wrong = _wrong(kept, reference[rows], wanted, most)
@@ -117,12 +114,6 @@ def _batches(sizes: Sequence[int], inputs: int, several: bool) -> list[np.ndarra
     return found
 
 
-def _along(wanted: float) -> float:
-    """How far the length of a vector is off where an error lies along it that, across it, would
-    bring its cosine down to `wanted`: 14 % for 0.99."""
-    return float(np.sqrt(2 * (1 - wanted)))
-
-
 def _wrong(given: Sequence[np.ndarray], reference: np.ndarray, wanted: float, room: float) -> str:
     """What is wrong with a tower's batches beside the reference [n, embed_dim]; "" for nothing.
 
@@ -147,12 +138,10 @@ def _wrong(given: Sequence[np.ndarray], reference: np.ndarray, wanted: float, ro
             f"minimum cosine {drift.min_cosine:.6f} against PyTorch's embeddings of {len(found)} "
             f"inputs, {wanted} is required"
         )
-    ours, theirs = (np.linalg.norm(rows.astype(np.float64), axis=1) for rows in (found, reference))
-    worst = int(np.argmax(np.abs(ours - theirs) / np.maximum(theirs, np.finfo(np.float32).tiny)))
-    if abs(ours[worst] - theirs[worst]) <= room * theirs[worst]:
+    if abs(drift.most_longer) <= room:
         return ""
     return (
-        f"an embedding of length {ours[worst]:.4g}, where PyTorch's is {theirs[worst]:.4g} long; "
+        f"an embedding whose length is {1 + drift.most_longer:.3g} times that of PyTorch's; "
         f"{room:.1%} more or less is allowed"
     )
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -96,3 +97,13 @@ def read_small(path: Path, most_bytes: int) -> bytes:
     except (OSError, ValueError) as exc:  # ValueError: a name that no file can have
         said = getattr(exc, "strerror", None) or exc
         raise ArtifactError(f"{shown(path)} cannot be read: {said}") from exc
+
+
+def stamps(files: Iterable[Path]) -> list[tuple[int, int, int]]:
+    """What tells files from those that took their place; those that are not there are left out."""
+    found = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            known = file.stat()
+            found.append((known.st_ino, known.st_size, known.st_mtime_ns))
+    return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,55 @@ def test_a_session_is_opened_again_after_a_run_that_failed(graph: Path) -> None:
     with pytest.raises(EngineError, match="closed"):
         engine.run(np.ones((1, 4), np.float32))
     assert len(opened_sessions) == 2, "a closed engine opens nothing"
+
+
+def test_a_shape_without_room_for_its_buffers_ends_no_session(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions: list[Recorded] = []
+
+    def recorded() -> Recorded:
+        sessions.append(Recorded(open_session(graph, threads=1)._session))
+        return sessions[-1]
+
+    engine = BoundEngine(recorded, "CPUExecutionProvider", device="cpu", graphs=True)
+    engine.run(np.ones((1, 4), np.float32))
+    bind = engine._bind
+
+    def full(kind: ort_bound.Kind, number: str) -> Any:
+        if kind[0][0] == 9:
+            raise RuntimeError("CUDA failure 2: out of memory")
+        return bind(kind, number)
+
+    monkeypatch.setattr(engine, "_bind", full)
+    with pytest.raises(EngineError, match="out of memory at batch 9"):
+        engine.run(np.ones((9, 4), np.float32))
+    assert engine.graphs == 1, "the graph of the other shape is still there"
+    monkeypatch.undo()
+    assert engine.run(np.ones((9, 4), np.float32)).tolist() == [[8.0] * 3] * 9
+    assert engine.graphs == 2 and len(sessions) == 1
+    engine.close()
+
+
+def test_who_handles_an_error_holds_no_session_by_it(graph: Path) -> None:
+    sessions: list[weakref.ref[Recorded]] = []
+
+    def recorded() -> Recorded:
+        one = Recorded(open_session(graph, threads=1)._session)
+        one.fails = {"15"} if not sessions else set()
+        sessions.append(weakref.ref(one))
+        return one
+
+    engine = BoundEngine(recorded, "CPUExecutionProvider", device="cpu", graphs=True)
+    try:
+        engine.run(np.ones((1, 4), np.float32))
+    except EngineError as exc:
+        assert "failed during capture" in str(exc)
+        gc.collect()
+        assert sessions[0]() is None, "its memory is needed by the next one"
+        assert engine.run(np.ones((1, 4), np.float32)).tolist() == [[8.0] * 3]
+    assert len(sessions) == 2
+    engine.close()
 
 
 def test_engines_of_all_threads_are_opened_and_run_in_one(graph: Path) -> None:

@@ -63,6 +63,49 @@ def graph(tmp_path: Path) -> Path:
     return tmp_path / "toy.onnx"
 
 
+def test_a_session_is_not_opened_again_from_files_that_took_the_place(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizer and the rest of the old model are still in use."""
+    failing: list[str] = []
+
+    def session(*given: Any, **named: Any) -> Any:
+        real = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+
+        class Session:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+            def run_with_iobinding(self, binding: Any, options: Any) -> None:
+                if failing:
+                    raise RuntimeError(failing.pop())
+                real.run_with_iobinding(binding)
+
+        return Session()
+
+    monkeypatch.setattr(ort_gpu, "_session", session)
+    monkeypatch.setattr(ort_gpu, "_load_cuda", lambda: None)
+    engine = ort_gpu.open_cuda(request("ort-cuda", path=str(graph)))
+    monkeypatch.setattr(engine, "_device", "cpu")
+    rows = np.ones((2, 4), np.float32)
+    assert engine.run(rows).tolist() == [[8.0] * 3] * 2
+    for _ in range(2):
+        failing.append("CUDA failure 2: out of memory")
+        with pytest.raises(EngineError, match="out of memory at batch 2"):
+            engine.run(rows)
+        assert engine.run(rows).tolist() == [[8.0] * 3] * 2, "opened again"
+    failing.append("CUDA failure 2: out of memory")
+    with pytest.raises(EngineError, match="out of memory"):
+        engine.run(rows)
+    data = graph.read_bytes()
+    graph.unlink()
+    graph.write_bytes(data + b"\0")
+    for _ in range(2):
+        with pytest.raises(EngineError, match="replaced or removed: open the model again"):
+            engine.run(rows)
+    engine.close()
+
+
 # --- options -------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from conftest import TINY
 
 from clipperf.engines.tensorrt import flavours
 from clipperf.errors import ExportError
+from clipperf.export.exporters import onnx as exporter
+from clipperf.export.job import Job
 from clipperf.export.judge import halves
 from clipperf.export.make import make
 from clipperf.export.plan_options import EngineSettings
-from clipperf.graph import halves as graphs
 from clipperf.models import sample, zoo
 from clipperf.nouns.variant import SIDES, Variant
 from clipperf.serve.parity_inputs import parity_inputs
@@ -45,6 +47,32 @@ def test_the_largest_activation_counts_logits_and_leaves_masks_out() -> None:
     # Queries and keys are [30, 30, 30, 30], 60 long: their logits are 60 * 60 / sqrt(4).
     assert halves.largest_activation(Attending(), x) == pytest.approx(1800)
     assert halves.largest_activation(nn.Identity(), x) == 0, "nothing is computed"
+
+
+class Odd(nn.Module):
+    """One of the ways in which a large number can hide."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.way == "in place":
+            y = x * 9000
+            y += x * 9000
+            return y * 1e-4
+        if self.way == "scale":
+            return nn.functional.scaled_dot_product_attention(x, x, x, scale=500.0)
+        return x / torch.linalg.vector_norm(x * 300, dim=-1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("way", "expected"),
+    # 9,000 + 9,000; 2 * 2 * 500 of vectors that are 2 long; the square of 300 * 2.
+    [("in place", 18_000), ("scale", 2000), ("a length", 360_000)],
+)
+def test_what_hides_is_seen(way: str, expected: float) -> None:
+    assert halves.largest_activation(Odd(way), torch.ones(1, 1, 2, 4)) == pytest.approx(expected)
 
 
 def test_a_fused_encoder_is_looked_into() -> None:
@@ -153,7 +181,6 @@ def test_a_tower_whose_activations_overflow_is_saved(tmp_path: Path, home: Path)
 
     # The same towers as they were traced would be lost.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graphs, "keep_in_fp32", lambda path, tensors: ())
         patch.setattr(halves, "keep_in_fp32", lambda path, tensors: ())
         tower = done.manifest.towers[0]
         fresh = tmp_path / "as-traced.onnx"
@@ -162,6 +189,18 @@ def test_a_tower_whose_activations_overflow_is_saved(tmp_path: Path, home: Path)
         reference = np.load(done.folder / f"parity-{tower.side}.npy")
         lost = halves.save(fresh, inputs[: len(reference)], reference, threads=2)
         assert not lost.parity.finite
+
+
+def test_the_gate_counts_the_emulation(tmp_path: Path, home: Path, tiny: zoo.ModelSpec) -> None:
+    """A tower that this CPU runs well, and a GPU would not, is refused."""
+    where = (str(tmp_path), str(tmp_path / "model.onnx"), ())
+    job = Job("onnx", tiny, "image", FP16, *where, threads=2, min_cosine=0.999)
+    built = exporter.make(job, lambda stage: None)
+    assert built.emulated is None and exporter.checked(job, built).passed
+    bad = np.full((4, 3), np.nan, np.float32)
+    lost = halves.judged(halves.Found(bad, bad, {}, {}), np.ones((4, 3), np.float32))
+    found = exporter.checked(job, replace(built, emulated=lost))
+    assert found == lost and not found.passed
 
 
 def exported_without_help(spec: zoo.ModelSpec, side: str, path: Path) -> None:

@@ -183,3 +183,13 @@ def test_what_was_found_in_one_line() -> None:
         "M image: minimum cosine 0.980000 against PyTorch fp32, 0.99 is required "
         "(mean 0.991235, largest difference 1.23e-02)"
     )
+
+
+@pytest.mark.parametrize(("times", "passed"), [(1.04, True), (0.94, False), (2, False)])
+def test_vectors_of_another_length_are_refused_in_words(times: float, passed: bool) -> None:
+    """Their directions are right, and dot products would not be."""
+    reference = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
+    found = parity.compare(reference * np.float32(times), reference, "fp32", "inputs")
+    assert found.min_cosine == pytest.approx(1) and found.passed == passed
+    if not passed:
+        assert "longer or shorter than PyTorch's by more than 5.0%" in parity.explain(found, "toy")

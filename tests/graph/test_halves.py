@@ -12,6 +12,7 @@ ort = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402
 
+from clipperf.errors import UnsupportedError  # noqa: E402
 from clipperf.export.judge.halves import emulate  # noqa: E402
 from clipperf.graph import halves  # noqa: E402
 
@@ -157,3 +158,37 @@ def test_kinds_of_tensors(tmp_path: Path) -> None:
     everything = halves.of_kind(path, "norms")
     assert halves.keep_in_fp32(path, everything) == ("first", "scale")
     onnx.checker.check_model(onnx.load(path), full_check=True)
+
+
+def test_lengths_count_squared_and_typed_operators_stay(tmp_path: Path) -> None:
+    make = helper.make_node
+    one = onnx.numpy_helper.from_array(half(3), "one")
+    nodes = [
+        make("Shape", ["x16"], ["shape"], name="shape"),
+        make("ConstantOfShape", ["shape"], ["threes"], name="threes", value=one),
+        make("Mul", ["x16", "threes"], ["large"], name="grow"),
+        make("ReduceL2", ["large", "last"], ["length"], name="length"),
+        make("Div", ["large", "length"], ["unit"], name="unit"),
+    ]
+    path = written(tmp_path / "length.onnx", nodes, {"last": np.array([-1], np.int64)}, "unit")
+    rows = np.array([[90, 120]], np.float32)
+    found = emulate(path, rows, threads=1)
+    assert found.largest == {
+        "x16": 120, "threes": 3, "large": 360, "length": 450.0**2, "unit": pytest.approx(0.8)
+    }  # fmt: skip
+    kept = halves.keep_in_fp32(path, {"threes", "large", "length"})
+    assert kept == ("grow", "length")
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    np.testing.assert_allclose(run(path, rows), [[0.6, 0.8]], rtol=1e-3)
+
+
+def test_a_graph_with_branches_is_refused_in_words(tmp_path: Path) -> None:
+    make, value = helper.make_node, helper.make_tensor_value_info
+    branch = helper.make_graph(
+        [make("Identity", ["x16"], ["same"])], "b", [], [value("same", TensorProto.FLOAT16, None)]
+    )
+    weights = {"yes": np.array(True)}
+    nodes = [make("If", ["yes"], ["out"], then_branch=branch, else_branch=branch)]
+    path = written(tmp_path / "if.onnx", nodes, weights, "out")
+    with pytest.raises(UnsupportedError, match=r"branches.*bf16 or fp32"):
+        emulate(path, ROWS, threads=1)

@@ -125,8 +125,14 @@ def not_finite(found: np.ndarray) -> np.ndarray:
         (unlike, r"minimum cosine -?0\.\d+ against PyTorch's embeddings of 4 inputs"),
         (lambda found: found[:, :7], r"embeddings of shape \(1, 7\), \[batch, 192\] were"),
         (lambda found: np.concatenate([found, found]), "8 embeddings of 4 inputs"),
-        (lambda found: found * 2, r"an embedding of length .* long; 5\.0% more or less is allowed"),
-        (lambda found: found * 0.94, r"an embedding of length .* long; 5\.0% more or less"),
+        (
+            lambda found: found * 2,
+            r"an embedding whose length is 2 times that of PyTorch's; 5\.0% more or less is allowed",
+        ),
+        (
+            lambda found: found * 0.94,
+            r"an embedding whose length is 0\.94 times that of PyTorch's; 5\.0% more or less",
+        ),
     ],
 )
 def test_nonsense_is_refused_in_words(
@@ -172,7 +178,7 @@ def test_unit_vectors_are_held_to_their_length(
         made = make(spec, ("text",), Variant("onnx", normalized=True), out=tmp_path / "unit")
     clipperf.load(made.folder, self_test=True).close()
     opened(lambda found: found * np.float32(1.03))
-    said = r"an embedding of length 1\.03, where PyTorch's is 1 long; 2\.0% more or less"
+    said = r"an embedding whose length is 1\.03 times that of PyTorch's; 2\.0% more or less"
     with pytest.raises(ArtifactError, match=said):
         clipperf.load(made.folder, self_test=True)
 

@@ -87,7 +87,7 @@ def traced(job: Job, tell: Tell) -> Built:
     if suspect:
         tell("looking for what fp16 cannot hold")
         same = parity_inputs(folder, side, given.dtype)[: len(reference)]
-        saved = halves.save(job.target, same, reference.numpy(), job.threads)
+        saved = halves.save(job.target, same, reference.numpy(), job.threads, variant.row.name)
     length = given.shape[1] if side == "text" else None
     more = () if gives is None else (TensorSpec(FEATURES_NAME, "float32", ("batch", gives)),)
     return Built(

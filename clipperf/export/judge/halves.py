@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipperf.engines.onnxruntime import library, session_options
+from clipperf.engines.onnxruntime import library, run_error, session_options
 from clipperf.export.judge import parity
 from clipperf.graph.halves import KINDS, LARGEST, PROBES, emulation, keep_in_fp32, of_kind
 from clipperf.nouns.artifact import Parity
@@ -37,7 +37,10 @@ ROWS = 2
 
 @dataclass(frozen=True)
 class Found:
-    """What an emulation shows: both embeddings [n, dim], and two figures of each fp16 tensor."""
+    """What an emulation shows: both embeddings [n, dim], and two figures of each fp16 tensor.
+
+    Of a length, the largest figure is its square, which whoever computes it has on the way.
+    """
 
     exact: np.ndarray
     rounded: np.ndarray
@@ -78,11 +81,15 @@ def largest_activation(module: torch.nn.Module, inputs: torch.Tensor) -> float:
             result = func(*args, **(kwargs or {}))
             values = result if isinstance(result, tuple | list) else (result,)
             for value, given in zip(values, func._schema.returns, strict=False):
-                if given.alias_info is None:  # views, of weights among them, compute nothing
+                # Views, of weights among them, compute nothing; what is done in place does.
+                if given.alias_info is None or given.alias_info.is_write:
                     self.look(value)
+                    if func._schema.name.endswith("vector_norm"):
+                        self.look(value * value)  # as its sum of squares was
             if "scaled_dot_product" in str(func):
                 query, key = (tensor.float().norm(dim=-1).max() for tensor in args[:2])
-                self.look(query * key / args[0].shape[-1] ** 0.5)
+                scale = (kwargs or {}).get("scale") or args[0].shape[-1] ** -0.5
+                self.look(query * key * scale)
             return result
 
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -108,7 +115,9 @@ def weights_beyond(module: torch.nn.Module) -> list[str]:
     return found
 
 
-def save(path: Path, inputs: np.ndarray, reference: np.ndarray, threads: int) -> Saved:
+def save(
+    path: Path, inputs: np.ndarray, reference: np.ndarray, threads: int, precision: str = "fp16"
+) -> Saved:
     """Keep as much of the fp16 tower at `path` in fp32 as its emulation on `inputs` asks for.
 
     What is too large comes first, then one of `KINDS` after the other until the emulated
@@ -125,45 +134,62 @@ def save(path: Path, inputs: np.ndarray, reference: np.ndarray, threads: int) ->
             shutil.copyfile(traced, path)
             kept = keep_in_fp32(path, kept_wide) if kept_wide else ()
             seen = known or emulate(path, inputs, threads)
-            return Saved(kept, judged(seen, reference))
+            return Saved(kept, judged(seen, reference, precision))
 
-        saved, more = tried(wide, None if wide else found), set(wide)
+        first = saved = tried(wide, None if wide else found)
+        more = set(wide)
         for kind in KINDS:
             if saved.parity.passed:
                 return saved
             more |= of_kind(traced, kind)
             saved = tried(more)
-        return saved if saved.parity.passed else tried(wide, None if wide else found)
+        if saved.parity.passed:
+            return saved
+        shutil.copyfile(traced, path)
+        if wide:
+            keep_in_fp32(path, wide)
+        return first
 
 
-def judged(found: Found, reference: np.ndarray) -> Parity:
+def judged(found: Found, reference: np.ndarray, precision: str = "fp16") -> Parity:
     """The verdict on emulated embeddings."""
-    return parity.compare(
-        found.rounded, reference[: len(found.rounded)], "fp16", "inputs, emulated in fp16",
-        (len(found.rounded),),
-    )  # fmt: skip
+    rows = len(found.rounded)
+    said = "inputs, emulated in fp16"
+    return parity.compare(found.rounded, reference[:rows], precision, said, (rows,))
 
 
 def emulate(path: Path, inputs: np.ndarray, threads: int) -> Found:
-    """Run the fp16 tower at `path` as a GPU would round it, and in fp32 beside that."""
+    """Run the fp16 tower at `path` as a GPU would round it, and in fp32 beside that.
+
+    Raises:
+        EngineError: it does not run; UnsupportedError: it has branches.
+    """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".emulated-") as folder:
         made = emulation(path, Path(folder))
         ort = library()
         options = session_options(threads)
         # Else casts that take one another back would go, and with them the rounding.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = ort.InferenceSession(str(made.path), options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        exact_name = session.get_outputs()[0].name
+        # A second copy of all weights, which a few runs do not gain from.
+        options.add_session_config_entry("session.disable_prepacking", "1")
         probes = [tensor + probe for tensor in made.tensors for probe in PROBES]
-        asked = [exact_name, made.output, *probes]
-        rows: list[Sequence[np.ndarray]] = [
-            session.run(asked, {name: inputs[start : start + ROWS]})
-            for start in range(0, len(inputs), ROWS)
-        ]
+        try:
+            session = ort.InferenceSession(
+                str(made.path), options, providers=["CPUExecutionProvider"]
+            )
+            name = session.get_inputs()[0].name
+            asked = [session.get_outputs()[0].name, made.output, *probes]
+            rows: list[Sequence[np.ndarray]] = [
+                session.run(asked, {name: inputs[start : start + ROWS]})
+                for start in range(0, len(inputs), ROWS)
+            ]
+        except Exception as exc:
+            raise run_error(exc, ROWS) from exc
     exact, rounded = (np.concatenate([row[place] for row in rows]) for place in (0, 1))
     with np.errstate(invalid="ignore"):
         figures = np.array([row[2:] for row in rows], np.float64).max(axis=0)
     figures = np.where(np.isnan(figures), np.inf, figures).reshape(-1, len(PROBES))
     largest, apart = (dict(zip(made.tensors, column.tolist(), strict=True)) for column in figures.T)
+    for name in made.lengths:
+        largest[name] = max(largest[name], largest[name] ** 2)
     return Found(exact, rounded, largest, apart)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipperf.drift import drift_of, neighbour_agreement
+from clipperf.drift import drift_of, neighbour_agreement, room_of
 from clipperf.nouns.artifact import Parity
 from clipperf.nouns.cell import Engine
 from clipperf.nouns.model import ModelSpec
@@ -99,7 +99,9 @@ def compare(
         top1_agreement=neighbour_agreement(produced[:n], reference[:n]),
         finite=found.finite,
         required_min_cosine=required,
-        passed=found.finite and found.min_cosine >= required,
+        passed=found.finite
+        and found.min_cosine >= required
+        and abs(found.most_longer) <= room_of(required),
         inputs=inputs,
     )
 
@@ -108,6 +110,12 @@ def explain(parity: Parity, label: str) -> str:
     """One line on what a failed comparison found."""
     if not parity.finite:
         return f"{label}: the exported tower gives NaN or infinite embeddings"
+    if parity.min_cosine >= parity.required_min_cosine and not parity.passed:
+        room = room_of(parity.required_min_cosine)
+        return (
+            f"{label}: embeddings are longer or shorter than PyTorch's by more than {room:.1%} "
+            f"(largest difference {parity.max_abs_diff:.2e})"
+        )
     return (
         f"{label}: minimum cosine {parity.min_cosine:.6f} against PyTorch fp32, "
         f"{parity.required_min_cosine} is required (mean {parity.mean_cosine:.6f}, largest "
