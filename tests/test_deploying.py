@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import zipfile
@@ -130,6 +131,10 @@ def assert_told(run, port: str) -> None:
         ("texts", '["東京"]', "200"),
     ):
         assert code_of(run, port, path, data) == code, (path, data[:20])
+    for length, code in (("abc", "400"), ("-1", "400"), ("99999999999", "413")):
+        with socket.create_connection(("127.0.0.1", int(port)), timeout=20) as client:
+            client.sendall(f"POST /image HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode())
+            assert f" {code} " in client.recv(4096).decode().splitlines()[0]
 
 
 def failing_from(size: int, folder: Path) -> None:

@@ -202,3 +202,14 @@ def test_the_script_overwrites_nothing(tmp_path: Path, words: tuple[str, ...], s
     done = subprocess.run(["sh", script, *words], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, (tmp_path / "full" / "mine").read_text()) == (2, "x")
     assert said in done.stderr
+
+
+@pytest.mark.slow
+def test_an_extra_that_there_is_not_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    """pip warns of it and goes on."""
+    script = str(ROOT / "tools" / "slim_env.sh")
+    words = ["sh", script, "made", "onnx,openvin"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "does not provide the extra 'openvin'" in done.stderr and "was not made" in done.stderr
+    assert not (tmp_path / "made").exists()

@@ -34,6 +34,13 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 "${PYTHON:-python3}" -m venv "$target"
-"$target/bin/python" -m pip install --quiet --disable-pip-version-check "$root[${2:-onnx}]"
+log=$target/pip.log
+"$target/bin/python" -m pip install --quiet --disable-pip-version-check "$root[${2:-onnx}]" \
+    2>"$log" || { cat "$log" >&2; exit 1; }
+if grep "does not provide the extra" "$log" >&2; then
+    echo "error: name runtimes as in pyproject.toml's extras: onnx, openvino, trt, trt-rtx, ..." >&2
+    exit 1
+fi
+rm "$log"
 kib=$(du -sk "$target" | cut -f1)
 echo "$target: $(((kib * 1024 + 500000) / 1000000)) MB"

@@ -244,10 +244,11 @@ def in_layout(
     from dataclasses import replace
     from functools import partial
 
-    from clipperf.export.deployment import lay_out
+    from clipperf.export.deployment import DEPLOYMENTS, lay_out
     from clipperf.export.exporter import chosen_all
     from clipperf.nouns.variant import BASELINE_PRECISION
 
+    DEPLOYMENTS.get(layout)  # an unknown one is what to say first
     if out is None or preprocess is not None:
         wrong = "needs --out" if out is None else "takes no --preprocess"
         raise UsageError(f"--layout {layout} {wrong}")

@@ -20,7 +20,7 @@ from clipperf.export.job import Tell
 from clipperf.export.make import make
 from clipperf.export.workshop import Workshop
 from clipperf.inputs.preprocess_spec import PreprocessSpec
-from clipperf.nouns.artifact import Artifact, Manifest, is_inside
+from clipperf.nouns.artifact import LAYOUT_RECORD, Artifact, Manifest, is_inside
 from clipperf.nouns.model import ModelSpec, Similarity
 from clipperf.nouns.variant import PRECISIONS, Side, Variant
 from clipperf.registry import Registry
@@ -29,9 +29,6 @@ from clipperf.system.foreign import carry_over, check, is_empty
 from clipperf.system.reading import regular_bytes
 from clipperf.system.targets import kind_of
 from clipperf.version import __version__
-
-RECORD = "clipperf_layout.json"
-"""The file in a laid out folder that says whose it is, and what was written."""
 
 RECIPE = 2
 """Raise it when the same artifacts come to give other files."""
@@ -106,7 +103,10 @@ DEPLOYMENTS: Registry[Deployment] = Registry(
 
 @dataclass(frozen=True)
 class Layout:
-    """`RECORD` in a folder: what was written there, of what. `files` have the sha256 of each."""
+    """`LAYOUT_RECORD` in a folder: what was written there, of what.
+
+    `files` have the sha256 of each.
+    """
 
     schema_version: int
     layout: str
@@ -189,8 +189,8 @@ def lay_out(
                 created_utc=files.utc_now(),
                 clipperf_version=__version__,
             )
-            files.write_json(staging / RECORD, record)
-            check(out, ours, (*names, RECORD))
+            files.write_json(staging / LAYOUT_RECORD, record)
+            check(out, ours, (*names, LAYOUT_RECORD))
             carry_over(out, staging, ours)
     return LaidOut(out, record, False, failed)
 
@@ -261,7 +261,7 @@ def check_target(out: Path, deployment: Deployment, spec: ModelSpec) -> None:
 
 def read(folder: Path) -> Layout | None:
     """The record of a laid out folder; None where there is none that can be read."""
-    path = folder / RECORD
+    path = folder / LAYOUT_RECORD
     try:
         data = store.read_versioned(path, "export the model again")
         found = store.record_of(Layout, data, path, "export the model again")
@@ -307,5 +307,5 @@ def _damaged(folder: Path, record: Layout) -> bool:
 
 def _own_files(record: Layout | None) -> Callable[[str], bool]:
     """Which files of a folder, by their paths in there, are clipperf's."""
-    names: set[Any] = {RECORD, *(record.files if record is not None else ())}
+    names: set[Any] = {LAYOUT_RECORD, *(record.files if record is not None else ())}
     return names.__contains__

@@ -23,6 +23,10 @@ FEATURES_REFERENCE = "parity-image-features.npy"
 """The file with PyTorch fp32's features of the first parity inputs, [n, width]."""
 
 
+LAYOUT_RECORD = "clipperf_layout.json"
+"""The file that says which layout a folder holds (`export.deployment`)."""
+
+
 def reference_name(side: Side) -> str:
     """The file with PyTorch fp32's embeddings of a side's first parity inputs, [n, embed_dim]."""
     return f"parity-{side}.npy"

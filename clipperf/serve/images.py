@@ -6,14 +6,14 @@ import contextlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from clipperf.errors import AccuracyWarning, UnreadableWarning, UsageError
+from clipperf.errors import AccuracyWarning, EngineError, UnreadableWarning, UsageError
 from clipperf.inputs.decode import ImageInput, content_of, load_image, name_of
 from clipperf.inputs.preprocess import CLIPPED, fill
 from clipperf.inputs.preprocess_spec import PreprocessSpec
@@ -133,12 +133,22 @@ def batches(
         return
     _decode_repeated(images, skip)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="clipperf-pixels")
+
+    def begun(jobs: list[tuple[Any, ...]]) -> list[Future[None]]:
+        try:
+            return [pool.submit(_fill, *job) for job in jobs]
+        except RuntimeError as exc:  # as Python says that a thread found no memory
+            raise EngineError(
+                f"out of memory: no thread to prepare images could be started ({exc}); "
+                f"workers=0 takes none"
+            ) from exc
+
     try:
         pixels, jobs = planned(0)
-        tasks = [pool.submit(_fill, *job) for job in jobs]
+        tasks = begun(jobs)
         for start in starts:
             next_pixels, jobs = planned(start + batch_size)
-            next_tasks = [pool.submit(_fill, *job) for job in jobs]
+            next_tasks = begun(jobs)
             for task in tasks:
                 task.result()
             pixels = whole(start, pixels)

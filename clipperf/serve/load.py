@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import AccuracyWarning, ArtifactError, UsageError
+from clipperf.nouns.artifact import LAYOUT_RECORD
 from clipperf.nouns.variant import SIDES
 from clipperf.serve import tuned
 from clipperf.serve.forks import watch
@@ -144,6 +145,11 @@ def _located(folder: str | Path, runtime: str | None, precision: str | None) -> 
         ArtifactError: there is nothing.
     """
     path = expanded(folder)
+    if kind_of(path) == "folder" and (path / LAYOUT_RECORD).exists():
+        raise ArtifactError(
+            f"{path} is a layout for another program, which opens it: clipperf.load takes what "
+            f"clipperf export writes without --layout"
+        )
     if kind_of(path) != "nothing":
         return path
     said = ""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
+from clipperf.errors import EngineError
 from clipperf.nouns.cell import Engine
 
 
@@ -21,11 +23,14 @@ def run_all(engine: Engine, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
     """Embed batches, as many at once as the engine has streams; the results in their order.
 
     Of an iterator no more is taken than twice the streams ahead of what is done.
+
+    Raises:
+        EngineError: a run failed, or gave values that are not finite.
     """
-    streams = getattr(engine, "streams", 1)
+    run, streams = partial(_finite, engine), getattr(engine, "streams", 1)
     if streams == 1:
         # A loop's variable would hold one batch more in RAM than is being used or prepared.
-        return list(map(engine.run, batches))
+        return list(map(run, batches))
     waiting: deque[Future[np.ndarray]] = deque()
     results = []
     with ThreadPoolExecutor(streams, thread_name_prefix="clipperf-stream") as pool:
@@ -33,9 +38,19 @@ def run_all(engine: Engine, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
             for batch in batches:
                 if len(waiting) == 2 * streams:
                     results.append(waiting.popleft().result())
-                waiting.append(pool.submit(engine.run, batch))
+                waiting.append(pool.submit(run, batch))
             results += [task.result() for task in waiting]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return results
+
+
+def _finite(engine: Engine, batch: np.ndarray) -> np.ndarray:
+    found = engine.run(batch)
+    if not np.isfinite(found).all():
+        raise EngineError(
+            "the tower gives values that are not finite: its file is damaged, or the runtime or "
+            "the precision fails for this input (clipperf.load(..., verify=True) tells which)"
+        )
+    return found

@@ -59,6 +59,11 @@ def requests(
     """
     folder, spec = choice.folder, manifest.spec
     chosen = contract.get(choice.runtime or manifest.runtime)
+    if chosen.artifact is None:
+        raise UsageError(
+            f"{chosen.name} runs weights, not what was exported, which {folder} holds: leave out "
+            f"runtime"
+        )
     if chosen.artifact != manifest.runtime:
         raise UsageError(
             f"{chosen.name} does not load {manifest.runtime} artifacts, which {folder} holds; "

@@ -29,7 +29,7 @@ def read(path: Path) -> list[Choice]:
         ArtifactError: not a tuning file, or of another version of clipperf.
         UsageError: it names a folder of which nothing can be told.
     """
-    data = read_versioned(path, _AGAIN)
+    data = read_versioned(path, f"give the folder that clipperf export wrote, or {_AGAIN}")
     if data.get("kind") != KIND:
         raise ArtifactError(f"{path} is no tuning file: make one with clipperf tune MODEL")
     tuning = record_of(Tuning, data, path, _AGAIN)

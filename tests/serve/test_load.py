@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -30,6 +31,7 @@ from clipperf.errors import (
 )
 from clipperf.export.plan_options import EngineSettings
 from clipperf.models import sample
+from clipperf.nouns.artifact import LAYOUT_RECORD
 from clipperf.nouns.cell import EngineRequest
 from clipperf.serve import towers
 from clipperf.serve.held import held
@@ -485,3 +487,53 @@ def test_a_tower_that_fails_to_open_closes_the_other(
     with pytest.raises(EngineError, match="no text today"):
         clipperf.load(sample_artifact)
     assert closed == ["image"]
+
+
+def test_values_that_are_not_finite_are_never_handed_over(
+    sample_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage of a table of tokens shows only in the texts that read it."""
+    with clipperf.load(sample_artifact) as model:
+        engine = model._engines["text"]
+        real = engine.run
+
+        def spoiled(array: np.ndarray) -> np.ndarray:
+            found = real(array).copy()
+            found[array.shape[1] > 8 :, 3] = np.nan
+            return found
+
+        monkeypatch.setattr(engine, "run", spoiled)
+        with pytest.raises(EngineError, match=r"not finite.*verify=True"):
+            model.encode_texts(["a cat", "a dog"])
+
+
+def test_images_that_cannot_be_prepared_for_want_of_threads_fail_in_words(
+    sample_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = [np.zeros((20, 20, 3), np.uint8)] * 3
+    with clipperf.load(sample_artifact) as model:
+        whole = model.encode_images(pixels, workers=0)
+
+        def full(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", full)
+            with pytest.raises(EngineError, match=r"out of memory: no thread.*workers=0"):
+                model.encode_images(pixels, workers=2)
+            assert (model.encode_images(pixels, workers=0) == whole).all()
+        np.testing.assert_allclose(model.encode_images(pixels, workers=2), whole, atol=1e-5)
+
+
+def test_what_is_no_artifact_is_told_from_what_is_damaged(
+    sample_artifact: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "layout").mkdir()
+    (tmp_path / "layout" / LAYOUT_RECORD).write_text("{}")
+    with pytest.raises(ArtifactError, match="layout for another program"):
+        clipperf.load(tmp_path / "layout")
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(ArtifactError, match="give the folder that clipperf export wrote"):
+        clipperf.load(tmp_path / "photo.png")
+    with pytest.raises(UsageError, match="torch runs weights.*leave out runtime"):
+        clipperf.load(sample_artifact, runtime="torch")

@@ -127,7 +127,7 @@ def not_finite(found: np.ndarray) -> np.ndarray:
         (lambda found: np.concatenate([found, found]), "8 embeddings of 4 inputs"),
         (
             lambda found: found * 2,
-            r"an embedding whose length is 2 times that of PyTorch's; 5\.0% more or less is allowed",
+            r"an embedding whose length is 2 times that of PyTorch's; 5\.0% more or less",
         ),
         (
             lambda found: found * 0.94,
