@@ -128,8 +128,8 @@ def test_what_nvml_did_not_tell_is_said_once_for_all_rows() -> None:
     report = gpu_table([result(rows)])
     assert report is not None
     assert [line for line in report.caveats if "lack" in line] == [
-        "The GPU's meters lack power: NVML says Not Supported (M::w image trt fp32 cuda batch 8, "
-        "M::w image ort-cuda fp32 cuda batch 8)."
+        "The GPU's meters lack power: NVML says Not Supported (M::w image ort-cuda fp32 cuda "
+        "batch 8, M::w image trt fp32 cuda batch 8)."
     ]
 
 
