@@ -25,17 +25,13 @@ from typing import Any
 import numpy as np
 
 import clipperf
-from clipperf.export.deployments.triton import ONE_ON_CPU, config
+from clipperf.export.deployments.triton import FIND_PACKAGES, ONE_ON_CPU, config
 from clipperf.inputs.preprocess import preprocess
 from clipperf.nouns.artifact import TensorSpec
 
 BATCH = 32
 
-MODEL_PY = f"""import os
-import sys
-
-packages = [path for path in os.environ.get("CLIPPERF_PACKAGES", "").split(os.pathsep) if path]
-sys.path[:0] = [*packages, {str(Path(__file__).parent.resolve())!r}]
+MODEL_PY = f"""{FIND_PACKAGES}sys.path.append({str(Path(__file__).parent.resolve())!r})
 
 from serving_split import {{stage}} as TritonPythonModel  # noqa: E402, F401
 """

@@ -10,6 +10,7 @@ import contextlib
 import filecmp
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -116,11 +117,8 @@ def node_with(folder: Path, code: str, given: Any, scratch: Path) -> Any:
 # --- Triton --------------------------------------------------------------------------------
 
 TRITON = ("nvidia-pytriton==0.7.0",)
-# Its stub of Python misreads strings that were made for numpy 2.
-TRITON_PACKAGES = (
-    *("numpy==1.26.4", "onnxruntime==1.32.0", "pillow==13.0.0", "tokenizers==0.23.3"),
-    *("msgspec==0.22.0", "ftfy==6.3.1", "wcwidth==0.9.4", "filelock==4.3.1"),
-)
+PACKAGES_COMMAND = "pip install --no-deps --target packages "
+"""How `docs/deploying.md` makes the folder of packages that Triton's Python imports from."""
 TRITON_CLIENT = (
     *("tritonclient==2.73.0", "grpcio==1.85.3", "protobuf==6.33.6", "python-rapidjson==1.25"),
 )
@@ -146,13 +144,32 @@ class Server:
             return json.loads(exc.read() or b"null")
 
 
+def triton_site() -> Path:
+    """A folder with the server."""
+    return _pip("triton", TRITON)
+
+
+def triton_packages() -> tuple[str, ...]:
+    """What the page installs for Triton's Python beside clipperf itself, which tests have."""
+    page = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith(PACKAGES_COMMAND))
+    *packages, own = shlex.split(line.removeprefix(PACKAGES_COMMAND))
+    assert own == "."
+    return tuple(packages)
+
+
 @contextlib.contextmanager
-def triton(repository: Path, models: Sequence[str], logs: Path) -> Iterator[Server]:
-    """A real Triton without a GPU, with Python's backend alone, that serves these models."""
+def triton(
+    repository: Path, models: Sequence[str], logs: Path, packages: Path | None = None
+) -> Iterator[Server]:
+    """A real Triton without a GPU, with Python's backend alone, that serves these models.
+
+    Its Python imports from `packages`, by default this checkout and what the page installs.
+    """
     if sys.platform != "linux":
         pytest.skip("Triton runs on Linux")
-    site = _pip("triton", TRITON)
-    packages = _pip("triton-packages", TRITON_PACKAGES)
+    site = triton_site()
+    found = (packages,) if packages else (ROOT, _pip("triton-packages", triton_packages()))
     home = site / "pytriton" / "tritonserver"
     program, stub = home / "bin" / "tritonserver", "triton_python_backend_stub"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -177,7 +194,7 @@ def triton(repository: Path, models: Sequence[str], logs: Path) -> Iterator[Serv
     environment = {
         **os.environ,
         "LD_LIBRARY_PATH": str(site / "nvidia_pytriton.libs"),
-        "CLIPPERF_PACKAGES": os.pathsep.join((str(ROOT), str(packages))),
+        "CLIPPERF_PACKAGES": os.pathsep.join(map(str, found)),
     }
     with open(logs, "wb") as log:
         process = subprocess.Popen(
@@ -185,7 +202,7 @@ def triton(repository: Path, models: Sequence[str], logs: Path) -> Iterator[Serv
         )
     server = Server(f"http://127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}")
     try:
-        _wait_until_ready(server, process, logs)
+        wait_until_ready(server, process, logs)
         yield server
         assert process.poll() is None, "Triton died"
     finally:
@@ -214,13 +231,19 @@ def free_port() -> int:
         return port
 
 
-def _wait_until_ready(server: Server, process: subprocess.Popen[bytes], logs: Path) -> None:
+LOADING = "loading: clip_"
+"""What Triton's log says once the server came as far as a model of clipperf's."""
+
+
+def wait_until_ready(
+    server: Server, process: subprocess.Popen[bytes], logs: Path, seconds: float = READY_S
+) -> None:
     """Skip the test where the server itself cannot run here; a model that does not load fails."""
-    end = time.monotonic() + READY_S
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
             said = logs.read_text(errors="replace")
-            assert "failed to load" not in said, said[-3000:]
+            assert LOADING not in said, f"Triton died once it loaded a model: {said[-3000:]}"
             last = (said.strip().splitlines() or ["no message"])[-1]
             pytest.skip(f"Triton cannot start here: {last}")
         try:
@@ -228,4 +251,6 @@ def _wait_until_ready(server: Server, process: subprocess.Popen[bytes], logs: Pa
                 return
         except OSError:  # nobody listens yet, or it says that it is not ready
             time.sleep(0.2)
-    pytest.skip(f"Triton was not ready after {READY_S} s")
+    said = logs.read_text(errors="replace")
+    assert LOADING not in said, f"a model does not load within {seconds} s: {said[-3000:]}"
+    pytest.skip(f"Triton was not ready after {seconds} s")

@@ -1,4 +1,8 @@
-"""docs/deploying.md: every command and piece of code on it runs as it stands."""
+"""docs/deploying.md: every command and piece of code on it runs, on ports that are free here.
+
+Not run, but held against what is: Docker's commands (`test_slim.py`), the installation of
+transformers.js and the start of Triton, which `other_tools` does.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import other_tools
 import pytest
 
 from clipperf.models import sample
+from clipperf.system.files import sha256_file
 
 pytestmark = pytest.mark.slow
 
@@ -100,8 +106,74 @@ def test_the_python_service_answers(run, folder: Path) -> None:
     image, texts = (json.loads(answer) for answer in answers[-2:])
     assert (len(image), len(image[0]), len(texts), len(texts[0])) == (1, WIDTH, 1, WIDTH)
     assert abs(sum(value**2 for value in image[0]) - 1) < 1e-4
+    assert_told(run, port)
     bad = run(f"curl --silent --data nonsense http://127.0.0.1:{port}/image")
-    assert "Error code: 400" in bad
+    assert "Error code: 400" in bad and "image 0 (bytes): not an image" in bad
+
+
+def code_of(run, port: str, path: str, data: str) -> str:
+    words = ["curl", "--silent", "--output", "answer.html", "--write-out", "%{http_code}"]
+    return run(shlex.join([*words, "--data", data, f"http://127.0.0.1:{port}/{path}"]))
+
+
+def assert_told(run, port: str) -> None:
+    """Whose fault it is: the sender's, and after all of it the service answers."""
+    for path, data, code in (
+        ("image", "nonsense", "400"),
+        ("image", "", "400"),
+        ("texts", "nonsense", "400"),
+        ("texts", '"a cat"', "400"),
+        ("texts", "[1]", "400"),
+        ("texts", "[" * 100_000, "400"),
+        ("", "[]", "404"),
+        ("text", '["a cat"]', "404"),
+        ("texts", '["東京"]', "200"),
+    ):
+        assert code_of(run, port, path, data) == code, (path, data[:20])
+
+
+def failing_from(size: int, folder: Path) -> None:
+    """Give the text tower of a folder a graph that runs batches below a size alone."""
+    path = folder / "text" / "model.onnx"
+    model = onnx.load(path)
+    graph = model.graph
+    given, found = graph.input[0].name, graph.output[0].name
+    for node in graph.node:
+        node.output[:] = ["own" if name == found else name for name in node.output]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.ones(size, np.float32), "ones"))
+    graph.node.extend(
+        [
+            onnx.helper.make_node("Shape", [given], ["rows"], end=1),
+            onnx.helper.make_node("Gather", ["ones", "rows"], ["one"]),
+            onnx.helper.make_node("Mul", ["own", "one"], [found]),
+        ]
+    )
+    path.unlink()  # it may be a link to one in the store
+    onnx.save(model, path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for tower in manifest["towers"]:
+        if tower["side"] == "text":
+            tower["files"] = {"text/model.onnx": sha256_file(path)}
+            tower["disk_bytes"] = path.stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@needs_curl
+def test_a_fault_of_the_services_own_is_told_as_one(run, folder: Path) -> None:
+    """Its runtime fails on nine texts at once, which the self-test at its start does not try."""
+    run(commands("A Python service")[0])
+    failing_from(9, Path(shutil.copytree(folder / "sample-clip", folder / "failing-clip")))
+    (code,) = blocks("A Python service", "python")
+    port = str(other_tools.free_port())
+    text = code.replace("8000", port).replace("sample-clip", "failing-clip")
+    (folder / "failing_service.py").write_text(text)
+    run("python failing_service.py &")
+    ask = "curl --fail --silent --retry 20 --retry-connrefused --data '[\"a cat\"]'"
+    run(f"{ask} http://127.0.0.1:{port}/texts")
+    many = json.dumps([f"a drawing of {letter}" for letter in "abcdefghi"])
+    assert code_of(run, port, "texts", many) == "503"
+    assert "onnxruntime: " in (folder / "answer.html").read_text()
+    assert code_of(run, port, "texts", '["a cat"]') == "200"
 
 
 @needs_curl
@@ -163,17 +235,22 @@ def test_python_of_other_tools_runs(run, laid_out, section: str, tool, said: str
 @needs_curl
 def test_triton_answers_what_the_page_asks(run, folder: Path) -> None:
     """The server is started as the page says, on free ports."""
-    export, serve, *asked = commands("Triton")
+    export, install, serve, *asked = commands("Triton")
     run(export)
-    program, where, *options = shlex.split(serve)
+    assert install.startswith(other_tools.PACKAGES_COMMAND) and install.endswith(" .")
+    other_tools.triton_site()  # skips where packages cannot be installed
+    run(f"{install.removesuffix('.')}{ROOT}", PYTHONPATH="")
+    imported, program, where, *options = shlex.split(serve)
     models = [option.partition("=")[2] for option in options[1:]]
+    assert imported == "CLIPPERF_PACKAGES=$PWD/packages"
     assert (program, where) == ("tritonserver", "--model-repository=repository")
     assert options == [
         "--model-control-mode=explicit",
         *(f"--load-model={model}" for model in models),
     ]
     packages = str(other_tools.triton_client())
-    with other_tools.triton(folder / "repository", models, folder / "triton.log") as server:
+    log, site = folder / "triton.log", folder / "packages"
+    with other_tools.triton(folder / "repository", models, log, site) as server:
         text, image = (run(line.replace("http://127.0.0.1:8000", server.http)) for line in asked)
         assert json.loads(text)["outputs"][0]["shape"] == [1, WIDTH]
         assert image == ""

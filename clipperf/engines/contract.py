@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from clipperf.errors import EngineError
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import Engine, EngineRequest
 from clipperf.registry import Registry
@@ -85,6 +86,13 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error, of a library's own or of Python's, says that memory was too small."""
     said = str(error).lower()
     return isinstance(error, MemoryError) or any(sign in said for sign in OUT_OF_MEMORY)
+
+
+def failed_run(library: str, error: Exception, batch: int, reason: str) -> EngineError:
+    """A library's error in a run, as `reason` tells it; too little memory in users' own words."""
+    if is_out_of_memory(error):
+        return EngineError(f"{library}: out of memory at batch {batch}; use a smaller --batch")
+    return EngineError(f"{library}: {reason}")
 
 
 def verdict(problems: Iterable[tuple[str, str]], detail: str) -> Availability:

@@ -17,25 +17,21 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _NAME = "clipperf-gpu"
-_thread = ThreadPoolExecutor(1, thread_name_prefix=_NAME)
+_threads: dict[int, ThreadPoolExecutor] = {}
+"""By the process: threads do not survive a fork."""
 
 
 def on_gpu_thread(call: Callable[[], T]) -> T:
     """Call something there and wait; what it raises is raised here."""
     if threading.current_thread().name.startswith(_NAME):
         return call()
+    process = os.getpid()
+    thread = _threads.get(process)
+    if thread is None:
+        # As one step of the interpreter: a lock could be held by whom a fork left behind.
+        thread = _threads.setdefault(process, ThreadPoolExecutor(1, thread_name_prefix=_NAME))
     try:
-        answer = _thread.submit(call)
+        answer = thread.submit(call)
     except RuntimeError:  # the interpreter is ending: nobody else calls now
         return call()
     return answer.result()
-
-
-def _renew() -> None:
-    """Threads do not survive a fork."""
-    global _thread
-    _thread = ThreadPoolExecutor(1, thread_name_prefix=_NAME)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines.contract import SHORTEST_TOKENS, Availability, is_out_of_memory
+from clipperf.engines.contract import SHORTEST_TOKENS, Availability, failed_run
 from clipperf.errors import EngineError
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import EngineRequest
@@ -87,10 +87,8 @@ class OnnxRuntimeEngine:
 
 
 def run_error(exc: Exception, batch: int) -> EngineError:
-    """ONNX Runtime's error in one line; a full GPU in the words that users know."""
-    if is_out_of_memory(exc):
-        return EngineError(f"onnxruntime: out of memory at batch {batch}; use a smaller --batch")
-    return EngineError(f"onnxruntime: {first_line(exc)}")
+    """ONNX Runtime's error in one line; see `failed_run`."""
+    return failed_run("onnxruntime", exc, batch, first_line(exc))
 
 
 def first_line(exc: Exception) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines import openvino_cache
-from clipperf.engines.contract import Availability, is_out_of_memory
+from clipperf.engines import openvino_cache, openvino_first
+from clipperf.engines.contract import Availability, failed_run, is_out_of_memory
 from clipperf.engines.openvino_shapes import SHAPES, near_lengths, one_cache
 from clipperf.engines.processor import check_cell
 from clipperf.errors import EngineError, StorageError
@@ -35,11 +35,6 @@ HINT = "INFERENCE_PRECISION_HINT"
 LEAN_BYTES = 128 * 2**20
 """Weights that are larger are not in RAM a second time beside the copy that OpenVINO lays out; its
 own cache cannot be used then. Below, what is saved is not worth compiling anew with every load."""
-
-_first_run = threading.Lock()
-_has_run = threading.Event()
-"""OpenVINO's bindings set themselves up in the first run of a process. Two threads that begin it
-together wait for each other for good, one with Python's own lock and one with theirs."""
 
 
 def availability(device: str) -> Availability:
@@ -133,14 +128,15 @@ class OpenVinoEngine:
         shape = (id(request), array.shape)
         try:
             with contextlib.ExitStack() as stack:
-                if not _has_run.is_set():
-                    stack.enter_context(_first_run)
+                stack.enter_context(openvino_first.run())
                 if weights is not None and shape not in self._laid_out:
                     # Here OpenVINO lays out what it has not yet.
                     stack.enter_context(weights.passing())
                 found = request.infer({0: array}, share_inputs=True)
-            _has_run.set()
-            self._laid_out.add(shape)
+            if shape not in self._laid_out:
+                with self._lock:
+                    if free is self._free:  # else the number is soon another request's
+                        self._laid_out.add(shape)
             # The request writes its next result into the same memory. Its shape is no matter of
             # course: behind a last product in int8 OpenVINO leaves out the squeeze (1, batch, dim).
             places = range(min(most, len(found)))
@@ -266,10 +262,8 @@ def hint_of(precision: str) -> str:
 
 
 def run_error(exc: Exception, batch: int) -> EngineError:
-    """OpenVINO's error in one line; too little memory in the words that users know."""
-    if is_out_of_memory(exc):
-        return EngineError(f"openvino: out of memory at batch {batch}; use a smaller --batch")
-    return EngineError(f"openvino: {reason(exc)}")
+    """OpenVINO's error in one line; see `failed_run`."""
+    return failed_run("openvino", exc, batch, reason(exc))
 
 
 def reason(exc: Exception) -> str:

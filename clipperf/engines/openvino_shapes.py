@@ -19,8 +19,9 @@ LONGEST_TOKENS = 512
 NAMES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY")
 """What oneDNN reads when it makes its first kernel; the first name is the one that it prefers."""
 
-_first_compiled = threading.Event()
-_compiling = threading.Lock()
+_compiled_in: set[int] = set()
+_locks: dict[int, threading.Lock] = {}
+"""By the process: in one that was forked, a thread that only its parent has may hold the lock."""
 
 
 def near_lengths() -> tuple[int, ...]:
@@ -44,12 +45,13 @@ def one_cache() -> Iterator[None]:
     The variable is taken back: PyTorch has a oneDNN, too, and so may child processes. Where it is
     set already, it stays as it is.
     """
-    with _compiling:
-        if not _first_compiled.is_set() and not any(name in os.environ for name in NAMES):
+    process = os.getpid()
+    with _locks.setdefault(process, threading.Lock()):
+        if not _compiled_in and not any(name in os.environ for name in NAMES):
             os.environ[NAMES[0]] = "0"
             try:
                 yield
-                _first_compiled.set()
+                _compiled_in.add(process)
             finally:
                 del os.environ[NAMES[0]]
             return

@@ -8,28 +8,23 @@ stages the folder and exchanges it, the same for every layout.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clipperf.engines import onnxruntime as ort_engine
+from clipperf.engines import contract
 from clipperf.errors import ArtifactError, UsageError
-from clipperf.export.exporter import Need
+from clipperf.export.exporter import Need, precisions_for
 from clipperf.export.folder import Exported
 from clipperf.export.job import Tell
 from clipperf.export.make import make
 from clipperf.export.workshop import Workshop
-from clipperf.graph import others
 from clipperf.inputs.preprocess_spec import PreprocessSpec
-from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.artifact import Artifact, Manifest, is_inside
 from clipperf.nouns.model import ModelSpec, Similarity
-from clipperf.nouns.variant import Side, Variant
+from clipperf.nouns.variant import PRECISIONS, Side, Variant
 from clipperf.registry import Registry
-from clipperf.serve import selftest
 from clipperf.system import files, store
-from clipperf.system.env import available_cores
 from clipperf.system.foreign import carry_over, check, is_empty
 from clipperf.system.reading import regular_bytes
 from clipperf.system.targets import kind_of
@@ -218,6 +213,25 @@ def _check_variants(deployment: Deployment, variants: Sequence[Variant]) -> None
             f"--layout {deployment.name} holds one precision: make a folder for each of them"
         )
     deployment.check(variants)
+    for variant in variants:
+        runtime = variant.runtime
+        if not _is_run_by_others(runtime, variant.precision):
+            taken = [each for each in precisions_for(runtime) if _is_run_by_others(runtime, each)]
+            raise UsageError(
+                f"--layout {deployment.name} takes no {variant.precision}: its towers have to run "
+                f"on any processor, in {deployment.reader} alone; choose from {', '.join(taken)}"
+            )
+
+
+def _is_run_by_others(runtime: str, precision: str) -> bool:
+    """Whether a precision's towers run wherever a runtime does, with nothing set for them.
+
+    On CPUs ONNX Runtime has no products in bf16, and what rounds as a GPU does needs its optimizer
+    told so.
+    """
+    known = contract.get(runtime)
+    on_cpus = known.devices[0] == "cpu"
+    return precision in known.precisions and not (on_cpus and PRECISIONS.get(precision).emulated)
 
 
 def check_target(out: Path, deployment: Deployment, spec: ModelSpec) -> None:
@@ -295,24 +309,3 @@ def _own_files(record: Layout | None) -> Callable[[str], bool]:
     """Which files of a folder, by their paths in there, are clipperf's."""
     names: set[Any] = {RECORD, *(record.files if record is not None else ())}
     return names.__contains__
-
-
-def write_graph(
-    made: Made, variant: Variant, side: Side, target: Path, outputs: Sequence[str]
-) -> bool:
-    """Write a tower as programs of others run it, and embed some inputs with what was written.
-
-    Returns whether its weights lie beside it; see `graph.others`.
-
-    Raises:
-        ArtifactError: it gives other embeddings than the artifact's.
-        EngineError: it does not run.
-    """
-    folder, tower = made.tower(variant, side)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    text = side == "text"
-    lengths = others.lengths_of(Tokenizer.from_folder(folder), tower) if text else None
-    apart = others.rewritten(folder / tower.path, target, outputs, text=text, lengths=lengths)
-    with closing(ort_engine.open_session(target, available_cores(), prepack=False)) as engine:
-        selftest.check(engine, folder, tower)
-    return apart

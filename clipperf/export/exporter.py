@@ -115,16 +115,22 @@ def exporter_of(variant: Variant) -> Exporter:
     """
     found = find(variant.runtime, variant.precision)
     if found is None:
-        known = {name for e in EXPORTERS for name in e.makes.get(variant.runtime, ())}
+        known = precisions_for(variant.runtime)
         if not known:
             *others, last = dict.fromkeys(runtime for e in EXPORTERS for runtime in e.makes)
             choice = f"{', '.join(others)} or {last}"
             raise UsageError(f"--runtime {variant.runtime}: export to {choice}")
-        choice = ", ".join(sorted(known, key=PRECISIONS.rank))
         raise UsageError(
-            f"no precision {variant.precision!r} for {variant.runtime}; choose from {choice}"
+            f"no precision {variant.precision!r} for {variant.runtime}; choose from "
+            f"{', '.join(known)}"
         )
     return found
+
+
+def precisions_for(runtime: str) -> list[str]:
+    """The precisions in which something makes towers for a runtime, as tables list them."""
+    known = {name for e in EXPORTERS for name in e.makes.get(runtime, ())}
+    return sorted(known, key=PRECISIONS.rank)
 
 
 def key_of(spec: ModelSpec, weights_id: str, side: Side, variant: Variant) -> str:

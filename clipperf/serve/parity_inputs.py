@@ -55,8 +55,15 @@ def write_inputs(folder: Path) -> None:
             made.writestr(entry, data)
 
 
-def parity_inputs(folder: Path, side: Side, dtype: str = "float32") -> np.ndarray:
+def parity_inputs(
+    folder: Path,
+    side: Side,
+    dtype: str = "float32",
+    tokenizer: tokenize.Tokenizer | None = None,
+) -> np.ndarray:
     """Inputs for the tower of an artifact folder, prepared as its preprocessing and tokenizer say.
+
+    `tokenizer` is the folder's where it was read before.
 
     Returns pixels of `dtype` [12, 3, image_px, image_px] or int64 tokens [12, context_tokens].
 
@@ -66,7 +73,7 @@ def parity_inputs(folder: Path, side: Side, dtype: str = "float32") -> np.ndarra
     path = folder / INPUTS_FILE
     if side == "text":
         texts = _read(path, lambda archive, listed: [str(entry["text"]) for entry in listed])
-        return tokenize.Tokenizer.from_folder(folder)(texts)
+        return (tokenizer or tokenize.Tokenizer.from_folder(folder))(texts)
     images = _read(path, lambda archive, listed: [_image(archive, e["image"]) for e in listed])
     # Chosen after the comparison, the way to preprocess is none of its business.
     spec = replace(read_pixels(folder), method="exact")

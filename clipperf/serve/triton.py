@@ -29,7 +29,7 @@ class TritonPythonModel:
     """What Triton calls. The artifact of the tower lies beside the versions of its model."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the tower in the model's folder.
+        """Open the tower in the model's folder, on the GPU of this instance where it is for one.
 
         Raises:
             ClipperfError: as `clipperf.load`; Triton says so, and the model is not ready.
@@ -38,6 +38,8 @@ class TritonPythonModel:
 
         given = json.loads(args["model_config"]).get("parameters", {})
         options: dict[str, Any] = {n: int(given[n]["string_value"]) for n in LOADING if n in given}
+        if args.get("model_instance_kind") == "GPU":  # each instance is a process of its own
+            options["device"] = f"cuda:{args['model_instance_device_id']}"
         folder = Path(args["model_repository"])  # the model's own
         found = [side for side in SIDES if (folder / side).is_dir()]
         if not found:

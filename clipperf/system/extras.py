@@ -6,6 +6,9 @@ runtime's name; those of PyTorch come with `export`.
 
 from __future__ import annotations
 
+import platform
+import sys
+
 from clipperf.errors import MissingDependencyError
 
 EXTRAS = {
@@ -37,12 +40,20 @@ GPU_BUILD, CPU_BUILD = "onnxruntime-gpu", "onnxruntime"
 WITH_GPU_BUILD = ("export", "ort-cuda", "ort-trt", "ort-trt-rtx")
 
 
+def has_gpu_build() -> bool:
+    """Whether the first is made for this platform; elsewhere these extras bring the second."""
+    if sys.platform != "linux":
+        return sys.platform == "win32"
+    return platform.machine() == "x86_64"
+
+
 def install(extra: str) -> str:
     """The command that brings an extra."""
     from clipperf.system.env import version_of  # `--help` needs no more than this module
 
     said = f"pip install 'clipperf[{extra}]'"
-    if extra in WITH_GPU_BUILD and version_of(CPU_BUILD) and not version_of(GPU_BUILD):
+    replaced = extra in WITH_GPU_BUILD and has_gpu_build()
+    if replaced and version_of(CPU_BUILD) and not version_of(GPU_BUILD):
         return f"pip uninstall -y {CPU_BUILD} && {said}"
     return said
 

@@ -85,6 +85,29 @@ def test_runs_that_waited_do_not_run_on_the_tower_that_failed() -> None:
     assert [tower.runs for tower in towers] == [1, 4]
 
 
+def test_a_run_that_ends_on_the_old_tower_says_nothing_of_the_new_ones_requests() -> None:
+    """What is known of requests is kept by their numbers, and that of one that is gone is free."""
+    hold = threading.Event()
+    old, new = Tower(fails=False, hold=hold), Tower(fails=False)
+    engine_of([Tower(fails=False)]).run(ROWS)  # the first run of a process is alone
+    engine = engine_of([old, new], streams=2)
+    late = threading.Thread(target=engine.run, args=(ROWS,))
+    late.start()
+    assert old.inside.wait(20)
+    failing = Tower(fails=True)
+    request = engine._free.get()  # the other one of the old tower
+    request.tower = failing
+    engine._free.put(request)
+    with pytest.raises(EngineError, match="out of memory"):
+        engine.run(ROWS)
+    np.testing.assert_array_equal(engine.run(ROWS), ROWS * 2)
+    known = set(engine._laid_out)
+    hold.set()
+    late.join(20)
+    assert (old.runs, failing.runs, new.runs) == (1, 1, 1)
+    assert engine._laid_out == known and len(known) == 1
+
+
 def test_who_handles_the_error_does_not_hold_the_old_tower() -> None:
     """A retry in the handler must not need both in memory."""
     alive: list[bool] = []

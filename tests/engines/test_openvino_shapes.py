@@ -103,7 +103,7 @@ def test_only_the_first_tower_is_compiled_with_the_variable(
 ) -> None:
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
-    openvino_shapes._first_compiled.clear()
+    openvino_shapes._compiled_in.clear()
     with pytest.raises(RuntimeError, match="not compiled"), one_cache():
         raise RuntimeError("not compiled")
     with one_cache():
@@ -111,12 +111,12 @@ def test_only_the_first_tower_is_compiled_with_the_variable(
     assert NAMES[0] not in os.environ
     with one_cache():
         assert NAMES[0] not in os.environ
-    openvino_shapes._first_compiled.clear()
+    openvino_shapes._compiled_in.clear()
     monkeypatch.setenv(NAMES[1], "100")
     with one_cache():
         assert NAMES[0] not in os.environ, "users decide"
     assert os.environ[NAMES[1]] == "100"
-    openvino_shapes._first_compiled.set()
+    openvino_shapes._compiled_in.add(os.getpid())
 
 
 def test_texts_come_in_few_lengths_with_the_embeddings_of_their_own(

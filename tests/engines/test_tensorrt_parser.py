@@ -27,6 +27,7 @@ from clipperf.export.make import make  # noqa: E402
 from clipperf.graph import trace  # noqa: E402
 from clipperf.models import sample, zoo  # noqa: E402
 from clipperf.models.families import open_clip as towers  # noqa: E402
+from clipperf.nouns.model import ModelSpec  # noqa: E402
 from clipperf.nouns.variant import PRECISIONS, SIDES, Side, Variant  # noqa: E402
 
 RULES: dict[str, Any] = json.loads(
@@ -190,6 +191,110 @@ def test_a_zero_point_that_is_not_zero_is_found() -> None:
         assert len(list(faults(model))) == expected
 
 
+SCALE = numpy_helper.from_array(np.float32(0.1), "scale")
+AXES = helper.make_tensor_value_info("axes", TensorProto.INT64, [1])
+SIZES = {"starts": [0], "ends": [1], "sizes": [2, 8], "k": [2]}
+
+
+def constant(name: str) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(SIZES[name], np.int64), name)
+
+
+def computed(op: str, *before: str, **said: Any) -> Any:
+    """One operator whose last input, its axes, is another input of the graph."""
+    model = one_node(op, more=[constant(name) for name in before], **said)
+    model.graph.node[0].input.append("axes")
+    model.graph.input.append(AXES)
+    return model
+
+
+def resized(**said: Any) -> Any:
+    model = one_node("Resize", more=[constant("sizes")], **said)
+    model.graph.node[0].input[:] = ["x", "", "", "sizes"]
+    return model
+
+
+def quantized(op: str, kind: int, point: int) -> Any:
+    zero = numpy_helper.from_array(np.int8(point), "zero")
+    model = one_node(op, kind, more=[SCALE, zero])
+    other = {TensorProto.FLOAT: TensorProto.INT8, TensorProto.INT8: TensorProto.FLOAT}[kind]
+    model.graph.output[0].type.tensor_type.elem_type = other
+    return model
+
+
+def pooled(op: str, **said: Any) -> Any:
+    model = one_node(op, kernel_shape=[1, 1], **said)
+    model.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 4, 4])
+    )
+    return model
+
+
+def scattered(reduction: str) -> Any:
+    places = numpy_helper.from_array(np.array([[0]], np.int64), "places")
+    rows = numpy_helper.from_array(np.ones((1, 4), np.float32), "rows")
+    return one_node("ScatterND", more=[places, rows], reduction=reduction)
+
+
+EXAMPLES: dict[str, tuple[Any, Any]] = {
+    "QuantizeLinear": (
+        quantized("QuantizeLinear", TensorProto.FLOAT, 3),
+        quantized("QuantizeLinear", TensorProto.FLOAT, 0),
+    ),
+    "DequantizeLinear": (
+        quantized("DequantizeLinear", TensorProto.INT8, -1),
+        quantized("DequantizeLinear", TensorProto.INT8, 0),
+    ),
+    "LayerNormalization": (
+        one_node(
+            "LayerNormalization",
+            more=[numpy_helper.from_array(np.ones(4, np.float32), "scale")],
+            outputs=["y", "mean"],
+        ),
+        one_node(
+            "LayerNormalization", more=[numpy_helper.from_array(np.ones(4, np.float32), "scale")]
+        ),
+    ),
+    "CumSum": (
+        computed("CumSum"),
+        one_node("CumSum", more=[numpy_helper.from_array(np.int64(1), "axis")]),
+    ),
+    "TopK": (
+        one_node("TopK", more=[constant("k")], outputs=["y", "places"], sorted=0),
+        one_node("TopK", more=[constant("k")], outputs=["y", "places"]),
+    ),
+    "ScatterND": (scattered("add"), scattered("none")),
+    "AveragePool": (pooled("AveragePool", dilations=[2, 2]), pooled("AveragePool")),
+    "MaxPool": (pooled("MaxPool", outputs=["y", "places"]), pooled("MaxPool")),
+    "Resize": (resized(mode="cubic"), resized(mode="linear")),
+    "Slice": (
+        computed("Slice", "starts", "ends"),
+        one_node("Slice", more=[constant("starts"), constant("ends"), ONE]),
+    ),
+    **{
+        name: (computed(name), one_node(name, more=[ONE]))
+        for name in ("Unsqueeze", *sorted(REDUCING))
+    },
+    "Squeeze": (computed("Squeeze"), one_node("Squeeze")),
+}
+"""A graph that breaks each rule of `LIMITS`, and one that keeps it."""
+
+
+def test_every_rule_has_an_example() -> None:
+    assert set(EXAMPLES) == set(LIMITS)
+
+
+@pytest.mark.parametrize("name", sorted(LIMITS))
+def test_each_rule_tells_its_examples_apart(name: str) -> None:
+    broken, kept = EXAMPLES[name]
+    if name == "CumSum":  # its axis is a scalar
+        broken.graph.input[1].type.tensor_type.shape.ClearField("dim")
+    if name == "Squeeze":  # what has one row
+        kept.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    assert LIMITS[name][1] in " ".join(faults(broken))
+    assert list(faults(kept)) == []
+
+
 def test_newer_rules_only_add() -> None:
     ranges = [tuple(RULES["opsets"][version]) for version in ("10.1", "10.14", "10.15", "11")]
     assert ranges == sorted(ranges) and len({low for low, _ in ranges}) == 1
@@ -218,3 +323,23 @@ def test_every_precision_of_the_sample(precision: str, sample_artifact: Path) ->
     for side in SIDES:
         model = onnx.load(folder / side / "model.onnx")
         assert list(faults(model)) == []
+
+
+OPTIONS: dict[str, tuple[Side, dict[str, Any]]] = {
+    "normalised": ("image", {"normalized": True}),
+    "bytes": ("image", {"pixel_dtype": "uint8"}),
+    "features": ("image", {"features": True}),
+    "portable": ("text", {"portable": True}),
+    "fp16": ("text", {"precision": "fp16"}),
+    "bytes in fp16": ("image", {"precision": "fp16", "pixel_dtype": "uint8"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_of_an_export(name: str, tiny: ModelSpec) -> None:
+    side, chosen = OPTIONS[name]
+    variant = Variant("onnx", **({"precision": "fp32"} | chosen))
+    tower = make(tiny, (side,), variant)
+    model = onnx.load(tower.folder / side / "model.onnx")
+    assert list(faults(model)) == []

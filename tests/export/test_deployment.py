@@ -20,7 +20,8 @@ FP32 = Variant("onnx")
 
 PACKAGE = """
 from dataclasses import replace
-from clipperf.export.deployment import Deployment, write_graph
+from clipperf.export.deployment import Deployment
+from clipperf.export.rewriting import write_graph
 
 def write(made, variants, folder):
     (variant,) = variants
@@ -61,7 +62,6 @@ def test_a_layout_is_written_once_and_keeps_what_users_add(tiny, tmp_path: Path)
     # A failure leaves everything as it was.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(deployment, "__version__", "another")
-        patch.setattr(deployment, "write_graph", None)
         broken = replace(DEPLOYMENTS.get("fastembed"), write=lambda *given: 1 / 0)
         patch.setattr(deployment.DEPLOYMENTS, "get", lambda name: broken)
         with pytest.raises(ZeroDivisionError):
@@ -122,6 +122,14 @@ def test_a_folder_of_others_is_refused(tiny, tmp_path: Path) -> None:
         ("fastembed", [Variant("openvino")], "is for --runtime onnx"),
         ("fastembed", [replace(FP32, features=True)], "without --features"),
         ("transformers", [replace(FP32, pixel_dtype="uint8")], "without --input uint8"),
+        (
+            "fastembed",
+            [Variant("onnx", "bf16")],
+            "fastembed takes no bf16: .*; choose from fp32, fp16, int8, int8-row, int8-static$",
+        ),
+        ("fastembed", [Variant("onnx", "fp8")], "fastembed takes no fp8: .*; choose from fp32, "),
+        ("triton", [Variant("onnx", "bf16")], "triton takes no bf16: .* in Triton alone; choose "),
+        ("triton", [Variant("onnx", "int8-fp16")], "triton takes no int8-fp16: "),
         ("transformers", [Variant("onnx", "bf16")], "no file for bf16: choose from fp32, fp16"),
         (
             "transformers",
@@ -142,6 +150,11 @@ def test_what_a_layout_cannot_hold_is_said_before_any_work(
         lay_out(layout, tiny, ("image",), variants, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "home" / "artifacts").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16", "int8", "fp8"])
+def test_plans_for_a_gpu_are_taken_in_all_that_it_computes(precision: str) -> None:
+    deployment._check_variants(DEPLOYMENTS.get("triton"), [Variant("trt", precision)])
 
 
 def test_a_layout_of_a_package_is_found(tiny, checkpoints, tmp_path: Path, install) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -222,6 +223,26 @@ def test_triton_reads_what_is_said_of_the_engines(server, repository) -> None:
         assert "unable to find backend library for backend 'onnxruntime'" in said
 
 
+Tensor = tuple[str, str, list[int]]
+
+TYPES = {"tensor(float)": "TYPE_FP32", "tensor(int64)": "TYPE_INT64"}
+"""What Triton calls ONNX Runtime's types."""
+
+
+def configured(said: str, kind: str) -> list[Tensor]:
+    """Name, type and dims, the batch left out, of each tensor of a `config.pbtxt`."""
+    pattern = rf'^{kind} \[ {{ name: "(\w+)" data_type: (\w+) dims: \[ ([-\d, ]+) \] }} \]$'
+    rows = re.findall(pattern, said, re.MULTILINE)
+    return [(name, type_, [int(d) for d in dims.split(",")]) for name, type_, dims in rows]
+
+
+def as_configured(value: Any) -> Tensor:
+    """The same of a graph's input or output, as Triton counts: -1 where any size will do."""
+    batch, *dims = value.shape
+    assert isinstance(batch, str)
+    return value.name, TYPES[value.type], [d if isinstance(d, int) else -1 for d in dims]
+
+
 @pytest.mark.slow
 def test_the_engines_give_the_same_vectors(repository, sample_artifact, own, images, texts) -> None:
     """What Triton's own backend does: inputs and outputs by the names and types of config.pbtxt."""
@@ -233,7 +254,9 @@ def test_the_engines_give_the_same_vectors(repository, sample_artifact, own, ima
         path = repository / f"clip_{side}_tower" / "1" / "model.onnx"
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         said = (path.parent.parent / "config.pbtxt").read_text()
-        assert f'name: "{name}"' in said
+        assert configured(said, "input") == [as_configured(each) for each in session.get_inputs()]
+        assert configured(said, "output") == [as_configured(each) for each in session.get_outputs()]
+        assert configured(said, "input")[0][0] == name
         assert_close(session.run([f"{side}_embeds"], {name: array})[0], expected[side])
 
 

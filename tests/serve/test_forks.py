@@ -48,6 +48,37 @@ print("fine")
 """
 
 
+FIRST_RUN = """
+import os, signal, sys, threading
+import numpy as np
+import clipperf
+from clipperf.engines import openvino_first
+model = clipperf.load(sys.argv[1], threads=1, self_test=False)
+inside, done = threading.Event(), threading.Event()
+
+def run():
+    with openvino_first.run():
+        inside.set()
+        done.wait(60)
+
+thread = threading.Thread(target=run)
+thread.start()
+assert inside.wait(20)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(60)
+    np.save(sys.argv[2], model.encode_texts(["a red apple"]))
+    os._exit(0)
+_, status = os.waitpid(pid, 0)
+assert status == 0, status
+done.set()
+thread.join()
+assert np.allclose(model.encode_texts(["a red apple"]), np.load(sys.argv[2]), atol=1e-4)
+model.close()
+print("fine")
+"""
+
+
 @pytest.fixture(scope="module")
 def openvino_artifact(sample_artifact: Path) -> Path:
     pytest.importorskip("openvino", reason="pip install 'clipperf[openvino]'")
@@ -79,3 +110,18 @@ def test_a_fork_of_onnx(sample_artifact: Path, streams: int, how: str) -> None:
 @pytest.mark.parametrize(("streams", "how"), [(1, "used"), (2, "used"), (2, "closed")])
 def test_a_fork_of_openvino(openvino_artifact: Path, streams: int, how: str) -> None:
     forked(openvino_artifact, streams, how)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks with threads are Linux's")
+def test_a_fork_while_openvino_runs_for_the_first_time(
+    openvino_artifact: Path, tmp_path: Path
+) -> None:
+    """A thread of the parent's holds what keeps two first runs apart, and begins nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_RUN, openvino_artifact, tmp_path / "found.npy"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        cwd=ROOT,
+    )
+    assert done.stdout.strip() == "fine", done.stderr

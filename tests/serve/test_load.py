@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -266,6 +267,35 @@ def test_few_inputs_keep_every_stream_busy(
             given.clear()
         shared.encode_texts(texts * 9)  # the same five
         assert max(given) == 3
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_several_threads_may_call_one_model_with_any_shapes(
+    sample_artifact: Path, inputs: tuple[list[Path], list[str]], streams: int
+) -> None:
+    """Each gets what it asked for: images and texts, few and many, short and long, all at once."""
+    images, texts = inputs
+    long = " and ".join(texts[:6])
+    asked: list[tuple[str, list[Any], int]] = []
+    for size in (1, 2, 5, 8):
+        asked.append(("encode_images", images[:size], 3))
+        asked.append(("encode_texts", texts[-size:], 4))
+        asked.append(("encode_texts", [*texts[:size], long], 32))
+    with clipperf.load(sample_artifact, threads=2, streams=streams) as model:
+
+        def answer(call: tuple[str, list[Any], int]) -> np.ndarray:
+            name, values, batch_size = call
+            found: np.ndarray = getattr(model, name)(values, batch_size=batch_size)
+            return found
+
+        alone = [answer(call) for call in asked]
+        order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(asked)), 6))
+        with ThreadPoolExecutor(6) as pool:
+            together = list(pool.map(lambda place: answer(asked[place]), order))
+    for place, found in zip(order, together, strict=True):
+        np.testing.assert_allclose(found, alone[place], atol=1e-4, err_msg=str(asked[place]))
+    # Rows of different inputs are far apart beside that.
+    assert all(np.ptp(each, axis=0).max() > 0.1 for each in alone if len(each) > 1)
 
 
 def test_streams_that_cannot_be_are_refused(sample_artifact: Path) -> None:

@@ -125,6 +125,8 @@ def not_finite(found: np.ndarray) -> np.ndarray:
         (unlike, r"minimum cosine -?0\.\d+ against PyTorch's embeddings of 4 inputs"),
         (lambda found: found[:, :7], r"embeddings of shape \(1, 7\), \[batch, 192\] were"),
         (lambda found: np.concatenate([found, found]), "8 embeddings of 4 inputs"),
+        (lambda found: found * 2, r"an embedding of length .* long; 5\.0% more or less is allowed"),
+        (lambda found: found * 0.94, r"an embedding of length .* long; 5\.0% more or less"),
     ],
 )
 def test_nonsense_is_refused_in_words(
@@ -135,6 +137,44 @@ def test_nonsense_is_refused_in_words(
     with pytest.raises(ArtifactError, match=words):
         clipperf.load(elsewhere)
     clipperf.load(elsewhere, self_test=False).close()
+
+
+def test_a_tower_that_is_wrong_for_short_texts_alone_is_refused_in_words(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose graph has fixed a length, or masks by it. All but the last batch are cut."""
+    get, onnx = contract.get, contract.get("onnx")
+    widths: list[int] = []
+
+    class WrongWhenCut(Engine):
+        def run(self, array: np.ndarray) -> np.ndarray:
+            found: np.ndarray = self._engine.run(array)
+            if array.ndim != 2:
+                return found
+            widths.append(array.shape[1])
+            return found if array.shape[1] == 77 else found[:, ::-1]
+
+    def opened(request: Any) -> Any:
+        return WrongWhenCut(onnx.open(request), as_it_is)
+
+    monkeypatch.setattr(contract, "get", lambda name: replace(get(name), open=opened))
+    with pytest.raises(ArtifactError, match=r"the text tower of .* fails its self-test: minimum c"):
+        clipperf.load(elsewhere)
+    assert widths[-1] == 77 and widths[:-1] and all(3 <= width < 77 for width in widths[:-1])
+
+
+def test_unit_vectors_are_held_to_their_length(
+    sample_artifact: Path, tmp_path: Path, opened: Callable[[Spoil], list[Engine]]
+) -> None:
+    spec = zoo.resolve("clipperf-sample")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPPERF_HOME", str(sample_artifact.parents[3]))
+        made = make(spec, ("text",), Variant("onnx", normalized=True), out=tmp_path / "unit")
+    clipperf.load(made.folder, self_test=True).close()
+    opened(lambda found: found * np.float32(1.03))
+    said = r"an embedding of length 1\.03, where PyTorch's is 1 long; 2\.0% more or less"
+    with pytest.raises(ArtifactError, match=said):
+        clipperf.load(made.folder, self_test=True)
 
 
 def test_a_folder_carries_what_it_was_judged_on(

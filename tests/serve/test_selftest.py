@@ -84,6 +84,52 @@ def test_a_constant_is_told_from_embeddings_that_are_alike(
         selftest.check(Constant(Changed(sample_artifact, tower, 1.0)), sample_artifact, lax)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("required", "factor", "said"),
+    [
+        (0.99999, 1.04, None),
+        (0.99999, 1.06, r"5\.0% more or less"),
+        (0.99, 1.13, None),  # eight bits: an error may lie along a vector as well as across it
+        (0.99, 1.15, r"14\.1% more or less"),
+        (0.99, 0.85, r"14\.1% more or less"),
+    ],
+)
+def test_lengths_are_held_to_what_the_cosine_allows(
+    sample_artifact: Path, tower: Artifact, required: float, factor: float, said: str | None
+) -> None:
+    assert tower.parity is not None
+    held = replace(tower, parity=replace(tower.parity, required_min_cosine=required))
+    engine = Changed(sample_artifact, tower, factor)
+    if said is None:
+        selftest.check(engine, sample_artifact, held)
+        return
+    with pytest.raises(ArtifactError, match=said):
+        selftest.check(engine, sample_artifact, held)
+
+
+@pytest.mark.parametrize("batches", [(1, 3, 8), (8,), (1,), (2, 2, 2)])
+def test_short_texts_are_tried_whatever_the_batches(
+    sample_artifact: Path, tower: Artifact, batches: tuple[int, ...]
+) -> None:
+    """Also of an engine that was judged in one batch: the last has the whole context."""
+    assert tower.parity is not None and tower.cut_at == "eot"
+    widths: list[int] = []
+
+    class Watched(Changed):
+        def run(self, array: np.ndarray) -> np.ndarray:
+            widths.append(array.shape[1])
+            return super().run(array)
+
+    judged = replace(tower, parity=replace(tower.parity, batches=batches))
+    selftest.check(Watched(sample_artifact, tower, 1.0), sample_artifact, judged)
+    *cut, last = widths
+    assert cut and max(cut) < 77 and last == 77
+    whole = replace(judged, cut=None)
+    widths.clear()
+    selftest.check(Watched(sample_artifact, tower, 1.0), sample_artifact, whole)
+    assert set(widths) == {77}
+
+
 @pytest.mark.parametrize("batches", [(), (0,), (-1,), (10**9,)])
 def test_batches_that_cannot_be_are_refused(
     sample_artifact: Path, tower: Artifact, batches: tuple[int, ...]

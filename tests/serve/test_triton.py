@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_nvml import in_this_process, installer
 from PIL import Image
 
 import clipperf
+from clipperf.engines import contract
 from clipperf.errors import ArtifactError, EngineError, UsageError
 from clipperf.serve.triton import TritonPythonModel, embedded
+from clipperf.system import gpus
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +109,56 @@ def test_a_model_takes_threads_and_streams_from_its_configuration(
     served.initialize(args)
     served.finalize()
     assert given == {"threads": 2, "verify": True, "folder": tmp_path / "text", "closed": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "shown", "expected"),
+    [
+        ("GPU", "0", None, "GPU-early-1"),
+        ("GPU", "1", None, "GPU-late-1"),
+        ("GPU", "0", "GPU-late-1,GPU-early-1", "GPU-late-1"),
+        ("GPU", "1", "GPU-late-1,GPU-early-1", "GPU-early-1"),
+        ("CPU", "0", None, None),
+    ],
+)
+def test_each_instance_has_the_gpu_that_triton_gave_it(
+    kind: str,
+    number: str,
+    shown: str | None,
+    expected: str | None,
+    sample_artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All is real but the driver that counts GPUs, and that the tower computes on none."""
+    for name in (gpus.VISIBLE, gpus.ORDER):
+        monkeypatch.setenv(name, "")  # whatever is set here is undone after the test
+        monkeypatch.delenv(name)
+    if shown is not None:
+        monkeypatch.setenv(gpus.VISIBLE, shown)
+    cards = [("GPU-late-1", 9), ("GPU-early-1", 2)]
+    script = [{"uuid": uuid, "title": uuid, "bus": bus} for uuid, bus in cards]
+    in_this_process(installer(tmp_path, monkeypatch)(gpus=script), monkeypatch)
+    get = contract.get
+    devices = ("cuda",) if kind == "GPU" else ("cpu",)
+    monkeypatch.setattr(
+        contract, "get", lambda name: dataclasses.replace(get(name), devices=devices)
+    )
+    (tmp_path / "text").symlink_to(sample_artifact)
+    served = TritonPythonModel()
+    served.initialize(
+        {
+            "model_config": "{}",
+            "model_repository": str(tmp_path),
+            "model_instance_kind": kind,
+            "model_instance_device_id": number,
+        }
+    )
+    (found,) = embedded(served.model, "text", [[b"a cat"]])
+    served.finalize()
+    assert found.shape == (1, 192)
+    assert os.environ.get(gpus.VISIBLE) == expected
+    assert os.environ.get(gpus.ORDER) == (None if expected is None else gpus.BY_BUS)
 
 
 def test_a_folder_without_a_tower_is_named(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_an_extra_brings_what_it_is_said_to() -> None:
 def test_the_build_for_cpus_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """What brings ONNX Runtime's build for GPUs must not lie over the one for CPUs."""
     versions = {extras.CPU_BUILD: "1.32"}
+    monkeypatch.setattr(extras, "has_gpu_build", lambda: True)
     monkeypatch.setattr("clipperf.system.env.version_of", versions.get)
     said = "pip uninstall -y onnxruntime && pip install 'clipperf[export]'"
     assert (extras.bring("torch"), extras.install("openvino")) == (
@@ -78,6 +79,33 @@ def test_the_build_for_cpus_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     versions[extras.GPU_BUILD] = "1.31"
     assert extras.bring("torch") == "pip install 'clipperf[export]'"
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "brought"),
+    [
+        ("linux", "x86_64", extras.GPU_BUILD),
+        ("win32", "AMD64", extras.GPU_BUILD),
+        ("linux", "aarch64", extras.CPU_BUILD),
+        ("darwin", "arm64", extras.CPU_BUILD),
+        ("darwin", "x86_64", extras.CPU_BUILD),
+    ],
+)
+def test_nothing_is_taken_away_where_the_extra_brings_the_same_build(
+    system: str, machine: str, brought: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the project's own requirements say which platform gets which."""
+    given = [Requirement(text) for text in PROJECT["optional-dependencies"]["export"]]
+    where = {"sys_platform": system, "platform_machine": machine}
+    builds = [each.name for each in given if each.name in (extras.GPU_BUILD, extras.CPU_BUILD)
+              and each.marker is not None and each.marker.evaluate(where)]  # fmt: skip
+    assert builds == [brought]
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("clipperf.system.env.version_of", {extras.CPU_BUILD: "1.32"}.get)
+    said = "pip install 'clipperf[export]'"
+    first = "pip uninstall -y onnxruntime && " if brought == extras.GPU_BUILD else ""
+    assert extras.bring("torch") == f"{first}{said}"
 
 
 def test_a_missing_module_is_told_with_the_command_that_brings_it() -> None:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clipperf.export.deployment import Deployment, Made, write_graph
+from clipperf.export.deployment import Deployment, Made
 from clipperf.export.deployments.transformers import write_settings
+from clipperf.export.rewriting import write_graph
 from clipperf.nouns.artifact import OUTPUT_NAMES
 from clipperf.nouns.variant import Side, Variant
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import UsageError
-from clipperf.export.deployment import Deployment, Made, write_graph
+from clipperf.export.deployment import Deployment, Made
+from clipperf.export.rewriting import write_graph
 from clipperf.inputs import transformers_files
 from clipperf.nouns.artifact import OUTPUT_NAMES
 from clipperf.nouns.variant import Side, Variant

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from clipperf.engines import contract
 from clipperf.errors import ArtifactError
-from clipperf.export.deployment import Deployment, Made, write_graph
+from clipperf.export.deployment import Deployment, Made
 from clipperf.export.exporter import Need
 from clipperf.export.folder import copy_tower
+from clipperf.export.rewriting import write_graph
 from clipperf.nouns.artifact import OUTPUT_NAMES, Artifact, TensorSpec
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
@@ -36,14 +37,16 @@ BACKENDS = {"onnx": ("onnxruntime", "model.onnx"), "trt": ("tensorrt", "model.pl
 
 TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "bytes": "TYPE_STRING"}
 
-MODEL_PY = '''"""Made by clipperf: see clipperf.serve.triton."""
-
-import os
+FIND_PACKAGES = """import os
 import sys
 
 # Triton starts a Python of its own choice; CLIPPERF_PACKAGES names folders to import from.
 sys.path[:0] = [path for path in os.environ.get("CLIPPERF_PACKAGES", "").split(os.pathsep) if path]
+"""
 
+MODEL_PY = f'''"""Made by clipperf: see clipperf.serve.triton."""
+
+{FIND_PACKAGES}
 from clipperf.serve.triton import TritonPythonModel  # noqa: E402, F401
 '''
 

@@ -97,11 +97,15 @@ def largest_activation(module: torch.nn.Module, inputs: torch.Tensor) -> float:
 
 def weights_beyond(module: torch.nn.Module) -> list[str]:
     """The weights of a tower of which some are larger than any float16."""
-    return [
-        name
-        for name, weight in module.named_parameters()
-        if weight.numel() and max(-float(weight.min()), float(weight.max())) > LARGEST
-    ]
+    import torch
+
+    found = []
+    for name, weight in module.named_parameters():
+        if weight.numel():
+            low, high = (float(end) for end in torch.aminmax(weight.detach()))
+            if max(-low, high) > LARGEST:
+                found.append(name)
+    return found
 
 
 def save(path: Path, inputs: np.ndarray, reference: np.ndarray, threads: int) -> Saved:
