@@ -50,7 +50,8 @@ def nvmlInit():
         take("init")
 
 def nvmlShutdown():
-    pass
+    if any(board.facts.get("lost") for board in BOARDS):
+        raise NVMLError("Unknown Error")
 
 ONE = {"uuid": "GPU-fake", "title": "Fake GPU", "bus": 1}
 
@@ -67,6 +68,8 @@ def nvmlDeviceGetCount():
 def nvmlDeviceGetHandleByIndex(index):
     if index >= len(BOARDS):
         raise NVMLError("Invalid Argument")
+    if BOARDS[index].facts.get("lost"):
+        raise NVMLError("GPU is lost")
     return BOARDS[index]
 
 def slices(board):
@@ -142,7 +145,8 @@ def nvmlDeviceGetCurrentClocksEventReasons(handle):
     return take("reasons", handle)
 '''
 """`gpus` are its GPUs in NVML's order: their `uuid`, `title`, place on the `bus`, `total` memory,
-`capability`, and their `slices`, None for a place without one. Answers may be given by UUID."""
+`capability`, whether they are `lost`, and their `slices`, None for a place without one. Answers may
+be given by UUID."""
 
 Fake = Callable[..., Path]
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from clipperf.bench import gpu_sampler
-from clipperf.bench.gpu_sampler import Seen
+from clipperf.bench.gpu_figures import Seen
 from clipperf.errors import ChildError, ClipperfError, MeasurementError
 from clipperf.serialize import from_json
 from clipperf.system import gpus

@@ -16,14 +16,13 @@ end                the fields of `Seen`
 from __future__ import annotations
 
 import contextlib
-import itertools
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from clipperf.bench import cost
+from clipperf.bench.gpu_figures import Sample, Seen, summarise
 from clipperf.errors import MeasurementError
 from clipperf.system.protocol import Fields, Tell, serve
 
@@ -41,130 +40,40 @@ THROTTLE = {
 display clocks are states and settings, and left out."""
 
 
-# --- figures -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One reading at `at_s` seconds; None for what NVML does not tell here.
-
-    `process_bytes` is the worker's own memory, `used_bytes` the whole device's.
-    """
-
-    at_s: float
-    process_bytes: int | None = None
-    used_bytes: int | None = None
-    power_mw: int | None = None
-    sm_clock_mhz: int | None = None
-    temperature_c: int | None = None
-    reasons: int | None = None
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the samples between "begin" and "end" come to; None for what NVML does not tell.
-
-    `vram_source` is "nvml-process" where NVML knows the worker by its process id, else
-    "nvml-device-delta": the device's use over what it was before, which other users of the GPU
-    disturb (containers often hide process ids). `energy_source` is "counter" (the board's own, in
-    mJ) or "power samples" (their integral). Clocks are the lowest and highest seen.
-    """
-
-    samples: int
-    vram_peak_bytes: int | None = None
-    vram_source: str | None = None
-    energy_j: float | None = None
-    energy_source: str | None = None
-    power_w: float | None = None
-    sm_clock_mhz: tuple[int, int] | None = None
-    temperature_c: int | None = None
-    throttle: tuple[str, ...] = ()
-
-
-def summarise(
-    samples: Sequence[Sample],
-    bits: dict[int, str],
-    baseline_bytes: int | None = None,
-    counted_mj: int | None = None,
-) -> Seen:
-    """Peaks, means and reasons of some samples in the order of time.
-
-    `bits` names the bits of `Sample.reasons`, `baseline_bytes` is what the device held before the
-    worker, and `counted_mj` what its energy counter gained; one that stood still does not count.
-    """
-    powers = [(s.at_s, s.power_mw / 1e3) for s in samples if s.power_mw is not None]
-    clocks = [s.sm_clock_mhz for s in samples if s.sm_clock_mhz is not None]
-    degrees = [s.temperature_c for s in samples if s.temperature_c is not None]
-    reasons = [s.reasons for s in samples if s.reasons is not None]
-    vram_peak_bytes, vram_source = _vram_peak(samples, baseline_bytes)
-    energy_j, energy_source = None, None
-    if counted_mj:
-        energy_j, energy_source = counted_mj / 1e3, "counter"
-    elif len(powers) > 1:
-        energy_j, energy_source = _integral(powers), "power samples"
-    return Seen(
-        samples=len(samples),
-        vram_peak_bytes=vram_peak_bytes,
-        vram_source=vram_source,
-        energy_j=energy_j,
-        energy_source=energy_source,
-        power_w=sum(watts for _, watts in powers) / len(powers) if powers else None,
-        sm_clock_mhz=(min(clocks), max(clocks)) if clocks else None,
-        temperature_c=max(degrees, default=None),
-        throttle=tuple(name for bit, name in bits.items() if any(r & bit for r in reasons)),
-    )
-
-
-def _vram_peak(
-    samples: Sequence[Sample], baseline_bytes: int | None
-) -> tuple[int | None, str | None]:
-    """The two sources are never mixed: one reading by process id replaces all by device.
-
-    No process on a GPU uses 0 bytes of it: that is what some containers say of all.
-    """
-    own = [s.process_bytes for s in samples if s.process_bytes]
-    if own:
-        return max(own), "nvml-process"
-    used = [s.used_bytes for s in samples if s.used_bytes is not None]
-    if used and baseline_bytes is not None:
-        return max(0, max(used) - baseline_bytes), "nvml-device-delta"
-    return None, None
-
-
-def _integral(points: Sequence[tuple[float, float]]) -> float:
-    """The area under straight lines between (time, value) points."""
-    return sum((a + b) / 2 * (t - s) for (s, a), (t, b) in itertools.pairwise(points))
-
-
 # --- NVML ----------------------------------------------------------------------------------
 
 
 class Gpu:
-    """One GPU through NVML; None for what it, its driver or its container does not tell."""
+    """One GPU through NVML; None for what it, its driver or its container does not tell.
+
+    `refused` says why, by field of `Sample`.
+    """
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml = nvml
         self._handle = handle
+        self.refused: dict[str, str] = {}
         self.throttle_bits = {getattr(nvml, bit): name for bit, name in THROTTLE.items()}
 
     def used_bytes(self) -> int | None:
         """Memory in use on the whole device."""
-        info = self._ask(self._nvml.nvmlDeviceGetMemoryInfo)
+        info = self._ask("used_bytes", self._nvml.nvmlDeviceGetMemoryInfo)
         return None if info is None else int(info.used)
 
     def free_bytes(self) -> int | None:
         """Memory that is free on the device."""
-        info = self._ask(self._nvml.nvmlDeviceGetMemoryInfo)
+        info = self._ask("free_bytes", self._nvml.nvmlDeviceGetMemoryInfo)
         return None if info is None else int(info.free)
 
     def process_bytes(self, pid: int) -> int | None:
         """Memory in use by one process."""
-        running = self._ask(self._nvml.nvmlDeviceGetComputeRunningProcesses) or []
+        call = self._nvml.nvmlDeviceGetComputeRunningProcesses
+        running = self._ask("process_bytes", call) or []
         return next((p.usedGpuMemory for p in running if p.pid == pid), None)
 
     def energy_mj(self) -> int | None:
         """The board's energy counter."""
-        return self._ask(self._nvml.nvmlDeviceGetTotalEnergyConsumption)
+        return self._ask("energy_mj", self._nvml.nvmlDeviceGetTotalEnergyConsumption)
 
     def sample(self, at_s: float, pid: int | None) -> Sample:
         """One reading of everything; of memory only where there is a process to read it for."""
@@ -173,16 +82,19 @@ class Gpu:
             at_s=at_s,
             process_bytes=None if pid is None else self.process_bytes(pid),
             used_bytes=None if pid is None else self.used_bytes(),
-            power_mw=self._ask(nvml.nvmlDeviceGetPowerUsage),
-            sm_clock_mhz=self._ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
-            temperature_c=self._ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
-            reasons=self._ask(nvml.nvmlDeviceGetCurrentClocksEventReasons),
+            power_mw=self._ask("power_mw", nvml.nvmlDeviceGetPowerUsage),
+            sm_clock_mhz=self._ask("sm_clock_mhz", nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
+            temperature_c=self._ask(
+                "temperature_c", nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU
+            ),
+            reasons=self._ask("reasons", nvml.nvmlDeviceGetCurrentClocksEventReasons),
         )
 
-    def _ask(self, call: Callable[..., Any], *args: int) -> Any:
+    def _ask(self, name: str, call: Callable[..., Any], *args: int) -> Any:
         try:
             return call(self._handle, *args)
-        except self._nvml.NVMLError:
+        except self._nvml.NVMLError as exc:
+            self.refused[name] = str(exc)
             return None
 
 
@@ -215,7 +127,10 @@ def opened(device: str) -> Iterator[Gpu]:
             ) from exc
         yield Gpu(pynvml, handle)
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(
+            pynvml.NVMLError
+        ):  # of a GPU that is lost there is nothing to free
+            pynvml.nvmlShutdown()
 
 
 # --- the process ---------------------------------------------------------------------------
@@ -229,6 +144,7 @@ class Sampling:
         self._pid = pid
         self._over = threading.Event()
         self._elapsed_s = cost.stopwatch()
+        gpu.refused.clear()
         self._energy_mj = gpu.energy_mj()
         self._samples = [self._read()]
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -248,7 +164,8 @@ class Sampling:
         self._samples.append(self._read())
         before_mj, after_mj = self._energy_mj, self._gpu.energy_mj()
         counted_mj = None if before_mj is None or after_mj is None else after_mj - before_mj
-        return summarise(self._samples, self._gpu.throttle_bits, baseline_bytes, counted_mj)
+        gpu = self._gpu
+        return summarise(self._samples, gpu.throttle_bits, baseline_bytes, counted_mj, gpu.refused)
 
 
 class Meters:

@@ -10,7 +10,7 @@ from typing import Any
 
 from clipperf.bench import cost, gpu_meters
 from clipperf.bench.cost import Settings
-from clipperf.bench.gpu_sampler import Seen
+from clipperf.bench.gpu_figures import Seen
 from clipperf.bench.jobs import blank
 from clipperf.errors import ChildError, ClipperfError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
@@ -188,6 +188,7 @@ def gpu_load(ran: dict[str, Any], seen: Seen | None) -> GpuLoad | None:
         sm_clock_mhz=seen.sm_clock_mhz,
         temperature_c=seen.temperature_c,
         throttle=seen.throttle,
+        missing=seen.missing,
     )
 
 

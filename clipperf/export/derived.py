@@ -22,7 +22,7 @@ ONNX = "onnx"
 SAMPLE = "sample"
 MARGIN = 0.5
 
-VERSION = 7
+VERSION = 8
 """Raise it when the same settings come to write other bytes."""
 
 OPTIONS = {"--calibrate": "calibrate", "--margin": "margin"}

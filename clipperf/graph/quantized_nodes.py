@@ -180,7 +180,7 @@ class Writer:
         return f"{self.prefix}{name}"
 
     def tensor(self, name: str, values: np.ndarray | np.generic) -> None:
-        """Add a constant."""
+        """Add a constant; what has no axes keeps none, as ONNX asks of one scale for all."""
         import onnx
 
-        self.tensors[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
+        self.tensors[name] = onnx.numpy_helper.from_array(np.asarray(values, order="C"), name)

@@ -15,7 +15,8 @@ class GpuLoad:
     """What NVML saw of the GPU while one cell ran without pause for `seconds` and `runs` runs.
 
     `energy_j` is the whole board's, from its counter, else from power samples (`energy_source`).
-    Clocks are the lowest and highest SM clock seen; `throttle` names the reasons that slowed it.
+    Clocks are the lowest and highest SM clock seen; `throttle` names the reasons that slowed it,
+    `missing` says what NVML did not tell and why.
     """
 
     seconds: float
@@ -26,6 +27,7 @@ class GpuLoad:
     sm_clock_mhz: tuple[int, int] | None = None
     temperature_c: int | None = None
     throttle: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

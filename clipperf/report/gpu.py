@@ -158,6 +158,14 @@ def gpu_caveats(rows: Sequence[Row], labels: dict[str, str]) -> list[str]:
         f"this board's power and cooling."
         for reason, slowed in throttled.items()
     ]
+    untold: dict[str, list[Row]] = {}
+    for row in rows:
+        for what in _load(row).missing:
+            untold.setdefault(what, []).append(row)
+    found += [
+        f"The GPU's meters lack {one_line(what)} ({_named(those, labels)})."
+        for what, those in untold.items()
+    ]
     late = [r for r in rows if (gap := host_gap(r)) is not None and gap > HOST_GAP]
     if late:
         share = f"{units.percent(HOST_GAP, 0)} %"

@@ -48,7 +48,8 @@ def driver() -> Iterator[Any]:
     try:
         yield pynvml
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):  # a GPU that is lost is not let go of
+            pynvml.nvmlShutdown()
 
 
 def visible(nvml: Any) -> list[Place]:
@@ -57,9 +58,12 @@ def visible(nvml: Any) -> list[Place]:
     Of a GPU that is cut into slices CUDA takes the first, unless one is named. As in CUDA, a name
     that is no GPU's hides those behind it.
     """
-    count = nvml.nvmlDeviceGetCount()
-    boards = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-    boards.sort(key=lambda board: _bus(nvml, board))
+    boards = []
+    for index in range(nvml.nvmlDeviceGetCount()):
+        with contextlib.suppress(nvml.NVMLError):  # one that is lost is not CUDA's either
+            board = nvml.nvmlDeviceGetHandleByIndex(index)
+            boards.append((_bus(nvml, board), board))
+    boards = [board for _, board in sorted(boards, key=lambda each: each[0])]
     named = os.environ.get(VISIBLE)
     if named is None:
         whole = (_whole(nvml, board) for board in boards)

@@ -15,10 +15,10 @@ import pytest
 from fake_nvml import Fake, in_this_process, installer
 from measuring import measure_group
 
-from clipperf.bench import gpu_meters, gpu_sampler, passes
+from clipperf.bench import gpu_meters, passes
 from clipperf.bench.cost import QUICK
+from clipperf.bench.gpu_figures import NO_ENERGY, Sample, Seen, summarise
 from clipperf.bench.gpu_meters import GpuSampler
-from clipperf.bench.gpu_sampler import Sample, summarise
 from clipperf.errors import MeasurementError
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
@@ -100,7 +100,9 @@ def test_vram_by_process_replaces_vram_by_device() -> None:
     used = [Sample(0.0, used_bytes=9000), Sample(0.1, None, 9500), Sample(0.2, None, 1500)]
     assert summarise(used, BITS, 1000).vram_peak_bytes == 8500
     assert summarise(used, BITS, 1000).vram_source == "nvml-device-delta"
-    assert summarise(used, BITS, 9900).vram_peak_bytes == 0
+    freed = summarise(used, BITS, 9900)  # others gave back more than the worker took
+    assert freed.vram_peak_bytes is freed.vram_source is None, "unknown, not 0"
+    assert freed.missing == ("memory: the device's use never rose over what it was before",)
     assert summarise(used, BITS).vram_peak_bytes is None, "no baseline, no change"
     own = [*used, Sample(0.3, 70, 9999), Sample(0.4, 50, 9999)]
     seen = summarise(own, BITS, 1000)
@@ -121,7 +123,7 @@ def test_clocks_heat_and_reasons() -> None:
     assert seen.temperature_c == 71
     assert seen.throttle == ("power cap",)
     nothing = summarise([Sample(0.0)], BITS)
-    assert nothing == gpu_sampler.Seen(samples=1)
+    assert nothing == Seen(samples=1)
 
 
 # --- the process ---------------------------------------------------------------------------
@@ -168,7 +170,9 @@ def test_hidden_processes_leave_the_device_delta(fake: Fake) -> None:
 
 def test_what_nvml_does_not_support_is_none(fake: Fake) -> None:
     seen = sampled(fake(), 3, pid=7)
-    assert seen == gpu_sampler.Seen(samples=seen.samples)
+    untold = ("memory in use", "power", "SM clock", "temperature", "reasons for lower clocks")
+    missing = tuple(f"{what}: NVML says Not Supported" for what in untold)
+    assert seen == Seen(samples=seen.samples, missing=(*missing, NO_ENERGY))
 
 
 def test_each_stretch_starts_afresh_and_idle_means_no_reading(fake: Fake) -> None:

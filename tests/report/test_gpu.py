@@ -122,6 +122,17 @@ def test_empty_columns_are_not_shown() -> None:
     assert not {"J per 1000", "Host ms", "VRAM MiB", "VRAM by", "Throttled by"} & set(report.names)
 
 
+def test_what_nvml_did_not_tell_is_said_once_for_all_rows() -> None:
+    lacks = GpuLoad(2.0, 50, missing=("power: NVML says Not Supported",))
+    rows = [on_gpu(gpu=lacks), on_gpu(runtime="ort-cuda", gpu=lacks)]
+    report = gpu_table([result(rows)])
+    assert report is not None
+    assert [line for line in report.caveats if "lack" in line] == [
+        "The GPU's meters lack power: NVML says Not Supported (M::w image ort-cuda fp32 cuda "
+        "batch 8, M::w image trt fp32 cuda batch 8)."
+    ]
+
+
 def test_throttling_names_reason_and_rows(full: list[ResultFile]) -> None:
     throttled = [c for c in cost_table(full).caveats if "throttled" in c]
     assert throttled == [

@@ -75,6 +75,20 @@ def test_what_is_visible(
     assert (None if found is None else found.uuid) == (expected[0] if expected else None)
 
 
+def test_a_gpu_that_fell_off_the_bus_leaves_the_others(fake: Fake) -> None:
+    """NVML counts it, hands it out to nobody, and does not end cleanly."""
+    fake(gpus=[LATE, {**EARLY, "lost": True}])
+    assert gpus.uuid_of("cuda") == "GPU-late-1"
+    assert gpus.uuid_of("cuda:1") is None
+    found = env.gpu()
+    assert found is not None and found.uuid == "GPU-late-1"
+
+
+def test_no_gpu_is_left_where_the_only_one_is_lost(fake: Fake) -> None:
+    fake(gpus=[{**EARLY, "lost": True}])
+    assert gpus.uuid_of("cuda") is env.gpu() is None
+
+
 @pytest.mark.parametrize(
     ("device", "kind", "uuid", "name", "capability"),
     [
