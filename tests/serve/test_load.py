@@ -535,5 +535,5 @@ def test_what_is_no_artifact_is_told_from_what_is_damaged(
     (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(ArtifactError, match="give the folder that clipperf export wrote"):
         clipperf.load(tmp_path / "photo.png")
-    with pytest.raises(UsageError, match="torch runs weights.*leave out runtime"):
+    with pytest.raises(UsageError, match=r"torch runs weights.*leave out runtime"):
         clipperf.load(sample_artifact, runtime="torch")

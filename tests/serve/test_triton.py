@@ -70,7 +70,14 @@ def test_images_that_cannot_be_read_are_named(model, tmp_path: Path) -> None:
 def test_what_is_not_finite_is_no_answer() -> None:
     found = np.array([[1, 2], [np.nan, 1], [3, 4]], np.float32)
     words = ["a", "b", "c"]
-    fake = SimpleNamespace(encode_texts=lambda texts: found[[words.index(text) for text in texts]])
+
+    def encode(texts: list[str]) -> np.ndarray:
+        rows = found[[words.index(text) for text in texts]]
+        if not np.isfinite(rows).all():
+            raise EngineError("values that are not finite")  # as a loaded model does
+        return rows
+
+    fake = SimpleNamespace(encode_texts=encode)
     answers = embedded(fake, "text", [[b"a"], [b"b"], [b"c"]])
     assert np.array_equal(answers[0], found[:1]) and np.array_equal(answers[2], found[2:])
     assert isinstance(answers[1], EngineError) and "not finite" in str(answers[1])
