@@ -30,7 +30,7 @@ from clipperf.system.reading import regular_bytes
 from clipperf.system.targets import kind_of
 from clipperf.version import __version__
 
-RECIPE = 2
+RECIPE = 3
 """Raise it when the same artifacts come to give other files."""
 
 

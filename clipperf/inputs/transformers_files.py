@@ -8,7 +8,8 @@ That is `config.json`, `preprocessor_config.json`, and the tokenizer as `tokeniz
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 """What transformers calls CLIP's special tokens; open_clip has other names for the same ids."""
 
 _ELSEWHERE = "serve texts with clipperf.load, or take the image tower alone (--tower image)"
+
+_LIGATURES = ((0x132, 0x133), (0x149, 0x149), (0x1C4, 0x1CC), (0x1F1, 0x1F3), (0xFB00, 0xFB06))
+_WIDTHS = ((0x3000, 0x3000), (0xFF01, 0xFFEF))
+"""Where ligatures of Latin letters, and letters of another width, stand in Unicode."""
+_UNSEEN = "\u206a-\u206f\ufeff\ufff9-\ufffc"
 
 _PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
 
@@ -242,7 +248,7 @@ def _clips(data: dict[str, Any], clean: str, start: int | None, end: int | None)
 def _normalizer(clean: str, own: dict[str, Any] | None) -> dict[str, Any] | None:
     """A tokenizer's own normalizer behind what clipperf cleans in Python.
 
-    Entities and mojibake are not repaired: no normalizer does that.
+    Entities, mojibake and codes of terminals are not repaired: no normalizer does that.
     """
     spaces = [_replace(r"\s+", " "), {"type": "Strip", "strip_left": True, "strip_right": True}]
     lower = {"type": "Lowercase"}
@@ -253,6 +259,8 @@ def _normalizer(clean: str, own: dict[str, Any] | None) -> dict[str, Any] | None
         "canonicalize": [_replace("_", " "), _replace(_PUNCTUATION, ""), lower, *spaces],
         "siglip": [_replace("▁", " "), lower, _replace(_PUNCTUATION, ""), *spaces],
     }[clean]
+    if clean in ("lower", "canonicalize", "whitespace"):
+        before = [*_repairs(), *before]
     behind = [] if own is None else own["normalizers"] if own["type"] == "Sequence" else [own]
     if clean == "siglip":  # its own expressions are not known in every language
         behind = [step for step in behind if step["type"] == "Precompiled"]
@@ -261,6 +269,27 @@ def _normalizer(clean: str, own: dict[str, Any] | None) -> dict[str, Any] | None
     if len(steps) > 1:
         return {"type": "Sequence", "normalizers": steps}
     return steps[0] if steps else None
+
+
+def _repairs() -> Iterator[dict[str, Any]]:
+    """What ftfy makes of single letters, by Unicode's own tables, in its order.
+
+    Ligatures are taken apart, wide and narrow letters become usual ones, curly quotes straight
+    ones, and what controls a terminal or a text's direction is left out.
+    """
+    for letter in _letters(_LIGATURES):
+        _, *codes = unicodedata.decomposition(letter).split()
+        yield _replace(letter, "".join(chr(int(code, 16)) for code in codes))
+    for letter in _letters(_WIDTHS):
+        if unicodedata.decomposition(letter).startswith(("<wide>", "<narrow>")):
+            yield _replace(letter, unicodedata.normalize("NFKC", letter))
+    yield _replace("[\u02bc\u2018-\u201b]", "'")
+    yield _replace("[\u201c-\u201f]", '"')
+    yield _replace(r"[\x00-\x08\x0b\x0e-\x1f\x7f" + _UNSEEN + "]", "")
+
+
+def _letters(ranges: Iterable[tuple[int, int]]) -> Iterator[str]:
+    return (chr(code) for first, last in ranges for code in range(first, last + 1))
 
 
 def _replace(pattern: str, content: str) -> dict[str, Any]:

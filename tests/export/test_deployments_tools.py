@@ -34,6 +34,7 @@ from clipperf.nouns.variant import Variant
 pytestmark = pytest.mark.slow
 
 TEXTS = (
+    "it’s a “ﬁne” ＣＡＴ\ufeff",
     *("a drawing of a cat", "it's 10:30", "", "A photo of 2 dogs, and a CAFÉ!", "red heart " * 60),
     "東京タワー",
 )

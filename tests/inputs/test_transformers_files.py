@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.inputs.tokenize import CONFIG_FILE, Tokenizer, eot_lengths
 from clipperf.inputs.transformers_files import (
     PROBES,
+    _repairs,
     write_config,
     write_preprocessor,
     write_tokenizer,
@@ -60,6 +62,46 @@ def test_what_clipperf_cleans_the_tokenizer_cleans(tmp_path: Path, clean: str) -
     write_tokenizer(target, source, any_padding=True)
     steps = json.loads((target / "tokenizer.json").read_text())["normalizer"]["normalizers"]
     assert ({"type": "Lowercase"} in steps) == (clean == "canonicalize")
+
+
+ODD = (
+    *(
+        "it’s a “cat”",
+        "‘tis „low‟ ‚quoted‛ ʼn",
+        "ﬁne ﬂat oﬃce ﬅ Ǆ ǉ Ĳ",
+        "ＦＵＬＬ　ｗｉｄｔｈ！ ｶﾅ ￦",
+    ),
+    *("a\x00b\x07c\x1fd\x7fe", "a\ufeffb\u206ac\ufffcd", "wi\u200bdth stays", "tab\tand\x0bmore"),
+)
+
+
+@pytest.mark.parametrize("clean", ["lower", "whitespace", "canonicalize"])
+def test_letters_that_ftfy_repairs_are_repaired(tmp_path: Path, clean: str) -> None:
+    """As phones type quotes, and as PDFs and East Asian keyboards give letters."""
+    from tokenizers import Tokenizer as Backend
+
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    write_clip_tokenizer(source, 32, clean)
+    own = write_tokenizer(target, source, any_padding=True)
+    read = Backend.from_file(str(target / "tokenizer.json"))
+    for text in ODD:
+        found, expected = read.encode(text).ids, own([text])[0]
+        assert found == expected[: len(found)].tolist(), text
+        assert found[-1] == 49407, text
+
+
+def test_the_tables_of_letters_are_ftfys() -> None:
+    from ftfy import chardata
+
+    steps = [(step["pattern"]["Regex"], step["content"]) for step in _repairs()]
+    letters = {pattern: content for pattern, content in steps if len(pattern) == 1}
+    ours = {ord(letter): content for letter, content in letters.items()}
+    assert ours == chardata.LIGATURES | chardata.WIDTH_MAP
+    removed = re.compile(steps[-1][0])
+    every = {code for code in range(0x110000) if removed.match(chr(code))}
+    assert every == {code for code, content in chardata.CONTROL_CHARS.items() if content is None}
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "altclip", "chinese_clip", "sentencepiece"])
