@@ -17,11 +17,14 @@ EXAMPLES = (
 
 def command(
     path: Annotated[
-        Path, typer.Argument(metavar="PLAN|ONNX|ARTIFACT", help="A file or an artifact folder.")
+        Path,
+        typer.Argument(
+            metavar="PLAN|ONNX|ARTIFACT", help="A file, an artifact folder or a layout."
+        ),
     ],
     json: Json = False,
 ) -> None:
-    """Say what a plan, ONNX file or artifact folder is, if it is whole, and if it runs here."""
+    """Say what a plan, an ONNX file or a folder is, if it is whole, and if it runs here."""
     from clipperf.inspect.artifact import inspect
     from clipperf.report.inspection import inspection_table
     from clipperf.system.targets import expanded

@@ -20,7 +20,7 @@ from clipperf.export.job import Tell
 from clipperf.export.make import make
 from clipperf.export.workshop import Workshop
 from clipperf.inputs.preprocess_spec import PreprocessSpec
-from clipperf.nouns.artifact import LAYOUT_RECORD, Artifact, Manifest, is_inside
+from clipperf.nouns.artifact import LAYOUT_RECORD, Artifact, Layout, Manifest, is_inside
 from clipperf.nouns.model import ModelSpec, Similarity
 from clipperf.nouns.variant import PRECISIONS, Side, Variant
 from clipperf.registry import Registry
@@ -99,24 +99,6 @@ DEPLOYMENTS: Registry[Deployment] = Registry(
     "deployment", noun="layout", room="clipperf.export.deployments"
 )
 """Every layout."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """`LAYOUT_RECORD` in a folder: what was written there, of what.
-
-    `files` have the sha256 of each.
-    """
-
-    schema_version: int
-    layout: str
-    spec: ModelSpec
-    sides: tuple[Side, ...]
-    precisions: tuple[str, ...]
-    key: str
-    files: dict[str, str]
-    created_utc: str
-    clipperf_version: str
 
 
 @dataclass(frozen=True)

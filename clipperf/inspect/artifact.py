@@ -1,4 +1,4 @@
-"""`clipperf inspect`: what a plan, an ONNX file or an artifact folder is, and if it runs here.
+"""`clipperf inspect`: what a plan, an ONNX file or a folder of clipperf's is, and if it runs here.
 
 Nothing is written or loaded into a runtime: plans are read by header and sidecar, ONNX files
 without external data. `Inspection.problems` is damage, `obstacle` what this machine lacks.
@@ -15,14 +15,15 @@ from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import ArtifactError, UsageError
 from clipperf.inspect import onnx_file
 from clipperf.inspect.inspection import Inspection
-from clipperf.nouns.artifact import Artifact
+from clipperf.nouns.artifact import LAYOUT_RECORD, Artifact, Layout, is_inside
 from clipperf.system import store
+from clipperf.system.files import sha256_file
 from clipperf.system.reading import regular_bytes
 from clipperf.system.targets import kind_of
 
 
 def inspect(path: Path) -> Inspection:
-    """Look at a plan, an ONNX file or an artifact folder; damage is reported, not raised.
+    """Look at a plan, an ONNX file, an artifact folder or a layout; damage is reported, not raised.
 
     Raises:
         UsageError: there is nothing at `path`, or nothing that clipperf knows.
@@ -32,8 +33,13 @@ def inspect(path: Path) -> Inspection:
         raise UsageError(f"{path} does not exist: give a plan, an ONNX file or an artifact folder")
     if kind == "folder" and kind_of(path / store.MANIFEST_NAME) != "nothing":
         return _artifact(path)
+    if kind == "folder" and kind_of(path / LAYOUT_RECORD) != "nothing":
+        return _layout(path)
     if kind != "file":
-        raise UsageError(f"{path} is no file and no artifact folder (it has no manifest.json)")
+        raise UsageError(
+            f"{path} is no file, no artifact folder (it has no {store.MANIFEST_NAME}) and no "
+            f"layout (no {LAYOUT_RECORD})"
+        )
     if path.suffix == ".onnx":
         return replace(onnx_file.look(path), obstacle=_obstacle("onnx"))
     if path.suffix == ".xml":
@@ -119,6 +125,37 @@ def _openvino(path: Path) -> Inspection:
         problems=(missing,) if weight_bytes is None else (),
         obstacle=_obstacle("openvino"),
     )
+
+
+# --- layouts -------------------------------------------------------------------------------
+
+
+def _layout(folder: Path) -> Inspection:
+    path, size = folder / LAYOUT_RECORD, 0
+    fix = "run the same clipperf export --layout again"
+    try:
+        record = store.record_of(Layout, store.read_versioned(path, fix), path, fix)
+    except ArtifactError as exc:
+        return Inspection(str(folder), "layout", 0, problems=(str(exc),))
+    problems = []
+    for name, digest in record.files.items():
+        found = regular_bytes(folder / name) if is_inside(name) else None
+        size += found or 0
+        if found is None:
+            problems.append(f"{folder / name} is missing: {fix}")
+        elif sha256_file(folder / name) != digest:
+            problems.append(f"{folder / name} was altered, by its sha256: {fix}")
+    facts = {
+        "layout": record.layout,
+        "model": record.spec.id,
+        "licence": record.spec.licence or "not known",
+        "towers": ", ".join(record.sides),
+        "written by": f"clipperf {record.clipperf_version}, {record.created_utc}",
+    }
+    return Inspection(
+        str(folder), "layout", size, ", ".join(record.precisions), facts=facts,
+        problems=tuple(problems), obstacle=f"{record.layout} opens it, not clipperf",
+    )  # fmt: skip
 
 
 # --- artifact folders ----------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Literal
 
 from clipperf.nouns.artifact import ShapeRange, TensorSpec
 
-Kind = Literal["plan", "onnx", "openvino", "tower", "artifact"]
+Kind = Literal["plan", "onnx", "openvino", "tower", "artifact", "layout"]
 
 TITLES = {
     "plan": "TensorRT plan",
@@ -15,6 +15,7 @@ TITLES = {
     "openvino": "OpenVINO IR",
     "tower": "tower of another runtime",
     "artifact": "clipperf artifact",
+    "layout": "layout for another program",
 }
 
 

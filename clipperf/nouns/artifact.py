@@ -274,3 +274,21 @@ def is_inside(name: str) -> bool:
     """Whether a path is one below a folder as manifests spell it: plain names, "/" between."""
     parts = name.split("/")
     return not any(part in ("", ".", "..") for part in parts) and not set(name) & set("\\:\0")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`LAYOUT_RECORD` in a folder: what was written there, of what.
+
+    `files` have the sha256 of each.
+    """
+
+    schema_version: int
+    layout: str
+    spec: ModelSpec
+    sides: tuple[Side, ...]
+    precisions: tuple[str, ...]
+    key: str
+    files: dict[str, str]
+    created_utc: str
+    clipperf_version: str

@@ -14,10 +14,12 @@ from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import UsageError
 from clipperf.inspect.artifact import inspect
 from clipperf.inspect.inspection import Inspection
-from clipperf.nouns.artifact import TensorSpec
+from clipperf.nouns.artifact import LAYOUT_RECORD, Layout, TensorSpec
+from clipperf.nouns.model import ModelSpec
 from clipperf.report.inspection import inspection_table
 from clipperf.serialize import to_json
 from clipperf.system import files
+from clipperf.system.store import SCHEMA_VERSION
 
 WIDTH = 64
 
@@ -303,6 +305,33 @@ def test_a_damaged_artifact_folder(sample_artifact: Path, tmp_path: Path, home: 
     assert "schema version" in inspect(folder).problems[0]
 
 
+def test_a_layout_for_another_program(tmp_path: Path) -> None:
+    spec = ModelSpec("toy", "open_clip", "toy", "random:0", 32, 77, 8)
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "text_model.onnx").write_bytes(b"1234")
+    (tmp_path / "config.json").write_bytes(b"{}")
+    (tmp_path / "mine.txt").write_text("a user's own")
+    names = ("onnx/text_model.onnx", "config.json")
+    layout = Layout(
+        SCHEMA_VERSION, "transformers", spec, ("text",), ("fp32", "fp16"), "key",
+        {name: files.sha256_file(tmp_path / name) for name in names}, "2026-01-02", "0.1.0",
+    )  # fmt: skip
+    files.write_json(tmp_path / LAYOUT_RECORD, layout)
+    found = inspect(tmp_path)
+    assert (found.kind, found.precision, found.disk_bytes) == ("layout", "fp32, fp16", 6)
+    assert (found.facts["layout"], found.facts["towers"]) == ("transformers", "text")
+    assert not found.problems and not found.runs_here
+    assert found.obstacle == "transformers opens it, not clipperf"
+    (tmp_path / "onnx" / "text_model.onnx").write_bytes(b"1235")
+    (tmp_path / "config.json").unlink()
+    altered, missing = inspect(tmp_path).problems
+    assert "text_model.onnx was altered" in altered and "config.json is missing" in missing
+    assert "clipperf export --layout again" in missing
+    (tmp_path / LAYOUT_RECORD).write_text("{}")
+    (problem,) = inspect(tmp_path).problems
+    assert LAYOUT_RECORD in problem
+
+
 def test_what_is_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         inspect(tmp_path / "none.plan")
@@ -312,7 +341,7 @@ def test_what_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "pipe.plan")  # opening one would wait for a writer
     for name in ("empty", "pipe.plan"):
-        with pytest.raises(UsageError, match="no file and no artifact folder"):
+        with pytest.raises(UsageError, match="no file, no artifact folder"):
             inspect(tmp_path / name)
 
 
