@@ -66,6 +66,10 @@ class EngineError(ClipperfError):
     """A runtime failed to load a tower or to run it."""
 
 
+class NotFiniteError(EngineError):
+    """A tower ran and gave NaN or infinity."""
+
+
 class UnsupportedError(EngineError):
     """This runtime cannot do what the cell asks, on this machine or at all."""
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from clipperf.errors import EngineError
+from clipperf.errors import NotFiniteError
 from clipperf.nouns.cell import Engine
 
 
@@ -25,7 +25,7 @@ def run_all(engine: Engine, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
     Of an iterator no more is taken than twice the streams ahead of what is done.
 
     Raises:
-        EngineError: a run failed, or gave values that are not finite.
+        EngineError: a run failed; NotFiniteError: it gave values that are not finite.
     """
     run, streams = partial(_finite, engine), getattr(engine, "streams", 1)
     if streams == 1:
@@ -49,8 +49,9 @@ def run_all(engine: Engine, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
 def _finite(engine: Engine, batch: np.ndarray) -> np.ndarray:
     found = engine.run(batch)
     if not np.isfinite(found).all():
-        raise EngineError(
-            "the tower gives values that are not finite: its file is damaged, or the runtime or "
-            "the precision fails for this input (clipperf.load(..., verify=True) tells which)"
+        raise NotFiniteError(
+            "the tower gives values that are not finite: its file is damaged, as "
+            "clipperf.load(..., verify=True) and clipperf inspect tell, or the runtime or the "
+            "precision fails for this input"
         )
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from clipperf.drift import drift_of
-from clipperf.errors import UsageError
+from clipperf.errors import NotFiniteError, UsageError
 from clipperf.evals.accuracy import BATCH, ModelEmbedder, in_batches
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.metric import Ranked
@@ -107,9 +107,12 @@ class Judge:
 
     def loss(self, engine: Engine) -> Loss:
         """What the tower loses on all samples."""
-        embedded = self._embed(self._side, engine, self._scored)
+        try:
+            embedded = self._embed(self._side, engine, self._scored)
+        except NotFiniteError:
+            return Loss(len(self._reference[self._side]), 0.0)
         found = drift_of(embedded, self._reference[self._side])
-        if not self._scored or not found.finite:
+        if not self._scored:
             return Loss(len(embedded), found.min_cosine)
         pairs = zip(self._ranked(embedded), self._before, strict=True)
         gaps = tuple(_gap(after, before) for after, before in pairs)
