@@ -127,9 +127,7 @@ def opened(device: str) -> Iterator[Gpu]:
             ) from exc
         yield Gpu(pynvml, handle)
     finally:
-        with contextlib.suppress(
-            pynvml.NVMLError
-        ):  # of a GPU that is lost there is nothing to free
+        with contextlib.suppress(pynvml.NVMLError):  # a GPU that is lost is not let go of
             pynvml.nvmlShutdown()
 
 

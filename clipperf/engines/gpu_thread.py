@@ -10,28 +10,25 @@ first run of a shape.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
+
+from clipperf.system.processes import own
 
 T = TypeVar("T")
 
 _NAME = "clipperf-gpu"
 _threads: dict[int, ThreadPoolExecutor] = {}
-"""By the process: threads do not survive a fork."""
 
 
 def on_gpu_thread(call: Callable[[], T]) -> T:
     """Call something there and wait; what it raises is raised here."""
     if threading.current_thread().name.startswith(_NAME):
         return call()
-    process = os.getpid()
-    thread = _threads.get(process)
-    if thread is None:
-        # As one step of the interpreter: a lock could be held by whom a fork left behind.
-        thread = _threads.setdefault(process, ThreadPoolExecutor(1, thread_name_prefix=_NAME))
+    thread = own(_threads, partial(ThreadPoolExecutor, 1, thread_name_prefix=_NAME))
     try:
         answer = thread.submit(call)
     except RuntimeError as exc:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from clipperf.engines.contract import SHORTEST_TOKENS
+from clipperf.system.processes import own
 
 SHAPES = 128
 """So many shapes of each kind of operation are kept ready, the latest. OpenVINO's own 5,000 are
@@ -21,7 +22,6 @@ NAMES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY")
 
 _first_compiled = threading.Event()
 _locks: dict[int, threading.Lock] = {}
-"""By the process: in one that was forked, a thread that only its parent has may hold the lock."""
 
 
 def near_lengths() -> tuple[int, ...]:
@@ -45,8 +45,7 @@ def one_cache() -> Iterator[None]:
     The variable is taken back: PyTorch has a oneDNN, too, and so may child processes. Where it is
     set already, it stays as it is.
     """
-    process = os.getpid()
-    with _locks.setdefault(process, threading.Lock()):
+    with own(_locks, threading.Lock):
         if not _first_compiled.is_set() and not any(name in os.environ for name in NAMES):
             os.environ[NAMES[0]] = "0"
             try:

@@ -84,7 +84,7 @@ def emulation(source: Path, folder: Path) -> Emulation:
     masks = masking(graph)
     taken: dict[str, str] = {}
     nodes: list[onnx.NodeProto] = []
-    shape_of = _one(graph)
+    zero = _zero(graph)
     for node in list(graph.node):
         nodes.append(node)
         made = [name for name in node.output if name in known]
@@ -103,7 +103,7 @@ def emulation(source: Path, folder: Path) -> Emulation:
             nodes += [
                 helper.make_node("Cast", [f"{name}/raw"], [f"{name}/half"], to=TensorProto.FLOAT16),
                 helper.make_node("Cast", [f"{name}/half"], [taken[name]], to=TensorProto.FLOAT),
-                *_probes(name, taken[name], name in masks, shape_of),
+                *_probes(name, taken[name], name in masks, zero),
             ]
     output = graph.output[0].name
     rounded = taken.get(output, output)
@@ -121,7 +121,7 @@ def emulation(source: Path, folder: Path) -> Emulation:
     return Emulation(target, tuple(halves), rounded, tuple(lengths))
 
 
-def _one(graph: onnx.GraphProto) -> str:
+def _zero(graph: onnx.GraphProto) -> str:
     """The name of a constant that is zero, made here."""
     from onnx import TensorProto, helper
 
@@ -153,7 +153,12 @@ def half_tensors(source: Path) -> list[str]:
     """What the operators of a graph give in fp16, in their order."""
     import onnx
 
-    model = onnx.load(source, load_external_data=False)
+    return _halves_of(onnx.load(source, load_external_data=False))
+
+
+def _halves_of(model: onnx.ModelProto) -> list[str]:
+    import onnx
+
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False)
     values = [*inferred.graph.value_info, *inferred.graph.output]
     kinds = {value.name: value.type.tensor_type.elem_type for value in values}
@@ -213,7 +218,7 @@ def keep_in_fp32(path: Path, tensors: Collection[str]) -> tuple[str, ...]:
     from onnx import TensorProto, helper
 
     model = onnx.load(path, load_external_data=False)
-    graph, halves = model.graph, set(half_tensors(path))
+    graph, halves = model.graph, set(_halves_of(model))
     wide = set(tensors) & halves
     wide -= {name for node in graph.node if node.op_type in TYPED for name in node.output}
     narrow = halves | {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT16}

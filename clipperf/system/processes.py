@@ -6,8 +6,11 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
+
+T = TypeVar("T")
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -105,3 +108,14 @@ def prefer_as_victim() -> None:
             OOM_SCORE.write_text("1000")
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def own(things: dict[int, T], make: Callable[[], T]) -> T:
+    """This process's own of some things, such as a lock, made where it has none yet.
+
+    After a fork the parent's are of no use: what holds a lock, or runs, is a thread of the parent
+    alone. It takes one step of the interpreter, so no fork leaves it half done.
+    """
+    process = os.getpid()
+    found = things.get(process)
+    return things.setdefault(process, make()) if found is None else found

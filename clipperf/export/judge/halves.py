@@ -68,12 +68,11 @@ def largest_activation(module: torch.nn.Module, inputs: torch.Tensor) -> float:
         def look(self, value: Any) -> None:
             if not (isinstance(value, torch.Tensor) and value.is_floating_point()):
                 return
-            if value.numel():
-                low, high = (float(end) for end in torch.aminmax(value))
-                if not max(-low, high) < MEANT:
-                    sizes = value.abs()
-                    low, high = 0.0, float(torch.where(sizes < MEANT, sizes, 0).max())
-                self.largest = max(self.largest, -low, high)
+            size = _size(value)
+            if not size < MEANT:
+                sizes = value.abs()
+                size = float(torch.where(sizes < MEANT, sizes, 0).max())
+            self.largest = max(self.largest, size)
 
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -104,15 +103,15 @@ def largest_activation(module: torch.nn.Module, inputs: torch.Tensor) -> float:
 
 def weights_beyond(module: torch.nn.Module) -> list[str]:
     """The weights of a tower of which some are larger than any float16."""
-    import torch
+    return [name for name, w in module.named_parameters() if _size(w.detach()) > LARGEST]
 
-    found = []
-    for name, weight in module.named_parameters():
-        if weight.numel():
-            low, high = (float(end) for end in torch.aminmax(weight.detach()))
-            if max(-low, high) > LARGEST:
-                found.append(name)
-    return found
+
+def _size(tensor: torch.Tensor) -> float:
+    """The largest magnitude, without a copy; 0 of none, NaN where one is."""
+    if not tensor.numel():
+        return 0.0
+    low, high = tensor.aminmax()
+    return max(-float(low), float(high))
 
 
 def save(
@@ -130,9 +129,12 @@ def save(
         traced = Path(folder) / path.name
         shutil.copyfile(path, traced)  # the graph alone: weights beside it stay as they are
 
-        def tried(kept_wide: set[str], known: Found | None = None) -> Saved:
+        def rewritten(kept_wide: set[str]) -> tuple[str, ...]:
             shutil.copyfile(traced, path)
-            kept = keep_in_fp32(path, kept_wide) if kept_wide else ()
+            return keep_in_fp32(path, kept_wide) if kept_wide else ()
+
+        def tried(kept_wide: set[str], known: Found | None = None) -> Saved:
+            kept = rewritten(kept_wide)
             seen = known or emulate(path, inputs, threads)
             return Saved(kept, judged(seen, reference, precision))
 
@@ -145,9 +147,7 @@ def save(
             saved = tried(more)
         if saved.parity.passed:
             return saved
-        shutil.copyfile(traced, path)
-        if wide:
-            keep_in_fp32(path, wide)
+        rewritten(wide)
         return first
 
 
