@@ -9,6 +9,7 @@ ClipperfError                     everything clipperf raises on purpose
 ├── ArtifactError                 a stored artifact is missing, damaged or alien  exit 1
 ├── StorageError                  disk full, unwritable folder, lock held         exit 1
 ├── EngineError                   a runtime failed to load or to run              exit 1
+│   ├── NotFiniteError            a tower ran and gave NaN or infinity            exit 1
 │   └── UnsupportedError          this runtime cannot do this cell                exit 1
 ├── ChildError                    a process of clipperf's own died or hung        exit 1
 └── MeasurementError              the harness itself failed                       exit 1
