@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from clipperf.bench.prepare import loaded_by
 from clipperf.bench.tune import usable_devices
 from clipperf.engines import contract
-from clipperf.engines.candidates import MEASURED_WITH, Candidate, candidates
+from clipperf.engines.candidates import Candidate, candidates, measured_with
 from clipperf.engines.processor import kind
 from clipperf.errors import (
     ChildError,
@@ -23,7 +23,7 @@ from clipperf.errors import (
 )
 from clipperf.export.derived import OPTIONS
 from clipperf.export.exporter import chosen
-from clipperf.nouns.variant import Variant
+from clipperf.nouns.variant import SIDES, Variant
 from clipperf.text import one_line
 
 BEST = "best"
@@ -48,6 +48,7 @@ class Choice(Generic[T]):
     made: T
     refused: tuple[Refused, ...]
     others: tuple[Candidate, ...]
+    measured_with: str
 
     @property
     def said(self) -> dict[str, object]:
@@ -60,7 +61,8 @@ class Choice(Generic[T]):
         if taken.times is None:
             why = "the next in the order of its precision; its speed was not measured on such"
         else:
-            why = f"{taken.times:g} times PyTorch in fp32 on {kind()} processors ({MEASURED_WITH})"
+            why = f"{taken.times:g} times PyTorch in fp32 on {kind()} processors"
+            why = f"{why} ({self.measured_with})"
         said = [
             f"not taken: {each.candidate.runtime} {each.candidate.precision}: {each.reason}"
             for each in self.refused
@@ -76,9 +78,10 @@ def best(
     *,
     precisions: Sequence[str] | None = None,
     device: str | None = None,
+    sides: Sequence[str] = SIDES,
     fits: Callable[[Candidate], bool] = lambda candidate: True,
 ) -> Choice[T]:
-    """Make the candidates that fit one after the other until one passes.
+    """Make the candidates for `sides` that fit one after the other until one passes.
 
     `make` raises what an export raises; whatever is no fault of the candidate's ends it.
 
@@ -88,7 +91,7 @@ def best(
         ExportError: none could be made, or kept to what is asked for.
     """
     devices = usable_devices(None, precisions, device)
-    wanted = [each for each in candidates(devices, precisions) if fits(each)]
+    wanted = [each for each in candidates(devices, precisions, sides) if fits(each)]
     if not wanted:
         raise UsageError("no runtime here can make that: name one with --runtime")
     refused: list[Refused] = []
@@ -99,7 +102,7 @@ def best(
             refused.append(Refused(candidate, one_line(str(exc))))
         else:
             others = (each for each in wanted[place + 1 :] if each.multiplied_here)
-            return Choice(candidate, made, tuple(refused), tuple(others))
+            return Choice(candidate, made, tuple(refused), tuple(others), measured_with(sides))
     said = "; ".join(f"{each.candidate.label}: {each.reason}" for each in refused)
     raise ExportError(f"no candidate passes: {said}")
 
@@ -127,6 +130,7 @@ def made(
     options: Mapping[str, Any],
     make: Callable[[Variant], T],
     precisions: Sequence[str] | None = None,
+    sides: Sequence[str] = SIDES,
 ) -> tuple[T, Choice[T] | None]:
     """What comes of a variant that was `checked`, and the choice where it is the best; see `best`.
 
@@ -142,5 +146,5 @@ def made(
     def fits(each: Candidate) -> bool:
         return contract.get(each.runtime).features or not variant.features
 
-    choice = best(tried, precisions=precisions, fits=fits)
+    choice = best(tried, precisions=precisions, sides=sides, fits=fits)
     return choice.made, choice

@@ -106,7 +106,7 @@ def best_of(
             with contextlib.suppress(WeightsError):
                 prepare.artifact_folder(spec, sweep.sides, variant, on_stage, batches)
 
-    choice = best(make, precisions=precisions, device=sweep.device)
+    choice = best(make, precisions=precisions, device=sweep.device, sides=sweep.sides)
     runtimes = (BASELINE_RUNTIME, choice.taken.runtime)
     found = precisions or (choice.taken.precision,)
     return dataclasses.replace(sweep, runtimes=runtimes, precisions=tuple(found)), choice

@@ -224,7 +224,8 @@ def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:
     own = {n: place for n, place in devices.items() if contract.get(n).artifact is not None}
     # A search for layers to keep takes minutes, so what goes without is made before it.
     quick_first = sorted(
-        candidates(own, wishes.precisions), key=lambda each: PRECISIONS.get(each.precision).samples
+        candidates(own, wishes.precisions, (side,)),
+        key=lambda each: PRECISIONS.get(each.precision).samples,
     )
     firsts = tuple(
         cell(each.runtime, each.precision)

@@ -221,7 +221,7 @@ def command(
             told = partial(tell_laid_out, laying(spec, towers, **how))
         else:
             making = partial(make, spec, towers, out=out, **how)
-            exported, choice = best.made(variant, options, making, asked)
+            exported, choice = best.made(variant, options, making, asked, towers)
             if preprocess is not None:
                 exported = set_preprocess(exported, preprocess, bar.stage)
             told = partial(tell_exported, exported, choice)

@@ -6,44 +6,52 @@ and `doctor` names it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clipperf.engines import contract, processor
-from clipperf.nouns.variant import PRECISIONS
+from clipperf.nouns.variant import PRECISIONS, SIDES
 
-MEASURED_WITH = "ViT-B-32 images, batch 8, two cores"
+MEASURED_WITH = {"image": "images", "text": "texts of 16 tokens"}
 
-MEASURED: Mapping[str, Mapping[tuple[str, str], float]] = {
+MEASURED: Mapping[str, Mapping[str, Mapping[tuple[str, str], float]]] = {
     "AMX": {
-        ("openvino", "int8-bf16"): 6.3,
-        ("openvino", "int8"): 6.1,
-        ("openvino", "bf16"): 4.6,
-        ("onnx", "int8"): 4.3,
-        ("openvino", "fp32"): 1.2,
-        ("onnx", "fp32"): 1.05,
+        "image": {
+            ("openvino", "int8-bf16"): 6.3,
+            ("openvino", "int8"): 6.1,
+            ("openvino", "bf16"): 4.6,
+            ("onnx", "int8"): 4.3,
+            ("openvino", "fp32"): 1.2,
+            ("onnx", "fp32"): 1.05,
+        },
     },
     "VNNI": {
-        ("openvino", "int8-bf16"): 7.42,
-        ("openvino", "int8"): 7.31,
-        ("onnx", "int8"): 6.27,
-        ("openvino", "bf16"): 4.26,
-        ("openvino", "fp32"): 2.42,
-        ("onnx", "fp32"): 2.23,
+        "image": {
+            ("openvino", "int8-bf16"): 7.42,
+            ("openvino", "int8"): 7.31,
+            ("onnx", "int8"): 6.27,
+            ("openvino", "bf16"): 4.26,
+            ("openvino", "fp32"): 2.42,
+            ("onnx", "fp32"): 2.23,
+        },
     },
     "AVX2": {
-        ("onnx", "int8"): 2.27,
-        ("openvino", "fp32"): 1.39,
-        ("onnx", "fp32"): 1.38,
-        ("openvino", "int8"): 1.20,
-        ("openvino", "int8w"): 1.04,
+        "image": {
+            ("onnx", "int8"): 2.27,
+            ("openvino", "fp32"): 1.39,
+            ("onnx", "fp32"): 1.38,
+            ("openvino", "int8"): 1.20,
+            ("openvino", "int8w"): 1.04,
+        },
     },
 }
-"""Speed over PyTorch eager in fp32 by the kind of processor (see `processor.kind`), runtime and
-precision; `MEASURED_WITH` says of what.
+"""Speed over PyTorch eager in fp32, batch 8, two cores, by the kind of processor (see
+`processor.kind`), the tower, runtime and precision; `MEASURED_WITH` says of what.
 
 AMX: a Xeon. VNNI: an AMD EPYC with AVX-512 and bf16, by `benchmarks/cpu_precisions.py`. AVX2: an
-AMD EPYC, by `benchmarks/peers.py` (docs/performance.md)."""
+AMD EPYC, by `benchmarks/peers.py` (docs/performance.md). A kind that lacks a tower was not measured
+with it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Candidate:
     @property
     def label(self) -> str:
         """What it is called in lists."""
-        known = "" if self.times is None else f" ({self.times:g}x)"
+        known = "" if self.times is None else f" ({self.times:.3g}x)"
         return f"{self.runtime} {self.precision}{known}"
 
     @property
@@ -72,20 +80,17 @@ class Candidate:
 
 
 def candidates(
-    devices: Mapping[str, str], precisions: Sequence[str] | None = None
+    devices: Mapping[str, str],
+    precisions: Sequence[str] | None = None,
+    sides: Sequence[str] = SIDES,
 ) -> list[Candidate]:
     """What to try of the runtimes of `devices`, each where that says; `precisions` None: the usual.
 
-    By their measured speed; what was not measured comes behind, in the order of its precision.
+    By their measured speed, that of several `sides` being the geometric mean of what was measured
+    on such a processor; what was not measured comes behind, in the order of its precision.
     """
-    measured = MEASURED.get(processor.kind() or "", {})
     found = [
-        Candidate(
-            name,
-            precision,
-            device,
-            measured.get((name, precision)) if device == "cpu" else None,
-        )
+        Candidate(name, precision, device, _times(name, precision, sides, device))
         for device in dict.fromkeys(devices.values())
         for precision in precisions or usual_precisions(device)
         for name in devices
@@ -93,6 +98,27 @@ def candidates(
     ]
     places = list(dict.fromkeys(devices.values()))
     return sorted(found, key=lambda each: (places.index(each.device), -(each.times or 0.0)))
+
+
+def measured_with(sides: Sequence[str] = SIDES) -> str:
+    """What the speeds of `candidates` for `sides` are of, for people."""
+    said = " and ".join(MEASURED_WITH[side] for side in _measured(sides))
+    return f"ViT-B-32 {said}, batch 8, two cores"
+
+
+def _measured(sides: Sequence[str]) -> dict[str, Mapping[tuple[str, str], float]]:
+    """The figures of this kind of processor for those of `sides` that have some, else for any."""
+    known = MEASURED.get(processor.kind() or "", {})
+    return {side: known[side] for side in sides if side in known} or dict(known)
+
+
+def _times(runtime: str, precision: str, sides: Sequence[str], device: str) -> float | None:
+    """A candidate's speed over PyTorch in fp32, where all that count for `sides` have one."""
+    figures = [table.get((runtime, precision)) for table in _measured(sides).values()]
+    known = [each for each in figures if each is not None]
+    if device != "cpu" or not known or len(known) < len(figures):
+        return None
+    return math.prod(known) ** (1 / len(known))
 
 
 def usual_precisions(device: str) -> list[str]:

@@ -109,7 +109,7 @@ def _expected_words() -> str:
     if not found:
         return "nothing: no runtime that loads exported towers is usable"
     first, *others = (each.label for each in found[:EXPECTED])
-    known = f" ({candidates.MEASURED_WITH}, over PyTorch fp32)" if found[0].times else ""
+    known = f" ({candidates.measured_with()}, over PyTorch fp32)" if found[0].times else ""
     return f"{first}{', then ' if others else ''}{', '.join(others)}{known}"
 
 
