@@ -149,10 +149,10 @@ def describe(row: Measurement) -> str:
     head = f"{row.cell.label}: {row.cell.scenario}"
     if row.status != "ok":
         return f"{head} {row.status}: {one_line(row.error or '')}"
-    counts = None if row.serving is None else row.serving.counts
-    if counts is None:
+    run = row.serving
+    if run is None or run.counts is None:
         return f"{head}: no test was valid"
-    return f"{head} {units.rate(counts.per_s)} inputs/s, {len(row.serving.trials)} tests"
+    return f"{head} {units.rate(run.counts.per_s)} inputs/s, {len(run.trials)} tests"
 
 
 def rows(groups: Sequence[Group]) -> int:

@@ -14,6 +14,8 @@ from clipperf.nouns.serving import OFFLINE, SERVER, SERVING, SINGLE_STREAM, Serv
 
 CLOSED = "closed"
 USUAL_BATCH, USUAL_MAX_BATCH = "8", "32"
+USUAL_DELAY_MS, USUAL_DELAY_SHARE = 2.0, 0.1
+MOST_MS = 86_400_000
 
 ScenarioChoice = Annotated[
     str,
@@ -47,13 +49,19 @@ MaxDelayMs = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(
         "--max-delay-ms",
-        help="With --scenario server: how long an input waits for others; default: 2.",
+        help="With --scenario server: how long an input waits for others; default: 2, and "
+        "at most a tenth of --slo-ms.",
     ),
 ]
 
-QUICK = {"min_s": 3.0, "min_queries": 600, "rel_width": 0.10}
-FEWER = {SINGLE_STREAM: {"min_queries": 100, "percentile": 0.9}, OFFLINE: {"min_queries": 1}}
-"""What LoadGen's own scenarios ask for; of a single stream the 90th percentile is judged."""
+USUAL = {
+    SINGLE_STREAM: Serving(min_queries=100, percentile=0.9),
+    OFFLINE: Serving(min_queries=1),
+    SERVER: Serving(),
+}
+"""Queries as LoadGen asks for in its own scenarios, where of a single stream the 90th percentile is
+judged; 99 % of a server's answers."""
+QUICK_S, QUICK_QUERIES, QUICK_REL_WIDTH = 3.0, 600, 0.10
 
 
 def offered(
@@ -77,14 +85,10 @@ def offered(
     if scenario not in SERVING:
         name = CLOSED_LOOP if scenario == CLOSED else scenario
         return name, numbers(batch or USUAL_BATCH, "--batch"), None
-    serving = Serving(**FEWER.get(scenario, {}))
+    serving = USUAL[scenario]
     if quick:
-        serving = replace(
-            serving,
-            min_s=QUICK["min_s"],
-            rel_width=QUICK["rel_width"],
-            min_queries=min(serving.min_queries, int(QUICK["min_queries"])),
-        )
+        queries = min(serving.min_queries, QUICK_QUERIES)
+        serving = replace(serving, min_s=QUICK_S, min_queries=queries, rel_width=QUICK_REL_WIDTH)
     if scenario == SINGLE_STREAM:
         if batch not in (None, "1"):
             raise UsageError(f"--scenario {scenario} runs one input at a time: leave out --batch")
@@ -93,24 +97,21 @@ def offered(
         return scenario, numbers(batch or USUAL_BATCH, "--batch"), serving
     if batch is not None:
         raise UsageError(f"--scenario {scenario} makes its own batches: give --max-batch {batch}")
-    return (
-        scenario,
-        numbers(max_batch or USUAL_MAX_BATCH, "--max-batch"),
-        replace(serving, **_bounds(slo_ms, max_delay_ms)),
-    )
+    slo_s, delay_s = _bounds(slo_ms, max_delay_ms)
+    batches = numbers(max_batch or USUAL_MAX_BATCH, "--max-batch")
+    return scenario, batches, replace(serving, slo_s=slo_s, max_delay_s=delay_s)
 
 
-def _bounds(slo_ms: float | None, max_delay_ms: float | None) -> dict[str, float]:
-    """The seconds that an answer and an input may wait."""
+def _bounds(slo_ms: float | None, max_delay_ms: float | None) -> tuple[float, float]:
+    """The seconds that an answer may take, and that an input may wait."""
     if slo_ms is None:
         raise UsageError(f"--scenario {SERVER} needs a bound on the time of an answer: --slo-ms 50")
-    if not 0 < slo_ms < 1e6:
-        raise UsageError(f"--slo-ms {slo_ms:g}: give milliseconds above 0")
-    found = {"slo_s": slo_ms / 1e3}
-    if max_delay_ms is not None:
-        if not 0 <= max_delay_ms < slo_ms:
-            raise UsageError(
-                f"--max-delay-ms {max_delay_ms:g}: give milliseconds from 0, below --slo-ms"
-            )
-        found["max_delay_s"] = max_delay_ms / 1e3
-    return found
+    if not 0 < slo_ms < MOST_MS:
+        raise UsageError(f"--slo-ms {slo_ms:g}: give milliseconds above 0, up to a day")
+    if max_delay_ms is None:
+        max_delay_ms = min(USUAL_DELAY_MS, USUAL_DELAY_SHARE * slo_ms)
+    if not 0 <= max_delay_ms < slo_ms:
+        raise UsageError(
+            f"--max-delay-ms {max_delay_ms:g}: give milliseconds from 0, below --slo-ms {slo_ms:g}"
+        )
+    return slo_ms / 1e3, max_delay_ms / 1e3

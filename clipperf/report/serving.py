@@ -82,16 +82,22 @@ def serving_table(results: Sequence[ResultFile]) -> Table | None:
         Column("Batch up to", lambda line: line.cell.batch, key=True),
         Column("Wait ms", _delay_s, "ms", "empty"),
         Column("Bound ms", lambda line: line.slo_s, "ms", "empty", key=True),
-        Column("Inputs/s", lambda line: line.trial and line.trial.per_s, "rate"),
+        Column("Inputs/s", lambda line: _of_trial(line, "per_s"), "rate"),
         Column("p50 ms", lambda line: line.latency_s(50), "ms"),
         Column("p90 ms", lambda line: line.latency_s(90), "ms"),
         Column("p99 ms", lambda line: line.latency_s(99), "ms"),
-        Column("Mean batch", lambda line: line.trial and line.trial.mean_batch, "number"),
-        Column("Queries", lambda line: line.trial and line.trial.queries),
+        Column("Mean batch", lambda line: _of_trial(line, "mean_batch"), "number"),
+        Column("Queries", lambda line: _of_trial(line, "queries")),
         Column("Too much /s", too_much_per_s, "rate", "empty"),
         Column("Verdict", verdict, "note", key=True),
     ]
     return tabulate("Serving", columns, lines, findings=_findings(lines), caveats=_legend(lines))
+
+
+def _of_trial(line: Line, name: str) -> float | None:
+    """A figure of the test that counts; None where there is none."""
+    found: float | None = getattr(line.trial, name, None)
+    return found
 
 
 def _delay_s(line: Line) -> float | None:
@@ -157,7 +163,7 @@ def _legend(lines: Sequence[Line]) -> list[str]:
 
 def serving_record(line: Line) -> dict[str, Any]:
     """A cell in SI units, flat."""
-    asked, trial = line.serving, line.trial
+    asked = line.serving
     return {
         "record": "serving",
         **to_json(line.cell),
@@ -166,10 +172,10 @@ def serving_record(line: Line) -> dict[str, Any]:
         "slo_s": line.slo_s,
         "max_delay_s": _delay_s(line),
         "percentile": None if asked is None else asked.percentile,
-        "inputs_per_s": None if trial is None else trial.per_s,
+        "inputs_per_s": _of_trial(line, "per_s"),
         **{f"p{name}_s": line.latency_s(name) for name in PERCENTILES},
-        "mean_batch": None if trial is None else trial.mean_batch,
-        "queries": None if trial is None else trial.queries,
+        "mean_batch": _of_trial(line, "mean_batch"),
+        "queries": _of_trial(line, "queries"),
         "tests": 0 if line.measured.serving is None else len(line.measured.serving.trials),
         "too_much_per_s": too_much_per_s(line),
         "verdict": verdict(line),
