@@ -21,6 +21,7 @@ from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.from_files import FileWork
 from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, Measurement
+from clipperf.nouns.serving import Serving
 from clipperf.registry import Registry
 
 
@@ -52,7 +53,7 @@ class Prepared:
 class Job:
     """One comparison group, the baseline first; plain values, so that it crosses to machines.
 
-    `files` are for the scenario that reads some.
+    `files` are for the scenario that reads some, `serving` for those that offer inputs.
     """
 
     group: str
@@ -61,6 +62,7 @@ class Job:
     settings: Settings
     text_ids: TextIds = CLIP_IDS
     files: FileWork | None = None
+    serving: Serving | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def run_job(
 
 
 def blank(
-    request: EngineRequest, kind: Literal["time", "memory", "files"], env: Environment
+    request: EngineRequest, kind: Literal["time", "memory", "files", "serving"], env: Environment
 ) -> Measurement:
     """A row with nothing measured yet."""
     return Measurement(

@@ -21,6 +21,7 @@ from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
 from clipperf.nouns.from_files import FileWork
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment, Measurement, ResultFile
+from clipperf.nouns.serving import Serving
 from clipperf.nouns.variant import (
     BASELINE_PRECISION,
     BASELINE_RUNTIME,
@@ -50,6 +51,7 @@ class Sweep:
     inputs: tuple[PixelDtype, ...] = FLOATS
     scenario: str = CLOSED_LOOP
     files: FileWork | None = None
+    serving: Serving | None = None
 
     @property
     def devices(self) -> dict[str, str]:
@@ -207,6 +209,7 @@ def jobs_of(
             settings=settings,
             text_ids=family_of(spec).text_ids(spec),
             files=sweep.files,
+            serving=sweep.serving,
         )
         for group in groups
         for spec in (specs[group.cells[0].model_id],)

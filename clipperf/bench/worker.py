@@ -15,6 +15,8 @@ load       seconds                                runs, seconds
 phases     warmup, runs, max_s                    phases_s
 pixels     paths, spec                            decode_s, resize_s
 feed       paths, spec, threads, calls            samples of (wait_s, engine_s)
+sizes                                             runs
+offer      scenario, serving, rate_per_s          trial
 =========  =====================================  ==========================================
 
 It ends with the first operation that fails.
@@ -35,7 +37,7 @@ from clipperf.engines import contract
 from clipperf.errors import EngineError, UnsupportedError
 from clipperf.nouns.cell import Engine, EngineRequest
 from clipperf.nouns.model import TextIds
-from clipperf.serialize import from_json
+from clipperf.serialize import from_json, to_json
 from clipperf.system.protocol import Fields, Tell, serve
 
 
@@ -150,6 +152,27 @@ class Session:
         )  # fmt: skip
         return {"samples": samples}
 
+    def sizes(self, fields: Fields, tell: Tell) -> Fields:
+        """Run once in each size of batches that runtimes tell apart, so that none is new later."""
+        engine, inputs = self._opened()
+        powers = [2**n for n in range(len(inputs).bit_length()) if 2**n < len(inputs)]
+        for size in powers:
+            engine.run(inputs[:size])
+        return {"runs": len(powers)}
+
+    def offer(self, fields: Fields, tell: Tell) -> Fields:
+        """One test of LoadGen's."""
+        from clipperf.bench import loadgen  # none of a tower's either
+        from clipperf.nouns.serving import Serving
+
+        engine, inputs = self._opened()
+        assert self.request is not None
+        trial = loadgen.offer(
+            engine.run, inputs, fields["scenario"], from_json(Serving, fields["serving"]),
+            fields["rate_per_s"], self.request.cell.streams,
+        )  # fmt: skip
+        return {"trial": to_json(trial)}
+
     def close(self) -> None:
         """Close the engine, if one is open."""
         if self.engine is not None:
@@ -197,6 +220,8 @@ def main() -> int:
             "phases": session.phases,
             "pixels": session.pixels,
             "feed": session.feed,
+            "sizes": session.sizes,
+            "offer": session.offer,
         },
         greeting=lambda: {"rss_bare_bytes": meters.rss_bytes()},
         at_end=session.close,

@@ -26,6 +26,15 @@ from clipperf.commands.options import (
     sides,
     tell_lines,
 )
+from clipperf.commands.serving_options import (
+    CLOSED,
+    Batches,
+    LatencyBound,
+    MaxBatch,
+    MaxDelayMs,
+    ScenarioChoice,
+    offered,
+)
 from clipperf.errors import UsageError
 from clipperf.nouns.cell import CLOSED_LOOP
 from clipperf.nouns.from_files import FROM_FILES, FileWork
@@ -37,6 +46,7 @@ EXAMPLES = (
     "clipperf profile --tower text --tokens 8,77 --json profile.json",
     "clipperf profile ViT-B-32 --pretrained random --compare-published",
     "clipperf profile --from-files ./photos --batch 1,8",
+    "clipperf profile ViT-B-32 --runtime onnx --scenario server --slo-ms 50",
 )
 
 
@@ -57,7 +67,7 @@ def command(
             "what export --runtime best takes.",
         ),
     ] = None,
-    batch: Annotated[str, typer.Option("--batch", help="Batch sizes: 8, or 1,8,32.")] = "8",
+    batch: Batches = None,
     tower: TowerChoice = "both",
     precision: Annotated[
         Optional[str],  # noqa: UP045
@@ -107,7 +117,10 @@ def command(
             "the engine runs. Default: all cores.",
         ),
     ] = None,
-    scenario: Annotated[str, typer.Option("--scenario", hidden=True)] = CLOSED_LOOP,
+    scenario: ScenarioChoice = CLOSED,
+    slo_ms: LatencyBound = None,
+    max_batch: MaxBatch = None,
+    max_delay_ms: MaxDelayMs = None,
     launcher: Annotated[str, typer.Option("--launcher", hidden=True)] = "local",
     json: JsonFile = None,
     quiet: Quiet = False,
@@ -126,6 +139,7 @@ def command(
     from clipperf.report.from_files import files_table
     from clipperf.report.gpu import gpu_table
     from clipperf.report.published import published_table
+    from clipperf.report.serving import serving_table
     from clipperf.report.tables import cost_table
     from clipperf.system.env import available_cores
     from clipperf.system.progress import progress
@@ -134,8 +148,9 @@ def command(
         raise UsageError(f"--timeout {timeout}: give seconds above 0, up to a day")
     asked = None if precision is None else names(precision, "--precision")
     files = _files(from_files, preprocess, preprocess_threads)
+    scenario, batches, serving = offered(scenario, batch, slo_ms, max_batch, max_delay_ms, quick)
     if files is not None:
-        tower = _images_alone(tower, tokens, compare_published)
+        tower = _images_alone(tower, tokens, compare_published, scenario)
         scenario = FROM_FILES
     sweep = Sweep(
         specs=tuple(
@@ -143,7 +158,7 @@ def command(
         ),
         runtimes=USUAL if runtime is None else names(runtime, "--runtime"),
         sides=sides(tower),
-        batches=numbers(batch, "--batch"),
+        batches=batches,
         precisions=asked or (BASELINE_PRECISION,),
         device=device,
         threads=threads or available_cores(),
@@ -151,6 +166,7 @@ def command(
         inputs=pixel_dtypes(input_, sides(tower)),
         scenario=scenario,
         files=files,
+        serving=serving,
     )
     choice: Choice[None] | None = None
     if runtime is None and LAUNCHERS.get(launcher).here:
@@ -175,8 +191,8 @@ def command(
         print_json(result)
     else:
         published = published_table([result], basic_statistics()) if compare_published else None
-        main = cost_table([result]) if files is None else files_table([result])
-        meters = gpu_table([result]) if files is None else None
+        main = files_table([result]) or serving_table([result]) or cost_table([result])
+        meters = gpu_table([result]) if scenario == CLOSED_LOOP else None
         print_tables(*(t for t in (main, meters, published) if t is not None), write=tell)
         tell_lines("", *([] if choice is None else choice.lines()), f"result file: {result.path}")
     raise typer.Exit(1 if failures(result) else 0)
@@ -199,7 +215,7 @@ def _files(folder: str | None, methods: str | None, threads: str | None) -> File
     )
 
 
-def _images_alone(tower: str, tokens: str | None, compare_published: bool) -> str:
+def _images_alone(tower: str, tokens: str | None, compare_published: bool, scenario: str) -> str:
     """The tower that reads files; raises UsageError where something asked for is another's."""
     if tower == "text":
         raise UsageError("--from-files is for image towers: leave out --tower text")
@@ -207,4 +223,6 @@ def _images_alone(tower: str, tokens: str | None, compare_published: bool) -> st
         raise UsageError("--from-files is for image towers: leave out --tokens")
     if compare_published:
         raise UsageError("no figures from files are published: leave out --compare-published")
+    if scenario != CLOSED_LOOP:
+        raise UsageError(f"--from-files is a scenario of its own: leave out --scenario {scenario}")
     return "image"

@@ -8,6 +8,7 @@ from typing import Literal
 from clipperf.nouns.cell import Cell, Status
 from clipperf.nouns.from_files import FileRun
 from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.serving import ServingRun
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class GpuLoad:
 class Measurement:
     """One pass over one cell, made in one fresh process.
 
-    A "files" row holds `file_runs` alone, a run for each way from files to vectors.
+    A "files" row holds `file_runs` alone, a run for each way from files to vectors, a "serving" row
+    what came of inputs that were offered, in `serving`.
 
     Memory: `rss_bare_bytes` is the worker before it imported anything of the runtime,
     `rss_load_peak_bytes` and `rss_run_peak_bytes` are kernel high-water marks (VmHWM) of the two
@@ -48,7 +50,7 @@ class Measurement:
     """
 
     cell: Cell
-    kind: Literal["time", "memory", "files"]
+    kind: Literal["time", "memory", "files", "serving"]
     status: Status
     env_id: str
     load_s: float | None = None
@@ -70,6 +72,7 @@ class Measurement:
     disk_bytes: int | None = None
     provider: str | None = None
     file_runs: tuple[FileRun, ...] = ()
+    serving: ServingRun | None = None
     random_weights: bool = False
     error: str | None = None
     last_words: str | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from clipperf.evals.robustness import BUNDLED, bundled_points, robustness_of
 from clipperf.models.published import BasicStatistics
 from clipperf.nouns.result import CrossScore, ResultFile, Score
-from clipperf.report import findings
+from clipperf.report import findings, serving
 from clipperf.report.accuracy import accuracy_findings
 from clipperf.report.bias import score_tables
 from clipperf.report.charts import speed_charts
@@ -20,6 +20,7 @@ from clipperf.report.gpu import gpu_record, gpu_table
 from clipperf.report.published import published_table
 from clipperf.report.records import Row, environments, in_order, merge, merge_scores
 from clipperf.report.robustness import robustness_table
+from clipperf.report.serving import serving_findings, serving_record, serving_table
 from clipperf.report.sizing.solve import size
 from clipperf.report.sizing.tables import sizing_tables, targets_text
 from clipperf.report.sizing.types import Targets
@@ -63,6 +64,8 @@ def build_report(
         sections.append(_section("cost", "Cost per tower", COST, [cost_table(ordered)]))
     if (fed := files_table(ordered)) is not None:
         sections.append(_section("files", "From files", FILES, [fed]))
+    if (served := serving_table(ordered)) is not None:
+        sections.append(_section("serving", "Serving", SERVING, [served]))
     meters = gpu_table(ordered) if rows else None
     if meters is not None:
         sections.append(_section("gpu", "GPU", GPU, [meters]))
@@ -87,6 +90,7 @@ def build_report(
         *findings.speed_findings(rows, labels),
         *findings.memory_findings(rows, labels),
         *files_findings(ordered),
+        *serving_findings(ordered),
         *accuracy_findings(scores, labels),
         *crossing_findings(ordered),
     ]
@@ -100,6 +104,7 @@ def build_report(
         records=(
             *map(_cost_record, rows),
             *map(files_record, lines_of(ordered)),
+            *map(serving_record, serving.lines_of(ordered)),
             *map(_score_record, scores),
             *(_cross_record(row) for line in merge_crossed(ordered) for row in line.both),
         ),
@@ -115,6 +120,7 @@ SPEED = (
 OPTIONS = "Every configuration against the targets, one tower at a time."
 COST = "Time and memory were measured in separate fresh processes, one pair for every row."
 FILES = "Image files to vectors: what holds an engine up that waits for its pixels."
+SERVING = "Inputs that come as users send them, and the rates that keep to a bound."
 GPU = "Read after the times, so that no meter runs while they are taken."
 ACCURACY = "Each runtime answers the same samples as PyTorch; differences are taken in pairs."
 SHIFT = "Accuracy on sets that ImageNet's classes were photographed or drawn for anew."

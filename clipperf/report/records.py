@@ -142,7 +142,7 @@ def merge(results: Sequence[ResultFile]) -> list[Row]:
     newest: dict[tuple[str, Cell], dict[str, tuple[int, Measurement]]] = {}
     for number, result in enumerate(ordered):
         for m in result.measurements:
-            if m.kind == "files":  # which are no times of an engine alone
+            if m.kind in ("files", "serving"):  # which are no times of an engine alone
                 continue
             key = (m.env_id, m.cell)
             newest.setdefault(key, {})[m.kind] = (number, m)

@@ -30,6 +30,7 @@ EXTRAS = {
     "scipy": "probe",
     "threadpoolctl": "probe",
     "mteb": "adapters",
+    "mlperf_loadgen": "serve",
 }
 """The extra of each module that the base lacks; TensorRT's are in `engines.tensorrt.flavours`."""
 

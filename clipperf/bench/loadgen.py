@@ -1,0 +1,211 @@
+"""MLCommons LoadGen in a worker: it offers inputs and keeps the clock; an engine answers.
+
+https://github.com/mlcommons/inference/tree/master/loadgen. Nothing here times anything: latencies,
+rates and the verdict are LoadGen's own, read from the log that it writes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipperf.bench.batcher import Batcher
+from clipperf.errors import EngineError, MeasurementError, MissingDependencyError
+from clipperf.nouns.serving import OFFLINE, SERVER, SINGLE_STREAM, Serving, Trial
+from clipperf.system import extras
+from clipperf.system.env import version_of
+
+MODULE, DISTRIBUTION = "mlperf_loadgen", "mlcommons-loadgen"
+SCENARIOS = {SINGLE_STREAM: "SingleStream", OFFLINE: "Offline", SERVER: "Server"}
+PERCENTILES = ("50.00", "90.00", "95.00", "97.00", "99.00", "99.90")
+LOG_MARK = ":::MLLOG "
+
+REASONS = {
+    "result_perf_constraints_met": "too many answers came late",
+    "result_min_duration_met": "it ended too soon",
+    "result_min_queries_met": "too few queries",
+    "early_stopping_met": "too few queries for that percentile with 99 % confidence",
+}
+"""What LoadGen holds against a run, in words."""
+
+
+def check() -> None:
+    """Make sure that LoadGen is here.
+
+    Raises:
+        MissingDependencyError: it is not.
+    """
+    if version_of(DISTRIBUTION) is None:
+        raise MissingDependencyError(
+            f"this scenario needs {DISTRIBUTION}, which is not installed: {extras.bring(MODULE)}"
+        )
+
+
+class Answering:
+    """What LoadGen asks: it batches queries, runs them, and tells LoadGen when each is answered.
+
+    After a failure every query counts as answered at once, so that LoadGen comes to its end; the
+    failure is in `failure`.
+    """
+
+    def __init__(
+        self,
+        loadgen: Any,
+        run: Callable[[np.ndarray], np.ndarray],
+        inputs: np.ndarray,
+        batcher: Callable[[Callable[[Sequence[Any]], None]], Batcher[Any]],
+    ) -> None:
+        self.failure: Exception | None = None
+        self._loadgen, self._engine_run, self._inputs = loadgen, run, inputs
+        self._lock = threading.Lock()
+        self.batcher = batcher(self._answer)
+
+    def issue(self, queries: Sequence[Any]) -> None:
+        """LoadGen's call: these came now."""
+        self.batcher.add([(query.id, query.index) for query in queries])
+
+    def _answer(self, batch: Sequence[tuple[int, int]]) -> None:
+        try:
+            if self.failure is None:
+                rows = [index % len(self._inputs) for _, index in batch]
+                self._engine_run(self._inputs[rows])
+        except Exception as exc:  # noqa: BLE001  whatever it is, LoadGen waits for an answer
+            with self._lock:
+                self.failure = self.failure or exc
+        answers = [self._loadgen.QuerySampleResponse(number, 0, 0) for number, _ in batch]
+        self._loadgen.QuerySamplesComplete(answers)
+
+
+def offer(
+    run: Callable[[np.ndarray], np.ndarray],
+    inputs: np.ndarray,
+    scenario: str,
+    serving: Serving,
+    rate_per_s: float,
+    streams: int = 1,
+) -> Trial:
+    """One test: inputs offered as `scenario` says, answered by `run` in up to `streams` threads.
+
+    `inputs` [batch, ...] are what is offered, in LoadGen's order, and `run` gets as many at most at
+    once. `rate_per_s` is the rate that is offered ("server"), or that is expected.
+
+    Raises:
+        EngineError: a run failed.
+        MissingDependencyError: LoadGen is not installed.
+        MeasurementError: LoadGen left no verdict.
+    """
+    check()
+    import mlperf_loadgen as loadgen
+
+    settings = loadgen.TestSettings()
+    wanted = _settings(scenario, serving, rate_per_s)
+    for name, value in wanted.items():
+        setattr(settings, name, value)
+    settings.scenario = getattr(loadgen.TestScenario, SCENARIOS[scenario])
+    settings.mode = loadgen.TestMode.PerformanceOnly
+    delay_s = serving.max_delay_s if scenario == SERVER else 0.0
+    answering = Answering(
+        loadgen, run, inputs, lambda own: Batcher(own, len(inputs), delay_s, streams)
+    )
+    with tempfile.TemporaryDirectory(prefix="clipperf-loadgen-") as folder:
+        _start(loadgen, settings, answering, len(inputs), folder)
+        if answering.failure is not None:
+            raise EngineError(f"while inputs were offered: {answering.failure}")
+        log = _read(Path(folder) / "mlperf_log_detail.txt")
+    used = {**wanted, "scenario": SCENARIOS[scenario], "loadgen": version_of(DISTRIBUTION) or ""}
+    return _trial(log, scenario, rate_per_s, answering.batcher, used)
+
+
+def _settings(scenario: str, serving: Serving, rate_per_s: float) -> dict[str, Any]:
+    """LoadGen's settings by its names, where they are not its own."""
+    found: dict[str, Any] = {
+        "min_duration_ms": math.ceil(serving.min_s * 1e3),
+        "qsl_rng_seed": serving.seed,
+        "sample_index_rng_seed": serving.seed,
+        "schedule_rng_seed": serving.seed,
+    }
+    if scenario == OFFLINE:
+        # All inputs are one query there.
+        return {**found, "min_query_count": 1, "offline_expected_qps": rate_per_s}
+    found["min_query_count"] = serving.min_queries
+    if scenario == SINGLE_STREAM:
+        return {
+            **found,
+            "single_stream_expected_latency_ns": max(1, round(1e9 / rate_per_s)),
+            "single_stream_target_latency_percentile": serving.percentile,
+        }
+    assert serving.slo_s is not None
+    return {
+        **found,
+        "server_target_qps": rate_per_s,
+        "server_target_latency_ns": round(serving.slo_s * 1e9),
+        "server_target_latency_percentile": serving.percentile,
+    }
+
+
+def _start(loadgen: Any, settings: Any, answering: Answering, samples: int, folder: str) -> None:
+    """Run the test to its end, and end the threads that answered."""
+    logging = loadgen.LogSettings()
+    logging.log_output.outdir = folder
+    logging.log_output.copy_summary_to_stdout = False
+    logging.enable_trace = False
+    asked = loadgen.ConstructSUT(answering.issue, lambda: None)
+    library = loadgen.ConstructQSL(samples, samples, lambda _: None, lambda _: None)
+    try:
+        loadgen.StartTestWithLogSettings(asked, library, settings, logging)
+    finally:
+        answering.batcher.close()
+        loadgen.DestroyQSL(library)
+        loadgen.DestroySUT(asked)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The last value of every key of LoadGen's log.
+
+    Raises:
+        MeasurementError: it has no verdict.
+    """
+    found: dict[str, Any] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith(LOG_MARK):
+            entry = json.loads(line.removeprefix(LOG_MARK))
+            found[entry["key"]] = entry["value"]
+    if "result_validity" not in found:
+        raise MeasurementError(f"LoadGen left no verdict in {path.name}")
+    return found
+
+
+def _trial(
+    log: dict[str, Any],
+    scenario: str,
+    rate_per_s: float,
+    batcher: Batcher[Any],
+    used: dict[str, Any],
+) -> Trial:
+    rates = {
+        SINGLE_STREAM: "result_qps_with_loadgen_overhead",
+        OFFLINE: "result_samples_per_second",
+        SERVER: "result_completed_samples_per_sec",
+    }
+    latency_s = {
+        f"{float(name):g}": log[f"result_{name}_percentile_latency_ns"] / 1e9
+        for name in PERCENTILES
+    }
+    queries = sum(size * count for size, count in batcher.counts.items())
+    return Trial(
+        queries=queries,
+        per_s=float(log[rates[scenario]]),
+        latency_s=latency_s,
+        valid=log["result_validity"] == "VALID",
+        reasons=tuple(words for key, words in REASONS.items() if log.get(key) is False),
+        offered_per_s=rate_per_s if scenario == SERVER else None,
+        batches=tuple(sorted(batcher.counts.items())),
+        settings=used,
+    )

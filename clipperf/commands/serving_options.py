@@ -1,0 +1,117 @@
+"""How inputs come: `--scenario` of `clipperf profile`, and the options beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Optional
+
+import typer
+
+from clipperf.commands.options import numbers
+from clipperf.errors import UsageError
+from clipperf.nouns.cell import CLOSED_LOOP
+from clipperf.nouns.serving import OFFLINE, SERVER, SERVING, SINGLE_STREAM, Serving
+
+CLOSED = "closed"
+USUAL_BATCH, USUAL_MAX_BATCH = "8", "32"
+USUAL_DELAY_MS, USUAL_DELAY_SHARE = 2.0, 0.1
+MOST_MS = 86_400_000
+
+ScenarioChoice = Annotated[
+    str,
+    typer.Option(
+        "--scenario",
+        help="How inputs come. closed: the next batch as soon as the one before is done; by "
+        "MLCommons LoadGen: single-stream, offline (all at once), server (as many a second as keep "
+        "to --slo-ms, at random moments).",
+    ),
+]
+Batches = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--batch", help="Batch sizes: 8, or 1,8,32; default: 8."),
+]
+LatencyBound = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--slo-ms",
+        help="With --scenario server: 99 % of answers must come within as many milliseconds.",
+    ),
+]
+MaxBatch = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--max-batch",
+        help="With --scenario server: how many inputs are run together at most, with commas; "
+        "default: 32.",
+    ),
+]
+MaxDelayMs = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--max-delay-ms",
+        help="With --scenario server: how long an input waits for others; default: 2, and "
+        "at most a tenth of --slo-ms.",
+    ),
+]
+
+USUAL = {
+    SINGLE_STREAM: Serving(min_queries=100, percentile=0.9),
+    OFFLINE: Serving(min_queries=1),
+    SERVER: Serving(),
+}
+"""Queries as LoadGen asks for in its own scenarios, where of a single stream the 90th percentile is
+judged; 99 % of a server's answers."""
+QUICK_S, QUICK_QUERIES, QUICK_REL_WIDTH = 3.0, 600, 0.10
+
+
+def offered(
+    scenario: str,
+    batch: str | None,
+    slo_ms: float | None,
+    max_batch: str | None,
+    max_delay_ms: float | None,
+    quick: bool,
+) -> tuple[str, tuple[int, ...], Serving | None]:
+    """The scenario's name in results, the batch sizes, and how inputs come where they are offered.
+
+    Raises:
+        UsageError: an option that is another scenario's.
+    """
+    if scenario != SERVER:
+        given = {"--slo-ms": slo_ms, "--max-batch": max_batch, "--max-delay-ms": max_delay_ms}
+        alone = next((name for name, value in given.items() if value is not None), None)
+        if alone is not None:
+            raise UsageError(f"{alone} is for inputs that come at random: add --scenario {SERVER}")
+    if scenario not in SERVING:
+        name = CLOSED_LOOP if scenario == CLOSED else scenario
+        return name, numbers(batch or USUAL_BATCH, "--batch"), None
+    serving = USUAL[scenario]
+    if quick:
+        queries = min(serving.min_queries, QUICK_QUERIES)
+        serving = replace(serving, min_s=QUICK_S, min_queries=queries, rel_width=QUICK_REL_WIDTH)
+    if scenario == SINGLE_STREAM:
+        if batch not in (None, "1"):
+            raise UsageError(f"--scenario {scenario} runs one input at a time: leave out --batch")
+        return scenario, (1,), serving
+    if scenario == OFFLINE:
+        return scenario, numbers(batch or USUAL_BATCH, "--batch"), serving
+    if batch is not None:
+        raise UsageError(f"--scenario {scenario} makes its own batches: give --max-batch {batch}")
+    slo_s, delay_s = _bounds(slo_ms, max_delay_ms)
+    batches = numbers(max_batch or USUAL_MAX_BATCH, "--max-batch")
+    return scenario, batches, replace(serving, slo_s=slo_s, max_delay_s=delay_s)
+
+
+def _bounds(slo_ms: float | None, max_delay_ms: float | None) -> tuple[float, float]:
+    """The seconds that an answer may take, and that an input may wait."""
+    if slo_ms is None:
+        raise UsageError(f"--scenario {SERVER} needs a bound on the time of an answer: --slo-ms 50")
+    if not 0 < slo_ms < MOST_MS:
+        raise UsageError(f"--slo-ms {slo_ms:g}: give milliseconds above 0, up to a day")
+    if max_delay_ms is None:
+        max_delay_ms = min(USUAL_DELAY_MS, USUAL_DELAY_SHARE * slo_ms)
+    if not 0 <= max_delay_ms < slo_ms:
+        raise UsageError(
+            f"--max-delay-ms {max_delay_ms:g}: give milliseconds from 0, below --slo-ms {slo_ms:g}"
+        )
+    return slo_ms / 1e3, max_delay_ms / 1e3

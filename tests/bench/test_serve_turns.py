@@ -1,0 +1,132 @@
+"""Scenarios of serving: what is tried, and whole runs of real engines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Cli
+
+from clipperf.bench import serve_turns
+from clipperf.bench.cost import QUICK
+from clipperf.bench.jobs import SCENARIOS, Event, Job, Prepared, run_job
+from clipperf.errors import UsageError
+from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.result import Measurement
+from clipperf.nouns.serving import OFFLINE, SERVER, SERVING, SINGLE_STREAM, Serving, Trial
+from clipperf.system import env as environment
+
+SPEC = ModelSpec("sim", "simulated", "sim", "random:0", 8, 8, 16)
+SHORT = Serving(slo_s=0.25, min_s=0.5, min_queries=60, percentile=0.9, rel_width=0.5)
+
+
+def trial(per_s: float, valid: bool) -> Trial:
+    return Trial(100, per_s, {"50": 0.01}, valid, offered_per_s=per_s)
+
+
+def test_every_scenario_is_found_by_its_name() -> None:
+    assert {SCENARIOS.get(name).name for name in SERVING} == {"single-stream", "offline", "server"}
+
+
+def test_a_test_that_ended_too_soon_is_given_more() -> None:
+    tests = serve_turns.until_long_enough(100.0, SHORT)
+    assert next(tests) == 100.0
+    assert tests.send(trial(150.0, False)) == pytest.approx(195.0)
+    assert tests.send(trial(150.0, False)) == pytest.approx(195.0 * 1.3)
+    with pytest.raises(StopIteration):
+        tests.send(trial(150.0, False))
+    tests = serve_turns.until_long_enough(100.0, SHORT)
+    next(tests)
+    with pytest.raises(StopIteration):
+        tests.send(trial(90.0, True))
+
+
+def test_the_valid_one_with_the_highest_rate_counts() -> None:
+    assert serve_turns.best_of([trial(50, True), trial(90, False), trial(70, True)]) == 2
+    assert serve_turns.best_of([trial(50, False)]) is None
+
+
+def simulated(tmp_path: Path, name: str, batch: int, **script: Any) -> EngineRequest:
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps(script))
+    return EngineRequest(Cell("sim", "image", "simulated", name, "cpu", batch, 1), SPEC, str(path))
+
+
+def served(scenario: str, *requests: EngineRequest) -> list[Measurement]:
+    events: list[Event] = []
+    job = Job("g", scenario, tuple(map(Prepared, requests)), QUICK, serving=SHORT)
+    rows = run_job(job, environment.capture(), [], events.append)
+    assert [e.measurement for e in events if e.kind == "measured"] == rows
+    return rows
+
+
+def test_a_server_of_known_cost_and_one_that_dies_in_turns(tmp_path: Path) -> None:
+    well, dies = served(
+        SERVER,
+        simulated(tmp_path, "well", 4, run_s=0.02),
+        simulated(tmp_path, "dies", 4, run_s=0.001, fail_at="run:20", how="exit"),
+    )
+    assert well.status == "ok" and well.kind == "serving" and well.group == "g"
+    run = well.serving
+    assert run is not None and run.serving == SHORT and run.counts is not None
+    # 20 ms a run of up to 4: at most 200 a second.
+    assert 20 < run.counts.per_s <= 200 and run.counts.valid
+    assert any(not each.valid for each in run.trials), "it looked above, too"
+    assert max(size for size, _ in run.counts.batches) <= 4
+    assert dies.status == "failed" and dies.serving is not None
+    assert "exit" in (dies.error or "") or "died" in (dies.error or ""), dies.error
+
+
+@pytest.mark.parametrize("scenario", [SINGLE_STREAM, OFFLINE])
+def test_other_scenarios_of_known_cost(tmp_path: Path, scenario: str) -> None:
+    batch = 1 if scenario == SINGLE_STREAM else 4
+    (row,) = served(scenario, simulated(tmp_path, "well", batch, run_s=0.005))
+    assert row.status == "ok" and row.serving is not None
+    counts = row.serving.counts
+    assert counts is not None and 0.3 * batch / 0.005 < counts.per_s <= batch / 0.005
+
+
+def test_nobody_said_how() -> None:
+    job = Job("g", SERVER, (), QUICK)
+    with pytest.raises(UsageError, match="--scenario server"):
+        SCENARIOS.get(SERVER).measure(job, environment.capture(), [], lambda event: None)
+
+
+def test_the_command_on_the_sample(cli: Cli, sample_artifact: Path, tmp_path: Path) -> None:
+    out = tmp_path / "served.json"
+    done = cli(
+        "profile", "clipperf-sample", "--runtime", "onnx", "--tower", "text", "--scenario",
+        "server", "--slo-ms", "200", "--max-batch", "4", "--quick", "--json", str(out),
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "VALID" in said and "within 200 ms" in said
+    (row,) = json.loads(out.read_text())["measurements"]
+    best = row["serving"]["trials"][row["serving"]["best"]]
+    assert best["valid"] and best["latency_s"]["99"] <= 0.2
+    assert row["cell"]["scenario"] == "server" and row["cell"]["batch"] == 4
+    told = cli("report", str(out), "--format", "json", check=True)
+    (record,) = json.loads(told.stdout)["records"]
+    assert record["record"] == "serving" and record["inputs_per_s"] == best["per_s"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--scenario", "server"], "--slo-ms 50"),
+        (["--scenario", "burst"], "choose from: closed-loop"),
+        (["--slo-ms", "50"], "add --scenario server"),
+        (["--scenario", "offline", "--max-batch", "4"], "add --scenario server"),
+        (["--scenario", "server", "--slo-ms", "50", "--batch", "4"], "give --max-batch 4"),
+        (["--scenario", "server", "--slo-ms", "-1"], "milliseconds above 0"),
+        (["--scenario", "server", "--slo-ms", "9", "--max-delay-ms", "9"], "below --slo-ms"),
+        (["--scenario", "single-stream", "--batch", "8"], "leave out --batch"),
+        (["--scenario", "server", "--slo-ms", "9", "--from-files", "."], "leave out --scenario"),
+    ],
+)
+def test_bad_wishes_name_the_fix(cli: Cli, options: list[str], words: str) -> None:
+    done = cli("profile", "clipperf-sample", *options)
+    assert done.returncode == 2 and words in done.stderr, done.stderr

@@ -1,0 +1,97 @@
+"""Serving in a report: figures by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from report_data import ENVIRONMENT, result
+
+from clipperf.nouns.cell import Cell
+from clipperf.nouns.result import Measurement
+from clipperf.nouns.serving import OFFLINE, SERVER, Serving, ServingRun, Trial
+from clipperf.report.build import build_report
+from clipperf.report.format import render
+from clipperf.report.serving import (
+    lines_of,
+    serving_findings,
+    serving_record,
+    serving_table,
+    too_much_per_s,
+    verdict,
+)
+
+CELL = Cell("m", "text", "onnx", "fp32", "cpu", 16, 2, tokens=77, scenario=SERVER)
+ASKED = Serving(slo_s=0.05, max_delay_s=0.002)
+LATENCY = {"50": 0.010, "90": 0.020, "95": 0.025, "97": 0.03, "99": 0.041, "99.9": 0.05}
+
+
+def trial(rate: float, valid: bool, queries: int = 1000, **changes: Any) -> Trial:
+    reasons = () if valid else ("too many answers came late",)
+    batches = ((1, 200), (4, 200))
+    made = Trial(queries, rate - 1, LATENCY, valid, reasons, rate, batches)
+    return dataclasses.replace(made, **changes)
+
+
+def row(trials: tuple[Trial, ...], best: int | None, **changes: Any) -> Measurement:
+    run = ServingRun(changes.pop("asked", ASKED), trials, best)
+    changes = {"status": "ok", "cell": CELL, **changes}
+    return Measurement(kind="serving", env_id=ENVIRONMENT.id, serving=run, **changes)
+
+
+HELD = row((trial(70, True), trial(100, False), trial(84, True), trial(92, False)), 2)
+
+
+def shown(*rows: Measurement) -> list[dict[str, Any]]:
+    table = serving_table([result(list(rows))])
+    assert table is not None
+    names = [heading.name for heading in table.columns]
+    return [dict(zip(names, (v.value for v in line), strict=True)) for line in table.rows]
+
+
+def test_the_highest_rate_that_holds_and_the_next_that_does_not() -> None:
+    (line,) = shown(HELD)
+    assert line["Inputs/s"] == 83 and line["Too much /s"] == 92
+    assert (line["p50 ms"], line["p99 ms"]) == (0.010, 0.041)
+    # 200 runs of one and 200 of four: 1,000 inputs in 400 runs.
+    assert line["Mean batch"] == 2.5 and line["Verdict"] == "VALID"
+    assert line["Bound ms"] == 0.05 and line["Wait ms"] == 0.002
+    assert serving_findings([result([HELD])]) == [
+        "m text, onnx fp32: 83.0 inputs/s with 99.0 % of answers within 50.0 ms."
+    ]
+
+
+def test_a_percentile_needs_queries_behind_it() -> None:
+    (line,) = shown(row((trial(70, True, queries=600),), 0))
+    assert line["p90 ms"] == 0.020 and line["p99 ms"] is None
+    (line,) = shown(row((trial(70, True, queries=63),), 0))
+    assert line["p90 ms"] is None and line["p50 ms"] == 0.010
+
+
+def test_what_never_held_says_why() -> None:
+    (line,) = lines_of([result([row((trial(9, False), trial(4, False)), None)])])
+    assert verdict(line) == "INVALID even at 4.00 inputs/s: too many answers came late"
+    assert too_much_per_s(line) == 4 and serving_record(line)["inputs_per_s"] is None
+    (line,) = lines_of([result([row((), None, status="failed", error="out of\nmemory")])])
+    assert verdict(line) == "out of | memory"
+    offline = dataclasses.replace(CELL, scenario=OFFLINE)
+    late = trial(9, False, offered_per_s=None, reasons=("it ended too soon",))
+    (line,) = lines_of([result([row((late,), None, asked=Serving(), cell=offline)])])
+    assert verdict(line) == "INVALID: it ended too soon" and too_much_per_s(line) is None
+
+
+def test_bounds_stand_apart_and_the_newest_of_each_counts() -> None:
+    wider = row((trial(120, True),), 0, asked=dataclasses.replace(ASKED, slo_s=0.1))
+    old = dataclasses.replace(result([HELD, wider]), created_utc="2020-01-01T00:00:00Z")
+    new = dataclasses.replace(
+        result([row((trial(75, True),), 0)]), created_utc="2021-01-01T00:00:00Z"
+    )
+    found = {line.slo_s: line.trial.per_s for line in lines_of([old, new]) if line.trial}
+    assert found == {0.05: 74, 0.1: 119}
+
+
+@pytest.mark.parametrize("form", ["text", "md", "html", "json", "csv"])
+def test_a_report_of_serving_alone(form: str) -> None:
+    text = render(build_report([result([HELD])]), form)
+    assert "VALID" in text and "83" in text
