@@ -33,7 +33,8 @@ def warnings(
 ) -> list[str]:
     """What a reader must know before the ratios, a sentence each."""
     known_a, known_b = environments(a), environments(b)
-    met = dict.fromkeys((p.a.env_id, p.b.env_id) for p in (*rows.pairs, *scores.pairs))
+    met = dict.fromkeys((p.a.env_id, p.b.env_id) for p in rows.pairs)
+    met |= dict.fromkeys((p.a.env_id, p.b.env_id) for p in scores.pairs)
     found: dict[str, None] = {}
     for id_a, id_b in met:
         if id_a != id_b:
