@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipperf.commands import (
+    compare,
     doctor,
     evaluate,
     export,
@@ -29,6 +30,7 @@ COMMANDS: dict[str, ModuleType] = {
     "inspect": inspect,
     "doctor": doctor,
     "report": report,
+    "compare": compare,
     "size": size,
     "overlap": overlap,
 }

@@ -140,6 +140,28 @@ def paired_share_interval(gained: float, lost: float, n: float) -> tuple[float, 
     return max(-1.0, low), min(1.0, high)
 
 
+def t_quantile(freedom: int, level: float = 0.95) -> float:
+    """How far from 0 Student's t of so many degrees of freedom stays by this level, both ways."""
+    share = _share_at(freedom / 2, 0.5, 1 - level)
+    return math.sqrt(freedom * (1 - share) / share)
+
+
+def recovered_interval(
+    difference: float,
+    ours: tuple[float, tuple[float, float]],
+    theirs: tuple[float, tuple[float, float]],
+) -> tuple[float, float]:
+    """The interval of ours minus theirs, from the intervals of two independent figures.
+
+    Each is a figure with its interval. Their limits are recovered into one (the square-and-add
+    method of Newcombe 1998, "Interval estimation for the difference between independent
+    proportions", method 10; Zou and Donner 2008 for any figures).
+    """
+    (own, (low, high)), (other, (other_low, other_high)) = ours, theirs
+    down = math.hypot(own - low, other_high - other)
+    return difference - down, difference + math.hypot(high - own, other - other_low)
+
+
 def _share_at(a: float, b: float, below: float) -> float:
     """The quantile of the beta distribution, by halving."""
     low, high = 0.0, 1.0

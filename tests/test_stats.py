@@ -215,3 +215,15 @@ def test_an_interval_of_a_share_needs_samples() -> None:
     with pytest.raises(ValueError, match="no samples"):
         stats.wilson_interval(0, -1)
     assert stats.wilson_interval(1, 1) == pytest.approx((1 / 4.8416, 1.0), abs=1e-4)
+
+
+def test_students_t_as_in_its_tables() -> None:
+    for freedom, t in ((1, 12.706), (5, 2.5706), (30, 2.0423), (1000, 1.9623)):
+        assert stats.t_quantile(freedom) == pytest.approx(t, rel=1e-4)
+    assert stats.t_quantile(5, 0.99) == pytest.approx(4.0321, rel=1e-4)
+
+
+def test_intervals_of_two_figures_become_that_of_their_difference() -> None:
+    # down hypot(0.1, 0.04) = 0.1077, up hypot(0.2, 0.03) = 0.2022
+    found = stats.recovered_interval(0.2, (0.5, (0.4, 0.7)), (0.3, (0.27, 0.34)))
+    assert found == pytest.approx((0.0923, 0.4022), abs=1e-4)

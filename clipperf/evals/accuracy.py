@@ -278,6 +278,7 @@ def plain(
         detail=outcome.detail,
         group=outcome.group,
         aim=outcome.aim,
+        hits=outcome.hits,
     )
 
 

@@ -76,6 +76,13 @@ class Outcome:
         """Its 95 % interval."""
         return self.estimate.interval(self.values, self.groups)
 
+    @property
+    def hits(self) -> str:
+        """Which samples are hits, as `nouns.result.Score.hits`; "" where it is no plain share."""
+        if self.estimate is not SHARE or self.values.dtype != bool or self.values.ndim > 1:
+            return ""
+        return np.packbits(self.values).tobytes().hex()
+
     def gap(self, other: Outcome) -> Gap:
         """This figure minus another model's on the same samples."""
         return self.estimate.gap(self.values, other.values, self.groups)

@@ -91,7 +91,9 @@ class Score:
     be lost; `samples_needed` would settle that, where these do not. `detail` says how the model
     came to its answers where that is found anew for each, such as a probe's strength. `group` is
     the part of the samples that it is of, such as the worst, "" for all. `aim` says what is good: a
-    "high" figure, or the "same" as the baseline's, where neither more nor less is better.
+    "high" figure, or the "same" as the baseline's, where neither more nor less is better. `hits`
+    says which of the samples are hits, where the value is their share and samples are independent:
+    a bit each, the first sample's the highest of the first byte, in hexadecimal digits.
     """
 
     cell: Cell
@@ -115,6 +117,7 @@ class Score:
     detail: str = ""
     group: str = ""
     aim: Aim = "high"
+    hits: str = ""
 
 
 @dataclass(frozen=True)

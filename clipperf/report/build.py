@@ -168,7 +168,7 @@ def _cost_record(row: Row) -> dict[str, Any]:
 def _score_record(score: Score) -> dict[str, Any]:
     flat: dict[str, Any] = {"record": "score", **to_json(score.cell)}
     for f in dataclasses.fields(score):
-        if f.name != "cell":
+        if f.name not in ("cell", "hits"):
             flat.update(_spread(f.name, getattr(score, f.name)))
     return flat
 

@@ -11,14 +11,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipperf.errors import ArtifactError, ClipperfError, StorageError
+from clipperf.errors import ArtifactError, ClipperfError, StorageError, UsageError
 from clipperf.nouns.result import ResultFile
 from clipperf.system.files import check_writable, locked, read_json
 from clipperf.system.reading import regular_bytes
-from clipperf.system.store import find_results, is_of_another_version, read_result, write_result
-from clipperf.system.targets import is_stream, kind_of
+from clipperf.system.store import (
+    find_results,
+    home,
+    is_of_another_version,
+    read_result,
+    write_result,
+)
+from clipperf.system.targets import entries_of, expanded, is_stream, kind_of
 from clipperf.system.terminal import say
-from clipperf.text import one_line
+from clipperf.text import one_line, shown
 
 ROWS = ("measurements", "scores", "crossed")
 
@@ -42,6 +48,31 @@ def stored() -> tuple[list[ResultFile], list[str]]:
     if others:
         left_out.append(f"left out: {others} results of another version of clipperf")
     return found, left_out
+
+
+def named(text: str) -> list[ResultFile]:
+    """The results that a user's text names: a file, all of a folder, or one of the store's.
+
+    Raises:
+        UsageError: there are none.
+        ArtifactError: one of them cannot be read.
+    """
+    path = expanded(text)
+    kind = kind_of(path)
+    if kind == "nothing":
+        kept = [found for found in find_results() if text in (found.name, found.stem)]
+        if not kept:
+            raise UsageError(
+                f"{shown(text)}: there is no such file or folder, nor such a result in "
+                f"{shown(home() / 'results')}: name what clipperf profile or eval wrote"
+            )
+        return [read_result(kept[0])]
+    if kind != "folder":
+        return [read_result(path)]
+    files = [each for each in entries_of(path) if each.suffix == ".json"]
+    if not files:
+        raise UsageError(f"{shown(path)} holds no result files (.json): name another folder")
+    return [read_result(each) for each in files]
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,14 @@ def test_a_share() -> None:
     assert found.mcnemar_p(other) == pytest.approx(0.5)  # two heads of two tosses, or two tails
 
 
+def test_which_samples_are_hits() -> None:
+    """A bit each, the first one highest; what is no plain share of hits has none."""
+    assert hits("xxx.x..xx", [0] * 9, SHARE).hits == "e980"
+    assert hits("x.", [0, 1], SHARE_OF_GROUPS).hits == ""
+    assert hits("x.", [0, 1], MEAN_OVER_CLASSES).hits == ""
+    assert outcome(SHARE, [1, 0.5], [0, 0]).hits == ""
+
+
 def test_a_mean_of_other_values_than_hits() -> None:
     found = outcome(SHARE, [1, 0.5, 0.25, 0.25], [0] * 4)
     assert found.value == 0.5 and found.mcnemar_p(found) is None

@@ -13,15 +13,15 @@ from clipperf.text import printable
 
 def render(document: Document) -> str:
     """The document as Markdown; charts are left to HTML."""
-    lines = [f"# {_md(document.title)}", ""]
+    lines = [f"# {escaped(document.title)}", ""]
     lines += _list("Findings", document.findings)
     for section in document.sections:
         if not section.tables:
             continue
-        lines += [f"## {_md(section.title)}", "", _md(section.intro), ""]
+        lines += [f"## {escaped(section.title)}", "", escaped(section.intro), ""]
         for table in section.tables:
-            lines += [f"**{_md(table.title)}**", "", *_table(table), ""]
-            lines += [f"- {_md(line)}" for line in (*table.findings, *table.caveats)]
+            lines += [f"**{escaped(table.title)}**", "", *pipe_table(table), ""]
+            lines += [f"- {escaped(line)}" for line in (*table.findings, *table.caveats)]
             lines.append("")
     lines += _list("Caveats", document.caveats)
     lines += _list(
@@ -34,23 +34,24 @@ def render(document: Document) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _table(table: Table) -> list[str]:
+def pipe_table(table: Table) -> list[str]:
+    """The lines of a table, numbers to the right."""
     ends = ["---:" if column.numeric else "---" for column in table.columns]
     return [
-        f"| {' | '.join(map(_md, table.names))} |",
+        f"| {' | '.join(map(escaped, table.names))} |",
         f"| {' | '.join(ends)} |",
-        *(f"| {' | '.join(map(_md, row))} |" for row in table.texts),
+        *(f"| {' | '.join(map(escaped, row))} |" for row in table.texts),
     ]
 
 
 def _list(title: str, lines: Sequence[str]) -> list[str]:
-    return [f"## {title}", "", *(f"- {_md(line)}" for line in lines), ""] if lines else []
+    return [f"## {title}", "", *(f"- {escaped(line)}" for line in lines), ""] if lines else []
 
 
-def _md(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that stays text in Markdown: no HTML, no cell borders, no emphasis."""
-    escaped = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*|\[\]])", r"\\\1", escaped)
+    plain = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*|\[\]])", r"\\\1", plain)
 
 
 FORMAT = Format("md", render)
