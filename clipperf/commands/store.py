@@ -28,7 +28,7 @@ DAY_S = 86400.0
 
 def verify(json: Json = False, quiet: Quiet = False) -> None:
     """Read all that the store holds and compare checksums; exit code 1 where it is damaged."""
-    from clipperf.report.store import verified_json, verified_tables
+    from clipperf.report.store import damage_lines, verified_json, verified_table
     from clipperf.system.housekeeping import verify as checks
     from clipperf.system.housekeeping.contents import entries
     from clipperf.system.progress import progress
@@ -37,12 +37,13 @@ def verify(json: Json = False, quiet: Quiet = False) -> None:
     found = entries()
     found += checks.elsewhere(found)
     with progress(quiet, total=len(found)) as bar:
-
         verified = checks.verify(found, lambda at: bar.at("reading", at, len(found)))
     if json:
         print_json(verified_json(verified, home()))
     else:
-        print_tables(*verified_tables(verified, home()))
+        print_tables(verified_table(verified, home()))
+        if verified.damaged:
+            tell_lines(*damage_lines(verified))
     raise typer.Exit(1 if verified.damaged else 0)
 
 
@@ -54,7 +55,7 @@ def gc(
     measured: Annotated[
         bool,
         typer.Option(
-            "--measured", help="As --unused, and artifacts that only results refer to; they stay."
+            "--measured", help="As --unused, and artifacts that only results refer to (which stay)."
         ),
     ] = False,
     all_caches: Annotated[
@@ -77,7 +78,7 @@ def gc(
             help="Nothing that was written in the last DAYS; what killed processes left goes.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List it, and remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List it, remove nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -27,10 +27,10 @@ from clipperf.system import extras
 from clipperf.system.env import available_cores, version_of
 from clipperf.system.files import staged
 from clipperf.system.mapped import MappedFile
-from clipperf.system.sealed import folder_is_whole
 from clipperf.system.processes import trim_heap
 from clipperf.system.quiet import hush_openvino
 from clipperf.system.reading import stamps
+from clipperf.system.sealed import folder_is_whole
 
 HINT = "INFERENCE_PRECISION_HINT"
 

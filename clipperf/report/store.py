@@ -114,8 +114,8 @@ def _bytes(size: Size) -> dict[str, int]:
     }
 
 
-def verified_tables(found: Verified, root: Path) -> tuple[Table, ...]:
-    """What was checked, and what of it is damaged, with the command that mends it."""
+def verified_table(found: Verified, root: Path) -> Table:
+    """What was checked, and how much of it is damaged."""
     rows = [
         (title, str(n), units.size(read), str(bad) if bad else "-")
         for title, n, read, bad in kinds_of(found)
@@ -123,14 +123,16 @@ def verified_tables(found: Verified, root: Path) -> tuple[Table, ...]:
     names = ("kind", "checked", "read", "damaged")
     caveats = [f"not checked: {count} x {why}" for why, count in sorted(found.unchecked.items())]
     title = f"{one_line(str(root))}: {'damaged' if found.damaged else 'all of it is whole'}"
-    tables = [plain_table(title, names, rows, caveats, numeric=(False, True, True, True))]
-    if found.damaged:
-        damaged = [
-            (str(each.entry.path), one_line("; ".join(each.problems)), each.fix)
-            for each in found.damaged
-        ]
-        tables.append(plain_table("Damaged", ("path", "what is wrong", "mend it with"), damaged))
-    return tuple(tables)
+    return plain_table(title, names, rows, caveats, numeric=(False, True, True, True))
+
+
+def damage_lines(found: Verified) -> list[str]:
+    """What is damaged and the command that mends it, in lines that are whole, to be copied."""
+    lines = []
+    for each in found.damaged:
+        lines += [f"damaged: {each.entry.path}", *(f"  {one_line(said)}" for said in each.problems)]
+        lines.append(f"  mend it with: {each.fix}")
+    return lines
 
 
 def verified_json(found: Verified, root: Path) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def verified_json(found: Verified, root: Path) -> dict[str, Any]:
 def plan_table(found: Plan, root: Path) -> Table:
     """What would go, and why; what stays although it would go but for a reason."""
     rows = [
-        (Value(str(each.path)), Value(each.freed_bytes, "size"), Value(each.why))
+        (Value(_place(each.path, root)), Value(each.freed_bytes, "size"), Value(each.why))
         for each in found.removals
     ]
     size = units.size(found.freed_bytes)
@@ -168,6 +170,11 @@ def plan_table(found: Plan, root: Path) -> Table:
 def things(number: int) -> str:
     """So many things, in words."""
     return "1 thing" if number == 1 else f"{number} things"
+
+
+def _place(path: Path, root: Path) -> str:
+    """A path as it is seen from the store."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def _kept(kept: Sequence[tuple[Path, str]]) -> list[str]:

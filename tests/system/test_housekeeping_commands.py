@@ -29,7 +29,7 @@ def test_gc_asks_and_refuses_where_nobody_can_be_asked(cli: Cli, home: Path) -> 
     asked = cli("store", "gc", stdin=subprocess.DEVNULL)
     assert asked.returncode == 2
     assert "add --yes" in asked.stderr
-    assert str(staging) in asked.stdout.replace("\n", ""), "what it would remove is listed"
+    assert staging.name in asked.stdout, "what it would remove is listed"
     listed = cli("store", "gc", "--dry-run", "--json", check=True)
     (removal,) = json.loads(listed.stdout)["remove"]
     assert removal["path"] == str(staging)
@@ -67,7 +67,9 @@ def test_verify_and_du(cli: Cli, home: Path) -> None:
     done = cli("store", "verify", "--quiet")
     assert done.returncode == 1
     assert done.stderr == ""
-    assert "clipperf export ViT-B-32::openai" in " ".join(done.stdout.split())
+    assert f"damaged: {folder}" in done.stdout.splitlines()
+    mend = "  mend it with: clipperf export ViT-B-32::openai --runtime onnx --precision fp32"
+    assert mend in done.stdout.splitlines()
     used = json.loads(cli("store", "du", "--json", check=True).stdout)
     assert used["store"] == str(home)
     assert used["kinds"].keys() == {"artifact", "note"}

@@ -45,7 +45,7 @@ def collected(choices: Choices = UNUSED) -> Removed:
 
 
 @contextlib.contextmanager
-def process(code: str, *args: object) -> Iterator["subprocess.Popen[str]"]:
+def process(code: str, *args: object) -> Iterator[subprocess.Popen[str]]:
     """A Python process that has printed its first line; killed at the end if still there."""
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
@@ -173,9 +173,7 @@ def test_a_command_waits_until_gc_is_done(home: Path) -> None:
     with alone() as held:
         assert held == "alone"
         command = [sys.executable, "-c", textwrap.dedent(USING)]
-        child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert child.stdout is not None and child.stderr is not None
         said = child.stderr.readline()
     try:

@@ -77,8 +77,14 @@ def test_kinds_and_totals_add_up(in_store: Path, tmp_path: Path) -> None:
     assert told["entries"][0]["model"] == stored.MODEL
     kinds = {kind: size["files"] for kind, size in told["kinds"].items()}
     assert kinds == {
-        **{"artifact": 8, "graph": 1, "embeddings": 2, "cache": 3, "tuning": 1, "result": 1},
-        **{"leftover": 1, "other": 1},
+        "artifact": 8,
+        "graph": 1,
+        "embeddings": 2,
+        "cache": 3,
+        "tuning": 1,
+        "result": 1,
+        "leftover": 1,
+        "other": 1,
     }
     by_kind, artifacts = usage_tables(found, store.home())
     assert by_kind.texts[0][0] == "artifacts"

@@ -14,7 +14,7 @@ import pytest
 import stored
 
 from clipperf.nouns.artifact import TensorSpec
-from clipperf.report.store import verified_json, verified_tables
+from clipperf.report.store import verified_json, verified_table
 from clipperf.system import files, store
 from clipperf.system.housekeeping.contents import entries
 from clipperf.system.housekeeping.verify import COLLECT, Verified, again, elsewhere, verify
@@ -54,13 +54,18 @@ def test_a_whole_store_is_whole(full: dict[str, Path]) -> None:
     found = checked()
     assert found.damaged == []
     assert found.checked == {
-        **{"artifact": 1, "graph": 1, "embeddings": 2, "cache": 1, "tuning": 1, "result": 1},
+        "artifact": 1,
+        "graph": 1,
+        "embeddings": 2,
+        "cache": 1,
+        "tuning": 1,
+        "result": 1,
         "note": 1,
     }
     towers = sum(p.stat().st_size for p in full["artifact"].rglob("model.onnx"))
     assert found.bytes_read["artifact"] == towers + full["settings"].stat().st_size
     assert sorted(found.unchecked.values()) == [1, 1, 1]  # kernels, staging, a dataset
-    (table,) = verified_tables(found, store.home())
+    table = verified_table(found, store.home())
     assert "all of it is whole" in table.title
 
 

@@ -83,7 +83,7 @@ class Entry:
 
 
 def entries(root: Path | None = None) -> list[Entry]:
-    """All that lies in the store, ordered by path. A link to an artifact is one, other links are not
+    """All that lies in the store, ordered by path. A link to an artifact is one, others are not
     followed below the folders of the store.
 
     Raises:

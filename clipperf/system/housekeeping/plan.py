@@ -234,9 +234,9 @@ def _superseding(entries: Iterable[Entry]) -> dict[Path, Path]:
     now = utc_now()
     for entry in entries:
         made = entry.manifest
-        if entry.kind == "artifact" and made is not None and made.created_utc <= now:
-            if not store.check_files(entry.path, made):
-                alike.setdefault((made.spec.id, entry.path.name), []).append(entry)
+        if made is None or made.created_utc > now or store.check_files(entry.path, made):
+            continue
+        alike.setdefault((made.spec.id, entry.path.name), []).append(entry)
     found: dict[Path, Path] = {}
     for group in alike.values():
         for old in group:

@@ -23,7 +23,7 @@ from clipperf.system.store import home
 
 BUSY: dict[Held, str] = {
     "with others": "a running command uses the store: repeat this when it is done",
-    "unknown": "the file system has no locks that tell whether a command uses it: remove it by hand",
+    "unknown": "the file system has no locks that tell if a command uses it: remove it by hand",
 }
 
 
@@ -47,7 +47,8 @@ def remove(plan: Plan, refers: Callable[[], References]) -> Removed:
     away: list[Path] = []
     with alone() as held:
         known = refers()
-        for removal in plan.removals:
+        # What lies beside a folder under temporary names goes with the lock of that.
+        for removal in sorted(plan.removals, key=lambda each: each.kind != "leftover"):
             try:
                 put = _put_away(removal, held, known)
             except FileNotFoundError:  # somebody was faster

@@ -147,7 +147,7 @@ def folder_stamp(folder: Path) -> tuple[int, ...] | None:
 
 
 def newer_or_older(folder: Path) -> bool | None:
-    """Whether a newer clipperf wrote a manifest, False: an older one; None: this one, or unknown."""
+    """Whether a newer clipperf wrote a manifest, or an older one; None: this one, or unknown."""
     try:
         data = read_json(folder / store.MANIFEST_NAME)
     except ArtifactError:
