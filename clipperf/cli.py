@@ -18,6 +18,7 @@ from clipperf.commands import (
     profile,
     report,
     size,
+    store,
     tune,
 )
 
@@ -33,6 +34,7 @@ COMMANDS: dict[str, ModuleType] = {
     "compare": compare,
     "size": size,
     "overlap": overlap,
+    "store": store,
 }
 
 EXIT_CODES = "Exit codes: 0 ok, 1 something failed (failed cells are rows), 2 usage."
@@ -68,5 +70,16 @@ def root(
     del context
 
 
+def _add(name: str, module: ModuleType) -> None:
+    """Add a command, or a group of them, which a module with `COMMANDS` of its own is."""
+    if not hasattr(module, "COMMANDS"):
+        app.command(name, epilog=_examples(*module.EXAMPLES))(module.command)
+        return
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    for part, (function, examples) in module.COMMANDS.items():
+        group.command(part, epilog=_examples(*examples))(function)
+    app.add_typer(group, name=name, help=module.HELP, epilog=_examples(*module.EXAMPLES))
+
+
 for _name, _module in COMMANDS.items():
-    app.command(_name, epilog=_examples(*_module.EXAMPLES))(_module.command)
+    _add(_name, _module)

@@ -303,7 +303,13 @@ def outputs() -> dict[str, str]:
     listed = catalog.search("clipperf-sample") + catalog.search("RN50")
     found["models.txt"] = printed(models_table(listed))
     found["models.json"] = as_json(models_json(listed[:1]))
-    found |= {f"help-{name or 'clipperf'}.txt": help_of(name) for name in ("", *cli.COMMANDS)}
+    parts = [
+        f"{name} {part}"
+        for name, module in cli.COMMANDS.items()
+        for part in getattr(module, "COMMANDS", ())
+    ]
+    for name in ("", *cli.COMMANDS, *parts):
+        found[f"help-{name.replace(' ', '-') or 'clipperf'}.txt"] = help_of(name)
     return found
 
 
@@ -342,7 +348,7 @@ def as_json(value: Any) -> str:
 
 def help_of(command: str) -> str:
     """The help of one command, "" for the program's."""
-    words = [*([command] if command else []), "--help"]
+    words = [*command.split(), "--help"]
     done = CliRunner().invoke(cli.app, words, prog_name="clipperf", terminal_width=100)
     assert done.exit_code == 0
     return done.stdout

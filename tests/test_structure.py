@@ -25,7 +25,7 @@ MODULES = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES]
 MODULES = [name.removesuffix(".__init__") for name in MODULES]
 COMMANDS = (
     *("models", "export", "profile", "eval", "tune", "inspect", "doctor", "report", "size"),
-    *("overlap", "compare"),
+    *("overlap", "compare", "store"),
 )
 
 FLOORS = (
@@ -229,9 +229,13 @@ def test_every_module_imports_without_the_heavy_packages() -> None:
     assert json.loads(done.stdout).keys() == NOT_WITHOUT_TORCH
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+PARTS = ("store verify", "store gc", "store du")
+"""The commands of groups."""
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS, *PARTS])
 def test_help_works_without_the_heavy_packages(command: str) -> None:
-    words = [*([command] if command else []), "--help"]
+    words = [*command.split(), "--help"]
     done = python(BLOCK + "from clipperf.__main__ import main; main()", *words)
     assert done.returncode == 0, done.stderr
     assert "--help" in done.stdout
@@ -241,9 +245,13 @@ def test_help_works_without_the_heavy_packages(command: str) -> None:
 def test_commands_of_this_test_are_all_there_are() -> None:
     done = python(
         "import json; from clipperf.cli import app; "
-        "print(json.dumps([c.name or c.callback.__name__ for c in app.registered_commands]))"
+        "groups = {g.name: g.typer_instance.registered_commands for g in app.registered_groups}; "
+        "print(json.dumps([[c.name for c in app.registered_commands] + list(groups), "
+        "[f'{name} {c.name}' for name, parts in groups.items() for c in parts]]))"
     )
-    assert sorted(json.loads(done.stdout)) == sorted(COMMANDS)
+    commands, parts = json.loads(done.stdout)
+    assert sorted(commands) == sorted(COMMANDS)
+    assert sorted(parts) == sorted(PARTS)
 
 
 def test_help_takes_under_half_a_second_of_cpu_and_loads_nothing_heavy() -> None:

@@ -180,6 +180,7 @@ def command(
     from clipperf.models import zoo
     from clipperf.nouns.model import Sizes
     from clipperf.nouns.variant import BASELINE_PRECISION, Variant
+    from clipperf.system.housekeeping.in_use import using
     from clipperf.system.progress import progress
     from clipperf.system.targets import expanded
 
@@ -207,7 +208,7 @@ def command(
         laying = in_layout(layout, usual, asked, options, out, preprocess)
     else:
         variant = best.checked(usual, options, keep_failed)
-    with progress(quiet, plain=verbose) as bar, Workshop() as workshop:
+    with using(), progress(quiet, plain=verbose) as bar, Workshop() as workshop:
         if zoo.must_read(model, pretrained):
             workshop.start_early()
             bar.stage("reading the checkpoint")

@@ -196,6 +196,7 @@ def open_target(json: Path | None, kind: str) -> Iterator[Path]:
         UsageError: it is a folder, or a path of which nothing can be told.
         StorageError: it cannot be written, or another command is writing it.
     """
+    from clipperf.system.housekeeping.in_use import using
     from clipperf.system.results import alone, stamp, told_what_goes
     from clipperf.system.store import new_result_path
     from clipperf.system.targets import expanded, kind_of
@@ -204,7 +205,7 @@ def open_target(json: Path | None, kind: str) -> Iterator[Path]:
     named, target = target is not None, target or new_result_path(kind)
     if kind_of(target) == "folder":
         raise UsageError(f"--json {json} is a folder: name a file in it")
-    with alone(target, "--json") if named else contextlib.nullcontext():
+    with using(), alone(target, "--json") if named else contextlib.nullcontext():
         told_what_goes(target, "as soon as there are rows")
         before = stamp(target)
         try:

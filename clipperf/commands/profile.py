@@ -142,6 +142,7 @@ def command(
     from clipperf.report.serving import serving_table
     from clipperf.report.tables import cost_table
     from clipperf.system.env import available_cores
+    from clipperf.system.housekeeping.in_use import using
     from clipperf.system.progress import progress
 
     if not 0 < timeout <= 86400:
@@ -170,7 +171,7 @@ def command(
     )
     choice: Choice[None] | None = None
     if runtime is None and LAUNCHERS.get(launcher).here:
-        with progress(quiet) as bar:
+        with using(), progress(quiet) as bar:
             sweep, choice = best_of(sweep, asked, bar.stage)
     with open_target(json, "profile") as target, progress(quiet, total=sweep.rows) as bar:
 

@@ -91,6 +91,8 @@ def command(
     from clipperf.nouns.model import Sizes
     from clipperf.report.tuning import tuning_table
     from clipperf.system import results, store
+    from clipperf.system.housekeeping.in_use import using
+    from clipperf.system.housekeeping.references import note_tuning
     from clipperf.system.progress import progress
     from clipperf.system.targets import expanded, kind_of
 
@@ -125,9 +127,10 @@ def command(
     if bundle is not None:
         bench.check_bundle(bundle)
     refuse_to_replace_data(path, tunings=True)
-    with results.alone(path, "--out"), progress(quiet) as bar:
+    with using(), results.alone(path, "--out"), progress(quiet) as bar:
         results.told_what_goes(path, "when this is done")
         tuning = bench.tune(wishes, path, command=command_line(), on_stage=bar.stage)
+        note_tuning(path)
         if bundle is not None:
             bench.write_bundle(tuning, path, bundle)
     if json:

@@ -30,6 +30,7 @@ from clipperf.system.mapped import MappedFile
 from clipperf.system.processes import trim_heap
 from clipperf.system.quiet import hush_openvino
 from clipperf.system.reading import stamps
+from clipperf.system.sealed import folder_is_whole
 
 HINT = "INFERENCE_PRECISION_HINT"
 
@@ -281,7 +282,7 @@ def open(request: EngineRequest) -> OpenVinoEngine:
     engine = None
     if folder is not None:
         with contextlib.suppress(EngineError, StorageError):
-            if openvino_cache.is_whole(folder):
+            if folder_is_whole(folder):
                 return compiled(cache=folder)
             with staged(folder) as staging:
                 engine = compiled(cache=staging)

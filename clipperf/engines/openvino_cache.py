@@ -1,16 +1,14 @@
-"""What OpenVINO compiled, kept in a folder: whether it is the tower's, and whole."""
+"""What OpenVINO compiled, kept in a folder: which one is the tower's. `sealed` says if whole."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
 
-from clipperf.errors import ArtifactError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.system.env import cpu_flags, version_of
-from clipperf.system.files import digest_of, read_json, sha256_file, write_json
-
-CHECKSUMS = "sha256.json"
+from clipperf.system.files import digest_of, write_json
+from clipperf.system.sealed import CHECKSUMS, folder_sums
 
 
 def weights_of(path: Path) -> Path:
@@ -38,19 +36,6 @@ def cache_folder(request: EngineRequest, *settings: int) -> Path | None:
     return Path(request.cache_folder) / f"openvino-{digest}"
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a cache folder holds what was kept there, byte for byte; it is small."""
-    try:
-        return bool(read_json(folder / CHECKSUMS) == _checksums(folder))
-    except ArtifactError:
-        return False
-
-
 def seal(folder: Path) -> None:
     """Note what a cache folder holds, once it is full."""
-    write_json(folder / CHECKSUMS, _checksums(folder))
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    kept = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS)
-    return {path.name: sha256_file(path) for path in kept}
+    write_json(folder / CHECKSUMS, folder_sums(folder))

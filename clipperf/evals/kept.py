@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,11 +29,10 @@ from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.variant import Side
 from clipperf.system import env, store
 from clipperf.system.files import digest_of, replacing, sha256_files
+from clipperf.system.sealed import sealed, unsealed
 
 PART = {"image": 1024, "text": 4096}
 """Inputs that are kept together at least: what an interruption costs at most."""
-
-SUM_BYTES = 32
 
 
 def folder() -> Path:
@@ -170,8 +168,8 @@ def _read(path: Path) -> np.ndarray | None:
         content = path.read_bytes()
     except OSError:
         return None
-    data = content[:-SUM_BYTES]
-    if hashlib.sha256(data).digest() != content[-SUM_BYTES:]:
+    data = unsealed(content)
+    if data is None:
         return None
     with contextlib.suppress(ValueError, EOFError):
         found = np.load(io.BytesIO(data), allow_pickle=False)
@@ -182,6 +180,6 @@ def _read(path: Path) -> np.ndarray | None:
 def _write(path: Path, array: np.ndarray) -> None:
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
-    data = stream.getvalue()
+    content = sealed(stream.getvalue())
     with contextlib.suppress(StorageError), replacing(path) as temporary:
-        temporary.write_bytes(data + hashlib.sha256(data).digest())
+        temporary.write_bytes(content)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from clipperf.nouns.model import ModelSpec, Tower
 from clipperf.system import store
 from clipperf.system.env import version_of
 from clipperf.system.files import digest_of, replacing
+from clipperf.system.sealed import GRAPH_MARK, SUM_BYTES, sealed, unsealed
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BUILT_WITH = ("torch", "onnx", "onnx-ir", "onnxscript")
 """Packages whose version can change a graph, beside those of a model's family."""
 
-MARK_BYTES = 35
+MARK_BYTES = len(GRAPH_MARK) + SUM_BYTES
 
 
 def versions(spec: ModelSpec) -> dict[str, str | None]:
@@ -54,10 +54,9 @@ def kept(key: str) -> ir.Model | None:
     import onnx_ir as ir
 
     try:
-        content = _path(key).read_bytes()
-        graph, mark = content[:-MARK_BYTES], content[-MARK_BYTES:]
+        graph = unsealed(_path(key).read_bytes(), GRAPH_MARK)
         # A damaged one is an absent one, whatever its parser would say of it.
-        return ir.from_proto(onnx.load_model_from_string(graph)) if mark == _mark(graph) else None
+        return None if graph is None else ir.from_proto(onnx.load_model_from_string(graph))
     except Exception:  # noqa: BLE001 - protobuf's and onnx_ir's errors have no common kind
         return None
 
@@ -68,12 +67,7 @@ def keep(key: str, model: ir.Model) -> None:
 
     graph = ir.to_proto(model).SerializeToString()
     with contextlib.suppress(StorageError), replacing(_path(key)) as temporary:
-        temporary.write_bytes(graph + _mark(graph))
-
-
-def _mark(graph: bytes) -> bytes:
-    """The checksum at the end of a kept file: for ONNX's parsers a field that they do not know."""
-    return b"\xc2\x3e\x20" + hashlib.sha256(graph).digest()
+        temporary.write_bytes(sealed(graph, GRAPH_MARK))
 
 
 def forget(key: str) -> None:

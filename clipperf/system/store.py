@@ -10,13 +10,14 @@ Layout under `home()` ($CLIPPERF_HOME, else the user's cache folder)::
     datasets/NAME/                                      published datasets that were fetched
     cache/                                              what runtimes compile and can make again
     digests.json                                        sha256 by path, size and times
-    fetched.json                                        where the hub's weights lie
+    fetched.json, tunings.json                          where weights and other tunings lie
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import os
 import re
 import secrets
@@ -250,11 +251,10 @@ def _is(path: Path, digest: str, remember: bool) -> bool:
 
 
 def find_artifacts(root: Path | None = None) -> list[tuple[Path, Manifest]]:
-    """Every usable artifact folder of the store, in the order of their paths."""
+    """Every usable artifact folder of the store, by path; others may come and go meanwhile."""
     found = []
-    for path in sorted((root or home() / "artifacts").glob(f"*/*/*/{MANIFEST_NAME}")):
-        if path.parent.name.startswith("."):
-            continue
+    pattern = f"{glob.escape(str(root or home() / 'artifacts'))}/*/*/*/{MANIFEST_NAME}"
+    for path in map(Path, sorted(glob.glob(pattern))):  # noqa: PTH207
         try:
             manifest = read_manifest(path.parent)
         except ClipperfError:

@@ -47,6 +47,11 @@ def is_one(name: str) -> bool:
     return re.match(_WRITER, name) is not None
 
 
+def is_aside(name: str) -> bool:
+    """Whether a name is that of an old folder while a new one takes its place."""
+    return name.startswith(f"{PREFIX}old-")
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a folder, as far as that is possible; users' folders in it may be read-only."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -119,19 +124,54 @@ def _lock(descriptor: int) -> bool:
 
 def _sweep(path: Path) -> None:
     """Remove what killed writers of a file or folder left beside it."""
-    if sys.platform == "win32":
-        return
     for leftover in of(path):
         if leftover == aside(path):  # a folder's content, which waits to be put back
             continue
-        with contextlib.suppress(OSError):
-            descriptor = os.open(leftover, os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                if not _lock(descriptor):
-                    continue
-                if leftover.is_dir():
-                    remove_tree(leftover)
-                else:
-                    leftover.unlink()
-            finally:
-                os.close(descriptor)
+        with contextlib.suppress(OSError), without_writer(leftover) as dead:
+            if dead:
+                remove(leftover)
+
+
+def remove(leftover: Path) -> None:
+    """Remove a file or a folder."""
+    if leftover.is_dir() and not leftover.is_symlink():
+        remove_tree(leftover)
+    else:
+        leftover.unlink()
+
+
+@contextlib.contextmanager
+def without_writer(path: Path) -> Iterator[bool]:
+    """Whether nobody holds the lock of a file or folder, which is held while the block runs.
+
+    False, too, where that cannot be told, for the file system has no locks.
+
+    Raises:
+        OSError: it cannot be opened, or is gone.
+    """
+    if sys.platform == "win32":
+        yield False
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        try:
+            dead = _lock(descriptor)
+        except BlockingIOError:
+            dead = False
+        yield dead
+    finally:
+        os.close(descriptor)
+
+
+def put_away(path: Path) -> Path:
+    """Give a file or folder a temporary name, so that nobody takes what is left of it for whole.
+
+    Nobody holds its lock, so that whoever finds it removes it, too.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    number = secrets.token_hex(4)
+    gone = path.with_name(f"{PREFIX}{os.getpid()}-{number}-{label(path)}")
+    os.rename(path, gone)
+    return gone

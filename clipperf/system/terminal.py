@@ -84,6 +84,18 @@ def say(text: str) -> None:
         print(one_line(text, LINE_CHARACTERS), file=sys.stderr, flush=True)
 
 
+def ask(question: str) -> str | None:
+    """The answer to a question on standard error; None where nobody can be asked."""
+    if sys.stdin is None or sys.stderr is None or sys.stdin.closed or not sys.stdin.isatty():
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        print(one_line(question), end=" ", file=sys.stderr, flush=True)
+    try:
+        return sys.stdin.readline().strip()
+    except (OSError, ValueError):
+        return None
+
+
 def show(text: str, end: str = "\n", page: bool = False) -> None:
     """Print what a command was asked for; a `page` in UTF-8, as files are written.
 
