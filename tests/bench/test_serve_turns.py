@@ -99,14 +99,14 @@ def test_the_command_on_the_sample(cli: Cli, sample_artifact: Path, tmp_path: Pa
     out = tmp_path / "served.json"
     done = cli(
         "profile", "clipperf-sample", "--runtime", "onnx", "--tower", "text", "--scenario",
-        "server", "--slo-ms", "200", "--max-batch", "4", "--quick", "--json", str(out),
+        "server", "--slo-ms", "1000", "--max-batch", "4", "--quick", "--json", str(out),
     )  # fmt: skip
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
-    assert "VALID" in said and "within 200 ms" in said
+    assert "VALID" in said and "within 1.0 s" in said
     (row,) = json.loads(out.read_text())["measurements"]
     best = row["serving"]["trials"][row["serving"]["best"]]
-    assert best["valid"] and best["latency_s"]["99"] <= 0.2
+    assert best["valid"] and best["latency_s"]["99"] <= 1.0
     assert row["cell"]["scenario"] == "server" and row["cell"]["batch"] == 4
     told = cli("report", str(out), "--format", "json", check=True)
     (record,) = json.loads(told.stdout)["records"]
