@@ -360,7 +360,8 @@ class Gpu:
         self._unsafe()
         if size > self.free_bytes():
             raise Refused(cudaError_t.cudaErrorMemoryAllocation)
-        self._next += -(-max(size, 1) // 0x1000) * 0x1000 + 0x1000  # none has the address of another
+        # None has the address of another.
+        self._next += -(-max(size, 1) // 0x1000) * 0x1000 + 0x1000
         self.memory[self._next] = Block(self._next, np.full(size, POISON, np.uint8), owner)
         return self._next
 

@@ -301,7 +301,11 @@ def test_a_capture_ends_in_its_thread() -> None:
 def test_the_default_stream_stays_out_of_captures() -> None:
     for blocking in (False, True):
         gpu = Gpu()
-        memory, host, on = ok(gpu.cudaMalloc(8)), pinned(gpu, [1, 2]), stream(gpu, blocking=blocking)
+        memory, host, on = (
+            ok(gpu.cudaMalloc(8)),
+            pinned(gpu, [1, 2]),
+            stream(gpu, blocking=blocking),
+        )
         assert gpu.cudaStreamBeginCapture(LEGACY, LOCAL)[0] == errors.cudaErrorInvalidValue
         gpu.cudaStreamBeginCapture(on, LOCAL)
         error = bring(gpu, memory, host, LEGACY)

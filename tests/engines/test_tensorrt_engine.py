@@ -36,6 +36,7 @@ WORK_PER_ROW = 100
 
 # --- plumbing --------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
     path = tmp_path / "image.plan"

@@ -25,9 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorrt_rules import EMBED, TensorRT, info, request
 
-from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.engines.tensorrt import cuda as cuda_driver
 from clipperf.engines.tensorrt import engine as tensorrt
+from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.engines.tensorrt.engine import TensorRTEngine
 from clipperf.engines.tensorrt.plan import Plan
 from clipperf.errors import EngineError
@@ -301,10 +301,6 @@ def test_a_failure_at_any_call_costs_one_run_and_no_more(kind: str) -> None:
         gpu = Gpu(fault=lambda number, name, at=at: kind if number == at else None)
         case, wrong = played(gpu)
         where = f"{kind} at call {at}, {name}"
-        if (kind, name) == ("interrupt", "cudaGraphDestroy"):
-            # Ctrl-C between two calls may lose what the first made: here the captured graph.
-            assert [words[:18] for words in wrong] == ["left: executables "], where
-            continue
         assert wrong == [], where
         if kind == "sticky":
             assert len(case.errors) + len(case.results) == len(SCRIPT), where
@@ -349,7 +345,7 @@ def test_any_failures_in_any_order_leave_right_results_or_words(
         case.run(shape, timed=timed)
     if gpu.sticky is None:
         assert len(case.errors) <= len(faults)
-        faults.clear()
+        gpu.fault = lambda number, name: None
         assert case.run((3, 8)), "healthy again"
     assert case.close() == []
 
@@ -593,7 +589,11 @@ def stops_closing_at_the_first_error(case: Any) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [takes_any_address_for_accepted, goes_on_over_unfinished_work, stops_closing_at_the_first_error],
+    [
+        takes_any_address_for_accepted,
+        goes_on_over_unfinished_work,
+        stops_closing_at_the_first_error,
+    ],
 )
 def test_an_engine_that_is_wrong_after_failures_is_seen(change: Callable[[Case], None]) -> None:
     assert failing(change), "a failure at any call of the right one shows nothing: see above"

@@ -160,10 +160,17 @@ class Cuda:
             if error == self._rt.cudaError_t.cudaSuccess:
                 self._rt.cudaGraphDestroy(left)
             raise
+        executable = None
         try:
-            return self._ok(self._rt.cudaGraphInstantiate(graph, 0))
+            executable = self._ok(self._rt.cudaGraphInstantiate(graph, 0))
         finally:
-            self._rt.cudaGraphDestroy(graph)  # what it answers changes nothing for the other
+            try:
+                self._rt.cudaGraphDestroy(graph)  # what it answers changes nothing for the other
+            except BaseException:  # an interruption, which nobody else would free this after
+                if executable is not None:
+                    self._rt.cudaGraphExecDestroy(executable)
+                raise
+        return executable
 
     def launch(self, graph: Any, stream: Any) -> None:
         """Queue a captured graph."""
