@@ -81,6 +81,12 @@ def test_advice_names_real_errors() -> None:
         assert hasattr(rt.cudaError_t, name)
 
 
+def test_errors_for_good_are_those_of_which_cudas_reference_says_so() -> None:
+    """In its words the process "must be terminated and relaunched"; two do not come from work."""
+    said = {e.name for e in rt.cudaError_t if "relaunched" in (getattr(e, "__doc__", "") or "")}
+    assert set(cuda_driver.FOR_GOOD) <= said, set(cuda_driver.FOR_GOOD) - said
+
+
 @pytest.mark.skipif(gpu_state()[0] is not None, reason="there is a GPU")
 def test_no_driver_is_one_clear_error() -> None:
     with pytest.raises(EngineError, match="nvidia-smi") as caught:
@@ -208,7 +214,11 @@ def test_a_failed_capture_leaves_capture_mode_and_tells_the_first_error() -> Non
 
     with pytest.raises(EngineError, match="cannot be captured"):
         cuda.capture("stream", fails)
-    assert [call[0] for call in fake.calls] == ["cudaStreamBeginCapture", "cudaStreamEndCapture"]
+    assert [call[0] for call in fake.calls] == [
+        "cudaStreamBeginCapture",
+        "cudaStreamEndCapture",
+        "cudaGraphDestroy",  # there may be one, of what was captured before
+    ]
 
 
 # --- pycuda ----------------------------------------------------------------------------------

@@ -28,6 +28,17 @@ ADVICE = {
 }
 """What errors mean that users can do something about."""
 
+FOR_GOOD = (
+    *("cudaErrorAssert", "cudaErrorContained", "cudaErrorExternalDevice"),
+    *("cudaErrorHardwareStackError", "cudaErrorIllegalAddress", "cudaErrorIllegalInstruction"),
+    *("cudaErrorInvalidAddressSpace", "cudaErrorInvalidPc", "cudaErrorLaunchFailure"),
+    *("cudaErrorLaunchTimeout", "cudaErrorMisalignedAddress", "cudaErrorTensorMemoryLeak"),
+)
+"""Errors after which a process cannot use CUDA any more, as CUDA's reference says of each."""
+
+
+SMALLER = "use a smaller --batch"
+
 
 def package() -> str | None:
     """The installed package that would be used; does not import it."""
@@ -38,7 +49,7 @@ def out_of_memory(size: int | None, free: int | None) -> EngineError:
     """The one text for a full GPU; what is not known (None) is left out."""
     needs = "" if size is None else f": needs {size / 2**20:.0f} MiB"
     left = "" if free is None else f", {free / 2**20:.0f} MiB free"
-    return EngineError(f"out of GPU memory{needs}{left}; use a smaller --batch")
+    return EngineError(f"out of GPU memory{needs}{left}; {SMALLER}")
 
 
 class Cuda:
@@ -61,8 +72,10 @@ class Cuda:
         error, *values = result
         if error == self._rt.cudaError_t.cudaSuccess:
             return values[0] if len(values) == 1 else tuple(values)
-        text = self._rt.cudaGetErrorString(error)[1].decode()
-        raise EngineError(f"CUDA: {ADVICE.get(error.name, text)} ({error.name})")
+        text = ADVICE.get(error.name) or self._rt.cudaGetErrorString(error)[1].decode()
+        if error.name in FOR_GOOD:
+            text += "; this process cannot use the GPU any more, start it again"
+        raise EngineError(f"CUDA: {text} ({error.name})")
 
     def free_bytes(self) -> int:
         """What is free on the GPU now."""
@@ -81,7 +94,11 @@ class Cuda:
 
     def host_alloc(self, size: int) -> np.ndarray:
         """Pinned host memory as uint8 [size]."""
-        address = self._ok(self._rt.cudaHostAlloc(size, self._rt.cudaHostAllocDefault))
+        result = self._rt.cudaHostAlloc(size, self._rt.cudaHostAllocDefault)
+        if result[0] == self._rt.cudaError_t.cudaErrorMemoryAllocation:
+            needs = f"{size / 2**20:.0f} MiB"
+            raise EngineError(f"out of memory to pin on the host: needs {needs}; {SMALLER}")
+        address = self._ok(result)
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def host_free(self, array: np.ndarray) -> None:
@@ -136,14 +153,24 @@ class Cuda:
         self._ok(self._rt.cudaStreamBeginCapture(stream, mode))
         try:
             enqueue()
+            graph = self._ok(self._rt.cudaStreamEndCapture(stream))
         except BaseException:  # an interruption, too, would leave a stream that runs nothing
-            self._rt.cudaStreamEndCapture(stream)  # leaves capture mode; the first error counts
+            # Out of capture mode, whatever it answers; the first error counts.
+            error, left = self._rt.cudaStreamEndCapture(stream)
+            if error == self._rt.cudaError_t.cudaSuccess:
+                self._rt.cudaGraphDestroy(left)
             raise
-        graph = self._ok(self._rt.cudaStreamEndCapture(stream))
+        executable = None
         try:
-            return self._ok(self._rt.cudaGraphInstantiate(graph, 0))
+            executable = self._ok(self._rt.cudaGraphInstantiate(graph, 0))
         finally:
-            self._ok(self._rt.cudaGraphDestroy(graph))
+            try:
+                self._rt.cudaGraphDestroy(graph)  # what it answers changes nothing for the other
+            except BaseException:  # an interruption, which nobody else would free this after
+                if executable is not None:
+                    self._rt.cudaGraphExecDestroy(executable)
+                raise
+        return executable
 
     def launch(self, graph: Any, stream: Any) -> None:
         """Queue a captured graph."""

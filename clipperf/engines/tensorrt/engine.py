@@ -22,6 +22,7 @@ import numpy as np
 from clipperf.engines.contract import TOKEN_BUCKETS, Availability, verdict
 from clipperf.engines.tensorrt import cuda as cuda_driver
 from clipperf.engines.tensorrt import flavours
+from clipperf.engines.tensorrt.buffers import Buffer, grow_all
 from clipperf.engines.tensorrt.plan import Plan, check_shape
 from clipperf.errors import EngineError
 from clipperf.nouns.cell import EngineRequest, Phases
@@ -35,38 +36,6 @@ CHUNK_BYTES = 4 * 2**20
 
 SHAPES = 16
 """So many input shapes are remembered, and with them their graphs."""
-
-
-class _Buffer:
-    """Device memory that grows on demand, with as much pinned host memory beside it if asked."""
-
-    def __init__(self, cuda: cuda_driver.Cuda, *, pinned: bool) -> None:
-        self._cuda = cuda
-        self._pinned = pinned
-        self._device: Any = None
-        self.host = np.empty(0, np.uint8)
-        self.size = 0
-
-    @property
-    def address(self) -> int:
-        return 0 if self._device is None else int(self._device)
-
-    def grow(self, size: int) -> None:
-        """Make room for `size` bytes; the old content is lost."""
-        if size > self.size:
-            self.free()
-            self._device = self._cuda.device_alloc(size)
-            if self._pinned:
-                self.host = self._cuda.host_alloc(size)
-            self.size = size
-
-    def free(self) -> None:
-        device, host, self._device, self.size = self._device, self.host, None, 0
-        self.host = np.empty(0, np.uint8)
-        if device is not None:
-            self._cuda.device_free(device)
-        if host.size:
-            self._cuda.host_free(host)
 
 
 @dataclass
@@ -90,17 +59,25 @@ class TensorRTEngine:
         self._plan = plan
         self._cuda = cuda
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = self._busy = False
         self._capturing = cuda.graphs
         self._shapes: OrderedDict[tuple[int, ...], _Shape] = OrderedDict()
         self._bound: tuple[int, ...] | None = None
-        self._stream = cuda.stream()
-        self._handle = cuda.stream_handle(self._stream)
-        self._context = plan.new_context(self._handle)
-        self._events = [cuda.event() for _ in range(4)]
-        self._in = _Buffer(cuda, pinned=True)
-        self._out = _Buffer(cuda, pinned=True)
-        self._work = _Buffer(cuda, pinned=False)
+        self._stream: Any = None
+        self._context: Any = None
+        self._events: list[Any] = []
+        self._in = Buffer(cuda, pinned=True)
+        self._out = Buffer(cuda, pinned=True)
+        self._work = Buffer(cuda, pinned=False)
+        try:
+            self._stream = cuda.stream()
+            self._handle = cuda.stream_handle(self._stream)
+            self._context = plan.new_context(self._handle)
+            for _ in range(4):
+                self._events.append(cuda.event())
+        except BaseException:
+            self.close()
+            raise
         self.provider = plan.provider
         self.min_tokens = plan.profile.min[1]  # of a text tower; images have no short inputs
         self.token_buckets = TOKEN_BUCKETS if self._capturing else ()
@@ -140,23 +117,32 @@ class TensorRTEngine:
             if self._closed:
                 return
             self._closed = True
-            # After a failed run CUDA may refuse these too; the first error is the one that counts.
-            with contextlib.suppress(EngineError):
-                self._cuda.synchronize(self._stream)
-                self._forget_shapes()
-                for buffer in (self._in, self._out, self._work):
-                    buffer.free()
+            # After a failed run CUDA may refuse some; none of them keeps the others from it.
+            with contextlib.suppress(EngineError), contextlib.ExitStack() as last_first:
+                last_first.callback(self._plan.close)
+                last_first.callback(setattr, self, "_context", None)
+                if self._stream is not None:
+                    last_first.callback(self._cuda.stream_free, self._stream)
                 for event in self._events:
-                    self._cuda.event_free(event)
-                self._cuda.stream_free(self._stream)
-            self._shapes.clear()
-            del self._context
-            self._plan.close()
+                    last_first.callback(self._cuda.event_free, event)
+                for buffer in (self._in, self._out, self._work):
+                    last_first.callback(buffer.free)
+                last_first.callback(self._forget_shapes)
+                if self._stream is not None:
+                    last_first.callback(self._cuda.synchronize, self._stream)
 
     def _run(self, array: np.ndarray, *, timed: bool) -> np.ndarray:
         if self._closed:
             raise EngineError("this engine is closed")
         check_shape(array.shape, self._plan.profile, self._plan.flavour)
+        if self._busy:  # a run that failed may have left work on its way to what is moved next
+            self._cuda.synchronize(self._stream)
+        self._busy = True
+        output = self._ran(array, timed=timed)
+        self._busy = False
+        return output
+
+    def _ran(self, array: np.ndarray, *, timed: bool) -> np.ndarray:
         kept = self._prepared(array.shape)
         cuda, stream = self._cuda, self._stream
         marks = self._events if timed else []
@@ -239,11 +225,11 @@ class TensorRTEngine:
         )
         if any(size > buffer.size for buffer, size in needed):
             self._forget_shapes()
-            for buffer, size in needed:
-                buffer.grow(size)
+            grow_all(needed)
         context.set_device_memory(self._work.address, self._work.size)
-        context.set_tensor_address(plan.input.name, self._in.address)
-        context.set_tensor_address(plan.output.name, self._out.address)
+        for name, buffer in ((plan.input.name, self._in), (plan.output.name, self._out)):
+            if not context.set_tensor_address(name, buffer.address):
+                raise plan.failure(f"refuses the memory of {name}")
         if context is self._context:
             self._bound = shape
         return _Shape(context, output)
@@ -263,10 +249,11 @@ class TensorRTEngine:
 
     def _forget_shapes(self) -> None:
         """Drop what is tied to the buffers' addresses."""
-        for kept in self._shapes.values():
-            self._drop_graph(kept)
+        shapes, self._bound = list(self._shapes.values()), None
         self._shapes.clear()
-        self._bound = None
+        with contextlib.ExitStack() as each:
+            for kept in shapes:
+                each.callback(self._drop_graph, kept)
 
     def _drop_graph(self, kept: _Shape) -> None:
         if kept.graph is not None:

@@ -81,8 +81,12 @@ class Plan:
         """The error of something that returned None or False."""
         reason = self._log.reason()
         self._log.errors.clear()  # the next failure has its own
+        try:
+            free = self._cuda.free_bytes()
+        except EngineError as exc:  # CUDA itself does not work any more
+            return EngineError(f"{self.provider} {what}: {reason}; {exc}")
         if re.search("out ?of ?memory", reason, re.IGNORECASE):
-            return cuda_driver.out_of_memory(None, self._cuda.free_bytes())
+            return cuda_driver.out_of_memory(None, free)
         return EngineError(f"{self.provider} {what}: {reason}")
 
     def close(self) -> None:
