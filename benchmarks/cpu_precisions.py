@@ -4,8 +4,8 @@
     python benchmarks/cpu_precisions.py --tower text [--tokens 16]
 
 Exports what is missing, then measures a tower as `clipperf profile` does, all of them taking turns
-in one group, and prints the table whose batch of 8 stands in `engines/candidates.MEASURED`. What
-this machine's processor refuses is left out with the reason.
+in one group, and prints a line for each. What this machine's processor refuses is left out with the
+reason.
 """
 
 from __future__ import annotations
