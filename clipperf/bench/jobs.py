@@ -20,7 +20,7 @@ from clipperf.bench.plan import Group
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.from_files import FileWork
 from clipperf.nouns.model import CLIP_IDS, TextIds
-from clipperf.nouns.result import Environment, Measurement
+from clipperf.nouns.result import Environment, Kind, Measurement
 from clipperf.nouns.serving import Serving
 from clipperf.registry import Registry
 
@@ -72,12 +72,13 @@ class Scenario:
     `measure(job, env, earlier, on_event)` hands every row to `on_event` as soon as it is there.
     All its cells are ready; what goes wrong with one is a row with the reason. `earlier` are the
     rows that this machine has measured in jobs before. `rows(groups)` is how many rows come of
-    groups without failures.
+    groups without failures, `kind` what kind they are.
     """
 
     name: str
     measure: Callable[[Job, Environment, Sequence[Measurement], OnEvent], None]
     rows: Callable[[Sequence[Group]], int]
+    kind: Kind = "time"
 
 
 class Machines(Protocol):
@@ -129,7 +130,7 @@ def run_job(
     scenario = SCENARIOS.get(job.scenario)
     for cell in job.cells:
         if cell.error is not None:
-            row = blank(cell.request, "time", env)
+            row = blank(cell.request, scenario.kind, env)
             row = replace(row, status="failed", error=cell.error, group=job.group)
             tell(Event("measured", f"{row.cell.label}: {cell.error}", row))
     ready = tuple(cell for cell in job.cells if cell.error is None)
@@ -138,9 +139,7 @@ def run_job(
     return rows
 
 
-def blank(
-    request: EngineRequest, kind: Literal["time", "memory", "files", "serving"], env: Environment
-) -> Measurement:
+def blank(request: EngineRequest, kind: Kind, env: Environment) -> Measurement:
     """A row with nothing measured yet."""
     return Measurement(
         cell=request.cell,

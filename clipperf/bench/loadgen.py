@@ -10,6 +10,7 @@ import json
 import math
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,18 @@ from clipperf.errors import EngineError, MeasurementError, MissingDependencyErro
 from clipperf.nouns.serving import OFFLINE, SERVER, SINGLE_STREAM, Serving, Trial
 from clipperf.system import extras
 from clipperf.system.env import version_of
+from clipperf.system.protocol import Tell
 
 MODULE, DISTRIBUTION = "mlperf_loadgen", "mlcommons-loadgen"
 SCENARIOS = {SINGLE_STREAM: "SingleStream", OFFLINE: "Offline", SERVER: "Server"}
-PERCENTILES = ("50.00", "90.00", "95.00", "97.00", "99.00", "99.90")
+LATENCIES = {
+    f"{float(name):g}": f"result_{name}_percentile_latency_ns"
+    for name in ("50.00", "90.00", "95.00", "97.00", "99.00", "99.90")
+}
+LEAST = "result_min_latency_ns"
 LOG_MARK = ":::MLLOG "
+TELL_S = 5.0
+"""How often it is told that answers still come."""
 
 REASONS = {
     "result_perf_constraints_met": "too many answers came late",
@@ -52,7 +60,7 @@ class Answering:
     """What LoadGen asks: it batches queries, runs them, and tells LoadGen when each is answered.
 
     After a failure every query counts as answered at once, so that LoadGen comes to its end; the
-    failure is in `failure`.
+    failure is told, and is in `failure`.
     """
 
     def __init__(
@@ -61,10 +69,12 @@ class Answering:
         run: Callable[[np.ndarray], np.ndarray],
         inputs: np.ndarray,
         batcher: Callable[[Callable[[Sequence[Any]], None]], Batcher[Any]],
+        tell: Tell,
     ) -> None:
         self.failure: Exception | None = None
         self._loadgen, self._engine_run, self._inputs = loadgen, run, inputs
         self._lock = threading.Lock()
+        self._tell, self._told_s = tell, time.monotonic()
         self.batcher = batcher(self._answer)
 
     def issue(self, queries: Sequence[Any]) -> None:
@@ -74,13 +84,21 @@ class Answering:
     def _answer(self, batch: Sequence[tuple[int, int]]) -> None:
         try:
             if self.failure is None:
-                rows = [index % len(self._inputs) for _, index in batch]
-                self._engine_run(self._inputs[rows])
-        except Exception as exc:  # noqa: BLE001  whatever it is, LoadGen waits for an answer
+                self._engine_run(self._inputs[[index for _, index in batch]])
+                self._say({"answered": len(batch)})
+        except Exception as exc:  # noqa: BLE001 - whatever it is, LoadGen waits for an answer
             with self._lock:
                 self.failure = self.failure or exc
+            self._say({"failed": str(exc)}, now=True)
         answers = [self._loadgen.QuerySampleResponse(number, 0, 0) for number, _ in batch]
         self._loadgen.QuerySamplesComplete(answers)
+
+    def _say(self, what: dict[str, Any], now: bool = False) -> None:
+        """Tell something, at once or if nothing was told for a while."""
+        with self._lock:
+            if now or time.monotonic() - self._told_s > TELL_S:
+                self._told_s = time.monotonic()
+                self._tell(what)
 
 
 def offer(
@@ -90,11 +108,13 @@ def offer(
     serving: Serving,
     rate_per_s: float,
     streams: int = 1,
+    tell: Tell = lambda told: None,
 ) -> Trial:
     """One test: inputs offered as `scenario` says, answered by `run` in up to `streams` threads.
 
     `inputs` [batch, ...] are what is offered, in LoadGen's order, and `run` gets as many at most at
-    once. `rate_per_s` is the rate that is offered ("server"), or that is expected.
+    once. `rate_per_s` is the rate that is offered ("server"), or that is expected. `tell` has
+    {"answered": a number} now and then, and {"failed": why} as soon as a run fails.
 
     Raises:
         EngineError: a run failed.
@@ -112,7 +132,7 @@ def offer(
     settings.mode = loadgen.TestMode.PerformanceOnly
     delay_s = serving.max_delay_s if scenario == SERVER else 0.0
     answering = Answering(
-        loadgen, run, inputs, lambda own: Batcher(own, len(inputs), delay_s, streams)
+        loadgen, run, inputs, lambda own: Batcher(own, len(inputs), delay_s, streams), tell
     )
     with tempfile.TemporaryDirectory(prefix="clipperf-loadgen-") as folder:
         _start(loadgen, settings, answering, len(inputs), folder)
@@ -170,15 +190,19 @@ def _read(path: Path) -> dict[str, Any]:
     """The last value of every key of LoadGen's log.
 
     Raises:
-        MeasurementError: it has no verdict.
+        MeasurementError: it is not there, damaged, or has no verdict and latencies.
     """
     found: dict[str, Any] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.startswith(LOG_MARK):
-            entry = json.loads(line.removeprefix(LOG_MARK))
-            found[entry["key"]] = entry["value"]
-    if "result_validity" not in found:
-        raise MeasurementError(f"LoadGen left no verdict in {path.name}")
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith(LOG_MARK):
+                entry = json.loads(line.removeprefix(LOG_MARK))
+                found[entry["key"]] = entry["value"]
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise MeasurementError(f"LoadGen's log {path.name} cannot be read: {exc}") from exc
+    missing = [key for key in ("result_validity", LEAST, *LATENCIES.values()) if key not in found]
+    if missing:
+        raise MeasurementError(f"LoadGen's log {path.name} has no {missing[0]}: is the disk full?")
     return found
 
 
@@ -194,15 +218,12 @@ def _trial(
         OFFLINE: "result_samples_per_second",
         SERVER: "result_completed_samples_per_sec",
     }
-    latency_s = {
-        f"{float(name):g}": log[f"result_{name}_percentile_latency_ns"] / 1e9
-        for name in PERCENTILES
-    }
     queries = sum(size * count for size, count in batcher.counts.items())
     return Trial(
         queries=queries,
         per_s=float(log[rates[scenario]]),
-        latency_s=latency_s,
+        latency_s={name: log[key] / 1e9 for name, key in LATENCIES.items()},
+        least_s=log[LEAST] / 1e9,
         valid=log["result_validity"] == "VALID",
         reasons=tuple(words for key, words in REASONS.items() if log.get(key) is False),
         offered_per_s=rate_per_s if scenario == SERVER else None,

@@ -16,7 +16,7 @@ from clipperf.errors import ChildError, ClipperfError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, GpuLoad, Measurement
-from clipperf.system.child import Child
+from clipperf.system.child import Child, OnProgress
 
 # --- memory --------------------------------------------------------------------------------
 
@@ -70,10 +70,12 @@ class Turn:
     row: Measurement
     worker: Child | None = None
 
-    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+    def ask(
+        self, op: str, on_progress: OnProgress = lambda told: None, **fields: Any
+    ) -> dict[str, Any]:
         """Have the worker do something, which must be there; see `Child.ask`."""
         assert self.worker is not None
-        return self.worker.ask(op, **fields)
+        return self.worker.ask(op, on_progress, **fields)
 
     def fail(self, exc: ClipperfError) -> None:
         """Make a failed row of it that keeps what was measured before."""

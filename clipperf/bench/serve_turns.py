@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from clipperf import stats, units
 from clipperf.bench import loadgen
@@ -17,7 +18,7 @@ from clipperf.bench.jobs import Event, Job, OnEvent, blank
 from clipperf.bench.passes import Turn, block_command, open_for_time, worker_of
 from clipperf.bench.peak_rate import peak_rate
 from clipperf.bench.plan import Group
-from clipperf.errors import ClipperfError, UsageError
+from clipperf.errors import ClipperfError, EngineError, UsageError
 from clipperf.nouns.result import Environment, Measurement
 from clipperf.nouns.serving import Serving, ServingRun, Trial
 from clipperf.serialize import from_json
@@ -42,12 +43,20 @@ def until_long_enough(capacity_per_s: float, serving: Serving) -> Tests:
 
 
 def up_to_the_bound(capacity_per_s: float, serving: Serving) -> Tests:
-    """Rates around the highest that keeps to the bound; see `peak_rate`."""
+    """Rates around the highest that keeps to the bound; see `peak_rate`.
+
+    One that does not is tried once more, as other programs may have had the cores. Where even the
+    quickest answer came late no rate can hold.
+    """
     rates = peak_rate(capacity_per_s, serving.rel_width)
     with contextlib.suppress(StopIteration):
         rate = next(rates)
         while True:
             trial = yield rate
+            if serving.slo_s is not None and trial.least_s > serving.slo_s:
+                return
+            if not trial.valid:
+                trial = yield rate
             rate = rates.send(trial.valid)
 
 
@@ -99,23 +108,31 @@ def measure(
                 turn.worker = held.enter_context(worker_of(turn.request, job.settings))
                 turn.worker.greet()
                 turn.begin(tests(_capacity_per_s(turn, job), serving))
-        while live := [turn for turn in turns if turn.row.status == "ok" and turn.rate_per_s]:
-            for turn in live:
-                with _noted(turn):
-                    _test(turn, scenario, serving, on_event)
-    for turn in turns:
-        disk_bytes = next(c.disk_bytes for c in job.cells if c.request is turn.request)
-        run = ServingRun(serving, tuple(turn.trials), best_of(turn.trials))
-        row = dataclasses.replace(
-            turn.row, group=job.group, disk_bytes=disk_bytes, serving=run, stable=None
-        )
-        on_event(Event("measured", describe(row), row))
+        waiting = list(turns)
+        while waiting:
+            for turn in list(waiting):
+                if turn.row.status == "ok" and turn.rate_per_s:
+                    with _noted(turn):
+                        _test(turn, scenario, serving, on_event)
+                if turn.row.status != "ok" or not turn.rate_per_s:
+                    waiting.remove(turn)
+                    row = _row(turn, job, serving)
+                    on_event(Event("measured", describe(row), row))
+
+
+def _row(turn: Served, job: Job, serving: Serving) -> Measurement:
+    """What a cell gave, once it has had its last test or failed."""
+    disk_bytes = next(c.disk_bytes for c in job.cells if c.request is turn.request)
+    run = ServingRun(serving, tuple(turn.trials), best_of(turn.trials))
+    return dataclasses.replace(
+        turn.row, group=job.group, disk_bytes=disk_bytes, serving=run, stable=None
+    )
 
 
 def best_of(trials: Sequence[Trial]) -> int | None:
     """The place of the valid one with the highest rate."""
     valid = [place for place, trial in enumerate(trials) if trial.valid]
-    return max(valid, key=lambda place: trials[place].per_s, default=None)
+    return max(valid, key=lambda place: trials[place].rate_per_s, default=None)
 
 
 def _capacity_per_s(turn: Served, job: Job) -> float:
@@ -131,8 +148,20 @@ def _test(turn: Served, scenario: str, serving: Serving, on_event: OnEvent) -> N
     assert turn.rate_per_s is not None
     said = f"{turn.request.cell.label}: {scenario}, {units.rate(turn.rate_per_s)} inputs/s"
     on_event(Event("started", said))
-    answer = turn.ask("offer", scenario=scenario, serving=serving, rate_per_s=turn.rate_per_s)
+    answer = turn.ask(
+        "offer",
+        _end_if_failed,
+        scenario=scenario,
+        serving=serving,
+        rate_per_s=turn.rate_per_s,
+    )
     turn.keep(from_json(Trial, answer["trial"]))
+
+
+def _end_if_failed(told: Any) -> None:
+    """Not wait for LoadGen, which offers inputs until its time is over."""
+    if "failed" in told:
+        raise EngineError(f"while inputs were offered: {told['failed']}")
 
 
 @contextlib.contextmanager
@@ -152,7 +181,7 @@ def describe(row: Measurement) -> str:
     run = row.serving
     if run is None or run.counts is None:
         return f"{head}: no test was valid"
-    return f"{head} {units.rate(run.counts.per_s)} inputs/s, {len(run.trials)} tests"
+    return f"{head} {units.rate(run.counts.rate_per_s)} inputs/s, {len(run.trials)} tests"
 
 
 def rows(groups: Sequence[Group]) -> int:

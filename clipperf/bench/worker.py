@@ -15,7 +15,7 @@ load       seconds                                runs, seconds
 phases     warmup, runs, max_s                    phases_s
 pixels     paths, spec                            decode_s, resize_s
 feed       paths, spec, threads, calls            samples of (wait_s, engine_s)
-sizes                                             runs
+sizes                                             sizes
 offer      scenario, serving, rate_per_s          trial
 =========  =====================================  ==========================================
 
@@ -153,12 +153,16 @@ class Session:
         return {"samples": samples}
 
     def sizes(self, fields: Fields, tell: Tell) -> Fields:
-        """Run once in each size of batches that runtimes tell apart, so that none is new later."""
+        """Run twice in sizes of batches that are to come: powers of two, and the whole.
+
+        On a GPU the second run of a shape makes its graph.
+        """
         engine, inputs = self._opened()
-        powers = [2**n for n in range(len(inputs).bit_length()) if 2**n < len(inputs)]
-        for size in powers:
-            engine.run(inputs[:size])
-        return {"runs": len(powers)}
+        sizes = [2**n for n in range(len(inputs).bit_length()) if 2**n < len(inputs)]
+        for size in (*sizes, len(inputs)):
+            for _ in range(2):
+                engine.run(inputs[:size])
+        return {"sizes": len(sizes) + 1}
 
     def offer(self, fields: Fields, tell: Tell) -> Fields:
         """One test of LoadGen's."""
@@ -169,7 +173,7 @@ class Session:
         assert self.request is not None
         trial = loadgen.offer(
             engine.run, inputs, fields["scenario"], from_json(Serving, fields["serving"]),
-            fields["rate_per_s"], self.request.cell.streams,
+            fields["rate_per_s"], self.request.cell.streams, tell,
         )  # fmt: skip
         return {"trial": to_json(trial)}
 

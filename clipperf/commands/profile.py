@@ -153,6 +153,8 @@ def command(
     if files is not None:
         tower = _images_alone(tower, tokens, compare_published, scenario)
         scenario = FROM_FILES
+    if serving is not None:
+        _check_serving(scenario, compare_published, LAUNCHERS.get(launcher).here)
     sweep = Sweep(
         specs=tuple(
             prepare.choose_models(models or (), pretrained, Sizes(image_size, context_length))
@@ -214,6 +216,18 @@ def _files(folder: str | None, methods: str | None, threads: str | None) -> File
         None if methods is None else names(methods, "--preprocess"),
         None if threads is None else numbers(threads, "--preprocess-threads", least=0),
     )
+
+
+def _check_serving(scenario: str, compare_published: bool, here: bool) -> None:
+    """Whether inputs can be offered, before anything is exported; raises what speaks against it."""
+    from clipperf.bench import loadgen
+
+    if compare_published:
+        raise UsageError(
+            f"no figures of --scenario {scenario} are published: leave out --compare-published"
+        )
+    if here:
+        loadgen.check()
 
 
 def _images_alone(tower: str, tokens: str | None, compare_published: bool, scenario: str) -> str:

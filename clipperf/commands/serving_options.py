@@ -61,7 +61,9 @@ USUAL = {
 }
 """Queries as LoadGen asks for in its own scenarios, where of a single stream the 90th percentile is
 judged; 99 % of a server's answers."""
-QUICK_S, QUICK_QUERIES, QUICK_REL_WIDTH = 3.0, 600, 0.10
+QUICK_S, QUICK_QUERIES, QUICK_REL_WIDTH = 3.0, 700, 0.10
+BOUNDS = 20
+"""A test takes as many times the bound at least: a queue that grows has to show by its end."""
 
 
 def offered(
@@ -99,7 +101,16 @@ def offered(
         raise UsageError(f"--scenario {scenario} makes its own batches: give --max-batch {batch}")
     slo_s, delay_s = _bounds(slo_ms, max_delay_ms)
     batches = numbers(max_batch or USUAL_MAX_BATCH, "--max-batch")
-    return scenario, batches, replace(serving, slo_s=slo_s, max_delay_s=delay_s)
+    return (
+        scenario,
+        batches,
+        replace(
+            serving,
+            slo_s=slo_s,
+            max_delay_s=delay_s,
+            min_s=max(serving.min_s, BOUNDS * slo_s),
+        ),
+    )
 
 
 def _bounds(slo_ms: float | None, max_delay_ms: float | None) -> tuple[float, float]:

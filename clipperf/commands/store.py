@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from clipperf.system.housekeeping.plan import Choices, Plan
     from clipperf.system.housekeeping.references import References
 
-HELP = "Check every checksum of the store, remove what nothing refers to, show what it takes."
+HELP = (
+    "Check every checksum of the store, remove what is left over or superseded, show what it takes."
+)
 
 EXAMPLES = (
     "clipperf store du",
@@ -93,7 +95,8 @@ def gc(
     if older_than is not None and not (math.isfinite(older_than) and older_than >= 0):
         raise UsageError(f"--older-than {older_than}: give a number of days from 0")
     older_than_s = None if older_than is None else older_than * DAY_S
-    found = planned(Choices(unused, measured, all_caches, verify, older_than_s))
+    choices = Choices(unused, measured, all_caches, verify, older_than_s)
+    found = planned(choices)
     if dry_run or not found.removals:
         if json:
             print_json(plan_json(found, home()))
@@ -109,7 +112,7 @@ def gc(
         raise typer.Exit(1)
     with progress(quiet) as bar:
         bar.stage(f"removing from {home()}")
-        done = remove(found, referring)
+        done = remove(found, lambda: planned(choices))
     if json:
         print_json(removed_json(done, home()), tell)
     else:

@@ -31,6 +31,10 @@ class GpuLoad:
     missing: tuple[str, ...] = ()
 
 
+Kind = Literal["time", "memory", "files", "serving"]
+"""What kind of pass a row is of."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One pass over one cell, made in one fresh process.
@@ -50,7 +54,7 @@ class Measurement:
     """
 
     cell: Cell
-    kind: Literal["time", "memory", "files", "serving"]
+    kind: Kind
     status: Status
     env_id: str
     load_s: float | None = None

@@ -44,11 +44,11 @@ class Serving:
 class Trial:
     """One test of LoadGen's: what was offered, what came of it, what LoadGen says of it.
 
-    `offered_per_s` is the mean rate of arrivals (None where nothing sets it), `per_s` how many
-    inputs were finished a second, `latency_s` their latencies in seconds by percentile in percent,
-    as LoadGen took them. `valid` is its verdict, and `reasons` why it is not. `batches` says how
-    many runs had how many inputs. `settings` are LoadGen's that differ from its own, its version
-    and seeds among them.
+    `offered_per_s` is the mean rate of arrivals that was asked for (None where nothing sets it),
+    `per_s` how many inputs were finished a second, `latency_s` their latencies in seconds by
+    percentile in percent, as LoadGen took them, `least_s` the lowest. `valid` is its verdict, and
+    `reasons` why it is not. `batches` says how many runs had how many inputs. `settings` are
+    LoadGen's that differ from its own, its version and seeds among them.
     """
 
     queries: int
@@ -59,6 +59,12 @@ class Trial:
     offered_per_s: float | None = None
     batches: tuple[tuple[int, int], ...] = ()
     settings: dict[str, float | str] | None = None
+    least_s: float = 0.0
+
+    @property
+    def rate_per_s(self) -> float:
+        """What this test stands for: the rate that was asked for, else that of the answers."""
+        return self.per_s if self.offered_per_s is None else self.offered_per_s
 
     @property
     def mean_batch(self) -> float | None:

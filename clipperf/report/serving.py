@@ -82,7 +82,7 @@ def serving_table(results: Sequence[ResultFile]) -> Table | None:
         Column("Batch up to", lambda line: line.cell.batch, key=True),
         Column("Wait ms", _delay_s, "ms", "empty"),
         Column("Bound ms", lambda line: line.slo_s, "ms", "empty", key=True),
-        Column("Inputs/s", lambda line: _of_trial(line, "per_s"), "rate"),
+        Column("Inputs/s", lambda line: _of_trial(line, "rate_per_s"), "rate"),
         Column("p50 ms", lambda line: line.latency_s(50), "ms"),
         Column("p90 ms", lambda line: line.latency_s(90), "ms"),
         Column("p99 ms", lambda line: line.latency_s(99), "ms"),
@@ -136,7 +136,7 @@ def _findings(lines: Sequence[Line]) -> list[str]:
     """In words, what each cell of the server scenario holds."""
     return [
         f"{line.cell.model_id} {line.cell.side}, {line.cell.setup}: "
-        f"{units.rate(line.trial.per_s)} inputs/s with "
+        f"{units.rate(line.trial.rate_per_s)} inputs/s with "
         f"{units.share(line.serving.percentile)} of answers within {units.seconds(line.slo_s)}."
         for line in lines
         if line.trial is not None and line.serving is not None and line.slo_s is not None
@@ -155,8 +155,8 @@ def _legend(lines: Sequence[Line]) -> list[str]:
     ]
     if any(line.cell.scenario == SERVER for line in lines):
         said.append(
-            "Server: arrivals at random (Poisson); the rate is the highest of those tried that "
-            "LoadGen calls valid, and Too much /s the next one that it does not."
+            "Server: arrivals at random (Poisson); Inputs/s is the highest mean rate of those "
+            "tried that LoadGen calls valid, and Too much /s the next one that it does not."
         )
     return said
 
@@ -172,7 +172,8 @@ def serving_record(line: Line) -> dict[str, Any]:
         "slo_s": line.slo_s,
         "max_delay_s": _delay_s(line),
         "percentile": None if asked is None else asked.percentile,
-        "inputs_per_s": _of_trial(line, "per_s"),
+        "inputs_per_s": _of_trial(line, "rate_per_s"),
+        "finished_per_s": _of_trial(line, "per_s"),
         **{f"p{name}_s": line.latency_s(name) for name in PERCENTILES},
         "mean_batch": _of_trial(line, "mean_batch"),
         "queries": _of_trial(line, "queries"),

@@ -44,7 +44,7 @@ def of(path: Path) -> Iterator[Path]:
 
 def is_one(name: str) -> bool:
     """Whether a name is one of clipperf's temporary ones, and no user's that begins alike."""
-    return re.match(_WRITER, name) is not None
+    return re.match(rf"{_WRITER}-", name) is not None
 
 
 def is_aside(name: str) -> bool:

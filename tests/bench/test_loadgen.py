@@ -12,7 +12,7 @@ from clipperf.bench import loadgen
 from clipperf.errors import EngineError, MissingDependencyError
 from clipperf.nouns.serving import OFFLINE, SERVER, SINGLE_STREAM, Serving
 
-RUN_S = 0.004
+RUN_S = 0.02
 SHORT = Serving(min_s=0.5, min_queries=100, percentile=0.9)
 
 
@@ -40,20 +40,20 @@ def inputs(count: int) -> np.ndarray:
 
 def test_a_single_stream_has_the_latency_of_one_run() -> None:
     engine = Sleeper()
-    trial = loadgen.offer(engine.run, inputs(1), SINGLE_STREAM, SHORT, 200.0)
+    trial = loadgen.offer(engine.run, inputs(1), SINGLE_STREAM, SHORT, 60.0)
     assert trial.valid and trial.reasons == () and trial.offered_per_s is None
     assert trial.queries == len(engine.rows) >= 100
     assert trial.batches == ((1, trial.queries),) and trial.mean_batch == 1
-    assert RUN_S <= trial.latency_s["50"] < 4 * RUN_S
+    assert RUN_S <= trial.least_s <= trial.latency_s["50"]
     assert trial.latency_s["50"] <= trial.latency_s["90"] <= trial.latency_s["99"]
     assert trial.per_s <= 1 / RUN_S
 
 
 def test_offline_fills_its_batches() -> None:
     engine = Sleeper()
-    trial = loadgen.offer(engine.run, inputs(8), OFFLINE, SHORT, 8 / RUN_S)
+    trial = loadgen.offer(engine.run, inputs(8), OFFLINE, SHORT, 16 / RUN_S)
     assert dict(trial.batches)[8] >= trial.queries // 8
-    assert trial.per_s == pytest.approx(8 / RUN_S, rel=0.6) and trial.per_s < 8 / RUN_S
+    assert 0 < trial.per_s < 8 / RUN_S
     used = {value for rows in engine.rows for value in rows.tolist()}
     assert used == set(range(8)), "all inputs are offered"
 
@@ -65,16 +65,16 @@ def test_a_test_that_ends_too_soon_says_so() -> None:
 
 
 def test_a_server_keeps_its_bound_below_its_rate_and_not_above() -> None:
-    asked = Serving(slo_s=0.1, max_delay_s=0.0, min_s=1.0, min_queries=100, percentile=0.9)
-    low = loadgen.offer(Sleeper().run, inputs(1), SERVER, asked, 60.0)
-    assert low.valid and low.offered_per_s == 60.0
-    assert low.latency_s["90"] < 0.1 and low.per_s == pytest.approx(60, rel=0.5)
-    # One thread and one input a run do at most 250 a second: the queue grows to half a second.
-    high = loadgen.offer(Sleeper().run, inputs(1), SERVER, asked, 500.0)
+    asked = Serving(slo_s=1.0, max_delay_s=0.0, min_s=2.0, min_queries=100, percentile=0.9)
+    low = loadgen.offer(Sleeper().run, inputs(1), SERVER, asked, 20.0)
+    assert low.valid and low.rate_per_s == low.offered_per_s == 20.0
+    assert low.latency_s["90"] < 1.0
+    # One thread and one input a run do at most 50 a second: the queue grows to many seconds.
+    high = loadgen.offer(Sleeper().run, inputs(1), SERVER, asked, 200.0)
     assert not high.valid and "too many answers came late" in high.reasons
     assert high.per_s < 1 / RUN_S
     # In batches it keeps up with the same.
-    batched = loadgen.offer(Sleeper().run, inputs(16), SERVER, asked, 500.0)
+    batched = loadgen.offer(Sleeper().run, inputs(16), SERVER, asked, 200.0)
     assert batched.valid and batched.mean_batch is not None and batched.mean_batch > 1.5
     assert sum(size * count for size, count in batched.batches) == batched.queries
 
@@ -95,13 +95,13 @@ def test_settings_and_seeds_are_kept() -> None:
 def test_an_engine_that_fails_ends_the_test_and_is_the_error() -> None:
     start = time.monotonic()
     with pytest.raises(EngineError, match="while inputs were offered: out of memory"):
-        loadgen.offer(Sleeper(fail_at=5).run, inputs(1), SINGLE_STREAM, SHORT, 200.0)
+        loadgen.offer(Sleeper(fail_at=5).run, inputs(1), SINGLE_STREAM, SHORT, 60.0)
     assert time.monotonic() - start < 30
     # The next one in the same process is well.
-    assert loadgen.offer(Sleeper().run, inputs(1), SINGLE_STREAM, SHORT, 200.0).valid
+    assert loadgen.offer(Sleeper().run, inputs(1), SINGLE_STREAM, SHORT, 60.0).valid
 
 
 def test_without_loadgen_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loadgen, "version_of", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"clipperf\[serve\]"):
-        loadgen.offer(Sleeper().run, inputs(1), SINGLE_STREAM, SHORT, 200.0)
+        loadgen.offer(Sleeper().run, inputs(1), SINGLE_STREAM, SHORT, 60.0)

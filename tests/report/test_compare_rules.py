@@ -137,6 +137,13 @@ def test_accuracy_in_points() -> None:
     assert not judged(a, b, "accuracy<-8pp").failed
 
 
+def test_accuracy_that_b_lacks_on_the_same_data_is_a_regression() -> None:
+    a, b = scores(0.6, 0.6), scores(0.6, **LATER)
+    found = judged(a, b, "accuracy<-1pp")
+    assert found.failed and "measured in A and no longer in B: M::w onnx int1" in found.words
+    assert not judged(b, a, "accuracy<-1pp").failed, "what B alone has is no loss"
+
+
 def test_accuracy_that_is_no_number_or_of_noise() -> None:
     assert judged(scores(0.6), scores(math.nan, **LATER), "accuracy<-1pp").failed
     noise = result(scores=[score(cell(), 0.1, random_weights=True)])

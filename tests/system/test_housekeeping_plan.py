@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -118,6 +119,49 @@ def test_a_damaged_one_supersedes_nothing(home: Path) -> None:
     assert going() == {after}
 
 
+def test_one_that_is_damaged_by_its_checksum_takes_nothing_with_it(home: Path) -> None:
+    before = stored.artifact(weights="old")
+    after = stored.artifact(weights="new", created="2026-02-01T00:00:00Z")
+    model = after / "image" / "model.onnx"
+    model.write_bytes(bytes([model.read_bytes()[0] ^ 1]) + model.read_bytes()[1:])
+    assert going() == {before}, "by their sizes both are whole"
+    assert going(verified=True) == {after}, "and read it is the old one that opens"
+
+
+def test_what_cannot_be_read_now_is_not_damaged(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stored.artifact()
+    opened = open
+
+    def failing(path: object, *args: object, **more: object) -> object:
+        if str(path).startswith(str(folder)):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return opened(path, *args, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("builtins.open", failing)
+    found = planned(unused=True, measured=True)
+    assert found.removals == ()
+    assert [path for path, _ in found.kept] == [folder]
+    assert "Stale file handle" in found.kept[0][1]
+
+
+def test_a_folder_of_a_users_that_begins_like_ours_stays(home: Path) -> None:
+    mine = home / "datasets" / "mine" / ".tmp-old_images"
+    mine.mkdir(parents=True)
+    assert going(unused=True, measured=True, all_caches=True, verified=True) == set()
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '["a", 1]'])
+def test_a_damaged_note_of_tunings_keeps_all_that_loads(home: Path, content: str) -> None:
+    folder, note = stored.artifact(), home / "tunings.json"
+    note.write_text(content)
+    found = planned(unused=True, measured=True, verified=True)
+    assert found.removals == () and str(note) in dict(found.kept)[folder]
+    note_tuning(home.parent / "elsewhere.json")
+    assert note.read_text() == content, "it is not written over"
+
+
 # --- references ----------------------------------------------------------------------------
 
 
@@ -197,9 +241,11 @@ def test_notes_of_tunings(home: Path, tmp_path: Path) -> None:
     for path in (*paths, paths[0]):
         note_tuning(path)
     assert json.loads((home / "tunings.json").read_text()) == list(map(str, paths))
-    (home / "tunings.json").write_text("{")
-    note_tuning(paths[1])
-    assert json.loads((home / "tunings.json").read_text()) == [str(paths[1])]
+    paths[2].unlink()
+    note_tuning(stored.tuning(folder, tmp_path / "3.json"))
+    assert [Path(p).name for p in json.loads((home / "tunings.json").read_text())] == [
+        "0.json", "1.json", "3.json",
+    ]  # fmt: skip
 
 
 # --- what is a user's ----------------------------------------------------------------------

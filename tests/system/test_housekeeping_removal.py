@@ -41,7 +41,7 @@ def planned(choices: Choices = UNUSED) -> Plan:
 
 
 def collected(choices: Choices = UNUSED) -> Removed:
-    return remove(planned(choices), refers)
+    return remove(planned(choices), lambda: planned(choices))
 
 
 @contextlib.contextmanager
@@ -127,7 +127,7 @@ def test_an_artifact_that_is_being_made_anew_stays(home: Path) -> None:
     target = stored.artifact()
     found = planned()
     with process(STAGING, target):
-        done = remove(found, refers)
+        done = remove(found, planned)
     assert done.gone == []
     assert done.kept == [(target, "a running command is writing it")]
 
@@ -139,9 +139,20 @@ def test_what_has_changed_since_the_plan_stays(home: Path, tmp_path: Path) -> No
     stored.change_manifest(changed, created_utc="2026-03-01T00:00:00Z")
     note_tuning(stored.tuning(tuned, tmp_path / "tuned.json"))
     vanished.rename(tmp_path / "moved")
-    done = remove(found, refers)
+    done = remove(found, planned)
     assert (done.gone, done.failed) == ([], [])
     assert [path for path, _ in done.kept] == [changed, tuned]
+
+
+def test_what_has_come_to_be_used_since_the_plan_stays(home: Path) -> None:
+    measured, holds = stored.artifact(), stored.artifact("A::w")
+    found = planned()
+    stored.result()
+    (holds / "image" / "labels.json").write_text("[]")
+    done = remove(found, planned)
+    assert (done.gone, done.failed) == ([], [])
+    assert dict(done.kept)[measured] == "something refers to it meanwhile"
+    assert "labels.json" in dict(done.kept)[holds]
 
 
 USING = """
@@ -285,7 +296,8 @@ def test_who_lists_artifacts_meanwhile_is_not_stopped(home: Path) -> None:
         while True:
             stored.artifact()
             stored.artifact(precision="fp16")
-            remove(plan(entries(), refers(), Choices(unused=True), own_files), refers)
+            planned = lambda: plan(entries(), refers(), Choices(unused=True), own_files)
+            remove(planned(), planned)
             print("again", flush=True)
     """
     seen = set()
@@ -322,14 +334,16 @@ COLLECTOR = """
     from clipperf.system.housekeeping.removal import remove
 
     refers = lambda: references(lambda runtime: runtime)
-    found = plan(entries(), refers(), Choices(unused=True, all_caches=True), own_files)
+    choices = Choices(unused=True, all_caches=True)
+    planned = lambda: plan(entries(), refers(), choices, own_files)
+    found = planned()
     print(len(found.removals), flush=True)
     for name in ("rename", "unlink", "rmdir"):  # a disk that takes a moment for each
         def slow(*args, call=getattr(os, name), **more):
             time.sleep(0.001)
             return call(*args, **more)
         setattr(os, name, slow)
-    remove(found, refers)
+    remove(found, planned)
 """
 
 

@@ -163,4 +163,4 @@ def rows(groups: Sequence[Group]) -> int:
     return sum(len(group.cells) for group in groups)
 
 
-SCENARIO = Scenario(FROM_FILES, measure, rows)
+SCENARIO = Scenario(FROM_FILES, measure, rows, "files")

@@ -15,4 +15,4 @@ def measure(job: Job, env: Environment, earlier: Sequence[Measurement], on_event
     serve_turns.measure(OFFLINE, serve_turns.until_long_enough, job, env, on_event)
 
 
-SCENARIO = Scenario(OFFLINE, measure, serve_turns.rows)
+SCENARIO = Scenario(OFFLINE, measure, serve_turns.rows, "serving")

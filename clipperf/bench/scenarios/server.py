@@ -15,4 +15,4 @@ def measure(job: Job, env: Environment, earlier: Sequence[Measurement], on_event
     serve_turns.measure(SERVER, serve_turns.up_to_the_bound, job, env, on_event)
 
 
-SCENARIO = Scenario(SERVER, measure, serve_turns.rows)
+SCENARIO = Scenario(SERVER, measure, serve_turns.rows, "serving")

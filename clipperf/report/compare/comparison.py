@@ -78,13 +78,21 @@ def compare(
         only_a=_names(rows.only_a, scores.only_a),
         only_b=_names(rows.only_b, scores.only_b),
         judged=tuple(
-            judge_scores(rule, shifted, by_point)
+            judge_scores(rule, shifted, by_point, _lost(b, scores, between))
             if rule.metric == ACCURACY
             else judge_rows(rule, changed, by_point)
             for rule in rules
         ),
         warnings=(*warnings(a, b, rows, scores), *_left_out(a, b, scores)),
     )
+
+
+def _lost(b: Sequence[ResultFile], scores: Matched[Score], between: Between | None) -> list[Score]:
+    """The figures of A on data that B evaluated, too, where B has none: those cells failed."""
+    if between is not None:
+        return []
+    data = {score.dataset_sha256 for result in b for score in result.scores}
+    return [score for score in scores.only_a if score.dataset_sha256 in data]
 
 
 def _source(results: Sequence[ResultFile]) -> tuple[str, str]:

@@ -164,9 +164,18 @@ def judge_rows(
     return Judged(rule, tuple(found))
 
 
-def judge_scores(rule: Rule, scores: Sequence[tuple[Pair[Score], Shift]], by_point: bool) -> Judged:
-    """A rule of accuracy against every figure; random weights have none."""
-    found = []
+def judge_scores(
+    rule: Rule,
+    scores: Sequence[tuple[Pair[Score], Shift]],
+    by_point: bool,
+    lost: Sequence[Score] = (),
+) -> Judged:
+    """A rule of accuracy against every figure, and what is `lost`; random weights have none."""
+    found = [
+        Found(score_name(score), "", "lost")
+        for score in lost
+        if math.isfinite(score.value) and not score.random_weights
+    ]
     for pair, seen in scores:
         shown = ""
         outcome: Outcome = "not measured"

@@ -44,7 +44,8 @@ TITLES: dict[Kind, str] = {
 CACHES: frozenset[Kind] = frozenset(("graph", "cache", "embeddings"))
 """What is made again where it is missing, without a command of the user's."""
 
-NOTES = ("digests.json", "fetched.json", "tunings.json")
+TUNINGS = "tunings.json"
+NOTES = ("digests.json", "fetched.json", TUNINGS)
 
 _FILES: dict[str, tuple[Kind, str]] = {
     "graphs": ("graph", ".onnx"),

@@ -16,6 +16,7 @@ future has none.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from pathlib import Path
 from clipperf.errors import ArtifactError
 from clipperf.system import store, temporaries
 from clipperf.system.files import read_json, utc_now
-from clipperf.system.housekeeping.contents import CACHES, Entry
+from clipperf.system.housekeeping.contents import CACHES, TUNINGS, Entry
 from clipperf.system.housekeeping.references import References
 from clipperf.system.housekeeping.usage import size_of
 from clipperf.system.housekeeping.verify import damaged_files, folder_stamp, look, newer_or_older
@@ -82,6 +83,13 @@ class _Planning:
     now_s: float
     removals: list[Removal] = field(default_factory=list)
     kept: list[tuple[Path, str]] = field(default_factory=list)
+    looked: dict[Path, bool] = field(default_factory=dict)
+
+    def altered(self, folder: Path) -> bool:
+        """Whether an artifact's files were asked to be read, and are not what was exported."""
+        if self.choices.verified and folder not in self.looked:
+            self.looked[folder] = bool(look(folder)[0])
+        return self.looked.get(folder, False)
 
     def go(self, entry: Entry, path: Path, why: str, loads: bool = False) -> None:
         """Plan to remove something, unless it is too young."""
@@ -108,7 +116,7 @@ def plan(
     user's.
     """
     planning = _Planning(choices, refers, ours, time.time())
-    superseding = _superseding(entries)
+    superseding = _superseding(entries, planning.altered)
     for entry in entries:
         if entry.kind == "leftover":
             _plan_leftover(entry, planning)
@@ -116,7 +124,7 @@ def plan(
             _plan_artifact(entry, superseding.get(entry.path), planning)
         elif entry.kind in CACHES:
             _plan_cache(entry, planning)
-        elif entry.kind == "note" and choices.verified and not _is_json(entry.path):
+        elif entry.kind == "note" and choices.verified and _is_damaged_note(entry.path):
             planning.go(entry, entry.path, "damaged")
     order = sorted(planning.removals, key=lambda each: (-each.freed_bytes, str(each.path)))
     freed = size_of(each.path for each in order).freed
@@ -157,12 +165,15 @@ def _plan_leftover(entry: Entry, planning: _Planning) -> None:
 
 def _plan_artifact(entry: Entry, by: Path | None, planning: _Planning) -> None:
     choices, made, loads = planning.choices, entry.manifest, True
+    if (reason := _unreachable(entry)) is not None:
+        planning.kept.append((entry.path, f"it cannot be read now: {reason}"))
+        return
     why = _unopenable(entry)
     if why is not None:
         loads = False
     elif by is not None:
         why = f"superseded by {by}"
-    elif choices.verified and made is not None and look(entry.path)[0]:
+    elif made is not None and planning.altered(entry.path):
         why = "damaged: a file is not what was exported"
     elif made is not None and (choices.unused or choices.measured):
         measured = planning.refers.result_of(made) is not None
@@ -174,6 +185,21 @@ def _plan_artifact(entry: Entry, by: Path | None, planning: _Planning) -> None:
         planning.go(entry, entry.path, why, loads)
     elif stays:
         planning.kept.append((entry.path, f"{why}; {stays}"))
+
+
+def _unreachable(entry: Entry) -> str | None:
+    """What keeps this user from files that are there, or may be; None where nothing does."""
+    made = entry.manifest
+    names = [] if made is None else [*made.files, *(n for t in made.towers for n in t.files)]
+    for name in (store.MANIFEST_NAME, *names):
+        try:
+            with open(entry.path / name, "rb"):
+                pass
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+            continue
+        except OSError as exc:
+            return f"{name}: {exc.strerror}"
+    return None
 
 
 def _unopenable(entry: Entry) -> str | None:
@@ -206,11 +232,13 @@ def _protected(entry: Entry, planning: _Planning) -> str | None:
 
 
 def _foreign(folder: Path, ours: Callable[[str], bool]) -> str | None:
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if (path.is_symlink() or not path.is_dir()) and not ours(name):
-            return name
-    return None
+    hidden: list[OSError] = []
+    for above, folders, files in os.walk(folder, onerror=hidden.append):
+        for path in sorted(Path(above, name) for name in (*folders, *files)):
+            name = path.relative_to(folder).as_posix()
+            if (path.is_symlink() or not path.is_dir()) and not ours(name):
+                return name
+    return "a folder that cannot be listed" if hidden else None
 
 
 def _plan_cache(entry: Entry, planning: _Planning) -> None:
@@ -221,20 +249,25 @@ def _plan_cache(entry: Entry, planning: _Planning) -> None:
             planning.go(entry, path, "damaged: its checksum differs")
 
 
-def _is_json(path: Path) -> bool:
-    try:
-        return isinstance(read_json(path), dict | list)
-    except ArtifactError:
+def _is_damaged_note(path: Path) -> bool:
+    """Whether a note is damaged that is made again by itself; that of tunings is not."""
+    if path.name == TUNINGS:
         return False
+    try:
+        return not isinstance(read_json(path), dict | list)
+    except ArtifactError:
+        return True
 
 
-def _superseding(entries: Iterable[Entry]) -> dict[Path, Path]:
+def _superseding(entries: Iterable[Entry], altered: Callable[[Path], bool]) -> dict[Path, Path]:
     """Of each artifact that no name leads to any more the folder that has its name."""
     alike: dict[tuple[str, str], list[Entry]] = {}
     now = utc_now()
     for entry in entries:
         made = entry.manifest
         if made is None or made.created_utc > now or store.check_files(entry.path, made):
+            continue
+        if altered(entry.path):
             continue
         alike.setdefault((made.spec.id, entry.path.name), []).append(entry)
     found: dict[Path, Path] = {}

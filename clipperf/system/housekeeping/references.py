@@ -7,6 +7,7 @@ clipperf wrote them, since they refer to artifacts all the same.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from clipperf.errors import ArtifactError, StorageError, UsageError
 from clipperf.nouns.artifact import Manifest
 from clipperf.system.files import locked, read_json, write_json
+from clipperf.system.housekeeping.contents import TUNINGS
 from clipperf.system.reading import regular_bytes
 from clipperf.system.store import find_results, home
 from clipperf.system.targets import real
@@ -27,7 +29,8 @@ Setup = tuple[str, str, str]
 class References:
     """What refers to artifacts: files of tunings by folder, and of results by setup.
 
-    `unread` are tunings that cannot be read, which may refer to anything.
+    `unread` are tunings that cannot be read, or the note of where they are; they may refer to
+    anything.
     """
 
     tunings: dict[Path, Path]
@@ -51,6 +54,10 @@ def references(artifact_of: Callable[[str], str | None]) -> References:
     """
     tunings: dict[Path, Path] = {}
     unread = []
+    try:
+        _noted()
+    except ArtifactError:
+        unread.append(_notes())
     for path in tuning_files():
         try:
             for folder in named_by(path):
@@ -67,7 +74,9 @@ def references(artifact_of: Callable[[str], str | None]) -> References:
 
 def tuning_files() -> list[Path]:
     """The tunings of the store, and those that were written elsewhere and are still there."""
-    elsewhere = [path for path in _noted() if regular_bytes(path) is not None]
+    elsewhere: list[Path] = []
+    with contextlib.suppress(ArtifactError):  # see `references`
+        elsewhere = [path for path in _noted() if regular_bytes(path) is not None]
     return [*sorted((home() / "tuned").glob("*.json")), *elsewhere]
 
 
@@ -80,7 +89,10 @@ def named_by(path: Path) -> list[Path]:
     found = []
     for tower in _rows(read_json(path), "towers"):
         if isinstance(tower.get("artifact"), str):
-            found.append(real(path.parent / tower["artifact"]))
+            try:
+                found.append(real(path.parent / tower["artifact"]))
+            except (ValueError, StorageError) as exc:  # no name, or links in a circle
+                raise ArtifactError(f"{path} names {tower['artifact']!r}: {exc}") from exc
     if not found:
         raise ArtifactError(f"{path} names no towers: it is no tuning, or is damaged")
     return found
@@ -89,23 +101,33 @@ def named_by(path: Path) -> list[Path]:
 def note_tuning(path: Path) -> None:
     """Note a tuning that is written outside of the store; where that cannot be, nothing is noted.
 
-    One inside is found without.
+    One inside is found without. A note that is damaged stays as it is.
     """
-    with contextlib.suppress(StorageError, UsageError):
-        notes = home() / "tunings.json"
+    with contextlib.suppress(ArtifactError, StorageError, UsageError):
         if path.parent == home() / "tuned" or path in _noted():
             return
-        with locked(notes):
-            kept = [each for each in _noted() if regular_bytes(each) is not None]
-            write_json(notes, [str(each) for each in (*kept, path)])
+        with locked(_notes()):
+            # Where even the folder is not there, it may be on a disk that will be again.
+            kept = [p for p in _noted() if regular_bytes(p) is not None or not p.parent.is_dir()]
+            write_json(_notes(), [str(each) for each in (*kept, path)])
+
+
+def _notes() -> Path:
+    return home() / TUNINGS
 
 
 def _noted() -> list[Path]:
-    try:
-        found = read_json(home() / "tunings.json")
-    except ArtifactError:
+    """The tunings that were noted.
+
+    Raises:
+        ArtifactError: the note is there and cannot be read.
+    """
+    if not os.path.lexists(_notes()):
         return []
-    return [Path(p) for p in found if isinstance(p, str)] if isinstance(found, list) else []
+    found = read_json(_notes())
+    if not isinstance(found, list) or not all(isinstance(path, str) for path in found):
+        raise ArtifactError(f"{_notes()} is damaged: it is no list of paths")
+    return [Path(path) for path in found]
 
 
 def _measured(data: Any) -> Iterator[Setup]:

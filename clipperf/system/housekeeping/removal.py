@@ -17,7 +17,6 @@ from clipperf.system import temporaries
 from clipperf.system.files import locked, read_json, write_json
 from clipperf.system.housekeeping.in_use import Held, alone
 from clipperf.system.housekeeping.plan import Plan, Removal, stamp_of
-from clipperf.system.housekeeping.references import References
 from clipperf.system.housekeeping.usage import size_of
 from clipperf.system.store import home
 
@@ -41,16 +40,16 @@ class _StaysError(StorageError):
     """It is left as it is; the message says why."""
 
 
-def remove(plan: Plan, refers: Callable[[], References]) -> Removed:
-    """Remove what a plan says; `refers()` says once more what refers to artifacts."""
+def remove(plan: Plan, again: Callable[[], Plan]) -> Removed:
+    """Remove what a plan says and `again()`, the same plan made anew, says still."""
     done = Removed()
     away: list[Path] = []
     with alone() as held:
-        known = refers()
+        now = again()
         # What lies beside a folder under temporary names goes with the lock of that.
         for removal in sorted(plan.removals, key=lambda each: each.kind != "leftover"):
             try:
-                put = _put_away(removal, held, known)
+                put = _put_away(removal, held, now)
             except FileNotFoundError:  # somebody was faster
                 continue
             except _StaysError as exc:
@@ -73,7 +72,7 @@ def remove(plan: Plan, refers: Callable[[], References]) -> Removed:
     return done
 
 
-def _put_away(removal: Removal, held: Held, refers: References) -> Path | None:
+def _put_away(removal: Removal, held: Held, now: Plan) -> Path | None:
     """Give it a temporary name, which is returned; None where it is gone at once.
 
     Raises:
@@ -88,9 +87,9 @@ def _put_away(removal: Removal, held: Held, refers: References) -> Path | None:
         if stamp_of(path) != removal.stamp:
             raise _StaysError("it has changed meanwhile")
         if removal.kind == "artifact":
-            tuning = refers.tuning_of(path)
-            if tuning is not None or refers.unread:
-                raise _StaysError(f"the tuning {tuning or refers.unread[0]} names it, or may")
+            if all(path != still.path for still in now.removals):
+                said = (reason for kept, reason in now.kept if kept == path)
+                raise _StaysError(next(said, "something refers to it meanwhile"))
             if removal.loads and held != "alone":
                 raise _StaysError(BUSY[held])
         if removal.kind == "leftover" and not temporaries.is_one(path.name):

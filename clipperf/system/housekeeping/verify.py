@@ -19,7 +19,7 @@ from clipperf.nouns.tuning import Tuning
 from clipperf.nouns.variant import PIXEL_DTYPES
 from clipperf.system import store
 from clipperf.system.files import read_json, sha256_file
-from clipperf.system.housekeeping.contents import CACHES, TITLES, Entry, Kind
+from clipperf.system.housekeeping.contents import CACHES, TITLES, TUNINGS, Entry, Kind
 from clipperf.system.housekeeping.references import tuning_files
 from clipperf.system.reading import regular_bytes
 from clipperf.system.sealed import CHECKSUMS, GRAPH_MARK, folder_is_whole, is_sealed
@@ -213,12 +213,14 @@ def damaged_files(entry: Entry) -> list[Path]:
 
 def _file(entry: Entry, found: Verified) -> None:
     try:
-        if entry.kind == "result" and store.is_of_another_version(entry.path):
-            found.leave("results of another version of clipperf")
+        if entry.kind in ("result", "tuning") and store.is_of_another_version(entry.path):
+            found.leave(f"{TITLES[entry.kind]} of another version of clipperf")
             return
         problem, fix = _READERS[entry.kind](entry.path)
     except ClipperfError as exc:
         problem, fix = str(exc), _FIXES[entry.kind]
+        if entry.path.name == TUNINGS:
+            fix = "remove it: gc then knows of no tunings outside of the store"
     found.count(entry.kind, regular_bytes(entry.path) or 0)
     if problem and entry.path.exists():
         found.damaged.append(Damage(entry, (problem,), fix))
