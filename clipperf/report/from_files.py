@@ -10,7 +10,7 @@ from clipperf import stats, units
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.from_files import FileRun
 from clipperf.nouns.result import Measurement, ResultFile
-from clipperf.report.columns import Column, cell_columns, tabulate, who_columns
+from clipperf.report.columns import Column, Measured, cell_columns, tabulate, who_columns
 from clipperf.report.records import cell_order, in_order, labels_of
 from clipperf.report.table import Table, Value
 from clipperf.serialize import to_json
@@ -21,26 +21,10 @@ IDLE_SHARE = 0.10
 
 
 @dataclass(frozen=True)
-class Line:
+class Line(Measured):
     """One way of one cell; `run` is None where the cell failed."""
 
-    measured: Measurement
     run: FileRun | None
-
-    @property
-    def cell(self) -> Cell:
-        """The cell."""
-        return self.measured.cell
-
-    @property
-    def env_id(self) -> str:
-        """The machine."""
-        return self.measured.env_id
-
-    @property
-    def random_weights(self) -> bool:
-        """Whether the weights are noise."""
-        return self.measured.random_weights
 
     @property
     def method(self) -> str | None:

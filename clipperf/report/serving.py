@@ -10,7 +10,7 @@ from clipperf import stats, units
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Measurement, ResultFile
 from clipperf.nouns.serving import SERVER, Serving, Trial
-from clipperf.report.columns import Column, cell_columns, tabulate, who_columns
+from clipperf.report.columns import Column, Measured, cell_columns, tabulate, who_columns
 from clipperf.report.records import cell_order, in_order, labels_of
 from clipperf.report.table import Table
 from clipperf.serialize import to_json
@@ -20,26 +20,10 @@ PERCENTILES = (50, 90, 99)
 
 
 @dataclass(frozen=True)
-class Line:
+class Line(Measured):
     """One cell; `trial` is the test that counts, None where there is none."""
 
-    measured: Measurement
     trial: Trial | None
-
-    @property
-    def cell(self) -> Cell:
-        """The cell."""
-        return self.measured.cell
-
-    @property
-    def env_id(self) -> str:
-        """The machine."""
-        return self.measured.env_id
-
-    @property
-    def random_weights(self) -> bool:
-        """Whether the weights are noise."""
-        return self.measured.random_weights
 
     @property
     def serving(self) -> Serving | None:
