@@ -61,8 +61,8 @@ class Choice(Generic[T]):
         if taken.times is None:
             why = "the next in the order of its precision; its speed was not measured on such"
         else:
-            why = f"{taken.times:g} times PyTorch in fp32 on {kind()} processors"
-            why = f"{why} ({self.measured_with})"
+            where = f"{kind()} processors ({self.measured_with})"
+            why = f"{taken.times:.3g} times PyTorch in fp32 on {where}"
         said = [
             f"not taken: {each.candidate.runtime} {each.candidate.precision}: {each.reason}"
             for each in self.refused

@@ -64,6 +64,11 @@ class Job:
     files: FileWork | None = None
     serving: Serving | None = None
 
+    def row(self, cell: Prepared, kind: Kind, env: Environment) -> Measurement:
+        """A row of one of its cells with nothing measured yet."""
+        row = blank(cell.request, kind, env)
+        return replace(row, group=self.group, disk_bytes=cell.disk_bytes)
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -108,6 +113,11 @@ class Launcher:
 
 SCENARIOS: Registry[Scenario] = Registry("scenario", room="clipperf.bench.scenarios")
 LAUNCHERS: Registry[Launcher] = Registry("launcher", room="clipperf.bench.launchers")
+
+
+def row_a_cell(groups: Sequence[Group]) -> int:
+    """The `rows` of scenarios that give one for each cell."""
+    return sum(len(group.cells) for group in groups)
 
 
 def run_job(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from clipperf.errors import ChildError, ClipperfError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, GpuLoad, Measurement
-from clipperf.system.child import Child, OnProgress
+from clipperf.system.child import Child
 
 # --- memory --------------------------------------------------------------------------------
 
@@ -70,12 +70,10 @@ class Turn:
     row: Measurement
     worker: Child | None = None
 
-    def ask(
-        self, op: str, on_progress: OnProgress = lambda told: None, **fields: Any
-    ) -> dict[str, Any]:
+    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Have the worker do something, which must be there; see `Child.ask`."""
         assert self.worker is not None
-        return self.worker.ask(op, on_progress, **fields)
+        return self.worker.ask(op, **fields)
 
     def fail(self, exc: ClipperfError) -> None:
         """Make a failed row of it that keeps what was measured before."""
@@ -89,6 +87,15 @@ class Turn:
         blocks = (*self.row.blocks, *([number] * len(samples)))
         stable = cost.is_stable(run_s, len(set(blocks)), settings)
         self.row = dataclasses.replace(self.row, run_s=run_s, blocks=blocks, stable=stable)
+
+
+@contextlib.contextmanager
+def noted(turn: Turn) -> Iterator[None]:
+    """What goes wrong is the cell's row, which keeps what was measured before."""
+    try:
+        yield
+    except ClipperfError as exc:
+        turn.fail(exc)
 
 
 def time_pass(
@@ -106,12 +113,10 @@ def time_pass(
     turns = [Turn(r, dataclasses.replace(blank(r, "time", env), group=group)) for r in requests]
     with contextlib.ExitStack() as held:
         for turn in turns:
-            try:
+            with noted(turn):
                 turn.worker = held.enter_context(worker_of(turn.request, settings))
                 turn.worker.greet()
                 open_for_time(turn, text_ids)
-            except ClipperfError as exc:
-                turn.fail(exc)
         over = cost.deadline(settings.max_s * len(turns))
         number = 0
         while live := [turn for turn in turns if turn.row.status == "ok"]:
@@ -119,11 +124,9 @@ def time_pass(
                 break
             first = number % len(live)
             for turn in live[first:] + live[:first]:
-                try:
+                with noted(turn):
                     samples = turn.ask("block", **block_command(settings))["samples"]
                     turn.add_block(number, samples, settings)
-                except ClipperfError as exc:
-                    turn.fail(exc)
             number += 1
         for turn in turns:
             if turn.row.status == "ok" and gpu_meters.gpu_of(turn.request.cell.device):

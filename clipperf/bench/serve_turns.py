@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from clipperf import stats, units
 from clipperf.bench import loadgen
-from clipperf.bench.jobs import Event, Job, OnEvent, blank
-from clipperf.bench.passes import Turn, block_command, open_for_time, worker_of
+from clipperf.bench.jobs import Event, Job, OnEvent, Scenario, row_a_cell
+from clipperf.bench.passes import Turn, block_command, noted, open_for_time, worker_of
 from clipperf.bench.peak_rate import peak_rate
-from clipperf.bench.plan import Group
-from clipperf.errors import ClipperfError, EngineError, UsageError
+from clipperf.errors import EngineError, UsageError
 from clipperf.nouns.result import Environment, Measurement
 from clipperf.nouns.serving import Serving, ServingRun, Trial
 from clipperf.serialize import from_json
@@ -82,29 +81,38 @@ class Served(Turn):
             self.rate_per_s = None
 
 
-def measure(
-    scenario: str,
+def scenario(name: str, tests: Callable[[float, Serving], Tests]) -> Scenario:
+    """The scenario of a name, whose tests follow from an engine's own rate and what is asked for.
+
+    Its `measure` offers inputs to all cells of a job, in turns, and gives a row a cell. It raises
+    UsageError where nobody said how, MissingDependencyError where LoadGen is not installed.
+    """
+
+    def measure(
+        job: Job, env: Environment, earlier: Sequence[Measurement], on_event: OnEvent
+    ) -> None:
+        if job.serving is None:
+            raise UsageError(f"nobody said how inputs come: --scenario {name}")
+        loadgen.check()
+        _measure(name, tests, job, job.serving, env, on_event)
+
+    return Scenario(name, measure, row_a_cell, "serving")
+
+
+def _measure(
+    name: str,
     tests: Callable[[float, Serving], Tests],
     job: Job,
+    serving: Serving,
     env: Environment,
     on_event: OnEvent,
 ) -> None:
-    """Offer inputs to all cells of a job, in turns; a row a cell.
-
-    Raises:
-        UsageError: nobody said how.
-        MissingDependencyError: LoadGen is not installed.
-    """
-    serving = job.serving
-    if serving is None:
-        raise UsageError(f"nobody said how inputs come: --scenario {scenario}")
-    loadgen.check()
-    turns = [Served(cell.request, blank(cell.request, "serving", env)) for cell in job.cells]
-    name = turns[0].request.cell.label
-    on_event(Event("started", f"{name}: {scenario}, {len(turns)} in turns"))
+    turns = [Served(cell.request, job.row(cell, "serving", env)) for cell in job.cells]
+    label = turns[0].request.cell.label
+    on_event(Event("started", f"{label}: {name}, {len(turns)} in turns"))
     with contextlib.ExitStack() as held:
         for turn in turns:
-            with _noted(turn):
+            with noted(turn):
                 turn.worker = held.enter_context(worker_of(turn.request, job.settings))
                 turn.worker.greet()
                 turn.begin(tests(_capacity_per_s(turn, job), serving))
@@ -112,21 +120,13 @@ def measure(
         while waiting:
             for turn in list(waiting):
                 if turn.row.status == "ok" and turn.rate_per_s:
-                    with _noted(turn):
-                        _test(turn, scenario, serving, on_event)
+                    with noted(turn):
+                        _test(turn, name, serving, on_event)
                 if turn.row.status != "ok" or not turn.rate_per_s:
                     waiting.remove(turn)
-                    row = _row(turn, job, serving)
+                    run = ServingRun(serving, tuple(turn.trials), best_of(turn.trials))
+                    row = dataclasses.replace(turn.row, serving=run, stable=None)
                     on_event(Event("measured", describe(row), row))
-
-
-def _row(turn: Served, job: Job, serving: Serving) -> Measurement:
-    """What a cell gave, once it has had its last test or failed."""
-    disk_bytes = next(c.disk_bytes for c in job.cells if c.request is turn.request)
-    run = ServingRun(serving, tuple(turn.trials), best_of(turn.trials))
-    return dataclasses.replace(
-        turn.row, group=job.group, disk_bytes=disk_bytes, serving=run, stable=None
-    )
 
 
 def best_of(trials: Sequence[Trial]) -> int | None:
@@ -144,14 +144,14 @@ def _capacity_per_s(turn: Served, job: Job) -> float:
     return cell.batch * cell.streams / stats.median(samples)
 
 
-def _test(turn: Served, scenario: str, serving: Serving, on_event: OnEvent) -> None:
-    assert turn.rate_per_s is not None
-    said = f"{turn.request.cell.label}: {scenario}, {units.rate(turn.rate_per_s)} inputs/s"
+def _test(turn: Served, name: str, serving: Serving, on_event: OnEvent) -> None:
+    assert turn.worker is not None and turn.rate_per_s is not None
+    said = f"{turn.request.cell.label}: {name}, {units.rate(turn.rate_per_s)} inputs/s"
     on_event(Event("started", said))
-    answer = turn.ask(
+    answer = turn.worker.ask(
         "offer",
         _end_if_failed,
-        scenario=scenario,
+        scenario=name,
         serving=serving,
         rate_per_s=turn.rate_per_s,
     )
@@ -164,15 +164,6 @@ def _end_if_failed(told: Any) -> None:
         raise EngineError(f"while inputs were offered: {told['failed']}")
 
 
-@contextlib.contextmanager
-def _noted(turn: Served) -> Iterator[None]:
-    """What goes wrong is the cell's row, which keeps what was measured before."""
-    try:
-        yield
-    except ClipperfError as exc:
-        turn.fail(exc)
-
-
 def describe(row: Measurement) -> str:
     """One line about a finished row."""
     head = f"{row.cell.label}: {row.cell.scenario}"
@@ -182,8 +173,3 @@ def describe(row: Measurement) -> str:
     if run is None or run.counts is None:
         return f"{head}: no test was valid"
     return f"{head} {units.rate(run.counts.rate_per_s)} inputs/s, {len(run.trials)} tests"
-
-
-def rows(groups: Sequence[Group]) -> int:
-    """A row a cell."""
-    return sum(len(group.cells) for group in groups)

@@ -7,7 +7,7 @@ and `doctor` names it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clipperf.engines import contract, processor
@@ -106,8 +106,11 @@ def candidates(
     By their measured speed, that of several `sides` being the geometric mean of what was measured
     on such a processor; what was not measured comes behind, in the order of its precision.
     """
+    known = _measured(sides).values()
     found = [
-        Candidate(name, precision, device, _times(name, precision, sides, device))
+        Candidate(
+            name, precision, device, _times(name, precision, known) if device == "cpu" else None
+        )
         for device in dict.fromkeys(devices.values())
         for precision in precisions or usual_precisions(device)
         for name in devices
@@ -130,11 +133,12 @@ def _measured(sides: Sequence[str]) -> dict[str, Mapping[tuple[str, str], float]
     return {side: known[side] for side in sides if side in known} or dict(known)
 
 
-def _times(runtime: str, precision: str, sides: Sequence[str], device: str) -> float | None:
-    """A candidate's speed over PyTorch in fp32, where all that count for `sides` have one."""
-    figures = [table.get((runtime, precision)) for table in _measured(sides).values()]
-    known = [each for each in figures if each is not None]
-    if device != "cpu" or not known or len(known) < len(figures):
+def _times(
+    runtime: str, precision: str, tables: Collection[Mapping[tuple[str, str], float]]
+) -> float | None:
+    """The geometric mean of a candidate's figures in all tables; None where one lacks it."""
+    known = [table[runtime, precision] for table in tables if (runtime, precision) in table]
+    if not known or len(known) < len(tables):
         return None
     return math.prod(known) ** (1 / len(known))
 

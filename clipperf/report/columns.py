@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from clipperf.nouns.cell import CLOSED_LOOP, Cell
-from clipperf.nouns.result import Measurement
 from clipperf.report.table import RANDOM_WEIGHTS, WORDS, Heading, Table, Unit, Value
 
 R = TypeVar("R")
@@ -99,28 +98,6 @@ CELL_COLUMNS: dict[str, Column[Cell]] = {
 CELL = tuple(CELL_COLUMNS)
 
 USUAL: dict[str, object] = {"Streams": 1, "Scenario": CLOSED_LOOP}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a row of a table is about: one pass over a cell."""
-
-    measured: Measurement
-
-    @property
-    def cell(self) -> Cell:
-        """The cell."""
-        return self.measured.cell
-
-    @property
-    def env_id(self) -> str:
-        """The machine."""
-        return self.measured.env_id
-
-    @property
-    def random_weights(self) -> bool:
-        """Whether the weights are noise."""
-        return self.measured.random_weights
 
 
 def _itself(record: Any) -> Any:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipperf import stats, units
-from clipperf.nouns.cell import Cell
 from clipperf.nouns.from_files import FileRun
-from clipperf.nouns.result import Measurement, ResultFile
-from clipperf.report.columns import Column, Measured, cell_columns, tabulate, who_columns
-from clipperf.report.records import cell_order, in_order, labels_of
+from clipperf.nouns.result import ResultFile
+from clipperf.report.columns import Column, cell_columns, tabulate, who_columns
+from clipperf.report.measured import Measured, newest
+from clipperf.report.records import labels_of
 from clipperf.report.table import Table, Value
 from clipperf.serialize import to_json
 from clipperf.text import one_line
@@ -54,12 +54,7 @@ class Line(Measured):
 
 def lines_of(results: Sequence[ResultFile]) -> list[Line]:
     """Every way of every cell, the newest of each machine, in the order of the cost tables."""
-    newest: dict[tuple[str, Cell], Measurement] = {}
-    for result in in_order(results):
-        for row in result.measurements:
-            if row.kind == "files":
-                newest[row.env_id, row.cell] = row
-    rows = sorted(newest.values(), key=lambda row: (row.env_id, cell_order(row.cell)))
+    rows = newest(results, "files")
     return [Line(row, run) for row in rows for run in row.file_runs or (None,)]
 
 

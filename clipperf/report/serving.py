@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipperf import stats, units
-from clipperf.nouns.cell import Cell
-from clipperf.nouns.result import Measurement, ResultFile
+from clipperf.nouns.result import ResultFile
 from clipperf.nouns.serving import SERVER, Serving, Trial
-from clipperf.report.columns import Column, Measured, cell_columns, tabulate, who_columns
-from clipperf.report.records import cell_order, in_order, labels_of
+from clipperf.report.columns import Column, cell_columns, tabulate, who_columns
+from clipperf.report.measured import Measured, newest
+from clipperf.report.records import labels_of
 from clipperf.report.table import Table
 from clipperf.serialize import to_json
 from clipperf.text import one_line
@@ -45,13 +45,7 @@ class Line(Measured):
 
 def lines_of(results: Sequence[ResultFile]) -> list[Line]:
     """Every cell, the newest of each machine and bound, in the order of the cost tables."""
-    newest: dict[tuple[str, Cell, Serving | None], Measurement] = {}
-    for result in in_order(results):
-        for row in result.measurements:
-            if row.kind == "serving":
-                how = None if row.serving is None else row.serving.serving
-                newest[row.env_id, row.cell, how] = row
-    rows = sorted(newest.values(), key=lambda row: (row.env_id, cell_order(row.cell)))
+    rows = newest(results, "serving", lambda row: row.serving and row.serving.serving)
     return [Line(row, None if row.serving is None else row.serving.counts) for row in rows]
 
 

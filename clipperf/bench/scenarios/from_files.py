@@ -9,34 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from clipperf import stats, units
 from clipperf.bench import cost
 from clipperf.bench.cost import Settings
-from clipperf.bench.jobs import Event, Job, OnEvent, Scenario, blank
-from clipperf.bench.passes import failure, worker_of
-from clipperf.bench.plan import Group
-from clipperf.errors import ClipperfError, UsageError
+from clipperf.bench.jobs import Event, Job, OnEvent, Scenario, row_a_cell
+from clipperf.bench.passes import Turn, noted, worker_of
+from clipperf.errors import UsageError
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.models.family import family_of
-from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.from_files import FROM_FILES, FileRun, FileWork, Way
 from clipperf.nouns.model import TextIds
 from clipperf.nouns.result import Environment, Measurement
 from clipperf.serialize import to_json
-from clipperf.system.child import Child
 from clipperf.text import one_line
 
 
 @dataclass
-class Turn:
+class Fed(Turn):
     """One cell while it is measured."""
 
-    request: EngineRequest
-    row: Measurement
-    worker: Child | None = None
     runs: dict[Way, FileRun] = field(default_factory=dict)
 
     @property
@@ -56,42 +50,38 @@ def measure(job: Job, env: Environment, earlier: Sequence[Measurement], on_event
         raise UsageError("the scenario from-files reads images: give --from-files FOLDER")
     if any(cell.request.cell.side != "image" for cell in job.cells):
         raise UsageError("the scenario from-files is for image towers: give --tower image")
-    turns = [Turn(cell.request, blank(cell.request, "files", env)) for cell in job.cells]
+    turns = [Fed(cell.request, job.row(cell, "files", env)) for cell in job.cells]
     spec = family_of(turns[0].request.spec).pixels(turns[0].request.spec)
     name, (width, height) = turns[0].request.cell.label, work.middle_px
     on_event(Event("started", f"{name}: {len(work.paths)} files, {len(turns)} in turns"))
     on_event(Event("fact", f"{len(work.paths)} image files, the middle one {width}x{height}."))
     with contextlib.ExitStack() as held:
         for turn in turns:
-            with _noted(turn):
+            with noted(turn):
                 turn.worker = held.enter_context(worker_of(turn.request, job.settings))
                 _begin(turn, work, spec, job.text_ids)
         _take_turns(turns, work, spec, job.settings)
     for turn in turns:
-        disk_bytes = next(c.disk_bytes for c in job.cells if c.request is turn.request)
-        row = dataclasses.replace(
-            turn.row, group=job.group, disk_bytes=disk_bytes, file_runs=tuple(turn.runs.values())
-        )
+        row = dataclasses.replace(turn.row, file_runs=tuple(turn.runs.values()))
         on_event(Event("measured", describe(row), row))
 
 
-def _begin(turn: Turn, work: FileWork, spec: PreprocessSpec, text_ids: TextIds) -> None:
+def _begin(turn: Fed, work: FileWork, spec: PreprocessSpec, text_ids: TextIds) -> None:
     """Open the engine, run it once, and measure what pixels cost alone."""
-    worker = turn.worker
-    assert worker is not None
-    worker.greet()
-    opened = worker.ask("open", request=turn.request, text_ids=text_ids)
-    worker.ask("first")
+    assert turn.worker is not None
+    turn.worker.greet()
+    opened = turn.ask("open", request=turn.request, text_ids=text_ids)
+    turn.ask("first")
     turn.row = dataclasses.replace(turn.row, load_s=opened["load_s"], provider=opened["provider"])
     alone = {
-        method: worker.ask("pixels", paths=work.paths, spec=_by(spec, method))
+        method: turn.ask("pixels", paths=work.paths, spec=_by(spec, method))
         for method in dict.fromkeys(way.method for way in work.ways)
     }
     turn.runs = {way: FileRun(way, **alone[way.method]) for way in work.ways}
 
 
 def _take_turns(
-    turns: Sequence[Turn], work: FileWork, spec: PreprocessSpec, settings: Settings
+    turns: Sequence[Fed], work: FileWork, spec: PreprocessSpec, settings: Settings
 ) -> None:
     """Round after round, each cell and way once, until all medians have settled or time is up."""
     over = cost.deadline(settings.max_s * len(turns) * len(work.ways))
@@ -101,17 +91,16 @@ def _take_turns(
             return
         first = number % len(live)
         for turn in live[first:] + live[:first]:
-            for way in work.ways:
-                with _noted(turn):
+            with noted(turn):
+                for way in work.ways:
                     _one(turn, way, work, spec, number, settings)
         number += 1
 
 
 def _one(
-    turn: Turn, way: Way, work: FileWork, spec: PreprocessSpec, number: int, settings: Settings
+    turn: Fed, way: Way, work: FileWork, spec: PreprocessSpec, number: int, settings: Settings
 ) -> None:
-    assert turn.worker is not None
-    samples = turn.worker.ask(
+    samples = turn.ask(
         "feed", paths=work.paths, spec=_by(spec, way.method), threads=way.threads,
         calls=settings.block_calls,
     )["samples"]  # fmt: skip
@@ -124,20 +113,6 @@ def _one(
     )
     stable = cost.is_stable(run.batch_s, len(set(run.blocks)), settings)
     turn.runs[way] = dataclasses.replace(run, stable=stable)
-
-
-@contextlib.contextmanager
-def _noted(turn: Turn) -> Iterator[None]:
-    """What goes wrong is the cell's row, which keeps what was measured before."""
-    if turn.row.status != "ok":
-        yield
-        return
-    try:
-        yield
-    except ClipperfError as exc:
-        turn.row = dataclasses.replace(turn.row, **failure(exc))
-        if turn.worker is not None:
-            turn.worker.end()
 
 
 def _by(spec: PreprocessSpec, method: str) -> object:
@@ -158,9 +133,4 @@ def describe(row: Measurement) -> str:
     return f"{head} {units.rate(rates[best])} images/s, {best.method}, {best.threads} threads"
 
 
-def rows(groups: Sequence[Group]) -> int:
-    """A row a cell."""
-    return sum(len(group.cells) for group in groups)
-
-
-SCENARIO = Scenario(FROM_FILES, measure, rows, "files")
+SCENARIO = Scenario(FROM_FILES, measure, row_a_cell, "files")

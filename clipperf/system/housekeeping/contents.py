@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -61,13 +61,12 @@ _LOCK = re.compile(r"\..+\.lock", re.DOTALL)
 class Entry:
     """One thing of the store: a file, or a folder with all that is in it.
 
-    `manifest` is an artifact's, None where it cannot be read, and `error` then says why.
+    `manifest` is an artifact's, None where it cannot be read.
     """
 
     kind: Kind
     path: Path
     manifest: Manifest | None = None
-    error: ArtifactError | None = field(default=None, compare=False)
 
     @property
     def model(self) -> str | None:
@@ -113,8 +112,8 @@ def artifact(folder: Path) -> Entry:
     """The entry of an artifact folder, with its manifest as far as that can be read."""
     try:
         return Entry("artifact", folder, read_manifest(folder))
-    except ArtifactError as exc:
-        return Entry("artifact", folder, None, exc)
+    except ArtifactError:
+        return Entry("artifact", folder)
 
 
 def is_own_folder(path: Path) -> bool:

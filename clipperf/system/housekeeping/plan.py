@@ -28,7 +28,13 @@ from clipperf.system.files import read_json, utc_now
 from clipperf.system.housekeeping.contents import CACHES, TUNINGS, Entry
 from clipperf.system.housekeeping.references import References
 from clipperf.system.housekeeping.usage import size_of
-from clipperf.system.housekeeping.verify import damaged_files, folder_stamp, look, newer_or_older
+from clipperf.system.housekeeping.verify import (
+    damaged_files,
+    digests_of,
+    folder_stamp,
+    look,
+    newer_or_older,
+)
 
 
 @dataclass(frozen=True)
@@ -189,9 +195,8 @@ def _plan_artifact(entry: Entry, by: Path | None, planning: _Planning) -> None:
 
 def _unreachable(entry: Entry) -> str | None:
     """What keeps this user from files that are there, or may be; None where nothing does."""
-    made = entry.manifest
-    names = [] if made is None else [*made.files, *(n for t in made.towers for n in t.files)]
-    for name in (store.MANIFEST_NAME, *names):
+    files = {} if entry.manifest is None else digests_of(entry.manifest)
+    for name in (store.MANIFEST_NAME, *files):
         try:
             with open(entry.path / name, "rb"):
                 pass

@@ -54,10 +54,6 @@ def references(artifact_of: Callable[[str], str | None]) -> References:
     """
     tunings: dict[Path, Path] = {}
     unread = []
-    try:
-        _noted()
-    except ArtifactError:
-        unread.append(_notes())
     for path in tuning_files():
         try:
             for folder in named_by(path):
@@ -73,10 +69,14 @@ def references(artifact_of: Callable[[str], str | None]) -> References:
 
 
 def tuning_files() -> list[Path]:
-    """The tunings of the store, and those that were written elsewhere and are still there."""
-    elsewhere: list[Path] = []
-    with contextlib.suppress(ArtifactError):  # see `references`
+    """The tunings of the store, and those that were written elsewhere and are still there.
+
+    Where the note of the latter is damaged it stands for them, as a tuning that cannot be read.
+    """
+    try:
         elsewhere = [path for path in _noted() if regular_bytes(path) is not None]
+    except ArtifactError:
+        elsewhere = [_notes()]
     return [*sorted((home() / "tuned").glob("*.json")), *elsewhere]
 
 

@@ -87,9 +87,9 @@ def _put_away(removal: Removal, held: Held, now: Plan) -> Path | None:
         if stamp_of(path) != removal.stamp:
             raise _StaysError("it has changed meanwhile")
         if removal.kind == "artifact":
-            if all(path != still.path for still in now.removals):
-                said = (reason for kept, reason in now.kept if kept == path)
-                raise _StaysError(next(said, "something refers to it meanwhile"))
+            if path not in {still.path for still in now.removals}:
+                said = dict(now.kept).get(path, "something refers to it meanwhile")
+                raise _StaysError(said)
             if removal.loads and held != "alone":
                 raise _StaysError(BUSY[held])
         if removal.kind == "leftover" and not temporaries.is_one(path.name):

@@ -116,7 +116,7 @@ def look(folder: Path) -> tuple[list[str], str, int]:
     except ArtifactError as exc:
         return [str(exc)], "export the model again with the same options", 0
     problems, read = store.check_files(folder, manifest), 0
-    for name, digest in _digests(manifest).items():
+    for name, digest in digests_of(manifest).items():
         size = regular_bytes(folder / name)
         if size is None:
             continue
@@ -132,7 +132,8 @@ def look(folder: Path) -> tuple[list[str], str, int]:
     return problems, again(manifest), read
 
 
-def _digests(manifest: Manifest) -> dict[str, str]:
+def digests_of(manifest: Manifest) -> dict[str, str]:
+    """The sha256 of every file of an artifact, its own and its towers', by their paths in it."""
     return {**manifest.files, **{n: d for t in manifest.towers for n, d in t.files.items()}}
 
 
