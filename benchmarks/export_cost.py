@@ -43,6 +43,7 @@ def main() -> None:
         "| larger tower MiB | ratio |"
     )
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    store.home().parent.mkdir(parents=True, exist_ok=True)
     for model in options.models:
         with tempfile.TemporaryDirectory(dir=store.home().parent) as scratch:
             print(row(model, Path(scratch), options.checkpoint, options.precision), flush=True)

@@ -84,3 +84,38 @@ def test_layers_are_compared_by_a_quarter_of_the_samples(
         made.write((), tmp_path / f"{rough}.xml", rough)
         assert "FakeQuantize" in kinds(library().Core().read_model(tmp_path / f"{rough}.xml"))
     assert shown == [[8, 5], [2, 2]]
+
+
+def rounded(value: object, to: float) -> object:
+    """A value rounded to multiples of a step, in 255 of them."""
+    from openvino import opset13 as ops
+
+    most = np.float32(to * 127)
+    return ops.fake_quantize(value, -most - np.float32(to), most, -most - np.float32(to), most, 256)
+
+
+def test_a_layer_that_is_kept_reads_what_was_not_rounded_and_others_go_on() -> None:
+    """Two products read one rounded value, one of them moved; only the one is freed."""
+    from openvino import Model
+    from openvino import opset13 as ops
+
+    given = ops.parameter([2, 2], np.float32)
+    whole = rounded(given, 1.0)
+    weight = ops.constant(np.array([[0.25, 0.0], [0.0, 1.0]], np.float32))
+    moved = ops.matmul(ops.transpose(whole, [1, 0]), rounded(weight, 1.0), False, False)
+    plain = ops.matmul(whole, rounded(weight, 1.0), False, False)
+    moved.set_friendly_name("moved")
+    plain.set_friendly_name("plain")
+    model = Model([ops.result(moved), ops.result(plain)], [given])
+
+    def run() -> list[np.ndarray]:
+        compiled = library().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return list(compiled(np.array([[1.4, 2.4], [3.4, 4.4]], np.float32)).values())
+
+    before_moved, before_plain = run()
+    np.testing.assert_array_equal(before_moved, [[0, 3], [0, 4]])
+    np.testing.assert_array_equal(before_plain, [[0, 2], [0, 4]])
+    openvino.free(moved)
+    after_moved, after_plain = run()
+    np.testing.assert_allclose(after_moved, [[0.35, 3.4], [0.6, 4.4]], rtol=1e-6)
+    np.testing.assert_array_equal(after_plain, before_plain)

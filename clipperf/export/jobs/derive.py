@@ -99,6 +99,7 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
     judge = _judge(job, settings)
     built = like(graph)
     losses: dict[tuple[str, ...], Loss] = {}
+    tried_last: tuple[str, ...] | None = None
     with (
         tempfile.TemporaryDirectory(dir=target.parent) as scratch,
         tempfile.TemporaryDirectory(dir=target.parent) as own,
@@ -120,6 +121,8 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
                 return max(judge.drift(engine), 1 - worst)
 
         def holds(kept: Sequence[str]) -> bool:
+            nonlocal tried_last
+            tried_last = tuple(kept)
             tell(f"judging with {len(kept)} of {len(made.layers)} layers kept in {kept_in}")
             with tried(kept) as engine:
                 if not gate.compared(engine, job, built).passed:
@@ -128,7 +131,11 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
             return loss.within(settings.margin, job.min_cosine)
 
         found = search(made.layers, drift, holds)
-        made.write(found.kept, target)
+        if found.kept == tried_last:  # it is there already
+            for path in trial.parent.iterdir():
+                path.rename(target.parent / path.name)
+        else:
+            made.write(found.kept, target)
     loss = losses.get(found.kept)
     if loss is None:
         with contextlib.closing(gate.opened(job, target)) as engine:

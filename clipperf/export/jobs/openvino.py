@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clipperf.engines import openvino as runtime
 from clipperf.errors import ExportError
 from clipperf.export.job import Built, Job, Tell, like
@@ -19,6 +21,9 @@ from clipperf.nouns.variant import Precision
 from clipperf.system.foreign import link_or_copy
 
 LAYERS = ("MatMul", "Convolution", "GroupConvolution")
+
+LAID_OUT = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "StridedSlice", "Gather")
+"""Operators that move the values of their first input; NNCF rounds these before they are moved."""
 
 ROUGHLY = 4
 """Layers are compared by scales of one in so many samples."""
@@ -53,21 +58,80 @@ class OpenVinoQuantizer:
         self._source = with_product(source, scratch)
         self._row = job.variant.row
         self._probes = judge.probes
-        operators = _read(self._source).get_ordered_ops()
-        self.layers = [op.get_friendly_name() for op in operators if op.get_type_name() in LAYERS]
+        self.layers = [op.get_friendly_name() for op in _layers(_read(self._source))]
+        self._rough: Any = None
 
     def write(self, kept: Sequence[str], path: Path, rough: bool = False) -> None:
-        """See `Quantizer`; most of NNCF's time goes into running the samples."""
+        """See `Quantizer`.
+
+        Most of NNCF's time goes into running the samples. What is only compared is quantised once,
+        by few of them and with the biases as they were; layers are freed of their rounding in a
+        copy of that.
+        """
+        if not rough:
+            _save(self._quantized(self._probes, kept), path, self._row)
+            return
+        if self._rough is None:
+            self._rough = self._quantized([probe[::ROUGHLY] for probe in self._probes], rough=True)
+        model = self._rough.clone()
+        for layer in _layers(model):
+            if layer.get_friendly_name() in kept:
+                free(layer)
+        _save(model, path, self._row)
+
+    def _quantized(
+        self, probes: Sequence[np.ndarray], kept: Sequence[str] = (), rough: bool = False
+    ) -> Any:
         nncf = _nncf()
-        probes = [probe[:: ROUGHLY if rough else 1] for probe in self._probes]
-        model = nncf.quantize(
+        return nncf.quantize(
             _read(self._source),
             nncf.Dataset(probes),
             subset_size=len(probes),
             model_type=nncf.ModelType.TRANSFORMER,
             ignored_scope=nncf.IgnoredScope(names=list(kept)),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                disable_bias_correction=rough,
+                backend_params={"compress_weights": not rough},  # else only integers are left
+            ),
         )
-        _save(model, path, self._row)
+
+
+def _layers(model: Any) -> list[Any]:
+    return [op for op in model.get_ordered_ops() if op.get_type_name() in LAYERS]
+
+
+def free(layer: Any) -> None:
+    """Let a layer read what its inputs were before they were rounded."""
+    for place in layer.inputs():
+        before = _unrounded(place.get_source_output())
+        if before is not None:
+            place.replace_source_output(before)
+
+
+def _unrounded(value: Any) -> Any:
+    """A value without the rounding that it went through; None where there was none.
+
+    Others may read the rounded one, so operators in between are copied.
+    """
+    node = value.get_node()
+    if node.get_type_name() == "FakeQuantize":
+        return node.input_value(0)
+    if node.get_type_name() not in LAID_OUT:
+        return None
+    first, *others = node.input_values()
+    before = _unrounded(first)
+    if before is None:
+        return None
+    copy = _same(node, [before, *others])
+    return copy.output(value.get_index())
+
+
+def _same(node: Any, inputs: list[Any]) -> Any:
+    """The operator of a node on other inputs."""
+    from openvino.utils.node_factory import NodeFactory
+
+    factory = NodeFactory(node.get_type_info().version_id)
+    return factory.create(node.get_type_name(), inputs, node.get_attributes())
 
 
 def with_product(source: Path, folder: Path) -> Path:
