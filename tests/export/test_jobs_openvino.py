@@ -63,7 +63,7 @@ def test_layers_are_compared_by_a_quarter_of_the_samples(
     chance = np.random.default_rng(0)
     probes = [chance.normal(size=(n, 3, *PIXELS)).astype(np.float32) for n in (8, 5)]
     judge = Judge.__new__(Judge)
-    judge.probes = probes
+    judge.probes, judge.few = probes, [probe[::4] for probe in probes]
     job = Job(
         exporter="openvino", spec=zoo.resolve("clipperf-sample"), side="image",
         variant=Variant("openvino", "int8"), folder=str(tmp_path),

@@ -25,9 +25,6 @@ LAYERS = ("MatMul", "Convolution", "GroupConvolution")
 LAID_OUT = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "StridedSlice", "Gather")
 """Operators that move the values of their first input; NNCF rounds these before they are moved."""
 
-ROUGHLY = 4
-"""Layers are compared by scales of one in so many samples."""
-
 
 def converted(job: Job, tell: Tell) -> Built:
     """Write the IR of an ONNX file; matrices of eight bits have one scale a row.
@@ -57,7 +54,7 @@ class OpenVinoQuantizer:
     def __init__(self, source: Path, judge: Judge, job: Job, scratch: Path) -> None:
         self._source = with_product(source, scratch)
         self._row = job.variant.row
-        self._probes = judge.probes
+        self._probes, self._few = judge.probes, judge.few
         self.layers = [op.get_friendly_name() for op in _layers(_read(self._source))]
         self._rough: Any = None
 
@@ -72,7 +69,7 @@ class OpenVinoQuantizer:
             _save(self._quantized(self._probes, kept), path, self._row)
             return
         if self._rough is None:
-            self._rough = self._quantized([probe[::ROUGHLY] for probe in self._probes], rough=True)
+            self._rough = self._quantized(self._few, rough=True)
         model = self._rough.clone()
         for layer in _layers(model):
             if layer.get_friendly_name() in kept:
