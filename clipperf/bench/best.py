@@ -5,11 +5,13 @@ Nothing is measured: the order is that of `engines.candidates`.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from clipperf.bench.prepare import loaded_by
+from clipperf.bench import prepare
 from clipperf.bench.tune import usable_devices
 from clipperf.engines import contract
 from clipperf.engines.candidates import Candidate, candidates, measured_with
@@ -20,10 +22,12 @@ from clipperf.errors import (
     ExportError,
     MissingDependencyError,
     UsageError,
+    WeightsError,
 )
 from clipperf.export.derived import OPTIONS
 from clipperf.export.exporter import chosen
-from clipperf.nouns.variant import SIDES, Variant
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.variant import SIDES, PixelDtype, Side, Variant
 from clipperf.text import one_line
 
 BEST = "best"
@@ -107,6 +111,32 @@ def best(
     raise ExportError(f"no candidate passes: {said}")
 
 
+def best_for(
+    specs: Sequence[ModelSpec],
+    sides: Sequence[Side],
+    inputs: Sequence[PixelDtype],
+    batches: tuple[int, int],
+    precisions: Sequence[str] | None,
+    device: str | None,
+    on_stage: prepare.OnStage,
+) -> Choice[None]:
+    """The best that all of these models have, made in the store for the least and largest batch.
+
+    A model whose weights cannot be had has no part in the choice: whoever asks finds out next.
+
+    Raises:
+        ClipperfError: see `best`.
+    """
+
+    def make(each: Candidate) -> None:
+        for spec, dtype in itertools.product(specs, inputs):
+            variant = Variant(each.runtime, each.precision, dtype)
+            with contextlib.suppress(WeightsError):
+                prepare.artifact_folder(spec, sides, variant, on_stage, batches)
+
+    return best(make, precisions=precisions, device=device, sides=sides)
+
+
 def checked(usual: Variant, options: Mapping[str, Any], keep_failed: bool) -> Variant:
     """The variant with what the options of an export mean (see `exporter.chosen`); best as it is.
 
@@ -141,7 +171,7 @@ def made(
 
     def tried(each: Candidate) -> T:
         named = replace(variant, runtime=each.runtime, precision=each.precision)
-        return make(chosen(loaded_by(named), options, strict=False))
+        return make(chosen(prepare.loaded_by(named), options, strict=False))
 
     def fits(each: Candidate) -> bool:
         return contract.get(each.runtime).features or not variant.features

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from clipperf.bench import prepare
-from clipperf.bench.best import Choice, best
+from clipperf.bench.best import Choice, best_for
 from clipperf.bench.cost import Settings
 from clipperf.bench.jobs import LAUNCHERS, SCENARIOS, Event, Job, OnEvent, Prepared
 from clipperf.bench.plan import Group, plan
 from clipperf.engines import contract
-from clipperf.engines.candidates import Candidate
-from clipperf.errors import ClipperfError, UsageError, WeightsError
+from clipperf.errors import ClipperfError, UsageError
 from clipperf.models.family import family_of
 from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
 from clipperf.nouns.from_files import FileWork
@@ -28,7 +25,6 @@ from clipperf.nouns.variant import (
     FLOATS,
     PixelDtype,
     Side,
-    Variant,
 )
 from clipperf.system import files, results, store
 
@@ -100,15 +96,10 @@ def best_of(
     SCENARIOS.get(sweep.scenario)
     check_tokens(sweep)
     prepare.choose_devices((BASELINE_RUNTIME,), sweep.device)
-    batches = (min(sweep.batches), max(sweep.batches))
-
-    def make(each: Candidate) -> None:
-        for spec, dtype in itertools.product(sweep.specs, sweep.inputs):
-            variant = Variant(each.runtime, each.precision, dtype)
-            with contextlib.suppress(WeightsError):
-                prepare.artifact_folder(spec, sweep.sides, variant, on_stage, batches)
-
-    choice = best(make, precisions=precisions, device=sweep.device, sides=sweep.sides)
+    bounds = (min(sweep.batches), max(sweep.batches))
+    choice = best_for(
+        sweep.specs, sweep.sides, sweep.inputs, bounds, precisions, sweep.device, on_stage
+    )
     runtimes = (BASELINE_RUNTIME, choice.taken.runtime)
     found = precisions or (choice.taken.precision,)
     return dataclasses.replace(sweep, runtimes=runtimes, precisions=tuple(found)), choice

@@ -54,7 +54,7 @@ EXAMPLES = (
 
 
 SAMPLE = "sample"
-USUAL = ("onnx", "fp32", "float32", None, None, None, None, False)
+USUAL = ("onnx", None, "float32", None, None, None, None, False)
 
 
 def command(
@@ -73,7 +73,7 @@ def command(
             "as vtab/cifar10.",
         ),
     ] = None,
-    precision: Precisions = "fp32",
+    precision: Precisions = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -138,6 +138,7 @@ def command(
 ) -> None:
     """Check zero-shot and retrieval accuracy of each runtime against PyTorch fp32."""
     from clipperf.bench import prepare
+    from clipperf.bench.best import BEST, Choice, best_for
     from clipperf.evals import evaluate
     from clipperf.evals.against import beside, check_models, whose_prompts, why_nothing
     from clipperf.evals.datasets import load_dataset
@@ -154,13 +155,14 @@ def command(
     from clipperf.evals.task import check_features_used
     from clipperf.evals.verdicts import MARGIN, not_equivalent, parse_margin
     from clipperf.nouns.model import Sizes
-    from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES
+    from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, SIDES
     from clipperf.report.against import against_table
     from clipperf.report.bias import score_tables
     from clipperf.report.robustness import robustness_table
     from clipperf.report.suite import suite_table
     from clipperf.system import store
     from clipperf.system.env import available_cores
+    from clipperf.system.housekeeping.in_use import using
     from clipperf.system.progress import progress
     from clipperf.system.targets import expanded
     from clipperf.text import shown
@@ -178,15 +180,23 @@ def command(
             )
         cores = crossing.Load(device, threads or available_cores(), batch)
         model = crossing.Model(models or (), pretrained, sizes)
-        asked = None if margin is None else allowed
-        rest = (dataset or SAMPLE, options, cores, model_request, asked, json, quiet)
+        bound = None if margin is None else allowed
+        rest = (dataset or SAMPLE, options, cores, model_request, bound, json, quiet)
         raise typer.Exit(crossing.run(index_compat, model, *rest))
     _check_together(suite, dataset, robustness, against, json)
     figures = None if against is None else figures_of(against)
     specs = prepare.choose_models(models or (), pretrained, sizes)
     if figures is not None and against is not None:
         check_models(figures, specs, against)
-    runtimes, precisions = names(runtime, "--runtime"), names(precision, "--precision")
+    runtimes = names(runtime, "--runtime")
+    asked = None if precision is None else names(precision, "--precision")
+    choice: Choice[None] | None = None
+    if runtime == BEST:
+        with using(), progress(quiet) as bar:
+            pixels = pixel_dtypes(input_, SIDES)
+            choice = best_for(specs, SIDES, pixels, (1, batch), asked, device, bar.stage)
+        runtimes, asked = (choice.taken.runtime,), asked or (choice.taken.precision,)
+    precisions = asked or (BASELINE_PRECISION,)
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
     # Before a large dataset is read.
     prepare.check_usable(devices)
@@ -262,7 +272,7 @@ def command(
                 print_tables(against_table(near, against), write=tell)
             else:
                 unlike = f"--against {against}: {why_nothing(figures, result.scores, specs)}"
-        tell_lines("", f"result file: {result.path}")
+        tell_lines("", *([] if choice is None else choice.lines()), f"result file: {result.path}")
     if unlike:
         say(one_line(unlike))
     short = [] if margin is None else not_equivalent(result.scores if result else ())

@@ -26,10 +26,17 @@ PRECISION_NAMES = (
     "fp32, tf32, fp16, bf16, int8, int8-row, int8-static, int8-bf16, int8-fp16, int8w, fp8; "
     "several: fp32,int8"
 )
-Precisions = Annotated[str, typer.Option("--precision", help=f"{PRECISION_NAMES}.")]
+Precisions = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--precision", help=f"{PRECISION_NAMES}. Default: fp32; with best, the best's."),
+]
 Runtimes = Annotated[
     str,
-    typer.Option("--runtime", help="Runtimes, with commas: torch,onnx. clipperf doctor lists all."),
+    typer.Option(
+        "--runtime",
+        help="Runtimes, with commas: torch,onnx; clipperf doctor lists all. Or best: what export "
+        "--runtime best takes.",
+    ),
 ]
 Inputs = Annotated[
     str,

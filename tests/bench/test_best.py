@@ -159,6 +159,19 @@ def test_from_the_command_line(cli: Cli, sample_artifact: Path) -> None:
     assert runtimes == {"torch", data["best"]["taken"]["runtime"]}
 
 
+@pytest.mark.slow
+def test_eval_judges_what_best_takes(cli: Cli, home: Path) -> None:
+    """Whatever it is on this processor, its accuracy stands beside PyTorch's."""
+    done = cli("export", "clipperf-sample", "--runtime", "best", "--json", "-q", check=True)
+    taken = json.loads(done.stdout)["best"]["taken"]
+    out = ("eval", "clipperf-sample", "--runtime", "best", "--task", "zeroshot", "--json", "-")
+    scores = json.loads(cli(*out, check=True).stdout)["scores"]
+    cells = {(each["cell"]["runtime"], each["cell"]["precision"]) for each in scores}
+    assert cells == {("torch", "fp32"), (taken["runtime"], taken["precision"])}
+    refused = cli("eval", "clipperf-sample", "--runtime", "best,onnx")
+    assert refused.returncode == 2 and "best" in refused.stderr
+
+
 @pytest.mark.parametrize("option", [("--batch", "1:2:4"), ("--keep-failed",), ("--opt-level", 2)])
 def test_options_of_a_named_runtime_are_refused(cli: Cli, option: tuple[object, ...]) -> None:
     done = cli("export", "clipperf-sample", "--runtime", "best", *option)
