@@ -20,8 +20,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from clipperf import units
+from clipperf.engines.profiles import token_range
 from clipperf.export.jobs.plan import build_engine
-from clipperf.export.plan_options import EngineSettings, token_range
+from clipperf.export.plan_options import EngineSettings
 from clipperf.graph import trace as onnx_export
 from clipperf.models import catalog, published, zoo
 from clipperf.models.families import open_clip

@@ -113,7 +113,7 @@ class Block:
 
 @dataclass
 class Work:
-    """Something for a stream, of a `kind`: h2d, kernel, d2h or event. `run` is told the time.
+    """Something for a stream, of a `kind`: h2d, kernel, d2h, event, profile. `run` gets the time.
 
     `uses` are the addresses of the blocks that it reads or writes, `of` is whose work it is.
     """
@@ -360,10 +360,11 @@ class Gpu:
         self._unsafe()
         if size > self.free_bytes():
             raise Refused(cudaError_t.cudaErrorMemoryAllocation)
-        # None has the address of another.
+        # None has the address of another, nor any byte of it.
+        address = self._next
         self._next += -(-max(size, 1) // 0x1000) * 0x1000 + 0x1000
-        self.memory[self._next] = Block(self._next, np.full(size, POISON, np.uint8), owner)
-        return self._next
+        self.memory[address] = Block(address, np.full(size, POISON, np.uint8), owner)
+        return address
 
     def release(self, address: int) -> None:
         """cudaFree, which *may* synchronize (so nobody can rely on it), and refuses a second."""
@@ -498,8 +499,9 @@ class Gpu:
     # --- the runtime's functions: streams and events -----------------------------------------
 
     def _handle(self) -> int:
+        handle = self._next
         self._next += 0x1000
-        return self._next
+        return handle
 
     @call
     def cudaStreamCreateWithFlags(self, flags: int) -> int:

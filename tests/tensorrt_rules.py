@@ -6,7 +6,9 @@ is None or False and a message to its logger. Every method is a call that can be
 CUDA's are.
 
 [api] is the TensorRT API reference, class IExecutionContext; [guide] the TensorRT developer guide,
-"CUDA Graphs" and "Dynamic Shapes".
+"CUDA Graphs" and "Dynamic Shapes". A profile belonged to one context at a time in TensorRT 8 (its
+NvInferRuntime.h). From 10 on contexts share it: PreviewFeature PROFILE_SHARING_0806 is on and to be
+turned off no more, and TensorRT for RTX 1.7 shares without having the feature.
 """
 
 from __future__ import annotations
@@ -56,9 +58,13 @@ def method(failed: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 @dataclass
 class Bound:
-    """What a context is told, apart from it: work that is queued must not keep a context."""
+    """What a context is told, apart from it: work that is queued must not keep a context.
 
-    profile: int | None = None
+    `switching` counts what is still copied for its profile.
+    """
+
+    profile: int = 0
+    switching: int = 0
     shape: tuple[int, ...] = ()
     addresses: dict[str, int] = field(default_factory=dict)
     work: tuple[int, int] = (0, 0)
@@ -75,6 +81,8 @@ class Context:
         self._bound = Bound()
         self._memory = module.gpu.allocate(module.context_bytes, "context")
         module.contexts += 1
+        # [api] setOptimizationProfileAsync: a new context is in profile 0.
+        self._bound.profile = 0
 
     def __del__(self) -> None:
         if not hasattr(self, "_memory"):
@@ -96,23 +104,39 @@ class Context:
 
     @method(False)
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
-        """All shapes and addresses have to be set again ([api])."""
-        self.module.gpu.stream_of(stream)
-        if not 0 <= profile < len(self.module.info.profile):
-            self.module.say(f"there is no profile {profile}")
+        """All shapes and addresses have to be set again ([api]), and it waits for nothing.
+
+        It may copy in `stream`, and runs in others have to be kept behind that ([api]). The words
+        of the refusals are those of TensorRT's libraries.
+        """
+        module, gpu, bound = self.module, self.module.gpu, self._bound
+        place = gpu.stream_of(stream)
+        if not 0 <= profile < len(module.info.profile):
+            module.say("condition: (0) <= (profileIndex) && (profileIndex) < (nbProfiles)")
             return False
-        bound = self._change()
+        if gpu.in_flight(bound):
+            module.say(
+                "Please ensure there are no enqueued operations pending in this context prior to "
+                "switching profiles"
+            )
+            return False
+        if place.capture is not None:
+            gpu.broken.append("a profile was changed in a capture")
+        self._change()
         bound.profile, bound.shape, bound.ready = profile, (), False
         bound.addresses = {}
+        bound.switching += 1
+
+        def copied(now: float) -> None:
+            bound.switching -= 1
+
+        gpu.put(int(stream), Work("profile", copied))
         return True
 
     @method(False)
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         bound = self._change()
         bound.shape, bound.ready = (), False
-        if bound.profile is None:
-            self.module.say("no profile was set")
-            return False
         ranges = self.module.info.profile[bound.profile]
         sizes = zip(ranges.min, shape, ranges.max, strict=True)
         if name != ranges.name or not all(low <= size <= high for low, size, high in sizes):
@@ -127,7 +151,7 @@ class Context:
 
     @method(0)
     def update_device_memory_size_for_shapes(self) -> int:
-        return self.module.work_for(self._bound.shape)
+        return self.module.work_for(self._bound.shape, self._bound.profile)
 
     def set_device_memory(self, address: int, size: int) -> None:
         self._change().work = (address, size)
@@ -152,7 +176,7 @@ class Context:
         if not bound.shape or len(bound.addresses) < 2 or address % ALIGNMENT:
             module.say("shape, addresses or memory are not set")
             return False
-        if size < module.work_for(bound.shape):
+        if size < module.work_for(bound.shape, bound.profile):
             module.say("too little memory for the activations")
             return False
         # [guide]: after a change of shapes one run has to update the context's own state, which a
@@ -162,6 +186,7 @@ class Context:
             module.say("Cuda Runtime (operation not permitted when stream is capturing)")
             return False
         bound.ready = True
+        module.ran.append((bound.profile, bound.shape))
         places = (*bound.addresses.values(), address)
         blocks = {b.address for a in places for b in gpu.memory.values() if holds(b, a)}
         gpu.put(stream, Work("kernel", self._computation(), frozenset(blocks), bound))
@@ -177,6 +202,8 @@ class Context:
         def compute(now: float) -> None:
             if not bound.alive:
                 raise IllegalAccess("work ran whose context was destroyed")
+            if bound.switching:
+                gpu.broken.append("a run overtook the copies of its profile")
             if changes != bound.changes:  # [guide]: a graph belongs to the context as it was
                 gpu.broken.append("a context was changed under its work or its graph")
             values = gpu.at(source, prod(shape) * in_type.itemsize).view(in_type)
@@ -281,8 +308,9 @@ class TensorRT:
     """The module. Each `fail_*` is what TensorRT logs when that fails; empty where it works.
 
     `info` is the plan's, which a real plan holds itself. `work` are the bytes of activations for
-    each row of a batch, `weights_bytes` and `context_bytes` what engines and contexts take
-    themselves.
+    each row of a batch, as many times as `busier` says of its profile; `weights_bytes` and
+    `context_bytes` are what engines and contexts take themselves. `ran` is each run's profile and
+    shape, as often as it was put into a stream.
     """
 
     __version__ = "1.2.3"
@@ -301,6 +329,8 @@ class TensorRT:
         self.width = int(info.outputs[0].shape[-1])
         self.work_per_row, self.weights_bytes, self.context_bytes = work, 5000, 64
         self.contexts = self.asked = 0
+        self.busier: Callable[[int], int] = lambda profile: 1
+        self.ran: list[tuple[int, tuple[int, ...]]] = []
         self.capturable = True
         self.fail_loading = self.fail_contexts = self.fail_runs = self.fail_capture = ""
         self.kernels_read: bytes | None = None
@@ -312,9 +342,9 @@ class TensorRT:
     def Runtime(self, logger: Any) -> Runtime:
         return Runtime(self, logger)
 
-    def work_for(self, shape: tuple[int, ...]) -> int:
-        """Bytes of activations for a shape."""
-        return self.work_per_row * shape[0]
+    def work_for(self, shape: tuple[int, ...], profile: int) -> int:
+        """Bytes of activations for a shape in a profile."""
+        return self.work_per_row * shape[0] * self.busier(profile)
 
     def say(self, message: str) -> None:
         self.logger.log(types.SimpleNamespace(name="ERROR"), message)

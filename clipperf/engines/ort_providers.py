@@ -6,8 +6,8 @@ import contextlib
 import re
 from pathlib import Path
 
-from clipperf.engines.contract import USUAL_BATCHES, Availability, verdict
-from clipperf.nouns.artifact import INPUT_NAMES
+from clipperf.engines.contract import Availability, verdict
+from clipperf.engines.profiles import of_cell
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.variant import FLOAT16, PRECISIONS
 from clipperf.system import nvidia
@@ -124,25 +124,19 @@ def cuda_options(precision: str, graphs: bool = False) -> dict[str, str]:
 
 
 def profile_tokens(request: EngineRequest) -> int:
-    """The only length of texts in a profile: shorter ones are padded to it."""
-    return request.cell.tokens or request.spec.context_tokens
+    """The longest text of the only profile: shorter ones are padded to it."""
+    return of_cell(request).max[1]  # of a text tower; images have no short inputs
 
 
 def profile(request: EngineRequest) -> dict[str, str]:
     """Shapes by "min", "opt" and "max", as both TensorRT providers spell them.
 
-    Any usual batch (and up to the cell's where that is larger) is taken, the cell's is tuned for;
-    the length of texts is the cell's own.
+    They are of one profile, that which TensorRT's own engines run the cell in
+    (`engines.profiles`); the TensorRT provider would never leave the first of several.
     """
-    spec, cell = request.spec, request.cell
-    if cell.side == "image":
-        rest = f"3x{spec.image_px}x{spec.image_px}"
-    else:
-        rest = str(profile_tokens(request))
-    name = INPUT_NAMES[cell.side]
-    smallest, _, largest = USUAL_BATCHES
-    batches = {"min": smallest, "opt": cell.batch, "max": max(largest, cell.batch)}
-    return {kind: f"{name}:{batch}x{rest}" for kind, batch in batches.items()}
+    one = of_cell(request)
+    found = {"min": one.min, "opt": one.opt, "max": one.max}
+    return {kind: f"{one.name}:{'x'.join(map(str, shape))}" for kind, shape in found.items()}
 
 
 def cache_folder(request: EngineRequest) -> Path | None:

@@ -66,10 +66,8 @@ def compared(
     inputs = parity_inputs(job.shared, job.side, built.inputs[0].dtype)
     reference = np.load(job.shared / reference_name(job.side))
     sizes = batches or parity.batches_for(job.spec, job.side)
-    lengths = None
-    if built.cut is not None and built.cut.at is not None:
-        ends = ends_of(Tokenizer.from_folder(job.shared), built.cut.at)
-        lengths = None if ends is None else given_lengths(engine, ends(inputs))
+    ends = _ends(job, built, inputs)
+    lengths = None if ends is None else given_lengths(engine, ends)
     found = parity.measure(engine, inputs, reference, job.variant.precision, note, sizes, lengths)
     if len(built.outputs) == 1:
         return found
@@ -77,6 +75,36 @@ def compared(
     both = _Features(engine)
     other = parity.measure(both, inputs, known, job.variant.precision, f"{note}, features", sizes)
     return other if other.min_cosine < found.min_cosine or not other.finite else found
+
+
+def compared_at(
+    engine: Engine, job: Job, built: Built, tokens: int, note: str, batches: tuple[int, int]
+) -> Parity | None:
+    """As `compared`, of the texts that fit into `tokens`, cut there, in one batch of `batches`.
+
+    None where no text of the parity inputs does, or the tower's may not be cut.
+    """
+    inputs = parity_inputs(job.shared, job.side, built.inputs[0].dtype)
+    reference = np.load(job.shared / reference_name(job.side))
+    ends = _ends(job, built, inputs)
+    fitting = (
+        np.array([], int) if ends is None else np.flatnonzero(ends[: len(reference)] <= tokens)
+    )
+    if not fitting.size:
+        return None
+    low, high = batches
+    size = min(max(len(fitting), low), high)
+    given = np.ascontiguousarray(inputs[fitting, :tokens])
+    said = f"{note}, cut at {tokens} tokens"
+    return parity.measure(engine, given, reference[fitting], job.variant.precision, said, (size,))
+
+
+def _ends(job: Job, built: Built, inputs: np.ndarray) -> np.ndarray | None:
+    """Where texts end, int64 [12]; None where they may not be cut."""
+    if built.cut is None or built.cut.at is None:
+        return None
+    ends = ends_of(Tokenizer.from_folder(job.shared), built.cut.at)
+    return None if ends is None else ends(inputs)
 
 
 class _Features:

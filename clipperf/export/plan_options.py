@@ -7,12 +7,11 @@ import re
 from dataclasses import dataclass, replace
 
 from clipperf.engines.contract import USUAL_BATCHES
+from clipperf.engines.profiles import Range, profiles_of
 from clipperf.engines.tensorrt import flavours
-from clipperf.errors import ExportError, UsageError
+from clipperf.errors import UsageError
 from clipperf.nouns.artifact import Artifact, ShapeRange, TensorSpec
 from clipperf.nouns.variant import Precision, Variant
-
-Range = tuple[int, int, int]
 
 MAX_BATCH = 65536
 """As many as the ONNX graphs are exported for."""
@@ -28,7 +27,8 @@ FIRST_WITH_FLOAT32 = 80
 class EngineSettings:
     """What users choose of a build; all but the last two are part of the plan's cache key.
 
-    `batch` and `tokens` are (smallest, the one to tune for, largest). `targets` are GPU kinds
+    `batch` and `tokens` are (smallest, a usual one, largest), and tuned for are these and some
+    between (`engines.profiles`). `targets` are GPU kinds
     ("sm89"), empty for the GPU that is present. `hardware_compat` is a level such as
     "ampere-plus". `workspace_bytes` and `opt_level` (0 to 5) are TensorRT's own where None.
     `timing_cache` is a file to read and extend. `verbose` tells TensorRT's own messages too.
@@ -77,11 +77,6 @@ def onnx_sha256(graph: Artifact) -> str:
         return next(iter(graph.files.values()))
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(graph.files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def token_range(context_tokens: int) -> Range:
-    """The usual range of text lengths of a model with a dynamic token axis."""
-    return (min(8, context_tokens), context_tokens, context_tokens)
 
 
 def check_support(variant: Variant, can: flavours.Capabilities) -> None:
@@ -155,19 +150,10 @@ def check_kinds(variant: Variant, can: flavours.Capabilities, present: str | Non
         )
 
 
-def shape_range(given: TensorSpec, options: EngineSettings) -> ShapeRange:
-    """The range of one input: its dynamic axes from the options, fixed ones as they are.
+def profiles_for(given: TensorSpec, options: EngineSettings) -> tuple[ShapeRange, ...]:
+    """The profiles of an engine with this input, see `engines.profiles`.
 
     Raises:
         ExportError: the input has a dynamic axis that is neither "batch" nor "tokens".
     """
-    ranges = {"batch": options.batch, "tokens": options.tokens}
-    shapes: list[tuple[int, ...]] = []
-    for place in range(3):
-        shape = []
-        for axis in given.shape:
-            if isinstance(axis, str) and axis not in ranges:
-                raise ExportError(f"input {given.name}: no range is known for its axis {axis!r}")
-            shape.append(ranges[axis][place] if isinstance(axis, str) else axis)
-        shapes.append(tuple(shape))
-    return ShapeRange(given.name, *shapes)
+    return profiles_of(given, options.batch, options.tokens)

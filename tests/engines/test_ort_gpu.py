@@ -119,9 +119,12 @@ def test_cuda_multiplies_in_tf32_only_where_asked() -> None:
     ("side", "batch", "tokens", "expected"),
     [
         ("image", 8, None, [f"pixel_values:{n}x3x224x224" for n in (1, 8, 64)]),
-        ("image", 128, None, [f"pixel_values:{n}x3x224x224" for n in (1, 128, 128)]),
-        ("text", 1, 8, [f"input_ids:{n}x8" for n in (1, 1, 64)]),
-        ("text", 4, None, [f"input_ids:{n}x77" for n in (1, 4, 64)]),
+        ("image", 2, None, [f"pixel_values:{n}x3x224x224" for n in (1, 1, 64)]),
+        ("image", 128, None, [f"pixel_values:{n}x3x224x224" for n in (1, 64, 512)]),
+        ("text", 1, 8, ["input_ids:1x8", "input_ids:8x8", "input_ids:64x8"]),
+        ("text", 1, 20, ["input_ids:1x17", "input_ids:8x24", "input_ids:64x24"]),
+        ("text", 1, 5, ["input_ids:1x5", "input_ids:8x8", "input_ids:64x8"]),
+        ("text", 4, None, ["input_ids:1x49", "input_ids:8x77", "input_ids:64x77"]),
     ],
 )
 def test_profile_covers_the_cell(
@@ -318,12 +321,14 @@ def test_a_cache_is_removed_only_where_it_works_without(
 
 
 @pytest.mark.parametrize("runtime", ["ort-trt", "ort-trt-rtx"])
-def test_texts_are_padded_to_the_only_length_of_the_profile(
+def test_texts_are_padded_to_the_longest_of_the_only_profile(
     runtime: str, tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for tokens in (None, 5):
-        opened, _ = watched(monkeypatch, tmp_path, graph, runtime, lambda cached: None, tokens)
-        assert opened().min_tokens == (tokens or SPEC.context_tokens)
+    for tokens, longest in ((None, SPEC.context_tokens), (8, 8), (9, 16)):
+        opened, _ = watched(
+            monkeypatch, tmp_path, graph, runtime, lambda cached: None, tokens, side="text"
+        )
+        assert opened().min_tokens == longest
 
 
 def watched(
@@ -333,10 +338,11 @@ def watched(
     runtime: str,
     error: Callable[[bool], EngineError | None],
     tokens: int | None = None,
+    side: Side = "image",
 ) -> tuple[Callable[[], Any], list[str]]:
     """What opens a tower whose cache is there, and fails as `error` says, with or without it."""
     more = {"key": "k", "cache_folder": str(root / "cache"), "path": str(graph)}
-    asked = request(runtime, tokens=tokens, **more)
+    asked = request(runtime, side=side, tokens=tokens, **more)
     target = providers.cache_folder(asked)
     assert target is not None
     target.mkdir(parents=True, exist_ok=True)

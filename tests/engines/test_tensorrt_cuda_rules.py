@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -203,6 +204,13 @@ def test_memory_ends_with_cudas_own_error() -> None:
     ok(gpu.cudaMalloc(100))
     assert gpu.cudaHostAlloc(11, 0)[0] == errors.cudaErrorMemoryAllocation
     assert gpu.left() == {"memory": ["caller"]}
+
+
+def test_no_two_allocations_share_a_byte() -> None:
+    gpu = Gpu()
+    blocks = sorted((ok(gpu.cudaMalloc(size)), size) for size in (16000, 8, 1, 5000, 4096, 8))
+    for (address, size), (after, _) in pairwise(blocks):
+        assert address + size <= after
 
 
 def test_a_second_free_is_an_error() -> None:

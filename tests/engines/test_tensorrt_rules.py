@@ -8,6 +8,7 @@ find a wrong engine is shown by wrong engines (`MUTANTS`).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import random
@@ -25,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorrt_rules import EMBED, TensorRT, info, request
 
+from clipperf.engines.profiles import chosen, holds, profiles_of
 from clipperf.engines.tensorrt import cuda as cuda_driver
 from clipperf.engines.tensorrt import engine as tensorrt
 from clipperf.engines.tensorrt import flavours, plan_file
@@ -33,7 +35,12 @@ from clipperf.engines.tensorrt.plan import Plan
 from clipperf.errors import EngineError
 from clipperf.nouns.artifact import PlanInfo, ShapeRange, TensorSpec
 
-TEXTS = ShapeRange("input_ids", (1, 8), (8, 16), (64, 77))
+IDS = TensorSpec("ids", "int64", ("batch", "tokens"))
+PROFILES = profiles_of(IDS, (1, 8, 64), (8, 77, 77))
+"""Six lengths, each tuned for three batches."""
+
+OLD = (ShapeRange("ids", (1, 8), (8, 77), (64, 77)),)
+"""The one profile of engines that an earlier clipperf built."""
 ANY_SHAPE = st.tuples(st.integers(1, 64), st.sampled_from((8, 9, 16, 24, 32, 48, 77)))
 FEW_SHAPES = st.sampled_from(((1, 8), (2, 8), (2, 77), (9, 16), (64, 8)))
 FAULTS = ("refused", "sticky", "interrupt")
@@ -51,9 +58,9 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     path.write_bytes(b"plan")
     known = info(
         path,
-        inputs=(TensorSpec("input_ids", "int64", ("batch", "tokens")),),
+        inputs=(IDS,),
         outputs=(TensorSpec("text_embeds", "float32", ("batch", EMBED)),),
-        profile=(TEXTS,),
+        profile=PROFILES,
     )
     plan_file.write(path, known)
     with pytest.MonkeyPatch.context() as patch:
@@ -75,7 +82,11 @@ def slow_copies(kind: str) -> float:
     return 1.0 if kind == "h2d" else 1e-3
 
 
-PACES = (late, early, slow_copies, *map(paced, range(3)))
+def slow_profiles(kind: str) -> float:
+    return 1.0 if kind == "profile" else 1e-3
+
+
+PACES = (late, early, slow_copies, slow_profiles, *map(paced, range(3)))
 
 
 def tokens(shape: tuple[int, int], seed: int) -> np.ndarray:
@@ -92,6 +103,10 @@ def nothing(case: Case) -> None:
     """No change: the engine as it is."""
 
 
+def ready(module: TensorRT) -> None:
+    """No change: the TensorRT as it is."""
+
+
 @dataclass
 class Case:
     """An engine on a GPU of its own, and what was found wrong with it; `change` may spoil it."""
@@ -102,7 +117,9 @@ class Case:
     gpu: Gpu
     change: Callable[[Case], None] = nothing
     graphs: bool = True
+    setup: Callable[[TensorRT], None] = ready
     engine: TensorRTEngine | None = None
+    module: TensorRT | None = None
     cuda: cuda_driver.Cuda | None = None
     errors: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -124,6 +141,9 @@ class Case:
     def open(self) -> TensorRTEngine:
         module = MODULES["trt-rtx"] = TensorRT(self.gpu, self.plan, rtx=True, work=WORK)
         module.context_bytes = 16
+        self.setup(module)
+        plan_file.write(self.path, module.info)
+        self.module = module
         self.cuda = driver(self.gpu, graphs=self.graphs)
         return TensorRTEngine(Plan(request(self.path), self.path, self.cuda), self.cuda)
 
@@ -154,7 +174,12 @@ class Case:
         """Everything that is wrong, once the engine is closed."""
         if self.engine is not None:
             self.attempt(self.engine.close)
-        self.engine = self.cuda = None
+        if self.module is not None:
+            self.wrong += (
+                f"{shape} in profile {profile}" for profile, shape in self.module.ran
+                if profile != chosen(self.module.info.profile, shape)
+            )  # fmt: skip
+        self.engine = self.cuda = self.module = None
         MODULES.clear()
         self._compare(self.results)  # still, and nobody else's
         self.gpu.check_freed()
@@ -259,6 +284,84 @@ def run_together(work: Callable[[int], None], count: int) -> None:
             thread.join()
     finally:
         sys.setswitchinterval(usual)
+
+
+# --- profiles --------------------------------------------------------------------------------
+
+
+def one_profile(module: TensorRT) -> None:
+    module.info = dataclasses.replace(module.info, profile=OLD)
+
+
+def busy(module: TensorRT) -> None:
+    module.busier = lambda profile: 1 + profile * 7 % 5
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    shapes=st.lists(st.one_of(FEW_SHAPES, ANY_SHAPE), min_size=1, max_size=8),
+    setup=st.sampled_from((one_profile, busy)),
+    pace=st.sampled_from(PACES),
+)
+def test_any_profiles_give_right_results(
+    shapes: list[tuple[int, int]], setup: Callable[[TensorRT], None], pace: Callable[[str], float]
+) -> None:
+    """One for all shapes, as an earlier clipperf built it, or some that need more memory."""
+    case = Case(Gpu(pace=pace), setup=setup)
+    for shape in shapes:
+        assert case.run(shape), case.errors
+    assert case.close() == []
+
+
+def test_each_length_has_its_own_profile_and_graph() -> None:
+    case = Case(Gpu())
+    lengths = (8, 9, 16, 17, 33, 49, 77)
+    for _ in range(3):
+        for length in lengths:
+            assert case.run((8, length))
+    assert case.engine is not None and case.engine.graphs == len(lengths)
+    assert case.module is not None
+    # Of three profiles a length the one that is tuned for 8 is the second.
+    places = {shape[1]: profile for profile, shape in case.module.ran}
+    assert places == {8: 1, 9: 4, 16: 4, 17: 7, 33: 13, 49: 16, 77: 16}
+    assert case.close() == []
+
+
+def test_a_shape_outside_of_every_profile_costs_nothing() -> None:
+    case = Case(Gpu())
+    assert case.run((2, 8))
+    before = len(case.gpu.calls)
+    for shape in ((2, 7), (2, 78), (65, 8)):
+        assert not case.run(shape)
+    assert len(case.gpu.calls) == before
+    assert case.errors == [
+        "this engine takes inputs of shape [1, 8] to [64, 77], not [2, 7]",
+        "this engine takes inputs of shape [1, 8] to [64, 77], not [2, 78]",
+        "this engine takes batches 1 to 64, not 65; build another with clipperf export MODEL "
+        "--runtime trt-rtx --batch 1:8:65",
+    ]
+    assert case.run((2, 8)) and case.close() == []
+
+
+def test_tensorrts_rules_on_profiles() -> None:
+    """A shape outside of a context's own is refused, and so is a change under work."""
+    case = Case(Gpu(pace=late))
+    assert case.run((2, 77))
+    engine: Any = case.engine
+    plan, stream = engine._plan, engine._handle
+    other = plan.new_context(stream, 0)
+    assert not other.set_input_shape("ids", (2, 9)), "profile 0 ends at 8 tokens"
+    assert not other.set_optimization_profile_async(len(PROFILES), stream)
+    plan.change_profile(other, engine._profile, stream)
+    assert other.set_input_shape("ids", (2, 77))
+    assert engine._context.execute_async_v3(stream)
+    with pytest.raises(EngineError, match="no enqueued operations pending"):
+        plan.change_profile(engine._context, 0, stream)
+    case.cuda.synchronize(engine._stream)  # type: ignore[union-attr]
+    plan.change_profile(engine._context, 0, stream)
+    assert not engine._context.set_input_shape("ids", (2, 77)), "profiles were changed behind it"
+    del other
+    assert case.close() == []
 
 
 # --- failures --------------------------------------------------------------------------------
@@ -430,12 +533,53 @@ def one_context_for_all_graphs(case: Any) -> None:
     plan, kept = case.engine._plan, {}
     new_context = plan.new_context
 
-    def shared(*args: Any) -> Any:
+    def shared(stream: int, profile: int) -> Any:
         if not kept:
-            kept[0] = new_context(*args)
+            kept[0] = new_context(stream, profile)
+        plan.change_profile(kept[0], profile, stream)
         return kept[0]
 
     plan.new_context = shared
+
+
+@mutant
+def never_changes_its_profile(case: Any) -> None:
+    case.engine._plan.change_profile = lambda context, profile, stream: None
+
+
+@mutant
+def changes_its_profile_in_another_stream(case: Any) -> None:
+    change = case.engine._plan.change_profile
+    other = case.cuda.stream()
+    case.engine._plan.change_profile = lambda context, profile, stream: change(
+        context, profile, case.cuda.stream_handle(other)
+    )
+
+
+@mutant
+def runs_in_the_first_profile_that_holds(case: Any) -> None:
+    plan = case.engine._plan
+    plan.profile_of = lambda shape: next(
+        place for place, profile in enumerate(plan.profiles) if holds(profile, shape)
+    )
+
+
+@mutant
+def changes_its_profile_behind_a_run(case: Any) -> None:
+    engine, enqueue = case.engine, case.engine._enqueue
+
+    def changed(context: Any) -> None:
+        enqueue(context)
+        engine._plan.change_profile(context, 0, engine._handle)
+
+    engine._enqueue = changed
+
+
+@mutant
+def keeps_its_memory_for_another_profile(case: Any) -> None:
+    case.module.busier = lambda profile: 1 + 9 * (profile == chosen(PROFILES, (9, 16)))
+    grow = case.engine._work.grow
+    case.engine._work.grow = lambda size: grow(min(size, 64 * WORK))
 
 
 @mutant
@@ -564,6 +708,20 @@ def takes_any_address_for_accepted(case: Any) -> None:
     case.engine._context.set_tensor_address = lambda name, address: tell(name, address) or True
 
 
+def trusts_a_change_of_profile_that_failed(case: Any) -> None:
+    engine = case.engine
+    change = engine._plan.change_profile
+
+    def trusting(context: Any, profile: int, stream: int) -> None:
+        try:
+            change(context, profile, stream)
+        except EngineError:
+            engine._profile = profile
+            raise
+
+    engine._plan.change_profile = trusting
+
+
 def goes_on_over_unfinished_work(case: Any) -> None:
     case.engine._run = case.engine._ran
 
@@ -591,6 +749,7 @@ def stops_closing_at_the_first_error(case: Any) -> None:
     "change",
     [
         takes_any_address_for_accepted,
+        trusts_a_change_of_profile_that_failed,
         goes_on_over_unfinished_work,
         stops_closing_at_the_first_error,
     ],

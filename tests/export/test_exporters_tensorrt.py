@@ -24,7 +24,7 @@ import pytest
 from conftest import Cli, assert_usable, leftovers, only_locks, snapshot, start, store_of, use
 
 from clipperf.bench import prepare
-from clipperf.engines import contract
+from clipperf.engines import contract, profiles
 from clipperf.engines import onnxruntime as ort_engine
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import EngineError, StorageError, UsageError
@@ -35,12 +35,14 @@ from clipperf.export.exporters.tensorrt import find_engines
 from clipperf.export.job import Job, like
 from clipperf.export.make import make
 from clipperf.export.plan_options import EngineSettings, check_kinds, settings_of
+from clipperf.inputs.tokenize import Tokenizer, eot_lengths
 from clipperf.models import sample, zoo
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Side, Variant
 from clipperf.report.exported import exported_lines, failed
+from clipperf.serve.parity_inputs import parity_inputs
 from clipperf.system import env, files, store
 
 pytestmark = pytest.mark.skipif(
@@ -110,9 +112,13 @@ def test_both_towers_of_the_sample(sample_home: Path, precision: str) -> None:
     assert [tower.side for tower in manifest.towers] == ["image", "text"]
     assert manifest.preprocess == graphs.preprocess and manifest.tokenizer == graphs.tokenizer
     px, context = manifest.spec.image_px, manifest.spec.context_tokens
+    lengths = [bucket for bucket in contract.TOKEN_BUCKETS if bucket < context] + [context]
     ranges = {
-        "image": [(n, 3, px, px) for n in (1, 8, 64)],
-        "text": [(1, 8), (8, context), (64, context)],
+        "image": [[(n, 3, px, px) for n in (1, opt, 64)] for opt in (1, 8, 64)],
+        "text": [
+            [(1, shortest), (8, length), (64, length)]
+            for shortest, length in zip([8, *(n + 1 for n in lengths)], lengths, strict=False)
+        ],
     }
     for tower in manifest.towers:
         side = tower.side
@@ -122,6 +128,8 @@ def test_both_towers_of_the_sample(sample_home: Path, precision: str) -> None:
         assert tower.options == {
             "batch": "1:8:64",
             "tokens": f"8:{context}:{context}",
+            "image_batches": "1,8,64",
+            "text_tokens": ",".join(map(str, lengths)),
             "targets": "sm86,sm89,sm120",
         }
         assert (tower.inputs, tower.outputs) == (graph.inputs, graph.outputs)
@@ -134,8 +142,7 @@ def test_both_towers_of_the_sample(sample_home: Path, precision: str) -> None:
         assert info.targets == THREE
         assert info.model_id == sample.NAME
         assert info.onnx_sha256 == files.sha256_file(source / side / "model.onnx")
-        shapes = info.profile[0]
-        assert [shapes.min, shapes.opt, shapes.max] == ranges[side]
+        assert [[one.min, one.opt, one.max] for one in info.profile] == ranges[side]
     if flavours.gpu_kind() is None:
         assert [tower.parity for tower in manifest.towers] == [None, None]
 
@@ -297,6 +304,11 @@ def test_the_cache_key_holds_everything_that_changes_the_bytes(
         keys.append(key(graph, changed(**change)))
     for noun in ({"precision": "tf32"}, {"runtime": "trt"}):
         keys.append(key(graph, dataclasses.replace(ADA, **noun)))
+    with monkeypatch.context() as patch:
+        patch.setattr(profiles, "TOKEN_BUCKETS", (8, 40))
+        keys.append(key(graph, ADA))
+        patch.setattr(profiles, "BATCH_STEP", 4)
+        keys.append(key(graph, ADA))
     monkeypatch.setattr(flavours, "version", lambda flavour: "9.9.9.9")
     keys.append(key(graph, ADA))
     assert len(set(keys)) == len(keys)
@@ -656,7 +668,14 @@ def change_graph(folder: Path) -> None:
     sidecar.write_text(sidecar.read_text().replace(info.onnx_sha256, "0" * 64))
 
 
-@pytest.mark.parametrize("damage", [refuse, break_sidecar, cut_plan, change_graph])
+def profile_once(folder: Path) -> None:
+    """As an earlier clipperf built it: with one profile for all that it takes."""
+    plan = folder / "image/model.plan"
+    info = plan_file.read(plan)
+    plan_file.write(plan, dataclasses.replace(info, profile=(profiles.whole(info.profile),)))
+
+
+@pytest.mark.parametrize("damage", [refuse, break_sidecar, cut_plan, change_graph, profile_once])
 def test_an_engine_that_cannot_be_trusted_is_passed_over(
     played: SimpleNamespace, damage: Any
 ) -> None:
@@ -698,7 +717,7 @@ def test_a_sweep_beyond_every_range_exports_one_that_reaches_it(
 
     assert folder(64) == played.many and asked == []
     assert folder(200) == Path("made")
-    assert asked == [(["image"], "trt-rtx", "fp32", (1, 8, 200))]
+    assert asked == [(["image"], "trt-rtx", "fp32", (1, 8, 512))]
 
 
 # --- parity --------------------------------------------------------------------------------
@@ -724,7 +743,12 @@ class Recorder:
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [("few", [1, 3, 4, 4]), ("many", [1, 3, 8]), ("eight", [8, 8]), ("blackwell", [1, *[2] * 6])],
+    [
+        ("few", [1, 3, 4, 4]),
+        ("many", [1, 3, 8, 23]),
+        ("eight", [8, 8]),
+        ("blackwell", [1, *[2] * 6]),
+    ],
 )
 def test_parity_is_checked_within_the_profile(
     played: SimpleNamespace, name: str, sizes: list[int], monkeypatch: pytest.MonkeyPatch
@@ -742,6 +766,43 @@ def test_parity_is_checked_within_the_profile(
     assert recorder.sizes == sizes and list(found.batches) == sizes
     assert found.n == 12 and found.passed
     assert recorder.closed
+
+
+@pytest.mark.parametrize("wrong", [None, 16])
+def test_parity_is_checked_at_every_length_that_texts_are_tuned_for(
+    sample_home: Path, monkeypatch: pytest.MonkeyPatch, wrong: int | None
+) -> None:
+    """Each length is a profile, with kernels of its own."""
+    folder, source = (folders_of(sample_home)[f"{name} fp32"] for name in ("trt-rtx", "onnx"))
+    session, lengths = ort_engine.open_session(source / "text/model.onnx", 1), []
+
+    def run(array: np.ndarray) -> np.ndarray:
+        lengths.append(array.shape[1])
+        return session.run(array) * (-1 if array.shape[1] == wrong else 1)
+
+    runtime = SimpleNamespace(
+        devices=("cuda",), open=lambda request: SimpleNamespace(run=run, close=lambda: None)
+    )
+    monkeypatch.setattr(contract, "get", lambda name: runtime)
+    monkeypatch.setattr(tensorrt, "_present_gpu", lambda: "a GPU")
+    spec = store.read_manifest(source).spec
+    job = Job(
+        "tensorrt", spec, "text", ADA, str(folder), str(folder / "text/model.plan"),
+        (str(source),), threads=1, min_cosine=0.999,
+    )  # fmt: skip
+    found = tensorrt.checked(job, like(tower_of(folder, "text")))
+    tuned = [one.opt[1] for one in plan_file.read(folder / "text/model.plan").profile]
+    ends = parity_ends(source)
+    assert lengths[3:] == [length for length in tuned if length >= min(ends)]
+    assert (found.n, found.batches) == (12, (1, 3, 8))
+    assert found.passed == (wrong is None)
+    assert found.inputs.endswith("; on a GPU, cut at 16 tokens" if wrong else "; on a GPU")
+
+
+def parity_ends(folder: Path) -> np.ndarray:
+    """Where the texts end that towers are judged by."""
+    tokenizer = Tokenizer.from_folder(folder)
+    return eot_lengths(parity_inputs(folder, "text"), eot_id=tokenizer.eot_id or 0)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from clipperf.engines.contract import TOKEN_BUCKETS
+from clipperf.engines.profiles import token_range
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import ArtifactError, ExportError, MissingDependencyError, UsageError
 from clipperf.export.job import Job
@@ -25,11 +27,10 @@ from clipperf.export.jobs import plan as tensorrt
 from clipperf.export.plan_options import (
     EngineSettings,
     check_support,
+    profiles_for,
     settings_of,
-    shape_range,
-    token_range,
 )
-from clipperf.nouns.artifact import TensorSpec
+from clipperf.nouns.artifact import ShapeRange, TensorSpec
 from clipperf.nouns.variant import Side, Variant
 from clipperf.serialize import to_json
 from clipperf.system import files, store
@@ -141,11 +142,14 @@ def test_the_sample_builds_for_three_targets(
     context = manifest.spec.context_tokens
     px = manifest.spec.image_px
     if side == "text":
-        assert info.profile[0].min == (1, 8)
-        assert info.profile[0].max == (16, context)
+        lengths = [bucket for bucket in TOKEN_BUCKETS if bucket < context] + [context]
+        assert [one.max for one in info.profile] == [(16, length) for length in lengths]
+        assert [one.min[1] for one in info.profile[1:]] == [n + 1 for n in lengths[:-1]]
+        assert {one.opt[0] for one in info.profile} == {4} and info.profile[0].min == (1, 8)
     else:
-        assert info.profile[0].min == (1, 3, px, px)
-        assert info.profile[0].max == (16, 3, px, px)
+        assert [one.opt[0] for one in info.profile] == [1, 4, 8, 16]
+        assert {one.min for one in info.profile} == {(1, 3, px, px)}
+        assert {one.max for one in info.profile} == {(16, 3, px, px)}
     assert info.build_s > 0
     # The library alone is some 110 MiB.
     assert info.peak_rss_bytes is None or 2**26 < info.peak_rss_bytes < 2**30
@@ -409,14 +413,30 @@ def test_what_a_flavour_lacks_is_refused(options: Variant, can: Any, named: str)
 
 
 def test_ranges_fill_the_dynamic_axes_only() -> None:
-    options = EngineSettings(batch=(1, 2, 4), tokens=token_range(77))
-    text = shape_range(TensorSpec("input_ids", "int64", ("batch", "tokens")), options)
-    assert (text.min, text.opt, text.max) == ((1, 8), (2, 77), (4, 77))
-    image = shape_range(TensorSpec("pixel_values", "float32", ("batch", 3, 8, 8)), options)
-    assert (image.min, image.opt, image.max) == ((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))
-    assert token_range(5) == (5, 5, 5)
+    options = EngineSettings(batch=(1, 2, 4), tokens=token_range(20))
+    text = profiles_for(TensorSpec("input_ids", "int64", ("batch", "tokens")), options)
+    assert [(one.min, one.opt, one.max) for one in text] == [
+        ((1, 8), (2, 8), (4, 8)),
+        ((1, 9), (2, 16), (4, 16)),
+        ((1, 17), (2, 20), (4, 20)),
+    ]
+    image = profiles_for(TensorSpec("pixel_values", "float32", ("batch", 3, 8, 8)), options)
+    assert [(one.min, one.opt, one.max) for one in image] == [
+        ((1, 3, 8, 8), (opt, 3, 8, 8), (4, 3, 8, 8)) for opt in (1, 2, 4)
+    ]
     with pytest.raises(ExportError, match="'width'"):
-        shape_range(TensorSpec("x", "float32", ("batch", "width")), options)
+        profiles_for(TensorSpec("x", "float32", ("batch", "width")), options)
+
+
+def test_a_profile_that_tensorrt_refuses_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx = matmul(tmp_path / "toy.onnx")
+    wrong = ShapeRange("x", (1, WIDTH), (8, WIDTH), (4, WIDTH))
+    monkeypatch.setattr(tensorrt, "profiles_for", lambda given, options: (wrong,))
+    said = r"TensorRT for RTX refuses the profile \[1, 64\]:\[8, 64\]:\[4, 64\] of x"
+    with pytest.raises(ExportError, match=said):
+        build(onnx)
 
 
 # --- flavours ------------------------------------------------------------------------------
@@ -625,6 +645,13 @@ def test_the_sidecar_is_checked(plan: Path) -> None:
     assert "is damaged" in problem(flavour="trt-lite")
     assert "is damaged" in problem(inputs=[{}])
     assert "another version of clipperf" in problem(schema_version=99)
+    one, *others = sound["profile"]
+    assert others, "a batch axis is tuned for several batches"
+    for wrong in ({"name": "y"}, {"min": one["min"][1:]}, {"opt": [1000, *one["opt"][1:]]}):
+        assert "is damaged" in problem(profile=[one, {**one, **wrong}])
+    assert "is damaged" in problem(profile=[])
+    sidecar.write_text(json.dumps({**sound, "profile": [one]}))
+    assert plan_file.check(plan) == [], "engines had one once"
     sidecar.write_text(json.dumps({**sound, "build_s": "long"}))
     with pytest.raises(ArtifactError, match="build_s"):
         plan_file.read(plan)

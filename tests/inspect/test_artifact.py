@@ -237,7 +237,9 @@ def test_a_plan(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.obstacle == "no NVIDIA GPU was found"
     said = words(found)
     assert said["what"] == "TensorRT plan"
-    assert said["profile"] == "x [1, 64] to [64, 64], tuned for [8, 64]"
+    assert [text for name, text in inspection_table(found).texts if name == "profile"] == [
+        f"x [1, 64] to [64, 64], tuned for [{batch}, 64]" for batch in (1, 8, 64)
+    ]
     assert said["targets"] == "sm86, sm89"
     assert said["flavour"] == "TensorRT for RTX (trt-rtx)"
     assert said["version"] == flavours.version("trt-rtx")

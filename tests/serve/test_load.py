@@ -459,16 +459,16 @@ def test_an_artifact_opens_in_runtimes_that_load_it_and_in_no_other(
         assert shapes["text"]["opt"] == "input_ids:8x77"
 
 
-@pytest.mark.parametrize(("batch", "largest"), [(16, 64), (128, 128)])
-def test_a_tunings_batch_is_what_its_engine_is_tuned_for(
-    sample_artifact: Path, batch: int, largest: int
+@pytest.mark.parametrize(("batch", "tuned", "largest"), [(2, 1, 64), (40, 64, 64), (200, 512, 512)])
+def test_a_tunings_batch_chooses_the_profile_of_its_engine(
+    sample_artifact: Path, batch: int, tuned: int, largest: int
 ) -> None:
     choice = towers.Choice(sample_artifact, "image", "ort-trt", batch=batch)
     with held(sample_artifact) as folder:
         ((request, _),) = towers.requests(choice, store.read_manifest(sample_artifact), folder)
     options = ort_providers.tensorrt_options(request, None)
     found = {kind: options[f"trt_profile_{kind}_shapes"] for kind in ("min", "opt", "max")}
-    sizes = {"min": 1, "opt": batch, "max": largest}
+    sizes = {"min": 1, "opt": tuned, "max": largest}
     assert found == {kind: f"pixel_values:{n}x3x64x64" for kind, n in sizes.items()}
 
 

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipperf.engines.contract import TOKEN_BUCKETS, Availability, verdict
+from clipperf.engines.profiles import whole
 from clipperf.engines.tensorrt import cuda as cuda_driver
 from clipperf.engines.tensorrt import flavours
 from clipperf.engines.tensorrt.buffers import Buffer, grow_all
-from clipperf.engines.tensorrt.plan import Plan, check_shape
+from clipperf.engines.tensorrt.plan import Plan
 from clipperf.errors import EngineError
 from clipperf.nouns.cell import EngineRequest, Phases
 from clipperf.system import nvidia
@@ -51,8 +52,10 @@ class _Shape:
 class TensorRTEngine:
     """One plan with a single input and a single output. Calls from several threads take turns.
 
-    The first run of a shape is plain, the second gets an execution context of its own and is
-    captured after it ran, later ones replay the graph. Graphs end when a buffer moves.
+    A shape is run in the profile that is tuned nearest to it. Its first run is plain, in a context
+    that all shapes share and that changes its profile with them; the second gets an execution
+    context of its own and is captured after it ran, later ones replay the graph. Graphs end when a
+    buffer moves.
     """
 
     def __init__(self, plan: Plan, cuda: cuda_driver.Cuda) -> None:
@@ -63,6 +66,7 @@ class TensorRTEngine:
         self._capturing = cuda.graphs
         self._shapes: OrderedDict[tuple[int, ...], _Shape] = OrderedDict()
         self._bound: tuple[int, ...] | None = None
+        self._profile: int | None = None  # the shared context's; None: nobody knows
         self._stream: Any = None
         self._context: Any = None
         self._events: list[Any] = []
@@ -72,14 +76,15 @@ class TensorRTEngine:
         try:
             self._stream = cuda.stream()
             self._handle = cuda.stream_handle(self._stream)
-            self._context = plan.new_context(self._handle)
+            self._context, self._profile = plan.new_context(self._handle), 0
             for _ in range(4):
                 self._events.append(cuda.event())
         except BaseException:
             self.close()
             raise
         self.provider = plan.provider
-        self.min_tokens = plan.profile.min[1]  # of a text tower; images have no short inputs
+        # Of a text tower; images have no short inputs.
+        self.min_tokens = whole(plan.profiles).min[1]
         self.token_buckets = TOKEN_BUCKETS if self._capturing else ()
 
     @property
@@ -91,7 +96,7 @@ class TensorRTEngine:
         """Embed a batch; returns float32 [batch, embed_dim] on the host.
 
         Raises:
-            EngineError: the shape is outside the plan's profile, the GPU is out of memory, or
+            EngineError: the shape is outside the plan's profiles, the GPU is out of memory, or
                 the run failed.
         """
         with self._lock:
@@ -134,7 +139,8 @@ class TensorRTEngine:
     def _run(self, array: np.ndarray, *, timed: bool) -> np.ndarray:
         if self._closed:
             raise EngineError("this engine is closed")
-        check_shape(array.shape, self._plan.profile, self._plan.flavour)
+        if array.shape not in self._shapes:
+            self._plan.profile_of(array.shape)
         if self._busy:  # a run that failed may have left work on its way to what is moved next
             self._cuda.synchronize(self._stream)
         self._busy = True
@@ -201,7 +207,8 @@ class TensorRTEngine:
         Then nothing is captured any more: plain runs on the first context need no more memory.
         """
         try:
-            return self._bind(self._plan.new_context(self._handle), shape)
+            profile = self._plan.profile_of(shape)
+            return self._bind(self._plan.new_context(self._handle, profile), shape)
         except EngineError:
             self._capturing = False
             return None
@@ -211,6 +218,11 @@ class TensorRTEngine:
         plan = self._plan
         if context is self._context:
             self._bound = None
+            profile = plan.profile_of(shape)
+            if self._profile != profile:
+                self._profile = None
+                plan.change_profile(context, profile, self._handle)
+                self._profile = profile
         if not context.set_input_shape(plan.input.name, shape):
             raise plan.failure(f"refuses the input shape {list(shape)}")
         dims = context.get_tensor_shape(plan.output.name)

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipperf.engines.profiles import chosen, whole
 from clipperf.engines.tensorrt import cuda as cuda_driver
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import ArtifactError, EngineError, StorageError
-from clipperf.nouns.artifact import ShapeRange
 from clipperf.nouns.cell import EngineRequest
 from clipperf.system.files import replacing, safe_name
 
@@ -36,7 +36,7 @@ class Plan:
         if reason := plan_file.obstacle(self._info, cuda.kind):
             raise EngineError(f"{path}: {reason}")
         self.input, self.output = self._info.inputs[0], self._info.outputs[0]
-        self.profile = self._info.profile[0]
+        self.profiles = self._info.profile
         self.provider = f"{flavours.TITLES[self.flavour]} {trt.__version__}"
         self._log = flavours.Log()
         self._logger = flavours.logger(self.flavour, self._log)
@@ -56,15 +56,45 @@ class Plan:
             self._config.dynamic_shapes_kernel_specialization_strategy = eager
             self._kernels = KernelCache(self._config, kernel_file(request, cuda.kind))
 
-    def new_context(self, stream: int) -> trt.IExecutionContext:
-        """An execution context whose activations the caller provides."""
+    def profile_of(self, shape: tuple[int, ...]) -> int:
+        """The place of the profile that an input is run in; see `engines.profiles.chosen`.
+
+        Raises:
+            EngineError: the plan was not built for it; with its range and the command that builds
+                another.
+        """
+        found = chosen(self.profiles, shape)
+        if found is not None:
+            return found
+        taken = whole(self.profiles)
+        low, high = taken.min, taken.max
+        if len(shape) == len(low) and not low[0] <= shape[0] <= high[0]:
+            raise EngineError(
+                f"this engine takes batches {low[0]} to {high[0]}, not {shape[0]}; build another "
+                f"with clipperf export MODEL --runtime {self.flavour} --batch "
+                f"{min(low[0], shape[0])}:{taken.opt[0]}:{max(high[0], shape[0])}"
+            )
+        raise EngineError(
+            f"this engine takes inputs of shape {list(low)} to {list(high)}, not {list(shape)}"
+        )
+
+    def new_context(self, stream: int, profile: int = 0) -> trt.IExecutionContext:
+        """An execution context whose activations the caller provides, in one of the profiles."""
         if self._engine is None:
             raise EngineError("this engine is closed")
         context = self._engine.create_execution_context(self._config or self._strategy)
-        # Only an engine's first context takes its profile by itself.
-        if context is None or not context.set_optimization_profile_async(0, stream):
+        if context is None:
             raise self.failure("cannot make an execution context")
+        self.change_profile(context, profile, stream)
         return context
+
+    def change_profile(self, context: trt.IExecutionContext, profile: int, stream: int) -> None:
+        """Bring a context, none of whose work is on its way, into a profile.
+
+        Its shape and addresses have to be set again. What TensorRT copies for it is in `stream`.
+        """
+        if not context.set_optimization_profile_async(profile, stream):
+            raise self.failure(f"cannot use its profile {profile}")
 
     def capturable(self, context: trt.IExecutionContext, stream: int) -> bool:
         """Whether TensorRT agrees that a context's work becomes a CUDA graph."""
@@ -142,25 +172,3 @@ def _mapped(path: Path, size: int) -> Iterator[mmap.mmap]:
                 yield data
     except OSError as exc:
         raise ArtifactError(f"{path} cannot be read: {exc.strerror}") from exc
-
-
-def check_shape(shape: tuple[int, ...], profile: ShapeRange, flavour: str) -> None:
-    """Refuse an input that the plan was not built for.
-
-    Raises:
-        EngineError: with the plan's range and the command that builds another.
-    """
-    low, high = profile.min, profile.max
-    if len(shape) == len(low) and all(
-        a <= x <= b for a, x, b in zip(low, shape, high, strict=True)
-    ):
-        return
-    if len(shape) == len(low) and not low[0] <= shape[0] <= high[0]:
-        raise EngineError(
-            f"this engine takes batches {low[0]} to {high[0]}, not {shape[0]}; build another with "
-            f"clipperf export MODEL --runtime {flavour} --batch "
-            f"{min(low[0], shape[0])}:{profile.opt[0]}:{max(high[0], shape[0])}"
-        )
-    raise EngineError(
-        f"this engine takes inputs of shape {list(low)} to {list(high)}, not {list(shape)}"
-    )

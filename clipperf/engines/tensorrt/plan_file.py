@@ -71,10 +71,25 @@ def read(plan: Path) -> PlanInfo:
         said = f"{path} is missing, and a plan cannot be used without it: {AGAIN}"
         raise ArtifactError(said) from exc
     info = record_of(PlanInfo, values, path, AGAIN)
-    tensors = len(info.inputs), len(info.outputs), len(info.profile)
-    if info.flavour not in flavours.FLAVOURS or tensors != (1, 1, 1):
+    if info.flavour not in flavours.FLAVOURS or not _one_input_profiled(info):
         raise ArtifactError(f"{path} is damaged: {AGAIN}")
     return info
+
+
+def _one_input_profiled(info: PlanInfo) -> bool:
+    """Whether a sidecar is of one input and one output, and each of its profiles of that input."""
+    if (len(info.inputs), len(info.outputs)) != (1, 1) or not info.profile:
+        return False
+    given = info.inputs[0]
+    return all(
+        profile.name == given.name
+        and {len(profile.min), len(profile.opt), len(profile.max)} == {len(given.shape)}
+        and all(
+            low <= usual <= high
+            for low, usual, high in zip(profile.min, profile.opt, profile.max, strict=True)
+        )
+        for profile in info.profile
+    )
 
 
 def read_header(plan: Path) -> Header | None:

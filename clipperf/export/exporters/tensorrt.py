@@ -6,24 +6,36 @@ On a machine whose GPU they run on, they pass the parity gate; elsewhere they ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from clipperf.engines.profiles import (
+    Range,
+    batch_steps,
+    chosen,
+    first_batch,
+    reach,
+    token_range,
+    token_steps,
+    whole,
+)
 from clipperf.engines.tensorrt import flavours, plan_file
-from clipperf.errors import ArtifactError
+from clipperf.errors import ArtifactError, UsageError
 from clipperf.export import gate
 from clipperf.export.exporter import Below, Choices, Exporter, Need, key_of
 from clipperf.export.job import Built, Job, Tell
 from clipperf.export.judge import parity
 from clipperf.export.plan_options import (
+    MAX_BATCH,
     EngineSettings,
     check_kinds,
     check_support,
     onnx_sha256,
+    profiles_for,
     settings_of,
     targeted,
-    token_range,
 )
 from clipperf.models import zoo
 from clipperf.nouns.artifact import Artifact, Parity, PlanInfo
@@ -79,11 +91,13 @@ def key(spec: ModelSpec, side: Side, variant: Variant, below: Below) -> str:
 
 
 def described(variant: Variant) -> dict[str, str]:
-    """See `Choices`; ranges as MIN:OPT:MAX."""
+    """See `Choices`; ranges as MIN:OPT:MAX, and what images and texts are tuned for."""
     settings = settings_of(variant)
     values = {
         "batch": ":".join(map(str, settings.batch)),
         "tokens": ":".join(map(str, settings.tokens)),
+        "image_batches": ",".join(map(str, batch_steps(settings.batch))),
+        "text_tokens": ",".join(map(str, token_steps(settings.tokens))),
         "targets": ",".join(settings.targets) or _present_gpu(),
         "hardware_compat": settings.hardware_compat,
         "workspace_bytes": settings.workspace_bytes,
@@ -118,14 +132,32 @@ def runs_here(job: Job) -> bool:
 
 
 def checked(job: Job, built: Built) -> Parity:
-    """Compare an engine with PyTorch fp32, in batches that it takes.
+    """Compare an engine with PyTorch fp32, in batches that it takes and in each of its profiles.
 
     Raises:
         EngineError: the plan does not load or run.
     """
-    low, high = _batches(plan_file.read(job.target))
+    info = plan_file.read(job.target)
+    low, high = _batches(info)
     sizes = parity.batches_within(parity.batches_for(job.spec, job.side), low, high)
-    return gate.by_runtime(job, built, f"; on {_present_gpu()}", sizes)
+    rest, lengths = info.profile[0].opt[1:], dict.fromkeys(p.opt[1] for p in info.profile)
+    if len(lengths) == 1:
+        ran = {chosen(info.profile, (size, *rest)) for size in sizes}
+        others = (place for place in range(len(info.profile)) if place not in ran)
+        sizes += tuple(first_batch(info.profile, place) for place in others)
+    note = f"; on {_present_gpu()}"
+    with closing(gate.opened(job, job.target)) as engine:
+        found = gate.compared(engine, job, built, note, sizes)
+        for tokens in lengths if len(lengths) > 1 else ():
+            other = gate.compared_at(engine, job, built, tokens, note, (low, high))
+            if other is not None and _rank(other) < _rank(found):
+                found = replace(other, n=found.n, batches=found.batches)
+    return found
+
+
+def _rank(found: Parity) -> tuple[bool, bool, float]:
+    """The lower, the worse."""
+    return found.passed, found.finite, found.min_cosine
 
 
 def serving(
@@ -137,7 +169,8 @@ def serving(
         return found
     settings = settings_of(variant)
     low, tuned, high = settings.batch
-    return replace(variant, settings=replace(settings, batch=(low, tuned, max(high, batches[1]))))
+    largest = high if batches[1] <= high else min(reach(batches[1]), MAX_BATCH)
+    return replace(variant, settings=replace(settings, batch=(low, tuned, largest)))
 
 
 def find_engines(
@@ -146,8 +179,8 @@ def find_engines(
     """A folder of the store with engines of these towers that run here.
 
     They take every batch of `batches` (smallest, largest), come from the graphs that an export
-    gives now, and did not fail the parity gate. The variant's settings do not count. Of several
-    folders the one with the smallest range is taken.
+    gives now, have the profiles that it would give them, and did not fail the parity gate. The
+    variant's settings do not count. Of several folders the one with the smallest range is taken.
     """
     weights_id = zoo.weights_id(spec)
     if weights_id is None:
@@ -182,15 +215,24 @@ def _sound_plan(folder: Path, tower: Artifact, variant: Variant) -> PlanInfo | N
     if refused or (tower.runtime, tower.precision) != (variant.runtime, variant.precision):
         return None
     try:
-        return plan_file.read(folder / tower.path)
-    except ArtifactError:  # damaged, or of another version of clipperf
-        return None
+        info = plan_file.read(folder / tower.path)
+        batch, tokens = (_range(tower.options[name]) for name in ("batch", "tokens"))
+        made = profiles_for(info.inputs[0], EngineSettings(batch, tokens))
+    except (ArtifactError, UsageError, KeyError, ValueError):
+        return None  # damaged, or of another version of clipperf
+    return info if info.profile == made else None
+
+
+def _range(said: str) -> Range:
+    """MIN:OPT:MAX of an artifact's options; raises ValueError."""
+    low, usual, high = map(int, said.split(":"))
+    return low, usual, high
 
 
 def _batches(info: PlanInfo) -> tuple[int, int]:
     """The smallest and the largest batch that a plan takes."""
-    profile = info.profile[0]
-    return profile.min[0], profile.max[0]
+    taken = whole(info.profile)
+    return taken.min[0], taken.max[0]
 
 
 EXPORTER = Exporter(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import ExportError, StorageError
 from clipperf.export.job import Built, Job, Tell, like
-from clipperf.export.plan_options import check_support, onnx_sha256, settings_of, shape_range
+from clipperf.export.plan_options import check_support, onnx_sha256, profiles_for, settings_of
 from clipperf.nouns.artifact import PlanInfo, TensorSpec
 from clipperf.nouns.variant import Side, Variant
 from clipperf.serialize import to_json
@@ -85,7 +85,7 @@ def build_engine(
         precision=variant.precision,
         inputs=inputs,
         outputs=outputs,
-        profile=tuple(shape_range(given, options) for given in inputs),
+        profile=profiles_for(inputs[0], options),
         targets=built.targets,
         gpu=None if present is None else present.name,
         options={name: str(chosen[name]) for name in SETTINGS if chosen[name] is not None},
@@ -186,12 +186,14 @@ def _configure(
             f"the graph takes {', '.join(sorted(found))}, not "
             f"{', '.join(given.name for given in inputs)}: export the model again"
         )
-    profile = builder.create_optimization_profile()
-    for given in inputs:
-        shapes = shape_range(given, options)
+    for shapes in profiles_for(inputs[0], options):
+        profile = builder.create_optimization_profile()
         smallest, usual, largest = (trt.Dims([*s]) for s in (shapes.min, shapes.opt, shapes.max))
-        profile.set_shape(given.name, smallest, usual, largest)
-    config.add_optimization_profile(profile)
+        profile.set_shape(shapes.name, smallest, usual, largest)
+        if config.add_optimization_profile(profile) < 0:
+            ranges = ":".join(str(list(shape)) for shape in (shapes.min, shapes.opt, shapes.max))
+            title = flavours.TITLES[variant.runtime]
+            raise ExportError(f"{title} refuses the profile {ranges} of {shapes.name}")
     if variant.row.tf32:
         config.set_flag(trt.BuilderFlag.TF32)
     else:  # on unless cleared
