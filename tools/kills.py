@@ -2,10 +2,12 @@
 
 Usage: python tools/kills.py [--kills 80] [--seed 0] [--folder DIR]
 
-Exports into a folder with a tower and a user's files, changes of its preprocessing, profiles and
-evaluations are started with a full store or an empty one, and SIGKILL hits the whole family, the
-parent alone or a child alone. After each kill the artifact must be whole, the user's files be
-there and the result file be readable; the same command must then succeed and leave no staging.
+Exports into a folder with a tower and a user's files, changes of its preprocessing, profiles,
+evaluations and embeddings of a dataset are started with a full store or an empty one, and SIGKILL
+hits the whole family, the parent alone or a child alone. After each kill the artifact must be
+whole, the user's files be there, the result file be readable and every shard of vectors that has a
+record be that of a run which nobody killed; the same command must then succeed, leave no staging,
+and in the end all shards be those of that run.
 """
 
 from __future__ import annotations
@@ -21,15 +23,16 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
-from breaking import MODEL, Place, error_lines
+from breaking import EMBED, MODEL, Place, error_lines
 
 COMMANDS = {
     "export": f"export {MODEL} --tower text --quiet --out OUT",
     "preprocess": f"export {MODEL} --tower image --preprocess draft --quiet --out OUT",
     "profile": f"profile {MODEL} --tower text --runtime onnx --batch 1 --quick --quiet --json JSON",
     "eval": f"eval {MODEL} --runtime onnx --precision fp32 --dataset FEW --quiet --json JSON",
+    "embed": EMBED,
 }
-TURNS = ("preprocess", "export", "preprocess", "profile", "preprocess", "eval")
+TURNS = ("preprocess", "export", "embed", "preprocess", "profile", "embed", "preprocess", "eval")
 """In a change of the preprocessing, which takes a second, a folder is exchanged as in an export."""
 
 WHOM = ("family", "parent", "child")
@@ -69,6 +72,8 @@ def kill_all(place: Place, kills: int, seed: int) -> int:
             place.problems.append(f"the next run: exit {again.returncode}: {again.stderr[-300:]}")
         place.look("after the next run")
         place.look_for_leftovers()
+        if name == "embed":
+            place.look_at_all_vectors()
         counts[f"{name}, {whom}{', empty store' if fresh else ''}"] += 1
         counts["struck a running command"] += hit
         found = [f"kill {number} ({name}, {whom}): {problem}" for problem in place.problems]
