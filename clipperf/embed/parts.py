@@ -39,9 +39,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a part: ids with vectors [ids, embed_dim], and corrupt items with reasons."""
+    """What came of a part of `items`: ids with vectors [ids, embed_dim], corrupt ones with reasons.
 
-    part: Part
+    The inputs themselves are not kept: those of a shard may be large.
+    """
+
+    shard: int
+    items: int
+    last: bool
     ids: list[str]
     vectors: np.ndarray
     corrupt: list[tuple[str, str]]
@@ -128,4 +133,5 @@ def _outcome(part: Part, rows: np.ndarray, bad: dict[int, str], clipped: int) ->
         else:
             corrupt.append((item.id, reason))
     vectors = rows[[i for i in range(len(rows)) if i not in bad]] if bad else rows
-    return Outcome(part, ids, vectors, corrupt, clipped)
+    size = len(part.items)
+    return Outcome(part.shard, size, part.last, ids, vectors, corrupt, clipped)

@@ -245,19 +245,18 @@ class _Run:
             for outcome in ready:
                 own.append(outcome)
                 self._count(outcome, started)
-                if not outcome.part.last:
+                if not outcome.last:
                     continue
                 self._check_limit(at_end=True)
                 self._written(writing)
-                number = outcome.part.shard
+                number = outcome.shard
                 writing = number, writer.submit(self._write, number, own)
                 own = []
         self._written(writing)
 
     def _count(self, outcome: Outcome, started: float) -> None:
-        size = len(outcome.part.items)
-        self._done += size
-        self._summary.tried += size
+        self._done += outcome.items
+        self._summary.tried += outcome.items
         self._corrupt += len(outcome.corrupt)
         for id_, reason in outcome.corrupt[-1:]:
             self._last_corrupt = one_line(f"{id_}: {reason}")

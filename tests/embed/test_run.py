@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -233,22 +234,30 @@ def test_items_are_taken_as_they_are_needed(
 ) -> None:
     """Beside the batch that runs one is ready and one is prepared: no more is in memory."""
     taken, ahead, real = [0], [0], runs.datasets.opened
+    alive: weakref.WeakSet[Item] = weakref.WeakSet()
+    most = [0]
 
     def counted(items: Iterator[Item]) -> Iterator[Item]:
         for item in items:
             taken[0] += 1
+            alive.add(item)
             yield item
 
     def dataset(*args: Any) -> Any:
         found = real(*args)
         return replace(found, items=lambda start: counted(found.items(start)))
 
+    def told(said: str, done: int, total: int) -> None:
+        ahead.append(taken[0] - done)
+        most.append(len(alive))
+
     monkeypatch.setattr(runs.datasets, "opened", dataset)
     embed(
         *(photos, tmp_path / "out", lambda: opened(batch=2), replace(WISHES, shard_items=12)),
-        on_items=lambda said, done, total: ahead.append(taken[0] - done),
+        on_items=told,
     )
     assert taken[0] == 12 and 0 < max(ahead) <= 4
+    assert max(most) <= 8  # those that are done and the last loops' own
 
 
 # --- what is refused -----------------------------------------------------------------------
