@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--files", type=Path, help="a folder of images; default: made here")
     parser.add_argument("--preprocess")
     parser.add_argument("--images", type=int, default=512, help="images that are made")
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shard-items", type=int, default=128)
     args = parser.parse_args()
@@ -111,6 +112,7 @@ def main() -> None:
             ).folder
         )
         with open_tower(made, "image", preprocess=args.preprocess) as tower:
+            tower.batch = args.batch
             names = list(map(str, paths))
             costs = pixel_costs(names, tower.pixels, tower.pixel_dtype)
             own = ways(tower, paths, folder, Path(scratch), args.shard_items)
@@ -128,9 +130,9 @@ def show(tower: Tower, images: int, pixel_s: float, rates: dict[str, list[float]
     """The table, its columns divided by bars."""
     cores = available_cores()
     shared = [1 / (1 / rate + pixel_s / cores) for rate in rates["engine"]]
-    print(
-        f"{tower.cell.label}, {tower.pixels.method}; {images} images, {cores} cores, {cpu_name()}"
-    )
+    cell = tower.cell
+    print(f"{cell.model_id} images in {cell.setup}, batch {tower.batch}, {tower.pixels.method}")
+    print(f"{images} images, {cores} cores, {cpu_name()}")
     print(f"pixels of one image: {1e3 * pixel_s:.2f} ms in one thread")
     print("| way | images/s | of the engine | of what the cores allow | of encode_images |")
     print("| --- | ---: | ---: | ---: | ---: |")
