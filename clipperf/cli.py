@@ -10,6 +10,7 @@ import typer
 from clipperf.commands import (
     compare,
     doctor,
+    embed,
     evaluate,
     export,
     inspect,
@@ -28,6 +29,7 @@ COMMANDS: dict[str, ModuleType] = {
     "profile": profile,
     "eval": evaluate,
     "tune": tune,
+    "embed": embed,
     "inspect": inspect,
     "doctor": doctor,
     "report": report,
@@ -37,7 +39,10 @@ COMMANDS: dict[str, ModuleType] = {
     "store": store,
 }
 
-EXIT_CODES = "Exit codes: 0 ok, 1 something failed (failed cells are rows), 2 usage."
+EXIT_CODES = (
+    "Exit codes: 0 ok, 1 something failed (failed cells are rows), 2 usage, 3 embedded but for "
+    "corrupt items."
+)
 
 app = typer.Typer(
     name="clipperf",

@@ -11,6 +11,7 @@ ClipperfError                     everything clipperf raises on purpose
 ├── EngineError                   a runtime failed to load or to run              exit 1
 │   ├── NotFiniteError            a tower ran and gave NaN or infinity            exit 1
 │   └── UnsupportedError          this runtime cannot do this cell                exit 1
+├── CorruptError                  more inputs cannot be read than were allowed    exit 1
 ├── ChildError                    a process of clipperf's own died or hung        exit 1
 └── MeasurementError              the harness itself failed                       exit 1
 
@@ -73,6 +74,10 @@ class NotFiniteError(EngineError):
 
 class UnsupportedError(EngineError):
     """This runtime cannot do what the cell asks, on this machine or at all."""
+
+
+class CorruptError(ClipperfError):
+    """More inputs of a dataset cannot be read than its user allows."""
 
 
 class ChildError(ClipperfError):

@@ -25,7 +25,7 @@ MODULES = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES]
 MODULES = [name.removesuffix(".__init__") for name in MODULES]
 COMMANDS = (
     *("models", "export", "profile", "eval", "tune", "inspect", "doctor", "report", "size"),
-    *("overlap", "compare", "store"),
+    *("overlap", "compare", "store", "embed"),
 )
 
 FLOORS = (
@@ -36,7 +36,7 @@ FLOORS = (
     ("models",),
     ("graph", "engines"),
     ("serve", "inspect"),
-    ("evals", "adapters"),
+    ("evals", "adapters", "embed"),
     ("export",),
     ("bench", "report"),
     ("commands",),
@@ -53,7 +53,7 @@ HEAVY = frozenset(
         *("onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "tensorrt"),
         *("tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx", "pycuda"),
         *("cykooz_resizer", "pyarrow", "datasets", "clip_benchmark", "mteb", "scipy", "sklearn"),
-        *("cuda", "pynvml", "safetensors", "matplotlib"),
+        *("cuda", "pynvml", "safetensors", "matplotlib", "urllib3"),
     )
 )
 HEAVY_AT_IMPORT = {

@@ -14,11 +14,13 @@ from PIL import Image
 from clipperf.errors import ClipperfError
 from clipperf.inspect.artifact import inspect
 from clipperf.system import store
+from clipperf.system.files import read_json
 from clipperf.system.temporaries import PREFIX
 
 MODEL = "clipperf-sample"
 MINE = {"labels.json": "[]", "index/part.bin": "vectors", "image/notes.txt": "beside a tower"}
 TIMEOUT_S = 600
+EMBED = "embed sample --artifact OUT --shard-items 100 --quiet --out VECTORS"
 
 
 @dataclass
@@ -43,6 +45,11 @@ class Place:
         return self.root / "out"
 
     @property
+    def vectors(self) -> Path:
+        """Shards of vectors of the sample's images."""
+        return self.root / "vectors"
+
+    @property
     def environment(self) -> dict[str, str]:
         """The environment of commands."""
         scratch = self.root / "scratch"
@@ -50,9 +57,9 @@ class Place:
         return {**os.environ, "CLIPPERF_HOME": str(self.home), "TMPDIR": str(scratch)}
 
     def command(self, words: str) -> list[str]:
-        """A command in this place; "OUT", "JSON" and "FEW" (images) in it stand for its paths."""
-        few = self.root / "few"
-        paths = {"OUT": self.out, "JSON": self.root / "result.json", "FEW": few}
+        """A command; "OUT", "JSON", "VECTORS" and "FEW" (images) in it stand for paths."""
+        few, json = self.root / "few", self.root / "result.json"
+        paths = {"OUT": self.out, "JSON": json, "FEW": few, "VECTORS": self.vectors}
         typed = [str(paths.get(word, word)) for word in words.split()]
         return [sys.executable, "-P", "-m", "clipperf", *typed]
 
@@ -72,6 +79,7 @@ class Place:
             f"export {MODEL} --quiet",
             f"export {MODEL} --tower image --quiet --out OUT",
             f"profile {MODEL} --tower text --runtime onnx --batch 1 --quick --quiet --json JSON",
+            EMBED,
         ):
             done = self.run(words)
             if done.returncode:
@@ -91,6 +99,7 @@ class Place:
         shutil.rmtree(self.root, ignore_errors=True)
         shutil.copytree(self.template, self.root, symlinks=True)
         shutil.rmtree(self.root / "scratch", ignore_errors=True)
+        shutil.rmtree(self.vectors, ignore_errors=True)
         if fresh:
             shutil.rmtree(self.home)
 
@@ -98,10 +107,33 @@ class Place:
         """Note what does not stand any longer."""
         self._expect(f"{when}: a user's file is lost or altered", self._mine_stand())
         self._expect(f"{when}: the artifact is not whole", self._whole())
+        for record in self.vectors.glob("shard-*.json"):
+            if record.suffixes == [".json"]:
+                names = [record.name, *read_json(record)["files"]]
+                self._expect(f"{when}: {record.name} is not whole", self._as_uninterrupted(names))
         try:
             store.read_result(self.root / "result.json")
         except ClipperfError as exc:
             self.problems.append(f"{when}: the result file: {exc}")
+
+    def look_at_all_vectors(self) -> None:
+        """Note whether other shards are there than those of a run that nobody killed."""
+        assert self.template is not None
+        names = sorted(path.name for path in Place(self.template).vectors.iterdir())
+        there = sorted(path.name for path in self.vectors.iterdir())
+        pinned = [name for name in names if name.startswith("shard-")]
+        same = names == there and self._as_uninterrupted(pinned)
+        self._expect("the shards are not those of an uninterrupted run", same)
+
+    def _as_uninterrupted(self, names: list[str]) -> bool:
+        assert self.template is not None
+        whole = Place(self.template).vectors
+        try:
+            return all(
+                (self.vectors / name).read_bytes() == (whole / name).read_bytes() for name in names
+            )
+        except OSError:
+            return False
 
     def look_for_leftovers(self) -> None:
         """Note staging and locks that are still there when a command has come to its end."""

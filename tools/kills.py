@@ -1,11 +1,13 @@
 """Kill commands at random moments and see that nothing is lost; exits with 1 where something is.
 
-Usage: python tools/kills.py [--kills 80] [--seed 0] [--folder DIR]
+Usage: python tools/kills.py [--kills 80] [--seed 0] [--only COMMAND] [--folder DIR]
 
-Exports into a folder with a tower and a user's files, changes of its preprocessing, profiles and
-evaluations are started with a full store or an empty one, and SIGKILL hits the whole family, the
-parent alone or a child alone. After each kill the artifact must be whole, the user's files be
-there and the result file be readable; the same command must then succeed and leave no staging.
+Exports into a folder with a tower and a user's files, changes of its preprocessing, profiles,
+evaluations and embeddings of a dataset are started with a full store or an empty one, and SIGKILL
+hits the whole family, the parent alone or a child alone. After each kill the artifact must be
+whole, the user's files be there, the result file be readable and every shard of vectors that has a
+record be that of a run which nobody killed; the same command must then succeed, leave no staging,
+and in the end all shards be those of that run.
 """
 
 from __future__ import annotations
@@ -18,18 +20,20 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-from breaking import MODEL, Place, error_lines
+from breaking import EMBED, MODEL, Place, error_lines
 
 COMMANDS = {
     "export": f"export {MODEL} --tower text --quiet --out OUT",
     "preprocess": f"export {MODEL} --tower image --preprocess draft --quiet --out OUT",
     "profile": f"profile {MODEL} --tower text --runtime onnx --batch 1 --quick --quiet --json JSON",
     "eval": f"eval {MODEL} --runtime onnx --precision fp32 --dataset FEW --quiet --json JSON",
+    "embed": EMBED,
 }
-TURNS = ("preprocess", "export", "preprocess", "profile", "preprocess", "eval")
+TURNS = ("preprocess", "export", "embed", "preprocess", "profile", "embed", "preprocess", "eval")
 """In a change of the preprocessing, which takes a second, a folder is exchanged as in an export."""
 
 WHOM = ("family", "parent", "child")
@@ -41,6 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=COMMANDS, help="kill this command alone")
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     options = parser.parse_args()
     with contextlib.ExitStack() as held:
@@ -48,17 +53,19 @@ def main() -> int:
         template = Place(folder / "template")
         if not template.home.exists():
             template.build()
-        return kill_all(Place(folder / "place", template.root), options.kills, options.seed)
+        turns = tuple(name for name in TURNS if options.only in (None, name))
+        place = Place(folder / "place", template.root)
+        return kill_all(place, turns, options.kills, options.seed)
 
 
-def kill_all(place: Place, kills: int, seed: int) -> int:
-    """Kill so many commands; prints what came of it."""
+def kill_all(place: Place, turns: Sequence[str], kills: int, seed: int) -> int:
+    """Kill so many commands, in turns; prints what came of it."""
     chance = random.Random(seed)
-    longest = durations(place)
+    longest = durations(place, turns)
     counts: Counter[str] = Counter()
     bad: list[str] = []
     for number in range(kills):
-        name, whom = TURNS[number % len(TURNS)], chance.choice(WHOM)
+        name, whom = turns[number % len(turns)], chance.choice(WHOM)
         fresh = chance.random() < 0.2 and name == "export"
         place.problems = []
         place.reset(fresh=fresh)
@@ -69,6 +76,8 @@ def kill_all(place: Place, kills: int, seed: int) -> int:
             place.problems.append(f"the next run: exit {again.returncode}: {again.stderr[-300:]}")
         place.look("after the next run")
         place.look_for_leftovers()
+        if name == "embed":
+            place.look_at_all_vectors()
         counts[f"{name}, {whom}{', empty store' if fresh else ''}"] += 1
         counts["struck a running command"] += hit
         found = [f"kill {number} ({name}, {whom}): {problem}" for problem in place.problems]
@@ -80,10 +89,11 @@ def kill_all(place: Place, kills: int, seed: int) -> int:
     return 1 if bad else 0
 
 
-def durations(place: Place) -> dict[str, float]:
+def durations(place: Place, names: Sequence[str]) -> dict[str, float]:
     """How long each command takes when nobody kills it."""
     found = {}
-    for name, words in COMMANDS.items():
+    for name in dict.fromkeys(names):
+        words = COMMANDS[name]
         place.reset()
         start = time.monotonic()
         done = place.run(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -108,53 +108,82 @@ def batches(
     """
     seen = Seen() if seen is None else seen
     images = _read_once(images)
+    if workers:
+        _decode_repeated(images, skip)
+    parts = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+    with contextlib.closing(prepared(parts, spec, workers, dtype, seen, skip)) as ready:
+        # A loop's variable would hold one batch more in RAM.
+        yield from filter(len, ready)
 
-    def planned(start: int) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
-        chunk = images[start : start + batch_size]
-        pixels = np.empty((len(chunk), *spec.shape), dtype)
+
+def prepared(
+    parts: Iterable[Sequence[ImageInput]],
+    spec: PreprocessSpec,
+    workers: int,
+    dtype: PixelDtype,
+    seen: Seen,
+    skip: bool,
+) -> Generator[np.ndarray, None, None]:
+    """`batches` of images that come in parts, each of them a batch: one array for every part.
+
+    Where images are skipped it may be empty. Places are counted over all parts. Of the parts one
+    is taken ahead of that which is prepared.
+
+    Raises: as `batches`.
+    """
+
+    def planned(start: int, part: Sequence[ImageInput]) -> tuple[np.ndarray, list[Any]]:
+        pixels = np.empty((len(part), *spec.shape), dtype)
         return pixels, [
-            (image, start + i, spec, pixels[i], seen, skip) for i, image in enumerate(chunk)
+            (image, start + i, spec, pixels[i], seen, skip) for i, image in enumerate(part)
         ]
 
     def whole(start: int, pixels: np.ndarray) -> np.ndarray:
+        if not seen.unreadable:
+            return pixels
         good = [i for i in range(len(pixels)) if start + i not in seen.unreadable]
         return pixels if len(good) == len(pixels) else pixels[good]
 
-    starts = range(0, len(images), batch_size)
+    start = 0
     if workers == 0:
-        for start in starts:
-            pixels, jobs = planned(start)
+        for part in parts:
+            pixels, jobs = planned(start, part)
             for job in jobs:
                 _fill(*job)
-            pixels = whole(start, pixels)
-            if len(pixels):
-                yield pixels
-            del pixels, jobs, job  # before the next batch takes its memory
+            pixels, start = whole(start, pixels), start + len(part)
+            job = jobs = None  # type: ignore[assignment]
+            yield pixels
+            del pixels  # before the next batch takes its memory
         return
-    _decode_repeated(images, skip)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="clipperf-pixels")
 
-    def begun(jobs: list[tuple[Any, ...]]) -> list[Future[None]]:
+    def begun(start: int, part: Sequence[ImageInput]) -> tuple[np.ndarray, list[Future[None]]]:
+        pixels, jobs = planned(start, part)
         try:
-            return [pool.submit(_fill, *job) for job in jobs]
+            return pixels, [pool.submit(_fill, *job) for job in jobs]
         except RuntimeError as exc:  # as Python says that a thread found no memory
             raise EngineError(
                 f"out of memory: no thread to prepare images could be started ({exc}); "
                 f"workers=0 takes none"
             ) from exc
 
+    current: np.ndarray | None = None
+    tasks: list[Future[None]] = []
     try:
-        pixels, jobs = planned(0)
-        tasks = begun(jobs)
-        for start in starts:
-            next_pixels, jobs = planned(start + batch_size)
-            next_tasks = begun(jobs)
+        for part in parts:
+            following, next_tasks = begun(start + (0 if current is None else len(current)), part)
+            if current is not None:
+                for task in tasks:
+                    task.result()
+                size, current = len(current), whole(start, current)
+                yield current
+                start += size
+            current, tasks = following, next_tasks
+            del following
+        if current is not None:
             for task in tasks:
                 task.result()
-            pixels = whole(start, pixels)
-            if len(pixels):
-                yield pixels
-            pixels, tasks = next_pixels, next_tasks
+            yield whole(start, current)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -175,6 +204,11 @@ def _fill(
         if not skip:
             raise error from exc
         seen.unreadable[place] = error
+
+
+def reason_of(place: int, image: ImageInput, error: UsageError) -> str:
+    """What is wrong with an image that `prepared` has skipped, without its place and name."""
+    return str(error).removeprefix(str(_at(place, image, UsageError(""))))
 
 
 def _at(place: int, image: ImageInput, error: UsageError) -> UsageError:

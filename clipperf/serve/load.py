@@ -79,19 +79,14 @@ def load(
         device = gpus.pin(device)
         uuid = None if device is None else gpus.uuid_of(device)
         named = named if uuid is None else f"{device}:{uuid}"  # which a child finds, too
-    path = _located(folder, runtime, precision)
-    kind = kind_of(path)
-    if kind == "folder" and kind_of(path / tuned.FILE) == "file":
-        path, kind = path / tuned.FILE, "file"
-    if kind == "file":
-        if (threads, streams, runtime, precision, device) != (None,) * 5:
-            raise UsageError(
-                f"{path} is a tuning, which sets threads, streams, runtime, precision and device; "
-                f"load the artifact folder to choose them"
-            )
-        choices = tuned.read(path)
-    else:
-        choices = [Choice(path, None, runtime, device, threads, streams or 1, precision=precision)]
+    path, choices = choices_at(
+        folder,
+        threads=threads,
+        streams=streams,
+        runtime=runtime,
+        precision=precision,
+        device=device,
+    )
     parts = open_all(choices, preprocess, verify, self_test)
     for problem in parts.warnings:
         warnings.warn(problem, AccuracyWarning, stacklevel=2)
@@ -125,6 +120,36 @@ def load(
     )
     watch(model)
     return model
+
+
+def choices_at(
+    folder: str | Path,
+    *,
+    threads: int | None = None,
+    streams: int | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+) -> tuple[Path, list[Choice]]:
+    """Where the artifact or tuning lies that is meant, and what to open of it; see `load`.
+
+    Raises:
+        ArtifactError: there is none, or the tuning is damaged.
+        UsageError: of a tuning something else is wanted than it says.
+    """
+    path = _located(folder, runtime, precision)
+    kind = kind_of(path)
+    if kind == "folder" and kind_of(path / tuned.FILE) == "file":
+        path, kind = path / tuned.FILE, "file"
+    if kind != "file":
+        choice = Choice(path, None, runtime, device, threads, streams or 1, precision=precision)
+        return path, [choice]
+    if (threads, streams, runtime, precision, device) != (None,) * 5:
+        raise UsageError(
+            f"{path} is a tuning, which sets threads, streams, runtime, precision and device; "
+            f"load the artifact folder to choose them"
+        )
+    return path, tuned.read(path)
 
 
 def _described(parts: Parts) -> str:

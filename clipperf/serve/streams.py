@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -27,23 +27,31 @@ def run_all(engine: Engine, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
     Raises:
         EngineError: a run failed; NotFiniteError: it gave values that are not finite.
     """
+    return list(run_each(engine, batches))
+
+
+def run_each(engine: Engine, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """`run_all`, each result as soon as it and those before it are there.
+
+    Raises: as `run_all`.
+    """
     run, streams = partial(_finite, engine), getattr(engine, "streams", 1)
     if streams == 1:
         # A loop's variable would hold one batch more in RAM than is being used or prepared.
-        return list(map(run, batches))
+        yield from map(run, batches)
+        return
     waiting: deque[Future[np.ndarray]] = deque()
-    results = []
     with ThreadPoolExecutor(streams, thread_name_prefix="clipperf-stream") as pool:
         try:
             for batch in batches:
                 if len(waiting) == 2 * streams:
-                    results.append(waiting.popleft().result())
+                    yield waiting.popleft().result()
                 waiting.append(pool.submit(run, batch))
-            results += [task.result() for task in waiting]
+            while waiting:
+                yield waiting.popleft().result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return results
 
 
 def _finite(engine: Engine, batch: np.ndarray) -> np.ndarray:

@@ -1,0 +1,278 @@
+"""`clipperf embed`: a dataset to vectors on the disk, exactly once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from clipperf.commands.model_options import KINDS, ContextLength, ImageSize, Pretrained
+from clipperf.commands.options import Device, Json, Quiet, Threads, print_json, tell_lines
+from clipperf.errors import UsageError
+from clipperf.system.terminal import say
+
+if TYPE_CHECKING:
+    from clipperf.embed.run import Limit, Summary
+    from clipperf.nouns.variant import Side
+    from clipperf.serve.bulk import Tower
+
+EXAMPLES = (
+    "clipperf embed photos --out vectors",
+    "clipperf embed laion.parquet --column URL --id-column key --model ViT-B-32 --out vectors",
+    "clipperf embed captions.csv --tower text --artifact vit-b-32 --normalize --out texts",
+    "clipperf embed shards --artifact tuned.json --format parquet --max-corrupt 5% --out vectors",
+)
+
+SAMPLE = "sample"
+LEFT_OUT = 3
+"""The exit code where all shards are there, and items are corrupt."""
+
+
+def command(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="A folder or zip of images; a folder of WebDataset or Parquet files; one such "
+            "file (.tar, .parquet); a CSV, TSV or JSON lines with paths or URLs; sample. For texts "
+            "the same with texts, or a .txt with one a line.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DIR", help="Where vectors go; named again, it is resumed."),
+    ],
+    tower: Annotated[
+        str, typer.Option("--tower", help="image or text: what is embedded.")
+    ] = "image",
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--model", help=f"{KINDS}. Default: the one exported model, else the sample."),
+    ] = None,
+    pretrained: Pretrained = None,
+    image_size: ImageSize = None,
+    context_length: ContextLength = None,
+    artifact: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--artifact",
+            metavar="FOLDER|TUNING",
+            help="An exported folder or the file of clipperf tune, in place of --model.",
+        ),
+    ] = None,
+    runtime: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--runtime", help="Which opens the tower; with --model by default onnx."),
+    ] = None,
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--precision", help="With --model: that of its export; default fp32."),
+    ] = None,
+    preprocess: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--preprocess", help="exact, fast or draft; default: as it was exported."),
+    ] = None,
+    column: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--column", help="What a table's inputs are in; default: image, url, text, ..."
+        ),
+    ] = None,
+    id_column: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--id-column", help="Ids of a table; default: id, else the row's number."),
+    ] = None,
+    format: Annotated[
+        str, typer.Option("--format", help="Of shards: npy, safetensors or parquet.")
+    ] = "npy",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of vectors on the disk: float32 or float16.")
+    ] = "float32",
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Unit vectors, whatever the tower gives.")
+    ] = False,
+    shard_items: Annotated[
+        int, typer.Option("--shard-items", min=1, max=1_000_000, help="Items of a shard.")
+    ] = 10_000,
+    max_corrupt: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--max-corrupt",
+            metavar="N|N%",
+            help="Fail where more items, or a larger share of them, cannot be read.",
+        ),
+    ] = None,
+    retry_corrupt: Annotated[
+        bool,
+        typer.Option("--retry-corrupt", help="Make shards again that have corrupt items."),
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read what is there for its sha256; damaged is made again."),
+    ] = False,
+    batch: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--batch", min=1, help="Run at once; default: as tuned, else 32."),
+    ] = None,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--workers", min=0, help="Threads that make pixels; default: all cores."),
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+    streams: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--streams", min=1, help="Batches that run at once; default: as tuned, or 1."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Embed a dataset into shards of vectors with ids; killed, the same command goes on."""
+    from clipperf.embed.items import Wanted
+    from clipperf.embed.run import Wishes, embed
+    from clipperf.evals.place import SAMPLE as SAMPLE_ZIP
+    from clipperf.nouns.model import Sizes
+    from clipperf.system.housekeeping.in_use import using
+    from clipperf.system.progress import progress
+    from clipperf.system.targets import expanded
+
+    side = _side(tower)
+    if dtype not in ("float32", "float16"):
+        raise UsageError(f"--dtype {dtype}: choose float32 or float16")
+    wishes = Wishes(
+        wanted=Wanted(side, column, id_column),
+        format=format,
+        dtype=dtype,
+        shard_items=shard_items,
+        normalize=normalize,
+        workers=workers,
+        limit=_limit(max_corrupt),
+        retry_corrupt=retry_corrupt,
+        verify=verify,
+    )
+    named = (model, pretrained, precision, image_size, context_length)
+    if artifact is not None and named != (None,) * 5:
+        raise UsageError(
+            "--artifact is a model that was exported: leave out --model, --pretrained, "
+            "--precision, --image-size and --context-length"
+        )
+    path = SAMPLE_ZIP if dataset == SAMPLE else expanded(dataset)
+    opening = {"threads": threads, "streams": streams, "device": device, "preprocess": preprocess}
+    with using(), progress(quiet, total=1) as bar:
+
+        def opened() -> Tower:
+            folder, chosen = artifact, runtime
+            if folder is None:
+                sizes = Sizes(image_size, context_length)
+                what = (model, pretrained, sizes, runtime, precision)
+                folder, chosen = _exported(*what, device, side, batch or 32, bar.stage)
+            return _opened(folder, side, chosen, batch, opening)
+
+        summary = embed(path, expanded(out), opened, wishes, bar.stage, bar.at)
+    if json:
+        print_json(_plain(summary))
+    else:
+        tell_lines(*_lines(summary))
+    raise typer.Exit(LEFT_OUT if summary.corrupt else 0)
+
+
+def _side(tower: str) -> Side:
+    if tower == "image":
+        return "image"
+    if tower == "text":
+        return "text"
+    raise UsageError(f"--tower {tower}: choose image or text; each has a folder of its own")
+
+
+def _limit(text: str | None) -> Limit:
+    """What --max-corrupt means; raises UsageError."""
+    from clipperf.embed.run import Limit
+
+    if text is None:
+        return Limit()
+    number = text.removesuffix("%")
+    try:
+        if number != text and 0 <= float(number) <= 100:
+            return Limit(share=float(number) / 100)
+        if number == text and int(number) >= 0:
+            return Limit(number=int(number))
+    except ValueError:
+        pass
+    raise UsageError(f"--max-corrupt {text}: give a number of items, or a share such as 5%")
+
+
+def _exported(
+    model: str | None,
+    pretrained: str | None,
+    sizes: Any,
+    runtime: str | None,
+    precision: str | None,
+    device: str | None,
+    side: Side,
+    batch: int,
+    on_stage: Any,
+) -> tuple[str, str]:
+    """The folder of a model that is exported now where it is not there, and what opens it."""
+    from clipperf.bench import prepare
+    from clipperf.engines import contract
+    from clipperf.nouns.variant import BASELINE_PRECISION, Variant
+
+    specs = prepare.choose_models([model] if model else [], pretrained, sizes)
+    if len(specs) > 1:
+        known = ", ".join(sorted(spec.id for spec in specs)[:5])
+        raise UsageError(f"several models are exported: name one with --model: {known}")
+    chosen = runtime or prepare.ARTIFACT
+    if contract.get(chosen).artifact is None:
+        raise UsageError(f"--runtime {chosen} runs weights, not what is exported: choose another")
+    prepare.check_usable(prepare.choose_devices([chosen], device))
+    variant = Variant(chosen, precision or BASELINE_PRECISION)
+    folder = prepare.artifact_folder(specs[0], [side], variant, on_stage, (1, batch))
+    return str(folder), chosen
+
+
+def _opened(
+    folder: str, side: Side, runtime: str | None, batch: int | None, options: dict[str, Any]
+) -> Tower:
+    """The tower, and on standard error what its user should know."""
+    from clipperf.serve.bulk import open_tower
+
+    found = open_tower(folder, side, runtime=runtime, **options)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+    if batch is not None:
+        found.batch = batch
+    return found
+
+
+def _lines(summary: Summary) -> list[str]:
+    """What is in the folder, and what is not."""
+    from clipperf import units
+    from clipperf.text import one_line
+
+    manifest = summary.manifest
+    unit = "unit length" if manifest.normalized else "as the tower gives them"
+    said = [
+        f"{manifest.model} {manifest.side} in {manifest.runtime} {manifest.precision}: "
+        f"{summary.vectors} vectors of {manifest.dimension} {manifest.plan.dtype}, {unit}",
+        f"{summary.shards} shards ({manifest.plan.format}), {summary.made} made now"
+        + (
+            f": {summary.tried} items in {units.seconds(summary.seconds)}, "
+            f"{units.rate(summary.tried / max(1e-9, summary.seconds))}/s"
+            if summary.made
+            else ""
+        ),
+    ]
+    if summary.clipped:
+        said.append(f"{summary.clipped} images hold values that are no bytes and were clipped")
+    if summary.corrupt:
+        said.append(f"{summary.corrupt} items are corrupt, and listed in shard-*.corrupt.jsonl:")
+        said += [one_line(f"  {id_}: {reason}") for id_, reason in summary.named]
+        more = summary.corrupt - len(summary.named)
+        said += [f"  and {more} more"] if more > 0 else []
+    return [*said, f"folder: {summary.folder}"]
+
+
+def _plain(summary: Summary) -> dict[str, Any]:
+    """A summary for JSON."""
+    corrupt = [{"id": id_, "reason": reason} for id_, reason in summary.named]
+    return {**vars(summary), "named": corrupt}

@@ -1,0 +1,1 @@
+"""Datasets to vectors in shards, exactly once, whatever happens in between."""

@@ -1,0 +1,100 @@
+"""Parquet files row by row: bytes, paths, URLs or texts in a column, without a table in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipperf.embed.items import Item, Wanted, columns_of, id_of, item
+from clipperf.errors import MissingDependencyError, UsageError
+from clipperf.system import extras
+from clipperf.text import shown
+
+ROWS = 64
+"""Rows that are in memory at once."""
+
+BUFFER_BYTES = 1 << 20
+
+
+def parquet_items(
+    root: Path, names: Sequence[str], wanted: Wanted, start: int = 0, *, read: bool = True
+) -> Iterator[Item]:
+    """The inputs of Parquet files below `root`, in their order, from row `start` on.
+
+    Ids are those of the id column, else the file's name, ":" and the number of the row; of a
+    single file the number alone. Without `read` the inputs are left out.
+
+    Raises:
+        UsageError: a file is damaged, or lacks a column.
+        MissingDependencyError: pyarrow is not installed.
+    """
+    for name in names:
+        path = root / name
+        with _opened(path) as file:
+            columns = columns_of(file.schema_arrow.names, wanted, shown(path))
+            groups, skipped = list[int](), 0
+            for number in range(file.num_row_groups):
+                rows = file.metadata.row_group(number).num_rows
+                if start >= rows and not groups:
+                    start, skipped = start - rows, skipped + rows
+                else:
+                    groups.append(number)
+            own = [] if columns.id is None else [columns.id]
+            names_read = list(dict.fromkeys(([columns.input] if read or not own else []) + own))
+            prefix = f"{name}:" if len(names) > 1 else ""
+            place = skipped
+            for inputs, ids in _rows(file, path, groups, names_read, columns.input, columns.id):
+                for value, id_ in zip(inputs, ids, strict=True):
+                    if start:
+                        start -= 1
+                    else:
+                        where = f"{shown(path)} row {place}"
+                        named = id_of(id_, where) if own else f"{prefix}{place}"
+                        yield item(named, value, wanted.side, path.parent)
+                    place += 1
+
+
+def parquet_rows(root: Path, names: Sequence[str], wanted: Wanted) -> tuple[int, bool]:
+    """How many rows there are, and whether they have ids; raises as `parquet_items`."""
+    rows, own = 0, False
+    for name in names:
+        with _opened(root / name) as file:
+            rows += file.metadata.num_rows
+            own |= columns_of(file.schema_arrow.names, wanted, shown(root / name)).id is not None
+    return rows, own
+
+
+def _opened(path: Path) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as exc:
+        said = f"Parquet needs pyarrow, which is not installed: {extras.install('embed')}"
+        raise MissingDependencyError(said) from exc
+    try:
+        # Pages are read as they are needed: whole row groups may be larger than memory.
+        return pyarrow.parquet.ParquetFile(
+            os.fspath(path), pre_buffer=False, buffer_size=BUFFER_BYTES
+        )
+    except (OSError, pyarrow.ArrowException) as exc:
+        raise UsageError(f"{shown(path)} is no readable Parquet file: {shown(exc)}") from exc
+
+
+def _rows(
+    file: Any, path: Path, groups: list[int], names: list[str], given: str, own: str | None
+) -> Iterator[tuple[list[Any], list[Any]]]:
+    """Inputs and ids of some rows after the other; None where a column is not read."""
+    import pyarrow
+
+    if not groups:
+        return
+    batches = file.iter_batches(ROWS, row_groups=groups, columns=names, use_threads=False)
+    try:
+        for batch in batches:
+            none: list[Any] = [None] * batch.num_rows
+            held = {name: batch.column(name).to_pylist() for name in names}
+            yield held.get(given, none), held.get(own or "", none)
+    except (OSError, pyarrow.ArrowException) as exc:
+        raise UsageError(f"{shown(path)} is damaged: {shown(exc)}") from exc

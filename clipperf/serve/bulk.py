@@ -1,0 +1,231 @@
+"""One tower of a model, opened to embed inputs without an end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from clipperf.errors import ArtifactError, UsageError
+from clipperf.inputs.decode import ImageInput
+from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.inputs.tokenize import Tokenizer
+from clipperf.nouns.artifact import Artifact
+from clipperf.nouns.cell import Cell, Engine
+from clipperf.nouns.variant import PixelDtype, Side
+from clipperf.serve.images import Seen, prepared, reason_of
+from clipperf.serve.load import choices_at
+from clipperf.serve.parts import Parts, open_all
+from clipperf.serve.streams import run_each
+from clipperf.serve.texts import encode as embed_texts
+from clipperf.system.env import available_cores
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A part of many images: float32 [images, embed_dim], NaN where one cannot be read.
+
+    `unreadable` says why, by the place in the part; `clipped` images hold values that are no bytes.
+    """
+
+    rows: np.ndarray
+    unreadable: dict[int, str] = field(default_factory=dict)
+    clipped: tuple[int, ...] = ()
+
+
+def open_tower(
+    folder: str | Path,
+    side: Side,
+    *,
+    threads: int | None = None,
+    streams: int | None = None,
+    runtime: str | None = None,
+    device: str | None = None,
+    preprocess: str | None = None,
+) -> Tower:
+    """Open one tower of what `clipperf.load` opens both of; the options are those.
+
+    Raises:
+        ArtifactError: it has no such tower; and as `clipperf.load`.
+    """
+    path, choices = choices_at(
+        folder, threads=threads, streams=streams, runtime=runtime, device=device
+    )
+    wanted = [replace(choice, side=side) for choice in choices if choice.side in (None, side)]
+    parts = open_all(wanted, preprocess, verify=False, self_test=None) if wanted else None
+    if parts is None or side not in parts.engines:
+        raise ArtifactError(
+            f"{path} has no {side} tower; export it too: clipperf export MODEL --tower {side}"
+        )
+    return Tower(parts, side)
+
+
+class Tower:
+    """One tower and what makes its inputs; close it.
+
+    `batch` inputs are run at once, by default as many as were tuned. `warnings` are what its user
+    should know.
+    """
+
+    def __init__(self, parts: Parts, side: Side) -> None:
+        self._parts = parts
+        self.side = side
+        self.batch = parts.batches[side]
+        self.warnings = tuple(parts.warnings)
+
+    @property
+    def artifact(self) -> Artifact:
+        """What was opened."""
+        return self._parts.towers[self.side]
+
+    @property
+    def cell(self) -> Cell:
+        """In what it was opened."""
+        return self._parts.cells[self.side]
+
+    @property
+    def embed_dim(self) -> int:
+        """The width of its embeddings."""
+        return self._parts.spec.embed_dim
+
+    @property
+    def pixels(self) -> PreprocessSpec:
+        """How images are preprocessed."""
+        return self._parts.pixels
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What makes token ids of texts; of a text tower."""
+        assert self._parts.tokenizer is not None
+        return self._parts.tokenizer
+
+    @property
+    def engine(self) -> Engine:
+        """The engine alone."""
+        return self._parts.engines[self.side]
+
+    @property
+    def pixel_dtype(self) -> PixelDtype:
+        """What an image tower takes."""
+        return self._parts.pixel_dtype
+
+    def images(
+        self, parts: Iterable[Sequence[ImageInput]], workers: int | None = None
+    ) -> Iterator[Embedded]:
+        """Embed images, each part as one batch, which may be empty; in their order.
+
+        `workers` threads prepare the next part meanwhile, by default one a core.
+        """
+        return encode_each(
+            parts,
+            self.pixels,
+            self.engine,
+            available_cores() if workers is None else workers,
+            dtype=self.pixel_dtype,
+            embed_dim=self.embed_dim,
+        )
+
+    def texts(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+        """Float32 [texts, embed_dim], NaN where one is refused; and why, by its place."""
+        bad: dict[int, str] = {}
+        good = list(range(len(texts)))
+        while good:
+            try:
+                found = self._texts([texts[i] for i in good])
+                break
+            except UsageError as exc:  # one is too long for its tokenizer: which?
+                why = self._refused([texts[i] for i in good])
+                if not why:
+                    raise
+                bad |= {good[i]: reason for i, reason in why.items()}
+                good = [i for i in good if i not in bad]
+                del exc
+        rows = np.full((len(texts), self.embed_dim), np.nan, np.float32)
+        if good:
+            rows[good] = found
+        return rows, bad
+
+    def _texts(self, texts: Sequence[str]) -> np.ndarray:
+        return embed_texts(texts, self.tokenizer, self.engine, self.batch, cut=self.artifact.cut_at)
+
+    def _refused(self, texts: Sequence[str]) -> dict[int, str]:
+        found = {}
+        for i, text in enumerate(texts):
+            try:
+                self.tokenizer([text])
+            except UsageError as exc:
+                found[i] = str(exc)
+        return found
+
+    def close(self) -> None:
+        """Free the tower; safe to call twice."""
+        self._parts.close()
+
+    def __enter__(self) -> Tower:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Skipping:
+    """An engine that is given empty batches, too, and leaves them out."""
+
+    def __init__(self, engine: Engine, embed_dim: int) -> None:
+        self._engine, self._none = engine, np.zeros((0, embed_dim), np.float32)
+        self.streams: int = getattr(engine, "streams", 1)
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        return self._engine.run(array) if len(array) else self._none
+
+    def close(self) -> None:
+        """The engine is its owner's to close."""
+
+
+def encode_each(
+    parts: Iterable[Sequence[ImageInput]],
+    spec: PreprocessSpec,
+    engine: Engine,
+    workers: int,
+    *,
+    dtype: PixelDtype,
+    embed_dim: int,
+) -> Iterator[Embedded]:
+    """Embed images without an end, each part one batch: what came of the parts, in their order.
+
+    No more parts than those that run, one that is ready and one that is prepared are in memory.
+
+    Raises:
+        EngineError: a run failed.
+    """
+    seen, given = Seen(), deque[tuple[int, Sequence[ImageInput]]]()
+
+    def taken() -> Iterator[Sequence[ImageInput]]:
+        start = 0
+        for part in parts:
+            given.append((start, part))
+            start += len(part)
+            yield part
+
+    with contextlib.closing(prepared(taken(), spec, workers, dtype, seen, skip=True)) as ready:
+        for good in run_each(_Skipping(engine, embed_dim), ready):
+            yield _placed(good, *given.popleft(), seen, embed_dim)
+
+
+def _placed(
+    good: np.ndarray, start: int, part: Sequence[ImageInput], seen: Seen, embed_dim: int
+) -> Embedded:
+    """What came of a part that begins at place `start`; takes it out of `seen`."""
+    clipped = tuple(i for i in range(len(part)) if start + i in seen.clipped)
+    seen.clipped.difference_update(start + i for i in clipped)
+    bad = [i for i in range(len(part)) if start + i in seen.unreadable]
+    if not bad:
+        return Embedded(good, clipped=clipped)
+    why = {i: reason_of(start + i, part[i], seen.unreadable.pop(start + i)) for i in bad}
+    rows = np.full((len(part), embed_dim), np.nan, np.float32)
+    rows[[i for i in range(len(part)) if i not in why]] = good
+    return Embedded(rows, why, clipped)

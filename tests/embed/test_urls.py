@@ -1,0 +1,147 @@
+"""Images from a web server of this machine: tries, bounds, and reasons in words."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from clipperf.embed import urls
+from clipperf.embed.items import Item, Later, Url
+from clipperf.embed.urls import Web, fetched
+from clipperf.errors import UsageError
+
+pytest.importorskip("urllib3")
+
+ASKED: Counter[str] = Counter()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        ASKED[self.path] += 1
+        kind = self.path.strip("/").split("-")[0]
+        if kind == "ok" or (kind == "later" and ASKED[self.path] == 3):
+            return self._answer(200, self.path.encode())
+        if kind == "large":
+            return self._answer(200, b"x" * 5000)
+        if kind in ("loop", "file", "moved"):
+            target = {"loop": "/loop", "file": "file:///etc/passwd", "moved": "/ok-moved"}[kind]
+            return self._answer(302, b"", target)
+        if kind == "slow":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            for _ in range(30):
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                time.sleep(0.05)
+            self.close_connection = True
+            return None
+        if kind == "short":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"x")
+            self.close_connection = True
+            return None
+        return self._answer(503 if kind == "later" else int(kind), b"no")
+
+    def _answer(self, status: int, data: bytes, target: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        if target:
+            self.send_header("Location", target)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        found.daemon_threads = True
+        found.handle_error = lambda *args: None  # type: ignore[method-assign]
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{found.server_address[1]}"
+        found.shutdown()
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    monkeypatch.setattr(urls, "MOST_BYTES", 4000)
+    ASKED.clear()
+    found = Web(pause_s=0.01, whole_s=0.4)
+    yield found
+    found.close()
+
+
+def test_what_is_there(web: Web, server: str) -> None:
+    assert web.get(f"{server}/ok-1") == b"/ok-1"
+    assert web.get(f"{server}/moved") == b"/ok-moved"
+
+
+def test_what_comes_later_is_asked_for_again(web: Web, server: str) -> None:
+    assert web.get(f"{server}/later") == b"/later"
+    assert ASKED["/later"] == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "asked"),
+    [
+        ("404", "HTTP 404", 1),
+        ("500", "HTTP 500", 3),
+        ("429", "HTTP 429", 3),
+        ("large", "larger than 0 MiB", 1),
+        ("slow", "not whole after 0 s", 1),
+        ("loop", "too many redirects", None),
+        ("file", "no address|not supported|scheme", None),
+        ("short", "1 bytes read, 999 more expected", 3),
+    ],
+)
+def test_what_is_not_there_has_a_reason(
+    path: str, said: str, asked: int | None, web: Web, server: str
+) -> None:
+    with pytest.raises(UsageError, match=f"(?i){said}"):
+        web.get(f"{server}/{path}")
+    assert asked is None or ASKED[f"/{path}"] == asked
+
+
+def test_nobody_there(web: Web) -> None:
+    with pytest.raises(UsageError, match="refused"):
+        web.get("http://127.0.0.1:9/a.png")
+    with pytest.raises(UsageError, match=r"no address|resolve|known"):
+        web.get("http://[")
+
+
+def test_some_are_fetched_ahead_in_order(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urls, "AHEAD", 5)
+    taken = []
+
+    def items() -> Iterator[Item]:
+        for i in range(20):
+            taken.append(i)
+            given = Url(f"{server}/{'404' if i == 3 else 'ok'}-{i}") if i % 2 else b"held"
+            yield Item(str(i), given)
+
+    ahead, found = [], []
+    for place, item in enumerate(fetched(items())):
+        ahead.append(len(taken) - place)
+        if isinstance(item.given, Later):
+            try:
+                found.append(item.given.read())
+            except UsageError as exc:
+                found.append(str(exc).encode())
+        else:
+            found.append(b"held")
+        assert item.id == str(place)
+    expected = [f"/ok-{i}".encode() if i % 2 else b"held" for i in range(20)]
+    expected[3] = b"HTTP 404"
+    assert found == expected and max(ahead) == 6
