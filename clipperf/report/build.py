@@ -22,7 +22,7 @@ from clipperf.report.records import Row, environments, in_order, merge, merge_sc
 from clipperf.report.robustness import robustness_table
 from clipperf.report.serving import serving_findings, serving_record, serving_table
 from clipperf.report.sizing.solve import size
-from clipperf.report.sizing.tables import sizing_tables, targets_text
+from clipperf.report.sizing.tables import has_front, sizing_tables, targets_text
 from clipperf.report.sizing.types import Targets
 from clipperf.report.table import Table, without_caveats
 from clipperf.report.tables import cost_table, summary
@@ -56,10 +56,13 @@ def build_report(
         if charts:
             sections.append(Section("speed", "Speed", SPEED, (), charts))
     tables: list[Table] = []
+    headed: tuple[str, ...] = ()
     if sizing is not None:
         tables = list(sizing_tables(sizing, known))
         intro = f"For {targets_text(sizing)}."
-        sections.insert(0, _section("sizing", "Sizing", intro, tables[:1]))
+        above = 2 if has_front(sizing) else 1
+        sections.insert(0, _section("sizing", "Sizing", intro, tables[:above]))
+        tables, headed = tables[above:], tables[0].findings
     if rows:
         sections.append(_section("cost", "Cost per tower", COST, [cost_table(ordered)]))
     if (fed := files_table(ordered)) is not None:
@@ -69,8 +72,8 @@ def build_report(
     meters = gpu_table(ordered) if rows else None
     if meters is not None:
         sections.append(_section("gpu", "GPU", GPU, [meters]))
-    if tables[1:]:
-        sections.append(_section("options", "Sizing in detail", OPTIONS, tables[1:]))
+    if tables:
+        sections.append(_section("options", "Sizing in detail", OPTIONS, tables))
     if scores:
         sections.append(_section("accuracy", "Accuracy", ACCURACY, score_tables(ordered)))
     if above := robustness_of(scores, bundled_points()):
@@ -86,7 +89,7 @@ def build_report(
     # A caveat of the whole report is told once, not again under every table.
     sections = [_without(section, shared) for section in sections]
     headline = [
-        *(tables[0].findings if tables else ()),
+        *headed,
         *findings.speed_findings(rows, labels),
         *findings.memory_findings(rows, labels),
         *files_findings(ordered),
