@@ -229,7 +229,7 @@ def test_every_module_imports_without_the_heavy_packages() -> None:
     assert json.loads(done.stdout).keys() == NOT_WITHOUT_TORCH
 
 
-PARTS = ("store verify", "store gc", "store du")
+PARTS = ("store verify", "store gc", "store du", "results merge")
 """The commands of groups."""
 
 

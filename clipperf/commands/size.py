@@ -7,6 +7,7 @@ import typer
 from clipperf.commands.options import Json, Results, print_json, print_tables, read_results
 from clipperf.commands.sizing_options import (
     AccuracyOn,
+    Assume,
     DiskGb,
     ImagesPerS,
     MaxLoss,
@@ -29,6 +30,7 @@ EXAMPLES = (
     "clipperf size --images-per-s 50 --slo-ms 100 --ram-gb 16 --json",
     "clipperf size --images-per-s 50 --max-loss 1 --price E1=0.4 --price E2=1.1",
     "clipperf size profile.json eval.json --targets targets.toml",
+    "clipperf size --images-per-s 5000 --assume rtx4090 --price rtx4090=0.7",
 )
 
 
@@ -48,6 +50,7 @@ def command(
     price: Price = None,
     utilisation: Utilisation = None,
     spare: Spare = None,
+    assume: Assume = None,
     json: Json = False,
 ) -> None:
     """Say which measured configurations meet the targets, how many machines, and their cost."""
@@ -71,6 +74,7 @@ def command(
         accuracy_on=accuracy_on,
         utilisation=utilisation,
         spare=spare,
+        assume=assume,
     )
     found, _ = read_results(results)
     sizing = solve(found, asked)
@@ -78,4 +82,4 @@ def command(
         print_json(plain_json(sizing))
     else:
         print_tables(*sizing_tables(sizing, environments(found)))
-    raise typer.Exit(0 if sizing.plans else 1)
+    raise typer.Exit(0 if sizing.plans or sizing.assumed else 1)

@@ -82,6 +82,15 @@ Spare = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option("--spare", help="Replicas of each tower beside those that the load needs."),
 ]
+Assume = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--assume",
+        metavar="HARDWARE",
+        help="Also size for hardware that was not measured, by speeds that others published: a "
+        "part of its name, such as rtx4090. Several times for several.",
+    ),
+]
 TargetsFile = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(

@@ -24,6 +24,7 @@ from clipperf.report.serving import serving_findings, serving_record, serving_ta
 from clipperf.report.sizing.solve import size
 from clipperf.report.sizing.tables import has_front, sizing_tables, targets_text
 from clipperf.report.sizing.types import Targets
+from clipperf.report.speeds import speeds_table
 from clipperf.report.table import Table, without_caveats
 from clipperf.report.tables import cost_table, summary
 from clipperf.serialize import to_json
@@ -60,7 +61,7 @@ def build_report(
     if sizing is not None:
         tables = list(sizing_tables(sizing, known))
         intro = f"For {targets_text(sizing)}."
-        above = 2 if has_front(sizing) else 1
+        above = 1 + bool(sizing.assumed) + has_front(sizing)
         sections.insert(0, _section("sizing", "Sizing", intro, tables[:above]))
         tables, headed = tables[above:], tables[0].findings
     if rows:
@@ -85,6 +86,9 @@ def build_report(
     beside = published_table(ordered, published) if rows and published else None
     if beside is not None:
         sections.append(_section("published", "Published figures", PUBLISHED, [beside]))
+    elsewhere = speeds_table([r.cell.model_id for r in rows]) if rows and published else None
+    if elsewhere is not None:
+        sections.append(_section("speeds", "Published speeds", ELSEWHERE, [elsewhere]))
     shared = tuple(dict.fromkeys(findings.cost_caveats(ordered, rows))) if rows else ()
     # A caveat of the whole report is told once, not again under every table.
     sections = [_without(section, shared) for section in sections]
@@ -128,6 +132,7 @@ GPU = "Read after the times, so that no meter runs while they are taken."
 ACCURACY = "Each runtime answers the same samples as PyTorch; differences are taken in pairs."
 SHIFT = "Accuracy on sets that ImageNet's classes were photographed or drawn for anew."
 CROSSED = "Queries that one engine embeds, in a collection that another one has embedded."
+ELSEWHERE = "What others measured on hardware of theirs; nothing of it was measured here."
 PUBLISHED = "The same quantities from the CLIP-as-service benchmark, on its machine."
 
 

@@ -145,6 +145,23 @@ def test_memory_of_another_batch_is_said_to_be_that() -> None:
     assert bare.rss_peak_bytes is None and bare.rate_per_s is None
 
 
+def test_a_server_scenario_alone() -> None:
+    """Without closed loops it counts where no SLO binds it, and else says why it does not."""
+    (option,) = options(served(100.0))
+    assert (option.basis, option.held_per_s) == ("server scenario", 100.0)
+    sizing = size([result([served(100.0)])], Targets(70, 0, slo_s=0.02))
+    (unfit,) = sizing.rejected
+    assert unfit.broken == (
+        "SLO: held with 99.0 % of answers within 50.0 ms, which is less than is asked for: run "
+        "`clipperf profile --scenario server` with this bound",
+    )
+    run = ServingRun(Serving(slo_s=0.05), (trial(9.0, False),))
+    never = dataclasses.replace(served(1.0), serving=run)
+    sizing = size([result([never])], Targets(70, 0, slo_s=0.05))
+    assert sizing.rejected[0].broken[0].startswith("server scenario: INVALID even at 9.00 inputs/s")
+    assert sizing.unmet[0].startswith("M::w: no image configuration passes (server scenario")
+
+
 def test_server_scenarios_of_shorter_texts_are_left_out() -> None:
     long, short = cell("text", "onnx", batch=8), cell("text", "onnx", batch=8, tokens=8)
     rows = [

@@ -47,7 +47,7 @@ NUMBERS = {
 }
 """What a number may be, by its name in a file; the option has hyphens and two before it."""
 
-NAMES = (*NUMBERS, "accuracy_on", "price")
+NAMES = (*NUMBERS, "accuracy_on", "price", "assume")
 
 ANY_KIND = ""
 
@@ -77,6 +77,7 @@ def read(text: str, where: str) -> dict[str, Any]:
     if not isinstance(found.get("accuracy_on", ""), str):
         raise UsageError(f'{where}: accuracy_on: give a text, such as "coco:recall@1"')
     found["price"] = _prices(found.get("price", {}), where)
+    found["assume"] = _assumed(found.get("assume", []), where)
     return found
 
 
@@ -92,6 +93,13 @@ def _prices(value: object, where: str) -> list[tuple[str, float]]:
         if not Number().allows(price):
             raise UsageError(f"{where}: price {quoted(kind)}: give a number above 0 an hour")
     return [(kind, float(price)) for kind, price in given.items()]
+
+
+def _assumed(value: object, where: str) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
+        raise UsageError(f'{where}: assume: give names of hardware, such as ["rtx4090"]')
+    return names
 
 
 def price(text: str) -> tuple[str, float]:
@@ -143,4 +151,5 @@ def targets_of(given: Mapping[str, Any], filed: Mapping[str, Any]) -> Targets:
         accuracy_on=asked.get("accuracy_on"),
         spare=int(asked.get("spare", usual.spare)),
         prices=tuple(prices.items()),
+        assume=tuple(asked.get("assume", ())),
     )

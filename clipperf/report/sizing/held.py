@@ -11,12 +11,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from clipperf import stats
+from clipperf import stats, units
 from clipperf.nouns.cell import CLOSED_LOOP
 from clipperf.nouns.serving import SERVER
 from clipperf.report.pairs import alike, usable_samples
 from clipperf.report.records import Row
-from clipperf.report.serving import Line, too_much_per_s
+from clipperf.report.serving import Line, too_much_per_s, verdict
 from clipperf.report.sizing.queueing import Service, highest_rate, service_of
 from clipperf.report.sizing.types import Option, Targets
 from clipperf.report.table import Interval
@@ -62,21 +62,42 @@ def held_by(rows: Sequence[Row], lines: Sequence[Line], targets: Targets) -> lis
     """What each configuration holds, in the order of the rows, then of the server scenarios.
 
     One with a fitting server scenario is told by that alone, by the highest rate where several
-    fit. Of texts the longest count: server scenarios of shorter ones are left out.
+    fit; without an SLO, or where none fits, by its closed loops where there are any. Of texts the
+    longest count: server scenarios of shorter ones are left out.
     """
+    measured = {_key(row) for row in rows}
     longest: dict[tuple, int] = {}
     for each in (*rows, *lines):
         key = (each.env_id, alike(each.cell, "tokens", "batch", "scenario"))
         longest[key] = max(longest.get(key, 0), each.cell.tokens or 0)
     served: dict[tuple, Line] = {}
+    others: dict[tuple, Line] = {}
     for line in lines:
         key = (line.env_id, alike(line.cell, "tokens", "batch", "scenario"))
-        if fitting(line, targets) and (line.cell.tokens or 0) == longest[key]:
+        if line.cell.scenario != SERVER or (line.cell.tokens or 0) != longest[key]:
+            continue
+        unbound = targets.slo_s is None and line.trial and _closed_key(line) not in measured
+        if not (fitting(line, targets) or unbound):
+            others.setdefault(_closed_key(line), line)
+        else:
             best = served.get(_closed_key(line))
             if best is None or _rate(line) > _rate(best):
                 served[_closed_key(line)] = line
     found = [_closed(row, rows, targets) for row in rows if _key(row) not in served]
-    return found + [_served(line, rows) for line in served.values()]
+    found += [_served(line, rows) for line in served.values()]
+    left = [x for key, x in others.items() if key not in served and key not in measured]
+    return found + [(_served(line, rows)[0], (_unfit(line),)) for line in left]
+
+
+def _unfit(line: Line) -> str:
+    """Why a server scenario says nothing here."""
+    if line.trial is None or line.serving is None or line.slo_s is None:
+        return f"server scenario: {verdict(line)}"
+    share = units.share(line.serving.percentile)
+    return (
+        f"SLO: held with {share} of answers within {units.seconds(line.slo_s)}, which is less than "
+        f"is asked for: run `clipperf profile --scenario server` with this bound"
+    )
 
 
 def _rate(line: Line) -> float:
@@ -173,7 +194,7 @@ def _estimated(
     service, guessed = service_at(row, rows)
     streams = row.cell.streams
     held = highest_rate(service, slo_s, quantile)
-    interval = None
+    interval: Interval | None = None
     if held is not None and option.rate_interval is not None and option.rate_per_s:
         ratios = [rate / option.rate_per_s for rate in option.rate_interval]
         ends = [
@@ -197,7 +218,7 @@ def _quicker(service: Service, factor: float) -> Service:
 def _served(line: Line, rows: Sequence[Row]) -> Held:
     """From a server scenario; memory and disk are those of the same tower in a closed loop."""
     cell, trial, asked = line.cell, line.trial, line.serving
-    assert trial is not None and asked is not None
+    percent = f"{100 * asked.percentile:g}" if asked is not None else "99"
     same = [r for r in rows if _key(r) == _closed_key(line)]
     weighed = [r for r in same if r.rss_peak_bytes is not None or r.vram_peak_bytes is not None]
     nearest = min(weighed, key=lambda r: abs(r.cell.batch - cell.batch), default=None)
@@ -205,14 +226,15 @@ def _served(line: Line, rows: Sequence[Row]) -> Held:
     if nearest is not None and nearest.cell.batch != cell.batch:
         told = (f"memory is that of batch {nearest.cell.batch}",)
     alone = next((r for r in same if r.cell.batch == cell.batch and r.mean_s), None)
-    above, percent = too_much_per_s(line), f"{100 * asked.percentile:g}"
+    above = too_much_per_s(line)
+    held = None if trial is None else trial.rate_per_s
     option = Option(
         cell=cell,
         env_id=line.env_id,
         random_weights=line.random_weights,
         unstable=False,
         rate_per_s=cell.batch * cell.streams / alone.mean_s if alone and alone.mean_s else None,
-        latency_s=trial.latency_s.get(percent),
+        latency_s=None if trial is None else trial.latency_s.get(percent),
         latency_quantile=f"p{percent}",
         rss_peak_bytes=nearest.rss_peak_bytes if nearest else None,
         vram_peak_bytes=nearest.vram_peak_bytes if nearest else None,
@@ -221,8 +243,8 @@ def _served(line: Line, rows: Sequence[Row]) -> Held:
         per_machine=None,
         basis="server scenario",
         rate_interval=_rate_interval(alone) if alone else None,
-        held_per_s=trial.rate_per_s,
-        held_interval=None if above is None else (trial.rate_per_s, above),
+        held_per_s=held,
+        held_interval=None if above is None or held is None else (held, above),
         disk_bytes=line.measured.disk_bytes or (same[0].disk_bytes if same else None),
         extrapolated=told,
     )

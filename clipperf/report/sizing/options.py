@@ -112,7 +112,7 @@ def _counted(option: Option, targets: Targets, machine: Machine) -> Option:
 
     load = needed(option.held_per_s)
     replicas = max(1, math.ceil(load * FULL))
-    span = None
+    span: tuple[int, ...] | None = None
     if option.held_interval is not None and option.held_interval[0] > 0:
         low, high = option.held_interval
         span = tuple(max(1, math.ceil(needed(end) * FULL)) + targets.spare for end in (high, low))

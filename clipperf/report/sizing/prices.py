@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 
 from clipperf.errors import UsageError
@@ -12,6 +13,9 @@ from clipperf.text import quoted, shown
 
 Known = Mapping[str, tuple[str, Environment | None]]
 """Label and description of each environment by its id; see `records.environments`."""
+
+Prices = dict[str, float]
+"""What a machine costs an hour, by its environment's id."""
 
 SHORTEST_ID = 4
 
@@ -38,13 +42,22 @@ def kinds_of(name: str, known: Known) -> list[str]:
     raise UsageError(f"no machine of these results is {quoted(name)}: there is {kinds(known)}")
 
 
-def prices_of(prices: Iterable[tuple[str, float]], known: Known, used: Iterable[str]) -> Prices:
+def prices_of(
+    prices: Iterable[tuple[str, float]],
+    known: Known,
+    measured: Iterable[str],
+    assumed: Iterable[str] = (),
+) -> Prices:
     """The price of a machine by environment; a name "" means the only kind that there is.
 
+    Of the `measured` kinds all have one or none, and so have those that are `assumed`.
+
     Raises:
-        UsageError: a name means no machine or several, or one of those `used` has no price.
+        UsageError: a name means no machine or several, or one of a group has no price.
     """
-    used, found = list(dict.fromkeys(used)), {}
+    groups = [list(dict.fromkeys(each)) for each in (measured, assumed)]
+    used = [*groups[0], *groups[1]]
+    found: Prices = {}
     for name, price in prices:
         if not name and len(used) > 1:
             raise UsageError(
@@ -55,16 +68,16 @@ def prices_of(prices: Iterable[tuple[str, float]], known: Known, used: Iterable[
             if found.get(kind, price) != price:
                 raise UsageError(f"{known[kind][0]} has two prices: {found[kind]:g} and {price:g}")
             found[kind] = price
-    missing = [i for i in used if i not in found] if found else []
+    missing = [
+        i for group in groups for i in group if i not in found and any(g in found for g in group)
+    ]
     if missing:
         label = known[missing[0]][0]
         raise UsageError(
-            f"no price for {kinds({i: known[i] for i in missing})}: add --price {label}=PER_HOUR"
+            f"no price for {kinds({i: known[i] for i in missing})}: add --price "
+            f"{shlex.quote(f'{label}=PER_HOUR')}"
         )
     return found
-
-
-Prices = dict[str, float]
 
 
 def kinds(known: Known) -> str:

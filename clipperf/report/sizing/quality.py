@@ -14,6 +14,7 @@ from clipperf.nouns.result import Score
 from clipperf.report.accuracy import judged
 from clipperf.report.pairs import full_precision, is_baseline
 from clipperf.report.sizing.types import Quality, Targets
+from clipperf.report.table import Interval
 from clipperf.report.words import listed
 from clipperf.text import quoted
 
@@ -103,7 +104,7 @@ def together(image: Quality | None, text: Quality | None, alike: bool) -> Qualit
         return None
     losses = (max(0.0, image.loss), max(0.0, text.loss))
     value = image.value + image.loss - sum(losses)
-    ends = None
+    ends: Interval | None = None
     if image.loss_interval is not None and text.loss_interval is not None:
         lows, highs = zip(image.loss_interval, text.loss_interval, strict=True)
         ends = (sum(lows), sum(max(0.0, high) for high in highs))

@@ -16,11 +16,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from clipperf.errors import UsageError
+from clipperf.models.speeds import hardware_named
 from clipperf.nouns.result import Environment, ResultFile
 from clipperf.nouns.variant import SIDES
 from clipperf.report.records import cell_order, environments, merge, merge_scores
 from clipperf.report.serving import lines_of
 from clipperf.report.sizing import deployments
+from clipperf.report.sizing.assumed import assume, published_machine
 from clipperf.report.sizing.front import front
 from clipperf.report.sizing.held import longest_texts
 from clipperf.report.sizing.notes import assumptions, with_notes
@@ -49,7 +51,10 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
     scores = merge_scores(results)
     judge = judge_of(scores, targets)
     options = options_of(rows, lines, targets, machines, judge)
-    prices = prices_of(targets.prices, known, [o.env_id for o in options])
+    away = {f"published {name}": name for name in map(hardware_named, targets.assume)}
+    kinds = {**known, **{key: (key, published_machine(name)) for key, name in away.items()}}
+    every_price = prices_of(targets.prices, kinds, [o.env_id for o in options], away)
+    prices = {env_id: price for env_id, price in every_price.items() if env_id in known}
     passing = [o for o in options if not o.broken]
     plans: list[Deployment] = []
     every: list[Deployment] = []
@@ -87,6 +92,11 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
         unmet=tuple(unmet),
         assumptions=tuple(assumptions(targets, options, judge)),
         front=tuple(_ranked(best, list(known), bool(prices))),
+        assumed=tuple(
+            plan
+            for key, name in away.items()
+            for plan in assume(name, longest_texts(merge(results)), targets, every_price.get(key))
+        ),
     )
 
 

@@ -16,8 +16,8 @@ from clipperf.report.columns import (
     who_columns,
 )
 from clipperf.report.sizing.options import percentile
-from clipperf.report.sizing.types import Deployment, Option, Sizing, Targets
-from clipperf.report.table import EXTRAPOLATED, Table, Value
+from clipperf.report.sizing.types import Assumed, Deployment, Option, Sizing, Targets
+from clipperf.report.table import ASSUMED, EXTRAPOLATED, Table, Value
 from clipperf.report.words import driven
 
 
@@ -27,6 +27,8 @@ def sizing_tables(
     """The tables of a sizing; `known` is what `records.environments` says of the same files."""
     labels = {env_id: label for env_id, (label, _) in known.items()}
     tables = [_plans(sizing, labels)]
+    if sizing.assumed:
+        tables.append(_assumed(sizing.assumed))
     if has_front(sizing):
         tables.append(_front(sizing, labels))
     if sizing.options:
@@ -143,6 +145,46 @@ def _headline(sizing: Sizing, plan: Deployment, labels: dict[str, str], alike: b
         f"{model_name(plan.model_id, plan.random_weights).text} ({towers}){cost}"
         f"{''.join(f'; {note}' for note in plan.notes)}."
     )
+
+
+def _assumed(plans: Sequence[Assumed]) -> Table:
+    """Apart from what was measured, and each number marked."""
+
+    def assumed(value: float | None) -> Value:
+        return Value(value, "rate", mark=None if value is None else ASSUMED)
+
+    columns: list[Column[Assumed]] = [
+        Column("Model", lambda p: model_name(p.model_id, p.random_weights), "words", key=True),
+        Column("Hardware", lambda p: p.hardware, "words", "constant", key=True),
+        Column("Published setup", lambda p: p.setup, "words", key=True),
+        Column("Images/s", lambda p: assumed(p.images_per_s), fold="empty"),
+        Column("Texts/s", lambda p: assumed(p.texts_per_s), fold="empty"),
+        Column(
+            "Machines",
+            lambda p: Value(p.machines, "count", _differing(p.machines_interval), ASSUMED),
+        ),
+        Column("Cost a month", lambda p: p.per_month, "number", "empty"),
+        Column("Cost a million", lambda p: p.per_million, "number", "empty"),
+        Column("Largest known error", _error, "words"),
+        Column("Images rest on", lambda p: p.images_rest_on, "words", "empty"),
+        Column("Texts rest on", lambda p: p.texts_rest_on, "words", "empty"),
+    ]
+    caveats = [
+        "Nothing here was measured: others published these speeds, in their programs, precisions "
+        "and largest batches, and neither an SLO nor memory nor an accuracy was held against "
+        "them. One machine runs one tower at a time.",
+        "Largest known error: of a speed that follows from another tower's by the ratio measured "
+        "here, the factor by which such a prediction was off at worst, over towers of which both "
+        "speeds are known; brackets of machines follow from it.",
+        f"Published in: {'; '.join(sorted({s for p in plans for s in p.sources}))}.",
+    ]
+    return tabulate("Assumed, by published speeds", columns, plans, (), caveats)
+
+
+def _error(plan: Assumed) -> str:
+    if plan.error is None:
+        return "not known"
+    return "none carried over" if plan.error == 1 else units.ratio(plan.error)
 
 
 MOST_OF_FRONT = 20

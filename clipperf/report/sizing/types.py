@@ -29,7 +29,8 @@ class Targets:
     `max_loss` are shares of one, by the scores that `accuracy_on` names ("DATASET" or
     "DATASET:METRIC"). `utilisation` is the share of the rate that a replica holds that is planned
     for, `spare` how many replicas of each tower there are beside those that the load needs.
-    `prices` are a machine's per hour, by what names its kind (see `prices`).
+    `prices` are a machine's per hour, by what names its kind (see `prices`). `assume` names
+    hardware to size for by published speeds.
     """
 
     images_per_s: float
@@ -45,6 +46,7 @@ class Targets:
     accuracy_on: str | None = None
     spare: int = 0
     prices: tuple[tuple[str, float], ...] = ()
+    assume: tuple[str, ...] = ()
 
     def of(self, side: str) -> float:
         """The target rate of one tower."""
@@ -144,11 +146,38 @@ class Deployment:
 
 
 @dataclass(frozen=True)
+class Assumed:
+    """One model on hardware whose speeds are published by others: assumed, not measured.
+
+    Rates are of one machine, in the source's own `setup` and batches. `error` is the largest known
+    one of what was carried over from other towers, as a factor (1: nothing was; None: none is
+    known), and `machines_interval` follows from it, best first. Neither an SLO nor memory nor an
+    accuracy was checked.
+    """
+
+    hardware: str
+    setup: str
+    model_id: str
+    random_weights: bool
+    images_per_s: float | None
+    texts_per_s: float | None
+    images_rest_on: str | None
+    texts_rest_on: str | None
+    error: float | None
+    sources: tuple[str, ...]
+    machines: int
+    machines_interval: tuple[int, int] | None
+    per_month: float | None = None
+    per_million: float | None = None
+
+
+@dataclass(frozen=True)
 class Sizing:
     """Deployments, best first (of each kind of machine, where no prices compare them).
 
     `front` are those of all that pass which no other beats in everything: accuracy, what they
-    carry, memory, and cost (without prices machines). The rest is what they were chosen from.
+    carry, memory, and cost (without prices machines). `assumed` rest on published speeds, and are
+    never among the others. The rest is what they were chosen from.
     """
 
     targets: Targets
@@ -158,6 +187,7 @@ class Sizing:
     unmet: tuple[str, ...]
     assumptions: tuple[str, ...]
     front: tuple[Deployment, ...] = ()
+    assumed: tuple[Assumed, ...] = ()
 
 
 def check(targets: Targets) -> None:
