@@ -61,9 +61,9 @@ def build_report(
     if sizing is not None:
         tables = list(sizing_tables(sizing, known))
         intro = f"For {targets_text(sizing)}."
-        above = 1 + bool(sizing.assumed) + has_front(sizing)
-        sections.insert(0, _section("sizing", "Sizing", intro, tables[:above]))
-        tables, headed = tables[above:], tables[0].findings
+        first = 1 + bool(sizing.assumed) + has_front(sizing)
+        sections.insert(0, _section("sizing", "Sizing", intro, tables[:first]))
+        tables, headed = tables[first:], tables[0].findings
     if rows:
         sections.append(_section("cost", "Cost per tower", COST, [cost_table(ordered)]))
     if (fed := files_table(ordered)) is not None:

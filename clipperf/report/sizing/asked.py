@@ -86,7 +86,7 @@ def _check(who: str, name: str, value: object) -> None:
         raise UsageError(f"{who} {quoted(value)}: give {NUMBERS[name].fix}")
 
 
-def _prices(value: object, where: str) -> list[tuple[str, float]]:
+def _prices(value: Any, where: str) -> list[tuple[str, float]]:
     """Of one number, the price of the only kind; of a table, that of each kind."""
     given = value if isinstance(value, dict) else {ANY_KIND: value}
     for kind, price in given.items():

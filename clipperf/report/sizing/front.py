@@ -16,11 +16,11 @@ def front(plans: Sequence[Deployment]) -> list[Deployment]:
     Without prices machines are the cost, and only those of one kind are compared. An accuracy or
     a memory that is not known counts as the worst. Of equal ones the first stays.
     """
-    found: list[tuple[tuple[tuple[str, int], ...] | tuple[str, ...], Figures, Deployment]] = []
+    found: list[tuple[tuple[str, ...], Figures, Deployment]] = []
     for plan in plans:
         where = () if plan.per_month is not None else tuple(env_id for env_id, _ in plan.kinds)
         found.append((where, _figures(plan), plan))
-    kept: list[tuple[tuple, Figures]] = []
+    kept: list[tuple[tuple[str, ...], Figures]] = []
     best = []
     # In the order of all figures whatever beats another comes before it.
     for where, figures, plan in sorted(found, key=lambda each: each[1]):

@@ -67,7 +67,8 @@ def held_by(rows: Sequence[Row], lines: Sequence[Line], targets: Targets) -> lis
     """
     measured = {_key(row) for row in rows}
     longest: dict[tuple, int] = {}
-    for each in (*rows, *lines):
+    every: list[Row | Line] = [*rows, *lines]
+    for each in every:
         key = (each.env_id, alike(each.cell, "tokens", "batch", "scenario"))
         longest[key] = max(longest.get(key, 0), each.cell.tokens or 0)
     served: dict[tuple, Line] = {}
