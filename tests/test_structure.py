@@ -25,7 +25,7 @@ MODULES = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES]
 MODULES = [name.removesuffix(".__init__") for name in MODULES]
 COMMANDS = (
     *("models", "export", "profile", "eval", "tune", "inspect", "doctor", "report", "size"),
-    *("overlap", "compare", "store", "embed"),
+    *("overlap", "compare", "store", "embed", "results"),
 )
 
 FLOORS = (
@@ -229,7 +229,7 @@ def test_every_module_imports_without_the_heavy_packages() -> None:
     assert json.loads(done.stdout).keys() == NOT_WITHOUT_TORCH
 
 
-PARTS = ("store verify", "store gc", "store du")
+PARTS = ("store verify", "store gc", "store du", "results merge")
 """The commands of groups."""
 
 

@@ -39,6 +39,9 @@ SUBJECTS = (
             "tests/report/test_sizing.py",
             "tests/report/test_sizing_solve.py",
             "tests/report/test_sizing_packing.py",
+            "tests/report/test_sizing_queueing.py",
+            "tests/report/test_sizing_targets.py",
+            "tests/report/test_sizing_assumed.py",
         ),
         ("tests/test_snapshots.py",),
     ),
@@ -123,12 +126,6 @@ EQUIVALENT = (
         "if len({(o.cell.runtime, o.cell.precision) for o in plan.towers}) > 1:",
         "order",
         "different pairs are only counted",
-    ),
-    Equivalent(
-        "clipperf/report/sizing/solve.py",
-        "headroom_bytes=(machine.ram_bytes or 0) - (fullest or 0) if known else None,",
-        "constant",
-        "both are known here; the 0 is there for the type",
     ),
     Equivalent(
         "clipperf/report/sizing/solve.py",

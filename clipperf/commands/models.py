@@ -12,6 +12,7 @@ from clipperf.errors import UsageError
 EXAMPLES = (
     "clipperf models",
     "clipperf models --search ViT-H --json",
+    "clipperf models --search ViT-B-32 --speeds",
 )
 
 
@@ -20,16 +21,26 @@ def command(
         Optional[str],  # noqa: UP045
         typer.Option("--search", help="Only architectures or tags that contain this text."),
     ] = None,
+    speeds: Annotated[
+        bool,
+        typer.Option("--speeds", help="Their published speeds instead, on hardware of others."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """List the models: sizes and GFLOPs of each tower, weights, licences, published accuracy."""
     from clipperf.models import catalog
     from clipperf.report.models import models_json, models_table
+    from clipperf.report.speeds import names_of, speeds_table
 
     found = catalog.search(search or "")
     if not found:
         raise UsageError(f"no architecture or tag contains {search!r}; clipperf models lists all")
     if json:
         print_json(models_json(found))
+    elif speeds:
+        table = speeds_table([tag for entry in found for tag in names_of(entry)])
+        if table is None:
+            raise UsageError("no speeds of these models are published; clipperf models lists all")
+        print_tables(table)
     else:
         print_tables(models_table(found))

@@ -18,7 +18,6 @@ from clipperf.system.terminal import say, show, tell
 if TYPE_CHECKING:
     from clipperf.nouns.result import ResultFile
     from clipperf.nouns.variant import PixelDtype, Side
-    from clipperf.report.sizing.types import Targets
     from clipperf.report.table import Table
 
 TowerChoice = Annotated[str, typer.Option("--tower", help="image, text or both.")]
@@ -68,23 +67,6 @@ JsonFile = Annotated[
 Results = Annotated[
     Optional[list[Path]],  # noqa: UP045
     typer.Argument(metavar="[RESULTS]...", help="Result files; none: all of the store."),
-]
-ImagesPerS = Annotated[float, typer.Option("--images-per-s", help="Images to embed a second.")]
-TextsPerS = Annotated[float, typer.Option("--texts-per-s", help="Texts to embed a second.")]
-SloMs = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option("--slo-ms", help="Longest time that a batch may take."),
-]
-RamGb = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option("--ram-gb", help="RAM of one machine in GiB; default: the measured machine's."),
-]
-VramGb = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option("--vram-gb", help="GPU memory of one machine in GiB."),
-]
-Utilisation = Annotated[
-    float, typer.Option("--utilisation", help="Share of the measured rate to plan for.")
 ]
 
 
@@ -250,37 +232,6 @@ def refuse_to_replace_data(out: Path, tunings: bool = False) -> None:
     held = what_goes(expanded(out))
     if held is not None and held.rows and not (tunings and held.tuning):
         raise UsageError(f"--out {out} holds {held.words}: choose another name")
-
-
-def sizing_targets(
-    images_per_s: float,
-    texts_per_s: float,
-    slo_ms: float | None,
-    ram_gb: float | None,
-    vram_gb: float | None,
-    utilisation: float,
-) -> Targets:
-    """The targets of a sizing, checked; raises UsageError."""
-    import math
-
-    from clipperf.report.sizing.types import Targets
-    from clipperf.units import GIB
-
-    for option, value in (("--ram-gb", ram_gb), ("--vram-gb", vram_gb), ("--slo-ms", slo_ms)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{option} {value}: give a number above 0")
-    for option, value in (("--images-per-s", images_per_s), ("--texts-per-s", texts_per_s)):
-        if not 0 <= value <= 1e9:
-            raise UsageError(f"{option} {value}: give a number from 0 to a billion")
-
-    return Targets(
-        images_per_s=images_per_s,
-        texts_per_s=texts_per_s,
-        slo_s=None if slo_ms is None else slo_ms / 1e3,
-        ram_bytes=None if ram_gb is None else round(ram_gb * GIB),
-        vram_bytes=None if vram_gb is None else round(vram_gb * GIB),
-        utilisation=utilisation,
-    )
 
 
 def print_tables(*tables: Table, write: Callable[[str], None] = show) -> None:

@@ -8,17 +8,22 @@ from typing import Annotated, Optional
 import typer
 
 from clipperf.commands.options import (
-    ImagesPerS,
-    RamGb,
     Results,
+    read_results,
+    refuse_to_replace_data,
+    tell_lines,
+)
+from clipperf.commands.sizing_options import (
+    ImagesPerS,
+    Price,
+    RamGb,
     SloMs,
+    TargetsFile,
     TextsPerS,
     Utilisation,
     VramGb,
-    read_results,
-    refuse_to_replace_data,
-    sizing_targets,
-    tell_lines,
+    targets_in,
+    targets_of,
 )
 from clipperf.system.terminal import show
 
@@ -36,12 +41,14 @@ def command(
         Optional[Path],  # noqa: UP045
         typer.Option("--out", help="Write here instead of printing."),
     ] = None,
-    images_per_s: ImagesPerS = 0.0,
-    texts_per_s: TextsPerS = 0.0,
+    targets: TargetsFile = None,
+    images_per_s: ImagesPerS = None,
+    texts_per_s: TextsPerS = None,
     slo_ms: SloMs = None,
     ram_gb: RamGb = None,
     vram_gb: VramGb = None,
-    utilisation: Utilisation = 0.7,
+    price: Price = None,
+    utilisation: Utilisation = None,
 ) -> None:
     """Make a report from stored results alone; with targets it includes the sizing."""
     from clipperf.models.published import basic_statistics
@@ -50,13 +57,21 @@ def command(
     from clipperf.system.files import write_text
     from clipperf.system.targets import expanded
 
-    targets = None
-    if images_per_s or texts_per_s:
-        targets = sizing_targets(images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, utilisation)
+    asked = targets_of(
+        targets_in(targets),
+        price,
+        images_per_s=images_per_s,
+        texts_per_s=texts_per_s,
+        slo_ms=slo_ms,
+        ram_gb=ram_gb,
+        vram_gb=vram_gb,
+        utilisation=utilisation,
+    )
+    sized = asked if asked.images_per_s or asked.texts_per_s or targets is not None else None
     if out is not None:
         refuse_to_replace_data(out)
     found, left_out = read_results(results)
-    document = build_report(found, basic_statistics(), targets, left_out=left_out)
+    document = build_report(found, basic_statistics(), sized, left_out=left_out)
     text = render(document, fmt)
     if out is None:
         show(text.removesuffix("\n"), page=fmt != "text")

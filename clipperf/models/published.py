@@ -55,13 +55,16 @@ class BasicStatistics:
     """A row of CLIP-as-service's size table: PyTorch, TITAN RTX 24 GB, batch 8.
 
     `disk_mib` is the weights' file in MiB; `peak_ram_gb` and `peak_vram_gb` are increases, in the
-    source's GB. `alias` is the model's name there (``NAME::TAG``, or ``M-CLIP/NAME``).
+    source's GB. `alias` is the model's name there (``NAME::TAG``, or ``M-CLIP/NAME``). The queries
+    a second are a whole server's; see `speeds`.
     """
 
     alias: str
     disk_mib: int
     peak_ram_gb: float
     peak_vram_gb: float
+    text_qps: float | None = None
+    image_qps: float | None = None
 
 
 def normal(name: str) -> str:
@@ -77,13 +80,15 @@ def read_table(name: str) -> list[dict[str, str]]:
 
 @cache
 def basic_statistics() -> tuple[BasicStatistics, ...]:
-    """CLIP-as-service's 29 rows of disk, RAM and VRAM, in the source's order."""
+    """CLIP-as-service's 29 rows of disk, RAM, VRAM and queries/s, in the source's order."""
     return tuple(
         BasicStatistics(
             alias=row["model"],
             disk_mib=int(row["disk_mb"]),
             peak_ram_gb=float(row["peak_ram_gb"]),
             peak_vram_gb=float(row["peak_vram_gb"]),
+            text_qps=float(row["text_qps"]),
+            image_qps=float(row["image_qps"]),
         )
         for row in read_table("clip_as_service_basic_statistics.csv")
     )

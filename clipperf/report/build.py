@@ -22,8 +22,9 @@ from clipperf.report.records import Row, environments, in_order, merge, merge_sc
 from clipperf.report.robustness import robustness_table
 from clipperf.report.serving import serving_findings, serving_record, serving_table
 from clipperf.report.sizing.solve import size
-from clipperf.report.sizing.tables import sizing_tables, targets_text
+from clipperf.report.sizing.tables import has_front, sizing_tables, targets_text
 from clipperf.report.sizing.types import Targets
+from clipperf.report.speeds import speeds_table
 from clipperf.report.table import Table, without_caveats
 from clipperf.report.tables import cost_table, summary
 from clipperf.serialize import to_json
@@ -56,10 +57,13 @@ def build_report(
         if charts:
             sections.append(Section("speed", "Speed", SPEED, (), charts))
     tables: list[Table] = []
+    headed: tuple[str, ...] = ()
     if sizing is not None:
         tables = list(sizing_tables(sizing, known))
         intro = f"For {targets_text(sizing)}."
-        sections.insert(0, _section("sizing", "Sizing", intro, tables[:1]))
+        first = 1 + bool(sizing.assumed) + has_front(sizing)
+        sections.insert(0, _section("sizing", "Sizing", intro, tables[:first]))
+        tables, headed = tables[first:], tables[0].findings
     if rows:
         sections.append(_section("cost", "Cost per tower", COST, [cost_table(ordered)]))
     if (fed := files_table(ordered)) is not None:
@@ -69,8 +73,8 @@ def build_report(
     meters = gpu_table(ordered) if rows else None
     if meters is not None:
         sections.append(_section("gpu", "GPU", GPU, [meters]))
-    if tables[1:]:
-        sections.append(_section("options", "Sizing in detail", OPTIONS, tables[1:]))
+    if tables:
+        sections.append(_section("options", "Sizing in detail", OPTIONS, tables))
     if scores:
         sections.append(_section("accuracy", "Accuracy", ACCURACY, score_tables(ordered)))
     if above := robustness_of(scores, bundled_points()):
@@ -82,11 +86,14 @@ def build_report(
     beside = published_table(ordered, published) if rows and published else None
     if beside is not None:
         sections.append(_section("published", "Published figures", PUBLISHED, [beside]))
+    elsewhere = speeds_table([r.cell.model_id for r in rows]) if rows and published else None
+    if elsewhere is not None:
+        sections.append(_section("speeds", "Published speeds", ELSEWHERE, [elsewhere]))
     shared = tuple(dict.fromkeys(findings.cost_caveats(ordered, rows))) if rows else ()
     # A caveat of the whole report is told once, not again under every table.
     sections = [_without(section, shared) for section in sections]
     headline = [
-        *(tables[0].findings if tables else ()),
+        *headed,
         *findings.speed_findings(rows, labels),
         *findings.memory_findings(rows, labels),
         *files_findings(ordered),
@@ -125,6 +132,7 @@ GPU = "Read after the times, so that no meter runs while they are taken."
 ACCURACY = "Each runtime answers the same samples as PyTorch; differences are taken in pairs."
 SHIFT = "Accuracy on sets that ImageNet's classes were photographed or drawn for anew."
 CROSSED = "Queries that one engine embeds, in a collection that another one has embedded."
+ELSEWHERE = "What others measured on hardware of theirs; nothing of it was measured here."
 PUBLISHED = "The same quantities from the CLIP-as-service benchmark, on its machine."
 
 

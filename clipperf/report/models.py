@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipperf.models.catalog import CatalogEntry, long_text_counts, snapshot_note
+from clipperf.models.speeds import speeds_of
 from clipperf.report.columns import Column, tabulate
 from clipperf.report.table import Table
 from clipperf.serialize import to_json
@@ -13,7 +14,8 @@ from clipperf.serialize import to_json
 CAVEATS = (
     "M: millions of parameters. GFLOPs: one image, or one text of all its tokens.",
     "ImageNet top-1 is published, zero-shot (open_clip's table, else LAION's or the CLIP paper's); "
-    "what clipperf measures itself comes from: clipperf eval.",
+    "what clipperf measures itself comes from: clipperf eval. Speeds that others published: "
+    "clipperf models --speeds.",
 )
 
 
@@ -57,6 +59,7 @@ def models_json(listed: Sequence[CatalogEntry]) -> list[dict[str, Any]]:
     return [
         {
             **{key: value for key, value in to_json(entry).items() if key != "licences"},
+            "published_speeds": to_json(speeds_of(entry.architecture)),
             "tags": [
                 {
                     "tag": tag,

@@ -51,11 +51,14 @@ class Mark:
 
     text: str
     label: str = ""
+    severity: Severity = "bad"
 
 
 RANDOM_WEIGHTS = Mark("(random weights)", "random weights")
 RANDOM = Mark("random", "random")
 UNRESOLVED = Mark("≈")
+EXTRAPOLATED = Mark("(est.)", "est.", "warn")
+ASSUMED = Mark("(assumed)", "assumed", "warn")
 
 
 @dataclass(frozen=True)

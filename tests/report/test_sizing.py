@@ -73,7 +73,7 @@ def test_limits_say_by_how_much() -> None:
         "RAM: one replica peaks at 1.00 GiB, 256.0 MiB over 768.0 MiB",
     )
     assert image.replicas is None
-    assert sizing.unmet == ("M::w: no image configuration passes.",)
+    assert sizing.unmet == ("M::w: no image configuration passes (RAM breaks 1 of 1, SLO 1).",)
     tables = sizing_tables(sizing, {"env-a": ("E1", ENVIRONMENT)})
     assert tables[0].texts == ()
     assert any("No configuration meets" in f for f in tables[0].findings)
@@ -207,7 +207,7 @@ def test_notes_tell_of_noise_randomness_and_accuracy() -> None:
     (plan,) = size(files, Targets(4, 0, slo_s=1.0)).plans
     assert plan.notes == (
         "the image row is unstable",
-        "at this rate one batch of 32 images takes 8.0 s to arrive, longer than the SLO",
+        "what the image tower holds is a queueing estimate",
         "onnx int8 loses accuracy on cifar10",
     )
     noise = result([timed(cell(model="R::random:0"), [0.1] * 6, random_weights=True)])
@@ -286,8 +286,11 @@ def test_a_gpu_is_shared_while_it_is_idle_enough() -> None:
     assert size(files, Targets(70, 70)).plans[0].machines == 1
     # 0.6 of a GPU each: two machines.
     assert size(files, Targets(420, 420)).plans[0].machines == 2
-    # Sharing would let one batch wait for the other: 1 ms + 1 ms against 1.5 ms.
-    assert size(files, Targets(70, 70, slo_s=0.0015)).plans[0].machines == 2
+    # At 70 a second p99 is between 1 and 2 ms, twice that beside the other tower.
+    (plan,) = size(files, Targets(70, 70, slo_s=0.01)).plans
+    assert plan.machines == 1 and plan.image is not None
+    assert 0.001 < (plan.image.expected_s or 0) < 0.002
+    assert size(files, Targets(70, 70, slo_s=0.0025)).plans[0].machines == 2
     # 5 GiB each do not fit 8 GiB together.
     assert size(on_gpu(0.001, 0.001, 5000), Targets(70, 70)).plans[0].machines == 2
 

@@ -13,8 +13,10 @@ from clipperf.errors import UsageError
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Measurement, ResultFile, Score
 from clipperf.report.records import Row, environments, merge
+from clipperf.report.sizing.held import longest_texts, tail_latency
+from clipperf.report.sizing.options import load_of
 from clipperf.report.sizing.packing import Machine
-from clipperf.report.sizing.solve import load_of, longest_texts, machine_of, size, tail_latency
+from clipperf.report.sizing.solve import machine_of, size
 from clipperf.report.sizing.tables import sizing_tables, targets_text
 from clipperf.report.sizing.types import Deployment, Option, Sizing, Targets, check
 
@@ -134,7 +136,16 @@ def test_an_option_says_what_a_row_does_against_the_targets() -> None:
         load=112 / (32 * 0.7),
         replicas=5,
         per_machine=1,
+        held_per_s=32.0,
+        rate_interval=option.rate_interval,
+        held_interval=option.rate_interval,
+        replicas_interval=option.replicas_interval,
+        disk_bytes=100 * MIB,
     )
+    # Six blocks of half a second on average, of which 0.274 is the standard deviation: Student's
+    # t of five degrees is 2.571, so 0.5 +- 0.287 s for 16 images, and 3 to 11 replicas.
+    assert option.rate_interval == pytest.approx((16 / 0.7874, 16 / 0.2126), rel=1e-3)
+    assert option.replicas_interval == (3, 8)
     load = load_of(option)
     assert dataclasses.astuple(load) == (2, GIB, 2 * GIB, True, 5, 112 / (32 * 0.7), 1.0)
     bare = dataclasses.replace(
@@ -284,7 +295,11 @@ def test_a_deployment_field_by_field() -> None:
         fullest_bytes=4 * GIB,
         headroom_bytes=12 * GIB,
         notes=(),
+        kinds=(("env-a", 2),),
+        machines_interval=(2, 2),
+        carries=plan.carries,
     )
+    assert plan.carries == pytest.approx(1.0)
     assert [o.cell for o in plan.towers] == [image, text]
     assert [o.replicas for o in plan.towers] == [5, 1]
     only = chosen(*both(text, 0.1), images=0, texts=7)
@@ -310,8 +325,8 @@ def test_what_is_missing_of_a_model() -> None:
     rows = [*slow, *both(cell("text", model="N::w"), 0.1)]
     sizing = size([result(rows)], Targets(1, 1, slo_s=0.05))
     assert sizing.unmet == (
-        "M::w: no image and no text configuration passes.",
-        "N::w: no image and no text configuration passes.",
+        "M::w: no image and no text configuration passes: image (SLO breaks 1 of 1).",
+        "N::w: no image and no text configuration passes: text (SLO breaks 1 of 1).",
     )
     sizing = size([result(rows)], Targets(1, 1))
     assert sizing.unmet == (
@@ -322,7 +337,7 @@ def test_what_is_missing_of_a_model() -> None:
     assert size([complete], Targets(0, 1)).unmet == ()
     # A tower that is not wanted is not missing.
     sizing = size([complete], Targets(1, 0, slo_s=0.05))
-    assert sizing.unmet == ("M::w: no image configuration passes.",)
+    assert sizing.unmet == ("M::w: no image configuration passes (SLO breaks 1 of 1).",)
     elsewhere = result(
         [timed(cell("text"), [0.1] * 6, env_id="env-b")], environments=(there,), path="b"
     )
@@ -370,7 +385,7 @@ def test_what_is_known_of_the_accuracy() -> None:
 
 def test_a_batch_that_fills_more_slowly_than_the_slo() -> None:
     def told(slo_s: float | None, batch: int, streams: int = 1) -> tuple[str, ...]:
-        c = cell(batch=batch, streams=streams)
+        c = cell(batch=batch, streams=streams, scenario="my-own")
         (plan,) = size([result(both(c, 0.1))], Targets(4, 0, slo_s=slo_s)).plans
         return plan.notes
 
@@ -407,10 +422,10 @@ def test_assumptions_name_quantiles_and_tokens() -> None:
 
     usual = told((8, 77), 700)
     assert usual[-1] == "Texts are 8 and 77 tokens long, the longest that were measured."
-    assert len(usual) == 5 and "x 70.0 % utilisation" in usual[0]
-    assert len(told((8,), 700, texts=0)) == 4
+    assert len(usual) == 4 and "x 70.0 % utilisation" in usual[0]
+    assert len(told((8,), 700, texts=0)) == 3
     few = told((8, 77), 70)
-    assert few[-2].endswith("or the slowest call (here: p90).") and len(few) == 6
+    assert few[-2].endswith("or the slowest call (here: p90).") and len(few) == 5
     rows = [timed(cell(), [0.1] * 70), timed(cell(batch=2), [0.1] * 6)]
     mixed = size([result(rows)], Targets(1, 0)).assumptions
     assert mixed[-1].endswith("(here: max, p90).")
@@ -443,7 +458,8 @@ def test_tables_of_one_machine() -> None:
     assert plans.texts == (
         (
             *("1", "M::w", "1", "1 x torch fp32, batch 1, cpu, 2 threads"),
-            *("1 x torch fp32, batch 1, cpu, 4 threads", "1.50 GiB", "1.50 GiB", "14.50 GiB"),
+            *("1 x torch fp32, batch 1, cpu, 4 threads", "1.00x"),
+            *("1.50 GiB", "1.50 GiB", "14.50 GiB"),
         ),
     )
     assert plans.findings == (
@@ -454,11 +470,13 @@ def test_tables_of_one_machine() -> None:
     assert plans.caveats[0] == "M::w: the text row is unstable."
     assert options.title.startswith("Configurations that pass, figures of one replica")
     assert "latency: max" in options.title
-    columns = ("Items/s", "Latency ms", "RAM MiB", "Replicas", "Fit a machine", "Note")
-    assert options.names[-6:] == columns
-    assert [row[-6:] for row in options.texts] == [
-        ("10.0", "100", "1024", "1", "4", ""),
-        ("10.0", "100", "512", "1", "2", "unstable"),
+    assert "rests on: closed loop" in options.title
+    columns = ("Items/s", "Held/s", "Latency ms", "RAM MiB", "Replicas", "Fit a machine", "Note")
+    assert options.names[-7:] == columns
+    ten = "10.0 [10.0, 10.0]"
+    assert [row[-7:] for row in options.texts] == [
+        (ten, ten, "100", "1024", "1", "4", ""),
+        (ten, ten, "100", "512", "1", "2", "unstable"),
     ]
 
 
@@ -480,7 +498,7 @@ def test_tables_of_two_machines_and_what_does_not_pass() -> None:
     ]
     plans, options, rejected = tables(size(files, Targets(7, 0, slo_s=1.0)), files)
     assert plans.caveats[0].startswith("Ranks count within an environment")
-    assert plans.caveats[1] == "M::w (E2): RAM of the image tower was not measured."
+    assert plans.caveats[2] == "M::w (E2): RAM of the image tower was not measured."
     assert [f.partition(":")[0] for f in plans.findings] == [
         "7.00 images/s, SLO 1.0 s, 70.0 % utilisation on E1",
         "7.00 images/s, SLO 1.0 s, 70.0 % utilisation on E2",

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from clipperf import units
 from clipperf.evals.verdicts import Verdict, verdict_of
-from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Score
 from clipperf.report.accuracy import judged
 from clipperf.report.pairs import full_precision
+from clipperf.report.sizing.quality import Judge, same_tower
 from clipperf.report.sizing.types import Deployment, Option, Targets
 from clipperf.report.words import listed
 
@@ -25,13 +25,18 @@ def with_notes(plan: Deployment, targets: Targets, scores: Sequence[Score]) -> D
         if o.rss_peak_bytes is None:
             notes.append(f"RAM of the {c.side} tower was not measured")
         fill_s = c.batch * c.streams / targets.of(c.side)
-        if targets.slo_s is not None and c.batch * c.streams > 1 and fill_s > targets.slo_s:
+        waits = o.basis == "as driven" and c.batch * c.streams > 1
+        if targets.slo_s is not None and waits and fill_s > targets.slo_s:
             batches = f"one batch of {c.batch} {c.side}s takes"
             if c.streams > 1:
                 batches = f"{c.streams} batches of {c.batch} {c.side}s, one a stream, take"
             notes.append(
                 f"at this rate {batches} {units.seconds(fill_s)} to arrive, longer than the SLO"
             )
+    guessed = [o.cell.side for o in plan.towers if o.basis == "queueing estimate"]
+    if guessed:
+        towers = "tower holds" if len(guessed) == 1 else "towers hold"
+        notes.append(f"what the {listed(guessed)} {towers} is a queueing estimate")
     notes += _accuracy_notes(plan, scores)
     return dataclasses.replace(plan, notes=tuple(dict.fromkeys(notes)))
 
@@ -41,7 +46,7 @@ def _accuracy_notes(plan: Deployment, scores: Sequence[Score]) -> list[str]:
         return ["random weights: cost only, accuracy unknown"]
     notes = []
     for cell in {judged(o.cell): o.cell for o in plan.towers}.values():
-        mine = [s for s in scores if s.aim == "high" and _same_tower(s, cell)]
+        mine = [s for s in scores if s.aim == "high" and same_tower(s, cell)]
         verdicts = {verdict_of(s) for s in mine}
         lost = sorted({s.dataset for s in mine if verdict_of(s) is Verdict.WORSE})
         if lost:
@@ -53,27 +58,54 @@ def _accuracy_notes(plan: Deployment, scores: Sequence[Score]) -> list[str]:
     return notes
 
 
-def _same_tower(score: Score, cell: Cell) -> bool:
-    """Whether a score, taken on whatever device, is of a tower made and run like this one."""
-    return judged(dataclasses.replace(score.cell, device=cell.device)) == judged(cell)
-
-
-def assumptions(targets: Targets, options: Sequence[Option]) -> list[str]:
+def assumptions(
+    targets: Targets, options: Sequence[Option], judge: Judge | None = None
+) -> list[str]:
     """What the sizing takes for granted."""
-    quantiles = sorted({o.latency_quantile for o in options if o.latency_quantile} - {"p99"})
+    bases = {o.basis for o in options}
+    measured = [o for o in options if o.basis != "server scenario"]
+    quantiles = sorted({o.latency_quantile for o in measured if o.latency_quantile} - {"p99"})
     share = units.share(targets.utilisation)
+    spare = f", and {targets.spare} spare" if targets.spare else ""
     told = [
-        f"Replicas = target / (measured rate x {share} utilisation), rounded up. The rate counts "
+        f"Replicas = target / (held rate x {share} utilisation), rounded up{spare}. A rate counts "
         f"every timed call, slow ones too, so it may differ from the median-based one of the "
-        f"cost table.",
+        f"cost table; brackets are 95 % intervals, and machines and costs follow from them.",
         "Each replica was measured alone. That several on one machine do not slow each other is "
         "assumed: confirm it with a load test.",
-        "The SLO is held against the latency of one batch: waiting in a queue, and for a batch to "
-        "fill, is not modelled.",
+    ]
+    if "server scenario" in bases:
+        told.append(
+            "Server scenario: the highest rate of random arrivals that LoadGen called valid "
+            "within a bound at least as strict; its bracket ends at the next rate that was not."
+        )
+    if "queueing estimate" in bases:
+        told.append(
+            "Queueing estimate, not measured: inputs come at random (Poisson), split at random "
+            "over replicas and their streams, and an engine takes what waits up to its batch, "
+            "for as long as its timed calls took. Measure it with `clipperf profile --scenario "
+            f"server --slo-ms {1e3 * (targets.slo_s or 0):g}`."
+        )
+    if "as driven" in bases and targets.slo_s is not None:
+        told.append(
+            "The SLO is held against the latency of one batch where calls came as a scenario of "
+            "its own made them: waiting in a queue, and for a batch to fill, is not modelled."
+        )
+    told.append(
         "A machine takes as many replicas as its cores, RAM and VRAM hold; one tower is placed "
         "densely, the other fills the gaps. A GPU runs one replica of a tower, and both towers "
-        "only where their loads together fit it.",
-    ]
+        "only where their loads together fit it."
+    )
+    if judge is not None:
+        told.append(
+            f"Accuracy: {judge.dataset}, {judge.metric}. Of two towers that run differently the "
+            f"losses of both are added."
+        )
+    if targets.prices:
+        told.append(
+            "A month has 730 hours, of which machines run all; costs are in the prices' currency. "
+            "A million embeddings are images and texts as the target has them."
+        )
     if quantiles:
         told.append(
             f"p99 is not backed by enough calls in every row; latency is then the highest backed "

@@ -1,0 +1,44 @@
+"""Ten random targets played through in a discrete-event simulation, beside what was predicted."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from clipperf.report.sizing.queueing import Service
+
+pytest.importorskip("simpy")
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "sizing_queue.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("sizing_queue", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["sizing_queue"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_simulation_itself_by_a_formula(script: ModuleType) -> None:
+    # M/D/1 at half of its rate: busy half of the time, and by Erlang p99 of 4.28 run times.
+    played = script.play(Service((1.0,)), 0.5, 30_000, 1)
+    assert played.answers == 30_000
+    assert played.busy == pytest.approx(0.5, abs=0.02)
+    assert played.latency_s == pytest.approx(4.28, rel=0.08)
+
+
+def test_ten_random_targets_are_predicted_within_a_tenth(script: ModuleType) -> None:
+    found = list(script.cases())
+    assert len(found) == 10 and len({c.option.cell.batch for c in found}) > 2
+    for number, case in enumerate(found):
+        played = script.play(case.service, case.rate_per_s, 50_000, number)
+        late, busy = script.off(case, played)
+        assert abs(late) <= script.ALLOWED and abs(busy) <= script.ALLOWED, (number, late, busy)
+        # And it keeps to the SLO that it was sized for.
+        assert played.latency_s <= (case.targets.slo_s or 0) * 1.05
