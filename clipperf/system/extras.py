@@ -31,6 +31,7 @@ EXTRAS = {
     "threadpoolctl": "probe",
     "mteb": "adapters",
     "mlperf_loadgen": "serve",
+    "urllib3": "serve",
 }
 """The extra of each module that the base lacks; TensorRT's are in `engines.tensorrt.flavours`."""
 
