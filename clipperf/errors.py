@@ -10,6 +10,7 @@ ClipperfError                     everything clipperf raises on purpose
 ├── StorageError                  disk full, unwritable folder, lock held         exit 1
 ├── EngineError                   a runtime failed to load or to run              exit 1
 │   ├── NotFiniteError            a tower ran and gave NaN or infinity            exit 1
+│   ├── RefusedError              a server has too much to do to answer           exit 1
 │   └── UnsupportedError          this runtime cannot do this cell                exit 1
 ├── CorruptError                  more inputs cannot be read than were allowed    exit 1
 ├── ChildError                    a process of clipperf's own died or hung        exit 1
@@ -70,6 +71,10 @@ class EngineError(ClipperfError):
 
 class NotFiniteError(EngineError):
     """A tower ran and gave NaN or infinity."""
+
+
+class RefusedError(EngineError):
+    """A server has too much to do for this request; another time it may have not."""
 
 
 class UnsupportedError(EngineError):

@@ -262,6 +262,9 @@ def test_triton_answers_what_the_page_asks(run, folder: Path) -> None:
         answer = (folder / "answer.bin").read_bytes()
         assert len(np.frombuffer(answer[-4 * WIDTH :], "<f4")) == WIDTH
         assert json.loads(answer[: -4 * WIDTH])["outputs"][0]["name"] == "image_embeds"
+        (measure,) = commands("Measuring what is deployed")
+        told = run(f"{measure.replace('http://127.0.0.1:8000', server.http)} --quiet")
+        assert " VALID" in told and "clip_text (texts)" in " ".join(told.split())
         (code,) = blocks("Triton", "python")
         code = code.replace("127.0.0.1:8001", server.grpc)
         said = run(shlex.join([sys.executable, "-c", code]), PYTHONPATH=packages)

@@ -17,7 +17,8 @@ class Batcher(Generic[T]):
 
     One of `streams` threads takes a batch once `size` wait, or `max_delay_s` after the oldest of
     them came; with 0 it takes whatever is there. Oldest first. `run` gets its batch in one of
-    these threads, and raises nothing. `counts` says how many batches had how many items.
+    these threads, and raises nothing. `counts` says how many batches had how many items, `most` how
+    many were run at once at most.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Batcher(Generic[T]):
         streams: int = 1,
     ) -> None:
         self.counts: Counter[int] = Counter()
+        self.most = self._running = 0
         self._run, self._size, self._max_delay_s = run, size, max_delay_s
         self._waiting: collections.deque[tuple[float, T]] = collections.deque()
         self._changed = threading.Condition()
@@ -58,7 +60,11 @@ class Batcher(Generic[T]):
         while batch := self._next():
             with self._changed:
                 self.counts[len(batch)] += 1
+                self._running += 1
+                self.most = max(self.most, self._running)
             self._run(batch)
+            with self._changed:
+                self._running -= 1
 
     def _next(self) -> list[T]:
         """The next batch; none once everything is done."""

@@ -42,18 +42,23 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """One cell of a job: what opens its engine and its bytes on disk, or why there is nothing."""
+    """One cell of a job: what opens its engine and its bytes on disk, or why there is nothing.
+
+    `compared` is the absolute path of an artifact of the same model, which a server's vectors are
+    held against.
+    """
 
     request: EngineRequest
     disk_bytes: int | None = None
     error: str | None = None
+    compared: str | None = None
 
 
 @dataclass(frozen=True)
 class Job:
     """One comparison group, the baseline first; plain values, so that it crosses to machines.
 
-    `files` are for the scenario that reads some, `serving` for those that offer inputs.
+    `files` are for those that read some, `serving` for those that offer inputs.
     """
 
     group: str
@@ -157,4 +162,5 @@ def blank(request: EngineRequest, kind: Kind, env: Environment) -> Measurement:
         status="ok",
         env_id=env.id,
         random_weights=request.spec.random_weights,
+        endpoint=request.endpoint,
     )

@@ -18,7 +18,12 @@ from typing import Any
 import numpy as np
 
 from clipperf.bench.batcher import Batcher
-from clipperf.errors import EngineError, MeasurementError, MissingDependencyError
+from clipperf.errors import (
+    EngineError,
+    MeasurementError,
+    MissingDependencyError,
+    RefusedError,
+)
 from clipperf.nouns.serving import OFFLINE, SERVER, SINGLE_STREAM, Serving, Trial
 from clipperf.system import extras
 from clipperf.system.env import version_of
@@ -60,7 +65,7 @@ class Answering:
     """What LoadGen asks: it batches queries, runs them, and tells LoadGen when each is answered.
 
     After a failure every query counts as answered at once, so that LoadGen comes to its end; the
-    failure is told, and is in `failure`.
+    failure is told, and is in `failure`. Inputs that a server had too much to do for are `refused`.
     """
 
     def __init__(
@@ -72,10 +77,16 @@ class Answering:
         tell: Tell,
     ) -> None:
         self.failure: Exception | None = None
+        self.refused, self.refusal = 0, ""
         self._loadgen, self._engine_run, self._inputs = loadgen, run, inputs
         self._lock = threading.Lock()
         self._tell, self._told_s = tell, time.monotonic()
         self.batcher = batcher(self._answer)
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """In words, what was refused, if anything was."""
+        return (f"{self.refused} were refused: {self.refusal}",) if self.refused else ()
 
     def issue(self, queries: Sequence[Any]) -> None:
         """LoadGen's call: these came now."""
@@ -86,6 +97,10 @@ class Answering:
             if self.failure is None:
                 self._engine_run(self._inputs[[index for _, index in batch]])
                 self._say({"answered": len(batch)})
+        except RefusedError as exc:
+            with self._lock:
+                self.refused += len(batch)
+                self.refusal = self.refusal or str(exc)
         except Exception as exc:  # noqa: BLE001 - whatever it is, LoadGen waits for an answer
             with self._lock:
                 self.failure = self.failure or exc
@@ -109,12 +124,14 @@ def offer(
     rate_per_s: float,
     streams: int = 1,
     tell: Tell = lambda told: None,
+    batch: int | None = None,
 ) -> Trial:
     """One test: inputs offered as `scenario` says, answered by `run` in up to `streams` threads.
 
-    `inputs` [batch, ...] are what is offered, in LoadGen's order, and `run` gets as many at most at
-    once. `rate_per_s` is the rate that is offered ("server"), or that is expected. `tell` has
-    {"answered": a number} now and then, and {"failed": why} as soon as a run fails.
+    `inputs` [n, ...] are what is offered, in LoadGen's order, and `run` gets up to `batch` at
+    once, by default as many as there are. `rate_per_s` is the rate that is offered ("server"), or
+    that is expected. `tell` has {"answered": a number} now and then, and {"failed": why} as soon as
+    a run fails. A test of which a server refuses inputs is not valid.
 
     Raises:
         EngineError: a run failed.
@@ -131,8 +148,9 @@ def offer(
     settings.scenario = getattr(loadgen.TestScenario, SCENARIOS[scenario])
     settings.mode = loadgen.TestMode.PerformanceOnly
     delay_s = serving.max_delay_s if scenario == SERVER else 0.0
+    size = batch or len(inputs)
     answering = Answering(
-        loadgen, run, inputs, lambda own: Batcher(own, len(inputs), delay_s, streams), tell
+        loadgen, run, inputs, lambda own: Batcher(own, size, delay_s, streams), tell
     )
     with tempfile.TemporaryDirectory(prefix="clipperf-loadgen-") as folder:
         _start(loadgen, settings, answering, len(inputs), folder)
@@ -140,7 +158,7 @@ def offer(
             raise EngineError(f"while inputs were offered: {answering.failure}")
         log = _read(Path(folder) / "mlperf_log_detail.txt")
     used = {**wanted, "scenario": SCENARIOS[scenario], "loadgen": version_of(DISTRIBUTION) or ""}
-    return _trial(log, scenario, rate_per_s, answering.batcher, used)
+    return _trial(log, scenario, rate_per_s, answering, used)
 
 
 def _settings(scenario: str, serving: Serving, rate_per_s: float) -> dict[str, Any]:
@@ -210,9 +228,10 @@ def _trial(
     log: dict[str, Any],
     scenario: str,
     rate_per_s: float,
-    batcher: Batcher[Any],
+    answering: Answering,
     used: dict[str, Any],
 ) -> Trial:
+    batcher = answering.batcher
     rates = {
         SINGLE_STREAM: "result_qps_with_loadgen_overhead",
         OFFLINE: "result_samples_per_second",
@@ -224,9 +243,14 @@ def _trial(
         per_s=float(log[rates[scenario]]),
         latency_s={name: log[key] / 1e9 for name, key in LATENCIES.items()},
         least_s=log[LEAST] / 1e9,
-        valid=log["result_validity"] == "VALID",
-        reasons=tuple(words for key, words in REASONS.items() if log.get(key) is False),
+        valid=log["result_validity"] == "VALID" and not answering.refused,
+        reasons=(
+            *(words for key, words in REASONS.items() if log.get(key) is False),
+            *answering.refusals,
+        ),
         offered_per_s=rate_per_s if scenario == SERVER else None,
         batches=tuple(sorted(batcher.counts.items())),
         settings=used,
+        most_at_once=batcher.most,
+        refused=answering.refused,
     )

@@ -207,7 +207,7 @@ def worker_of(request: EngineRequest, settings: Settings) -> Child:
         ChildError: it cannot be started.
     """
     return Child(
-        "clipperf.bench.worker",
+        f"clipperf.bench.{'worker' if request.endpoint is None else 'endpoint_worker'}",
         threads=request.cell.threads,
         timeout_s=settings.timeout_s,
         remedy="raise --timeout if the cell is that slow",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clipperf.bench import prepare
 from clipperf.bench.best import Choice, best_for
 from clipperf.bench.cost import Settings
-from clipperf.bench.jobs import LAUNCHERS, SCENARIOS, Event, Job, OnEvent, Prepared
+from clipperf.bench.jobs import LAUNCHERS, SCENARIOS, Event, Job, Launcher, OnEvent, Prepared
 from clipperf.bench.plan import Group, plan
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError, UsageError
@@ -131,6 +131,30 @@ def profile(
     prepare.check_precisions(devices, sweep.precisions)
     check_tokens(sweep)
     groups = sweep.groups()
+    return measured(
+        lambda tell: jobs_of(sweep, groups, settings, tell),
+        sweep.specs,
+        where,
+        command=command,
+        path=path,
+        on_event=on_event,
+    )
+
+
+def measured(
+    jobs: Callable[[OnEvent], Sequence[Job]],
+    specs: tuple[ModelSpec, ...],
+    where: Launcher,
+    *,
+    command: str = "",
+    path: Path | None = None,
+    on_event: OnEvent = lambda event: None,
+) -> ResultFile:
+    """Make `jobs`, have them measured, and write the result file; see `profile`.
+
+    Raises:
+        StorageError: the result file cannot be written; checked before jobs are made.
+    """
     with where.open() as machines:
         result = ResultFile(
             schema_version=store.SCHEMA_VERSION,
@@ -138,11 +162,10 @@ def profile(
             command=command,
             created_utc=files.utc_now(),
             environments=tuple(machines.environments),
-            specs=sweep.specs,
+            specs=specs,
             path=str(path or store.new_result_path("profile")),
         )
         with results.filled(Path(result.path)) as write:
-            jobs = jobs_of(sweep, groups, settings, on_event)
 
             def keep(event: Event) -> None:
                 nonlocal result
@@ -153,7 +176,7 @@ def profile(
                 if event.kind != "fact":
                     on_event(event)
 
-            machines.run(jobs, keep)
+            machines.run(jobs(keep), keep)
     return result
 
 
@@ -215,7 +238,8 @@ def recorded(result: ResultFile, event: Event, environments: Sequence[Environmen
     row = event.measurement
     if row is None:
         return result
-    if row.random_weights and contract.get(row.cell.runtime).artifact is None:
+    served = row.endpoint is not None
+    if row.random_weights and not served and contract.get(row.cell.runtime).artifact is None:
         # Drawing noise is no measure of how long reading a checkpoint takes.
         row = dataclasses.replace(row, load_s=None)
     return dataclasses.replace(result, measurements=(*result.measurements, row))

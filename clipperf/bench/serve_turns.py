@@ -14,7 +14,8 @@ from typing import Any
 
 from clipperf import stats, units
 from clipperf.bench import loadgen
-from clipperf.bench.jobs import Event, Job, OnEvent, Scenario, row_a_cell
+from clipperf.bench.endpoint_turns import begin
+from clipperf.bench.jobs import Event, Job, OnEvent, Prepared, Scenario, row_a_cell
 from clipperf.bench.passes import Turn, block_command, noted, open_for_time, worker_of
 from clipperf.bench.peak_rate import peak_rate
 from clipperf.errors import EngineError, UsageError
@@ -111,11 +112,11 @@ def _measure(
     label = turns[0].request.cell.label
     on_event(Event("started", f"{label}: {name}, {len(turns)} in turns"))
     with contextlib.ExitStack() as held:
-        for turn in turns:
+        for turn, cell in zip(turns, job.cells, strict=True):
             with noted(turn):
                 turn.worker = held.enter_context(worker_of(turn.request, job.settings))
                 turn.worker.greet()
-                turn.begin(tests(_capacity_per_s(turn, job), serving))
+                turn.begin(tests(_capacity_per_s(turn, cell, job, on_event), serving))
         waiting = list(turns)
         while waiting:
             for turn in list(waiting):
@@ -135,13 +136,16 @@ def best_of(trials: Sequence[Trial]) -> int | None:
     return max(valid, key=lambda place: trials[place].rate_per_s, default=None)
 
 
-def _capacity_per_s(turn: Served, job: Job) -> float:
+def _capacity_per_s(turn: Served, prepared: Prepared, job: Job, on_event: OnEvent) -> float:
     """Inputs a second of the engine alone, in batches of the cell's size."""
-    open_for_time(turn, job.text_ids)
-    turn.ask("sizes")
-    samples = turn.ask("block", **block_command(job.settings))["samples"]
-    cell = turn.request.cell
-    return cell.batch * cell.streams / stats.median(samples)
+    cell, block = turn.request.cell, block_command(job.settings)
+    if turn.request.endpoint is None:
+        open_for_time(turn, job.text_ids)
+        turn.ask("sizes")
+    else:
+        block["streams"] = begin(turn, prepared, job, on_event)
+    ran = turn.ask("block", **block)
+    return cell.batch * ran.get("streams", cell.streams) / stats.median(ran["samples"])
 
 
 def _test(turn: Served, name: str, serving: Serving, on_event: OnEvent) -> None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from clipperf.commands.endpoint_options import (
+    Connections,
+    EndpointUrl,
+    ProtocolName,
+    ServedAs,
+    endpoint_target,
+    refuse_without,
+)
 from clipperf.commands.model_options import ContextLength, ImageSize, Models, Pretrained
 from clipperf.commands.options import (
     PRECISION_NAMES,
@@ -40,6 +48,9 @@ from clipperf.nouns.cell import CLOSED_LOOP
 from clipperf.nouns.from_files import FROM_FILES, FileWork
 from clipperf.system.terminal import tell
 
+if TYPE_CHECKING:
+    from clipperf.nouns.result import ResultFile
+
 EXAMPLES = (
     "clipperf profile",
     "clipperf profile ViT-B-32 --pretrained random --runtime torch,onnx --batch 1,8,32",
@@ -47,6 +58,7 @@ EXAMPLES = (
     "clipperf profile ViT-B-32 --pretrained random --compare-published",
     "clipperf profile --from-files ./photos --batch 1,8",
     "clipperf profile ViT-B-32 --runtime onnx --scenario server --slo-ms 50",
+    "clipperf profile ViT-B-32 --endpoint http://localhost:8000 --scenario server --slo-ms 50",
 )
 
 
@@ -98,7 +110,8 @@ def command(
             "--from-files",
             metavar="FOLDER",
             help="Embed the images of a folder instead, and show where the time goes from file to "
-            "vector: decoding, resizing, the engine, and how long it waits.",
+            "vector: decoding, resizing, the engine, and how long it waits. With --endpoint: send "
+            "these, up to 256 of them.",
         ),
     ] = None,
     preprocess: Annotated[
@@ -121,26 +134,26 @@ def command(
     slo_ms: LatencyBound = None,
     max_batch: MaxBatch = None,
     max_delay_ms: MaxDelayMs = None,
+    endpoint: EndpointUrl = None,
+    protocol: ProtocolName = None,
+    served_as: ServedAs = None,
+    connections: Connections = None,
     launcher: Annotated[str, typer.Option("--launcher", hidden=True)] = "local",
     json: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure disk, peak RAM and VRAM, load time, latency and throughput of each tower."""
     from dataclasses import replace
+    from functools import partial
 
     from clipperf.bench import cost, prepare
     from clipperf.bench.best import Choice
+    from clipperf.bench.endpoints import profile_endpoint
     from clipperf.bench.jobs import LAUNCHERS
     from clipperf.bench.profile import Sweep, best_of, failures
     from clipperf.bench.profile import profile as run
-    from clipperf.models.published import basic_statistics
     from clipperf.nouns.model import Sizes
-    from clipperf.nouns.variant import BASELINE_PRECISION
-    from clipperf.report.from_files import files_table
-    from clipperf.report.gpu import gpu_table
-    from clipperf.report.published import published_table
-    from clipperf.report.serving import serving_table
-    from clipperf.report.tables import cost_table
+    from clipperf.nouns.variant import BASELINE_PRECISION, FLOATS
     from clipperf.system.env import available_cores
     from clipperf.system.housekeeping.in_use import using
     from clipperf.system.progress import progress
@@ -148,42 +161,55 @@ def command(
     if not 0 < timeout <= 86400:
         raise UsageError(f"--timeout {timeout}: give seconds above 0, up to a day")
     asked = None if precision is None else names(precision, "--precision")
-    files = _files(from_files, preprocess, preprocess_threads)
-    scenario, batches, serving = offered(scenario, batch, slo_ms, max_batch, max_delay_ms, quick)
-    if files is not None:
-        tower = _images_alone(tower, tokens, compare_published, scenario)
-        scenario = FROM_FILES
-    if serving is not None:
-        _check_serving(scenario, compare_published, LAUNCHERS.get(launcher).here)
-    sweep = Sweep(
-        specs=tuple(
-            prepare.choose_models(models or (), pretrained, Sizes(image_size, context_length))
-        ),
-        runtimes=USUAL if runtime is None else names(runtime, "--runtime"),
-        sides=sides(tower),
-        batches=batches,
-        precisions=asked or (BASELINE_PRECISION,),
-        device=device,
-        threads=threads or available_cores(),
-        tokens=numbers(tokens, "--tokens") if tokens else None,
-        inputs=pixel_dtypes(input_, sides(tower)),
-        scenario=scenario,
-        files=files,
-        serving=serving,
+    scenario, batches, serving = offered(
+        scenario, batch, slo_ms, max_batch, max_delay_ms, quick, remote=endpoint is not None
     )
+    sizes = Sizes(image_size, context_length)
+    refuse_without(endpoint, protocol=protocol, served_as=served_as, connections=connections)
     choice: Choice[None] | None = None
-    if runtime is None and LAUNCHERS.get(launcher).here:
-        with using(), progress(quiet) as bar:
-            sweep, choice = best_of(sweep, asked, bar.stage)
-    with open_target(json, "profile") as target, progress(quiet, total=sweep.rows) as bar:
+    if endpoint is not None:
+        ours: dict[str, object] = {"--runtime": runtime, "--precision": precision}
+        ours |= {"--device": device, "--threads": threads, "--input": input_ != FLOATS[0]}
+        ours |= {"--preprocess": preprocess, "--preprocess-threads": preprocess_threads}
+        ours |= {"--compare-published": compare_published}
+        served = endpoint_target(
+            *(endpoint, models, pretrained, sizes, scenario, batches, serving, tower, tokens),
+            *(from_files, protocol, served_as, connections, ours),
+        )
+        measure, rows = partial(profile_endpoint, served), served.rows
+    else:
+        files = _files(from_files, preprocess, preprocess_threads)
+        if files is not None:
+            tower = _images_alone(tower, tokens, compare_published, scenario)
+            scenario = FROM_FILES
+        if serving is not None:
+            _check_serving(scenario, compare_published, LAUNCHERS.get(launcher).here)
+        sweep = Sweep(
+            specs=tuple(prepare.choose_models(models or (), pretrained, sizes)),
+            runtimes=USUAL if runtime is None else names(runtime, "--runtime"),
+            sides=sides(tower),
+            batches=batches,
+            precisions=asked or (BASELINE_PRECISION,),
+            device=device,
+            threads=threads or available_cores(),
+            tokens=numbers(tokens, "--tokens") if tokens else None,
+            inputs=pixel_dtypes(input_, sides(tower)),
+            scenario=scenario,
+            files=files,
+            serving=serving,
+        )
+        if runtime is None and LAUNCHERS.get(launcher).here:
+            with using(), progress(quiet) as bar:
+                sweep, choice = best_of(sweep, asked, bar.stage)
+        measure, rows = partial(run, sweep), sweep.rows
+    with open_target(json, "profile") as target, progress(quiet, total=rows) as bar:
 
         def on_event(event: Any) -> None:
             (bar.done if event.kind == "measured" else bar.stage)(event.text)
 
         preset = cost.PRESETS["quick" if quick else "default"]
         settings = replace(preset, timeout_s=timeout)
-        result = run(
-            sweep,
+        result = measure(
             settings,
             launcher=launcher,
             command=command_line(),
@@ -193,12 +219,24 @@ def command(
     if prints_json(json):
         print_json(result)
     else:
-        published = published_table([result], basic_statistics()) if compare_published else None
-        main = files_table([result]) or serving_table([result]) or cost_table([result])
-        meters = gpu_table([result]) if scenario == CLOSED_LOOP else None
-        print_tables(*(t for t in (main, meters, published) if t is not None), write=tell)
+        _tell(result, compare_published, gpus=scenario == CLOSED_LOOP)
         tell_lines("", *([] if choice is None else choice.lines()), f"result file: {result.path}")
     raise typer.Exit(1 if failures(result) else 0)
+
+
+def _tell(result: ResultFile, compare_published: bool, gpus: bool) -> None:
+    """Print the tables of what was measured."""
+    from clipperf.models.published import basic_statistics
+    from clipperf.report.from_files import files_table
+    from clipperf.report.gpu import gpu_table
+    from clipperf.report.published import published_table
+    from clipperf.report.serving import serving_table
+    from clipperf.report.tables import cost_table
+
+    published = published_table([result], basic_statistics()) if compare_published else None
+    main = files_table([result]) or serving_table([result]) or cost_table([result])
+    meters = gpu_table([result]) if gpus else None
+    print_tables(*(t for t in (main, meters, published) if t is not None), write=tell)
 
 
 def _files(folder: str | None, methods: str | None, threads: str | None) -> FileWork | None:

@@ -73,8 +73,11 @@ def offered(
     max_batch: str | None,
     max_delay_ms: float | None,
     quick: bool,
+    remote: bool = False,
 ) -> tuple[str, tuple[int, ...], Serving | None]:
     """The scenario's name in results, the batch sizes, and how inputs come where they are offered.
+
+    A server that is asked (`remote`) makes its own batches of inputs that come one by one.
 
     Raises:
         UsageError: an option that is another scenario's.
@@ -97,6 +100,12 @@ def offered(
         return scenario, (1,), serving
     if scenario == OFFLINE:
         return scenario, numbers(batch or USUAL_BATCH, "--batch"), serving
+    if remote:
+        own = {"--batch": batch, "--max-batch": max_batch, "--max-delay-ms": max_delay_ms}
+        alone = next((name for name, value in own.items() if value is not None), None)
+        if alone is not None:
+            raise UsageError(f"the server makes its own batches: leave out {alone}")
+        max_batch, max_delay_ms = "1", 0.0
     if batch is not None:
         raise UsageError(f"--scenario {scenario} makes its own batches: give --max-batch {batch}")
     slo_s, delay_s = _bounds(slo_ms, max_delay_ms)

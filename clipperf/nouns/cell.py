@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from clipperf.nouns.endpoint import REMOTE, Endpoint
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import PixelDtype, Side
 
@@ -23,7 +24,9 @@ class Cell:
 
     `tokens` is the length of the text inputs (None for images). `streams` batches run at once
     and share the `threads`. `input` is what images are fed as; it says nothing of a text tower.
-    `scenario` is how calls come while time is taken.
+    `scenario` is how calls come while time is taken. Of what a server runs (`is_remote`) the
+    runtime is the protocol that it is asked in, the precision "", as nobody knows it, and the
+    streams are connections; its threads are its own affair, and 1 here.
     """
 
     model_id: str
@@ -41,8 +44,13 @@ class Cell:
     @property
     def setup(self) -> str:
         """Runtime and precision as people say it, and the input where it is not the usual one."""
-        usual = f"{self.runtime} {self.precision}"
+        usual = f"{self.runtime} {self.precision}".strip()
         return usual if self.input == "float32" else f"{usual} {self.input}"
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a server runs it, wherever that is."""
+        return self.device == REMOTE
 
     @property
     def label(self) -> str:
@@ -58,7 +66,8 @@ class EngineRequest:
     tower from `spec`). `key` is the artifact's, a digest of everything that changes its bytes,
     and `cache_folder` an absolute path where a runtime may keep what it compiles from them.
     `held` names the same file through a handle on its folder (see `serve.held`), for this process
-    and as long as the tower is being opened.
+    and as long as the tower is being opened. `endpoint` is the server's model that runs the cell,
+    where one does.
     """
 
     cell: Cell
@@ -68,6 +77,7 @@ class EngineRequest:
     key: str = ""
     cache_folder: str | None = None
     held: str | None = None
+    endpoint: Endpoint | None = None
 
     @property
     def file(self) -> str | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clipperf.nouns.cell import Cell, Status
+from clipperf.nouns.endpoint import Endpoint
 from clipperf.nouns.from_files import FileRun
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.serving import ServingRun
@@ -50,7 +51,9 @@ class Measurement:
     GPU: `vram_peak_bytes` as `vram_source` says, `vram_allocated_bytes` by the runtime's own
     account. `phases_s` holds the samples of separate runs, one per run under each of "h2d",
     "compute" and "d2h" (the GPU's events) and "host" (the host's clock around the same run).
-    `error` says why a pass failed, `last_words` what a process that died wrote at last.
+    `error` says why a pass failed, `last_words` what a process that died wrote at last. `endpoint`
+    is the server that embedded, where one did: `env_id` is then the machine that asked it, and
+    nothing of the server's memory is known.
     """
 
     cell: Cell
@@ -77,6 +80,7 @@ class Measurement:
     provider: str | None = None
     file_runs: tuple[FileRun, ...] = ()
     serving: ServingRun | None = None
+    endpoint: Endpoint | None = None
     random_weights: bool = False
     error: str | None = None
     last_words: str | None = None

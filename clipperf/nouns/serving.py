@@ -48,7 +48,9 @@ class Trial:
     `per_s` how many inputs were finished a second, `latency_s` their latencies in seconds by
     percentile in percent, as LoadGen took them, `least_s` the lowest. `valid` is its verdict, and
     `reasons` why it is not. `batches` says how many runs had how many inputs. `settings` are
-    LoadGen's that differ from its own, its version and seeds among them.
+    LoadGen's that differ from its own, its version and seeds among them. `most_at_once` is how many
+    runs were under way together at most, `refused` how many inputs a server had too much to do for.
+    `server_batches` are as `batches`, of what a server put together by its own account.
     """
 
     queries: int
@@ -60,6 +62,9 @@ class Trial:
     batches: tuple[tuple[int, int], ...] = ()
     settings: dict[str, float | str] | None = None
     least_s: float = 0.0
+    most_at_once: int | None = None
+    refused: int = 0
+    server_batches: tuple[tuple[int, int], ...] = ()
 
     @property
     def rate_per_s(self) -> float:
@@ -68,9 +73,10 @@ class Trial:
 
     @property
     def mean_batch(self) -> float | None:
-        """Inputs a run, None where none was counted."""
-        runs = sum(count for _, count in self.batches)
-        return sum(size * count for size, count in self.batches) / runs if runs else None
+        """Inputs a run, the server's where it tells; None where none was counted."""
+        batches = self.server_batches or self.batches
+        runs = sum(count for _, count in batches)
+        return sum(size * count for size, count in batches) / runs if runs else None
 
 
 @dataclass(frozen=True)

@@ -80,11 +80,16 @@ def model_name(model_id: str, random_weights: bool) -> Value:
 # --- which cell a row is about -------------------------------------------------------------
 
 
+def _threads(cell: Cell) -> int | None:
+    """Those that a cell runs on; of a server nobody knows."""
+    return None if cell.is_remote else cell.threads
+
+
 CELL_COLUMNS: dict[str, Column[Cell]] = {
     column.name: column
     for column in (
         Column[Cell]("Device", lambda c: c.device, "words", "constant", group=True),
-        Column[Cell]("Threads", lambda c: c.threads, fold="constant", phrase="{} threads"),
+        Column[Cell]("Threads", _threads, fold="constant", phrase="{} threads"),
         Column[Cell]("Streams", lambda c: c.streams, fold="constant", phrase="{} streams"),
         Column[Cell]("Scenario", lambda c: c.scenario, "words", "constant"),
         Column[Cell]("Tower", lambda c: c.side, "words", **KEY),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from clipperf import stats, units
-from clipperf.nouns.result import ResultFile
+from clipperf.nouns.endpoint import Endpoint
+from clipperf.nouns.result import Measurement, ResultFile
 from clipperf.nouns.serving import SERVER, Serving, Trial
 from clipperf.report.columns import Column, cell_columns, tabulate, who_columns
 from clipperf.report.measured import Measured, newest
@@ -24,6 +26,16 @@ class Line(Measured):
     """One cell; `trial` is the test that counts, None where there is none."""
 
     trial: Trial | None
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """The server that embedded, where one did."""
+        return self.measured.endpoint
+
+    @property
+    def connections(self) -> int | None:
+        """How many requests to a server could be under way at once."""
+        return self.cell.streams if self.endpoint is not None else None
 
     @property
     def serving(self) -> Serving | None:
@@ -44,9 +56,14 @@ class Line(Measured):
 
 
 def lines_of(results: Sequence[ResultFile]) -> list[Line]:
-    """Every cell, the newest of each machine and bound, in the order of the cost tables."""
-    rows = newest(results, "serving", lambda row: row.serving and row.serving.serving)
+    """Every cell, the newest of each machine, server and bound, in the order of the cost tables."""
+    rows = newest(results, "serving", lambda row: (row.serving and row.serving.serving, _who(row)))
     return [Line(row, None if row.serving is None else row.serving.counts) for row in rows]
+
+
+def _who(row: Measurement) -> tuple[str, str] | None:
+    """Which model of which server embedded; what else is known of it may change."""
+    return None if row.endpoint is None else (row.endpoint.url, row.endpoint.model)
 
 
 def serving_table(results: Sequence[ResultFile]) -> Table | None:
@@ -56,8 +73,11 @@ def serving_table(results: Sequence[ResultFile]) -> Table | None:
         return None
     columns: list[Column[Line]] = [
         *who_columns(labels_of(results)),
-        *cell_columns(("Device", "Threads", "Scenario", "Tower", "Tokens", "Runtime"), lines),
+        *_cell_columns(lines),
+        Column("Server", _url, "words", "empty", key=True),
+        Column("Model there", _model_there, "words", "empty", key=True),
         Column("Batch up to", lambda line: line.cell.batch, key=True),
+        Column("Connections", lambda line: line.connections, "count", "empty"),
         Column("Wait ms", _delay_s, "ms", "empty"),
         Column("Bound ms", lambda line: line.slo_s, "ms", "empty", key=True),
         Column("Inputs/s", lambda line: _of_trial(line, "rate_per_s"), "rate"),
@@ -67,9 +87,20 @@ def serving_table(results: Sequence[ResultFile]) -> Table | None:
         Column("Mean batch", lambda line: _of_trial(line, "mean_batch"), "number"),
         Column("Queries", lambda line: _of_trial(line, "queries")),
         Column("Too much /s", too_much_per_s, "rate", "empty"),
+        Column("Least cosine", _least_cosine, "cosine", "empty"),
         Column("Verdict", verdict, "note", key=True),
     ]
     return tabulate("Serving", columns, lines, findings=_findings(lines), caveats=_legend(lines))
+
+
+def _cell_columns(lines: Sequence[Line]) -> list[Column[Any]]:
+    """Which cell a row is about; the threads of some are no title of others, of a server's."""
+    names = ("Device", "Threads", "Scenario", "Tower", "Tokens", "Runtime")
+    mixed = len({line.cell.is_remote for line in lines}) > 1
+    return [
+        dataclasses.replace(column, fold="never") if mixed and column.name == "Threads" else column
+        for column in cell_columns(names, lines)
+    ]
 
 
 def _of_trial(line: Line, name: str) -> float | None:
@@ -79,9 +110,27 @@ def _of_trial(line: Line, name: str) -> float | None:
 
 
 def _delay_s(line: Line) -> float | None:
-    """How long an input waits for others, where it does."""
+    """How long an input waits for others, where it does; a server does not tell."""
     asked = line.serving
-    return None if asked is None or asked.slo_s is None else asked.max_delay_s
+    if asked is None or asked.slo_s is None or line.endpoint is not None:
+        return None
+    return asked.max_delay_s
+
+
+def _url(line: Line) -> str | None:
+    """Where a server listens."""
+    return None if line.endpoint is None else line.endpoint.url
+
+
+def _model_there(line: Line) -> str | None:
+    """What a server calls the model, and what that takes."""
+    found = line.endpoint
+    return None if found is None or not found.model else f"{found.model} ({found.takes})"
+
+
+def _least_cosine(line: Line) -> float | None:
+    """Between a server's vectors and the artifact's."""
+    return None if line.endpoint is None else line.endpoint.least_cosine
 
 
 def too_much_per_s(line: Line) -> float | None:
@@ -113,12 +162,18 @@ def verdict(line: Line) -> str:
 def _findings(lines: Sequence[Line]) -> list[str]:
     """In words, what each cell of the server scenario holds."""
     return [
-        f"{line.cell.model_id} {line.cell.side}, {line.cell.setup}: "
+        f"{line.cell.model_id} {line.cell.side}, {_by_whom(line)}: "
         f"{units.rate(line.trial.rate_per_s)} inputs/s with "
         f"{units.share(line.serving.percentile)} of answers within {units.seconds(line.slo_s)}."
         for line in lines
         if line.trial is not None and line.serving is not None and line.slo_s is not None
     ]
+
+
+def _by_whom(line: Line) -> str:
+    """The setup, and the server where one embedded."""
+    endpoint = line.endpoint
+    return line.cell.setup if endpoint is None else f"{line.cell.setup}, {endpoint.label}"
 
 
 def serving_findings(results: Sequence[ResultFile]) -> list[str]:
@@ -131,12 +186,32 @@ def _legend(lines: Sequence[Line]) -> list[str]:
         "MLCommons LoadGen offered the inputs and took the times, from an input's arrival to its "
         "embedding; arrays come ready, so decoding and tokenising are not in them."
     ]
+    remote = [line for line in lines if line.endpoint is not None]
+    if remote:
+        said.append(
+            "Of a server: over HTTP from the machine that is named, with what the server does to "
+            "image files and texts; batches are its own where it tells them, else as they were "
+            "sent. Its precision, threads and memory are not known."
+        )
+    busy = [line for line in remote if line.cell.scenario == SERVER and _all_in_use(line)]
+    if busy:
+        names = ", ".join(dict.fromkeys(line.cell.label for line in busy))
+        said.append(
+            f"All connections were in use at times, so that more of them may give more: {names}. "
+            f"Give --connections {2 * max(line.cell.streams for line in busy)}."
+        )
     if any(line.cell.scenario == SERVER for line in lines):
         said.append(
             "Server: arrivals at random (Poisson); Inputs/s is the highest mean rate of those "
             "tried that LoadGen calls valid, and Too much /s the next one that it does not."
         )
     return said
+
+
+def _all_in_use(line: Line) -> bool:
+    """Whether inputs waited for a connection in the test that counts."""
+    most = None if line.trial is None else line.trial.most_at_once
+    return most is not None and most >= line.cell.streams
 
 
 def serving_record(line: Line) -> dict[str, Any]:
@@ -157,6 +232,15 @@ def serving_record(line: Line) -> dict[str, Any]:
         "queries": _of_trial(line, "queries"),
         "tests": 0 if line.measured.serving is None else len(line.measured.serving.trials),
         "too_much_per_s": too_much_per_s(line),
+        "refused": _of_trial(line, "refused"),
+        "server_url": _url(line),
+        "server": None if line.endpoint is None else line.endpoint.server,
+        "server_model": None if line.endpoint is None else line.endpoint.model,
+        "server_takes": None if line.endpoint is None else line.endpoint.takes,
+        "encoding": None if line.endpoint is None else line.endpoint.encoding,
+        "connections": line.connections,
+        "most_at_once": _of_trial(line, "most_at_once"),
+        "least_cosine": _least_cosine(line),
         "verdict": verdict(line),
         "random_weights": line.random_weights,
     }

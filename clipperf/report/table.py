@@ -15,7 +15,7 @@ Interval = tuple[float, float]
 # fmt: off
 Unit = Literal[
     "count", "number", "MiB", "GiB", "size", "ms", "s", "rate", "ratio", "share", "points",
-    "millions", "span", "words", "note", "verdict",
+    "millions", "cosine", "span", "words", "note", "verdict",
 ]
 # fmt: on
 """What a value is, and with that how it reads. Numbers are SI: bytes, seconds, shares of one;
@@ -40,6 +40,7 @@ TEXTS: dict[str, Callable[[Any], str]] = {
     "share": units.share,
     "points": units.points,
     "millions": units.millions,
+    "cosine": "{:.5f}".format,
 }
 ENDS: dict[str, Callable[[Any], str]] = {"ratio": "{:.2f}".format, "share": units.percent}
 """How the ends of an interval read where the value's own sign is not repeated."""

@@ -31,7 +31,7 @@ EXTRAS = {
     "threadpoolctl": "probe",
     "mteb": "adapters",
     "mlperf_loadgen": "serve",
-    "urllib3": "embed",
+    "urllib3": "serve",
 }
 """The extra of each module that the base lacks; TensorRT's are in `engines.tensorrt.flavours`."""
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -374,3 +377,31 @@ def test_a_service_on_the_processor_is_one_instance(sample_artifact: Path, tmp_p
     group = "instance_group [ { kind: KIND_CPU count: 1 } ]"
     assert group in (tmp_path / "clip_image" / "config.pbtxt").read_text()
     assert "instance_group" not in (tmp_path / "clip_image_tower" / "config.pbtxt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_a_server_is_measured_where_it_runs(server, sample_artifact, tmp_path, side: Side) -> None:
+    """LoadGen over HTTP, vectors held against the artifact, batches by Triton's own account."""
+    out = tmp_path / "served.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "clipperf", "profile", "clipperf-sample", "--quick"),
+            *("--endpoint", server.http, "--tower", side, "--scenario", "server"),
+            *("--slo-ms", "500", "--connections", "16", "--json", out),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CLIPPERF_HOME": str(sample_artifact.parents[3])},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads(out.read_text())["measurements"]
+    endpoint, run = row["endpoint"], row["serving"]
+    assert (endpoint["protocol"], endpoint["model"]) == ("kserve", f"clip_{side}")
+    assert endpoint["encoding"] == "binary" and endpoint["server"].startswith("triton ")
+    assert endpoint["max_batch"] == 32 and endpoint["least_cosine"] > 0.999
+    best = run["trials"][run["best"]]
+    assert best["valid"] and best["latency_s"]["99"] <= 0.5
+    assert best["batches"] == [[1, best["queries"]]]
+    assert sum(size * count for size, count in best["server_batches"]) == best["queries"]
+    assert max(size for size, _ in best["server_batches"]) > 1, "Triton put some together"

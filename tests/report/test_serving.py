@@ -9,9 +9,12 @@ import pytest
 from report_data import ENVIRONMENT, result
 
 from clipperf.nouns.cell import Cell
+from clipperf.nouns.endpoint import REMOTE, Endpoint
 from clipperf.nouns.result import Measurement
 from clipperf.nouns.serving import OFFLINE, SERVER, Serving, ServingRun, Trial
 from clipperf.report.build import build_report
+from clipperf.report.compare.comparison import compare
+from clipperf.report.compare.rules import parse_rule
 from clipperf.report.format import render
 from clipperf.report.serving import (
     lines_of,
@@ -95,3 +98,81 @@ def test_bounds_stand_apart_and_the_newest_of_each_counts() -> None:
 def test_a_report_of_serving_alone(form: str) -> None:
     text = render(build_report([result([HELD])]), form)
     assert "VALID" in text and "84" in text
+
+
+# --- servers -------------------------------------------------------------------------------
+
+REMOTE_CELL = dataclasses.replace(
+    CELL, runtime="kserve", precision="", device=REMOTE, batch=1, threads=1, streams=8
+)
+SERVED = Endpoint(
+    "http://gpu:8000", "kserve", "clip_text", "texts", "text", server="triton 2.51.0",
+    least_cosine=0.99987,
+)  # fmt: skip
+
+
+def at_server(rate: float, **changes: Any) -> Measurement:
+    """A row of a server's: 200 requests of one input each, which it ran in 50 batches of four."""
+    most = changes.pop("most_at_once", 5)
+    found = trial(
+        rate, True, batches=((1, 200),), server_batches=((4, 50),), most_at_once=most
+    )  # fmt: skip
+    changes = {"cell": REMOTE_CELL, "endpoint": SERVED, **changes}
+    return row((found, trial(2 * rate, False)), 0, **changes)
+
+
+def test_a_server_beside_an_engine_of_this_process() -> None:
+    ours, theirs = shown(HELD, at_server(200))
+    assert (ours["Server"], ours["Model there"], ours["Connections"]) == (None, None, None)
+    assert (ours["Threads"], ours["Device"], ours["Least cosine"]) == (2, "cpu", None)
+    assert theirs["Server"] == "http://gpu:8000" and theirs["Model there"] == "clip_text (texts)"
+    assert (theirs["Runtime"], theirs["Device"], theirs["Threads"]) == ("kserve", "remote", None)
+    assert (theirs["Connections"], theirs["Wait ms"], theirs["Inputs/s"]) == (8, None, 200)
+    assert theirs["Mean batch"] == 4 and theirs["Least cosine"] == 0.99987
+    assert serving_findings([result([at_server(200)])]) == [
+        "m text, kserve, clip_text at http://gpu:8000: 200 inputs/s with 99.0 % of answers within "
+        "50.0 ms."
+    ]
+    record = serving_record(lines_of([result([at_server(200)])])[0])
+    assert (record["server_url"], record["server"], record["connections"]) == (
+        *("http://gpu:8000", "triton 2.51.0"), 8,
+    )  # fmt: skip
+    text = render(build_report([result([HELD, at_server(200)])]), "text")
+    assert "http://gpu:8000" in text and "0.99987" in text
+
+
+def test_two_servers_of_one_model_stand_apart() -> None:
+    other = dataclasses.replace(SERVED, url="http://other:8000")
+    # What else is known of a server may change: the newest row of it counts.
+    newer = dataclasses.replace(SERVED, server="triton 2.60.0")
+    rows = [at_server(200), at_server(300, endpoint=other), at_server(250, endpoint=newer)]
+    found = {line["Server"]: line["Inputs/s"] for line in shown(*rows)}
+    assert found == {"http://gpu:8000": 250, "http://other:8000": 300}
+
+
+def test_connections_that_were_all_in_use_are_told() -> None:
+    def caveats(most: int) -> str:
+        table = serving_table([result([at_server(200, most_at_once=most)])])
+        assert table is not None
+        return " ".join(table.caveats)
+
+    assert "Give --connections 16" in caveats(8) and "connections were" not in caveats(7)
+
+
+def test_servers_are_compared_with_themselves_alone() -> None:
+    a, b = result([at_server(200), HELD]), result([at_server(150), HELD], path="b.json")
+    found = compare([a], [b], [parse_rule("throughput<0.9")])
+    by_name = {pair.cell.scenario: changes for pair, changes in found.rows}
+    server = "server, 99.0 % within 50.0 ms"
+    assert set(by_name) == {server, f"{server}, clip_text at http://gpu:8000"}
+    assert by_name[server]["throughput"].ratio == 1
+    changed = by_name[f"{server}, clip_text at http://gpu:8000"]
+    assert changed["throughput"].ratio == 0.75 and changed["ram"].ratio is None
+    assert found.failed
+
+    never = row((trial(9, False),), None, cell=REMOTE_CELL, endpoint=SERVED)
+    lost = compare([a], [result([never, HELD], path="b.json")], [parse_rule("throughput<0.9")])
+    assert lost.failed, "what A measured and B could not"
+    elsewhere = dataclasses.replace(SERVED, url="http://other:8000")
+    apart = compare([a], [result([at_server(200, endpoint=elsewhere), HELD], path="b.json")])
+    assert [pair.cell.scenario for pair, _ in apart.rows] == [server]

@@ -7,9 +7,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from clipperf import stats
+from clipperf import stats, units
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Measurement, ResultFile, Score
+from clipperf.report import serving
 from clipperf.report.accuracy import judged
 from clipperf.report.from_files import Line, lines_of
 from clipperf.report.pairs import SETUP, alike, took_turns
@@ -90,7 +91,8 @@ def cell_name(cell: Cell, setup: str = "") -> str:
     """A cell in a sentence, with all that it may differ in from others; `setup` in place of its."""
     tokens = "" if cell.tokens is None else f", {cell.tokens} tokens"
     where = f"{cell.model_id} {cell.side} {setup or cell.setup} {cell.device} batch {cell.batch}"
-    return f"{where}{tokens}, {cell.threads} threads{driven(cell)}"
+    threads = "" if cell.is_remote else f", {cell.threads} threads"
+    return f"{where}{tokens}{threads}{driven(cell)}"
 
 
 def score_name(score: Score, setup: str = "") -> str:
@@ -101,7 +103,8 @@ def score_name(score: Score, setup: str = "") -> str:
 
 
 def rows_of(results: Sequence[ResultFile], beside: Sequence[ResultFile] = ()) -> list[Row]:
-    """All rows of costs; each way from files to vectors is one of a scenario of its own.
+    """All rows of costs; each way from files to vectors is one of a scenario of its own, and so is
+    each bound and server of inputs that were offered.
 
     A cell that failed is a row of each way in which results `beside` these have it.
     """
@@ -113,6 +116,7 @@ def rows_of(results: Sequence[ResultFile], beside: Sequence[ResultFile] = ()) ->
             others = (way_of(other) for other in known if other.run and other.cell == line.cell)
             ways = list(dict.fromkeys(others)) or ways
         rows += [_row_of(line, way) for way in ways]
+    rows += map(served_row, serving.lines_of(results))
     return sorted(rows, key=lambda row: cell_order(row.cell))
 
 
@@ -143,6 +147,32 @@ def _row_of(line: Line, way: str) -> Row:
         stable=line.run.stable,
         source=-1,
         time=timed,
+    )
+
+
+def served_row(line: serving.Line) -> Row:
+    """What a cell gave under the load that was offered; no rate that held is a failure.
+
+    Its quantiles are of answers to single inputs. LoadGen keeps no blocks to draw anew.
+    """
+    asked, endpoint, trial = line.serving, line.endpoint, line.trial
+    words = [line.cell.scenario]
+    if asked is not None and asked.slo_s is not None:
+        words.append(f"{units.share(asked.percentile)} within {units.seconds(asked.slo_s)}")
+    if endpoint is not None:
+        words.append(endpoint.label)
+    cell = dataclasses.replace(line.cell, scenario=", ".join(words))
+    status = line.measured.status if line.measured.status != "ok" or trial else "failed"
+    row = Row(cell, line.env_id, line.random_weights, status, source=-1)
+    if trial is None:
+        return dataclasses.replace(row, problems=(serving.verdict(line),))
+    return dataclasses.replace(
+        row,
+        samples=trial.queries,
+        p50_s=line.latency_s(50),
+        p90_s=line.latency_s(90),
+        p99_s=line.latency_s(99),
+        items_per_s=trial.rate_per_s,
     )
 
 

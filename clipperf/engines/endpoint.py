@@ -1,0 +1,134 @@
+"""What a protocol of model servers offers, and how it is found.
+
+A protocol is one `Protocol` record, in a file of `protocols/` that is named after it, or in an
+installed package (see `registry`). Its engines are as those of runtimes, but for what they are
+given: an array of objects [batch] for image files (`bytes`) and texts (`str`), else what a tower
+takes. Any number of threads may be in their `run` at once. Beside `Engine` one may offer, looked
+for by name:
+
+- ``batches()``: how many batches of which size the server has run so far, by its own account; None
+  where it does not say
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipperf.engines.http import Http
+from clipperf.errors import EngineError, UsageError
+from clipperf.nouns.cell import Engine, EngineRequest
+from clipperf.nouns.endpoint import Endpoint
+from clipperf.nouns.variant import Side
+from clipperf.registry import Registry
+from clipperf.text import shown
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a server is to be measured: models of the `sides`, by `names` that must be served.
+
+    `model` is what the user calls the model, which may be what the server calls it.
+    """
+
+    sides: tuple[Side, ...]
+    names: tuple[str, ...] = ()
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way in which servers are asked for vectors.
+
+    `server(http)` is the name and version of what answers, None where it does not speak this.
+    `models(http, wanted, server)` are the models to measure; it raises EngineError where nothing
+    fits. `open(http, request)` is an engine for `request.endpoint`, which closes `http`.
+    """
+
+    name: str
+    server: Callable[[Http], str | None]
+    models: Callable[[Http, Wanted, str], list[Endpoint]]
+    open: Callable[[Http, EngineRequest], Engine]
+
+
+PROTOCOLS: Registry[Protocol] = Registry("protocol", room="clipperf.engines.protocols")
+
+
+def ask(url: str, wanted: Wanted, protocol: str | None = None) -> list[Endpoint]:
+    """The models of a server that are to be measured; without a protocol each is tried.
+
+    Raises:
+        UsageError: there is no such protocol.
+        MissingDependencyError: no HTTP client is installed.
+        EngineError: nobody answers, in none of the protocols, or nothing fits.
+    """
+    tried = list(PROTOCOLS) if protocol is None else [PROTOCOLS.get(protocol)]
+    http = Http(url)
+    try:
+        for each in tried:
+            server = each.server(http)
+            if server is not None:
+                return each.models(http, wanted, server)
+    finally:
+        http.close()
+    names = " nor ".join(each.name for each in tried)
+    raise EngineError(
+        f"{url}: what answers there speaks {'neither ' if len(tried) > 1 else 'no '}{names}"
+    )
+
+
+def open_endpoint(request: EngineRequest, answer_s: float) -> Engine:
+    """An engine that has a server embed; nothing is sent yet.
+
+    Raises:
+        UsageError: there is no such protocol here.
+    """
+    endpoint = request.endpoint
+    if endpoint is None:
+        raise UsageError(f"{request.cell.label}: nobody said which server")
+    http = Http(endpoint.url, request.cell.streams, answer_s)
+    return PROTOCOLS.get(endpoint.protocol).open(http, request)
+
+
+def pick(wanted: Wanted, served: Sequence[str], usual: Sequence[str]) -> list[str]:
+    """The names of models to look at: those that are `wanted`, else what the user calls it, else
+    the `usual` ones, else all that are `served`.
+
+    Raises:
+        EngineError: one that is wanted is not served.
+    """
+    for name in wanted.names:
+        if name not in served:
+            raise EngineError(f"no model {shown(name)} is served there; {listing(served)}")
+    if wanted.names:
+        return list(wanted.names)
+    if wanted.model in served:
+        return [wanted.model]
+    return [name for name in usual if name in served] or list(served)
+
+
+def listing(served: Sequence[str]) -> str:
+    """What there is, as the end of an error."""
+    return f"served are: {', '.join(map(shown, served[:20])) or 'none'}"
+
+
+def checked(found: np.ndarray, rows: int, width: int | None, where: str) -> np.ndarray:
+    """Vectors as float32 [rows, width].
+
+    Raises:
+        EngineError: they have another shape, or are not finite.
+    """
+    if found.ndim != 2 or len(found) != rows:
+        shape = "x".join(map(str, found.shape))
+        raise EngineError(f"{where}: answered {shape} numbers to {rows} inputs")
+    if width and found.shape[1] != width:
+        raise EngineError(
+            f"{where}: gives vectors of {found.shape[1]} numbers, expected {width}: is it the "
+            f"model that you named?"
+        )
+    found = np.ascontiguousarray(found, np.float32)
+    if not np.isfinite(found).all():
+        raise EngineError(f"{where}: returned embeddings that are not finite")
+    return found

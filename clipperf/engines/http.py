@@ -1,0 +1,216 @@
+"""HTTP to a server under measurement: connections that stay open, errors in words.
+
+A bearer token is taken from the environment, sent with every request, and never written anywhere.
+Nothing is tried again but a request whose kept connection the server had closed meanwhile, as every
+client does. Redirects are not followed: the token is for one server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from clipperf.errors import EngineError, MissingDependencyError, RefusedError, UsageError
+from clipperf.system import extras
+from clipperf.system.env import version_of
+from clipperf.text import one_line
+
+MODULE = "urllib3"
+TOKEN = "CLIPPERF_ENDPOINT_TOKEN"
+"""The variable of the environment that holds a bearer token."""
+
+CONNECT_S = 5.0
+ANSWER_S = 60.0
+"""How long an answer may take at most."""
+
+MOST_BYTES = 1 << 28
+"""Of an answer: 32 vectors take less than a thousandth."""
+
+BUSY = (429, 503)
+"""What a server answers that has too much to do."""
+
+API_PATHS = ("/v1", "/v2")
+"""What URLs of servers often end in, and every protocol here adds by itself."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: the status, headers by their names in lower case, and the body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON; None where it is none."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
+    @property
+    def reason(self) -> str:
+        """Why a server refused, as servers of both protocols say it, else how the body begins."""
+        found = self.json
+        for name in ("error", "message", "detail"):
+            if isinstance(found, dict) and name in found:
+                found = found[name]
+        if not isinstance(found, str):
+            found = self.body[:400].decode("utf-8", "replace")
+        return one_line(found) or "without a word"
+
+
+def check() -> None:
+    """Make sure that the client is here.
+
+    Raises:
+        MissingDependencyError: it is not.
+    """
+    if version_of(MODULE) is None:
+        raise MissingDependencyError(
+            f"--endpoint needs {MODULE}, which is not installed: {extras.bring(MODULE)}"
+        )
+
+
+def base_url(text: str) -> str:
+    """The URL of a server, without what every protocol adds itself.
+
+    Raises:
+        UsageError: it is none, or holds what must not be kept: the message does not repeat it.
+    """
+    try:
+        parts = urlsplit(text.strip())
+        port = parts.port
+    except ValueError as exc:
+        raise UsageError("--endpoint is no URL: give http://HOST:PORT") from exc
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError("--endpoint is no URL of a server: give http://HOST:PORT")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise UsageError(
+            "--endpoint holds a user, a password or a query, which would be kept in the result "
+            f"file: leave them out, and give a bearer token in the environment, as {TOKEN}"
+        )
+    path = parts.path.rstrip("/")
+    for end in API_PATHS:
+        path = path.removesuffix(end)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{path.rstrip('/')}"
+
+
+class Http:
+    """Up to `connections` requests at once to one server; more of them wait for one to be free."""
+
+    def __init__(self, url: str, connections: int = 1, answer_s: float = ANSWER_S) -> None:
+        """Nothing is sent yet; raises UsageError for a token that is none."""
+        import urllib3
+
+        self.url = url
+        self._answer_s = answer_s
+        self._pool = urllib3.PoolManager(
+            num_pools=1,
+            maxsize=connections,
+            block=True,
+            retries=False,
+            timeout=urllib3.Timeout(connect=CONNECT_S, read=answer_s),
+        )
+        self._headers = {"Accept": "application/json"}
+        if token := os.environ.get(TOKEN, "").strip():
+            if not (token.isascii() and token.isprintable()) or " " in token:
+                raise UsageError(
+                    f"{TOKEN} holds what no token may: characters beyond ASCII, spaces"
+                )
+            self._headers["Authorization"] = f"Bearer {token}"
+
+    def get(self, path: str) -> Answer:
+        """Ask for something, whatever the server answers; see `post`."""
+        return self._request("GET", path, None, {})
+
+    def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+        """Hand something in, whatever the server answers.
+
+        Raises:
+            EngineError: no answer came: nobody listens, it took too long, the connection broke; or
+                the server wants to know who asks.
+        """
+        return self._request("POST", path, body, headers or {})
+
+    def vectors(self, path: str, body: bytes, headers: Mapping[str, str], where: str) -> Answer:
+        """The answer to a request for vectors, which must be one.
+
+        Raises:
+            RefusedError: the server has too much to do.
+            EngineError: it answers with an error, or as `post`.
+        """
+        answer = self.post(path, body, headers)
+        if answer.status == 200:
+            return answer
+        kind = RefusedError if answer.status in BUSY else EngineError
+        raise kind(f"{where}: HTTP {answer.status}: {answer.reason}")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.clear()
+
+    def _request(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Answer:
+        import urllib3
+
+        try:
+            try:
+                answer = self._once(method, path, body, headers)
+            except urllib3.exceptions.ProtocolError:  # a kept connection that the server closed
+                answer = self._once(method, path, body, headers)
+        except urllib3.exceptions.HTTPError as exc:
+            raise EngineError(f"{self.url}: {self._why(exc)}") from exc
+        if answer.status in (401, 403):
+            given = "the token in it is refused" if TOKEN in os.environ else "there is none"
+            raise EngineError(
+                f"{self.url}: HTTP {answer.status}: {answer.reason}: a bearer token is taken from "
+                f"{TOKEN} of the environment, and {given}"
+            )
+        return answer
+
+    def _once(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Answer:
+        response = self._pool.request(
+            method,
+            f"{self.url}/{path}",
+            body=body,
+            headers={**self._headers, **headers},
+            redirect=False,
+            preload_content=False,
+        )
+        try:
+            found = response.read(MOST_BYTES + 1)
+        except BaseException:
+            response.close()
+            raise
+        if len(found) > MOST_BYTES:
+            response.close()
+            raise EngineError(f"{self.url}: an answer of more than {MOST_BYTES:,} bytes")
+        response.release_conn()
+        named = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, named, found)
+
+    def _why(self, exc: Exception) -> str:
+        """Why no answer came."""
+        import urllib3
+
+        errors = urllib3.exceptions
+        if isinstance(exc, errors.ReadTimeoutError):
+            return f"no answer within {self._answer_s:g} s"
+        if isinstance(exc, errors.NameResolutionError):
+            return "there is no host of this name"
+        if isinstance(exc, errors.NewConnectionError):
+            said = one_line(str(exc).rpartition(": ")[2])
+            return f"nobody answers ({said}): is the server running?"
+        if isinstance(exc, errors.ConnectTimeoutError):
+            return f"nobody takes the connection within {CONNECT_S:g} s: is the server running?"
+        return f"the connection broke: {one_line(str(exc))}"

@@ -1,0 +1,1 @@
+"""One file a protocol of model servers; see `clipperf.engines.endpoint`."""

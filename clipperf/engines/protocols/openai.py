@@ -1,0 +1,130 @@
+"""The protocol "openai": embeddings of texts as OpenAI's API gives them, which many servers speak.
+
+https://platform.openai.com/docs/api-reference/embeddings. Vectors come in base64 where the server
+can do that, which costs it and the client less than JSON's numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+
+from clipperf.engines.endpoint import Protocol, Wanted, checked, pick
+from clipperf.engines.http import Answer, Http
+from clipperf.errors import EngineError, UnsupportedError
+from clipperf.nouns.cell import EngineRequest
+from clipperf.nouns.endpoint import Endpoint
+from clipperf.text import one_line, shown
+
+ENCODINGS = ("base64", "float")
+"""How vectors can come, the quicker way first."""
+
+PROBE = "a photo"
+"""What is sent to find out how a server answers."""
+
+PATH, JSON = "v1/embeddings", {"Content-Type": "application/json"}
+
+
+def server(http: Http) -> str | None:
+    """See `Protocol`: what names itself in its header, else nobody knows what it is."""
+    answer = http.get("v1/models")
+    found = answer.json
+    if answer.status != 200 or not isinstance(found, dict) or "data" not in found:
+        return None
+    return one_line(answer.headers.get("server", ""), 80) or "unnamed"
+
+
+def models(http: Http, wanted: Wanted, said: str) -> list[Endpoint]:
+    """See `Protocol`."""
+    if "text" not in wanted.sides:
+        raise UnsupportedError(f"{http.url}: {PROTOCOL.name} embeds texts alone: give --tower text")
+    try:
+        served = [str(row["id"]) for row in http.get("v1/models").json["data"]]
+    except (TypeError, KeyError) as exc:
+        raise EngineError(f"{http.url}: its list of models cannot be read: {exc!r}") from exc
+    names = pick(wanted, served, ())
+    if not wanted.names and len(names) != 1:
+        listed = ", ".join(map(shown, names[:20])) or "none"
+        raise EngineError(f"{http.url}: serves {listed}: say which, with --served-as NAME")
+    return [_endpoint(http, name, said) for name in names]
+
+
+def _endpoint(http: Http, name: str, said: str) -> Endpoint:
+    """A model, and in which encoding it gives vectors: an input is embedded to find out."""
+    for encoding in ENCODINGS:
+        where = f"{shown(name)} at {http.url}"
+        answer = http.post(PATH, _body(name, [PROBE], encoding), JSON)
+        if answer.status == 200:
+            vectors, encoding = _vectors(answer, 1, where)
+            return Endpoint(
+                url=http.url,
+                protocol=PROTOCOL.name,
+                model=name,
+                takes="texts",
+                side="text",
+                width=checked(vectors, 1, None, where).shape[1],
+                encoding=encoding,
+                server=said,
+            )
+    raise EngineError(f"{where}: HTTP {answer.status}: {answer.reason}")
+
+
+def _body(name: str, texts: list[str], encoding: str) -> bytes:
+    return json.dumps({"model": name, "input": texts, "encoding_format": encoding}).encode()
+
+
+def _vectors(answer: Answer, rows: int, where: str) -> tuple[np.ndarray, str]:
+    """The vectors of an answer by their places, and the encoding that they came in.
+
+    Raises:
+        EngineError: they cannot be read, or are not as many.
+    """
+    try:
+        found = json.loads(answer.body)["data"]
+        placed = {int(row.get("index", place)): row["embedding"] for place, row in enumerate(found)}
+        if len(found) != rows or set(placed) != set(range(rows)):
+            raise ValueError(f"{len(found)} vectors for {rows} inputs")
+        encoding = "base64" if isinstance(placed[0], str) else "float"
+        vectors = np.array([_vector(placed[place]) for place in range(rows)], np.float32)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        raise EngineError(f"{where}: the answer cannot be read: {exc}") from exc
+    return vectors, encoding
+
+
+def _vector(embedding: Any) -> np.ndarray:
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
+    return np.array(embedding, np.float32)
+
+
+class Engine:
+    """A model behind the protocol."""
+
+    def __init__(self, http: Http, request: EngineRequest) -> None:
+        assert request.endpoint is not None
+        self._http, self._asked = http, request.endpoint
+        self._width = request.spec.embed_dim or self._asked.width
+        self.provider, self.streams = self._asked.server, request.cell.streams
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        """Vectors of a batch of strings; see `Engine`.
+
+        Raises:
+            RefusedError: the server has too much to do.
+            EngineError: it answers with an error, with nonsense, or not at all.
+        """
+        asked = self._asked
+        where = f"{asked.label}: batch of {len(array)}"
+        body = _body(asked.model, array.tolist(), asked.encoding)
+        answer = self._http.vectors(PATH, body, JSON, where)
+        return checked(_vectors(answer, len(array), where)[0], len(array), self._width, where)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+
+PROTOCOL = Protocol("openai", server, models, Engine)

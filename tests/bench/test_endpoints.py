@@ -1,0 +1,350 @@
+"""Running servers under LoadGen: real ones in processes of their own, whose faults are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import model_server
+import numpy as np
+import other_tools
+import pytest
+from conftest import Cli, Install
+
+from clipperf.bench.cost import QUICK
+from clipperf.bench.endpoint_inputs import COUNT, WORDS, offered, texts
+from clipperf.bench.endpoints import Target, jobs_of, known
+from clipperf.bench.jobs import Event, Job, run_job
+from clipperf.commands import serving_options
+from clipperf.commands.endpoint_options import endpoint_target
+from clipperf.errors import UsageError
+from clipperf.inputs.tokenize import Tokenizer
+from clipperf.models import zoo
+from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
+from clipperf.nouns.endpoint import REMOTE, Endpoint
+from clipperf.nouns.model import CLIP_IDS, OWN_SIZES, ModelSpec
+from clipperf.nouns.result import Measurement
+from clipperf.nouns.serving import OFFLINE, SERVER, SINGLE_STREAM, Serving
+from clipperf.system import env as environment
+
+SHORT = Serving(slo_s=0.25, max_delay_s=0.0, min_s=0.5, min_queries=50, percentile=0.9,
+                rel_width=0.5)  # fmt: skip
+ANSWER_S = 0.02
+
+
+@pytest.fixture(scope="module")
+def running(sample_artifact: Path) -> Iterator[str]:
+    with model_server.serving(sample_artifact) as url:
+        yield url
+
+
+@pytest.fixture
+def url(running: str) -> str:
+    """The server, as new; `model_server.control` gives it other options."""
+    model_server.control(running)
+    return running
+
+
+def target(url: str, scenario: str = SINGLE_STREAM, **more: Any) -> Target:
+    values: dict[str, Any] = {
+        "sides": ("text",), "batches": (1,), "connections": 1, "model": "clipperf-sample",
+        "serving": dataclasses.replace(SHORT, slo_s=SHORT.slo_s if scenario == SERVER else None),
+    }  # fmt: skip
+    return Target(url=url, scenario=scenario, **(values | more))
+
+
+def jobs(wanted: Target) -> list[Job]:
+    return jobs_of(wanted, known(wanted), QUICK, lambda event: None)
+
+
+def measured(wanted: Target) -> list[Measurement]:
+    rows = []
+    for job in jobs(wanted):
+        rows += run_job(job, environment.capture(), [], lambda event: None)
+    return rows
+
+
+# --- what is sent --------------------------------------------------------------------------
+
+
+def test_texts_have_as_many_tokens_as_are_asked_for(sample_artifact: Path) -> None:
+    tokenizer = Tokenizer.from_folder(sample_artifact)
+    for tokens in (3, 8, 77):
+        made = texts(5, tokens)
+        ends = (tokenizer(made) == tokenizer.eot_id).argmax(axis=1)
+        assert (ends == tokens - 1).all(), "the end is the last of them"
+    assert len(set(texts(32, 77))) == 32 and texts(2, 8) == texts(2, 8)
+    assert len(set(WORDS)) == len(WORDS)
+
+
+def test_what_is_sent_is_what_the_model_takes(tmp_path: Path) -> None:
+    spec = ModelSpec("m", "sample", "m", "bundled", 64, 77, 192)
+
+    def sent(takes: Any, side: Any, batch: int = 1, paths: tuple[str, ...] = ()) -> np.ndarray:
+        cell = Cell("m", side, "kserve", "", REMOTE, batch, 1, tokens=8 if side == "text" else None)
+        endpoint = Endpoint("http://h", "kserve", "m", takes, side)
+        return offered(EngineRequest(cell, spec, None, endpoint=endpoint), CLIP_IDS, paths)
+
+    files = sent("image files", "image")
+    assert len(files) == COUNT and all(data.startswith(b"\xff\xd8") for data in files)
+    assert len(sent("texts", "text", 40)) == 40 and isinstance(sent("texts", "text")[0], str)
+    pixels, tokens = sent("pixels", "image", 40), sent("tokens", "text")
+    assert (pixels.shape, pixels.dtype) == ((40, 3, 64, 64), np.float32)
+    assert (tokens.shape, tokens.dtype) == ((COUNT, 8), np.int64)
+    paths = []
+    for number in range(3):
+        paths.append(str(tmp_path / f"{number}.jpg"))
+        Path(paths[-1]).write_bytes(bytes([number]))
+    assert sent("image files", "image", paths=tuple(paths))[:4].tolist() == [
+        b"\0", b"\1", b"\2", b"\0",
+    ]  # fmt: skip
+
+
+# --- what is planned -----------------------------------------------------------------------
+
+
+def test_names_that_are_known_here_and_those_that_are_the_servers(url: str) -> None:
+    def named(model: str, **more: Any) -> ModelSpec | None:
+        return known(target(url, model=model, **more))
+
+    assert named("clipperf-sample") == zoo.resolve("clipperf-sample")
+    assert named("ViT-B-32", pretrained="random") == zoo.resolve("ViT-B-32", "random")
+    assert named("clip_text") is None and named("BAAI/bge-small-en") is None and named("") is None
+    with pytest.raises(UsageError, match="nope"):
+        named("ViT-B-32", pretrained="nope")
+
+    (job,) = jobs(target(url, model="clip_text"))
+    cell = job.cells[0].request.cell
+    assert (cell.model_id, cell.runtime, cell.precision, cell.device) == (
+        *("clip_text", "kserve", "", "remote"),
+    )  # fmt: skip
+    assert cell.setup == "kserve" and cell.is_remote and cell.tokens == 77
+    (job,) = jobs(target(url, model="nowhere"))
+    assert "no model nowhere is served there; served are: clip_image" in str(job.cells[0].error)
+    found = jobs(target(url, sides=("image", "text"), batches=(1, 4), tokens=(8, 77)))
+    cells = [job.cells[0].request.cell for job in found]
+    assert [(c.side, c.batch, c.tokens) for c in cells] == [
+        *(("image", 1, None), ("image", 4, None)),
+        *(("text", 1, 8), ("text", 4, 8), ("text", 1, 77), ("text", 4, 77)),
+    ]
+
+
+def test_what_the_servers_words_speak_against(url: str) -> None:
+    (job,) = jobs(target(url, OFFLINE, batches=(9,)))
+    assert "takes up to 8 inputs in a request: give --batch 8" in str(job.cells[0].error)
+    (job,) = jobs(target(url, model="ViT-B-32", pretrained="random"))
+    assert "gives vectors of 192 numbers, and ViT-B-32::random:0 gives 512" in str(
+        job.cells[0].error
+    )
+    (job,) = jobs(
+        target(url, model="ViT-B-32", pretrained="random", sides=("image",),
+               served_as=("clip_image_tower",))
+    )  # fmt: skip
+    assert "takes 64 px, and ViT-B-32::random:0 takes 224" in str(job.cells[0].error)
+
+
+def test_nobody_answers_is_a_row_of_each_tower() -> None:
+    url = f"http://127.0.0.1:{other_tools.free_port()}"
+    rows = measured(target(url, SERVER, sides=("image", "text")))
+    assert [row.cell.side for row in rows] == ["image", "text"]
+    for row in rows:
+        assert row.status == "failed" and "nobody answers" in str(row.error)
+        assert row.endpoint is not None and row.endpoint.url == url and row.kind == "serving"
+
+
+# --- what is measured ----------------------------------------------------------------------
+
+
+def test_a_server_of_known_cost(url: str) -> None:
+    """Two connections and 20 ms an answer: at most 100 a second."""
+    model_server.control(url, fault="slow", seconds=ANSWER_S)
+    (row,) = measured(target(url, SERVER, connections=2))
+    assert row.status == "ok", row.error
+    run = row.serving
+    assert run is not None and run.counts is not None and run.counts.valid
+    assert 5 < run.counts.per_s <= 2 / ANSWER_S
+    assert run.counts.least_s >= ANSWER_S
+    above = [each for each in run.trials if each.rate_per_s > run.counts.rate_per_s]
+    assert above and not any(each.valid for each in above)
+    assert run.counts.most_at_once == 2 and run.counts.batches == ((1, run.counts.queries),)
+    assert run.counts.server_batches == run.counts.batches
+    assert (row.rss_peak_bytes, row.vram_peak_bytes, row.disk_bytes, row.load_s) == (None,) * 4
+    assert row.provider == "tests 1.0" and row.first_run_s is not None
+
+
+def test_offline_sends_batches(url: str) -> None:
+    (row,) = measured(target(url, OFFLINE, batches=(4,), connections=2))
+    assert row.serving is not None and row.serving.counts is not None, row.error
+    counts = row.serving.counts
+    assert dict(counts.server_batches)[4] >= counts.queries // 4
+
+
+def test_a_server_that_has_too_much_to_do_is_not_valid(url: str) -> None:
+    model_server.control(url, fault="503", after=20, every=10)
+    (row,) = measured(target(url))
+    assert row.status == "ok" and row.serving is not None and row.serving.best is None
+    trial = row.serving.trials[-1]
+    assert trial.refused > 0 and not trial.valid
+    assert trial.reasons[-1].startswith(f"{trial.refused} were refused: clip_text at {url}")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("500", "HTTP 500: the GPU is on fire"), ("nan", "not finite")]
+)
+def test_a_fault_while_inputs_are_offered_is_a_failed_row(url: str, fault: str, words: str) -> None:
+    model_server.control(url, fault=fault, after=60)
+    long = dataclasses.replace(SHORT, min_s=200.0, slo_s=None)
+    (row,) = measured(target(url, serving=long))
+    assert row.status == "failed" and words in str(row.error)
+    assert str(row.error).startswith("while inputs were offered")
+
+
+def test_vectors_are_held_against_the_artifact(url: str, sample_artifact: Path) -> None:
+    def compared() -> Measurement:
+        (job,) = jobs(target(url))
+        cell = dataclasses.replace(job.cells[0], compared=str(sample_artifact))
+        job = dataclasses.replace(job, cells=(cell,))
+        return run_job(job, environment.capture(), [], lambda event: None)[0]
+
+    good = compared()
+    assert good.status == "ok" and good.endpoint is not None
+    assert good.endpoint.least_cosine is not None and good.endpoint.least_cosine > 0.9999
+    model_server.control(url, fault="other")
+    bad = compared()
+    assert bad.status == "failed" and "its vectors are not those of clipperf-sample" in str(
+        bad.error
+    )
+    assert bad.endpoint is not None and (bad.endpoint.least_cosine or 1) < 0.9
+
+
+def test_an_artifact_that_cannot_be_opened_is_no_fault_of_the_server(
+    url: str, tmp_path: Path
+) -> None:
+    (job,) = jobs(target(url))
+    cell = dataclasses.replace(job.cells[0], compared=str(tmp_path))
+    told: list[Event] = []
+    rows = run_job(dataclasses.replace(job, cells=(cell,)), environment.capture(), [], told.append)
+    assert rows[0].status == "ok"
+    assert any(e.kind == "note" and "vectors not compared" in e.text for e in told)
+
+
+OWN = """
+import numpy as np
+from clipperf.engines.endpoint import Protocol
+from clipperf.nouns.endpoint import Endpoint
+
+class Engine:
+    provider = "mine 1"
+    def __init__(self, http, request):
+        self.width = request.endpoint.width
+    def run(self, array):
+        return np.ones((len(array), self.width), np.float32)
+    def close(self):
+        pass
+
+def models(http, wanted, server):
+    return [Endpoint(http.url, "mine", "m", "texts", "text", width=192, server=server)]
+
+PROTOCOL = Protocol("mine", lambda http: "mine 1", models, Engine)
+"""
+
+
+def test_a_protocol_of_an_installed_package(install: Install, url: str) -> None:
+    install("mine", OWN, {"clipperf.protocol": {"mine": "mine:PROTOCOL"}})
+    (row,) = measured(target(url, protocol="mine"))
+    assert row.status == "ok" and row.cell.runtime == "mine", row.error
+    assert row.provider == "mine 1" and row.serving is not None and row.serving.best is not None
+
+
+# --- the command ---------------------------------------------------------------------------
+
+
+def test_the_command_and_its_report(
+    cli: Cli, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_server.control(url, token="s3cret")
+    monkeypatch.setenv("CLIPPERF_ENDPOINT_TOKEN", "s3cret")
+    out = tmp_path / "served.json"
+    done = cli(
+        "profile", "clipperf-sample", "--endpoint", f"{url}/v2/", "--tower", "text", "--scenario",
+        "offline", "--batch", "4", "--tokens", "8", "--quick", "--json", str(out),
+    )  # fmt: skip
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 0, said
+    assert "VALID" in said and "clip_text (texts)" in said and "kserve" in said
+    assert "s3cret" not in said + out.read_text()
+    (row,) = json.loads(out.read_text())["measurements"]
+    assert row["endpoint"]["url"] == url and row["endpoint"]["model"] == "clip_text"
+    assert (row["rss_peak_bytes"], row["vram_peak_bytes"]) == (None, None)
+    told = cli("report", str(out), "--format", "json", check=True)
+    (record,) = json.loads(told.stdout)["records"]
+    assert record["server_url"] == url and record["inputs_per_s"] > 0 and record["tokens"] == 8
+
+
+def test_the_command_where_nobody_answers(cli: Cli, tmp_path: Path) -> None:
+    out, port = tmp_path / "served.json", other_tools.free_port()
+    done = cli(
+        "profile", "clipperf-sample", "--endpoint", f"http://127.0.0.1:{port}", "--scenario",
+        "single-stream", "--tower", "text", "--json", str(out),
+    )  # fmt: skip
+    assert done.returncode == 1 and "nobody answers" in " ".join(done.stdout.split())
+    (row,) = json.loads(out.read_text())["measurements"]
+    assert row["status"] == "failed" and row["cell"]["runtime"] == "endpoint"
+
+
+def asked(scenario: str = SINGLE_STREAM, **more: Any) -> Target:
+    values: dict[str, Any] = {
+        "url": "http://h", "models": ["m"], "pretrained": None, "sizes": OWN_SIZES,
+        "scenario": scenario, "batches": (1,), "serving": SHORT, "tower": "both", "tokens": None,
+        "from_files": None, "protocol": None, "served_as": None, "connections": None, "ours": {},
+    }  # fmt: skip
+    return endpoint_target(**(values | more))
+
+
+def test_wishes_for_a_server() -> None:
+    assert asked(SERVER).connections == 64 and asked(OFFLINE).connections == 4
+    assert asked().connections == 1
+    assert asked(OFFLINE, connections=7, served_as="a,b", tokens="8,77") == Target(
+        *("http://h", ("image", "text"), (1,), OFFLINE, SHORT, 7),
+        model="m", served_as=("a", "b"), tokens=(8, 77),
+    )  # fmt: skip
+    name, batches, serving = serving_options.offered(
+        SERVER, None, 50, None, None, quick=False, remote=True
+    )
+    assert (name, batches) == (SERVER, (1,)) and serving is not None
+    assert (serving.slo_s, serving.max_delay_s) == (0.05, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"serving": None, "scenario": CLOSED_LOOP}, "--scenario closed: add --scenario server"),
+        ({"ours": {"--runtime": "onnx"}}, "--runtime is for engines in this process"),
+        ({"models": ["a", "b"]}, "name one MODEL"),
+        ({"models": None, "pretrained": "random"}, "need a MODEL"),
+        ({"connections": 2}, "no --connections"),
+        ({"connections": 0, "scenario": OFFLINE}, "from 1 to 1024"),
+        ({"url": "http://a:b@h"}, "leave them out"),
+        ({"tower": "text", "from_files": "."}, "leave out --tower text"),
+    ],
+)
+def test_bad_wishes_name_the_fix(more: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        asked(**more)
+
+
+@pytest.mark.parametrize("option", ["batch", "max_batch", "max_delay_ms"])
+def test_a_server_makes_its_own_batches(option: str) -> None:
+    values: dict[str, Any] = {"batch": None, "max_batch": None, "max_delay_ms": None}
+    values |= {option: 4.0 if option.endswith("ms") else "4"}
+    with pytest.raises(UsageError, match="the server makes its own batches: leave out --"):
+        serving_options.offered(SERVER, slo_ms=50, quick=False, remote=True, **values)
+
+
+@pytest.mark.parametrize("option", ["--protocol", "--served-as"])
+def test_options_for_a_server_alone(cli: Cli, option: str) -> None:
+    done = cli("profile", "clipperf-sample", option, "x")
+    assert done.returncode == 2 and f"{option} is for a server: add --endpoint" in done.stderr
