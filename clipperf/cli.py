@@ -19,6 +19,7 @@ from clipperf.commands import (
     report,
     size,
     store,
+    sweep,
     tune,
 )
 
@@ -27,6 +28,7 @@ COMMANDS: dict[str, ModuleType] = {
     "export": export,
     "profile": profile,
     "eval": evaluate,
+    "sweep": sweep,
     "tune": tune,
     "inspect": inspect,
     "doctor": doctor,

@@ -2,10 +2,11 @@
 
 Usage: python tools/kills.py [--kills 80] [--seed 0] [--folder DIR]
 
-Exports into a folder with a tower and a user's files, changes of its preprocessing, profiles and
-evaluations are started with a full store or an empty one, and SIGKILL hits the whole family, the
-parent alone or a child alone. After each kill the artifact must be whole, the user's files be
-there and the result file be readable; the same command must then succeed and leave no staging.
+Exports into a folder with a tower and a user's files, changes of its preprocessing, profiles,
+evaluations and sweeps are started with a full store or an empty one, and SIGKILL hits the whole
+family, the parent alone or a child alone. After each kill the artifact must be whole, the user's
+files be there and the result file be readable; the same command must then succeed and leave no
+staging. What a sweep had finished it must not do again, and it must end with the same files.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ COMMANDS = {
     "export": f"export {MODEL} --tower text --quiet --out OUT",
     "preprocess": f"export {MODEL} --tower image --preprocess draft --quiet --out OUT",
     "profile": f"profile {MODEL} --tower text --runtime onnx --batch 1 --quick --quiet --json JSON",
+    "sweep": "sweep PLAN --quiet --out SWEEP",
     "eval": f"eval {MODEL} --runtime onnx --precision fp32 --dataset FEW --quiet --json JSON",
 }
-TURNS = ("preprocess", "export", "preprocess", "profile", "preprocess", "eval")
+TURNS = ("preprocess", "export", "sweep", "profile", "preprocess", "eval", "sweep")
 """In a change of the preprocessing, which takes a second, a folder is exchanged as in an export."""
 
 WHOM = ("family", "parent", "child")
@@ -54,7 +56,7 @@ def main() -> int:
 def kill_all(place: Place, kills: int, seed: int) -> int:
     """Kill so many commands; prints what came of it."""
     chance = random.Random(seed)
-    longest = durations(place)
+    longest, whole = durations(place)
     counts: Counter[str] = Counter()
     bad: list[str] = []
     for number in range(kills):
@@ -64,10 +66,13 @@ def kill_all(place: Place, kills: int, seed: int) -> int:
         place.reset(fresh=fresh)
         hit = kill(place, name, whom, chance.uniform(0.0, longest[name]))
         place.look("after the kill")
+        finished = place.swept("after the kill")
         again = place.run(COMMANDS[name])
         if again.returncode:
             place.problems.append(f"the next run: exit {again.returncode}: {again.stderr[-300:]}")
         place.look("after the next run")
+        if name == "sweep":
+            compare_sweeps(place, finished, whole)
         place.look_for_leftovers()
         counts[f"{name}, {whom}{', empty store' if fresh else ''}"] += 1
         counts["struck a running command"] += hit
@@ -80,8 +85,17 @@ def kill_all(place: Place, kills: int, seed: int) -> int:
     return 1 if bad else 0
 
 
-def durations(place: Place) -> dict[str, float]:
-    """How long each command takes when nobody kills it."""
+def compare_sweeps(place: Place, finished: dict[str, int], whole: set[str]) -> None:
+    """Note what a sweep did again that it had finished, and how its end is another than whole."""
+    now = place.swept("after the next run")
+    place.problems += [
+        f"done again: {name}" for name, at in finished.items() if now.get(name) != at
+    ]
+    place.problems += [f"not as uninterrupted: {name}" for name in sorted(now.keys() ^ whole)]
+
+
+def durations(place: Place) -> tuple[dict[str, float], set[str]]:
+    """How long each command takes when nobody kills it, and what files a sweep ends with."""
     found = {}
     for name, words in COMMANDS.items():
         place.reset()
@@ -90,7 +104,9 @@ def durations(place: Place) -> dict[str, float]:
         if done.returncode:
             raise SystemExit(f"{words}: {done.stderr}")
         found[name] = time.monotonic() - start
-    return found
+        if name == "sweep":
+            whole = set(place.swept("uninterrupted"))
+    return found, whole
 
 
 def kill(place: Place, name: str, whom: str, after_s: float) -> bool:

@@ -60,7 +60,9 @@ JsonFile = Annotated[
 
 Results = Annotated[
     Optional[list[Path]],  # noqa: UP045
-    typer.Argument(metavar="[RESULTS]...", help="Result files; none: all of the store."),
+    typer.Argument(
+        metavar="[RESULTS]...", help="Result files, or folders of them; none: all of the store."
+    ),
 ]
 ImagesPerS = Annotated[float, typer.Option("--images-per-s", help="Images to embed a second.")]
 TextsPerS = Annotated[float, typer.Option("--texts-per-s", help="Texts to embed a second.")]
@@ -138,7 +140,8 @@ def ranged(text: str, option: str) -> tuple[int, int, int]:
 
 
 def read_results(paths: list[Path] | None) -> tuple[list[ResultFile], list[str]]:
-    """The named result files, or all of the store, and what was left out of it and why.
+    """The named result files, or those of folders, or all of the store, and what was left out of it
+    and why.
 
     Of the store, what cannot be read and files of other versions of clipperf are left out, which
     standard error says as well.
@@ -147,12 +150,17 @@ def read_results(paths: list[Path] | None) -> tuple[list[ResultFile], list[str]]
         ArtifactError: a named file cannot be read.
         UsageError: there are none.
     """
-    from clipperf.system.results import stored
+    from clipperf.system.results import named, stored
     from clipperf.system.store import home, read_result
-    from clipperf.system.targets import expanded
+    from clipperf.system.targets import expanded, kind_of
 
     if paths:
-        return [read_result(expanded(path)) for path in paths], []
+        files = [
+            each
+            for path in map(expanded, paths)
+            for each in (named(str(path)) if kind_of(path) == "folder" else [read_result(path)])
+        ]
+        return files, []
     found, left_out = stored()
     for line in left_out:
         say(line)
