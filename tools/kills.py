@@ -1,6 +1,6 @@
 """Kill commands at random moments and see that nothing is lost; exits with 1 where something is.
 
-Usage: python tools/kills.py [--kills 80] [--seed 0] [--folder DIR]
+Usage: python tools/kills.py [--kills 80] [--seed 0] [--only sweep] [--folder DIR]
 
 Exports into a folder with a tower and a user's files, changes of its preprocessing, profiles,
 evaluations and sweeps are started with a full store or an empty one, and SIGKILL hits the whole
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -43,6 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=COMMANDS, help="kill this command alone")
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     options = parser.parse_args()
     with contextlib.ExitStack() as held:
@@ -50,17 +52,18 @@ def main() -> int:
         template = Place(folder / "template")
         if not template.home.exists():
             template.build()
-        return kill_all(Place(folder / "place", template.root), options.kills, options.seed)
+        turns = TURNS if options.only is None else (options.only,)
+        return kill_all(Place(folder / "place", template.root), options.kills, options.seed, turns)
 
 
-def kill_all(place: Place, kills: int, seed: int) -> int:
-    """Kill so many commands; prints what came of it."""
+def kill_all(place: Place, kills: int, seed: int, turns: Sequence[str] = TURNS) -> int:
+    """Kill so many commands, in turns; prints what came of it."""
     chance = random.Random(seed)
-    longest, whole = durations(place)
+    longest, whole = durations(place, turns)
     counts: Counter[str] = Counter()
     bad: list[str] = []
     for number in range(kills):
-        name, whom = TURNS[number % len(TURNS)], chance.choice(WHOM)
+        name, whom = turns[number % len(turns)], chance.choice(WHOM)
         fresh = chance.random() < 0.2 and name == "export"
         place.problems = []
         place.reset(fresh=fresh)
@@ -94,10 +97,12 @@ def compare_sweeps(place: Place, finished: dict[str, int], whole: set[str]) -> N
     place.problems += [f"not as uninterrupted: {name}" for name in sorted(now.keys() ^ whole)]
 
 
-def durations(place: Place) -> tuple[dict[str, float], set[str]]:
+def durations(place: Place, turns: Sequence[str]) -> tuple[dict[str, float], set[str]]:
     """How long each command takes when nobody kills it, and what files a sweep ends with."""
-    found = {}
-    for name, words in COMMANDS.items():
+    found: dict[str, float] = {}
+    whole: set[str] = set()
+    for name in dict.fromkeys(turns):
+        words = COMMANDS[name]
         place.reset()
         start = time.monotonic()
         done = place.run(words)
