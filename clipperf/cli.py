@@ -21,6 +21,7 @@ from clipperf.commands import (
     results,
     size,
     store,
+    sweep,
     tune,
 )
 
@@ -29,6 +30,7 @@ COMMANDS: dict[str, ModuleType] = {
     "export": export,
     "profile": profile,
     "eval": evaluate,
+    "sweep": sweep,
     "tune": tune,
     "embed": embed,
     "inspect": inspect,

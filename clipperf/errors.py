@@ -14,6 +14,7 @@ ClipperfError                     everything clipperf raises on purpose
 │   └── UnsupportedError          this runtime cannot do this cell                exit 1
 ├── CorruptError                  more inputs cannot be read than were allowed    exit 1
 ├── ChildError                    a process of clipperf's own died or hung        exit 1
+│   └── LimitError                it went over what it may take, and was ended    exit 1
 └── MeasurementError              the harness itself failed                       exit 1
 
 UserWarning
@@ -25,6 +26,8 @@ Errors of third-party libraries are translated where they are called, with ``fro
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 
 class ClipperfError(Exception):
@@ -97,6 +100,24 @@ class ChildError(ClipperfError):
         super().__init__(message)
         self.code = code
         self.said = said
+
+    @property
+    def ended(self) -> Literal["killed", "limit"] | None:
+        """What ended the child with nothing wrong in it: somebody's signal, or a limit."""
+        return "killed" if self.code is not None and -self.code in FROM_OUTSIDE else None
+
+
+FROM_OUTSIDE = (1, 2, 9, 15)
+"""SIGHUP, SIGINT, SIGKILL, SIGTERM: signals that come from elsewhere, not from a crash."""
+
+
+class LimitError(ChildError):
+    """A child process went over a limit that the user has set, and was ended."""
+
+    @property
+    def ended(self) -> Literal["killed", "limit"] | None:
+        """See `ChildError`."""
+        return "limit"
 
 
 class MeasurementError(ClipperfError):

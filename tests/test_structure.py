@@ -25,7 +25,7 @@ MODULES = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES]
 MODULES = [name.removesuffix(".__init__") for name in MODULES]
 COMMANDS = (
     *("models", "export", "profile", "eval", "tune", "inspect", "doctor", "report", "size"),
-    *("overlap", "compare", "store", "embed", "results"),
+    *("overlap", "compare", "store", "embed", "results", "sweep"),
 )
 
 FLOORS = (

@@ -18,6 +18,15 @@ from clipperf.system.files import read_json
 from clipperf.system.temporaries import PREFIX
 
 MODEL = "clipperf-sample"
+PLAN = f"""
+models = ["{MODEL}"]
+towers = ["text"]
+runtimes = ["onnx"]
+batches = [1, 2]
+datasets = ["few"]
+quick = true
+"""
+"""Two groups and an evaluation."""
 MINE = {"labels.json": "[]", "index/part.bin": "vectors", "image/notes.txt": "beside a tower"}
 TIMEOUT_S = 600
 EMBED = "embed sample --artifact OUT --shard-items 100 --quiet --out VECTORS"
@@ -50,6 +59,11 @@ class Place:
         return self.root / "vectors"
 
     @property
+    def sweep(self) -> Path:
+        """The folder of the sweep of `PLAN`."""
+        return self.root / "sweep"
+
+    @property
     def environment(self) -> dict[str, str]:
         """The environment of commands."""
         scratch = self.root / "scratch"
@@ -57,9 +71,15 @@ class Place:
         return {**os.environ, "CLIPPERF_HOME": str(self.home), "TMPDIR": str(scratch)}
 
     def command(self, words: str) -> list[str]:
-        """A command; "OUT", "JSON", "VECTORS" and "FEW" (images) in it stand for paths."""
-        few, json = self.root / "few", self.root / "result.json"
-        paths = {"OUT": self.out, "JSON": json, "FEW": few, "VECTORS": self.vectors}
+        """A command in this place; the words in capitals stand for its paths."""
+        names = {
+            "JSON": "result.json",
+            "FEW": "few",
+            "PLAN": "plan.toml",
+            "SWEEP": "sweep",
+            "VECTORS": "vectors",
+        }
+        paths = {"OUT": self.out, **{word: self.root / name for word, name in names.items()}}
         typed = [str(paths.get(word, word)) for word in words.split()]
         return [sys.executable, "-P", "-m", "clipperf", *typed]
 
@@ -87,6 +107,7 @@ class Place:
         for name, text in MINE.items():
             (self.out / name).parent.mkdir(parents=True, exist_ok=True)
             (self.out / name).write_text(text)
+        (self.root / "plan.toml").write_text(PLAN)
         for number, name in enumerate(("a", "b")):
             (self.root / "few" / name).mkdir(parents=True)
             Image.new("RGB", (64, 64), (200 * number, 80, 90)).save(
@@ -134,6 +155,22 @@ class Place:
             )
         except OSError:
             return False
+
+    def swept(self, when: str) -> dict[str, int]:
+        """The files of the sweep's groups, and when each was written; notes what cannot be read."""
+        found = {}
+        for path in sorted((self.sweep / "cells").glob("*.json")):
+            try:
+                result = store.read_result(path)
+            except ClipperfError as exc:
+                self.problems.append(f"{when}: the sweep: {exc}")
+                continue
+            if not path.name.endswith("-killed.json"):
+                found[path.name] = path.stat().st_mtime_ns
+            self._expect(
+                f"{when}: {path.name} is empty", bool(result.measurements or result.scores)
+            )
+        return found
 
     def look_for_leftovers(self) -> None:
         """Note staging and locks that are still there when a command has come to its end."""

@@ -3,11 +3,12 @@
 Usage: python tools/kills.py [--kills 80] [--seed 0] [--only COMMAND] [--folder DIR]
 
 Exports into a folder with a tower and a user's files, changes of its preprocessing, profiles,
-evaluations and embeddings of a dataset are started with a full store or an empty one, and SIGKILL
-hits the whole family, the parent alone or a child alone. After each kill the artifact must be
-whole, the user's files be there, the result file be readable and every shard of vectors that has a
-record be that of a run which nobody killed; the same command must then succeed, leave no staging,
-and in the end all shards be those of that run.
+evaluations, sweeps and embeddings of a dataset are started with a full store or an empty one, and
+SIGKILL hits the whole family, the parent alone or a child alone. After each kill the artifact must
+be whole, the user's files be there, the result file be readable and every shard of vectors that has
+a record be that of a run which nobody killed; the same command must then succeed and leave no
+staging. What a sweep had finished it must not do again, and sweeps and shards must end with the
+files of a run that nobody killed.
 """
 
 from __future__ import annotations
@@ -30,10 +31,14 @@ COMMANDS = {
     "export": f"export {MODEL} --tower text --quiet --out OUT",
     "preprocess": f"export {MODEL} --tower image --preprocess draft --quiet --out OUT",
     "profile": f"profile {MODEL} --tower text --runtime onnx --batch 1 --quick --quiet --json JSON",
+    "sweep": "sweep PLAN --quiet --out SWEEP",
     "eval": f"eval {MODEL} --runtime onnx --precision fp32 --dataset FEW --quiet --json JSON",
     "embed": EMBED,
 }
-TURNS = ("preprocess", "export", "embed", "preprocess", "profile", "embed", "preprocess", "eval")
+TURNS = (
+    *("preprocess", "export", "embed", "sweep", "profile"),
+    *("embed", "preprocess", "eval", "sweep"),
+)
 """In a change of the preprocessing, which takes a second, a folder is exchanged as in an export."""
 
 WHOM = ("family", "parent", "child")
@@ -54,14 +59,13 @@ def main() -> int:
         if not template.home.exists():
             template.build()
         turns = tuple(name for name in TURNS if options.only in (None, name))
-        place = Place(folder / "place", template.root)
-        return kill_all(place, turns, options.kills, options.seed)
+        return kill_all(Place(folder / "place", template.root), options.kills, options.seed, turns)
 
 
-def kill_all(place: Place, turns: Sequence[str], kills: int, seed: int) -> int:
+def kill_all(place: Place, kills: int, seed: int, turns: Sequence[str] = TURNS) -> int:
     """Kill so many commands, in turns; prints what came of it."""
     chance = random.Random(seed)
-    longest = durations(place, turns)
+    longest, whole = durations(place, turns)
     counts: Counter[str] = Counter()
     bad: list[str] = []
     for number in range(kills):
@@ -71,10 +75,13 @@ def kill_all(place: Place, turns: Sequence[str], kills: int, seed: int) -> int:
         place.reset(fresh=fresh)
         hit = kill(place, name, whom, chance.uniform(0.0, longest[name]))
         place.look("after the kill")
+        finished = place.swept("after the kill")
         again = place.run(COMMANDS[name])
         if again.returncode:
             place.problems.append(f"the next run: exit {again.returncode}: {again.stderr[-300:]}")
         place.look("after the next run")
+        if name == "sweep":
+            compare_sweeps(place, finished, whole)
         place.look_for_leftovers()
         if name == "embed":
             place.look_at_all_vectors()
@@ -89,10 +96,20 @@ def kill_all(place: Place, turns: Sequence[str], kills: int, seed: int) -> int:
     return 1 if bad else 0
 
 
-def durations(place: Place, names: Sequence[str]) -> dict[str, float]:
-    """How long each command takes when nobody kills it."""
-    found = {}
-    for name in dict.fromkeys(names):
+def compare_sweeps(place: Place, finished: dict[str, int], whole: set[str]) -> None:
+    """Note what a sweep did again that it had finished, and how its end is another than whole."""
+    now = place.swept("after the next run")
+    place.problems += [
+        f"done again: {name}" for name, at in finished.items() if now.get(name) != at
+    ]
+    place.problems += [f"not as uninterrupted: {name}" for name in sorted(now.keys() ^ whole)]
+
+
+def durations(place: Place, turns: Sequence[str]) -> tuple[dict[str, float], set[str]]:
+    """How long each command takes when nobody kills it, and what files a sweep ends with."""
+    found: dict[str, float] = {}
+    whole: set[str] = set()
+    for name in dict.fromkeys(turns):
         words = COMMANDS[name]
         place.reset()
         start = time.monotonic()
@@ -100,7 +117,9 @@ def durations(place: Place, names: Sequence[str]) -> dict[str, float]:
         if done.returncode:
             raise SystemExit(f"{words}: {done.stderr}")
         found[name] = time.monotonic() - start
-    return found
+        if name == "sweep":
+            whole = set(place.swept("uninterrupted"))
+    return found, whole
 
 
 def kill(place: Place, name: str, whom: str, after_s: float) -> bool:

@@ -22,6 +22,22 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What one pass over a cell may take; None for as much as there is.
+
+    Seconds of the cell's own turns, bytes of RAM with all that its process has started, bytes of
+    its GPU's memory.
+    """
+
+    seconds: float | None = None
+    ram_bytes: int | None = None
+    vram_bytes: int | None = None
+
+
+UNLIMITED = Limits()
+
+
+@dataclass(frozen=True)
 class Settings:
     """How long and how carefully to measure. Seconds.
 
@@ -33,7 +49,7 @@ class Settings:
     `block_s` seconds, cut short after `block_max_s`. `timeout_s` limits every single step of a
     worker; `memory_runs` is the number of runs of the memory pass. On a GPU, `gpu_load_s` is how
     long a cell runs without pause while its power is read, and `phase_runs` how many runs are
-    split into copies and compute.
+    split into copies and compute. A pass over its `limits` is ended; see `bench.limits`.
     """
 
     min_runs: int = 30
@@ -50,6 +66,7 @@ class Settings:
     memory_runs: int = 3
     gpu_load_s: float = 2.0
     phase_runs: int = 20
+    limits: Limits = UNLIMITED
 
 
 DEFAULT = Settings()

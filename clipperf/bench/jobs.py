@@ -10,7 +10,7 @@ launcher takes jobs to machines. Both are found by name, see `clipperf.registry`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -29,12 +29,14 @@ from clipperf.registry import Registry
 class Event:
     """Progress: a pass of a cell starts, a row is done (`measurement`), or something to know.
 
-    A "note" is told and kept in the result file, a "fact" is kept alone.
+    A "note" is told and kept in the result file, a "fact" is kept alone. `group` is the job that it
+    is of, if it is of one; a job that is "finished" has no more to tell.
     """
 
-    kind: Literal["started", "measured", "note", "fact"]
+    kind: Literal["started", "measured", "note", "fact", "finished"]
     text: str
     measurement: Measurement | None = None
+    group: str = ""
 
 
 OnEvent = Callable[[Event], None]
@@ -58,7 +60,8 @@ class Prepared:
 class Job:
     """One comparison group, the baseline first; plain values, so that it crosses to machines.
 
-    `files` are for those that read some, `serving` for those that offer inputs.
+    `files` are for those that read some, `serving` for those that offer inputs. `known` are
+    rows that an earlier run of the same has left, which need not be measured again.
     """
 
     group: str
@@ -68,6 +71,7 @@ class Job:
     text_ids: TextIds = CLIP_IDS
     files: FileWork | None = None
     serving: Serving | None = None
+    known: tuple[Measurement, ...] = ()
 
     def row(self, cell: Prepared, kind: Kind, env: Environment) -> Measurement:
         """A row of one of its cells with nothing measured yet."""
@@ -99,8 +103,11 @@ class Machines(Protocol):
         """Each machine once; the first is there from the beginning."""
         ...
 
-    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
-        """Run all jobs, each on one machine, whose id is every row's `env_id`; see `run_job`."""
+    def run(self, jobs: Iterable[Job], on_event: OnEvent) -> None:
+        """Run all jobs, each on one machine, whose id is every row's `env_id`; see `run_job`.
+
+        A job may be prepared when it is taken, so one is not taken long before it can run.
+        """
         ...
 
 
@@ -140,7 +147,7 @@ def run_job(
     def tell(event: Event) -> None:
         if event.measurement is not None:
             rows.append(event.measurement)
-        on_event(event)
+        on_event(replace(event, group=job.group))
 
     scenario = SCENARIOS.get(job.scenario)
     for cell in job.cells:
@@ -150,7 +157,9 @@ def run_job(
             tell(Event("measured", f"{row.cell.label}: {cell.error}", row))
     ready = tuple(cell for cell in job.cells if cell.error is None)
     if ready:
-        scenario.measure(replace(job, cells=ready), env, earlier, tell)
+        known = [row for row in job.known if row.env_id == env.id]
+        scenario.measure(replace(job, cells=ready), env, (*earlier, *known), tell)
+    on_event(Event("finished", job.group, group=job.group))
     return rows
 
 

@@ -12,7 +12,8 @@ from clipperf.bench import cost, gpu_meters
 from clipperf.bench.cost import Settings
 from clipperf.bench.gpu_figures import Seen
 from clipperf.bench.jobs import blank
-from clipperf.errors import ChildError, ClipperfError, UnsupportedError
+from clipperf.bench.limits import CLOSELY_S, SELDOM_S, guard_of, vram_over
+from clipperf.errors import ChildError, ClipperfError, LimitError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, GpuLoad, Measurement
@@ -29,7 +30,7 @@ def memory_pass(
     # The sampler comes first: it notes what the GPU holds without the worker.
     with gpu_meters.sampler(request.cell.device) as gpu, contextlib.ExitStack() as held:
         try:
-            worker = held.enter_context(worker_of(request, settings))
+            worker = held.enter_context(worker_of(request, settings, CLOSELY_S))
             if gpu is not None:
                 gpu.begin(worker.pid)
             found["rss_bare_bytes"] = worker.greet()["rss_bare_bytes"]
@@ -45,6 +46,9 @@ def memory_pass(
             found.update(failure(exc))
         seen = None if gpu is None else gpu.end()
     found.update(vram_peak(seen, found.get("vram_allocated_bytes")))
+    over = vram_over(settings.limits, found["vram_peak_bytes"])
+    if over is not None and "status" not in found:  # a peak between two looks
+        found.update(failure(LimitError(over)))
     found["rss_peak_bytes"] = largest(
         [found.get("rss_load_peak_bytes"), found.get("rss_run_peak_bytes")]
     )
@@ -200,8 +204,11 @@ def gpu_load(ran: dict[str, Any], seen: Seen | None) -> GpuLoad | None:
 # --- shared --------------------------------------------------------------------------------
 
 
-def worker_of(request: EngineRequest, settings: Settings) -> Child:
+def worker_of(request: EngineRequest, settings: Settings, look_s: float = SELDOM_S) -> Child:
     """A fresh process for one cell, which ends with its ``with`` block.
+
+    What it takes is looked at every `look_s` seconds while it is waited for, and then; see
+    `limits`.
 
     Raises:
         ChildError: it cannot be started.
@@ -211,6 +218,7 @@ def worker_of(request: EngineRequest, settings: Settings) -> Child:
         threads=request.cell.threads,
         timeout_s=settings.timeout_s,
         remedy="raise --timeout if the cell is that slow",
+        guard=guard_of(settings.limits, request.cell.device, look_s),
     )
 
 
@@ -218,7 +226,12 @@ def failure(exc: ClipperfError) -> dict[str, Any]:
     """The fields of a row that say that it failed, and why."""
     status = "unsupported" if isinstance(exc, UnsupportedError) else "failed"
     said = exc.said if isinstance(exc, ChildError) else ""
-    return {"status": status, "error": str(exc), "last_words": said or None}
+    return {
+        "status": status,
+        "error": str(exc),
+        "last_words": said or None,
+        "ended": exc.ended if isinstance(exc, ChildError) else None,
+    }
 
 
 def largest(values: Sequence[int | None]) -> int | None:

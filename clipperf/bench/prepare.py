@@ -10,6 +10,7 @@ from clipperf.engines import contract
 from clipperf.engines.candidates import usual_precisions
 from clipperf.engines.processor import check_cell
 from clipperf.errors import MissingDependencyError, UsageError
+from clipperf.evals.worker import ModelRequest
 from clipperf.export.exporter import chosen, find
 from clipperf.export.make import serving
 from clipperf.models import sample, zoo
@@ -240,3 +241,17 @@ def checkpoint_bytes(spec: ModelSpec, side: Side) -> int | None:
         return own * 4
     size = sum(file.stat().st_size for file in parts(family_of(spec).fetch(spec)))
     return round(size * own / max(1, sum(map(spec.parameters, SIDES))))
+
+
+def model_request(
+    cell: Cell, spec: ModelSpec, on_stage: OnStage, features: bool = False
+) -> ModelRequest:
+    """What embeds in a cell with both towers, exported now where it is not there."""
+    variant = Variant(cell.runtime, cell.precision, cell.input, features=features)
+    folder = artifact_folder(spec, SIDES, variant, on_stage, (1, cell.batch))
+    cells = [dataclasses.replace(cell, side=side) for side in SIDES]
+    if contract.get(cell.runtime).artifact is None:
+        towers = [EngineRequest(each, spec, None) for each in cells]
+    else:
+        towers = [request_in(folder, each, spec)[0] for each in cells]
+    return ModelRequest(folder, tuple(towers), features)

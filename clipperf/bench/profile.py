@@ -169,6 +169,8 @@ def measured(
 
             def keep(event: Event) -> None:
                 nonlocal result
+                if event.kind == "finished":
+                    return
                 if event.kind != "started":
                     result = recorded(result, event, machines.environments)
                     if result.measurements:
@@ -207,12 +209,8 @@ def jobs_of(
     cells: dict[Cell, Prepared] = {}
     for cell in dict.fromkeys(cell for group in groups for cell in group.cells):
         spec = specs[cell.model_id]
-
-        def stage(text: str, cell: Cell = cell) -> None:
-            on_event(Event("started", f"{cell.model_id}: {text}"))
-
         try:
-            cells[cell] = Prepared(*prepare.engine_request(cell, spec, stage, max(sweep.batches)))
+            cells[cell] = prepared(cell, spec, max(sweep.batches), on_event)
         except ClipperfError as exc:
             cells[cell] = Prepared(EngineRequest(cell, spec, None), error=str(exc))
     return [
@@ -230,6 +228,23 @@ def jobs_of(
     ]
 
 
+def prepared(cell: Cell, spec: ModelSpec, largest_batch: int, on_event: OnEvent) -> Prepared:
+    """A cell with what opens its engine, exported now where it is missing; raises what speaks
+    against it."""
+
+    def stage(text: str) -> None:
+        on_event(Event("started", f"{cell.model_id}: {text}"))
+
+    return Prepared(*prepare.engine_request(cell, spec, stage, largest_batch))
+
+
+def without_noise(row: Measurement) -> Measurement:
+    """A row without the time that it took to draw random weights: no measure of reading a file."""
+    own = row.random_weights and row.endpoint is None
+    drawn = own and contract.get(row.cell.runtime).artifact is None
+    return dataclasses.replace(row, load_s=None) if drawn else row
+
+
 def recorded(result: ResultFile, event: Event, environments: Sequence[Environment]) -> ResultFile:
     """A result file with what an event brings, and the machines that are known by now."""
     result = dataclasses.replace(result, environments=tuple(environments))
@@ -238,11 +253,7 @@ def recorded(result: ResultFile, event: Event, environments: Sequence[Environmen
     row = event.measurement
     if row is None:
         return result
-    served = row.endpoint is not None
-    if row.random_weights and not served and contract.get(row.cell.runtime).artifact is None:
-        # Drawing noise is no measure of how long reading a checkpoint takes.
-        row = dataclasses.replace(row, load_s=None)
-    return dataclasses.replace(result, measurements=(*result.measurements, row))
+    return dataclasses.replace(result, measurements=(*result.measurements, without_noise(row)))
 
 
 def failures(result: ResultFile) -> list[Measurement]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -36,12 +35,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from clipperf.evals.datasets import Dataset
-    from clipperf.evals.evaluate import Failure, OnStage
+    from clipperf.evals.evaluate import Failure
     from clipperf.evals.published import PublishedSet
     from clipperf.evals.suites import Wanted
-    from clipperf.evals.worker import ModelRequest
-    from clipperf.nouns.cell import Cell
-    from clipperf.nouns.model import ModelSpec
     from clipperf.nouns.result import ResultFile
 
 EXAMPLES = (
@@ -181,7 +177,7 @@ def command(
         cores = crossing.Load(device, threads or available_cores(), batch)
         model = crossing.Model(models or (), pretrained, sizes)
         bound = None if margin is None else allowed
-        rest = (dataset or SAMPLE, options, cores, model_request, bound, json, quiet)
+        rest = (dataset or SAMPLE, options, cores, prepare.model_request, bound, json, quiet)
         raise typer.Exit(crossing.run(index_compat, model, *rest))
     _check_together(suite, dataset, robustness, against, json)
     figures = None if against is None else figures_of(against)
@@ -232,7 +228,7 @@ def command(
                 specs,
                 devices,
                 data,
-                partial(model_request, features=features),
+                partial(prepare.model_request, features=features),
                 precisions=precisions,
                 baseline_precisions=baselines,
                 inputs=inputs,
@@ -297,23 +293,3 @@ def _check_together(
         if value is not None and prints_json(json):
             said = f"{name} prints a table, and --json - prints JSON"
             raise UsageError(f"{said} in place of tables: give --json FILE")
-
-
-def model_request(
-    cell: Cell, spec: ModelSpec, on_stage: OnStage, features: bool = False
-) -> ModelRequest:
-    """What embeds in a cell with both towers, exported now where it is not there."""
-    from clipperf.bench import prepare
-    from clipperf.engines import contract
-    from clipperf.evals.worker import ModelRequest
-    from clipperf.nouns.cell import EngineRequest
-    from clipperf.nouns.variant import SIDES, Variant
-
-    variant = Variant(cell.runtime, cell.precision, cell.input, features=features)
-    folder = prepare.artifact_folder(spec, SIDES, variant, on_stage, (1, cell.batch))
-    cells = [dataclasses.replace(cell, side=side) for side in SIDES]
-    if contract.get(cell.runtime).artifact is None:
-        towers = [EngineRequest(each, spec, None) for each in cells]
-    else:
-        towers = [prepare.request_in(folder, each, spec)[0] for each in cells]
-    return ModelRequest(folder, tuple(towers), features)

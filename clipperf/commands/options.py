@@ -66,7 +66,9 @@ JsonFile = Annotated[
 
 Results = Annotated[
     Optional[list[Path]],  # noqa: UP045
-    typer.Argument(metavar="[RESULTS]...", help="Result files; none: all of the store."),
+    typer.Argument(
+        metavar="[RESULTS]...", help="Result files, or folders of them; none: all of the store."
+    ),
 ]
 
 
@@ -127,7 +129,8 @@ def ranged(text: str, option: str) -> tuple[int, int, int]:
 
 
 def read_results(paths: list[Path] | None) -> tuple[list[ResultFile], list[str]]:
-    """The named result files, or all of the store, and what was left out of it and why.
+    """The named result files, or those of folders, or all of the store, and what was left out of it
+    and why.
 
     Of the store, what cannot be read and files of other versions of clipperf are left out, which
     standard error says as well.
@@ -136,12 +139,17 @@ def read_results(paths: list[Path] | None) -> tuple[list[ResultFile], list[str]]
         ArtifactError: a named file cannot be read.
         UsageError: there are none.
     """
-    from clipperf.system.results import stored
+    from clipperf.system.results import named, stored
     from clipperf.system.store import home, read_result
-    from clipperf.system.targets import expanded
+    from clipperf.system.targets import expanded, kind_of
 
     if paths:
-        return [read_result(expanded(path)) for path in paths], []
+        files = [
+            each
+            for path in map(expanded, paths)
+            for each in (named(str(path)) if kind_of(path) == "folder" else [read_result(path)])
+        ]
+        return files, []
     found, left_out = stored()
     for line in left_out:
         say(line)

@@ -18,9 +18,16 @@ from clipperf.evals.worker import ModelRequest
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import ResultFile
-from clipperf.nouns.variant import BASELINE_PRECISION, BASELINE_RUNTIME, FLOATS, PixelDtype
+from clipperf.nouns.variant import (
+    BASELINE_PRECISION,
+    BASELINE_RUNTIME,
+    FLOATS,
+    PRECISIONS,
+    PixelDtype,
+)
 from clipperf.system import env, files, results, store
 from clipperf.system.child import Child
+from clipperf.system.family import Guard
 
 OnStage = Callable[[str], None]
 Prepare = Callable[[Cell, ModelSpec, OnStage], ModelRequest]
@@ -29,10 +36,14 @@ Prepare = Callable[[Cell, ModelSpec, OnStage], ModelRequest]
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A model and runtime that could not be scored, and why."""
+    """A model and runtime that could not be scored, and why.
+
+    `cause` is the error, where it is one of embedding.
+    """
 
     label: str
     reason: str
+    cause: ClipperfError | None = None
 
 
 def evaluate(
@@ -51,6 +62,8 @@ def evaluate(
     path: Path | None = None,
     on_stage: OnStage = lambda stage: None,
     progress: Progress | None = None,
+    cells: Sequence[Cell] | None = None,
+    guard: Callable[[Cell], Guard | None] = lambda cell: None,
 ) -> tuple[ResultFile, list[Failure]]:
     """Score every model in every runtime; the PyTorch baseline in fp32 always runs as well.
 
@@ -61,7 +74,9 @@ def evaluate(
     artifacts that were exported with another ``--preprocess`` (the file notes them), the exact
     preprocessing, so that differences come from the runtime alone. Each cell has a process of its
     own, one after the other; none where the store keeps all of its embeddings (`kept`). The file
-    is written after every model that has scores (see `results.filled`).
+    is written after every model that has scores (see `results.filled`). `cells` are those to
+    score in place of all that, the baseline first where it is among them. `guard` makes who looks
+    after a cell's process.
 
     Raises:
         ClipperfError: what the dataset's tasks lack, see `task.check`: before anything is embedded.
@@ -86,8 +101,12 @@ def evaluate(
         shared = Path(scratch) / "dataset.json"
         files.write_json(shared, dataset)
         for spec in specs:
-            wanted = _cells(
-                spec, devices, precisions, baseline_precisions, inputs or {}, threads, batch
+            wanted = (
+                [cell for cell in cells if cell.model_id == spec.id]
+                if cells is not None
+                else cells_of(
+                    spec, devices, precisions, baseline_precisions, inputs or {}, threads, batch
+                )
             )
             embedded: dict[Cell, Embeddings] = {}
             for cell in wanted:
@@ -98,9 +117,11 @@ def evaluate(
                     result = dataclasses.replace(result, notes=notes)
                     result = _with_features_said(result, request, spec)
                     kept = worker.kept_embeddings(request, dataset, batch)
-                    embedded[cell] = kept or embed_apart(request, shared, batch, progress)
+                    embedded[cell] = kept or embed_apart(
+                        request, shared, batch, progress, guard(cell)
+                    )
                 except ClipperfError as exc:
-                    failures.append(Failure(cell.label, str(exc)))
+                    failures.append(Failure(cell.label, str(exc), exc))
             outcomes: dict[Cell, list[Outcome]] = {}
             for cell, found in embedded.items():
                 try:
@@ -111,7 +132,7 @@ def evaluate(
                 scores = accuracy.rows_of(
                     dataset,
                     outcomes,
-                    wanted[0] if wanted[0] in outcomes else None,
+                    wanted[0] if wanted[0] in outcomes and is_baseline(wanted[0]) else None,
                     random_weights=spec.random_weights,
                     env_id=result.environments[0].id,
                     margin=margin,
@@ -143,15 +164,20 @@ def _with_features_said(result: ResultFile, request: ModelRequest, spec: ModelSp
 
 
 def embed_apart(
-    request: ModelRequest, dataset: Path, batch: int, progress: Progress | None = None
+    request: ModelRequest,
+    dataset: Path,
+    batch: int,
+    progress: Progress | None = None,
+    guard: Guard | None = None,
 ) -> Embeddings:
-    """Embed the dataset that a file holds in a process of its own.
+    """Embed the dataset that a file holds in a process of its own, which a `guard` may end.
 
     Raises:
         ClipperfError: the child reported it, or died; the message says of what.
     """
     target = dataset.with_name("embeddings.npz")
-    with Child("clipperf.evals.worker", threads=request.towers[0].cell.threads) as child:
+    threads = request.towers[0].cell.threads
+    with Child("clipperf.evals.worker", threads=threads, guard=guard) as child:
         child.ask(
             "embed",
             lambda told: None if progress is None else progress(*told),
@@ -163,7 +189,12 @@ def embed_apart(
     return worker.load(target)
 
 
-def _cells(
+def is_baseline(cell: Cell) -> bool:
+    """Whether it is what others are scored beside: PyTorch, in the precision of the weights."""
+    return cell.runtime == BASELINE_RUNTIME and PRECISIONS.get(cell.precision).is_baseline
+
+
+def cells_of(
     spec: ModelSpec,
     devices: Mapping[str, str],
     precisions: Sequence[str],

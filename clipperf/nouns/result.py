@@ -35,6 +35,9 @@ class GpuLoad:
 Kind = Literal["time", "memory", "files", "serving"]
 """What kind of pass a row is of."""
 
+Ended = Literal["killed", "limit"]
+"""What ended a process in the middle of a pass: somebody's signal, or a limit that it went over."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -51,9 +54,9 @@ class Measurement:
     GPU: `vram_peak_bytes` as `vram_source` says, `vram_allocated_bytes` by the runtime's own
     account. `phases_s` holds the samples of separate runs, one per run under each of "h2d",
     "compute" and "d2h" (the GPU's events) and "host" (the host's clock around the same run).
-    `error` says why a pass failed, `last_words` what a process that died wrote at last. `endpoint`
-    is the server that embedded, where one did: `env_id` is then the machine that asked it, and
-    nothing of the server's memory is known.
+    `error` says why a pass failed, `last_words` what a process that died wrote at last, `ended`
+    what ended it from outside. `endpoint` is the server that embedded, where one did: `env_id` is
+    then the machine that asked it, and nothing of the server's memory is known.
     """
 
     cell: Cell
@@ -84,6 +87,7 @@ class Measurement:
     random_weights: bool = False
     error: str | None = None
     last_words: str | None = None
+    ended: Ended | None = None
 
 
 Aim = Literal["high", "same"]

@@ -22,9 +22,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from clipperf import errors
-from clipperf.errors import ChildError, ClipperfError
+from clipperf.errors import ChildError, ClipperfError, LimitError
 from clipperf.serialize import to_json
 from clipperf.system import gpus
+from clipperf.system.family import Guard, end_family
 from clipperf.system.last_words import exit_reason, last_words, reason_of_end
 
 THREAD_VARIABLES = (
@@ -55,7 +56,8 @@ class Child:
     `threads` is the size of its libraries' thread pools, by default their own choice.
     `timeout_s` is how long it may be silent, by default for ever. `python` and `env` are for
     other interpreters; see `child_environment`. In errors, `noun` is what the child is called
-    and `remedy` says what to do about a child that is too slow.
+    and `remedy` says what to do about a child that is too slow. Where a `guard` has something
+    against it, it is ended with all that it has started.
 
     Raises:
         ChildError: it cannot be started.
@@ -71,7 +73,9 @@ class Child:
         env: Mapping[str, str] | None = None,
         noun: str = "worker",
         remedy: str = "",
+        guard: Guard | None = None,
     ) -> None:
+        self._guard = guard
         self._timeout_s = timeout_s
         self._noun = noun
         self._remedy = remedy
@@ -209,15 +213,7 @@ class Child:
 
     def _message(self, step: str) -> Fields | None:
         """The next message; None for a line that is none."""
-        try:
-            line = self._lines.get(timeout=self._timeout_s)
-        except queue.Empty:
-            self.kill()
-            remedy = f"; {self._remedy}" if self._remedy else ""
-            raise ChildError(
-                f"no answer to {step!r} within {self._timeout_s:g} s, so the {self._noun} was "
-                f"ended{remedy}"
-            ) from None
+        line = self._line(step)
         if not line:
             self._lines.put("")  # whoever asks again finds the end again
             raise self._death(step)
@@ -226,6 +222,32 @@ class Child:
         except ValueError:
             return None
         return message if isinstance(message, dict) and "status" in message else None
+
+    def _line(self, step: str) -> str:
+        """The next line, "" at the end; a child that is silent or takes too much is ended."""
+        guard, left_s = self._guard, self._timeout_s
+        if guard is not None:
+            guard.begin()
+        while True:
+            looks_s = None if guard is None else guard.every_s
+            waits = [s for s in (left_s, looks_s) if s is not None]
+            line: str | None = None
+            with contextlib.suppress(queue.Empty):
+                line = self._lines.get(timeout=min(waits, default=None))
+            if guard is not None and line != "" and (reason := guard.look(self.pid)):
+                end_family(self.pid)
+                self.kill()
+                raise LimitError(reason)
+            if line is not None:
+                return line
+            left_s = None if left_s is None else left_s - min(waits)
+            if left_s is not None and left_s <= 0:
+                self.kill()
+                remedy = f"; {self._remedy}" if self._remedy else ""
+                raise ChildError(
+                    f"no answer to {step!r} within {self._timeout_s:g} s, so the {self._noun} was "
+                    f"ended{remedy}"
+                )
 
     def _checked(self, message: Fields) -> Fields:
         said = self._tail()

@@ -176,7 +176,10 @@ def _git_sha() -> str | None:
 
 
 def capture() -> Environment:
-    """Describe this machine now; `id` is a digest of everything but the time."""
+    """Describe this machine now; `id` is a digest of everything but the time.
+
+    RAM counts there in GiB: what the kernel keeps of it may differ from one start to the next.
+    """
     import psutil
 
     found = gpu()
@@ -193,4 +196,5 @@ def capture() -> Environment:
         "versions": installed_versions(),
         "git_sha": _git_sha(),
     }
-    return Environment(id=digest_of(facts), created_utc=utc_now(), **facts)  # type: ignore[arg-type]
+    named = {**facts, "ram_bytes": round(int(psutil.virtual_memory().total) / 2**30)}
+    return Environment(id=digest_of(named), created_utc=utc_now(), **facts)  # type: ignore[arg-type]

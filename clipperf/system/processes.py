@@ -17,10 +17,13 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 
-def status_bytes(field: str) -> int | None:
-    """A memory figure of this process from Linux's /proc/self/status, such as VmHWM, in bytes."""
+def status_bytes(field: str, status: Path | None = None) -> int | None:
+    """A memory figure of this process from Linux's /proc/self/status, such as VmHWM, in bytes.
+
+    `status` is that file of another process.
+    """
     try:
-        text = STATUS.read_text()
+        text = (status or STATUS).read_text()
     except OSError:
         return None
     for line in text.splitlines():

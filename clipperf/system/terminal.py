@@ -84,6 +84,12 @@ def say(text: str) -> None:
         print(one_line(text, LINE_CHARACTERS), file=sys.stderr, flush=True)
 
 
+def say_at_once(text: str) -> None:
+    """A line on standard error from a handler of signals, which may come in the middle of one."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{one_line(text, LINE_CHARACTERS)}\n".encode())
+
+
 def ask(question: str) -> str | None:
     """The answer to a question on standard error; None where nobody can be asked."""
     if sys.stdin is None or sys.stderr is None or sys.stdin.closed or not sys.stdin.isatty():

@@ -32,11 +32,11 @@ def test_pytorch_in_bf16_is_a_baseline_on_a_cpu() -> None:
     devices = {"torch": "cpu", "openvino": "cpu", "torch-compile": "cpu"}
     own = prepare.baseline_precisions("cpu", ("bf16", "int8", "fp16"))
     assert own == ("bf16",)
-    found = evaluate._cells(SPEC, devices, ("bf16",), own, {}, 1, 8)
+    found = evaluate.cells_of(SPEC, devices, ("bf16",), own, {}, 1, 8)
     assert [cell.setup for cell in found] == [
         "torch fp32", "torch bf16", "openvino bf16", "torch-compile bf16",
     ]  # fmt: skip
-    assert [cell.setup for cell in evaluate._cells(SPEC, devices, ("int8",), own, {}, 1, 8)] == [
+    assert [cell.setup for cell in evaluate.cells_of(SPEC, devices, ("int8",), own, {}, 1, 8)] == [
         "torch fp32", "openvino int8", "torch-compile int8",
     ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from conftest import Cli, store_of
 from PIL import Image
 
 import clipperf
-from clipperf.commands.evaluate import model_request
+from clipperf.bench.prepare import model_request
 from clipperf.errors import UsageError
 from clipperf.evals.datasets import load_dataset
 from clipperf.evals.evaluate import evaluate

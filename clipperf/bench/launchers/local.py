@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,17 +31,20 @@ class Local:
         """This machine alone."""
         return (self.environment,)
 
-    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
-        """Run the jobs in their order, after a look at what measuring costs here.
+    def run(self, jobs: Iterable[Job], on_event: OnEvent) -> None:
+        """Run the jobs in their order; before the first a look at what measuring costs here.
 
         Raises:
             MeasurementError: the harness does not work on this machine.
         """
-        overhead = units.seconds(harness_overhead_s(self.environment))
-        on_event(Event("fact", f"An engine that does nothing measures {overhead} a call here."))
         rows: list[Measurement] = []
-        for job in jobs:
-            rows += run_job(job, self.environment, rows, on_event)
+        for number, job in enumerate(jobs):
+            if number == 0:
+                cost_s = units.seconds(harness_overhead_s(self.environment))
+                said = f"An engine that does nothing measures {cost_s} a call here."
+                on_event(Event("fact", said))
+            done = run_job(job, self.environment, rows, on_event)
+            rows += [row for row in done if row.ended != "killed"]
 
 
 def harness_overhead_s(env: Environment, settings: Settings = cost.QUICK) -> float:

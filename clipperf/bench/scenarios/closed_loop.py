@@ -59,7 +59,8 @@ def measure(job: Job, env: Environment, earlier: Sequence[Measurement], on_event
             ready.append(request)
         else:
             failed = blank(request, "time", env)
-            keep(dataclasses.replace(failed, status=row.status, error=row.error, group=job.group))
+            failed = dataclasses.replace(failed, status=row.status, error=row.error)
+            keep(dataclasses.replace(failed, ended=row.ended, group=job.group))
     if ready and (busy := meters.busy_share()) is not None and busy > BUSY_SHARE:
         on_event(Event("note", f"other programs use {units.share(busy)} of the cores: noisy times"))
     for index, party in enumerate(parties(ready, memory, on_event)):

@@ -1,0 +1,207 @@
+"""What a sweep will take, before anything is measured: seconds and bytes, roughly.
+
+How long a cell runs follows from its settings: so many blocks, each with a sleep, a warm-up and
+some calls. How long one call takes is guessed from the arithmetic of the tower, so that long ones
+may be off by several times; the bound is what settings allow at most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from clipperf.bench import prepare
+from clipperf.bench.cost import Settings
+from clipperf.bench.sweeps.cells import Driven, Study, Unit
+from clipperf.engines import contract
+from clipperf.errors import ClipperfError
+from clipperf.evals.published import SETS
+from clipperf.export.exporter import chosen, exporter_of
+from clipperf.export.folder import weight_bytes
+from clipperf.models import catalog, zoo
+from clipperf.nouns.cell import Cell
+from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.serving import SERVER, Serving
+from clipperf.nouns.variant import PRECISIONS, SIDES, Side, Variant
+from clipperf.system import store
+
+CPU_FLOPS_A_THREAD = 40e9
+"""In float32, of what CPUs did in docs/performance.md; twice and three times as much with 16 and 8
+bits."""
+GPU_FLOPS = 20e12
+GAIN = {16: 2.0, 8: 3.0}
+POSITIONS = 50
+"""Where nobody has counted a tower's arithmetic, each parameter is taken for used so often."""
+START_S = 0.6
+LOAD_S, LOAD_TORCH_S = 0.5, 4.0
+"""Starting a worker; importing a runtime."""
+EXPORT_S, EXPORT_BYTES_PER_S = 12.0, 30e6
+SERVER_TESTS, OTHER_TESTS = 8, 2
+SAMPLE_IMAGES = 1599
+ROW_BYTES = 16_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of each unit by its id, likely and at most; bytes that are still to be written.
+
+    `unknown` are units of which nothing can be said: datasets that have to be read first.
+    """
+
+    seconds: dict[str, float]
+    most_s: float
+    export_s: float
+    disk_bytes: int
+    fetch: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all that can be told, exports included."""
+        return self.export_s + sum(self.seconds.values())
+
+
+def estimated(study: Study) -> Estimate:
+    """What a study will take."""
+    seconds: dict[str, float] = {}
+    most_s, unknown = 0.0, []
+    remembered: set[Cell] = set()
+    for unit in study.units:
+        fresh = [cell for cell in unit.cells if cell not in remembered]
+        remembered.update(unit.cells)
+        if unit.dataset is not None:
+            images = _images(unit.dataset)
+            unknown += [] if images else [unit.id]
+            seconds[unit.id] = evaluation_s(unit, images or 0)
+            most_s += seconds[unit.id]
+            continue
+        assert unit.driven is not None
+        seconds[unit.id], most = measured_s(unit, unit.driven, study.settings, len(fresh))
+        most_s += most
+    missing = list(_missing(study))
+    fetch = [spec for spec in study.specs if _must_be_fetched(spec)]
+    disk = sum(size for _, size in missing) + ROW_BYTES * sum(len(u.cells) for u in study.units)
+    disk += sum(4 * sum(map(spec.parameters, SIDES)) for spec in fetch)
+    export_s = sum(EXPORT_S + size / EXPORT_BYTES_PER_S for _, size in missing)
+    return Estimate(
+        seconds, most_s + export_s, export_s, disk, tuple(s.id for s in fetch), tuple(unknown)
+    )
+
+
+# --- seconds -------------------------------------------------------------------------------
+
+
+def run_s(cell: Cell, spec: ModelSpec) -> float:
+    """Seconds of one call of an engine, guessed."""
+    row = PRECISIONS.find(cell.precision)
+    gain = 1.0 if row is None else GAIN.get(min(row.weights.bits, row.activations.bits), 1.0)
+    rate = GPU_FLOPS if cell.device != "cpu" else CPU_FLOPS_A_THREAD * cell.threads
+    share = (cell.tokens or spec.context_tokens) / spec.context_tokens
+    flops = _flops(spec, cell.side) * (share if cell.side == SIDES[1] else 1.0)
+    return max(1e-4, cell.batch * flops / (rate * gain))
+
+
+def _flops(spec: ModelSpec, side: Side) -> float:
+    try:
+        entry = catalog.find(spec.architecture)
+    except ClipperfError:
+        return 2.0 * POSITIONS * spec.parameters(side)
+    known = entry.image_gflops if side == SIDES[0] else entry.text_gflops
+    return known * 1e9 if known else 2.0 * POSITIONS * spec.parameters(side)
+
+
+def measured_s(unit: Unit, driven: Driven, settings: Settings, fresh: int) -> tuple[float, float]:
+    """Seconds of a group, likely and at most; `fresh` of its cells have no memory row yet."""
+    likely = most = 0.0
+    for number, cell in enumerate(unit.cells):
+        call_s = run_s(cell, unit.spec)
+        start_s = START_S + _load_s(cell) + call_s
+        if driven.serving is not None:
+            took = _served_s(driven.serving, cell, call_s)
+            longest = 3 * took
+        elif driven.files is not None:
+            longest = settings.max_s * len(driven.files.ways)
+            took = longest / 2
+        else:
+            if number < fresh:
+                likely += start_s + settings.memory_runs * call_s
+            took, longest = _blocks_s(settings, call_s), settings.max_s
+        likely += start_s + took
+        most += 2 * start_s + max(took, longest)
+    return likely, most
+
+
+def _blocks_s(settings: Settings, call_s: float) -> float:
+    """The blocks that a cell takes until it is settled, where it is quiet."""
+    timed_s = min(max(settings.block_calls * call_s, settings.block_s), settings.block_max_s)
+    calls = max(1.0, timed_s / call_s)
+    blocks = max(settings.min_blocks, settings.min_s / timed_s, settings.min_runs / calls)
+    whole = math.ceil(blocks) * (settings.sleep_s + settings.warmup * call_s + timed_s)
+    return min(whole, settings.max_s)
+
+
+def _served_s(serving: Serving, cell: Cell, call_s: float) -> float:
+    tests = SERVER_TESTS if cell.scenario == SERVER else OTHER_TESTS
+    return tests * max(serving.min_s, serving.min_queries * call_s / cell.batch)
+
+
+def _load_s(cell: Cell) -> float:
+    return LOAD_TORCH_S if contract.get(cell.runtime).artifact is None else LOAD_S
+
+
+def _images(dataset: str) -> int | None:
+    """How many images a dataset has, where its name tells."""
+    if dataset == "sample":
+        return SAMPLE_IMAGES
+    known = SETS.get(dataset.removeprefix("wds/"))
+    return None if known is None else known.samples
+
+
+def evaluation_s(unit: Unit, images: int) -> float:
+    """Seconds of a model's evaluation in all of its cells."""
+    each = (
+        START_S + _load_s(cell) + images / cell.batch * run_s(cell, unit.spec)
+        for cell in unit.cells
+    )
+    return sum(each)
+
+
+# --- bytes ---------------------------------------------------------------------------------
+
+
+def _missing(study: Study) -> Iterator[tuple[str, int]]:
+    """The towers that have to be exported, by a name each, with their bytes."""
+    there = {
+        (manifest.spec.id, manifest.runtime, manifest.precision, tower.side)
+        for _, manifest in store.find_artifacts()
+        for tower in manifest.towers
+    }
+    for unit in study.units:
+        sides: Sequence[Side] = SIDES if unit.dataset is not None else [unit.cells[0].side]
+        for cell in unit.cells:
+            if contract.get(cell.runtime).artifact is None and unit.dataset is None:
+                continue
+            variant = Variant(cell.runtime, cell.precision, cell.input)
+            made = chosen(prepare.loaded_by(variant), {}, strict=False)
+            for each in _with_sources(unit.spec, sides, made):
+                for side, size in weight_bytes(unit.spec, sides, each.row).items():
+                    name = (unit.spec.id, each.runtime, each.precision, side)
+                    if name not in there:
+                        there.add(name)
+                        yield " ".join(name), size
+
+
+def _with_sources(spec: ModelSpec, sides: Sequence[Side], variant: Variant) -> Iterator[Variant]:
+    exporter = exporter_of(variant)
+    variant = exporter.complete(spec, variant)
+    yield variant
+    for source, needed in exporter.needs(spec, sides, variant):
+        yield from _with_sources(spec, needed, source)
+
+
+def _must_be_fetched(spec: ModelSpec) -> bool:
+    try:
+        return zoo.weights_id(spec) is None
+    except ClipperfError:
+        return False

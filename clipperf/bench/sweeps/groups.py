@@ -1,0 +1,188 @@
+"""The comparison groups of a sweep: prepared when a launcher takes them, kept as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from clipperf.bench import cost
+from clipperf.bench.jobs import Event, Job, Machines, Prepared
+from clipperf.bench.profile import prepared, without_noise
+from clipperf.bench.sweeps import ledger
+from clipperf.bench.sweeps.cells import Study, Unit
+from clipperf.bench.sweeps.ledger import Ledger
+from clipperf.bench.sweeps.tally import Tally, weights_of, worst
+from clipperf.errors import ChildError, ClipperfError, StorageError
+from clipperf.models.family import family_of
+from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.result import Environment, Measurement
+
+
+@dataclass
+class _Open:
+    """A unit that is being measured."""
+
+    unit: Unit
+    key: str
+    made: dict[Cell, str]
+    spent_s: Callable[[], float]
+    rows: list[Measurement] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    last: bool = False
+
+
+class Groups:
+    """The groups of a study on some machines."""
+
+    def __init__(self, study: Study, kept: Ledger, machines: Machines, tally: Tally) -> None:
+        self.study, self.kept, self.machines, self.tally = study, kept, machines, tally
+        self.open: dict[str, _Open] = {}
+        self.again: list[Unit] = []
+        self.facts: list[str] = []
+        self.errors: dict[tuple[str, ...], str] = {}
+
+    @property
+    def environment(self) -> Environment:
+        """The machine that measures."""
+        return self.machines.environments[0]
+
+    def measure(self) -> None:
+        """All groups, then once more those of which a process was killed."""
+        self.machines.run(self.jobs(), self.keep)
+        again, self.again = self.again, []
+        if again and not self.tally.stopping():
+            self.machines.run(self.jobs(again), self.keep)
+
+    def jobs(self, again: Sequence[Unit] = ()) -> Iterator[Job]:
+        """A job for each group that is not there, prepared when it is asked for."""
+        for unit in again or [unit for unit in self.study.units if unit.driven is not None]:
+            if self.tally.stopping():
+                return
+            if again:
+                self.tally.tell(
+                    "again", f"{unit.id}: once more, a process of it was killed", unit.id
+                )
+            job = self.job(unit, last=bool(again))
+            if job is not None:
+                yield job
+
+    def job(self, unit: Unit, last: bool) -> Job | None:
+        """The job of a group; None where it is there, or somebody asked to stop."""
+        driven = unit.driven
+        assert driven is not None
+        cells = []
+        for cell in unit.cells:
+            if self.tally.stopping():
+                return None
+            cells.append(self.prepared(cell, unit))
+        weights = None if unit.spec.random_weights else weights_of(unit)
+        made = {
+            each.request.cell: ledger.made_of(each, weights or unit.spec.pretrained)
+            for each in cells
+        }
+        settings, env = self.study.settings, self.environment
+        key = ledger.key_of(unit, [made[cell] for cell in unit.cells], settings, env)
+        memory = {}
+        for cell in unit.cells:
+            found = self.kept.memory(cell, made[cell], settings, env)
+            if found is not None:
+                memory[cell] = found
+                self.tally.outcome.memory[f"{cell}"] = found
+        there = self.kept.find(unit, key, settings.limits)
+        if there is not None:
+            self.tally.count(unit, there, valid=True)
+            return None
+        self.open[unit.id] = _Open(unit, key, made, cost.stopwatch(), last=last)
+        return Job(
+            group=unit.id,
+            scenario=driven.scenario,
+            cells=tuple(cells),
+            settings=settings,
+            text_ids=family_of(unit.spec).text_ids(unit.spec),
+            files=driven.files,
+            serving=driven.serving,
+            known=tuple(row for found in memory.values() for row in found.measurements),
+        )
+
+    def prepared(self, cell: Cell, unit: Unit) -> Prepared:
+        """What opens a cell's engine, or why there is none; the same is not tried twice.
+
+        Raises:
+            StorageError: the disk is full, or cannot be written.
+        """
+        kind = (unit.spec.id, cell.side, cell.runtime, cell.precision, cell.device, cell.input)
+
+        def on_event(event: Event) -> None:
+            self.tally.tell("stage", event.text, unit.id)
+
+        for trial in (1, 2):
+            if kind in self.errors:
+                break
+            try:
+                return prepared(cell, unit.spec, unit.largest_batch, on_event)
+            except StorageError:
+                raise
+            except ClipperfError as exc:
+                if trial == 2 or not _was_killed(exc):
+                    self.errors[kind] = str(exc)
+        return Prepared(EngineRequest(cell, unit.spec, None), error=self.errors[kind])
+
+    def keep(self, event: Event) -> None:
+        """What a launcher tells; rows of memory are on disk from here on."""
+        held = self.open.get(event.group)
+        row = event.measurement
+        if event.kind == "finished":
+            self.finish(event.group)
+        elif row is not None and held is not None:
+            row = without_noise(row)
+            if row.kind == "memory" and row.status == "ok":
+                self.keep_memory(held, row)
+            else:
+                held.rows.append(row)
+            self.tally.tell("measured", event.text, event.group)
+        elif event.kind == "started":
+            self.tally.tell("stage", event.text, event.group)
+        elif held is None:
+            self.facts.append(event.text)
+        else:
+            held.notes.append(event.text)
+            self.tally.tell("note", event.text, event.group)
+
+    def keep_memory(self, held: _Open, row: Measurement) -> None:
+        """A memory row goes to disk by itself."""
+        env = self.machine_of(row)
+        made, settings = held.made[row.cell], self.study.settings
+        self.kept.keep_memory(row, made, settings, env, held.unit.spec)
+        found = self.kept.memory(row.cell, made, settings, env)
+        if found is not None:
+            self.tally.outcome.memory[f"{row.cell}"] = found
+
+    def machine_of(self, row: Measurement) -> Environment:
+        """The machine that a row was measured on."""
+        known = {env.id: env for env in self.machines.environments}
+        return known.get(row.env_id, self.environment)
+
+    def finish(self, group: str) -> None:
+        """A group that is measured goes to disk as a whole."""
+        held = self.open.pop(group)
+        unit = held.unit
+        machines = {row.env_id: self.machine_of(row) for row in held.rows}
+        result = ledger.new_result(
+            "profile", self.kept.command, list(machines.values()) or [self.environment],
+            (unit.spec,), held.rows, (*self.facts, *held.notes),
+        )  # fmt: skip
+        ended = worst([row.ended for row in held.rows])
+        limits = self.study.settings.limits
+        result = self.kept.write(unit, held.key, ended, limits, result)
+        self.tally.spend(unit, held.spent_s())
+        if ended == "killed" and not held.last:
+            self.again.append(unit)
+            return
+        self.tally.count(unit, result)
+
+
+def _was_killed(exc: BaseException | None) -> bool:
+    """Whether a process was killed while something was made."""
+    while exc is not None and not isinstance(exc, ChildError):
+        exc = exc.__cause__
+    return isinstance(exc, ChildError) and exc.ended == "killed"

@@ -1,0 +1,221 @@
+"""`clipperf sweep`: all that a plan asks for, whatever interrupts it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from clipperf.commands.options import (
+    Quiet,
+    command_line,
+    print_tables,
+    refuse_to_replace_data,
+    tell_lines,
+)
+from clipperf.commands.serving_options import offered
+from clipperf.commands.sweep_view import (
+    planned_lines,
+    planned_tables,
+    print_line,
+    shown,
+    unsupported_lines,
+)
+from clipperf.nouns.serving import SERVER
+from clipperf.system.terminal import say
+
+if TYPE_CHECKING:
+    from clipperf.bench.sweeps.cells import Driven, Study
+    from clipperf.bench.sweeps.estimate import Estimate
+    from clipperf.bench.sweeps.ledger import Ledger
+    from clipperf.bench.sweeps.plan_file import SweepPlan
+    from clipperf.bench.sweeps.tally import Outcome
+
+EXAMPLES = (
+    "clipperf sweep overnight.toml --dry-run",
+    "clipperf sweep overnight.toml",
+    "clipperf sweep overnight.toml --out results --json-lines",
+)
+
+STOPS = "finishing what is being measured, then the report; Ctrl-C again stops now"
+REPORT = "report.html"
+MOST_FAILURES = 20
+
+
+def command(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="What to measure.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", help="The folder for results; default: beside the plan, PLAN.sweep."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what there is to do, what cannot be, and roughly "
+            "the time and disk that it takes.",
+        ),
+    ] = False,
+    json_lines: Annotated[
+        bool,
+        typer.Option("--json-lines", help="A JSON object a line on standard output, as it goes."),
+    ] = False,
+    launcher: Annotated[str, typer.Option("--launcher", hidden=True)] = "local",
+    quiet: Quiet = False,
+) -> None:
+    """Measure and evaluate all that a plan asks for; the same command goes on after any end."""
+    from clipperf.bench.sweeps.estimate import estimated
+    from clipperf.bench.sweeps.ledger import MARK, Ledger
+    from clipperf.bench.sweeps.plan_file import read_plan
+    from clipperf.bench.sweeps.run import sweep
+    from clipperf.system import results
+    from clipperf.system.housekeeping.in_use import using
+    from clipperf.system.stopping import Stopping
+    from clipperf.system.targets import expanded
+
+    path = expanded(plan)
+    asked = read_plan(path)
+    folder = expanded(out) if out is not None else path.with_suffix(".sweep")
+    kept = Ledger(folder, command_line())
+    kept.check()
+    study = study_of(asked, launcher)
+    expected = estimated(study)
+    if dry_run:
+        _show_plan(study, expected, kept, json_lines)
+        return
+    if json_lines:
+        _print_unsupported(study)
+    elif not quiet:
+        for line in (*unsupported_lines(study), *planned_lines(study, expected)):
+            say(line)
+    with using(), results.alone(folder / MARK, "--out"), Stopping(STOPS) as stop:
+        kept.begin(path.read_text(encoding="utf-8"))
+        refuse_to_replace_data(folder / REPORT)
+        with shown(quiet, json_lines) as view:
+            outcome = sweep(
+                study,
+                kept,
+                expected.seconds,
+                launcher=launcher,
+                tell=view,
+                stopping=lambda: stop.asked,
+            )
+        report = write_report(outcome, folder)
+        _show_end(outcome, report, json_lines)
+        if outcome.left and stop.asked:
+            stop.pass_on()
+    raise typer.Exit(1 if outcome.failures or outcome.left else 0)
+
+
+def study_of(plan: SweepPlan, launcher: str) -> Study:
+    """A plan with its models, scenarios and settings, and the cells that they come to.
+
+    Raises:
+        UsageError: an unknown model, runtime, precision or file.
+        MissingDependencyError: a scenario takes a package that is not installed.
+    """
+    from clipperf.bench import cost
+    from clipperf.bench.jobs import LAUNCHERS
+    from clipperf.bench.sweeps.cells import Study, planned
+    from clipperf.models import zoo
+    from clipperf.system.env import available_cores
+
+    settings = cost.PRESETS["quick" if plan.quick else "default"]
+    study = Study(
+        plan=plan,
+        specs=tuple(dict.fromkeys(zoo.resolve(_beside(name, plan)) for name in plan.models)),
+        driven=tuple(_driven(plan, scenario) for scenario in plan.scenarios),
+        settings=replace(settings, timeout_s=plan.timeout_s, limits=plan.limits),
+        threads=plan.threads or (available_cores(),),
+    )
+    return planned(study, LAUNCHERS.get(launcher).here)
+
+
+def _beside(name: str, plan: SweepPlan) -> str:
+    """A model's name; a path that begins with a dot is seen from the plan."""
+    return str(plan.path.parent / name) if name.startswith("./") else name
+
+
+def _driven(plan: SweepPlan, scenario: str) -> Driven:
+    """One scenario with its batches and how inputs come."""
+    from clipperf.bench.file_work import file_work
+    from clipperf.bench.sweeps.cells import Driven
+    from clipperf.nouns.from_files import FROM_FILES
+    from clipperf.nouns.serving import SINGLE_STREAM
+
+    if scenario == FROM_FILES:
+        folder = str(plan.path.parent / (plan.files or ""))
+        work = file_work(folder, plan.preprocess, plan.preprocess_threads)
+        return Driven(FROM_FILES, plan.batches, files=work)
+    batches = None if scenario in (SERVER, SINGLE_STREAM) else _comma(plan.batches)
+    slo_ms, delay_ms, most = None, None, None
+    if scenario == SERVER:
+        slo_ms, delay_ms, most = plan.slo_ms, plan.max_delay_ms, _comma(plan.max_batches)
+    name, found, serving = offered(scenario, batches, slo_ms, most, delay_ms, plan.quick)
+    if serving is not None:
+        from clipperf.bench import loadgen
+
+        loadgen.check()
+    return Driven(name, found, serving)
+
+
+def _comma(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
+
+
+def _show_plan(study: Study, expected: Estimate, kept: Ledger, json_lines: bool) -> None:
+    """What --dry-run prints."""
+    if not json_lines:
+        print_tables(*planned_tables(study, expected, kept))
+        tell_lines(*unsupported_lines(study))
+        return
+    for unit in study.units:
+        for cell in unit.cells:
+            print_line({"event": "cell", "unit": unit.id, "dataset": unit.dataset, "cell": cell,
+                        "unit_s": expected.seconds[unit.id]})  # fmt: skip
+    _print_unsupported(study)
+    print_line({"event": "plan", "cells": sum(len(unit.cells) for unit in study.units),
+                "units": len(study.units), "seconds": expected.total_s,
+                "most_s": expected.most_s, "disk_bytes": expected.disk_bytes,
+                "fetch": expected.fetch, "unknown": expected.unknown})  # fmt: skip
+
+
+def _print_unsupported(study: Study) -> None:
+    for each in study.unsupported:
+        print_line({"event": "unsupported", **vars(each)})
+
+
+def write_report(outcome: Outcome, folder: Path) -> Path | None:
+    """Write the report of all that is there; None where nothing is."""
+    from clipperf.models.published import basic_statistics
+    from clipperf.report.build import build_report
+    from clipperf.report.format import render
+    from clipperf.system.files import write_text
+
+    if not any(r.measurements or r.scores for r in outcome.files):
+        return None
+    document = build_report(outcome.files, basic_statistics(), title="Sweep")
+    write_text(folder / REPORT, render(document, "html"))
+    return folder / REPORT
+
+
+def _show_end(outcome: Outcome, report: Path | None, json_lines: bool) -> None:
+    counts = {
+        "cells": outcome.total,
+        "measured": outcome.measured,
+        "valid": outcome.valid,
+        "left": outcome.left,
+        "failed": len(outcome.failures),
+    }
+    if json_lines:
+        print_line({"event": "end", **counts, "report": report})
+        return
+    for label, reason in list(outcome.failures.items())[:MOST_FAILURES]:
+        say(f"failed: {label}: {reason}")
+    tell_lines(
+        f"{outcome.total} cells: {outcome.measured} measured, {outcome.valid} there already, "
+        f"{outcome.left} left; {len(outcome.failures)} failed",
+        *([f"report: {report}"] if report else []),
+    )
