@@ -109,6 +109,7 @@ def build_report(
             *(_cross_record(row) for line in merge_crossed(ordered) for row in line.both),
         ),
         sizing=plain_json(sizing) if sizing is not None else None,
+        results=tuple(ordered),
     )
 
 

@@ -13,6 +13,7 @@ from clipperf.text import json_text
 def render(document: Document) -> str:
     """The whole document as JSON, figures in full precision; what is not finite is null."""
     fields = {**vars(document), "sections": [_section(s) for s in document.sections]}
+    del fields["results"]  # which are files already
     return json_text(plain_json(fields)) + "\n"
 
 
