@@ -37,12 +37,11 @@ class BarChart:
 
 @dataclass(frozen=True)
 class Box:
-    """The calls of one cell: the shortest and longest, the median, and the quartiles where enough
-    calls back them."""
+    """The calls of one cell over their median: the shortest and longest, and the quartiles where
+    enough calls back them."""
 
     label: str
     ends: Interval
-    median: float
     quartiles: Interval | None
     text: str
     series: int
@@ -50,7 +49,7 @@ class Box:
 
 @dataclass(frozen=True)
 class BoxChart:
-    """Boxes in named groups on one logarithmic scale, with its ticks."""
+    """Boxes in named groups on one linear scale, with its ticks."""
 
     title: str
     description: str

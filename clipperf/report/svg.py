@@ -96,7 +96,7 @@ def _bars(chart: BarChart, identifier: str) -> str:
 def _boxes(chart: BoxChart, identifier: str) -> str:
     left = _margin(box.label for _, boxes in chart.groups for box in boxes)
     words = max((len(box.text) for _, boxes in chart.groups for box in boxes), default=0)
-    x_at = _scale(chart.x_range, left, WIDTH - 16.0 - LETTER * words, True)
+    x_at = _scale(chart.x_range, left, WIDTH - 16.0 - LETTER * words, False)
     parts, y = [], 0.0
     for name, boxes in chart.groups:
         parts.append(_text(0, y + 16, name, "group"))
@@ -115,7 +115,7 @@ def _boxes(chart: BoxChart, identifier: str) -> str:
                     f'<rect class="s{box.series % COLOURS}" x="{start:.1f}" y="{y + 2:.1f}" '
                     f'width="{max(1.0, end - start):.1f}" height="{BAR - 4}" rx="2"/>'
                 )
-            at = x_at(box.median)
+            at = x_at(1.0)
             parts.append(f'<path class="median" d="M{at:.1f} {y:.1f}v{BAR}"/>')
             parts.append(_text(high + 8, middle + 4, box.text, "value"))
             y += BAR + GAP

@@ -162,7 +162,8 @@ def test_a_format_from_an_installed_package_is_written(
     stored = result([timed(cell(), [0.1] * 6)], schema_version=store.SCHEMA_VERSION)
     store.write_result(tmp_path / "result.json", stored)
     done = cli("report", tmp_path / "result.json", "--format", "titles", check=True)
-    assert done.stdout.splitlines() == ["Basic statistics", "Speed", "Cost per tower"]
+    titles = ["Basic statistics", "Speed", "Latency", "Cost per tower", "Trust"]
+    assert done.stdout.splitlines() == titles
 
 
 # --- typed values --------------------------------------------------------------------------

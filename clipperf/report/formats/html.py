@@ -81,7 +81,7 @@ class Raw:
 
     @property
     def length(self) -> int:
-        """Bytes that the page takes for it, or a few more than that; its name and text are ASCII."""
+        """Bytes that the page takes for it, or a few more; its name and text are ASCII."""
         return len(self.text) + len(self.name) + 100
 
 
