@@ -11,7 +11,7 @@ from clipperf.report.accuracy import judged
 from clipperf.report.charts import Chart, Line, LineChart, axis, even_axis, series_of
 from clipperf.report.findings import ITEMS
 from clipperf.report.records import Row
-from clipperf.report.words import listed
+from clipperf.report.words import driven, listed
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def _chart(points: Sequence[Point], series: dict[str, int], labels: dict[str, st
     front = front_of(points)
     where = f" · {labels[score.env_id]}" if len(labels) > 1 else ""
     told = [
-        f"{_name(p, points)} ({units.rate(p.rate)} {unit} at batch {p.row.cell.batch}, "
-        f"{units.share(p.score.value)})"
+        f"{_name(p, points)} ({units.rate(p.rate)} {unit} at batch {p.row.cell.batch}"
+        f"{driven(p.row.cell)}, {units.share(p.score.value)})"
         for p in front
     ]
     lines = [Line("front", tuple((p.rate, p.score.value) for p in front), None, marked=False)]
