@@ -71,6 +71,20 @@ def paired_ratio(
     return median(ratios.tolist()), median_interval(ratios.tolist())
 
 
+def fitted_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """The line y = start + slope * x with the least squares of residuals: (start, slope).
+
+    Raises:
+        ValueError: the sequences differ in length, or all x are equal.
+    """
+    if len(x) != len(y) or len(set(x)) < 2:
+        raise ValueError(f"no line through {len(x)} and {len(y)} values, {len(set(x))} of x differ")
+    middle_x, middle_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
+    together = math.fsum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True))
+    slope = together / math.fsum((a - middle_x) ** 2 for a in x)
+    return middle_y - slope * middle_x, slope
+
+
 def block_medians(samples: Sequence[float], blocks: Sequence[int]) -> dict[int, float]:
     """The median of each block's samples, by block number."""
     grouped: dict[int, list[float]] = {}

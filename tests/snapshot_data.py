@@ -289,6 +289,8 @@ def outputs() -> dict[str, str]:
     found: dict[str, str] = {}
     for name, (files, targets) in cases().items():
         document = build_report(files, PUBLISHED, targets, title=ODD if name == "odd" else "T")
+        # Raw data in a page is the results again.
+        document = dataclasses.replace(document, results=())
         for fmt in SHOWN.get(name, ("text", "md", "html")):
             found[f"report-{name}.{fmt}"] = render(document, fmt)
         if targets is not None:

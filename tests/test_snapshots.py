@@ -20,11 +20,12 @@ def now() -> dict[str, str]:
 def plain(name: str, text: str) -> str:
     """Of a page its tags, attributes and text: how quotes are escaped may differ, and white space
     around line breaks and between tags, but not whether there is some inside of a cell of a table
-    or an item of a list. Its style is not stored."""
+    or an item of a list. Its style and script, and the policy that names it, are not stored."""
     if not name.endswith(".html"):
         return text
     text = text.replace("&#39;", "&#x27;").replace("&#34;", "&quot;")
-    text = re.sub(r"<style>.*?</style>", "<style></style>", text, flags=re.DOTALL)
+    text = re.sub(r"<(style|script)>.*?</\1>", r"<\1></\1>", text, flags=re.DOTALL)
+    text = re.sub(r" content=\"default-src [^\"]*\"", "", text)
     text = INSIDE.sub(lambda found: re.sub(r"(?<=>)\s+(?=<)", "&#32;", found[0]), text)
     return re.sub(r"\s*\n\s*", "\n", re.sub(r">\s+<", "><", text))
 

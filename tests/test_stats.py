@@ -227,3 +227,12 @@ def test_intervals_of_two_figures_become_that_of_their_difference() -> None:
     # down hypot(0.1, 0.04) = 0.1077, up hypot(0.2, 0.03) = 0.2022
     found = stats.recovered_interval(0.2, (0.5, (0.4, 0.7)), (0.3, (0.27, 0.34)))
     assert found == pytest.approx((0.0923, 0.4022), abs=1e-4)
+
+
+def test_a_line_of_least_squares_by_hand() -> None:
+    # Means 2.5 and 4.5, products 8, squares 5.
+    assert stats.fitted_line([1, 2, 3, 4], [2, 4, 5, 7]) == pytest.approx((0.5, 1.6))
+    assert stats.fitted_line([1, 3], [5, 1]) == pytest.approx((7.0, -2.0))
+    for x, y in (([], []), ([2, 2], [1, 3]), ([1, 2], [1])):
+        with pytest.raises(ValueError, match="no line"):
+            stats.fitted_line(x, y)

@@ -17,6 +17,8 @@ from clipperf.report.crossing import crossing_findings, crossing_tables, merge_c
 from clipperf.report.document import Document, Origin, Section, plain_json
 from clipperf.report.from_files import files_findings, files_record, files_table, lines_of
 from clipperf.report.gpu import gpu_record, gpu_table
+from clipperf.report.latency import latency_charts
+from clipperf.report.memory import memory_charts
 from clipperf.report.published import published_table
 from clipperf.report.records import Row, environments, in_order, merge, merge_scores
 from clipperf.report.robustness import robustness_table
@@ -27,6 +29,8 @@ from clipperf.report.sizing.types import Targets
 from clipperf.report.speeds import speeds_table
 from clipperf.report.table import Table, without_caveats
 from clipperf.report.tables import cost_table, summary
+from clipperf.report.tradeoff import tradeoff_charts
+from clipperf.report.trust import trust_table
 from clipperf.serialize import to_json
 
 
@@ -53,9 +57,13 @@ def build_report(
     sections: list[Section] = []
     if rows:
         sections.append(_section("summary", "Basic statistics", SUMMARY, [summary(ordered)]))
-        charts = speed_charts(rows, labels)
-        if charts:
-            sections.append(Section("speed", "Speed", SPEED, (), charts))
+        drawn = (
+            ("tradeoff", "Accuracy and speed", TRADEOFF, tradeoff_charts(rows, scores, labels)),
+            ("speed", "Speed", SPEED, speed_charts(rows, labels)),
+            ("latency", "Latency", LATENCY, latency_charts(rows, labels)),
+            ("memory", "Memory", MEMORY, memory_charts(rows, labels)),
+        )
+        sections += [Section(*words, (), charts) for *words, charts in drawn if charts]
     tables: list[Table] = []
     headed: tuple[str, ...] = ()
     if sizing is not None:
@@ -66,6 +74,7 @@ def build_report(
         tables, headed = tables[first:], tables[0].findings
     if rows:
         sections.append(_section("cost", "Cost per tower", COST, [cost_table(ordered)]))
+        sections.append(_section("trust", "Trust", TRUST, [trust_table(ordered)]))
     if (fed := files_table(ordered)) is not None:
         sections.append(_section("files", "From files", FILES, [fed]))
     if (served := serving_table(ordered)) is not None:
@@ -116,6 +125,7 @@ def build_report(
             *(_cross_record(row) for line in merge_crossed(ordered) for row in line.both),
         ),
         sizing=plain_json(sizing) if sizing is not None else None,
+        results=tuple(ordered),
     )
 
 
@@ -124,6 +134,10 @@ SPEED = (
     "Whiskers are 95 % intervals of the median. Compare bars of one batch; gaps that the findings "
     "do not call are not resolved."
 )
+TRADEOFF = "What is faster, and what it keeps of the accuracy, on the same machine."
+LATENCY = "What a rate costs in waiting, and how far single calls are from the median."
+MEMORY = "Drawn where at least four batches were measured, so that a line can be wrong."
+TRUST = "What the figures of each row rest on, and why they are not better."
 OPTIONS = "Every configuration against the targets, one tower at a time."
 COST = "Time and memory were measured in separate fresh processes, one pair for every row."
 FILES = "Image files to vectors: what holds an engine up that waits for its pixels."

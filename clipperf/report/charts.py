@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from clipperf import units
@@ -35,51 +36,128 @@ class BarChart:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One series of points (x, y) on logarithmic axes."""
+class Box:
+    """The calls of one cell over their median: the shortest and longest, and the quartiles where
+    enough calls back them."""
 
     label: str
-    points: tuple[tuple[float, float], ...]
+    ends: Interval
+    quartiles: Interval | None
+    text: str
     series: int
 
 
 @dataclass(frozen=True)
+class BoxChart:
+    """Boxes in named groups on one linear scale, with its ticks."""
+
+    title: str
+    description: str
+    groups: tuple[tuple[str, tuple[Box, ...]], ...]
+    x_range: tuple[float, float]
+    x_ticks: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series of points (x, y), with a text beside each and the ends of its whisker, if any.
+
+    `drawn` says whether a line joins them, `marked` whether each has a mark. Without a `series` it
+    is no measurement: a front, or a line that was fitted.
+    """
+
+    label: str
+    points: tuple[tuple[float, float], ...]
+    series: int | None
+    texts: tuple[str, ...] = ()
+    whiskers: tuple[Interval | None, ...] = ()
+    drawn: bool = True
+    marked: bool = True
+
+
+@dataclass(frozen=True)
 class LineChart:
-    """Lines on logarithmic axes, with the ticks and their texts; `y_range` is the axis."""
+    """Lines with the ticks of both axes and their texts; `x_range` and `y_range` are the axes.
+
+    `scales` says of x and y whether they are logarithmic.
+    """
 
     title: str
     description: str
     x_label: str
+    x_range: tuple[float, float]
     x_ticks: tuple[tuple[float, str], ...]
     y_range: tuple[float, float]
     y_ticks: tuple[tuple[float, str], ...]
     lines: tuple[Line, ...]
+    scales: tuple[bool, bool] = (True, True)
 
 
-Chart = BarChart | LineChart
+Chart = BarChart | BoxChart | LineChart
 
 
-def speed_charts(rows: Sequence[Row], labels: dict[str, str]) -> tuple[Chart, ...]:
-    """Throughput bars of each model and tower, and latency over batch where several were run."""
+@dataclass(frozen=True)
+class Group:
+    """Rows of one model's tower that differ in runtime, precision, input and batch alone.
+
+    `where` names what they share, `series` numbers the setups, alike in all charts of a report.
+    """
+
+    where: str
+    rows: tuple[Row, ...]
+    series: dict[str, int]
+
+    @property
+    def timed(self) -> list[Row]:
+        """Those with times, by batch."""
+        known = [row for row in self.rows if row.items_per_s is not None]
+        return sorted(known, key=lambda row: row.cell.batch)
+
+    @property
+    def unit(self) -> str:
+        """What their rates count."""
+        return ITEMS[self.rows[0].cell.side]
+
+    def by_setup(self, rows: Sequence[Row]) -> dict[str, list[Row]]:
+        """Some of the rows under their setups."""
+        found: dict[str, list[Row]] = {}
+        for row in rows:
+            found.setdefault(row.setup, []).append(row)
+        return found
+
+
+def series_of(rows: Sequence[Row]) -> dict[str, int]:
+    """A number for each setup, which picks its colour and dashes."""
     ordered = sorted(rows, key=lambda r: setup_order(r.cell))
-    series = {name: i for i, name in enumerate(dict.fromkeys(r.setup for r in ordered))}
+    return {name: i for i, name in enumerate(dict.fromkeys(r.setup for r in ordered))}
+
+
+def grouped(rows: Sequence[Row], labels: dict[str, str]) -> list[Group]:
+    """The rows in the groups that share charts."""
+    series = series_of(rows)
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault((row.env_id, alike(row.cell, *SETUP, "batch")), []).append(row)
-    charts: list[Chart] = []
+    found = []
     for group in groups.values():
-        timed = [r for r in group if r.items_per_s is not None]
-        if not timed:
-            continue
         c, env_id = group[0].cell, group[0].env_id
         parts = [model_name(c.model_id, group[0].random_weights).text, f"{c.side} tower"]
         parts += [f"{c.tokens} tokens"] if c.tokens else []
         parts += [c.device, f"{c.threads} threads{driven(c)}"]
         parts += [labels[env_id]] if len(labels) > 1 else []
-        where = " · ".join(parts)
-        charts.append(_throughput(where, ITEMS[c.side], group, series))
+        found.append(Group(" · ".join(parts), tuple(group), series))
+    return found
+
+
+def speed_charts(rows: Sequence[Row], labels: dict[str, str]) -> tuple[Chart, ...]:
+    """Throughput bars of each model and tower, and latency over batch where several were run."""
+    charts: list[Chart] = []
+    for group in grouped(rows, labels):
+        timed = group.timed
+        if timed:
+            charts.append(_throughput(group.where, group.unit, group.rows, group.series))
         if len({r.cell.batch for r in timed}) > 1:
-            charts.append(_latency(where, timed, series))
+            charts.append(_latency(group.where, timed, group.series))
     return tuple(charts)
 
 
@@ -114,7 +192,7 @@ def _latency(where: str, group: Sequence[Row], series: dict[str, int]) -> LineCh
         lines.setdefault(row.setup, []).append((float(row.cell.batch), row.p50_s or 0.0))
     latencies = [y for points in lines.values() for _, y in points]
     batches = sorted({r.cell.batch for r in group})
-    ticks = _ticks(min(latencies), max(latencies))
+    y_range, y_ticks = axis(latencies, duration)
     return LineChart(
         title=f"Median latency of a batch: {where}",
         description=(
@@ -123,15 +201,43 @@ def _latency(where: str, group: Sequence[Row], series: dict[str, int]) -> LineCh
             f"logarithmic."
         ),
         x_label="batch",
+        x_range=(float(batches[0]), float(batches[-1])),
         x_ticks=tuple((float(b), str(b)) for b in batches),
-        y_range=(ticks[0], ticks[-1]),
-        y_ticks=tuple((t, _tick(t)) for t in _readable(ticks)),
+        y_range=y_range,
+        y_ticks=y_ticks,
         lines=tuple(Line(name, tuple(points), series[name]) for name, points in lines.items()),
     )
 
 
-def _tick(value: float) -> str:
-    """A round tick's text: "20 ms", not "20.0 ms"."""
+# --- axes ----------------------------------------------------------------------------------
+
+Ticks = tuple[tuple[float, str], ...]
+
+
+def axis(values: Sequence[float], text: Callable[[float], str]) -> tuple[Interval, Ticks]:
+    """The ends of a logarithmic axis for some positive values, and its ticks with their texts."""
+    ticks = _ticks(min(values), max(values))
+    return (ticks[0], ticks[-1]), tuple((t, text(t)) for t in _readable(ticks))
+
+
+def even_axis(
+    low: float, high: float, text: Callable[[float], str], base: float = 10.0
+) -> tuple[Interval, Ticks]:
+    """The ends of a linear axis from low to high, and its ticks: four to nine at round steps.
+
+    With `base` 2 the steps are powers of two, for bytes.
+    """
+    rough = (high - low) / 4 or abs(high) / 4 or 1.0
+    power = base ** math.floor(math.log(rough, base))
+    step = max(m * power for m in (1, 2, 5) if m * power <= rough * (1 + 1e-9) and m < base)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = max(last, first + 1)
+    ticks = [number * step for number in range(first, last + 1)]
+    return (ticks[0], ticks[-1]), tuple((t, text(t)) for t in ticks)
+
+
+def duration(value: float) -> str:
+    """A round time's text: "20 ms", not "20.0 ms"."""
     for unit, factor, below in (("us", 1e6, 1e-3), ("ms", 1e3, 1), ("s", 1, 120)):
         if value < below:
             return f"{value * factor:g} {unit}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipperf import units
-from clipperf.nouns.result import Environment
+from clipperf.nouns.result import Environment, ResultFile
 from clipperf.report.charts import Chart
 from clipperf.report.table import Table
 from clipperf.serialize import to_json
@@ -44,6 +44,7 @@ class Document:
 
     `environment` pairs each label ("E1") with what is known of the machine. `records` are the
     figures themselves in SI units (seconds, bytes, shares), one flat dict a row, for CSV and JSON.
+    `results` are the files that it is of, for whoever hands them on.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Document:
     provenance: tuple[Origin, ...]
     records: tuple[dict[str, Any], ...]
     sizing: dict[str, Any] | None = None
+    results: tuple[ResultFile, ...] = ()
 
 
 def describe(environment: Environment | None) -> str:

@@ -85,6 +85,12 @@ class Value:
         )
 
     @property
+    def number(self) -> float | None:
+        """What it is sorted by: its number; None for words, and where nothing was measured."""
+        known = not self.missing and isinstance(self.value, int | float)
+        return float(self.value) if known else None  # type: ignore[arg-type]
+
+    @property
     def plain(self) -> str:
         """The value alone: "1.35x"."""
         if self.missing:

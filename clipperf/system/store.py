@@ -36,6 +36,7 @@ from clipperf.serialize import from_json
 from clipperf.system.files import digest_of, read_json, safe_name, sha256_file, write_json
 from clipperf.system.reading import regular_bytes
 from clipperf.system.targets import expanded
+from clipperf.system.upgraded import upgraded
 
 T = TypeVar("T")
 
@@ -279,14 +280,13 @@ def write_result(path: Path, result: ResultFile) -> None:
 
 
 def read_result(path: Path) -> ResultFile:
-    """Read and validate one result file; `path` is filled in.
+    """Read and validate one result file, an older one as `upgraded`; `path` is filled in.
 
     Raises:
-        ArtifactError: missing, damaged, or of another schema version.
+        ArtifactError: missing, damaged, or of a schema version that cannot be read.
     """
-    data = read_json(path)
-    version = _version_in(data)
-    if version != SCHEMA_VERSION:
+    data = upgraded(read_json(path))
+    if (version := _version_in(data)) != SCHEMA_VERSION:
         raise ArtifactError(
             f"{path} is no clipperf result of schema version {SCHEMA_VERSION} (found {version}): "
             f"measure again, or use the clipperf that wrote it"
@@ -313,7 +313,7 @@ def find_results() -> list[Path]:
 def is_of_another_version(path: Path) -> bool:
     """Whether a result file is whole, and another version of clipperf wrote it."""
     try:
-        data = read_json(path)
+        data = upgraded(read_json(path))
     except ArtifactError:
         return False
     version = _version_in(data)

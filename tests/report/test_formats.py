@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -36,6 +38,7 @@ from clipperf.report import formats
 from clipperf.report.build import build_report
 from clipperf.report.charts import BarChart, LineChart, speed_charts
 from clipperf.report.format import FORMATS, render
+from clipperf.report.formats import html
 from clipperf.report.records import merge
 from clipperf.report.sizing.solve import Targets
 from clipperf.report.svg import draw
@@ -77,11 +80,13 @@ class Page(HTMLParser):
     """Collects the tags of a page and checks that they close in order."""
 
     VOID = frozenset({"meta", "br"})
+    SCRIPT = (Path(html.__file__).parents[1] / "templates" / "page.js").read_text()
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
+        self.scripts: list[str] = []
         self.feed(text)
         self.close()
 
@@ -95,6 +100,10 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag) -> None:
         assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
 
 
 @pytest.mark.parametrize("fmt", FORMATS.names())
@@ -153,7 +162,8 @@ def test_a_format_from_an_installed_package_is_written(
     stored = result([timed(cell(), [0.1] * 6)], schema_version=store.SCHEMA_VERSION)
     store.write_result(tmp_path / "result.json", stored)
     done = cli("report", tmp_path / "result.json", "--format", "titles", check=True)
-    assert done.stdout.splitlines() == ["Basic statistics", "Speed", "Cost per tower"]
+    titles = ["Basic statistics", "Speed", "Latency", "Cost per tower", "Trust"]
+    assert done.stdout.splitlines() == titles
 
 
 # --- typed values --------------------------------------------------------------------------
@@ -212,12 +222,19 @@ def test_html_is_self_contained(document, evil) -> None:
         page = Page(text)
         assert page.open == []
         names = {tag for tag, _ in page.tags}
-        assert not names & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+        assert not names & {"link", "img", "iframe", "object", "embed", "base", "form"}
         for _, attributes in page.tags:
             assert not any(name.startswith("on") for name in attributes)
             assert "src" not in attributes
             assert (attributes.get("href") or "#").startswith("#")
         assert not re.search(r"https?:|@import|url\(", text)
+        assert [a.get("type") for tag, a in page.tags if tag == "script"][-1] is None
+        *data, script = page.scripts
+        assert script == Page.SCRIPT, "ours, and no other"
+        assert all(isinstance(json.loads(text), dict) for text in data)
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        (policy,) = [a["content"] or "" for _, a in page.tags if "http-equiv" in a]
+        assert f"script-src 'sha256-{digest}';" in policy and "default-src 'none'" in policy
         identifiers = [a["id"] for _, a in page.tags if "id" in a]
         assert len(identifiers) == len(set(identifiers))
         for _, attributes in page.tags:
@@ -227,9 +244,39 @@ def test_html_is_self_contained(document, evil) -> None:
 
 def test_html_escapes_everything(evil) -> None:
     text = render(evil, "html")
-    assert "<script" not in text
+    page = Page(text)
+    kinds = [a.get("type") for tag, a in page.tags if tag == "script"]
+    assert kinds == ["application/json", None] and text.count("<script") == 2
+    assert text.count("</script") == 2 and "<!--" not in text
+    assert json.loads(page.scripts[0])["command"] == f"clipperf profile {EVIL}"
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in text
     assert "\x1b" not in text
+
+
+def test_html_has_the_numbers_that_its_tables_are_sorted_by() -> None:
+    files = [result([timed(cell(), [0.0123456] * 6)])]
+    text = render(build_report(files), "html")
+    assert '<td class="n" data-v="0.0123456">12.3</td>' in text
+    assert '<td class="n"><span class="none">-</span></td>' in text, (
+        "what was not measured has none"
+    )
+
+
+def test_html_has_the_raw_data_as_long_as_it_fits(monkeypatch) -> None:
+    long = result([timed(cell(batch=8), [0.1] * 3000)], path="odd /long<b>.json")
+    short = result([timed(cell(), [0.1] * 6)], path="..", command="clipperf profile short")
+    document = build_report([long, short])
+    page = Page(render(document, "html"))
+    names = [a["data-name"] for _, a in page.tags if "data-name" in a]
+    assert names == ["result-1.json", "long-b.json"], "ordered as files are"
+    assert json.loads(page.scripts[1])["measurements"][0]["run_s"] == [0.1] * 3000
+    whole = len(render(document, "html").encode())
+    monkeypatch.setattr(html, "MOST_BYTES", whole - 1)
+    text = render(document, "html")
+    page = Page(text)
+    assert [a["data-name"] for _, a in page.tags if "data-name" in a] == ["result-1.json"]
+    assert json.loads(page.scripts[0])["command"] == "clipperf profile short"
+    assert text.count(": left out, the page would pass") == 1 and len(text.encode()) < whole
 
 
 def test_html_sections_and_charts(document) -> None:
@@ -394,6 +441,7 @@ def test_no_format_has_control_characters(fmt: str) -> None:
     ]
     text = render(build_report(files, title=evil, left_out=[evil]), fmt)
     assert all(c.isprintable() or c == "\n" for c in text)
+    text = re.sub(r'(<script type="application/json"[^>]*>).*?(?=</script>)', r"\1", text)
     assert text.encode() and max(map(len, text.splitlines())) < 3000
 
 

@@ -1,18 +1,32 @@
-"""HTML: one page for screen, phone and paper, light and dark; nothing loaded, no script."""
+"""HTML: one page for screen, phone and paper, light and dark; nothing is loaded.
+
+A script of our own, which the page holds, sorts and filters tables and hands out the result files;
+without it all is there to read. The page's policy lets a browser run that script and no other.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from clipperf import units
-from clipperf.nouns.result import Environment
+from clipperf.nouns.result import Environment, ResultFile
 from clipperf.report.document import Document, describe
 from clipperf.report.format import Format
 from clipperf.report.svg import draw
 from clipperf.report.table import Table, Value, splits, worst
+from clipperf.serialize import to_json
 from clipperf.text import printable
 from clipperf.version import __version__
+
+MOST_BYTES = 2_000_000
+"""Of a page. Result files are left out of it from the largest on, until it is no larger."""
 
 
 def render(document: Document) -> str:
@@ -20,7 +34,7 @@ def render(document: Document) -> str:
     import jinja2
     from markupsafe import Markup
 
-    page = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("clipperf", "report/templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -28,18 +42,77 @@ def render(document: Document) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-    ).get_template("page.html")
-    return page.render(
-        document=document,
-        subtitle=_subtitle(document),
-        random_models=sorted(
-            {str(r["model_id"]) for r in document.records if r.get("random_weights")}
-        ),
-        version=__version__,
-        splits=splits,
-        blocks=_blocks,
-        facts=_facts,
-        draw=lambda chart, identifier: Markup(draw(chart, identifier)),
+    )
+    assert templates.loader is not None
+    script, _, _ = templates.loader.get_source(templates, "page.js")
+
+    def page(raw: list[Raw]) -> str:
+        return templates.get_template("page.html").render(
+            document=document,
+            subtitle=_subtitle(document),
+            random_models=sorted(
+                {str(r["model_id"]) for r in document.records if r.get("random_weights")}
+            ),
+            version=__version__,
+            splits=splits,
+            blocks=_blocks,
+            facts=_facts,
+            draw=lambda chart, identifier: Markup(draw(chart, identifier)),
+            policy=_policy(script),
+            script=Markup(script),
+            raw=raw,
+            most=f"{MOST_BYTES / 1e6:g} MB",
+        )
+
+    raw = [_raw(number, file) for number, file in enumerate(document.results, start=1)]
+    left = MOST_BYTES - len(page([Raw(f.path, f.size, f.name, None) for f in raw]).encode())
+    return page(_fitting(raw, left))
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A result file in the page: where it was read, under which name it is handed out, and its
+    JSON as the content of a script element, None where the page has no room for it."""
+
+    path: str
+    size: str
+    name: str
+    text: Any
+
+    @property
+    def length(self) -> int:
+        """Bytes that the page takes for it, or a few more; its name and text are ASCII."""
+        return len(self.text) + len(self.name) + 100
+
+
+def _raw(number: int, file: ResultFile) -> Raw:
+    """A file as JSON in which nothing can end a script element or begin a comment."""
+    from markupsafe import Markup
+
+    text = json.dumps(to_json(file), separators=(",", ":"))
+    for character in "<>&":  # outside of its strings JSON has none of them
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePath(file.path).stem)[:80].strip("-")
+    name = f"{stem or f'result-{number}'}.json"
+    return Raw(file.path, units.size(len(text)), name, Markup(text))
+
+
+def _fitting(raw: list[Raw], room: int) -> list[Raw]:
+    """The files with as many of their texts, the smallest first, as there are bytes of room."""
+    kept = set()
+    for place in sorted(range(len(raw)), key=lambda i: raw[i].length):
+        room -= raw[place].length
+        if room >= 0:
+            kept.add(place)
+    return [f if i in kept else Raw(f.path, f.size, f.name, None) for i, f in enumerate(raw)]
+
+
+def _policy(script: str) -> str:
+    """What a browser may do with the page: show it, and run this script alone."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
     )
 
 

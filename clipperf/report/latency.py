@@ -1,0 +1,103 @@
+"""Charts of latency: what a rate costs in waiting, and how the calls of a cell are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clipperf import stats, units
+from clipperf.report.charts import (
+    Box,
+    BoxChart,
+    Chart,
+    Group,
+    Line,
+    LineChart,
+    axis,
+    duration,
+    even_axis,
+    grouped,
+)
+from clipperf.report.pairs import usable_samples
+from clipperf.report.records import Row
+
+FEWEST_FOR_QUARTILES = 26
+"""Calls from which on `stats.quantile` gives them."""
+
+
+def latency_charts(rows: Sequence[Row], labels: dict[str, str]) -> tuple[Chart, ...]:
+    """Of each model and tower: latency over throughput by batch, and how calls are spread."""
+    charts: list[Chart] = []
+    for group in grouped(rows, labels):
+        if len({row.cell.batch for row in group.timed}) > 1:
+            charts.append(_over_throughput(group))
+        if group.timed:
+            charts.append(_distribution(group))
+    return tuple(charts)
+
+
+def _over_throughput(group: Group) -> LineChart:
+    lines = []
+    for name, rows in group.by_setup(group.timed).items():
+        points = tuple((row.items_per_s or 0.0, row.p50_s or 0.0) for row in rows)
+        texts = tuple(str(row.cell.batch) for row in rows)
+        lines.append(Line(name, points, group.series[name], texts))
+    x_range, x_ticks = axis([x for line in lines for x, _ in line.points], units.rate)
+    y_range, y_ticks = axis([y for line in lines for _, y in line.points], duration)
+    most = max(group.timed, key=lambda row: row.items_per_s or 0.0)
+    least = min(group.timed, key=lambda row: row.p50_s or 0.0)
+    return LineChart(
+        title=f"Median latency over throughput: {group.where}",
+        description=(
+            f"Each point is a batch, whose size stands beside it; further right and further down "
+            f"is better. Most: {most.setup} at batch {most.cell.batch}, "
+            f"{units.rate(most.items_per_s)} {group.unit} at {units.seconds(most.p50_s)} a batch. "
+            f"Soonest: {least.setup} at batch {least.cell.batch}, {units.seconds(least.p50_s)} at "
+            f"{units.rate(least.items_per_s)} {group.unit}. Both axes are logarithmic."
+        ),
+        x_label=group.unit,
+        x_range=x_range,
+        x_ticks=x_ticks,
+        y_range=y_range,
+        y_ticks=y_ticks,
+        lines=tuple(lines),
+    )
+
+
+def _distribution(group: Group) -> BoxChart:
+    by_batch: dict[int, list[Box]] = {}
+    longest: list[tuple[float, Row]] = []
+    for row in group.timed:
+        box = _box(row, group.series[row.setup])
+        by_batch.setdefault(row.cell.batch, []).append(box)
+        longest.append((box.ends[1], row))
+    ends = [end for boxes in by_batch.values() for box in boxes for end in box.ends]
+    x_range, x_ticks = even_axis(min(ends), max(ends), lambda x: f"{round(x, 6):g}x")
+    worst, row = max(longest, key=lambda pair: pair[0])
+    return BoxChart(
+        title=f"Calls over their median: {group.where}",
+        description=(
+            f"From the shortest call to the longest, each over the median of its cell, which "
+            f"stands beside it; the box holds the middle half of the calls, where at least "
+            f"{FEWEST_FOR_QUARTILES} back it. The longest of all took {worst:.2f} times the "
+            f"median: {row.setup} at batch {row.cell.batch}, of {row.samples} calls."
+        ),
+        groups=tuple((f"Batch {batch}", tuple(boxes)) for batch, boxes in by_batch.items()),
+        x_range=x_range,
+        x_ticks=x_ticks,
+    )
+
+
+def _box(row: Row, series: int) -> Box:
+    """The calls of a row with times."""
+    samples = usable_samples(row.time)
+    middle = stats.median(samples)
+    over = [sample / middle for sample in samples]
+    low, high = stats.quantile(over, 0.25), stats.quantile(over, 0.75)
+    tail = f", p99 {units.seconds(row.p99_s)}" if row.p99_s is not None else ""
+    return Box(
+        label=row.setup,
+        ends=(min(over), max(over)),
+        quartiles=(low, high) if low is not None and high is not None else None,
+        text=f"{units.seconds(middle)}{tail}",
+        series=series,
+    )

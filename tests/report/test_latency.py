@@ -1,0 +1,58 @@
+"""Charts of latency: points by hand, and boxes that few calls do not get."""
+
+from __future__ import annotations
+
+import pytest
+from report_data import cell, result, timed
+
+from clipperf import stats
+from clipperf.report.charts import BoxChart, LineChart
+from clipperf.report.latency import FEWEST_FOR_QUARTILES, latency_charts
+from clipperf.report.records import merge
+from clipperf.report.svg import draw
+
+LABELS = {"env-a": "E1"}
+
+
+def test_latency_over_throughput_has_a_point_a_batch() -> None:
+    measured = [
+        timed(cell(batch=8), [0.4] * 6),
+        timed(cell(batch=1), [0.1] * 6),
+        timed(cell(runtime="onnx", batch=8), [0.1] * 6),
+    ]
+    over, spread = latency_charts(merge([result(measured)]), LABELS)
+    assert isinstance(over, LineChart) and isinstance(spread, BoxChart)
+    lines = {line.label: (line.points, line.texts) for line in over.lines}
+    assert lines == {
+        "torch fp32": (((10.0, 0.1), (20.0, 0.4)), ("1", "8")),
+        "onnx fp32": (((80.0, 0.1),), ("8",)),
+    }
+    assert over.x_range == (10.0, 100.0) and over.y_range == (0.1, 0.5)
+    assert "Most: onnx fp32 at batch 8, 80.0 images/s at 100 ms a batch." in over.description
+    assert "further right and further down is better" in over.description
+
+
+def test_one_batch_has_no_latency_over_throughput() -> None:
+    (only,) = latency_charts(merge([result([timed(cell(), [0.1] * 6)])]), LABELS)
+    assert isinstance(only, BoxChart)
+    assert latency_charts([], LABELS) == ()
+
+
+def test_calls_are_drawn_over_their_median() -> None:
+    calls = [0.1 * (1 + i / 100) for i in range(-20, 21)]  # 41 of them: 0.08 to 0.12 s
+    measured = [timed(cell(), calls), timed(cell(runtime="onnx"), [0.2, 0.2, 0.3])]
+    (chart,) = latency_charts(merge([result(measured)]), LABELS)
+    assert isinstance(chart, BoxChart)
+    ((name, (many, few)),) = chart.groups
+    assert name == "Batch 1"
+    assert many.ends == pytest.approx((0.8, 1.2)) and many.text == "100 ms"
+    assert many.quartiles == pytest.approx((0.9, 1.1))
+    assert few.ends == pytest.approx((1.0, 1.5)) and few.quartiles is None
+    assert "1.50 times the median: onnx fp32 at batch 1, of 3 calls" in chart.description
+    drawn = draw(chart, "c")
+    assert drawn.count("<rect") == 1 and drawn.count('class="median"') == 2
+
+
+def test_quartiles_begin_where_the_statistics_do() -> None:
+    assert stats.quantile([1.0] * FEWEST_FOR_QUARTILES, 0.25) is not None
+    assert stats.quantile([1.0] * (FEWEST_FOR_QUARTILES - 1), 0.25) is None
