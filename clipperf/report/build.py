@@ -57,13 +57,7 @@ def build_report(
     sections: list[Section] = []
     if rows:
         sections.append(_section("summary", "Basic statistics", SUMMARY, [summary(ordered)]))
-        drawn = (
-            ("tradeoff", "Accuracy and speed", TRADEOFF, tradeoff_charts(rows, scores, labels)),
-            ("speed", "Speed", SPEED, speed_charts(rows, labels)),
-            ("latency", "Latency", LATENCY, latency_charts(rows, labels)),
-            ("memory", "Memory", MEMORY, memory_charts(rows, labels)),
-        )
-        sections += [Section(*words, (), charts) for *words, charts in drawn if charts]
+        sections += _drawn(rows, scores, labels)
     tables: list[Table] = []
     headed: tuple[str, ...] = ()
     if sizing is not None:
@@ -152,6 +146,18 @@ PUBLISHED = "The same quantities from the CLIP-as-service benchmark, on its mach
 
 def _section(key: str, title: str, intro: str, tables: Sequence[Table]) -> Section:
     return Section(key, title, intro, tuple(dataclasses.replace(t, findings=()) for t in tables))
+
+
+def _drawn(rows: Sequence[Row], scores: Sequence[Score], labels: dict[str, str]) -> list[Section]:
+    """The sections of charts, without those that would have none."""
+    beside = tradeoff_charts(rows, scores, labels)
+    found = (
+        Section("tradeoff", "Accuracy and speed", TRADEOFF, (), beside),
+        Section("speed", "Speed", SPEED, (), speed_charts(rows, labels)),
+        Section("latency", "Latency", LATENCY, (), latency_charts(rows, labels)),
+        Section("memory", "Memory", MEMORY, (), memory_charts(rows, labels)),
+    )
+    return [section for section in found if section.charts]
 
 
 def _without(section: Section, caveats: Sequence[str]) -> Section:

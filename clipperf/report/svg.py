@@ -195,7 +195,10 @@ def _scale(
     values: Sequence[float], start: float, end: float, logarithmic: bool
 ) -> Callable[[float], float]:
     """Where a value lies between two places, from the least of some values to the largest."""
-    turned: Callable[[float], float] = math.log if logarithmic else float
+
+    def turned(value: float) -> float:
+        return math.log(value) if logarithmic else value
+
     low, high = turned(min(values)), turned(max(values))
 
     def at(value: float) -> float:

@@ -277,6 +277,11 @@ def test_html_has_the_raw_data_as_long_as_it_fits(monkeypatch) -> None:
     assert [a["data-name"] for _, a in page.tags if "data-name" in a] == ["result-1.json"]
     assert json.loads(page.scripts[0])["command"] == "clipperf profile short"
     assert text.count(": left out, the page would pass") == 1 and len(text.encode()) < whole
+    assert "<svg" in text
+    monkeypatch.setattr(html, "MOST_BYTES", 15_000)
+    text = render(document, "html")
+    assert "<svg" not in text and "The charts are left out: with them" in text
+    assert 'id="cost"' in text and 'id="latency"' not in text
 
 
 def test_html_sections_and_charts(document) -> None:

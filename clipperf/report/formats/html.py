@@ -7,6 +7,7 @@ without it all is there to read. The page's policy lets a browser run that scrip
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -26,7 +27,8 @@ from clipperf.text import printable
 from clipperf.version import __version__
 
 MOST_BYTES = 2_000_000
-"""Of a page. Result files are left out of it from the largest on, until it is no larger."""
+"""Of a page. Result files are left out of it from the largest on, until it is no larger, and charts
+where that is not enough; tables never."""
 
 
 def render(document: Document) -> str:
@@ -46,7 +48,7 @@ def render(document: Document) -> str:
     assert templates.loader is not None
     script, _, _ = templates.loader.get_source(templates, "page.js")
 
-    def page(raw: list[Raw]) -> str:
+    def page(document: Document, raw: list[Raw]) -> str:
         return templates.get_template("page.html").render(
             document=document,
             subtitle=_subtitle(document),
@@ -65,8 +67,20 @@ def render(document: Document) -> str:
         )
 
     raw = [_raw(number, file) for number, file in enumerate(document.results, start=1)]
-    left = MOST_BYTES - len(page([Raw(f.path, f.size, f.name, None) for f in raw]).encode())
-    return page(_fitting(raw, left))
+    named = [Raw(file.path, file.size, file.name, None) for file in raw]
+    left = MOST_BYTES - len(page(document, named).encode())
+    if left < 0:
+        return page(_without_charts(document), named)
+    return page(document, _fitting(raw, left))
+
+
+def _without_charts(document: Document) -> Document:
+    """The tables of a document, and a caveat about what is not there."""
+    sections = [dataclasses.replace(s, charts=()) for s in document.sections if s.tables]
+    missing = f"The charts are left out: with them the page would pass {MOST_BYTES / 1e6:g} MB."
+    return dataclasses.replace(
+        document, sections=tuple(sections), caveats=(missing, *document.caveats)
+    )
 
 
 @dataclass(frozen=True)
