@@ -113,7 +113,7 @@ def test_a_page_is_drawn_and_loads_nothing(
             " s.querySelectorAll('rect, circle, path').length] })"
         )
         assert len(sizes) == sum(len(section.charts) for section in document.sections) > 0
-        assert all(wide > 200 and high > 40 and marks for wide, high, marks in sizes)
+        assert all(wide > 200 and high > 20 and marks for wide, high, marks in sizes)
         outside = opened.page.evaluate(
             "[...document.querySelectorAll('figure svg')].flatMap(s => {"
             " const b = s.getBoundingClientRect(); return [...s.querySelectorAll('text')]"
