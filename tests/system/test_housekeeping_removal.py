@@ -337,13 +337,18 @@ COLLECTOR = """
     choices = Choices(unused=True, all_caches=True)
     planned = lambda: plan(entries(), refers(), choices, own_files)
     found = planned()
-    print(len(found.removals), flush=True)
-    for name in ("rename", "unlink", "rmdir"):  # a disk that takes a moment for each
-        def slow(*args, call=getattr(os, name), **more):
-            time.sleep(0.001)
+    left = int(sys.argv[1])
+    for name in ("rename", "unlink", "rmdir"):  # so many are done, then it waits to be killed
+        def counted(*args, call=getattr(os, name), **more):
+            global left
+            left -= 1
+            if left < 0:
+                print("there", flush=True)
+                time.sleep(60)
             return call(*args, **more)
-        setattr(os, name, slow)
+        setattr(os, name, counted)
     remove(found, planned)
+    print("done", flush=True)
 """
 
 
@@ -355,8 +360,7 @@ def test_a_kill_leaves_nothing_half_removed_that_looks_whole(home: Path) -> None
             with contextlib.suppress(FileExistsError):
                 stored.artifact(f"model{model}::w")
         stored.caches()
-        with process(COLLECTOR) as child:
-            time.sleep(rng.uniform(0, 0.12))
+        with process(COLLECTOR, rng.randrange(1, 80)) as child:
             child.send_signal(signal.SIGKILL)
             child.wait()
         for path in (home / "artifacts").glob("*/*/*"):
