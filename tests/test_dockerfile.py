@@ -104,3 +104,10 @@ def test_what_it_copies_is_not_ignored(path: str) -> None:
     assert path in {name.removeprefix("./") for name in taken}
     assert (ROOT / path).exists()
     assert dockerfiles.is_sent(path)
+
+
+def test_the_image_that_runs_has_both_compilers_of_torch_compile() -> None:
+    """g++ for kernels of the CPU, gcc for Triton's; each with the headers that it takes."""
+    (last,) = stages()[-1:]
+    words = {word for command in commands(last) if "apt-get" in command for word in command}
+    assert {"gcc", "g++", "libc6-dev", "libpython3.12-dev"} <= words
