@@ -31,7 +31,10 @@ def test_the_next_model_is_measured_after_one_that_failed(
         assert not Path(words[words.index("--json") + 1]).exists()
         if asked[-1] == "RN50":  # as profile ends where nothing could be measured
             return subprocess.CompletedProcess(words, 1)
-        found = data.result([data.timed(data.cell(model=asked[-1]), [0.004] * 30)])
+        found = data.result(
+            [data.timed(data.cell(model=asked[-1]), [0.004] * 30)],
+            schema_version=store.SCHEMA_VERSION,
+        )
         store.write_result(Path(words[words.index("--json") + 1]), found)
         return subprocess.CompletedProcess(words, 0)
 
