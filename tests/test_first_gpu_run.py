@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import ROOT
 
@@ -121,6 +123,40 @@ def test_a_stage_that_hangs_is_ended_with_its_children(
         time.sleep(0.05)
     else:
         assert not Path(f"/proc/{left.read_text()}").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_stops_the_tool_stops_its_stages(number: signal.Signals, tmp_path: Path) -> None:
+    words = ("--device", "cpu", "--only", "parity", "retrieval", "--out", str(tmp_path))
+    env = os.environ | {"PYTHONPATH": str(ROOT), "CLIPPERF_HOME": str(tmp_path / "home")}
+    with subprocess.Popen([sys.executable, str(TOOL), *words], env=env) as process:
+        parent, stages = psutil.Process(process.pid), []
+        while len(stages) < 2 and process.poll() is None:
+            stages = parent.children(recursive=True)
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+    _, alive = psutil.wait_procs(stages, timeout=10)
+    assert len(stages) >= 2 and not alive
+
+
+@pytest.mark.parametrize(
+    ("kept", "words", "said"),
+    [
+        ("{", (), "first-run-cpu.json"),
+        ("[1]", (), "is no record of a first run"),
+        (None, ("--minutes", "nan"), "give minutes, 0 or more"),
+        (None, ("--out", "/dev/null/x"), "name another folder with --out"),
+    ],
+)
+def test_what_cannot_be_begun_is_said_in_words(
+    kept: str | None, words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    if kept is not None:
+        (tmp_path / "first-run-cpu.json").write_text(kept)
+    done = tool(tmp_path, "--device", "cpu", "--only", "memory", *words)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert kept is None or (tmp_path / "first-run-cpu.json").read_text() == kept
 
 
 @pytest.mark.parametrize(

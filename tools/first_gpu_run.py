@@ -17,12 +17,14 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -33,6 +35,7 @@ from first_gpu_base import SKIPPED, Stage
 from first_gpu_page import page
 from first_gpu_stages import STAGES
 
+from clipperf.errors import ArtifactError, ClipperfError
 from clipperf.system import env
 from clipperf.system.files import read_json, utc_now, write_json, write_text
 from clipperf.version import __version__
@@ -44,6 +47,10 @@ LAST_WORDS = 1200
 
 Record = dict[str, Any]
 
+STOPPED = threading.Event()
+GOING: set[int] = set()
+"""The process groups of the stages that run."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stages; 1 where one failed or was too slow, else 0: what was not reached says so."""
@@ -52,10 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "results")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=minutes, default=10.0)
     parser.add_argument("--only", nargs="+", choices=[s.name for s in STAGES], default=[])
     parser.add_argument("--again", action="store_true", help="repeat what ended well, too")
     options = parser.parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     ends_at = time.monotonic() + 60 * options.minutes
     gpu = env.gpu()
     if options.device == "cuda" and gpu is None:
@@ -68,8 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = gpu.name if gpu is not None and options.device == "cuda" else "cpu"
     name = "first-run-" + re.sub(r"[^A-Za-z0-9]+", "-", machine).strip("-").lower()
     file = options.out / f"{name}.json"
-    options.out.mkdir(parents=True, exist_ok=True)
-    run = begun(file, options.device, machine, gpu)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        run = begun(file, options.device, machine, gpu)
+        keep(file, run)
+    except (ClipperfError, OSError) as exc:
+        print(f"error: {exc}; name another folder with --out", file=sys.stderr)
+        return 2
     wanted = [stage for stage in STAGES if not options.only or stage.name in options.only]
     for shared, neighbours in itertools.groupby(wanted, lambda stage: stage.shared):
         beside = [stage for stage in neighbours if options.again or not ended_well(run, stage.name)]
@@ -84,6 +98,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(r["status"] in ("failed", "too slow") for r in run["stages"].values()))
 
 
+def minutes(text: str) -> float:
+    """A time that ends."""
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError("give minutes, 0 or more")
+    return value
+
+
+def stop(number: int, frame: object) -> None:
+    """End what runs with all that it has started; what ended before is on disk."""
+    STOPPED.set()
+    for group in tuple(GOING):
+        end(group)
+    raise SystemExit(128 + number)
+
+
+def end(group: int) -> None:
+    """Kill a process group, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
 def ended_well(run: Record, name: str) -> bool:
     """Whether a stage need not run again; says so."""
     kept = run["stages"].get(name)
@@ -95,6 +131,8 @@ def ended_well(run: Record, name: str) -> bool:
 
 def attempt(stage: Stage, device: str, ends_at: float) -> Record:
     """Run a stage in what is left of the time."""
+    if STOPPED.is_set():
+        return ended("not reached", "stopped")
     left_s = ends_at - time.monotonic()
     print(f"{stage.name}: {stage.title}", flush=True)
     if left_s < stage.least_s:
@@ -132,6 +170,8 @@ def begun(file: Path, device: str, machine: str, gpu: env.Gpu | None) -> Record:
     }
     if file.exists():
         before: Record = read_json(file, large=True)
+        if not isinstance(before, dict) or not {"started", "stages"} <= before.keys():
+            raise ArtifactError(f"{file} is no record of a first run")
         if before.get("environment") == here and not str(here["commit"]).endswith("+"):
             return before
         aside = file.with_name(f"earlier-{file.stem}-{before['started'].replace(':', '')}.json")
@@ -158,15 +198,15 @@ def run_stage(stage: Stage, device: str, limit_s: float) -> Record:
             child = subprocess.Popen(
                 words, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
             )
+            GOING.add(child.pid)
             try:
-                code: int | None = child.wait(limit_s)
+                code: int | None = child.wait(0 if STOPPED.is_set() else limit_s)
             except subprocess.TimeoutExpired:
                 code = None
             finally:
-                # A stage's own children must not run on beside the next one.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
+                end(child.pid)  # a stage's own children must not run on beside the next one
                 child.wait()
+                GOING.discard(child.pid)
         said = COLOURS.sub("", log.read_text(errors="replace")).strip()[-LAST_WORDS:]
         data: Record = json.loads(answer.read_text()) if answer.exists() else {}
     seconds = round(time.monotonic() - start, 1)
