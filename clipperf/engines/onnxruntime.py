@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,14 @@ class OnnxRuntimeEngine:
     """One session with a single input, and embeddings for its first output; it copies both."""
 
     def __init__(
-        self, session: Any, provider: str, streams: int = 1, min_tokens: int = SHORTEST_TOKENS
+        self,
+        session: Any,
+        provider: str,
+        streams: int = 1,
+        min_tokens: int = SHORTEST_TOKENS,
+        max_batch: int = sys.maxsize,
     ) -> None:
-        self.min_tokens = min_tokens
+        self.min_tokens, self.max_batch = min_tokens, max_batch
         self._session = session
         self.streams = streams
         self._input = session.get_inputs()[0].name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable
@@ -58,9 +59,11 @@ class BoundEngine:
         device: str = "cuda",
         min_tokens: int = contract.SHORTEST_TOKENS,
         graphs: bool = False,
+        max_batch: int = sys.maxsize,
     ) -> None:
-        self.min_tokens = min_tokens
+        self.min_tokens, self.max_batch = min_tokens, max_batch
         self.token_buckets = contract.TOKEN_BUCKETS if graphs else ()
+        self.batch_buckets = contract.BATCH_BUCKETS if graphs else ()
         self._open = open_session
         self._session = on_gpu_thread(open_session)
         self._closed = self._begun = False

@@ -105,7 +105,12 @@ def open_tensorrt(request: EngineRequest) -> BoundEngine:
         def session() -> Any:
             return _session(request, TENSORRT, _options(request), named)
 
-        return BoundEngine(session, TENSORRT, min_tokens=providers.profile_tokens(request))
+        return BoundEngine(
+            session,
+            TENSORRT,
+            min_tokens=providers.profile_tokens(request),
+            max_batch=providers.profile_batch(request),
+        )
 
     folder, engine = providers.cache_folder(request), None
     if folder is not None:
@@ -152,8 +157,8 @@ def open_tensorrt_rtx(request: EngineRequest) -> OnnxRuntimeEngine:
         options, chosen = _options(request), providers.tensorrt_rtx_options(request, folder)
         options.add_provider_for_devices(devices[:1], chosen)
         session = _session(request, TENSORRT_RTX, options)
-        tokens = providers.profile_tokens(request)
-        return OnnxRuntimeEngine(session, TENSORRT_RTX, min_tokens=tokens)
+        tokens, most = providers.profile_tokens(request), providers.profile_batch(request)
+        return OnnxRuntimeEngine(session, TENSORRT_RTX, min_tokens=tokens, max_batch=most)
 
     if folder is None or not _made(folder):
         return opened(None)

@@ -128,6 +128,11 @@ def profile_tokens(request: EngineRequest) -> int:
     return of_cell(request).max[1]  # of a text tower; images have no short inputs
 
 
+def profile_batch(request: EngineRequest) -> int:
+    """The most inputs that the only profile takes at once."""
+    return of_cell(request).max[0]
+
+
 def profile(request: EngineRequest) -> dict[str, str]:
     """Shapes by "min", "opt" and "max", as both TensorRT providers spell them.
 

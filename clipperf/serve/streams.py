@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -14,8 +15,12 @@ from clipperf.nouns.cell import Engine
 
 
 def spread(engine: Engine, items: int, batch_size: int) -> int:
-    """The number of inputs to run at once so that few of them keep every stream busy, too."""
+    """The number of inputs to run at once so that few of them keep every stream busy, too.
+
+    No more than the engine takes.
+    """
     streams = getattr(engine, "streams", 1)
+    batch_size = min(batch_size, getattr(engine, "max_batch", batch_size))
     return batch_size if streams == 1 else max(1, min(batch_size, -(-items // streams)))
 
 
@@ -54,8 +59,16 @@ def run_each(engine: Engine, batches: Iterable[np.ndarray]) -> Iterator[np.ndarr
             raise
 
 
+def filled(batch: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """A batch brought to the next of some sizes, ascending, by its last input; else as it is."""
+    place = bisect_left(sizes, len(batch))
+    if place == len(sizes) or sizes[place] == len(batch):
+        return batch
+    return np.concatenate([batch, np.repeat(batch[-1:], sizes[place] - len(batch), axis=0)])
+
+
 def _finite(engine: Engine, batch: np.ndarray) -> np.ndarray:
-    found = engine.run(batch)
+    found = engine.run(filled(batch, getattr(engine, "batch_buckets", ())))[: len(batch)]
     if not np.isfinite(found).all():
         raise NotFiniteError(
             "the tower gives values that are not finite: its file is damaged, as "

@@ -329,6 +329,7 @@ def test_texts_are_padded_to_the_longest_of_the_only_profile(
             monkeypatch, tmp_path, graph, runtime, lambda cached: None, tokens, side="text"
         )
         assert opened().min_tokens == longest
+        assert opened().max_batch == 64, "which whoever serves must not go beyond"
 
 
 def watched(

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clipperf
-from clipperf.engines.contract import TOKEN_BUCKETS
+from clipperf.engines.contract import BATCH_BUCKETS, TOKEN_BUCKETS
 from clipperf.engines.onnxruntime import open_session
 from clipperf.errors import UsageError
 from clipperf.inputs.tokenize import Tokenizer, eot_lengths
 from clipperf.serve import texts as text_batches
 from clipperf.serve.model import ClipModel
+from clipperf.serve.streams import filled, run_all, spread
 from clipperf.serve.texts import RUN_COST_TOKENS, batches, encode, given_lengths
 from clipperf.system.store import read_manifest
 
@@ -118,6 +119,45 @@ def test_engines_may_need_longer_texts(tokenizer: Tokenizer) -> None:
     found = encode(texts, tokenizer, engine, 2, cut="eot")
     assert [array.shape for array in engine.arrays] == [(2, 8), (1, 13)]
     np.testing.assert_array_equal(found[:, 0], tokenizer(texts).sum(1))
+
+
+def test_engines_with_graphs_are_given_few_batches_and_no_engine_too_large_ones() -> None:
+    engine = Recorder()
+    engine.batch_buckets, engine.max_batch = (1, 2, 4), 5  # type: ignore[attr-defined]
+    rows = [np.full((n, 1), n) for n in (1, 2, 3, 4, 5)]
+    found = run_all(engine, rows)
+    assert [len(array) for array in engine.arrays] == [1, 2, 4, 4, 5]
+    assert [len(part) for part in found] == [1, 2, 3, 4, 5], "what was filled in is cut off"
+    assert engine.arrays[2].tolist() == [[3], [3], [3], [3]]
+    assert filled(rows[2], ()) is rows[2] and filled(rows[4], (1, 2, 4)) is rows[4]
+    assert (spread(engine, 100, 32), spread(engine, 100, 4)) == (5, 4)
+    assert spread(Recorder(), 100, 32) == 32
+
+
+@pytest.mark.parametrize(("sizes", "least", "most"), [(BATCH_BUCKETS, 0.98, 1.4), ((), 0.0, 1.0)])
+def test_graphs_are_replayed_whatever_number_of_texts_a_call_brings(
+    sizes: tuple[int, ...], least: float, most: float
+) -> None:
+    """1 to 32 captions a call, 3,000 calls, the latest 16 shapes kept, as the TensorRT engine's."""
+    chance, engine = np.random.default_rng(0), Recorder()
+    engine.token_buckets = TOKEN_BUCKETS  # type: ignore[attr-defined]
+    kept: dict[tuple[int, int], None] = {}
+    runs = replayed = rows = given = 0
+    for _ in range(3000):
+        words = np.clip(chance.normal(15, 4, chance.integers(1, 33)).round().astype(int), 5, 77)
+        lengths = np.sort(given_lengths(engine, words))
+        for part in batches(lengths, 32):
+            count = part.stop - part.start
+            size = len(filled(np.empty(count), sizes))
+            shape = (size, int(lengths[part.stop - 1]))
+            runs, rows, given = runs + 1, rows + count, given + size
+            replayed += shape in kept
+            kept.pop(shape, None)
+            kept[shape] = None
+            if len(kept) > 16:
+                del kept[next(iter(kept))]
+    assert replayed / runs >= least and given / rows <= most
+    assert sizes or replayed / runs < 0.55, "or the buckets would not be needed"
 
 
 def test_engines_with_graphs_are_given_few_lengths(tokenizer: Tokenizer) -> None:

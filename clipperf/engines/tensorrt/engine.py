@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipperf.engines.contract import TOKEN_BUCKETS, Availability, verdict
+from clipperf.engines.contract import BATCH_BUCKETS, TOKEN_BUCKETS, Availability, verdict
 from clipperf.engines.profiles import whole
 from clipperf.engines.tensorrt import cuda as cuda_driver
 from clipperf.engines.tensorrt import flavours
@@ -84,8 +84,11 @@ class TensorRTEngine:
             raise
         self.provider = plan.provider
         # Of a text tower; images have no short inputs.
-        self.min_tokens = whole(plan.profiles).min[1]
+        taken = whole(plan.profiles)
+        self.min_tokens, self.max_batch = taken.min[1], taken.max[0]
         self.token_buckets = TOKEN_BUCKETS if self._capturing else ()
+        usual = (size for size in BATCH_BUCKETS if taken.min[0] <= size <= self.max_batch)
+        self.batch_buckets = tuple(usual) if self._capturing else ()
 
     @property
     def graphs(self) -> int:
