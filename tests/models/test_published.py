@@ -218,5 +218,5 @@ def test_readme_names_every_table():
     folder = files("clipperf").joinpath("data", "reference")
     readme = folder.joinpath("README.md").read_text(encoding="utf-8")
     names = [entry.name for entry in folder.iterdir() if entry.name.endswith(".csv")]
-    assert len(names) == 9
+    assert len(names) == 11
     assert all(f"`{name}`" in readme for name in names)

@@ -73,7 +73,7 @@ def test_limits_say_by_how_much() -> None:
         "RAM: one replica peaks at 1.00 GiB, 256.0 MiB over 768.0 MiB",
     )
     assert image.replicas is None
-    assert sizing.unmet == ("M::w: no image configuration passes (RAM breaks 1 of 1, SLO 1).",)
+    assert sizing.unmet == ("M::w: no image configuration passes (SLO breaks 1 of 1, RAM 1).",)
     tables = sizing_tables(sizing, {"env-a": ("E1", ENVIRONMENT)})
     assert tables[0].texts == ()
     assert any("No configuration meets" in f for f in tables[0].findings)

@@ -169,7 +169,9 @@ def _why_not(options: Sequence[Option], pairs: Sequence[list[str]], targets: Tar
 
 def _limits(broken: Sequence[Sequence[str]]) -> str:
     """ " (SLO breaks 3 of 4, RAM 1)": how many each limit breaks."""
-    counts = Counter(name for each in broken for name in {b.partition(":")[0] for b in each})
+    # In the order in which they were found, which that of a set would not be.
+    names = [dict.fromkeys(b.partition(":")[0] for b in each) for each in broken]
+    counts = Counter(name for each in names for name in each)
     if not counts:
         return ""
     (first, number), *rest = counts.most_common()
