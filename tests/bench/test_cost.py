@@ -255,6 +255,7 @@ def test_what_is_measured_by_default() -> None:
         "memory_runs": 3,
         "gpu_load_s": 2.0,
         "phase_runs": 20,
+        "limits": {"seconds": None, "ram_bytes": None, "vram_bytes": None},
     }
     assert asdict(cost.PRESETS["quick"]) == {
         "min_runs": 12,
