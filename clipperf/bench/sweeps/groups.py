@@ -11,8 +11,8 @@ from clipperf.bench.profile import prepared, without_noise
 from clipperf.bench.sweeps import ledger
 from clipperf.bench.sweeps.cells import Study, Unit
 from clipperf.bench.sweeps.ledger import Ledger
-from clipperf.bench.sweeps.tally import Tally, weights_of, worst
-from clipperf.errors import ChildError, ClipperfError, StorageError
+from clipperf.bench.sweeps.tally import Tally, tried_twice, weights_of, worst
+from clipperf.errors import ClipperfError, StorageError, UsageError
 from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.result import Environment, Measurement
@@ -105,27 +105,33 @@ class Groups:
         )
 
     def prepared(self, cell: Cell, unit: Unit) -> Prepared:
-        """What opens a cell's engine, or why there is none; the same is not tried twice.
+        """What opens a cell's engine, or why there is none.
+
+        What could not be made is not tried again for another cell that loads the same; a refusal
+        costs nothing and may be of this cell alone, as of the length of its texts.
 
         Raises:
             StorageError: the disk is full, or cannot be written.
         """
-        kind = (unit.spec.id, cell.side, cell.runtime, cell.precision, cell.device, cell.input)
+        kind = (
+            unit.spec.id, cell.side, cell.runtime, cell.precision, cell.device, cell.input,
+            f"{unit.largest_batch}",
+        )  # fmt: skip
 
         def on_event(event: Event) -> None:
             self.tally.tell("stage", event.text, unit.id)
 
-        for trial in (1, 2):
-            if kind in self.errors:
-                break
+        error = self.errors.get(kind)
+        if error is None:
             try:
-                return prepared(cell, unit.spec, unit.largest_batch, on_event)
+                return tried_twice(lambda: prepared(cell, unit.spec, unit.largest_batch, on_event))
             except StorageError:
                 raise
             except ClipperfError as exc:
-                if trial == 2 or not _was_killed(exc):
-                    self.errors[kind] = str(exc)
-        return Prepared(EngineRequest(cell, unit.spec, None), error=self.errors[kind])
+                error = str(exc)
+                if not isinstance(exc, UsageError):
+                    self.errors[kind] = error
+        return Prepared(EngineRequest(cell, unit.spec, None), error=error)
 
     def keep(self, event: Event) -> None:
         """What a launcher tells; rows of memory are on disk from here on."""
@@ -179,10 +185,3 @@ class Groups:
             self.again.append(unit)
             return
         self.tally.count(unit, result)
-
-
-def _was_killed(exc: BaseException | None) -> bool:
-    """Whether a process was killed while something was made."""
-    while exc is not None and not isinstance(exc, ChildError):
-        exc = exc.__cause__
-    return isinstance(exc, ChildError) and exc.ended == "killed"

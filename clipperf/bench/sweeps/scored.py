@@ -12,12 +12,13 @@ from clipperf.bench.limits import guard_of
 from clipperf.bench.sweeps import ledger
 from clipperf.bench.sweeps.cells import Study, Unit
 from clipperf.bench.sweeps.ledger import Ledger
-from clipperf.bench.sweeps.tally import FAILED, Tally, weights_of, worst
-from clipperf.errors import ChildError, ClipperfError, StorageError
+from clipperf.bench.sweeps.tally import FAILED, Tally, ended_of, tried_twice, weights_of, worst
+from clipperf.errors import ClipperfError, StorageError
 from clipperf.evals import evaluate
 from clipperf.evals.datasets import Dataset, load_dataset
 from clipperf.evals.evaluate import Failure
-from clipperf.evals.worker import ModelRequest
+from clipperf.evals.kept import tokenizer_sums
+from clipperf.evals.worker import ModelRequest, read_preprocessing
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Environment, ResultFile
 from clipperf.system import files, store
@@ -30,6 +31,7 @@ class Datasets:
     def __init__(self, study: Study, kept: Ledger, environment: Environment, tally: Tally) -> None:
         self.study, self.kept, self.environment, self.tally = study, kept, environment, tally
         self.again: list[Unit] = []
+        self.errors: dict[Cell, ClipperfError] = {}
 
     def run(self) -> None:
         """All models on all datasets, then once more those of which a process was killed."""
@@ -73,11 +75,7 @@ class Datasets:
             if self.tally.stopping():
                 return
             try:
-                requests[cell] = prepare.model_request(
-                    cell,
-                    unit.spec,
-                    lambda text: self.tally.tell("stage", f"{unit.id}: {text}", unit.id),
-                )
+                requests[cell] = self.prepared(cell, unit, last)
             except StorageError:
                 raise
             except ClipperfError as exc:
@@ -85,9 +83,7 @@ class Datasets:
         env, plan, limits = self.environment, self.study.plan, self.study.settings.limits
         weights = weights_of(unit)
         made = [
-            [tower.key or f"weights {weights}" for tower in requests[cell].towers]
-            if cell in requests
-            else f"not made: {errors[cell]}"
+            made_of(requests[cell], weights) if cell in requests else f"not made: {errors[cell]}"
             for cell in unit.cells
         ]
         key = files.digest_of(
@@ -106,8 +102,7 @@ class Datasets:
             return requests[cell]
 
         result, failures = self.scored(unit, data, request_of)
-        causes = [each.cause for each in failures if isinstance(each.cause, ChildError)]
-        ended = worst([cause.ended for cause in causes])
+        ended = worst([ended_of(each.cause) for each in failures])
         notes = (*result.notes, *(f"{FAILED}{f.label}: {f.reason}" for f in failures))
         result = self.kept.write(unit, key, ended, limits, dataclasses.replace(result, notes=notes))
         self.tally.spend(unit, spent_s())
@@ -116,6 +111,28 @@ class Datasets:
             self.tally.tell("again", f"{unit.id}: a process of it was killed", unit.id)
         else:
             self.tally.count(unit, result, bad=failures)
+
+    def prepared(self, cell: Cell, unit: Unit, last: bool) -> ModelRequest:
+        """What embeds in a cell; what could not be made is not tried again for another dataset.
+
+        Raises:
+            ClipperfError: why it cannot be made; where a process was killed while it was, it was
+                tried twice, and is again where it is the `last` time.
+        """
+        held = self.errors.get(cell)
+        if held is not None and not (last and ended_of(held) == "killed"):
+            raise held
+        try:
+            return tried_twice(
+                lambda: prepare.model_request(
+                    cell,
+                    unit.spec,
+                    lambda text: self.tally.tell("stage", f"{unit.id}: {text}", unit.id),
+                )
+            )
+        except ClipperfError as exc:
+            self.errors[cell] = exc
+            raise
 
     def scored(
         self, unit: Unit, data: Dataset, request_of: evaluate.Prepare
@@ -139,6 +156,19 @@ class Datasets:
             if isinstance(each.cause, StorageError):
                 raise each.cause
         return result, failures
+
+
+def made_of(request: ModelRequest, weights: str | None) -> tuple[object, ...]:
+    """What a cell's embeddings are made from: its towers, and how images and texts become inputs.
+
+    The folder says the latter, and may be set anew without another tower.
+    """
+    return (
+        [tower.key or f"weights {weights}" for tower in request.towers],
+        read_preprocessing(request),
+        tokenizer_sums(request.folder),
+        store.read_manifest(request.folder).cut_at,
+    )
 
 
 def _dataset_at(name: str, folder: Path) -> str | Path:

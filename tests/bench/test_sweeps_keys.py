@@ -1,0 +1,160 @@
+"""What a sweep prepares and keeps, and under which key; no process is started."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from clipperf.bench import cost, prepare
+from clipperf.bench.jobs import Prepared
+from clipperf.bench.sweeps import groups as grouped
+from clipperf.bench.sweeps import scored
+from clipperf.bench.sweeps.cells import Driven, Study, planned
+from clipperf.bench.sweeps.groups import Groups
+from clipperf.bench.sweeps.ledger import Ledger
+from clipperf.bench.sweeps.plan_file import read_plan
+from clipperf.bench.sweeps.scored import Datasets, made_of
+from clipperf.bench.sweeps.tally import Tally
+from clipperf.errors import ChildError, ExportError, UsageError
+from clipperf.evals.worker import ModelRequest
+from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.models import zoo
+from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
+from clipperf.nouns.result import Environment
+from clipperf.system import files, store
+
+ENVIRONMENT = Environment("e", "cpu", 2, 2**33, None, None, None, "os", "3", {}, None, "now")
+
+
+def study_of(folder: Path, text: str) -> Study:
+    path = folder / "night.toml"
+    path.write_text(f'models = ["clipperf-sample"]\n{text}')
+    plan = read_plan(path)
+    driven = tuple(Driven(CLOSED_LOOP, plan.batches) for _ in plan.scenarios)
+    specs = (zoo.resolve("clipperf-sample"),)
+    return planned(Study(plan, specs, driven, cost.QUICK, (1,)))
+
+
+def tally_of(study) -> Tally:
+    return Tally(study, {}, lambda told: None, lambda: False)
+
+
+def groups_of(folder: Path, study, environments=(ENVIRONMENT,)) -> Groups:
+    kept = Ledger(folder / "out")
+    kept.begin("")
+    machines = SimpleNamespace(environments=list(environments))
+    return Groups(study, kept, machines, tally_of(study))
+
+
+def killed() -> ExportError:
+    """A process of an export that was killed, as the workshop says it."""
+    found = ExportError("text: the export process died")
+    found.__cause__ = ChildError("the export process died", code=-9)
+    return found
+
+
+# --- what cannot be prepared ---------------------------------------------------------------
+
+
+def test_a_refusal_of_one_length_of_texts_is_not_anothers(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(tmp_path, 'runtimes = "onnx"\ntowers = "text"\ntokens = [8, 64]\nbatches = 1')
+    asked = []
+
+    def prepared(cell: Cell, spec, largest_batch, on_event) -> Prepared:
+        asked.append((cell.tokens, cell.batch))
+        if cell.tokens != 64:
+            raise UsageError("takes 64 tokens and no other number")
+        return Prepared(EngineRequest(cell, spec, "p", key="k"))
+
+    monkeypatch.setattr(grouped, "prepared", prepared)
+    held = groups_of(tmp_path, study)
+    found = {unit.cells[0].tokens: held.prepared(unit.cells[0], unit).error for unit in study.units}
+    assert found == {8: "takes 64 tokens and no other number", 64: None}
+
+
+def test_an_export_that_failed_is_not_tried_again_and_one_that_was_killed_once(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(tmp_path, 'runtimes = "onnx"\ntowers = "text"\nbatches = [1, 2]')
+    answers = [ExportError("no such operator")]
+    tries = []
+
+    def prepared(cell: Cell, spec, largest_batch, on_event) -> Prepared:
+        tries.append(cell.batch)
+        raise answers[min(len(tries), len(answers)) - 1]
+
+    monkeypatch.setattr(grouped, "prepared", prepared)
+    held = groups_of(tmp_path, study)
+    errors = [held.prepared(unit.cells[0], unit).error for unit in study.units]
+    assert errors == ["no such operator"] * 2 and tries == [1]
+    tries.clear()
+    answers[:] = [killed(), ExportError("then this")]
+    held = groups_of(tmp_path, study)
+    assert held.prepared(study.units[0].cells[0], study.units[0]).error == "then this"
+    assert tries == [1, 1]
+
+
+def test_an_export_that_was_killed_for_an_evaluation_is_made_good(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(tmp_path, 'runtimes = "onnx"\nscenarios = []\ndatasets = ["a", "b"]')
+    one, other = study.units
+    cell = one.cells[0]
+    outcomes = [killed(), "made", ExportError("no such operator")]
+
+    def model_request(cell: Cell, spec, on_stage) -> object:
+        found = outcomes.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(prepare, "model_request", model_request)
+    held = Datasets(study, Ledger(tmp_path / "out"), ENVIRONMENT, tally_of(study))
+    assert held.prepared(cell, one, last=False) == "made", "once more, at once"
+    for unit in (one, other):
+        with pytest.raises(ExportError, match="no such operator"):
+            held.prepared(cell, unit, last=False)
+    assert not outcomes, "it was tried once for both datasets"
+    outcomes += [killed(), killed()]
+    held.errors.clear()
+    with pytest.raises(ExportError):
+        held.prepared(cell, one, last=False)
+    outcomes += ["made"]
+    assert held.prepared(cell, one, last=True) == "made"
+    # What was killed in the making is the unit's own end, so that it comes once more.
+    scores = scored.worst([scored.ended_of(killed()), None])
+    assert scores == "killed"
+
+
+# --- keys ----------------------------------------------------------------------------------
+
+
+def test_scores_are_of_a_folders_preprocessing_and_tokenizer_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = zoo.resolve("clipperf-sample")
+    cell = Cell(spec.id, "image", "onnx", "fp32", "cpu", 32, 1)
+    request = ModelRequest(tmp_path, (EngineRequest(cell, spec, "p", key="k"),))
+    cut = [None]
+    monkeypatch.setattr(store, "read_manifest", lambda folder: SimpleNamespace(cut_at=cut[0]))
+    pixels = PreprocessSpec()
+
+    def key() -> str:
+        (tmp_path / "preprocess.json").write_text(json.dumps(pixels.to_json()))
+        return files.digest_of(made_of(request, "w"))
+
+    (tmp_path / "tokenizer.json").write_text("{}")
+    first = key()
+    assert key() == first
+    pixels = dataclasses.replace(pixels, method="draft")
+    second = key()
+    (tmp_path / "tokenizer.json").write_text('{"other": 1}')
+    third = key()
+    cut[0] = 16
+    assert len({first, second, third, key()}) == 4
