@@ -19,11 +19,15 @@ from clipperf.text import shown
 
 
 def file_work(
-    folder: str, methods: Sequence[str] | None = None, threads: Sequence[int] | None = None
+    folder: str,
+    methods: Sequence[str] | None = None,
+    threads: Sequence[int] | None = None,
+    asked: str = "--from-files",
 ) -> FileWork:
     """All images below a folder, made into pixels by every method on every number of threads.
 
     By default all methods that are installed, on as many threads as there are cores.
+    `asked` is how the folder was asked for.
 
     Raises:
         UsageError: there is no such folder, no image in it, one that cannot be read, or no such
@@ -32,12 +36,12 @@ def file_work(
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise UsageError(f"--from-files: there is no folder at {shown(root)}")
+        raise UsageError(f"{asked}: there is no folder at {shown(root)}")
     suffixes = tuple(image_suffixes())
     found = [s.path for name, s in list_folder(root).items() if name.lower().endswith(suffixes)]
     if not found:
         raise UsageError(
-            f"--from-files: no images in {shown(root)}: looked for {', '.join(sorted(suffixes))}"
+            f"{asked}: no images in {shown(root)}: looked for {', '.join(sorted(suffixes))}"
         )
     sizes = [load_image(path).size for path in found]
     if methods is None:

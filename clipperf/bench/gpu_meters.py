@@ -11,6 +11,7 @@ from clipperf.errors import ChildError, ClipperfError, MeasurementError
 from clipperf.serialize import from_json
 from clipperf.system import gpus
 from clipperf.system.child import Child
+from clipperf.system.family import family_pids
 
 TIMEOUT_S = 30.0
 """NVML answers in milliseconds; the first call of a driver that was asleep takes seconds."""
@@ -35,6 +36,23 @@ def available_vram_bytes(device: str) -> int | None:
             return found.free_bytes()
     except MeasurementError:
         return None
+
+
+def family_vram_bytes(device: str, pid: int) -> int | None:
+    """What a process and all that it has started hold of a cell's GPU.
+
+    None where NVML does not say it of processes, or knows none of these (yet).
+    """
+    gpu = gpu_of(device)
+    if gpu is None:
+        return None
+    try:
+        with gpu_sampler.opened(gpu) as found:
+            held = [found.process_bytes(each) for each in family_pids(pid)]
+    except MeasurementError:
+        return None
+    known = [each for each in held if each is not None]
+    return sum(known) if known else None
 
 
 class GpuSampler:

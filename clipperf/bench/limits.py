@@ -1,5 +1,9 @@
 """What a cell may take: a guard for its process, which ends where it takes more.
 
+What it takes of its GPU's memory NVML says process by process, where it does. Elsewhere it is what
+the device has less of, which is a process's own only while no other one of the group is open: cells
+that take turns are held to the limit in the memory pass, which comes before.
+
 Nobody looks while a cell's times are taken but once a second, at the one process that runs; its
 RAM is watched closely in the memory pass, which comes before and keeps no times.
 """
@@ -24,17 +28,20 @@ VRAM_S = 0.5
 class CellGuard:
     """Looks after one process of a cell; see `system.child.Guard`.
 
-    Its GPU's memory is what became less of the free since it was made.
+    `alone` is whether nothing else that is open takes of its GPU's memory, which then is what
+    became less of the free since the guard was made, where NVML does not tell processes apart.
     """
 
-    def __init__(self, limits: Limits, device: str, every_s: float = SELDOM_S) -> None:
+    def __init__(
+        self, limits: Limits, device: str, every_s: float = SELDOM_S, alone: bool = True
+    ) -> None:
         self.every_s = every_s
         self._limits = limits
         self._device = device
         self._turn_s = cost.stopwatch()
         self._before_s = self._spent_s = 0.0
         self._asked_s: float | None = None
-        watched = limits.vram_bytes is not None
+        watched = limits.vram_bytes is not None and alone
         self._free_bytes = gpu_meters.available_vram_bytes(device) if watched else None
 
     def begin(self) -> None:
@@ -52,17 +59,18 @@ class CellGuard:
             found = family_rss_bytes(pid)
             if found is not None and found > most.ram_bytes:
                 return _over("RAM", most.ram_bytes, found)
-        if most.vram_bytes is not None and (taken := self._vram_bytes()) is not None:
+        if most.vram_bytes is not None and (taken := self._vram_bytes(pid)) is not None:
             return vram_over(most, taken)
         return None
 
-    def _vram_bytes(self) -> int | None:
-        """What the device has less of than at first; None where that is not known now."""
-        if self._free_bytes is None:
-            return None
+    def _vram_bytes(self, pid: int) -> int | None:
+        """What it holds of its GPU's memory; None where that is not known now."""
         if self._asked_s is not None and self._spent_s - self._asked_s < VRAM_S:
             return None
         self._asked_s = self._spent_s
+        own = gpu_meters.family_vram_bytes(self._device, pid)
+        if own is not None or self._free_bytes is None:
+            return own
         free = gpu_meters.available_vram_bytes(self._device)
         return None if free is None else self._free_bytes - free
 
@@ -77,6 +85,8 @@ def _over(what: str, most: int, found: int | None) -> str:
     return f"over the limit of {units.size(most)} {what}: {units.size(found)}, so it was ended"
 
 
-def guard_of(limits: Limits, device: str, every_s: float = SELDOM_S) -> CellGuard | None:
+def guard_of(
+    limits: Limits, device: str, every_s: float = SELDOM_S, alone: bool = True
+) -> CellGuard | None:
     """A guard for one process of a cell on a device; None where nothing is limited."""
-    return None if limits == UNLIMITED else CellGuard(limits, device, every_s)
+    return None if limits == UNLIMITED else CellGuard(limits, device, every_s, alone)

@@ -118,7 +118,8 @@ def time_pass(
     with contextlib.ExitStack() as held:
         for turn in turns:
             with noted(turn):
-                turn.worker = held.enter_context(worker_of(turn.request, settings))
+                worker = worker_of(turn.request, settings, alone=len(turns) == 1)
+                turn.worker = held.enter_context(worker)
                 turn.worker.greet()
                 open_for_time(turn, text_ids)
         over = cost.deadline(settings.max_s * len(turns))
@@ -204,11 +205,13 @@ def gpu_load(ran: dict[str, Any], seen: Seen | None) -> GpuLoad | None:
 # --- shared --------------------------------------------------------------------------------
 
 
-def worker_of(request: EngineRequest, settings: Settings, look_s: float = SELDOM_S) -> Child:
+def worker_of(
+    request: EngineRequest, settings: Settings, look_s: float = SELDOM_S, alone: bool = True
+) -> Child:
     """A fresh process for one cell, which ends with its ``with`` block.
 
-    What it takes is looked at every `look_s` seconds while it is waited for, and then; see
-    `limits`.
+    What it takes is looked at every `look_s` seconds while it is waited for, and then; `alone` is
+    whether no other worker is open meanwhile. See `limits`.
 
     Raises:
         ChildError: it cannot be started.
@@ -217,8 +220,8 @@ def worker_of(request: EngineRequest, settings: Settings, look_s: float = SELDOM
         f"clipperf.bench.{'worker' if request.endpoint is None else 'endpoint_worker'}",
         threads=request.cell.threads,
         timeout_s=settings.timeout_s,
-        remedy="raise --timeout if the cell is that slow",
-        guard=guard_of(settings.limits, request.cell.device, look_s),
+        remedy="raise --timeout, timeout_s of a sweep's plan, if the cell is that slow",
+        guard=guard_of(settings.limits, request.cell.device, look_s, alone),
     )
 
 

@@ -66,14 +66,17 @@ def choose_devices(runtimes: Sequence[str], device: str | None) -> dict[str, str
     """
     known = {name: contract.get(name).devices for name in runtimes}
     if device is None:
-        wanted = "cpu" if all("cpu" in devices for devices in known.values()) else "cuda"
-        return {
-            name: wanted if wanted in devices else devices[0] for name, devices in known.items()
-        }
+        return together(known)
     for name, devices in known.items():
         if device not in devices:
             raise UsageError(f"runtime {name} runs on {', '.join(devices)}, not on {device!r}")
     return dict.fromkeys(runtimes, device)
+
+
+def together(known: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """One of each runtime's devices: the GPU as soon as one of them must; see `choose_devices`."""
+    wanted = "cpu" if all("cpu" in devices for devices in known.values()) else "cuda"
+    return {name: wanted if wanted in devices else devices[0] for name, devices in known.items()}
 
 
 def check_usable(devices: Mapping[str, str]) -> None:
@@ -131,9 +134,11 @@ def check_features(runtimes: Iterable[str]) -> None:
 
 
 def choose_inputs(
-    runtimes: Sequence[str], inputs: Sequence[PixelDtype]
+    runtimes: Sequence[str], inputs: Sequence[PixelDtype], asked: str = "--input uint8"
 ) -> dict[str, Sequence[PixelDtype]]:
     """What each runtime's image towers are fed: `inputs`, float32 where it loads no artifact.
+
+    `asked` is how uint8 was asked for.
 
     Raises:
         UsageError: uint8 is asked for, and none of them takes it.
@@ -141,7 +146,7 @@ def choose_inputs(
     known = {name: inputs if contract.get(name).artifact else FLOATS for name in runtimes}
     if "uint8" in inputs and all(found is FLOATS for found in known.values()):
         raise UsageError(
-            f"--input uint8 is for runtimes that load exported towers, not {', '.join(runtimes)}"
+            f"{asked} is for runtimes that load exported towers, not {', '.join(runtimes)}"
         )
     return known
 
@@ -223,7 +228,7 @@ def request_in(folder: Path, cell: Cell, spec: ModelSpec) -> tuple[EngineRequest
     if None not in (tower.tokens, cell.tokens) and tower.tokens != cell.tokens:
         raise UsageError(
             f"the text tower of {spec.id} takes {tower.tokens} tokens and no other number: give "
-            f"--tokens {tower.tokens}"
+            f"--tokens {tower.tokens}, in a sweep's plan tokens = {tower.tokens}"
         )
     return request_of(cell, spec, folder, tower), tower.disk_bytes
 

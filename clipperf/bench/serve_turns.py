@@ -114,7 +114,8 @@ def _measure(
     with contextlib.ExitStack() as held:
         for turn, cell in zip(turns, job.cells, strict=True):
             with noted(turn):
-                turn.worker = held.enter_context(worker_of(turn.request, job.settings))
+                worker = worker_of(turn.request, job.settings, alone=len(turns) == 1)
+                turn.worker = held.enter_context(worker)
                 turn.worker.greet()
                 turn.begin(tests(_capacity_per_s(turn, cell, job, on_event), serving))
         waiting = list(turns)

@@ -90,10 +90,7 @@ def offered(
     if scenario not in SERVING:
         name = CLOSED_LOOP if scenario == CLOSED else scenario
         return name, numbers(batch or USUAL_BATCH, "--batch"), None
-    serving = USUAL[scenario]
-    if quick:
-        queries = min(serving.min_queries, QUICK_QUERIES)
-        serving = replace(serving, min_s=QUICK_S, min_queries=queries, rel_width=QUICK_REL_WIDTH)
+    serving = usual(scenario, quick)
     if scenario == SINGLE_STREAM:
         if batch not in (None, "1"):
             raise UsageError(f"--scenario {scenario} runs one input at a time: leave out --batch")
@@ -108,24 +105,27 @@ def offered(
         max_batch, max_delay_ms = "1", 0.0
     if batch is not None:
         raise UsageError(f"--scenario {scenario} makes its own batches: give --max-batch {batch}")
-    slo_s, delay_s = _bounds(slo_ms, max_delay_ms)
-    batches = numbers(max_batch or USUAL_MAX_BATCH, "--max-batch")
-    return (
-        scenario,
-        batches,
-        replace(
-            serving,
-            slo_s=slo_s,
-            max_delay_s=delay_s,
-            min_s=max(serving.min_s, BOUNDS * slo_s),
-        ),
-    )
-
-
-def _bounds(slo_ms: float | None, max_delay_ms: float | None) -> tuple[float, float]:
-    """The seconds that an answer may take, and that an input may wait."""
     if slo_ms is None:
         raise UsageError(f"--scenario {SERVER} needs a bound on the time of an answer: --slo-ms 50")
+    batches = numbers(max_batch or USUAL_MAX_BATCH, "--max-batch")
+    return scenario, batches, bounded(serving, slo_ms, max_delay_ms)
+
+
+def usual(scenario: str, quick: bool) -> Serving:
+    """How inputs come in a scenario of serving, where nobody says more; `quick`: fewer of them."""
+    serving = USUAL[scenario]
+    if not quick:
+        return serving
+    queries = min(serving.min_queries, QUICK_QUERIES)
+    return replace(serving, min_s=QUICK_S, min_queries=queries, rel_width=QUICK_REL_WIDTH)
+
+
+def bounded(serving: Serving, slo_ms: float, max_delay_ms: float | None) -> Serving:
+    """With the milliseconds that an answer may take, and that an input may wait; None: as usual.
+
+    Raises:
+        UsageError: one cannot be.
+    """
     if not 0 < slo_ms < MOST_MS:
         raise UsageError(f"--slo-ms {slo_ms:g}: give milliseconds above 0, up to a day")
     if max_delay_ms is None:
@@ -134,4 +134,6 @@ def _bounds(slo_ms: float | None, max_delay_ms: float | None) -> tuple[float, fl
         raise UsageError(
             f"--max-delay-ms {max_delay_ms:g}: give milliseconds from 0, below --slo-ms {slo_ms:g}"
         )
-    return slo_ms / 1e3, max_delay_ms / 1e3
+    slo_s, delay_s = slo_ms / 1e3, max_delay_ms / 1e3
+    min_s = max(serving.min_s, BOUNDS * slo_s)
+    return replace(serving, slo_s=slo_s, max_delay_s=delay_s, min_s=min_s)

@@ -15,7 +15,7 @@ from clipperf.commands.options import (
     refuse_to_replace_data,
     tell_lines,
 )
-from clipperf.commands.serving_options import offered
+from clipperf.commands.serving_options import bounded, usual
 from clipperf.commands.sweep_view import (
     planned_lines,
     planned_tables,
@@ -23,7 +23,6 @@ from clipperf.commands.sweep_view import (
     shown,
     unsupported_lines,
 )
-from clipperf.nouns.serving import SERVER
 from clipperf.system.terminal import say
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def command(
         for line in (*unsupported_lines(study), *planned_lines(study, expected)):
             say(line)
     with using(), results.alone(folder / MARK, "--out"), Stopping(STOPS) as stop:
-        kept.begin(path.read_text(encoding="utf-8"))
+        kept.begin(asked.text)
         refuse_to_replace_data(folder / REPORT)
         with shown(quiet, json_lines) as view:
             outcome = sweep(
@@ -134,35 +133,34 @@ def study_of(plan: SweepPlan, launcher: str) -> Study:
 
 
 def _beside(name: str, plan: SweepPlan) -> str:
-    """A model's name; a path that begins with a dot is seen from the plan."""
-    return str(plan.path.parent / name) if name.startswith("./") else name
+    """A model's name; a path that begins with ./ or ../ is seen from the plan."""
+    return str(plan.path.parent / name) if name.startswith(("./", "../")) else name
 
 
 def _driven(plan: SweepPlan, scenario: str) -> Driven:
     """One scenario with its batches and how inputs come."""
     from clipperf.bench.file_work import file_work
     from clipperf.bench.sweeps.cells import Driven
+    from clipperf.bench.sweeps.plan_file import CLOSED
+    from clipperf.nouns.cell import CLOSED_LOOP
     from clipperf.nouns.from_files import FROM_FILES
-    from clipperf.nouns.serving import SINGLE_STREAM
+    from clipperf.nouns.serving import SERVER, SERVING, SINGLE_STREAM
 
     if scenario == FROM_FILES:
         folder = str(plan.path.parent / (plan.files or ""))
-        work = file_work(folder, plan.preprocess, plan.preprocess_threads)
+        work = file_work(folder, plan.preprocess, plan.preprocess_threads, "[from-files]")
         return Driven(FROM_FILES, plan.batches, files=work)
-    batches = None if scenario in (SERVER, SINGLE_STREAM) else _comma(plan.batches)
-    slo_ms, delay_ms, most = None, None, None
+    if scenario not in SERVING:
+        return Driven(CLOSED_LOOP if scenario == CLOSED else scenario, plan.batches)
+    from clipperf.bench import loadgen
+
+    loadgen.check()
+    serving = usual(scenario, plan.quick)
     if scenario == SERVER:
-        slo_ms, delay_ms, most = plan.slo_ms, plan.max_delay_ms, _comma(plan.max_batches)
-    name, found, serving = offered(scenario, batches, slo_ms, most, delay_ms, plan.quick)
-    if serving is not None:
-        from clipperf.bench import loadgen
-
-        loadgen.check()
-    return Driven(name, found, serving)
-
-
-def _comma(numbers: tuple[int, ...]) -> str:
-    return ",".join(map(str, numbers))
+        assert plan.slo_ms is not None, "the plan was checked"
+        serving = bounded(serving, plan.slo_ms, plan.max_delay_ms)
+        return Driven(scenario, plan.max_batches, serving)
+    return Driven(scenario, (1,) if scenario == SINGLE_STREAM else plan.batches, serving)
 
 
 def _show_plan(study: Study, expected: Estimate, kept: Ledger, json_lines: bool) -> None:

@@ -64,6 +64,7 @@ def evaluate(
     progress: Progress | None = None,
     cells: Sequence[Cell] | None = None,
     guard: Callable[[Cell], Guard | None] = lambda cell: None,
+    timeout_s: float | None = None,
 ) -> tuple[ResultFile, list[Failure]]:
     """Score every model in every runtime; the PyTorch baseline in fp32 always runs as well.
 
@@ -76,7 +77,7 @@ def evaluate(
     own, one after the other; none where the store keeps all of its embeddings (`kept`). The file
     is written after every model that has scores (see `results.filled`). `cells` are those to
     score in place of all that, the baseline first where it is among them. `guard` makes who looks
-    after a cell's process.
+    after a cell's process, and `timeout_s` how long one may be silent, by default for ever.
 
     Raises:
         ClipperfError: what the dataset's tasks lack, see `task.check`: before anything is embedded.
@@ -118,7 +119,7 @@ def evaluate(
                     result = _with_features_said(result, request, spec)
                     kept = worker.kept_embeddings(request, dataset, batch)
                     embedded[cell] = kept or embed_apart(
-                        request, shared, batch, progress, guard(cell)
+                        request, shared, batch, progress, guard(cell), timeout_s
                     )
                 except ClipperfError as exc:
                     failures.append(Failure(cell.label, str(exc), exc))
@@ -169,15 +170,24 @@ def embed_apart(
     batch: int,
     progress: Progress | None = None,
     guard: Guard | None = None,
+    timeout_s: float | None = None,
 ) -> Embeddings:
     """Embed the dataset that a file holds in a process of its own, which a `guard` may end.
+
+    So is it where it tells nothing for `timeout_s`.
 
     Raises:
         ClipperfError: the child reported it, or died; the message says of what.
     """
     target = dataset.with_name("embeddings.npz")
     threads = request.towers[0].cell.threads
-    with Child("clipperf.evals.worker", threads=threads, guard=guard) as child:
+    with Child(
+        "clipperf.evals.worker",
+        threads=threads,
+        timeout_s=timeout_s,
+        remedy="raise timeout_s of the plan if the cell is that slow",
+        guard=guard,
+    ) as child:
         child.ask(
             "embed",
             lambda told: None if progress is None else progress(*told),

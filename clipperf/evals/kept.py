@@ -110,12 +110,7 @@ def identity_of(
 @functools.cache
 def _machine() -> tuple[Any, ...]:
     here = env.capture()
-    return here.cpu, here.gpu, here.driver, here.versions, here.git_sha, _others()
-
-
-def _others() -> dict[str, str | None]:
-    """Versions of what else computes embeddings and fits."""
-    return {name: env.version_of(name) for name in ("transformers", "timm", "scipy")}
+    return here.cpu, here.gpu, here.driver, here.versions, here.git_sha
 
 
 def tokenizer_sums(artifacts: Path) -> tuple[str, ...]:

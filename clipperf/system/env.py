@@ -34,8 +34,15 @@ PACKAGES = (
     "cuda-bindings",
     "pycuda",
     "pillow",
+    "cykooz-resizer",
     "tokenizers",
+    "transformers",
+    "timm",
+    "scipy",
+    "mlcommons-loadgen",
 )
+"""What computes, or makes what is computed with. What else computes comes from packages that bring
+records of their own; see `installed_versions`."""
 
 
 @functools.cache
@@ -50,8 +57,27 @@ def version_of(package: str) -> str | None:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the packages that can change a figure, without importing any."""
-    return {name: v for name in PACKAGES if (v := version_of(name)) is not None}
+    """Versions of the packages that can change a figure, without importing any.
+
+    Those that bring runtimes, scenarios or whatever else has a registry are among them.
+    """
+    found = {name: v for name in PACKAGES if (v := version_of(name)) is not None}
+    return found | {name: v for name, v in _bringing().items() if name not in found}
+
+
+def _bringing() -> dict[str, str]:
+    """Versions of the packages that have entry points for clipperf."""
+    import importlib.metadata
+
+    points = importlib.metadata.entry_points()
+    found = {
+        point.dist.name: point.dist.version
+        for group in sorted(points.groups)
+        if group.startswith("clipperf.")
+        for point in points.select(group=group)
+        if point.dist is not None
+    }
+    return dict(sorted(found.items()))
 
 
 def available_cores() -> int:

@@ -46,6 +46,16 @@ def family_rss_bytes(pid: int) -> int | None:
     return total
 
 
+def family_pids(pid: int) -> list[int]:
+    """A process and all that it has started; itself alone where it is gone."""
+    import psutil
+
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.Error:
+        return [pid]
+
+
 def end_family(pid: int) -> None:
     """Kill a process and all that it has started, those in process groups of their own, too."""
     import psutil

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from clipperf.bench import cost, gpu_meters, limits
+from clipperf.bench import cost, gpu_meters, limits, passes
 from clipperf.bench.cost import Limits
 from clipperf.bench.jobs import Job, Prepared
 from clipperf.bench.limits import CellGuard, guard_of
@@ -146,6 +148,59 @@ def test_the_memory_of_a_gpu_is_what_became_less(monkeypatch: pytest.MonkeyPatch
     assert guard.look(1) == "over the limit of 200.0 MiB VRAM: 300.0 MiB, so it was ended"
     monkeypatch.setattr(gpu_meters, "available_vram_bytes", lambda device: None)
     assert CellGuard(Limits(vram_bytes=1), "cpu").look(1) is None
+
+
+def test_the_memory_of_a_gpu_is_a_processs_own_where_others_are_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = {11: 300 * MIB, 12: 300 * MIB}
+    monkeypatch.setattr(limits, "VRAM_S", 0.0)
+    monkeypatch.setattr(
+        gpu_meters, "available_vram_bytes", lambda device: 1000 * MIB - sum(held.values())
+    )
+    monkeypatch.setattr(gpu_meters, "family_vram_bytes", lambda device, pid: held.get(pid))
+    one, two = (CellGuard(Limits(vram_bytes=400 * MIB), "cuda", alone=False) for _ in held)
+    assert one.look(11) is None and two.look(12) is None
+    held[12] = 500 * MIB
+    assert one.look(11) is None, "another cell of the group has taken it"
+    assert two.look(12) == "over the limit of 400.0 MiB VRAM: 500.0 MiB, so it was ended"
+    # Where NVML tells no processes apart, cells that take turns are judged in their memory pass.
+    monkeypatch.setattr(gpu_meters, "family_vram_bytes", lambda device, pid: None)
+    one = CellGuard(Limits(vram_bytes=400 * MIB), "cuda", alone=False)
+    held[12] = 900 * MIB
+    assert one.look(11) is None
+
+
+def test_cells_that_take_turns_are_not_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bool] = []
+
+    def noting(*args: object, alone: bool = True, **more: object) -> Child:
+        made.append(alone)
+        raise ChildError("not started")
+
+    monkeypatch.setattr(passes, "worker_of", noting)
+    one, two = request(tmp_path), request(tmp_path)
+    for cells in ([one, two], [one]):
+        assert {row.status for row in time_pass(cells, cost.QUICK, ENVIRONMENT, "g")} == {"failed"}
+    memory_pass(one, cost.QUICK, ENVIRONMENT)
+    assert made == [False, False, True, True]
+
+
+def test_what_a_family_holds_of_a_gpu_is_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: dict[int, int | None] = {5: 10, 6: None, 7: 32}
+
+    @contextlib.contextmanager
+    def opened(gpu: str):
+        yield SimpleNamespace(process_bytes=held.get)
+
+    monkeypatch.setattr(gpu_meters.gpu_sampler, "opened", opened)
+    monkeypatch.setattr(gpu_meters, "family_pids", lambda pid: [pid, 6, 7])
+    assert gpu_meters.family_vram_bytes("cuda", 5) == 42
+    assert gpu_meters.family_vram_bytes("cpu", 5) is None
+    held.clear()
+    assert gpu_meters.family_vram_bytes("cuda", 5) is None, "not known is not nothing"
 
 
 def test_who_ended_a_process(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import Install
 
 from clipperf.bench import cost, prepare
 from clipperf.bench.jobs import Prepared
@@ -20,12 +21,13 @@ from clipperf.bench.sweeps.plan_file import read_plan
 from clipperf.bench.sweeps.scored import Datasets, made_of
 from clipperf.bench.sweeps.tally import Tally
 from clipperf.errors import ChildError, ExportError, UsageError
+from clipperf.evals import evaluate
 from clipperf.evals.worker import ModelRequest
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.models import zoo
 from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
 from clipperf.nouns.result import Environment
-from clipperf.system import files, store
+from clipperf.system import env, files, store
 
 ENVIRONMENT = Environment("e", "cpu", 2, 2**33, None, None, None, "os", "3", {}, None, "now")
 
@@ -158,3 +160,43 @@ def test_scores_are_of_a_folders_preprocessing_and_tokenizer_too(
     third = key()
     cut[0] = 16
     assert len({first, second, third, key()}) == 4
+
+
+def test_a_machine_is_also_the_packages_that_bring_records(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = env.capture()
+    assert {"timm", "tokenizers"} <= before.versions.keys()
+    assert env.version_of("transformers") == before.versions.get("transformers")
+    install("sweep_more", "ONE = 1", {"clipperf.runtime": {"more": "sweep_more:ONE"}})
+    after = env.capture()
+    (name,) = after.versions.keys() - before.versions.keys()
+    assert "sweep" in name and after.id != before.id
+
+
+def test_an_evaluation_is_given_the_plans_timeout(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hung:
+        def __init__(self, module: str, **options: object) -> None:
+            raise ChildError(f"{module} {options['timeout_s']}")
+
+    monkeypatch.setattr(evaluate, "Child", Hung)
+    with pytest.raises(ChildError, match=r"clipperf\.evals\.worker 7\.0"):
+        cell = Cell("M", "image", "onnx", "fp32", "cpu", 32, 1)
+        request = ModelRequest(
+            tmp_path, (EngineRequest(cell, zoo.resolve("clipperf-sample"), "p"),)
+        )
+        evaluate.embed_apart(request, tmp_path / "data.json", 32, timeout_s=7.0)
+    study = study_of(tmp_path, 'scenarios = []\ndatasets = ["a"]')
+    study = dataclasses.replace(study, settings=dataclasses.replace(study.settings, timeout_s=7.0))
+    told = {}
+
+    def noting(*args: object, **options: object):
+        told.update(options)
+        raise ExportError("enough")
+
+    monkeypatch.setattr(evaluate, "evaluate", noting)
+    held = Datasets(study, Ledger(tmp_path / "out"), ENVIRONMENT, tally_of(study))
+    held.scored(study.units[0], SimpleNamespace(name="a"), lambda *args: None)
+    assert told["timeout_s"] == 7.0

@@ -113,6 +113,10 @@ def test_what_is_not_said_is_as_usual(tmp_path: Path) -> None:
         ("limits.seconds = 0", "seconds = 0: give a number above 0"),
         ("limits.ram_gb = nan", "ram_gb = nan: give a number above 0"),
         ("eval.margin_pp = 101", "give a number from 0, up to 100"),
+        ("eval.batch = [32, 64]", r"eval: batch = \[32, 64\]: give one whole number from 1"),
+        ("eval.size = 1", "eval: 'size' is not known; there are margin_pp, batch"),
+        ("server = {slo_ms = 50, max_delay_ms = 60}", "max_delay_ms = 60: give .* below slo_ms"),
+        ('[[exclude]]\ndataset = "a"\nbatch = 1', "batch is of measured cells and dataset of"),
         ('scenarios = ["server"]', "needs slo_ms"),
         ('scenarios = ["from-files"]', "needs folder"),
         ("scenarios = []", "nothing to do"),
@@ -195,7 +199,27 @@ def test_rules_leave_cells_out_and_groups_of_a_lone_baseline_with_them(
     study = study_of(tmp_path, text + '[[include]]\nruntime = "o*"\n' + exclude)
     assert setups(study) == [("onnx fp32",)] * 2 + [("onnx fp16",)]
     with pytest.raises(UsageError, match="nothing is left to measure"):
-        study_of(tmp_path, text + '[[include]]\nmodel = "other"')
+        study_of(tmp_path, text + '[[exclude]]\nmodel = "clip*"')
+    # A GPU that is not here is known to the runtimes: the plan may be for another machine, too.
+    assert setups(study_of(tmp_path, text + exclude + '[[exclude]]\ndevice = "cuda"'))
+    for rule, said in (
+        ('tower = "imag"', "a rule's tower = 'imag' fits no cell; there are image"),
+        ('model = ["clip*", "ViT"]', "'ViT' fits no cell; there are clipperf-sample"),
+        ("batch = 3", "batch = 3 fits no cell; there are 1, 4"),
+        ('dataset = "sample"', "dataset = 'sample' fits no cell; there are none"),
+        ('device = "gpu"', "device = 'gpu' fits no cell; there are cpu, cuda"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            study_of(tmp_path, f"{text}[[exclude]]\n{rule}")
+
+
+def test_inputs_that_no_runtime_takes_are_refused_as_profile_refuses_them(
+    home: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match='inputs = "uint8" is for runtimes that load exported'):
+        study_of(tmp_path, 'runtimes = "torch"\ninputs = ["uint8"]\ntowers = "image"')
+    study = study_of(tmp_path, 'inputs = ["uint8"]\ntowers = "image"')
+    assert [cell.input for cell in study.units[0].cells] == ["float32", "uint8"]
 
 
 def test_an_estimate_counts_blocks_and_bytes(home: Path, tmp_path: Path) -> None:
@@ -268,9 +292,17 @@ def test_what_was_killed_is_never_valid_and_what_was_over_a_limit_as_long_as_it_
 
 def test_a_folder_of_others_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
-    with pytest.raises(UsageError, match="holds something else than a sweep"):
-        ledger.Ledger(tmp_path / "mine").check()
+    for name in ("thesis.txt", "plan.toml", ledger.MARK):
+        (tmp_path / "mine" / name).write_text('models = ["mine"]')
+        with pytest.raises(UsageError, match="holds something else than a sweep"):
+            ledger.Ledger(tmp_path / "mine").begin("other")
+        assert (tmp_path / "mine" / name).read_text() == 'models = ["mine"]'
+    kept = ledger.Ledger(tmp_path / "own")
+    kept.begin("one")
+    first = (tmp_path / "own" / ledger.MARK).read_text()
+    assert first.startswith("# The plan of the results") and first.endswith("\none")
+    kept.begin(first)
+    assert (tmp_path / "own" / ledger.MARK).read_text() == first, "its copy is a plan as well"
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is no folder"):
         ledger.Ledger(tmp_path / "file").check()

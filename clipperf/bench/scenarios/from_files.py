@@ -58,7 +58,8 @@ def measure(job: Job, env: Environment, earlier: Sequence[Measurement], on_event
     with contextlib.ExitStack() as held:
         for turn in turns:
             with noted(turn):
-                turn.worker = held.enter_context(worker_of(turn.request, job.settings))
+                worker = worker_of(turn.request, job.settings, alone=len(turns) == 1)
+                turn.worker = held.enter_context(worker)
                 _begin(turn, work, spec, job.text_ids)
         _take_turns(turns, work, spec, job.settings)
     for turn in turns:

@@ -23,7 +23,7 @@ from clipperf.nouns.cell import Cell
 from clipperf.nouns.from_files import FileWork
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.serving import Serving
-from clipperf.nouns.variant import BASELINE_RUNTIME, FLOATS, SIDES, PixelDtype, Side, Variant
+from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES, PixelDtype, Side, Variant
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def planned(study: Study, here: bool = True) -> Study:
     `here` is whether this machine is the one that measures, which then must have the runtimes.
 
     Raises:
-        UsageError: an unknown runtime or precision, or nothing is left.
+        UsageError: an unknown runtime or precision, inputs that none of the runtimes takes, a rule
+            with a value that fits nothing, or nothing is left.
     """
     plan = study.plan
     prepare.check_precisions(plan.runtimes, plan.precisions)
@@ -94,6 +95,7 @@ def planned(study: Study, here: bool = True) -> Study:
     found = _Found(plan, without)
     units = _without_lone_baselines(list(_measured(study, devices, found)))
     units += _evaluated(study, devices, found)
+    plan.check_rules(found.met, {d for name in plan.runtimes for d in contract.get(name).devices})
     if not units:
         reasons = [each.reason for each in found.unsupported.values()]
         why = f": {reasons[0]}" if reasons else ""
@@ -126,8 +128,7 @@ def places(
             fix = f". To use it: {answer.fix}" if answer.fix else ""
             without[name] = (place, f"runtime {name} on {place}: {answer.detail}{fix}")
             del usable[name]
-    wanted = "cpu" if all("cpu" in own for own in usable.values()) else "cuda"
-    return {name: wanted if wanted in own else own[0] for name, own in usable.items()}, without
+    return prepare.together(usable), without
 
 
 class _Found:
@@ -138,6 +139,7 @@ class _Found:
         self._without = without
         self._reasons: dict[tuple[str, ...], str | None] = {}
         self.unsupported: dict[tuple[Cell, str | None], Unsupported] = {}
+        self.met: list[tuple[Cell, str | None]] = []
 
     @property
     def devices(self) -> dict[str, str]:
@@ -148,6 +150,7 @@ class _Found:
         """Those of the cells that the plan's rules leave in, and that can be."""
         kept = []
         for cell in cells:
+            self.met.append((cell, dataset))
             if not self._plan.keeps(cell, dataset):
                 continue
             reason = self._reason(cell, spec)
@@ -247,6 +250,7 @@ def _tokens(
                 spec.id, SIDES[1], name, plan.precisions[0], devices[name], driven.batches[0],
                 study.threads[0], tokens=length, scenario=driven.scenario,
             )  # fmt: skip
+            found.met.append((cell, None))
             if plan.keeps(cell):
                 found.note(cell, said)
     return tuple(length for length in plan.tokens if length <= spec.context_tokens)
@@ -260,7 +264,7 @@ def _baselines(plan: SweepPlan, devices: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _inputs(plan: SweepPlan) -> dict[str, Sequence[PixelDtype]]:
-    return {name: plan.inputs if contract.get(name).artifact else FLOATS for name in plan.runtimes}
+    return prepare.choose_inputs(plan.runtimes, plan.inputs, f'{plan.path}: inputs = "uint8"')
 
 
 def _without_lone_baselines(units: Sequence[Unit]) -> list[Unit]:

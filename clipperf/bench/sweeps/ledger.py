@@ -24,11 +24,13 @@ from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Ended, Environment, Measurement, ResultFile
 from clipperf.system import files, store
+from clipperf.system.reading import open_regular
 from clipperf.system.targets import entries_of, kind_of
 from clipperf.text import shown
 
-MARK = "plan.toml"
-"""The copy of the plan, by which a folder is known for a sweep's."""
+MARK = "sweep-plan.toml"
+"""The copy of the plan, by which a folder is known for a sweep's: where it begins with `HEAD`."""
+HEAD = "# The plan of the results in this folder, as clipperf sweep has read it last.\n"
 CELLS = "cells"
 NAME_CHARACTERS = 120
 _KEY = re.compile(r"-[0-9a-f]{16}(-killed|-over-[0-9a-f]{8})?\.json$")
@@ -49,7 +51,7 @@ class Ledger:
             StorageError: it cannot be written.
         """
         self.check()
-        files.write_text(self.folder / MARK, plan)
+        files.write_text(self.folder / MARK, HEAD + plan.removeprefix(HEAD))
         files.check_writable(self.folder / CELLS / "any.json")
 
     def check(self) -> None:
@@ -58,7 +60,7 @@ class Ledger:
         if kind not in ("nothing", "folder"):
             raise UsageError(f"--out {shown(self.folder)} is no folder: name another one")
         own = [] if kind == "nothing" else entries_of(self.folder)
-        if own and not any(path.name == MARK for path in own) and not _is_new(own):
+        if own and not _is_new(own) and not _is_marked(self.folder / MARK):
             raise UsageError(
                 f"--out {shown(self.folder)} holds something else than a sweep: name another folder"
             )
@@ -122,6 +124,15 @@ class Ledger:
 def _is_new(own: Sequence[Path]) -> bool:
     """Whether nothing is there but what a command that was killed at once has left."""
     return all(path.name.startswith(".") for path in own)
+
+
+def _is_marked(path: Path) -> bool:
+    """Whether a file is a copy of a plan that a sweep has written."""
+    try:
+        with open_regular(path) as file:
+            return file.read(len(HEAD)) == HEAD.encode()
+    except (OSError, ValueError):
+        return False
 
 
 def _named(text: str) -> str:

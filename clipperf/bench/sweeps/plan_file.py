@@ -40,8 +40,8 @@ batch = [8, 32]
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -62,10 +62,12 @@ from clipperf.nouns.variant import (
     Side,
 )
 from clipperf.system.reading import read_small
-from clipperf.text import shown
+from clipperf.text import quoted, shown
 from clipperf.units import GIB
 
 MOST_BYTES = 2**20
+MOST_MS = 86_399_999
+"""Below a day."""
 
 CLOSED = "closed"
 """What users call the usual scenario."""
@@ -84,22 +86,28 @@ class Rule:
 
     def fits(self, cell: Cell, dataset: str | None = None) -> bool:
         """Whether it is about a cell that is measured, or evaluated on a dataset."""
-        mine: dict[str, str | int | None] = {
-            "model": cell.model_id,
-            "runtime": cell.runtime,
-            "precision": cell.precision,
-            "input": cell.input,
-            "device": cell.device,
-            "dataset": dataset,
-        }
-        if dataset is None:
-            scenario = CLOSED if cell.scenario == CLOSED_LOOP else cell.scenario
-            mine |= {"tower": cell.side, "batch": cell.batch, "threads": cell.threads}
-            mine |= {"tokens": cell.tokens, "scenario": scenario}
+        mine = _facts(cell, dataset)
         return all(
             any(_like(mine.get(key), value) for value in values)
             for key, values in self.wanted.items()
         )
+
+
+def _facts(cell: Cell, dataset: str | None) -> dict[str, str | int | None]:
+    """What rules may say of a cell that is measured, or evaluated on a dataset, by their keys."""
+    mine: dict[str, str | int | None] = {
+        "model": cell.model_id,
+        "runtime": cell.runtime,
+        "precision": cell.precision,
+        "input": cell.input,
+        "device": cell.device,
+        "dataset": dataset,
+    }
+    if dataset is None:
+        scenario = CLOSED if cell.scenario == CLOSED_LOOP else cell.scenario
+        mine |= {"tower": cell.side, "batch": cell.batch, "threads": cell.threads}
+        mine |= {"tokens": cell.tokens, "scenario": scenario}
+    return mine
 
 
 def _like(mine: str | int | None, value: str | int) -> bool:
@@ -114,6 +122,7 @@ class SweepPlan:
 
     path: Path
     models: tuple[str, ...]
+    text: str = field(default="", repr=False)
     towers: tuple[Side, ...] = SIDES
     runtimes: tuple[str, ...] = (BASELINE_RUNTIME, "onnx")
     precisions: tuple[str, ...] = (BASELINE_PRECISION,)
@@ -144,6 +153,31 @@ class SweepPlan:
             return False
         return not any(rule.fits(cell, dataset) for rule in self.exclude)
 
+    def check_rules(
+        self, cells: Sequence[tuple[Cell, str | None]], devices: Collection[str]
+    ) -> None:
+        """Make sure that each value of each rule is one of some cell's.
+
+        A plan may be for several machines: `devices` are those that its runtimes know.
+
+        Raises:
+            UsageError: one is of none; the message names it and what there is.
+        """
+        there: dict[str, dict[str | int, None]] = {"device": dict.fromkeys(sorted(devices))}
+        for cell, dataset in cells:
+            for key, value in _facts(cell, dataset).items():
+                if value is not None:
+                    there.setdefault(key, {})[value] = None
+        for rule in (*self.include, *self.exclude):
+            for key, value in ((k, v) for k, values in rule.wanted.items() for v in values):
+                known = there.get(key, {})
+                if not any(_like(each, value) for each in known):
+                    listed = ", ".join(map(str, known)) or "none"
+                    raise UsageError(
+                        f"{self.path}: a rule's {key} = {quoted(value)} fits no cell; there are "
+                        f"{listed}"
+                    )
+
 
 def read_plan(path: Path) -> SweepPlan:
     """What the TOML in a file asks for.
@@ -155,15 +189,18 @@ def read_plan(path: Path) -> SweepPlan:
     import tomllib
 
     try:
-        found = tomllib.loads(read_small(path, MOST_BYTES).decode())
+        text = read_small(path, MOST_BYTES).decode()
+        found = tomllib.loads(text)
     except ArtifactError as exc:
         raise UsageError(f"no plan can be read: {exc}") from exc
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as exc:
         raise UsageError(f"{shown(path)} is no TOML: {shown(exc)}") from exc
     top = TomlTable(str(shown(path)), found)
     limits, server, files, evals = map(top.table, ("limits", "server", "from-files", "eval"))
+    margin_pp = evals.number("margin_pp", zero=True, most=100)
     plan = SweepPlan(
         path=path,
+        text=text,
         models=top.names("models", None),
         towers=top.some("towers", SIDES, SIDES),
         runtimes=top.names("runtimes", (BASELINE_RUNTIME, "onnx")),
@@ -182,16 +219,14 @@ def read_plan(path: Path) -> SweepPlan:
             ram_bytes=_bytes(limits.number("ram_gb")),
             vram_bytes=_bytes(limits.number("vram_gb")),
         ),
-        slo_ms=server.number("slo_ms"),
+        slo_ms=server.number("slo_ms", most=MOST_MS),
         max_delay_ms=server.number("max_delay_ms", zero=True),
-        max_batches=server.counts("max_batches", (32,)) or (32,),
+        max_batches=server.counts("max_batches", (32,)),
         files=files.word("folder"),
         preprocess=files.names("preprocess", ()) or None,
         preprocess_threads=files.counts("threads", None, least=0),
-        eval_batch=(evals.counts("batch", (32,)) or (32,))[0],
-        margin=(evals.number("margin_pp", zero=True, most=100) or 0.0) / 100
-        if "margin_pp" in evals.found
-        else 0.01,
+        eval_batch=evals.count("batch", 32),
+        margin=0.01 if margin_pp is None else margin_pp / 100,
         include=_rules(top, "include"),
         exclude=_rules(top, "exclude"),
     )
@@ -213,6 +248,12 @@ def _check_whole(plan: SweepPlan, where: str) -> None:
         raise UsageError(f'{where}: scenario "{SERVER}" needs slo_ms, such as 50, under [server]')
     if FROM_FILES in plan.scenarios and plan.files is None:
         raise UsageError(f'{where}: scenario "{FROM_FILES}" needs folder under [from-files]')
+    slo_ms, delay_ms = plan.slo_ms, plan.max_delay_ms
+    if slo_ms is not None and delay_ms is not None and delay_ms >= slo_ms:
+        raise UsageError(
+            f"{where}: server: max_delay_ms = {delay_ms:g}: give milliseconds below slo_ms, which "
+            f"is {slo_ms:g}"
+        )
     if not plan.scenarios and not plan.datasets:
         raise UsageError(f"{where}: scenarios is empty and there are no datasets: nothing to do")
 
@@ -233,6 +274,12 @@ def _rule(table: TomlTable) -> Rule:
         if key in table.found:
             wanted[key] = values
     table.check_known()
+    measured = [key for key in MEASURED if key in wanted]
+    if "dataset" in wanted and measured:
+        raise UsageError(
+            f"{table.where}: {measured[0]} is of measured cells and dataset of evaluated ones: no "
+            f"cell has both, make two rules of it"
+        )
     if not wanted:
         raise UsageError(f"{table.where} is empty; say one of {', '.join(RULE_KEYS)}")
     return Rule(wanted)

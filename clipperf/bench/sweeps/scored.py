@@ -147,6 +147,7 @@ class Datasets:
                     path=Path(scratch) / "one.json",
                     on_stage=lambda text: self.tally.tell("stage", f"{text}: {data.name}", unit.id),
                     guard=lambda cell: guard_of(limits, cell.device),
+                    timeout_s=self.study.settings.timeout_s,
                 )  # fmt: skip
             except StorageError:
                 raise

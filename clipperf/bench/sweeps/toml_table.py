@@ -86,6 +86,15 @@ class TomlTable:
             )
         return tuple(dict.fromkeys(values))
 
+    def count(self, key: str, usual: int) -> int:
+        """One whole number from 1."""
+        found = self._get(key)
+        if found is None:
+            return usual
+        if type(found) is not int or not 1 <= found < 2**31:
+            raise UsageError(f"{self.where}: {key} = {quoted(found)}: give one whole number from 1")
+        return int(found)
+
     def number(self, key: str, *, zero: bool = False, most: float = 1e9) -> float | None:
         """A number above 0, None where there is none."""
         found = self._get(key)
