@@ -141,8 +141,8 @@ def planned_lines(study: Study, found: Estimate) -> list[str]:
     cells = sum(len(unit.cells) for unit in study.units)
     total, most = units.seconds(found.total_s), units.seconds(found.most_s)
     lines = [
-        f"{cells} cells in {len(study.units)} groups: about {total}, at most {most}; a guess "
-        f"from the towers' arithmetic",
+        f"{cells} cells in {len(study.units)} groups: about {total}, {most} in a bad case; "
+        f"guesses from the towers' arithmetic",
         f"about {units.size(found.disk_bytes)} of disk, "
         f"{units.seconds(found.export_s)} of the time for exports",
     ]

@@ -11,22 +11,25 @@ import pytest
 from conftest import Install
 
 from clipperf.bench import cost, prepare
-from clipperf.bench.jobs import Prepared
+from clipperf.bench.cost import Limits
+from clipperf.bench.jobs import Event, Prepared
+from clipperf.bench.launchers import local
 from clipperf.bench.sweeps import groups as grouped
-from clipperf.bench.sweeps import scored
+from clipperf.bench.sweeps import ledger, run, scored
 from clipperf.bench.sweeps.cells import Driven, Study, planned
 from clipperf.bench.sweeps.groups import Groups
 from clipperf.bench.sweeps.ledger import Ledger
 from clipperf.bench.sweeps.plan_file import read_plan
 from clipperf.bench.sweeps.scored import Datasets, made_of
 from clipperf.bench.sweeps.tally import Tally
-from clipperf.errors import ChildError, ExportError, UsageError
+from clipperf.commands import sweep as command
+from clipperf.errors import ChildError, ExportError, MeasurementError, UsageError
 from clipperf.evals import evaluate
 from clipperf.evals.worker import ModelRequest
 from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.models import zoo
 from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
-from clipperf.nouns.result import Environment
+from clipperf.nouns.result import Environment, Measurement
 from clipperf.system import env, files, store
 
 ENVIRONMENT = Environment("e", "cpu", 2, 2**33, None, None, None, "os", "3", {}, None, "now")
@@ -200,3 +203,108 @@ def test_an_evaluation_is_given_the_plans_timeout(
     held = Datasets(study, Ledger(tmp_path / "out"), ENVIRONMENT, tally_of(study))
     held.scored(study.units[0], SimpleNamespace(name="a"), lambda *args: None)
     assert told["timeout_s"] == 7.0
+
+
+def test_what_is_not_of_the_plan_is_set_aside_and_comes_back(home: Path, tmp_path: Path) -> None:
+    study = study_of(tmp_path, 'runtimes = "onnx"\ntowers = "text"\nbatches = [1, 2]')
+    kept, limits = Ledger(tmp_path / "out"), Limits()
+    kept.begin("")
+    names = ["a" * 16, "b" * 16]
+    for unit, key in zip(study.units, names, strict=True):
+        row = Measurement(unit.cells[0], "time", "ok", "e")
+        result = ledger.new_result("profile", "", (ENVIRONMENT,), (unit.spec,), (row,))
+        kept.write(unit, key, None, limits, result)
+    one, other = (kept.find(u, key, limits) for u, key in zip(study.units, names, strict=True))
+    assert one is not None and other is not None
+    kept.keep_only([other])
+    assert [path.name for path in (tmp_path / "out" / "cells").iterdir()] == [Path(other.path).name]
+    assert kept.find(study.units[0], names[0], limits) == one
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
+
+
+def test_what_cannot_be_is_the_plans_of_now(home: Path, tmp_path: Path) -> None:
+    study = study_of(tmp_path, 'runtimes = ["onnx", "ort-trt"]\ntowers = "text"')
+    kept = Ledger(tmp_path / "out")
+    kept.begin("")
+    path = tmp_path / "out" / "cells" / "unsupported.json"
+    run._begin(study, kept, ENVIRONMENT, tally := tally_of(study))
+    assert len(store.read_result(path).measurements) == 1
+    kept.keep_only(tally.outcome.files)
+    assert path.exists()
+    study = study_of(tmp_path, 'runtimes = "onnx"\ntowers = "text"')
+    run._begin(study, kept, ENVIRONMENT, tally_of(study))
+    assert not path.exists()
+
+
+# --- several machines ----------------------------------------------------------------------
+
+
+def test_what_another_machine_has_measured_is_there(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(tmp_path, 'runtimes = "onnx"\ntowers = "text"\nbatches = 1')
+    (unit,) = study.units
+    (cell,) = unit.cells
+
+    def prepared(cell: Cell, spec, largest_batch, on_event) -> Prepared:
+        return Prepared(EngineRequest(cell, spec, "p", key="k"))
+
+    monkeypatch.setattr(grouped, "prepared", prepared)
+    machines = [dataclasses.replace(ENVIRONMENT, id=name) for name in ("one", "two")]
+    first = groups_of(tmp_path, study, machines)
+    assert first.job(unit, last=False) is not None
+    memory = Measurement(cell, "memory", "ok", "two")
+    first.keep(Event("measured", "", memory, unit.id))
+    again = groups_of(tmp_path, study, machines)
+    job = again.job(unit, last=False)
+    assert job is not None and job.known == (memory,), "the second machine's memory row is there"
+    again.keep(Event("measured", "", Measurement(cell, "time", "ok", "two"), unit.id))
+    again.keep(Event("finished", unit.id, group=unit.id))
+    for known, there in ((machines, True), (machines[1:], True), (machines[:1], False)):
+        held = groups_of(tmp_path, study, known)
+        assert (held.job(unit, last=False) is None) == there, "it is valid where it was measured"
+
+
+def test_a_kill_of_what_looks_at_the_harness_ends_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Measurement] = []
+
+    def time_pass(requests, *args: object) -> list[Measurement]:
+        return [dataclasses.replace(found.pop(0), cell=requests[0].cell)]
+
+    monkeypatch.setattr(local, "time_pass", time_pass)
+    cell = Cell("empty", "image", "simulated", "fp32", "cpu", 1, 1)
+    bad = Measurement(cell, "time", "failed", "e", error="it died")
+    killed_row = dataclasses.replace(bad, ended="killed")
+    good = Measurement(cell, "time", "ok", "e", run_s=(0.002,))
+    found[:] = [killed_row, good]
+    assert "2.00 ms a call" in local.overhead_fact(ENVIRONMENT)
+    found[:] = [killed_row, killed_row]
+    assert "is not known" in local.overhead_fact(ENVIRONMENT) and not found
+    found[:] = [bad]
+    with pytest.raises(MeasurementError, match="does not work here: it died"):
+        local.overhead_fact(ENVIRONMENT)
+
+
+# --- the command ---------------------------------------------------------------------------
+
+
+def test_the_command_takes_a_plan_as_it_is(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "night.toml"
+    path.write_text(
+        'models = ["a"]\nscenarios = ["server"]\n[server]\nslo_ms = 40\nmax_batches = [4, 8]'
+    )
+    plan = read_plan(path)
+    assert plan.text == path.read_text()
+    for name, seen in (("./a", "a"), ("../a", "../a")):
+        assert command._beside(name, plan) == f"{tmp_path / seen}"
+    assert command._beside(".a", plan) == ".a" and command._beside("a/b", plan) == "a/b"
+    pytest.importorskip("mlperf_loadgen")
+    driven = command._driven(plan, "server")
+    assert driven.scenario == "server" and driven.batches == (4, 8)
+    assert driven.serving is not None
+    assert (driven.serving.slo_s, driven.serving.max_delay_s) == (0.04, 0.002)
+    assert command._driven(plan, "single-stream").batches == (1,)
+    assert command._driven(plan, "offline").batches == (8,)
+    plan = dataclasses.replace(plan, files="none")
+    with pytest.raises(UsageError, match=r"\[from-files\]: there is no folder"):
+        command._driven(plan, "from-files")

@@ -223,6 +223,13 @@ def test_a_plan_that_grows_measures_what_is_new(place: Place) -> None:
     last = [each for each in told if each["event"] == "finished"][-1]
     assert (last["done"], last["left_s"]) == (5, 0.0) and Path(last["path"]).is_file()
     assert place.opened == Counter([each for each in ALL if each != "two-3"])
+    place.plan.write_text(PLAN.replace("[1, 2, 3]", "[1]"))
+    place.run(check=True)
+    assert set(place.rows()) == {"one-1", "two-1"}, "what is in the folder is the plan's"
+    place.plan.write_text(PLAN.replace("[1, 2, 3]", "[1, 2]"))
+    place.run(check=True)
+    assert place.opened == Counter([each for each in ALL if each != "two-3"]), "and comes back"
+    assert set(place.rows()) == {"one-1", "two-1", "one-2", "two-2"}
 
 
 @pytest.mark.slow
@@ -390,8 +397,9 @@ def test_a_cell_over_its_limit_is_ended_and_tried_again_under_another(place: Pla
     place.plan.write_text(PLAN + "[limits]\nram_gb = 1\n")
     place.run(check=True)
     assert place.opened == Counter([*ALL, "one-2", "two-2"])
-    found = [store.read_result(path) for path in (place.out / "cells").glob("*.json")]
-    assert any(row.ended == "limit" for result in found for row in result.measurements)
+    for folder, there in (("cells", False), ("earlier", True)):
+        found = [store.read_result(path) for path in (place.out / folder).glob("*.json")]
+        assert there == any(row.ended == "limit" for result in found for row in result.measurements)
 
 
 @pytest.mark.slow

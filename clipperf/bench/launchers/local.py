@@ -40,15 +40,30 @@ class Local:
         rows: list[Measurement] = []
         for number, job in enumerate(jobs):
             if number == 0:
-                cost_s = units.seconds(harness_overhead_s(self.environment))
-                said = f"An engine that does nothing measures {cost_s} a call here."
-                on_event(Event("fact", said))
+                on_event(Event("fact", overhead_fact(self.environment)))
             done = run_job(job, self.environment, rows, on_event)
             rows += [row for row in done if row.ended != "killed"]
 
 
-def harness_overhead_s(env: Environment, settings: Settings = cost.QUICK) -> float:
+def overhead_fact(env: Environment) -> str:
+    """What measuring costs here, in words.
+
+    It is looked at once more where the process is killed, and left out where that is, too: that
+    says nothing against the harness, and costs no cell.
+
+    Raises:
+        MeasurementError: the harness does not work on this machine.
+    """
+    cost_s = harness_overhead_s(env) or harness_overhead_s(env)
+    if cost_s is None:
+        return "What measuring itself costs is not known: its process was killed."
+    return f"An engine that does nothing measures {units.seconds(cost_s)} a call here."
+
+
+def harness_overhead_s(env: Environment, settings: Settings = cost.QUICK) -> float | None:
     """Median seconds that the harness measures for a run that costs nothing.
+
+    None where its process was killed from outside.
 
     Raises:
         MeasurementError: the harness does not work on this machine.
@@ -61,6 +76,8 @@ def harness_overhead_s(env: Environment, settings: Settings = cost.QUICK) -> flo
         request = EngineRequest(cell, spec, str(script))
         # A call is too short for `min_s` ever to be reached; the number of calls is enough.
         rows = time_pass([request], dataclasses.replace(settings, min_s=0.0), env, "overhead")
+    if rows[0].ended == "killed":
+        return None
     if rows[0].status != "ok" or not rows[0].run_s:
         raise MeasurementError(f"the measuring harness does not work here: {rows[0].error}")
     return stats.median(rows[0].run_s)

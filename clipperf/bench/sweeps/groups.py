@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from clipperf.bench import cost
@@ -23,7 +23,6 @@ class _Open:
     """A unit that is being measured."""
 
     unit: Unit
-    key: str
     made: dict[Cell, str]
     spent_s: Callable[[], float]
     rows: list[Measurement] = field(default_factory=list)
@@ -80,19 +79,20 @@ class Groups:
             each.request.cell: ledger.made_of(each, weights or unit.spec.pretrained)
             for each in cells
         }
-        settings, env = self.study.settings, self.environment
-        key = ledger.key_of(unit, [made[cell] for cell in unit.cells], settings, env)
-        memory = {}
+        settings = self.study.settings
+        memory = []
         for cell in unit.cells:
-            found = self.kept.memory(cell, made[cell], settings, env)
-            if found is not None:
-                memory[cell] = found
-                self.tally.outcome.memory[f"{cell}"] = found
-        there = self.kept.find(unit, key, settings.limits)
-        if there is not None:
-            self.tally.count(unit, there, valid=True)
-            return None
-        self.open[unit.id] = _Open(unit, key, made, cost.stopwatch(), last=last)
+            for env in self.machines.environments:
+                found = self.kept.memory(cell, made[cell], settings, env)
+                if found is not None:
+                    memory.append(found)
+                    self.tally.outcome.memory[f"{cell} {env.id}"] = found
+        for env in self.machines.environments:
+            there = self.kept.find(unit, self.key(unit, made, env), settings.limits)
+            if there is not None:
+                self.tally.count(unit, there, valid=True)
+                return None
+        self.open[unit.id] = _Open(unit, made, cost.stopwatch(), last=last)
         return Job(
             group=unit.id,
             scenario=driven.scenario,
@@ -101,8 +101,12 @@ class Groups:
             text_ids=family_of(unit.spec).text_ids(unit.spec),
             files=driven.files,
             serving=driven.serving,
-            known=tuple(row for found in memory.values() for row in found.measurements),
+            known=tuple(row for found in memory for row in found.measurements),
         )
+
+    def key(self, unit: Unit, made: Mapping[Cell, str], env: Environment) -> str:
+        """The key of a group on a machine."""
+        return ledger.key_of(unit, [made[cell] for cell in unit.cells], self.study.settings, env)
 
     def prepared(self, cell: Cell, unit: Unit) -> Prepared:
         """What opens a cell's engine, or why there is none.
@@ -161,7 +165,7 @@ class Groups:
         self.kept.keep_memory(row, made, settings, env, held.unit.spec)
         found = self.kept.memory(row.cell, made, settings, env)
         if found is not None:
-            self.tally.outcome.memory[f"{row.cell}"] = found
+            self.tally.outcome.memory[f"{row.cell} {env.id}"] = found
 
     def machine_of(self, row: Measurement) -> Environment:
         """The machine that a row was measured on."""
@@ -177,9 +181,11 @@ class Groups:
             "profile", self.kept.command, list(machines.values()) or [self.environment],
             (unit.spec,), held.rows, (*self.facts, *held.notes),
         )  # fmt: skip
+        env = next(iter(machines.values()), self.environment)  # a job is one machine's
+        key = self.key(unit, held.made, env)
         ended = worst([row.ended for row in held.rows])
         limits = self.study.settings.limits
-        result = self.kept.write(unit, held.key, ended, limits, result)
+        result = self.kept.write(unit, key, ended, limits, result)
         self.tally.spend(unit, held.spent_s())
         if ended == "killed" and not held.last:
             self.again.append(unit)

@@ -3,6 +3,8 @@
 They are result files in the folder ``cells`` of the sweep's, named after what they are of and a key
 of all that they depend on: cells, the keys of their artifacts, settings, the machine. A file of
 that name is valid, whenever and by whichever command it was written; nothing else is looked at.
+Once all of a plan is there, what is not of it goes to the folder ``earlier``, from where it comes
+back for a plan that asks for it again: what lies in ``cells`` is the plan's.
 Each is written whole or not at all, a group's when all of its cells are there, so that cells which
 are compared always took turns with each other. Memory rows, which take turns with nobody, are kept
 as soon as they are there.
@@ -31,7 +33,7 @@ from clipperf.text import shown
 MARK = "sweep-plan.toml"
 """The copy of the plan, by which a folder is known for a sweep's: where it begins with `HEAD`."""
 HEAD = "# The plan of the results in this folder, as clipperf sweep has read it last.\n"
-CELLS = "cells"
+CELLS, EARLIER = "cells", "earlier"
 NAME_CHARACTERS = 120
 _KEY = re.compile(r"-[0-9a-f]{16}(-killed|-over-[0-9a-f]{8})?\.json$")
 
@@ -77,10 +79,34 @@ class Ledger:
     def find(self, unit: Unit, key: str, limits: Limits) -> ResultFile | None:
         """What is there of a unit and valid; None where it has to be measured."""
         for ended in (None, "limit"):
-            path = self.path(unit, key, ended, limits)
-            with contextlib.suppress(ArtifactError):
-                return store.read_result(path)
+            found = self._read(self.path(unit, key, ended, limits))
+            if found is not None:
+                return found
         return None
+
+    def _read(self, path: Path) -> ResultFile | None:
+        """A file of cells, fetched back where it was set aside; None where there is none whole."""
+        aside = self.folder / EARLIER / path.name
+        if not path.exists() and aside.exists():
+            with files.translated(path):
+                aside.replace(path)
+        with contextlib.suppress(ArtifactError):
+            return store.read_result(path)
+        return None
+
+    def keep_only(self, valid: Sequence[ResultFile]) -> None:
+        """Set aside what is not of these.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        names = {Path(result.path).name for result in valid}
+        aside = self.folder / EARLIER
+        for path in entries_of(self.folder / CELLS):
+            if path.suffix == ".json" and path.name not in names and not path.name.startswith("."):
+                with files.translated(path):
+                    aside.mkdir(exist_ok=True)
+                    path.replace(aside / path.name)
 
     def write(
         self, unit: Unit, key: str, ended: Ended | None, limits: Limits, result: ResultFile
@@ -112,9 +138,7 @@ class Ledger:
         self, cell: Cell, made: str, settings: Settings, env: Environment
     ) -> ResultFile | None:
         """What is kept of a cell's memory, None where nothing is valid."""
-        with contextlib.suppress(ArtifactError):
-            return store.read_result(self._memory_path(cell, made, settings, env))
-        return None
+        return self._read(self._memory_path(cell, made, settings, env))
 
     def _memory_path(self, cell: Cell, made: str, settings: Settings, env: Environment) -> Path:
         key = files.digest_of("memory", cell, made, settings.memory_runs, env.id)

@@ -7,6 +7,7 @@ or not at all. A unit of which a process was killed from outside is done once mo
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from clipperf.bench.jobs import LAUNCHERS
@@ -43,6 +44,8 @@ def sweep(
         _begin(study, kept, here, tally)
         Groups(study, kept, machines, tally).measure()
         Datasets(study, kept, here, tally).run()
+    if not tally.outcome.left:
+        kept.keep_only(tally.outcome.files)
     return tally.outcome
 
 
@@ -55,8 +58,11 @@ def _begin(study: Study, kept: Ledger, env: Environment, tally: Tally) -> None:
     ]
     notes = [f"{u.cell.label} on {u.dataset}: {u.reason}" for u in study.unsupported
              if u.dataset is not None]  # fmt: skip
+    path = kept.folder / ledger.CELLS / "unsupported.json"
     if rows or notes:
         result = ledger.new_result("profile", kept.command, (env,), study.specs, rows, notes)
-        store.write_result(kept.folder / ledger.CELLS / "unsupported.json", result)
-        tally.outcome.results["unsupported"] = result
+        store.write_result(path, result)
+        tally.outcome.results["unsupported"] = dataclasses.replace(result, path=str(path))
+    else:
+        path.unlink(missing_ok=True)
     tally.tell("begin", f"{tally.outcome.total} cells in {len(study.units)} groups")
