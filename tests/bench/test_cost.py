@@ -272,6 +272,7 @@ def test_what_is_measured_by_default() -> None:
         "memory_runs": 2,
         "gpu_load_s": 1.0,
         "phase_runs": 10,
+        "limits": {"seconds": None, "ram_bytes": None, "vram_bytes": None},
     }
     assert list(cost.PRESETS) == ["quick", "default"]
 

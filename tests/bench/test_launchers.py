@@ -190,7 +190,10 @@ def test_what_could_not_be_prepared_is_a_row_of_any_scenario(
     (row,) = run_job(job, env, (), events.append)
     assert (row.status, row.error, row.group) == ("failed", "no weights", "group")
     assert (row.kind, row.env_id, row.random_weights) == ("time", env.id, True)
-    assert [event.measurement for event in events] == [row]
+    assert [(event.kind, event.measurement) for event in events] == [
+        ("measured", row),
+        ("finished", None),
+    ]
 
 
 def result_of(env: Environment) -> ResultFile:
