@@ -117,7 +117,8 @@ def rows_of(results: Sequence[ResultFile], beside: Sequence[ResultFile] = ()) ->
             others = (way_of(other) for other in known if other.run and other.cell == line.cell)
             ways = list(dict.fromkeys(others)) or ways
         rows += [_row_of(line, way) for way in ways]
-    urls = {line.endpoint.url for line in serving.lines_of(beside) if line.endpoint}
+    offered = serving.lines_of(beside) if beside else []
+    urls = {line.endpoint.url for line in offered if line.endpoint}
     rows += [served_row(line, urls) for line in serving.lines_of(results)]
     return sorted(rows, key=lambda row: cell_order(row.cell))
 
