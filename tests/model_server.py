@@ -4,7 +4,8 @@
 knows four models, as ``clipperf export --layout triton`` names them, and is not written with the
 code that it tests. Options are JSON, and what is posted to ``/control`` takes their place: which
 ``protocols`` it speaks, which ``models`` it has, whether tensors and vectors may travel in
-``binary``, the ``token`` that it asks for, and a ``fault`` that comes from the ``after``-th request
+``binary``, the ``token`` that it asks for (``echo``: and repeats a wrong one), other ``inputs`` of
+models than it can embed, and a ``fault`` that comes from the ``after``-th request
 for vectors on, in each ``every``-th of them.
 """
 
@@ -15,6 +16,8 @@ import contextlib
 import itertools
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -39,6 +42,8 @@ INPUTS = {
 }
 TYPES = {"FP32": "<f4", "INT64": "<i8"}
 MAX_BATCH = 8
+ANSWERED = ("broken", "reset", "bit", "closed", "500", "503", "400", "nonsense", "endless")
+"""Faults that leave nothing to say."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -47,8 +52,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Any
 
     def log_message(self, format: str, *args: Any) -> None:
-        with self.server.lock:
-            self.server.seen[self.path] += 1
+        pass
 
     def do_GET(self) -> None:
         self.answer(None)
@@ -58,6 +62,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, body: bytes | None) -> None:
         own = self.server
+        with own.lock:
+            own.seen[self.path] += 1
         if self.path == "/control":
             own.begin(json.loads(body or b"{}"))
             self.say({})
@@ -67,7 +73,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         wanted = own.options.get("token")
         if wanted and self.headers.get("Authorization") != f"Bearer {wanted}":
-            self.say({"error": "who are you?"}, 401)
+            said = f"no key is {self.headers.get('Authorization')}"
+            self.say({"error": said if own.options.get("echo") else "who are you?"}, 401)
             return
         words = self.path.strip("/").split("/")
         protocols = own.options.get("protocols", ["kserve", "openai"])
@@ -101,12 +108,24 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "broken":
             self.close_connection = True
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\nhalf")
+        elif fault in ("reset", "bit"):
+            if fault == "bit":
+                self.wfile.write(b"HTTP/1")
+                time.sleep(0.1)  # a reset would take along what has not arrived
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+        elif fault == "closed":
+            self.close_connection = True
         elif fault == "gone":
             os._exit(3)
         elif fault in ("500", "503", "400"):
             self.say({"error": {"message": "the GPU is on fire"}}, int(fault))
         elif fault == "nonsense":
             self.say(b"<html>welcome</html>")
+        elif fault == "endless":
+            numbers = b'[{"name":"text_embeds","datatype":"FP32","shape":[1e999],"data":[1]}]'
+            self.say(b'{"outputs":' + numbers + b',"data":[{"index":1e999,"embedding":[1]}]}')
         return fault
 
     def embedded(self, model: str, given: Any, fault: str) -> np.ndarray:
@@ -145,8 +164,8 @@ class Handler(BaseHTTPRequestHandler):
         if name not in self.served():
             self.say({"error": f"unknown model {name}"}, 404)
             return
-        tensor, kind, shape = INPUTS[name]
-        output = f"{name.split('_')[1]}_embeds"
+        tensor, kind, shape = self.inputs()[name]
+        output = f"{'text' if 'text' in name else 'image'}_embeds"
         if len(words) == 2:
             wide = {"name": output, "datatype": "FP32", "shape": [-1, 192]}
             given = {"name": tensor, "datatype": kind, "shape": shape}
@@ -159,14 +178,19 @@ class Handler(BaseHTTPRequestHandler):
             self.say({"model_stats": [{"batch_stats": rows}]})
         elif words[2] == "infer":
             fault = self.faulty()
-            if fault not in ("broken", "500", "503", "400", "nonsense"):
+            if fault not in ANSWERED:
                 assert body is not None
                 self.infer(name, output, body, fault)
         else:
             self.say({"error": "no such thing"}, 404)
 
     def served(self) -> list[str]:
-        return list(self.server.options.get("models", INPUTS))
+        return list(self.server.options.get("models", self.inputs()))
+
+    def inputs(self) -> dict[str, Any]:
+        """What each model takes, in the words of its metadata."""
+        found: dict[str, Any] = self.server.options.get("inputs", INPUTS)
+        return found
 
     def infer(self, name: str, output: str, body: bytes, fault: str) -> None:
         length = int(self.headers.get("Inference-Header-Content-Length", len(body)))
@@ -209,7 +233,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.say({"error": {"message": "encoding_format: float alone"}}, 400)
                 return
             fault = self.faulty()
-            if fault in ("broken", "500", "503", "400", "nonsense"):
+            if fault in ANSWERED:
                 return
             found = self.embedded("clip_text", asked["input"], fault).astype("<f4")
             coded = asked["encoding_format"] == "base64"

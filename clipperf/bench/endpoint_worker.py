@@ -65,20 +65,21 @@ class Session:
 
         engine, inputs, request = self._opened()
         assert request.endpoint is not None
+        some = inputs[: min(COMPARED, len(inputs))]
+        if some.dtype == np.float32:  # within the pixels of every model
+            some = some.clip(-1, 1)
         try:
-            model = load(fields["folder"])
+            with load(fields["folder"]) as model:
+                encode: dict[Takes, Callable[..., np.ndarray]] = {
+                    "image files": model.encode_images,
+                    "texts": model.encode_texts,
+                    "pixels": model.encode_pixels,
+                    "tokens": model.encode_tokens,
+                }
+                given = some.tolist() if some.dtype == object else some
+                own = encode[request.endpoint.takes](given, normalize=True)
         except ClipperfError as exc:  # which says nothing of the server
             return {"least_cosine": None, "problem": str(exc)}
-        with model:
-            encode: dict[Takes, Callable[..., np.ndarray]] = {
-                "image files": model.encode_images,
-                "texts": model.encode_texts,
-                "pixels": model.encode_pixels,
-                "tokens": model.encode_tokens,
-            }
-            some = inputs[: min(COMPARED, len(inputs))]
-            given = some.tolist() if some.dtype == object else some
-            own = encode[request.endpoint.takes](given, normalize=True)
         theirs = np.concatenate([engine.run(some[i : i + 1]) for i in range(len(some))])
         if theirs.shape != own.shape:
             raise EngineError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipperf.bench.cost import Settings
@@ -138,11 +138,13 @@ def jobs_of(
     try:
         found = ask(target.url, wanted, target.protocol)
     except ClipperfError as exc:
-        return [_job(target, settings, cell) for cell in _unanswered(target, spec, str(exc))]
-    for endpoint in found:
+        missing = dict.fromkeys(target.sides, str(exc))
+        return [_job(target, settings, cell) for cell in _unanswered(target, spec, missing)]
+    for endpoint in found.endpoints:
         said = f"{endpoint.label}: {endpoint.side}, takes {endpoint.takes}, {endpoint.encoding}"
         on_event(Event("fact", f"{said}; {endpoint.protocol}, {endpoint.server}."))
-    cells = [cell for endpoint in found for cell in _cells(target, spec, endpoint)]
+    cells = [cell for endpoint in found.endpoints for cell in _cells(target, spec, endpoint)]
+    cells += _unanswered(target, spec, found.missing)
     return [_job(target, settings, cell) for cell in cells]
 
 
@@ -165,10 +167,12 @@ def _text_ids(spec: ModelSpec) -> TextIds:
     return CLIP_IDS if spec.family == UNASKED else family_of(spec).text_ids(spec)
 
 
-def _unanswered(target: Target, spec: ModelSpec | None, error: str) -> list[Prepared]:
-    """The cells that would have been measured, each with why it was not."""
+def _unanswered(
+    target: Target, spec: ModelSpec | None, missing: Mapping[Side, str]
+) -> list[Prepared]:
+    """The cells of towers that would have been measured, each with why it was not."""
     found = []
-    for side in target.sides:
+    for side, error in missing.items():
         takes: Takes = "image files" if side == "image" else "texts"
         name = ", ".join(target.served_as)
         nowhere = Endpoint(target.url, target.protocol or UNASKED, name, takes, side)
@@ -224,9 +228,14 @@ def _problem(cell: Cell, spec: ModelSpec | None, endpoint: Endpoint) -> str | No
     if endpoint.max_batch is not None and cell.batch > endpoint.max_batch:
         most = endpoint.max_batch
         return f"{endpoint.label} takes up to {most} inputs in a request: give --batch {most}"
-    if _fixed(endpoint, 0) not in (None, cell.batch):
-        size = endpoint.shape[0]
-        return f"{endpoint.label} takes {size} inputs in a request, no other number"
+    size = _fixed(endpoint, 0)
+    if size is not None and size > 1:  # inputs that come alone, and the last of many, are fewer
+        return (
+            f"{endpoint.label} takes {size} inputs in a request, never fewer, which inputs that "
+            f"come one by one are: serve it with any number (-1 in its shape)"
+        )
+    if size is not None and cell.batch > 1:
+        return f"{endpoint.label} takes one input in a request: give --batch 1"
     if endpoint.takes == "tokens" and _fixed(endpoint, 1) not in (None, cell.tokens):
         return f"{endpoint.label} takes texts of {endpoint.shape[1]} tokens: give --tokens for that"
     if spec is None:

@@ -12,13 +12,13 @@ for by name:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from clipperf.engines.http import Http
-from clipperf.errors import EngineError, UsageError
+from clipperf.errors import ArtifactError, EngineError, UsageError
 from clipperf.nouns.cell import Engine, EngineRequest
 from clipperf.nouns.endpoint import Endpoint
 from clipperf.nouns.variant import Side
@@ -39,25 +39,40 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Found:
+    """The models to measure, and why there is none of a tower, for towers that are `missing`."""
+
+    endpoints: tuple[Endpoint, ...]
+    missing: Mapping[Side, str] = field(default_factory=dict)
+
+
+UNREADABLE = (ArtifactError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What looking into an answer raises where it holds something else than it should."""
+
+
+@dataclass(frozen=True)
 class Protocol:
     """One way in which servers are asked for vectors.
 
     `server(http)` is the name and version of what answers, None where it does not speak this.
     `models(http, wanted, server)` are the models to measure; it raises EngineError where nothing
-    fits. `open(http, request)` is an engine for `request.endpoint`, which closes `http`.
+    fits, and need not say that a tower is missing of which it knows no more. `open(http, request)`
+    is an engine for `request.endpoint`, which closes `http`.
     """
 
     name: str
     server: Callable[[Http], str | None]
-    models: Callable[[Http, Wanted, str], list[Endpoint]]
+    models: Callable[[Http, Wanted, str], Found]
     open: Callable[[Http, EngineRequest], Engine]
 
 
 PROTOCOLS: Registry[Protocol] = Registry("protocol", room="clipperf.engines.protocols")
 
 
-def ask(url: str, wanted: Wanted, protocol: str | None = None) -> list[Endpoint]:
+def ask(url: str, wanted: Wanted, protocol: str | None = None) -> Found:
     """The models of a server that are to be measured; without a protocol each is tried.
+
+    Each tower that is wanted has a model or is missing, unless models were named: then it is these.
 
     Raises:
         UsageError: there is no such protocol.
@@ -70,13 +85,22 @@ def ask(url: str, wanted: Wanted, protocol: str | None = None) -> list[Endpoint]
         for each in tried:
             server = each.server(http)
             if server is not None:
-                return each.models(http, wanted, server)
+                return _whole(each.models(http, wanted, server), wanted, url)
     finally:
         http.close()
     names = " nor ".join(each.name for each in tried)
     raise EngineError(
         f"{url}: what answers there speaks {'neither ' if len(tried) > 1 else 'no '}{names}"
     )
+
+
+def _whole(found: Found, wanted: Wanted, url: str) -> Found:
+    """With every tower that is wanted and not there as missing; none is where models were named."""
+    if wanted.names or all(each.model == wanted.model for each in found.endpoints):
+        return replace(found, missing={})
+    gone = [s for s in wanted.sides if all(each.side != s for each in found.endpoints)]
+    usual = {side: f"{url}: no model there is an {side} tower" for side in gone}
+    return replace(found, missing={side: found.missing.get(side, usual[side]) for side in gone})
 
 
 def open_endpoint(request: EngineRequest, answer_s: float) -> Engine:

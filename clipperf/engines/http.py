@@ -1,8 +1,10 @@
 """HTTP to a server under measurement: connections that stay open, errors in words.
 
-A bearer token is taken from the environment, sent with every request, and never written anywhere.
-Nothing is tried again but a request whose kept connection the server had closed meanwhile, as every
-client does. Redirects are not followed: the token is for one server.
+A bearer token is taken from the environment, sent with every request, and never written anywhere:
+where a server repeats it, stars stand in its place. A request is sent again, once, where it went
+over a kept connection that ended before a byte of the answer came, as one does that the server had
+closed meanwhile; whatever else breaks is an error. Redirects are not followed: the token is for one
+server.
 """
 
 from __future__ import annotations
@@ -10,14 +12,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
-from clipperf.errors import EngineError, MissingDependencyError, RefusedError, UsageError
+from clipperf.errors import (
+    ArtifactError,
+    EngineError,
+    MissingDependencyError,
+    RefusedError,
+    UsageError,
+)
+from clipperf.serialize import parse_json
 from clipperf.system import extras
 from clipperf.system.env import version_of
 from clipperf.text import one_line
+
+if TYPE_CHECKING:
+    import urllib3
 
 MODULE = "urllib3"
 TOKEN = "CLIPPERF_ENDPOINT_TOKEN"
@@ -30,6 +42,12 @@ ANSWER_S = 60.0
 MOST_BYTES = 1 << 28
 """Of an answer: 32 vectors take less than a thousandth."""
 
+MOST_WORDS = 1 << 14
+"""Bytes of an answer in which its reason is looked for."""
+
+HIDDEN = "***"
+"""What stands where a server repeats the token."""
+
 BUSY = (429, 503)
 """What a server answers that has too much to do."""
 
@@ -39,18 +57,22 @@ API_PATHS = ("/v1", "/v2")
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: the status, headers by their names in lower case, and the body."""
+    """What came back: the status, headers by their names in lower case, and the body.
+
+    `secret` is what no words of the server's may repeat, "" where there is nothing.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    secret: str = field(default="", repr=False)
 
     @property
     def json(self) -> Any:
-        """The body as JSON; None where it is none."""
+        """The body as JSON; None where it is none that can be read."""
         try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError):
+            return parse_json(self.body, "the answer")
+        except ArtifactError:
             return None
 
     @property
@@ -61,7 +83,11 @@ class Answer:
             if isinstance(found, dict) and name in found:
                 found = found[name]
         if not isinstance(found, str):
-            found = self.body[:400].decode("utf-8", "replace")
+            found = self.body[:MOST_WORDS].decode("utf-8", "replace")
+        if self.secret:
+            # As it is, in JSON and in a URL.
+            for each in (self.secret, json.dumps(self.secret)[1:-1], quote(self.secret, safe="")):
+                found = found.replace(each, HIDDEN)
         return one_line(found) or "without a word"
 
 
@@ -102,29 +128,82 @@ def base_url(text: str) -> str:
     return f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{path.rstrip('/')}"
 
 
+class _Silent(ConnectionError):
+    """A connection ended before a byte of the answer came; `kept`: it had brought others before."""
+
+    kept = False
+
+
+def _manager(connections: int, answer_s: float) -> urllib3.PoolManager:
+    """Connections to one server, whose end is `_Silent` where no byte of an answer came."""
+    import http.client
+
+    import urllib3
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    class Response(http.client.HTTPResponse):
+        def begin(self) -> None:
+            try:
+                first = self.fp.peek(1)
+            except ConnectionError as exc:
+                raise _Silent(str(exc)) from exc
+            if not first:
+                raise _Silent("closed without an answer")
+            super().begin()
+
+    class Kept(HTTPConnection):
+        response_class = Response
+        answers = 0
+
+        def connect(self) -> None:
+            self.answers = 0
+            super().connect()
+
+        def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
+            try:
+                found = super().getresponse()
+            except _Silent as exc:
+                exc.kept = self.answers > 0
+                raise
+            self.answers += 1
+            return found
+
+    class KeptTls(Kept, HTTPSConnection):
+        pass
+
+    class Pool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Kept
+
+    class TlsPool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = KeptTls
+
+    manager = urllib3.PoolManager(
+        num_pools=1,
+        maxsize=connections,
+        block=True,
+        retries=False,
+        timeout=urllib3.Timeout(connect=CONNECT_S, read=answer_s),
+    )
+    manager.pool_classes_by_scheme = {"http": Pool, "https": TlsPool}
+    return manager
+
+
 class Http:
     """Up to `connections` requests at once to one server; more of them wait for one to be free."""
 
     def __init__(self, url: str, connections: int = 1, answer_s: float = ANSWER_S) -> None:
         """Nothing is sent yet; raises UsageError for a token that is none."""
-        import urllib3
-
         self.url = url
         self._answer_s = answer_s
-        self._pool = urllib3.PoolManager(
-            num_pools=1,
-            maxsize=connections,
-            block=True,
-            retries=False,
-            timeout=urllib3.Timeout(connect=CONNECT_S, read=answer_s),
-        )
+        self._pool = _manager(connections, answer_s)
         self._headers = {"Accept": "application/json"}
-        if token := os.environ.get(TOKEN, "").strip():
-            if not (token.isascii() and token.isprintable()) or " " in token:
+        self._token = os.environ.get(TOKEN, "").strip()
+        if self._token:
+            if not (self._token.isascii() and self._token.isprintable()) or " " in self._token:
                 raise UsageError(
                     f"{TOKEN} holds what no token may: characters beyond ASCII, spaces"
                 )
-            self._headers["Authorization"] = f"Bearer {token}"
+            self._headers["Authorization"] = f"Bearer {self._token}"
 
     def get(self, path: str) -> Answer:
         """Ask for something, whatever the server answers; see `post`."""
@@ -164,12 +243,15 @@ class Http:
         try:
             try:
                 answer = self._once(method, path, body, headers)
-            except urllib3.exceptions.ProtocolError:  # a kept connection that the server closed
+            except urllib3.exceptions.ProtocolError as exc:
+                silent = exc.args[-1]
+                if not (isinstance(silent, _Silent) and silent.kept):
+                    raise
                 answer = self._once(method, path, body, headers)
         except urllib3.exceptions.HTTPError as exc:
             raise EngineError(f"{self.url}: {self._why(exc)}") from exc
         if answer.status in (401, 403):
-            given = "the token in it is refused" if TOKEN in os.environ else "there is none"
+            given = "the token in it is refused" if self._token else "there is none"
             raise EngineError(
                 f"{self.url}: HTTP {answer.status}: {answer.reason}: a bearer token is taken from "
                 f"{TOKEN} of the environment, and {given}"
@@ -197,7 +279,7 @@ class Http:
             raise EngineError(f"{self.url}: an answer of more than {MOST_BYTES:,} bytes")
         response.release_conn()
         named = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status, named, found)
+        return Answer(response.status, named, found, self._token)
 
     def _why(self, exc: Exception) -> str:
         """Why no answer came."""
@@ -213,4 +295,5 @@ class Http:
             return f"nobody answers ({said}): is the server running?"
         if isinstance(exc, errors.ConnectTimeoutError):
             return f"nobody takes the connection within {CONNECT_S:g} s: is the server running?"
-        return f"the connection broke: {one_line(str(exc))}"
+        silent = isinstance(exc, errors.ProtocolError) and isinstance(exc.args[-1], _Silent)
+        return f"the connection broke: {one_line(str(exc.args[-1] if silent else exc))}"

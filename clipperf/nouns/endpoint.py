@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
 from clipperf.nouns.variant import Side
 
@@ -43,6 +44,12 @@ class Endpoint:
     server: str = ""
     max_batch: int | None = None
     least_cosine: float | None = None
+
+    @property
+    def host(self) -> str:
+        """Its URL without how it is spoken to: no scheme and no port."""
+        parts = urlsplit(self.url)
+        return f"{parts.hostname or ''}{parts.path}"
 
     @property
     def label(self) -> str:

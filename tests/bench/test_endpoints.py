@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,31 @@ def test_names_that_are_known_here_and_those_that_are_the_servers(url: str) -> N
     ]
 
 
+def test_a_tower_that_is_not_there_is_a_failed_row(url: str) -> None:
+    model_server.control(url, models=["clip_text"])
+    found = jobs(target(url, sides=("image", "text"), batches=(1, 4), tokens=(8,)))
+    cells = {(c.request.cell.side, c.request.cell.batch): c.error for j in found for c in j.cells}
+    assert [key for key, error in cells.items() if error is None] == [("text", 1), ("text", 4)]
+    for batch in (1, 4):
+        assert "none is an image tower; served are: clip_text" in str(cells["image", batch])
+    model_server.control(url)
+    both = target(url, sides=("image",), served_as=("clip_image", "clip_text"))
+    assert "clip_text is no image tower" in str(jobs(both)[0].cells[0].error)
+
+
+def test_a_number_of_inputs_that_is_fixed(url: str) -> None:
+    def errors(size: int) -> list[str | None]:
+        inputs = {"clip_text": ["INPUT_TEXT", "BYTES", [size, 1]]}
+        model_server.control(url, inputs=inputs)
+        return [job.cells[0].error for job in jobs(target(url, OFFLINE, batches=(1, 8)))]
+
+    assert errors(-1) == [None, None]
+    one, eight = errors(8)
+    assert "takes 8 inputs in a request, never fewer" in str(one) and one == eight
+    one, eight = errors(1)
+    assert one is None and "takes one input in a request: give --batch 1" in str(eight)
+
+
 def test_what_the_servers_words_speak_against(url: str) -> None:
     (job,) = jobs(target(url, OFFLINE, batches=(9,)))
     assert "takes up to 8 inputs in a request: give --batch 8" in str(job.cells[0].error)
@@ -203,37 +230,63 @@ def test_a_fault_while_inputs_are_offered_is_a_failed_row(url: str, fault: str, 
 
 
 def test_vectors_are_held_against_the_artifact(url: str, sample_artifact: Path) -> None:
-    def compared() -> Measurement:
-        (job,) = jobs(target(url))
-        cell = dataclasses.replace(job.cells[0], compared=str(sample_artifact))
-        job = dataclasses.replace(job, cells=(cell,))
-        return run_job(job, environment.capture(), [], lambda event: None)[0]
-
-    good = compared()
+    (job,) = jobs(target(url))
+    good, _ = compared(job, sample_artifact)
     assert good.status == "ok" and good.endpoint is not None
     assert good.endpoint.least_cosine is not None and good.endpoint.least_cosine > 0.9999
     model_server.control(url, fault="other")
-    bad = compared()
+    bad, _ = compared(job, sample_artifact)
     assert bad.status == "failed" and "its vectors are not those of clipperf-sample" in str(
         bad.error
     )
     assert bad.endpoint is not None and (bad.endpoint.least_cosine or 1) < 0.9
 
 
+def compared(job: Job, folder: Path) -> tuple[Measurement, list[str]]:
+    """A server's row, and why its vectors were not held against an artifact in a folder."""
+    cell = dataclasses.replace(job.cells[0], compared=str(folder))
+    told: list[Event] = []
+    (row,) = run_job(
+        dataclasses.replace(job, cells=(cell,)), environment.capture(), [], told.append
+    )
+    return row, [e.text for e in told if e.kind == "note" and "vectors not compared" in e.text]
+
+
 def test_an_artifact_that_cannot_be_opened_is_no_fault_of_the_server(
     url: str, tmp_path: Path
 ) -> None:
     (job,) = jobs(target(url))
-    cell = dataclasses.replace(job.cells[0], compared=str(tmp_path))
-    told: list[Event] = []
-    rows = run_job(dataclasses.replace(job, cells=(cell,)), environment.capture(), [], told.append)
-    assert rows[0].status == "ok"
-    assert any(e.kind == "note" and "vectors not compared" in e.text for e in told)
+    row, notes = compared(job, tmp_path)
+    assert row.status == "ok" and len(notes) == 1
+
+
+@pytest.mark.parametrize(("mean", "std", "fits"), [(0.5, 0.5, True), (100.0, 1.0, False)])
+def test_an_artifact_that_takes_other_pixels_is_no_fault_of_the_server(
+    url: str, sample_artifact: Path, tmp_path: Path, mean: float, std: float, fits: bool
+) -> None:
+    """SigLIP's pixels lie from -1 to 1, where half of what is offered does not."""
+    folder = tmp_path / "other"
+    shutil.copytree(sample_artifact, folder)
+    prepared, manifest = folder / "preprocess.json", folder / "manifest.json"
+    said = json.loads(prepared.read_text()) | {"mean": [mean] * 3, "std": [std] * 3}
+    prepared.write_text(json.dumps(said))
+    whole = json.loads(manifest.read_text()) | {"preprocess": said}
+    whole["files"]["preprocess.json"] = hashlib.sha256(prepared.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(whole))
+    model_server.control(url, models=["clip_image_tower"])
+    (job,) = jobs(target(url, sides=("image",)))
+    row, notes = compared(job, folder)
+    assert row.status == "ok" and row.endpoint is not None, row.error
+    if fits:
+        assert row.endpoint.least_cosine is not None and row.endpoint.least_cosine > 0.9999
+        assert not notes
+    else:
+        assert row.endpoint.least_cosine is None and "encode_pixels was given" in notes[0]
 
 
 OWN = """
 import numpy as np
-from clipperf.engines.endpoint import Protocol
+from clipperf.engines.endpoint import Found, Protocol
 from clipperf.nouns.endpoint import Endpoint
 
 class Engine:
@@ -246,7 +299,8 @@ class Engine:
         pass
 
 def models(http, wanted, server):
-    return [Endpoint(http.url, "mine", "m", "texts", "text", width=192, server=server)]
+    found = Endpoint(http.url, "mine", "m", "texts", "text", width=192, server=server)
+    return Found((found,))
 
 PROTOCOL = Protocol("mine", lambda http: "mine 1", models, Engine)
 """
@@ -254,7 +308,8 @@ PROTOCOL = Protocol("mine", lambda http: "mine 1", models, Engine)
 
 def test_a_protocol_of_an_installed_package(install: Install, url: str) -> None:
     install("mine", OWN, {"clipperf.protocol": {"mine": "mine:PROTOCOL"}})
-    (row,) = measured(target(url, protocol="mine"))
+    row, image = measured(target(url, sides=("text", "image"), protocol="mine"))
+    assert image.status == "failed" and "no model there is an image tower" in str(image.error)
     assert row.status == "ok" and row.cell.runtime == "mine", row.error
     assert row.provider == "mine 1" and row.serving is not None and row.serving.best is not None
 

@@ -45,6 +45,11 @@ def own(sample_artifact: Path) -> Iterator[Any]:
         yield model
 
 
+def served(url: str, wanted: Wanted, protocol: str | None = None) -> tuple[Endpoint, ...]:
+    """The models of a server that are to be measured."""
+    return ask(url, wanted, protocol).endpoints
+
+
 def embedded(endpoint: Endpoint, given: list[Any] | np.ndarray, answer_s: float = 20) -> np.ndarray:
     """Vectors by an engine for a served model."""
     array = given
@@ -64,7 +69,7 @@ def embedded(endpoint: Endpoint, given: list[Any] | np.ndarray, answer_s: float 
 def test_kserve_serves_texts_pixels_and_tokens(url: str, own: Any, binary: bool) -> None:
     model_server.control(url, binary=binary, protocols=["kserve"])
     names = ("clip_text", "clip_image_tower", "clip_text_tower")
-    found = {e.model: e for e in ask(url, Wanted(SIDES, names))}
+    found = {e.model: e for e in served(url, Wanted(SIDES, names))}
     assert {e.encoding for e in found.values()} == {"binary" if binary else "json"}
     assert all(e.server == "tests 1.0" and e.width == 192 for e in found.values())
     assert found["clip_text"].max_batch == (8 if binary else None)
@@ -82,7 +87,7 @@ def test_kserve_serves_texts_pixels_and_tokens(url: str, own: Any, binary: bool)
 
 
 def test_kserve_takes_image_files_in_binary_alone(url: str, own: Any) -> None:
-    image, text = ask(url, BOTH)
+    image, text = served(url, BOTH)
     assert (image.model, image.takes, text.model, text.takes) == (
         *("clip_image", "image files"), *("clip_text", "texts"),
     )  # fmt: skip
@@ -90,42 +95,52 @@ def test_kserve_takes_image_files_in_binary_alone(url: str, own: Any) -> None:
     np.testing.assert_allclose(embedded(image, files), own.encode_images(files), atol=1e-5)
     model_server.control(url, binary=False, models=["clip_image"])
     with pytest.raises(EngineError, match="takes image files, which no JSON holds"):
-        ask(url, BOTH)
+        served(url, BOTH)
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_openai_embeds_texts(url: str, own: Any, binary: bool) -> None:
     model_server.control(url, binary=binary, protocols=["openai"])
-    (endpoint,) = ask(url, BOTH)
+    (endpoint,) = served(url, BOTH)
+    assert "embeds texts alone: give --tower text" in ask(url, BOTH).missing["image"]
     assert (endpoint.protocol, endpoint.model, endpoint.side) == ("openai", "clip_text", "text")
     assert endpoint.encoding == ("base64" if binary else "float") and endpoint.width == 192
     np.testing.assert_allclose(embedded(endpoint, TEXTS), own.encode_texts(TEXTS), atol=1e-5)
     with pytest.raises(UnsupportedError, match="embeds texts alone: give --tower text"):
-        ask(url, Wanted(("image",)))
+        served(url, Wanted(("image",)))
 
 
 def test_which_model_is_taken(url: str) -> None:
     model_server.control(url, models=["clip_text_tower", "clip_text"])
-    assert [e.model for e in ask(url, BOTH)] == ["clip_text"], "the one that does the most"
-    assert [e.model for e in ask(url, Wanted(SIDES, model="clip_text_tower"))] == [
+    assert [e.model for e in served(url, BOTH)] == ["clip_text"], "the one that does the most"
+    assert [e.model for e in served(url, Wanted(SIDES, model="clip_text_tower"))] == [
         "clip_text_tower"
     ]
     both = ("clip_text_tower", "clip_text")
-    assert {e.model for e in ask(url, Wanted(SIDES, both))} == set(both)
+    assert {e.model for e in served(url, Wanted(SIDES, both))} == set(both)
     with pytest.raises(EngineError, match="no model nope is served there; served are: clip_text_"):
-        ask(url, Wanted(SIDES, ("nope",)))
+        served(url, Wanted(SIDES, ("nope",)))
     with pytest.raises(EngineError, match="no model not_loaded is served there"):
-        ask(url, Wanted(SIDES, ("not_loaded",)))
+        served(url, Wanted(SIDES, ("not_loaded",)))
     with pytest.raises(EngineError, match="none is an image tower; served are"):
-        ask(url, Wanted(("image",)))
+        served(url, Wanted(("image",)))
+    # A tower that is asked for and not there is told, unless the model was named.
+    (text_only,) = served(url, BOTH)
+    missing = ask(url, BOTH).missing
+    assert text_only.side == "text" and set(missing) == {"image"}
+    assert "none is an image tower; served are: clip_text_tower, clip_text" in missing["image"]
+    assert not ask(url, Wanted(SIDES, ("clip_text",))).missing
+    assert not ask(url, Wanted(SIDES, model="clip_text")).missing
+    with pytest.raises(UnsupportedError, match="clip_text is no image tower"):
+        ask(url, Wanted(("image",), ("clip_text",)))
     model_server.control(url, models=["one", "two"], protocols=["openai"])
     with pytest.raises(EngineError, match="serves one, two: say which, with --served-as"):
-        ask(url, TEXT)
+        served(url, TEXT)
     model_server.control(url, protocols=[])
     with pytest.raises(EngineError, match="speaks neither kserve nor openai"):
-        ask(url, TEXT)
+        served(url, TEXT)
     with pytest.raises(UsageError, match="choose from: kserve, openai"):
-        ask(url, TEXT, "grpc")
+        served(url, TEXT, "grpc")
 
 
 @pytest.mark.parametrize("protocol", ["kserve", "openai"])
@@ -137,51 +152,122 @@ def test_which_model_is_taken(url: str) -> None:
         ("503", RefusedError, "HTTP 503: the GPU is on fire"),
         ("nonsense", EngineError, "the answer cannot be read"),
         ("width", EngineError, "gives vectors of 191 numbers, expected 192"),
-        ("rows", EngineError, "2"),
+        ("rows", EngineError, {"kserve": "answered 2x192 numbers to 3 inputs",
+                               "openai": "2 vectors for 3 inputs"}),
+        ("endless", EngineError, "the answer cannot be read"),
         ("nan", EngineError, "not finite"),
         ("broken", EngineError, "the connection broke"),
+        ("reset", EngineError, "the connection broke"),
         ("slow", EngineError, "no answer within 0.5 s"),
     ],
-)
+)  # fmt: skip
 def test_faults_of_a_server_are_told(
-    url: str, protocol: str, fault: str, kind: type[EngineError], words: str
+    url: str, protocol: str, fault: str, kind: type[EngineError], words: str | dict[str, str]
 ) -> None:
     # Of "openai" the first request for vectors is the one that finds out how they come.
     after = int(protocol == "openai")
     model_server.control(url, protocols=[protocol], fault=fault, after=after, seconds=2)
-    (endpoint,) = ask(url, TEXT)
+    (endpoint,) = served(url, TEXT)
     with pytest.raises(EngineError) as caught:
         embedded(endpoint, TEXTS, answer_s=0.5 if fault == "slow" else 20)
-    assert type(caught.value) is kind and words in str(caught.value), caught.value
+    said = words if isinstance(words, str) else words[protocol]
+    assert type(caught.value) is kind and said in str(caught.value), caught.value
     assert url in str(caught.value)
+    # Each request is sent once: a new connection that breaks is the server's fault.
+    path = "/v2/models/clip_text/infer" if protocol == "kserve" else "/v1/embeddings"
+    assert model_server.requests_seen(url)[path] == 1 + after
+
+
+@pytest.mark.parametrize(
+    ("fault", "every", "sent", "words"),
+    [
+        # The second is sent again over a new connection, which brings its answer.
+        ("reset", 9, 3, None),
+        ("closed", 9, 3, None),
+        # The new connection breaks, too.
+        ("reset", 1, 3, "the connection broke"),
+        # A byte of the answer came.
+        ("broken", 9, 2, "the connection broke"),
+        ("bit", 9, 2, "the connection broke"),
+    ],
+)
+def test_what_is_sent_again(url: str, fault: str, every: int, sent: int, words: str | None) -> None:
+    (endpoint,) = served(url, TEXT)
+    model_server.control(url, fault=fault, after=1, every=every)
+    cell = Cell("m", "text", "kserve", "", REMOTE, 3, 1)
+    engine = open_endpoint(EngineRequest(cell, SAMPLE, None, endpoint=endpoint), 20)
+    texts = np.array(TEXTS, object)
+    first = engine.run(texts)
+    if words is None:
+        np.testing.assert_array_equal(engine.run(texts), first)
+    else:
+        with pytest.raises(EngineError, match=words):
+            engine.run(texts)
+    engine.close()
+    assert model_server.requests_seen(url)["/v2/models/clip_text/infer"] == sent
+
+
+def test_a_server_that_ends_is_an_error(sample_artifact: Path) -> None:
+    with model_server.serving(sample_artifact, fault="gone", after=0) as own_url:
+        (endpoint,) = served(own_url, TEXT)
+        with pytest.raises(EngineError, match="the connection broke: closed without an answer"):
+            embedded(endpoint, TEXTS)
+
+
+def test_several_models_that_do_as_much(url: str) -> None:
+    inputs = {"a": ["INPUT_TEXT", "BYTES", [-1]], "b": ["INPUT_TEXT", "BYTES", [-1]],
+              "c": ["pixels", "FP32", [-1, 3, 64, 64]]}  # fmt: skip
+    model_server.control(url, inputs=inputs)
+    found = ask(url, BOTH)
+    assert [e.model for e in found.endpoints] == ["c"]
+    assert "a, b all take texts: say which, with --served-as NAME" in found.missing["text"]
+    with pytest.raises(EngineError, match="a, b all take texts"):
+        ask(url, TEXT)
+    assert [e.model for e in served(url, Wanted(SIDES, ("b",)))] == ["b"]
+
+
+def test_shapes_that_are_none(url: str) -> None:
+    model_server.control(url, inputs={"a": ["input_ids", "INT64", [-1, float("inf")]]})
+    with pytest.raises(EngineError, match="metadata of a cannot be read: cannot convert float inf"):
+        ask(url, TEXT)
 
 
 def test_nobody_listens() -> None:
     port = other_tools.free_port()
     with pytest.raises(EngineError, match=r"nobody answers .*is the server running"):
-        ask(f"http://127.0.0.1:{port}", TEXT)
+        served(f"http://127.0.0.1:{port}", TEXT)
 
 
 def test_a_token_comes_from_the_environment(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model_server.control(url, token="s3cret")
     monkeypatch.delenv(http.TOKEN, raising=False)
     with pytest.raises(EngineError, match=r"HTTP 401.*CLIPPERF_ENDPOINT_TOKEN.*there is none"):
-        ask(url, TEXT)
+        served(url, TEXT)
     monkeypatch.setenv(http.TOKEN, "wrong")
     with pytest.raises(EngineError, match="is refused") as caught:
-        ask(url, TEXT)
+        served(url, TEXT)
     assert "wrong" not in str(caught.value)
+    model_server.control(url, token="s3cret", echo=True)  # of what it was sent, as some proxies do
+    for token in ("wrong", "b+d/=="):
+        monkeypatch.setenv(http.TOKEN, token)
+        with pytest.raises(EngineError, match=r"no key is Bearer \*\*\*.*is refused") as caught:
+            ask(url, TEXT)
+        assert token not in str(caught.value)
+    monkeypatch.setenv(http.TOKEN, "")
+    with pytest.raises(EngineError, match="there is none"):
+        ask(url, TEXT)
+    model_server.control(url, token="s3cret")
     monkeypatch.setenv(http.TOKEN, "wro\nng")  # which no header may hold
     with pytest.raises(UsageError, match=f"{http.TOKEN} holds what no token may") as refused:
-        ask(url, TEXT)
+        served(url, TEXT)
     assert "wro" not in str(refused.value)
     monkeypatch.setenv(http.TOKEN, "s3cret")
-    (endpoint,) = ask(url, TEXT)
+    (endpoint,) = served(url, TEXT)
     assert "s3cret" not in repr(endpoint) and embedded(endpoint, TEXTS).shape == (3, 192)
 
 
 def test_connections_are_kept(url: str) -> None:
-    (endpoint,) = ask(url, TEXT)
+    (endpoint,) = served(url, TEXT)
     cell = Cell("m", "text", "kserve", "", REMOTE, 1, 1)
     engine = open_endpoint(EngineRequest(cell, SAMPLE, None, endpoint=endpoint), 20)
     texts = np.array(["a cat"], object)

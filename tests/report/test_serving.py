@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from report_data import ENVIRONMENT, result
 
+from clipperf.errors import UsageError
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.endpoint import REMOTE, Endpoint
 from clipperf.nouns.result import Measurement
@@ -24,6 +25,8 @@ from clipperf.report.serving import (
     too_much_per_s,
     verdict,
 )
+from clipperf.report.sizing.solve import size
+from clipperf.report.sizing.types import Targets
 
 CELL = Cell("m", "text", "onnx", "fp32", "cpu", 16, 2, tokens=77, scenario=SERVER)
 ASKED = Serving(slo_s=0.05, max_delay_s=0.002)
@@ -159,6 +162,21 @@ def test_connections_that_were_all_in_use_are_told() -> None:
     assert "Give --connections 16" in caveats(8) and "connections were" not in caveats(7)
 
 
+def test_servers_are_no_machines_to_size() -> None:
+    targets = Targets(0, 50, slo_s=0.05)
+    other = dataclasses.replace(SERVED, url="http://other:8000")
+    files = [result([HELD, at_server(900), at_server(950, endpoint=other)])]
+    sizing = size(files, targets)
+    # 50 / (84 x 0.7) = 0.85: one replica of the engine here, whatever servers do.
+    assert [(o.cell.runtime, o.held_per_s, o.replicas) for o in sizing.options] == [("onnx", 84, 1)]
+    assert not sizing.rejected
+    (said,) = [text for text in sizing.assumptions if "servers" in text]
+    assert "m text, clip_text at http://gpu:8000; m text, clip_text at http://other:8000" in said
+    assert not any("servers" in text for text in size([result([HELD])], targets).assumptions)
+    with pytest.raises(UsageError, match=r"no measurements to size from.*at http://gpu:8000"):
+        size([result([at_server(900)])], targets)
+
+
 def test_servers_are_compared_with_themselves_alone() -> None:
     a, b = result([at_server(200), HELD]), result([at_server(150), HELD], path="b.json")
     found = compare([a], [b], [parse_rule("throughput<0.9")])
@@ -176,3 +194,20 @@ def test_servers_are_compared_with_themselves_alone() -> None:
     elsewhere = dataclasses.replace(SERVED, url="http://other:8000")
     apart = compare([a], [result([at_server(200, endpoint=elsewhere), HELD], path="b.json")])
     assert [pair.cell.scenario for pair, _ in apart.rows] == [server]
+
+
+def test_a_server_is_the_same_on_another_port() -> None:
+    def at(port: int, rate: float) -> Measurement:
+        url = f"http://gpu:{port}"
+        return at_server(rate, endpoint=dataclasses.replace(SERVED, url=url))
+
+    def pairs(*rows: Measurement) -> dict[str, float | None]:
+        found = compare([result([at(8000, 200)])], [result(list(rows), path="b.json")])
+        return {p.cell.scenario.rpartition(" at ")[2]: c["throughput"].ratio for p, c in found.rows}
+
+    assert pairs(at(9000, 150)) == {"gpu": 0.75}
+    # Where both sides have a URL it is that one, and the other port is a server of its own.
+    assert pairs(at(9000, 150), at(8000, 220)) == {"http://gpu:8000": 1.1}
+    model = dataclasses.replace(SERVED, url="http://gpu:9000", model="another")
+    with pytest.raises(UsageError):
+        pairs(at_server(150, endpoint=model))

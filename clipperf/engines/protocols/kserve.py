@@ -16,13 +16,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from clipperf.engines.endpoint import Protocol, Wanted, checked, listing, pick
+from clipperf.engines.endpoint import UNREADABLE, Found, Protocol, Wanted, checked, listing, pick
 from clipperf.engines.http import Answer, Http
 from clipperf.errors import EngineError, UnsupportedError
 from clipperf.nouns.artifact import OUTPUT_NAMES
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.endpoint import Endpoint, Takes
 from clipperf.nouns.variant import SIDES, Side
+from clipperf.serialize import parse_json
 from clipperf.text import one_line, shown
 
 USUAL = tuple(f"clip_{side}{end}" for end in ("", "_tower") for side in SIDES)
@@ -54,7 +55,7 @@ def server(http: Http) -> str | None:
     return one_line(f"{found['name']} {found.get('version', '')}", 80)
 
 
-def models(http: Http, wanted: Wanted, said: str) -> list[Endpoint]:
+def models(http: Http, wanted: Wanted, said: str) -> Found:
     """See `Protocol`."""
     served = _served(http, wanted)
     described = http.get("v2").json
@@ -67,16 +68,39 @@ def models(http: Http, wanted: Wanted, said: str) -> list[Endpoint]:
             found.append(_endpoint(http, name, wanted, encoding, said))
         except UnsupportedError as exc:
             problems.append(str(exc))
-    if wanted.names and problems:
-        raise UnsupportedError("; ".join(problems))
-    if not wanted.names:  # one of each tower
-        order = sorted(found, key=lambda each: FIRST.index(each.takes))
-        found = [e for e in order if e is next(o for o in order if o.side == e.side)]
-    found = [each for each in found if each.side in wanted.sides]
-    if not found:
-        why = "; ".join(problems) or f"none is an {' or '.join(wanted.sides)} tower"
-        raise EngineError(f"{http.url}: no model to measure: {why}; {listing(served)}")
-    return sorted(found, key=lambda each: wanted.sides.index(each.side))
+    if wanted.names:
+        for each in found:
+            if each.side not in wanted.sides:
+                problems.append(f"{shown(each.model)} is no {' or '.join(wanted.sides)} tower")
+        if problems:
+            raise UnsupportedError(f"{http.url}: {'; '.join(problems)}: see --served-as, --tower")
+        return Found(tuple(sorted(found, key=lambda each: wanted.sides.index(each.side))))
+    taken, missing = [], {}
+    for side in wanted.sides:
+        try:
+            taken.append(_one(found, side, problems))
+        except EngineError as exc:
+            missing[side] = f"{http.url}: no model to measure: {exc}; {listing(served)}"
+    if not taken:
+        raise EngineError("; ".join(dict.fromkeys(missing.values())))
+    return Found(tuple(taken), missing)
+
+
+def _one(found: list[Endpoint], side: Side, problems: list[str]) -> Endpoint:
+    """Of all models the one of a tower that does the most.
+
+    Raises:
+        EngineError: there is none, or several that do as much.
+    """
+    mine = [each for each in found if each.side == side]
+    if not mine:
+        raise EngineError("; ".join(problems) or f"none is an {side} tower")
+    first = min((each.takes for each in mine), key=FIRST.index)
+    best = [each for each in mine if each.takes == first]
+    if len(best) > 1:
+        names = ", ".join(shown(each.model) for each in best[:20])
+        raise EngineError(f"{names} all take {first}: say which, with --served-as NAME")
+    return best[0]
 
 
 def _served(http: Http, wanted: Wanted) -> list[str]:
@@ -111,7 +135,7 @@ def _endpoint(http: Http, name: str, wanted: Wanted, encoding: str, said: str) -
             raise ValueError(f"HTTP {answer.status}: {answer.reason}")
         inputs = [(str(t["name"]), str(t["datatype"]), _shape(t)) for t in found["inputs"]]
         outputs = [(str(t["name"]), str(t["datatype"]), _shape(t)) for t in found["outputs"]]
-    except (TypeError, KeyError, ValueError) as exc:
+    except UNREADABLE as exc:
         raise EngineError(f"{http.url}: metadata of {shown(name)} cannot be read: {exc}") from exc
     masks = tuple((n, d) for n, d, _ in inputs if "mask" in n and d in ("INT64", "INT32"))
     own = [each for each in inputs if each[:2] not in masks]
@@ -211,7 +235,7 @@ class Engine:
             for row in rows:
                 size = int(row["batch_size"])
                 counted[size] = counted.get(size, 0) + int(row["compute_infer"]["count"])
-        except (TypeError, KeyError, ValueError):
+        except UNREADABLE:
             return None
         return counted
 
@@ -268,7 +292,7 @@ def tensor_in(answer: Answer, name: str, where: str) -> np.ndarray:
     """
     try:
         length = int(answer.headers.get(LENGTH, len(answer.body)))
-        head, raw = json.loads(answer.body[:length]), answer.body[length:]
+        head, raw = parse_json(answer.body[:length], "its head"), answer.body[length:]
         start = 0
         for tensor in head["outputs"]:
             size = tensor.get("parameters", {}).get("binary_data_size", 0)
@@ -281,7 +305,7 @@ def tensor_in(answer: Answer, name: str, where: str) -> np.ndarray:
                 return np.frombuffer(raw, kind, math.prod(shape), start).reshape(shape)
             start += size
         raise ValueError(f"no tensor {name!r}")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+    except UNREADABLE as exc:
         raise EngineError(f"{where}: the answer cannot be read: {exc}") from exc
 
 

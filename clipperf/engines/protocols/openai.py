@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines.endpoint import Protocol, Wanted, checked, pick
+from clipperf.engines.endpoint import UNREADABLE, Found, Protocol, Wanted, checked, pick
 from clipperf.engines.http import Answer, Http
 from clipperf.errors import EngineError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.endpoint import Endpoint
+from clipperf.serialize import parse_json
 from clipperf.text import one_line, shown
 
 ENCODINGS = ("base64", "float")
@@ -37,19 +38,21 @@ def server(http: Http) -> str | None:
     return one_line(answer.headers.get("server", ""), 80) or "unnamed"
 
 
-def models(http: Http, wanted: Wanted, said: str) -> list[Endpoint]:
+def models(http: Http, wanted: Wanted, said: str) -> Found:
     """See `Protocol`."""
+    texts_alone = f"{http.url}: {PROTOCOL.name} embeds texts alone: give --tower text"
     if "text" not in wanted.sides:
-        raise UnsupportedError(f"{http.url}: {PROTOCOL.name} embeds texts alone: give --tower text")
+        raise UnsupportedError(texts_alone)
     try:
         served = [str(row["id"]) for row in http.get("v1/models").json["data"]]
-    except (TypeError, KeyError) as exc:
+    except UNREADABLE as exc:
         raise EngineError(f"{http.url}: its list of models cannot be read: {exc!r}") from exc
     names = pick(wanted, served, ())
     if not wanted.names and len(names) != 1:
         listed = ", ".join(map(shown, names[:20])) or "none"
         raise EngineError(f"{http.url}: serves {listed}: say which, with --served-as NAME")
-    return [_endpoint(http, name, said) for name in names]
+    found = tuple(_endpoint(http, name, said) for name in names)
+    return Found(found, {side: texts_alone for side in wanted.sides if side != "text"})
 
 
 def _endpoint(http: Http, name: str, said: str) -> Endpoint:
@@ -83,13 +86,13 @@ def _vectors(answer: Answer, rows: int, where: str) -> tuple[np.ndarray, str]:
         EngineError: they cannot be read, or are not as many.
     """
     try:
-        found = json.loads(answer.body)["data"]
+        found = parse_json(answer.body, "its body")["data"]
         placed = {int(row.get("index", place)): row["embedding"] for place, row in enumerate(found)}
         if len(found) != rows or set(placed) != set(range(rows)):
             raise ValueError(f"{len(found)} vectors for {rows} inputs")
         encoding = "base64" if isinstance(placed[0], str) else "float"
         vectors = np.array([_vector(placed[place]) for place in range(rows)], np.float32)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+    except UNREADABLE as exc:
         raise EngineError(f"{where}: the answer cannot be read: {exc}") from exc
     return vectors, encoding
 

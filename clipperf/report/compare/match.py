@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -106,7 +106,8 @@ def rows_of(results: Sequence[ResultFile], beside: Sequence[ResultFile] = ()) ->
     """All rows of costs; each way from files to vectors is one of a scenario of its own, and so is
     each bound and server of inputs that were offered.
 
-    A cell that failed is a row of each way in which results `beside` these have it.
+    A cell that failed is a row of each way in which results `beside` these have it. A server is
+    known by its URL where results `beside` these have the same, else by its host.
     """
     rows = merge(results)
     known = lines_of(beside) if beside else []
@@ -116,7 +117,9 @@ def rows_of(results: Sequence[ResultFile], beside: Sequence[ResultFile] = ()) ->
             others = (way_of(other) for other in known if other.run and other.cell == line.cell)
             ways = list(dict.fromkeys(others)) or ways
         rows += [_row_of(line, way) for way in ways]
-    rows += map(served_row, serving.lines_of(results))
+    offered = serving.lines_of(beside) if beside else []
+    urls = {line.endpoint.url for line in offered if line.endpoint}
+    rows += [served_row(line, urls) for line in serving.lines_of(results)]
     return sorted(rows, key=lambda row: cell_order(row.cell))
 
 
@@ -150,9 +153,10 @@ def _row_of(line: Line, way: str) -> Row:
     )
 
 
-def served_row(line: serving.Line) -> Row:
+def served_row(line: serving.Line, urls: Collection[str] = ()) -> Row:
     """What a cell gave under the load that was offered; no rate that held is a failure.
 
+    A server whose URL is not among `urls` may listen on another port than it did.
     Its quantiles are of answers to single inputs. LoadGen keeps no blocks to draw anew.
     """
     asked, endpoint, trial = line.serving, line.endpoint, line.trial
@@ -160,7 +164,8 @@ def served_row(line: serving.Line) -> Row:
     if asked is not None and asked.slo_s is not None:
         words.append(f"{units.share(asked.percentile)} within {units.seconds(asked.slo_s)}")
     if endpoint is not None:
-        words.append(endpoint.label)
+        at = endpoint if endpoint.url in urls else dataclasses.replace(endpoint, url=endpoint.host)
+        words.append(at.label)
     cell = dataclasses.replace(line.cell, scenario=", ".join(words))
     status = line.measured.status if line.measured.status != "ok" or trial else "failed"
     row = Row(cell, line.env_id, line.random_weights, status, source=-1)

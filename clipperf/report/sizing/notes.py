@@ -10,6 +10,7 @@ from clipperf.evals.verdicts import Verdict, verdict_of
 from clipperf.nouns.result import Score
 from clipperf.report.accuracy import judged
 from clipperf.report.pairs import full_precision
+from clipperf.report.serving import Line
 from clipperf.report.sizing.quality import Judge, same_tower
 from clipperf.report.sizing.types import Deployment, Option, Targets
 from clipperf.report.words import listed
@@ -56,6 +57,21 @@ def _accuracy_notes(plan: Deployment, scores: Sequence[Score]) -> list[str]:
     if len({(o.cell.runtime, o.cell.precision) for o in plan.towers}) > 1:
         notes.append("the two towers run differently: evaluate them together before use")
     return notes
+
+
+def servers_left_out(lines: Sequence[Line]) -> str:
+    """Which rows are of running servers, and why they are not sized; "" where there are none."""
+    names = [
+        f"{line.cell.model_id} {line.cell.side}, {line.endpoint.label}"
+        for line in lines
+        if line.cell.is_remote and line.endpoint is not None
+    ]
+    if not names:
+        return ""
+    return (
+        f"Running servers are left out, as the machine, the threads and the memory of one are not "
+        f"known: {'; '.join(dict.fromkeys(names))}."
+    )
 
 
 def assumptions(

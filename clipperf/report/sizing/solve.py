@@ -25,7 +25,7 @@ from clipperf.report.sizing import deployments
 from clipperf.report.sizing.assumed import assume, published_machine
 from clipperf.report.sizing.front import front
 from clipperf.report.sizing.held import longest_texts
-from clipperf.report.sizing.notes import assumptions, with_notes
+from clipperf.report.sizing.notes import assumptions, servers_left_out, with_notes
 from clipperf.report.sizing.options import options_of
 from clipperf.report.sizing.packing import Machine
 from clipperf.report.sizing.prices import prices_of
@@ -43,9 +43,13 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
     """
     check(targets)
     rows = longest_texts([r for r in merge(results) if targets.of(r.cell.side) > 0])
-    lines = [line for line in lines_of(results) if targets.of(line.cell.side) > 0]
+    offered = [line for line in lines_of(results) if targets.of(line.cell.side) > 0]
+    lines = [line for line in offered if not line.cell.is_remote]
     if not rows and not lines:
-        raise UsageError("no measurements to size from: run `clipperf profile MODEL` first")
+        raise UsageError(
+            "no measurements to size from: run `clipperf profile MODEL` first"
+            + (f" ({servers_left_out(offered)})" if offered else "")
+        )
     known = environments(results)
     machines = {env_id: machine_of(env, targets) for env_id, (_, env) in known.items()}
     scores = merge_scores(results)
@@ -90,7 +94,10 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
         options=tuple(passing),
         rejected=tuple(o for o in options if o.broken),
         unmet=tuple(unmet),
-        assumptions=tuple(assumptions(targets, options, judge)),
+        assumptions=(
+            *assumptions(targets, options, judge),
+            *filter(None, [servers_left_out(offered)]),
+        ),
         front=tuple(_ranked(best, list(known), bool(prices))),
         assumed=tuple(
             plan
