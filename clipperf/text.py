@@ -53,6 +53,11 @@ def one_line(text: str, characters: int = WORDS_CHARACTERS) -> str:
     return shortened(printable(" | ".join(filter(None, lines))), characters)
 
 
+def letters(name: str) -> str:
+    """What of a name is compared where its case, spaces and hyphens do not matter: "rtx4090"."""
+    return re.sub(r"[^0-9a-z]", "", name.lower())
+
+
 def shown(name: object) -> str:
     """A name or path as it may stand in a message: a bounded part of it, in one line."""
     return printable(_counted(str(name), NAME_CHARACTERS))

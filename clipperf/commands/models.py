@@ -30,17 +30,21 @@ def command(
     """List the models: sizes and GFLOPs of each tower, weights, licences, published accuracy."""
     from clipperf.models import catalog
     from clipperf.report.models import models_json, models_table
-    from clipperf.report.speeds import names_of, speeds_table
+    from clipperf.report.speeds import names_of, speed_lines, speeds_table
 
     found = catalog.search(search or "")
     if not found:
         raise UsageError(f"no architecture or tag contains {search!r}; clipperf models lists all")
-    if json:
-        print_json(models_json(found))
-    elif speeds:
-        table = speeds_table([tag for entry in found for tag in names_of(entry)])
+    if speeds:
+        names = [name for entry in found for name in names_of(entry)]
+        table = speeds_table(names)
         if table is None:
             raise UsageError("no speeds of these models are published; clipperf models lists all")
-        print_tables(table)
+        if json:
+            print_json(speed_lines(names))
+        else:
+            print_tables(table)
+    elif json:
+        print_json(models_json(found))
     else:
         print_tables(models_table(found))

@@ -67,7 +67,8 @@ def command(
         vram_gb=vram_gb,
         utilisation=utilisation,
     )
-    sized = asked if asked.images_per_s or asked.texts_per_s or targets is not None else None
+    options = (images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, price, utilisation, targets)
+    sized = asked if any(option is not None for option in options) else None
     if out is not None:
         refuse_to_replace_data(out)
     found, left_out = read_results(results)

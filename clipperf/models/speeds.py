@@ -14,7 +14,7 @@ from functools import cache
 from clipperf.errors import UsageError
 from clipperf.models.published import basic_statistics, normal, read_table
 from clipperf.nouns.variant import Side
-from clipperf.text import quoted
+from clipperf.text import letters, quoted
 
 TITAN_RTX = "NVIDIA TITAN RTX"
 RYZEN = "AMD Ryzen 7 7800X3D"
@@ -181,14 +181,14 @@ def hardware_named(text: str) -> str:
     Raises:
         UsageError: it is none of those known, or several.
     """
-    wanted = re.sub(r"[^0-9a-z]", "", text.lower())
+    wanted = letters(text)
     known = hardware()
-    found = [name for name in known if wanted and wanted in re.sub(r"[^0-9a-z]", "", name.lower())]
+    found = [name for name in known if wanted and wanted in letters(name)]
     if len(found) == 1:
         return found[0]
     if found:
         raise UsageError(f"{quoted(text)} is {' or '.join(found)}: name one of them")
-    if wanted and wanted in "amdryzen77800x3d":
+    if wanted and wanted in letters(RYZEN):
         raise UsageError(
             f"{quoted(text)}: the published times on {RYZEN} do not say of which tower they are, "
             f"so nothing is sized by them; there is {', '.join(known)}"

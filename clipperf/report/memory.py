@@ -17,12 +17,13 @@ FEWEST_BATCHES = 4
 class MemoryFit:
     """Peak bytes of a batch as weights + base + per_item * batch, by least squares.
 
-    `weights_bytes` is the tower's size on disk, 0 where it is unknown; `base_bytes` all else that
-    does not grow, below 0 where not all of the weights were in memory at once. `residual_bytes` is
-    the largest distance of a point from the line, `batches` those that it is from.
+    `weights_bytes` is the tower's size on disk; `base_bytes` all else that does not grow, below 0
+    where not all of the weights were in memory at once, and all of it where the size on disk is
+    not known. `residual_bytes` is the largest distance of a point from the line, `batches` those
+    that it is from.
     """
 
-    weights_bytes: int
+    weights_bytes: int | None
     base_bytes: float
     per_item_bytes: float
     residual_bytes: float
@@ -30,17 +31,22 @@ class MemoryFit:
 
     def at(self, batch: float) -> float:
         """The line's bytes at a batch."""
-        return self.weights_bytes + self.base_bytes + self.per_item_bytes * batch
+        return (self.weights_bytes or 0) + self.base_bytes + self.per_item_bytes * batch
 
     @property
     def words(self) -> str:
         """The line in words."""
+        known = self.weights_bytes is not None
+        weights = f"{units.size(self.weights_bytes or 0)} of weights " if known else ""
+        base, item, residual = (
+            units.size(round(abs(each)))
+            for each in (self.base_bytes, self.per_item_bytes, self.residual_bytes)
+        )
         sign = "-" if self.base_bytes < 0 else "+"
+        start = f"{weights}{sign} {base}" if known else base if sign == "+" else f"-{base}"
         return (
-            f"{units.size(self.weights_bytes)} of weights {sign} "
-            f"{units.size(round(abs(self.base_bytes)))} + "
-            f"{units.size(round(self.per_item_bytes))} an input, largest residual "
-            f"{units.size(round(self.residual_bytes))}"
+            f"{start} {'-' if self.per_item_bytes < 0 else '+'} {item} an input, largest residual "
+            f"{residual}"
         )
 
 
@@ -50,9 +56,8 @@ def memory_fit(points: Sequence[tuple[int, int]], weights_bytes: int | None) -> 
     if len(batches) < FEWEST_BATCHES:
         return None
     start, slope = stats.fitted_line([float(b) for b, _ in points], [float(y) for _, y in points])
-    weights = weights_bytes or 0
     worst = max(abs(y - (start + slope * batch)) for batch, y in points)
-    return MemoryFit(weights, start - weights, slope, worst, batches)
+    return MemoryFit(weights_bytes, start - (weights_bytes or 0), slope, worst, batches)
 
 
 def memory_charts(rows: Sequence[Row], labels: dict[str, str]) -> tuple[Chart, ...]:

@@ -48,8 +48,8 @@ def names_of(entry: CatalogEntry) -> list[str]:
     return [f"{entry.architecture}::{tag}" for tag in entry.tags] or [entry.architecture]
 
 
-def speeds_table(model_ids: Sequence[str]) -> Table | None:
-    """The newest published speeds of some models by hardware; None where none is published.
+def speed_lines(model_ids: Sequence[str]) -> list[Line]:
+    """The newest published speeds of some models by hardware; none where none is published.
 
     Models of one architecture that share a figure stand in one line, under the architecture.
     """
@@ -66,11 +66,16 @@ def speeds_table(model_ids: Sequence[str]) -> Table | None:
                     time.execution_ms / 1e3, time.memory_mib * MIB,
                 )  # fmt: skip
                 lines.setdefault((line.model_id, line.hardware, line.side, line.setup), line)
-    if not lines:
-        return None
-    shown = sorted(
+    return sorted(
         lines.values(), key=lambda x: (x.model_id, x.hardware, x.side, -(x.per_s or 0.0), x.setup)
     )
+
+
+def speeds_table(model_ids: Sequence[str]) -> Table | None:
+    """`speed_lines` as a table; None where none is published."""
+    shown = speed_lines(model_ids)
+    if not shown:
+        return None
     columns: list[Column[Line]] = [
         Column("Model", lambda x: x.model_id, "words", "never", **KEY, split=True),
         Column("Hardware", lambda x: x.hardware, "words", **KEY),

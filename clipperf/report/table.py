@@ -22,6 +22,9 @@ Unit = Literal[
 "span" is a value with its highest one as the interval's end. "words" say what a row is about, a
 "note" how its measurement went, a "verdict" what came of it."""
 
+OPEN = "∞"
+"""An interval's end that nothing bounds."""
+
 WORDS = frozenset(("words", "note", "verdict"))
 
 Severity = Literal["good", "plain", "warn", "bad"]
@@ -102,12 +105,13 @@ class Value:
 
     @property
     def bracket(self) -> str:
-        """Its interval: "[1.31, 1.40]"; "" where there is none."""
+        """Its interval: "[1.31, 1.40]", "[2, ∞]" of one that is open; "" where there is none."""
         if self.missing or self.interval is None or self.unit == "span":
             return ""
-        if not all(map(math.isfinite, self.interval)):
+        if any(map(math.isnan, self.interval)) or not math.isfinite(self.interval[0]):
             return ""
-        low, high = map(ENDS.get(self.unit, TEXTS[self.unit]), self.interval)
+        words = ENDS.get(self.unit, TEXTS[self.unit])
+        low, high = (OPEN if end == math.inf else words(end) for end in self.interval)
         return f"[{low}, {high}]"
 
     @property

@@ -36,6 +36,12 @@ def test_less_than_the_weights_is_said_with_its_sign() -> None:
     assert fit is not None and fit.words.startswith("50.0 MiB of weights - 10.0 MiB + 1.0 MiB an")
 
 
+def test_an_unknown_size_on_disk_is_left_out_and_both_terms_have_their_signs() -> None:
+    fit = memory_fit([(b, (40 - b) * MIB) for b in (1, 2, 4, 8)], None)
+    assert fit is not None and fit.weights_bytes is None and fit.at(0) == pytest.approx(40 * MIB)
+    assert fit.words.startswith("40.0 MiB - 1.0 MiB an input, largest residual")
+
+
 def test_three_batches_have_no_line() -> None:
     points = [(1, 10), (2, 20), (4, 40), (4, 41)]
     assert memory_fit(points, 0) is None

@@ -295,6 +295,25 @@ def test_a_gpu_is_shared_while_it_is_idle_enough() -> None:
     assert size(on_gpu(0.001, 0.001, 5000), Targets(70, 70)).plans[0].machines == 2
 
 
+def test_spare_replicas_have_a_gpu_of_their_own() -> None:
+    # 0.6 of a GPU each and one spare each: four machines. Of 0.1 each the two that work share one.
+    files = on_gpu(0.001, 0.001)
+    assert size(files, Targets(420, 420, spare=1)).plans[0].machines == 4
+    assert size(files, Targets(70, 70, spare=1)).plans[0].machines == 3
+
+
+def test_an_intervals_end_is_packed_with_its_own_load() -> None:
+    # Batches of 0.1 and 0.3 s: 5 a second [3.175, 11.76]. 1.7 / (5 x 0.7) = 0.486 of a GPU for
+    # each tower share one; at the slow end 1.7 / (3.175 x 0.7) = 0.765 of each do not.
+    rows = []
+    for side in ("image", "text"):
+        c = cell(side, device="cuda")
+        rows.append(timed(c, [0.1, 0.3] * 3, env_id=OTHER.id))
+        rows.append(memory(c, 2000, env_id=OTHER.id, vram_peak_bytes=MIB, vram_source="nvml"))
+    (plan,) = size([result(rows, environments=(OTHER,))], Targets(1.7, 1.7)).plans
+    assert (plan.machines, plan.machines_interval) == (1, (1, 2))
+
+
 def test_one_replica_a_gpu() -> None:
     # 2.5 GPUs of images; the third one's other half takes the texts' 0.1.
     (plan,) = size(on_gpu(0.001, 0.001), Targets(1750, 70)).plans

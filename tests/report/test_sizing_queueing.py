@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from report_data import ENVIRONMENT, cell, memory, result, timed
 
+from clipperf.errors import UsageError
 from clipperf.nouns.result import Measurement
-from clipperf.nouns.serving import SERVER, Serving, ServingRun, Trial
+from clipperf.nouns.serving import OFFLINE, SERVER, Serving, ServingRun, Trial
 from clipperf.report.records import environments
 from clipperf.report.sizing.queueing import Service, expected, highest_rate, service_of
 from clipperf.report.sizing.solve import size
@@ -225,3 +226,60 @@ def test_quantiles_of_the_estimate_are_near_a_queue_played_through() -> None:
     found = expected(service, rate, 0.99)
     assert found is not None
     assert found.latency_s == pytest.approx(np.quantile(ends - at, 0.99), rel=0.1)
+
+
+def test_closed_loops_of_shorter_texts_than_a_server_scenario_are_left_out() -> None:
+    long, short = cell("text", "onnx", batch=8), cell("text", "onnx", batch=8, tokens=8)
+    rows = [
+        timed(short, [0.002] * 6),
+        served(100.0, cell=dataclasses.replace(long, scenario=SERVER)),
+    ]
+    (option,) = size([result(rows)], Targets(0, 70, slo_s=0.05)).options
+    assert (option.basis, option.cell.tokens) == ("server scenario", 77)
+
+
+def test_every_batch_of_a_server_scenario_is_held_against_the_limits() -> None:
+    """The quickest takes 5000 MiB of 1000; the next holds 90 a second: 70 / (90 x 0.7) = 1.11."""
+    rows = []
+    for batch, rate, peak_mib in ((8, 90.0, 100), (32, 100.0, 5000)):
+        c = dataclasses.replace(CLOSED, batch=batch)
+        rows += [memory(c, peak_mib), served(rate, cell=dataclasses.replace(SERVED, batch=batch))]
+    sizing = size([result(rows)], Targets(70, 0, slo_s=0.05, ram_bytes=1000 * 2**20))
+    (option,) = sizing.options
+    assert (option.cell.batch, option.held_per_s, option.replicas) == (8, 90.0, 2)
+    assert [o.cell.batch for o in sizing.rejected] == [32] and len(sizing.plans) == 1
+
+
+def test_the_slo_binds_the_percentile_that_is_asked_for() -> None:
+    """1.4 % of 700 calls take 60 ms: over 50 ms at p99, and 10 ms at p90."""
+    row = timed(cell(), [0.01] * 690 + [0.06] * 10)
+    files = [result([row])]
+    (option,) = size(files, Targets(1, 0, slo_s=0.05, percentile=0.9)).options
+    assert (option.latency_s, option.latency_quantile) == (pytest.approx(0.01), "p90")
+    (late,) = size(files, Targets(1, 0, slo_s=0.05)).rejected
+    assert late.broken == ("SLO: p99 60.0 ms is 10.0 ms over 50.0 ms",)
+    # One call of 20 is no p90: what waits behind it is the queue's to say.
+    (few,) = size(
+        [result([timed(cell(), [0.01] * 19 + [0.06])])],
+        Targets(1, 0, slo_s=0.05, percentile=0.9),
+    ).options
+    assert (few.latency_quantile, few.basis) == ("max", "queueing estimate")
+
+
+def test_large_batches_are_looked_at_up_to_a_limit_that_is_said() -> None:
+    # Runs of one second for any number, as in the chain by hand above.
+    found = expected(Service((1.0,) * 1000), 0.5, 0.5)
+    assert found is not None
+    assert found.mean_batch == pytest.approx(0.5 * (1 + math.exp(-0.5) / 0.5), rel=1e-6)
+    large = dataclasses.replace(CLOSED, batch=2048)
+    sizing = size([result([timed(large, [0.01] * 6)])], Targets(1, 0, slo_s=1.0))
+    assert sizing.rejected[0].broken == (
+        "SLO: the queueing estimate looks at batches of up to 1024: run "
+        "`clipperf profile --scenario server --slo-ms 1000`",
+    )
+
+
+def test_other_scenarios_alone_are_nothing_to_size_from() -> None:
+    offline = served(100.0, cell=dataclasses.replace(CLOSED, scenario=OFFLINE))
+    with pytest.raises(UsageError, match="no measurements to size from: offline"):
+        size([result([offline])], Targets(70, 0, slo_s=0.05))

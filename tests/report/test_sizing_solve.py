@@ -416,7 +416,7 @@ def test_notes_of_both_towers() -> None:
 
 def test_assumptions_name_quantiles_and_tokens() -> None:
     def told(tokens: tuple[int, ...], calls: int, texts: float = 1) -> list[str]:
-        rows = [timed(cell("text", batch=n, tokens=n), [0.1] * calls) for n in tokens]
+        rows = [timed(cell("text", streams=n, tokens=n), [0.1] * calls) for n in tokens]
         rows += [timed(cell(), [0.1] * calls)]
         return list(size([result(rows)], Targets(1, texts)).assumptions)
 

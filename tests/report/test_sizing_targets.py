@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from clipperf.report.sizing.front import front
 from clipperf.report.sizing.prices import kinds_of
 from clipperf.report.sizing.quality import together
 from clipperf.report.sizing.solve import size
-from clipperf.report.sizing.tables import sizing_tables
-from clipperf.report.sizing.types import Deployment, Quality, Targets
+from clipperf.report.sizing.tables import has_front, sizing_tables
+from clipperf.report.sizing.types import Deployment, Quality, Sizing, Targets
 from clipperf.serialize import to_json
 from clipperf.system.store import SCHEMA_VERSION
 
@@ -80,7 +81,11 @@ def test_options_come_before_the_file() -> None:
         ("slo_ms = nan", "slo_ms nan: give"),
         ("spare = 1.5", "spare 1.5: give a whole number"),
         ("spare = true", "spare True: give a whole number"),
-        ("percentile = 100", "from 50 to below 100"),
+        ("percentile = 100", "percentile 100: give a number from 50 to 99.96"),
+        ("percentile = 99.97", "from 50 to 99.96"),
+        (f"slo_ms = 1{400 * '0'}", "slo_ms of 20 digits and more: give a number above 0, below"),
+        (f"spare = 0x1{9000 * '0'}", "spare of 20 digits and more: give a whole number"),
+        (f"slo_ms = 1{5000 * '0'}", "not TOML that can be read"),
         ("min_accuracy = 0.6", "min_accuracy 0.6: give percent above 1, such as 60"),
         ("accuracy_on = 3", "accuracy_on: give a text"),
         ("price = 'much'", "price '': give a number above 0 an hour"),
@@ -217,6 +222,31 @@ def test_intervals_reach_machines_and_costs() -> None:
     assert plan.per_month_interval == (2 * 0.5 * 730, 5 * 0.5 * 730)
 
 
+def test_an_end_that_nothing_bounds_is_marked() -> None:
+    """Blocks of 0.1 and 0.5 s: 0.3 +- 2.571 x 0.21909 / sqrt(6) = 0.3 +- 0.22996 s, and of 0.02
+    and 0.58 s +- 0.322 s, whose interval reaches below 0: nothing bounds its rate from above."""
+    rows = [timed(cell(), [0.02, 0.58] * 3), memory(cell(), 100)]
+    files = [result(rows)]
+    sizing = size(files, Targets(7, 0, prices=(("", 1.0),)))
+    (plan,) = sizing.plans
+    assert plan.image is not None
+    # 7 / (3.333 x 0.7) = 3; the slow end is 1 / 0.62193 a second: 7 x 0.62193 / 0.7 = 6.2.
+    assert (plan.image.replicas, plan.image.replicas_interval) == (3, (1, 7))
+    assert plan.image.held_interval is not None and plan.image.held_interval[1] == math.inf
+    assert any("one end of its interval is open" in note for note in plan.notes)
+    # With an SLO of 0.7 s the slow end, runs of up to 1.2 s, holds nothing at any rate.
+    slow = size(files, Targets(0.01, 0, slo_s=0.7, percentile=0.9, prices=(("", 1.0),)))
+    (plan,) = slow.plans
+    assert plan.image is not None and plan.image.held_interval is not None
+    assert plan.image.held_interval[0] == 0 and plan.image.replicas_interval == (1, None)
+    assert plan.machines_interval == (1, None)
+    assert plan.per_month_interval == (730.0, math.inf)
+    (table, *_) = sizing_tables(slow, environments(files))
+    at = table.names.index("Machines")
+    assert table.texts[0][at] == "1 [1, ∞]"
+    assert table.texts[0][table.names.index("Cost a month")] == "730 [730, ∞]"
+
+
 # --- accuracy ------------------------------------------------------------------------------
 
 
@@ -311,6 +341,31 @@ def test_which_scores_count() -> None:
         size([result(both())], Targets(7, 0, max_loss=0.01))
 
 
+def test_an_accuracy_of_whole_percents_is_reached_exactly() -> None:
+    """57 x 0.01 is more than 0.57, of which 0.57 would fall short."""
+    targets = targets_of({"images_per_s": 7, "min_accuracy": 57}, {})
+    assert targets.min_accuracy == 0.57
+    files = [result(both(), (score(cell(), 0.57),))]
+    assert len(size(files, targets).options) == 1
+    by_product = dataclasses.replace(targets, min_accuracy=57 * 0.01)
+    assert len(size(files, by_product).options) == 1
+
+
+def test_scores_of_one_content_count() -> None:
+    """int8 was scored on 100 samples of other content, fp32 on 1000 of its own."""
+    few = judged("int8", -0.2, -0.3, -0.1, n=100, dataset_sha256="e" * 64)
+    files = evaluated(SCORES[0], few)
+    sizing = size(files, Targets(7, 0, min_accuracy=0.5))
+    assert {o.cell.precision for o in sizing.options} == {"fp32"}
+    assert any("hold 2 contents of cifar10" in told for told in sizing.assumptions)
+    # Of as many samples the newer content counts.
+    newer = dataclasses.replace(few, n=1000)
+    assert {
+        o.cell.precision
+        for o in size(evaluated(SCORES[0], newer), Targets(7, 0, min_accuracy=0.5)).options
+    } == {"int8"}
+
+
 # --- what no other beats -------------------------------------------------------------------
 
 
@@ -345,6 +400,15 @@ def test_without_prices_only_machines_of_one_kind_are_compared() -> None:
     assert front([one, elsewhere]) == [one, elsewhere]
 
 
+def test_with_prices_the_front_is_shown_where_its_members_are_on_different_machines() -> None:
+    plans = (plan(10, 0.6, 1.0, 100), dataclasses.replace(plan(5, 0.5, 1.0, 100), env_id="f"))
+    sizing = Sizing(Targets(1, 0), plans, (), (), (), (), front=plans)
+    assert has_front(sizing)
+    assert not has_front(dataclasses.replace(sizing, front=plans[:1]))
+    bare = tuple(dataclasses.replace(p, per_month=None) for p in plans)
+    assert not has_front(dataclasses.replace(sizing, front=bare))
+
+
 # --- the command ---------------------------------------------------------------------------
 
 
@@ -370,3 +434,20 @@ def test_the_command_reads_a_file(tmp_path: Path) -> None:
     for path, words in ((tmp_path / "none", "No such file"), (tmp_path, "folder")):
         done = run("size", stored, "--targets", path)
         assert isinstance(done.exception, UsageError) and words in str(done.exception)
+
+
+def test_a_report_refuses_limits_without_a_rate(tmp_path: Path) -> None:
+    stored = tmp_path / "r.json"
+    whole = dataclasses.replace(result(both()), schema_version=SCHEMA_VERSION)
+    stored.write_text(json.dumps(to_json(whole)))
+    for words in (("--price", "1"), ("--slo-ms", "50")):
+        done = run("report", stored, *words)
+        assert isinstance(done.exception, UsageError)
+        assert "nothing to size: give a target" in str(done.exception)
+
+
+def test_speeds_of_models_as_json() -> None:
+    done = run("models", "--search", "ViT-H-14", "--speeds", "--json")
+    lines = json.loads(done.stdout)
+    assert {line["hardware"] for line in lines} >= {"NVIDIA GeForce RTX 4090", "NVIDIA TITAN RTX"}
+    assert all(line["per_s"] is None or line["per_s"] > 0 for line in lines)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipperf.errors import UsageError
-from clipperf.report.sizing.types import MOST_SPARES, Targets
+from clipperf.report.sizing.types import MOST_PERCENTILE, MOST_SPARES, Targets
 from clipperf.text import one_line, quoted
 from clipperf.units import GIB
 
@@ -21,22 +21,25 @@ class Number:
     high: float = 1e9
     closed: bool = False
     whole: bool = False
-    fix: str = "a number above 0"
+    fix: str = "a number above 0, below a billion"
 
     def allows(self, value: object) -> bool:
         """Whether it is such a number."""
         kinds = int if self.whole else (int, float)
-        if not isinstance(value, kinds) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, kinds) or isinstance(value, bool):
             return False
         return self.low <= value <= self.high if self.closed else self.low < value < self.high
 
 
+MOST_PERCENT = 100 * MOST_PERCENTILE
 RATE = Number(0, 1e9, True, fix="a number from 0 to a billion")
 NUMBERS = {
     "images_per_s": RATE,
     "texts_per_s": RATE,
     "slo_ms": Number(),
-    "percentile": Number(50 - 1e-9, 100, fix="a number from 50 to below 100, such as 99"),
+    "percentile": Number(
+        50, MOST_PERCENT, True, fix=f"a number from 50 to {MOST_PERCENT:g}, such as 99"
+    ),
     "ram_gb": Number(),
     "vram_gb": Number(),
     "disk_gb": Number(),
@@ -50,6 +53,9 @@ NUMBERS = {
 NAMES = (*NUMBERS, "accuracy_on", "price", "assume")
 
 ANY_KIND = ""
+
+MOST_DIGITS = 20
+"""Of a whole number that an error quotes."""
 
 
 def option(name: str) -> str:
@@ -67,7 +73,8 @@ def read(text: str, where: str) -> dict[str, Any]:
 
     try:
         found = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+    # A number of thousands of digits is a ValueError, too.
+    except (ValueError, RecursionError) as exc:
         raise UsageError(f"{where}: not TOML that can be read: {one_line(str(exc))}") from exc
     for name, value in found.items():
         if name not in NAMES:
@@ -83,7 +90,13 @@ def read(text: str, where: str) -> dict[str, Any]:
 
 def _check(who: str, name: str, value: object) -> None:
     if not NUMBERS[name].allows(value):
-        raise UsageError(f"{who} {quoted(value)}: give {NUMBERS[name].fix}")
+        said = f"of {MOST_DIGITS} digits and more" if _long(value) else quoted(value)
+        raise UsageError(f"{who} {said}: give {NUMBERS[name].fix}")
+
+
+def _long(value: object) -> bool:
+    """Whether it is a number that Python may refuse to write."""
+    return isinstance(value, int) and abs(value) >= 10 ** (MOST_DIGITS - 1)
 
 
 def _prices(value: Any, where: str) -> list[tuple[str, float]]:
@@ -129,8 +142,9 @@ def targets_of(given: Mapping[str, Any], filed: Mapping[str, Any]) -> Targets:
             _check(option(name), name, value)
     asked = {**filed, **{name: value for name, value in given.items() if value is not None}}
 
-    def of(name: str, factor: float = 1.0) -> float | None:
-        return None if asked.get(name) is None else asked[name] * factor
+    def of(name: str, parts: int) -> float | None:
+        # Divided: 57 x 0.01 is more than 0.57, which as a share of samples would not reach it.
+        return None if asked.get(name) is None else asked[name] / parts
 
     def size(name: str) -> int | None:
         return None if asked.get(name) is None else round(asked[name] * GIB)
@@ -140,14 +154,14 @@ def targets_of(given: Mapping[str, Any], filed: Mapping[str, Any]) -> Targets:
     return Targets(
         images_per_s=float(asked.get("images_per_s", 0.0)),
         texts_per_s=float(asked.get("texts_per_s", 0.0)),
-        slo_s=of("slo_ms", 1e-3),
+        slo_s=of("slo_ms", 1000),
         ram_bytes=size("ram_gb"),
         vram_bytes=size("vram_gb"),
         utilisation=min(1.0, float(asked.get("utilisation", usual.utilisation))),
         percentile=float(asked.get("percentile", 100 * usual.percentile)) / 100,
         disk_bytes=size("disk_gb"),
-        min_accuracy=of("min_accuracy", 0.01),
-        max_loss=of("max_loss", 0.01),
+        min_accuracy=of("min_accuracy", 100),
+        max_loss=of("max_loss", 100),
         accuracy_on=asked.get("accuracy_on"),
         spare=int(asked.get("spare", usual.spare)),
         prices=tuple(prices.items()),

@@ -17,6 +17,7 @@ from functools import cache
 
 from clipperf import units
 from clipperf.models.speeds import TITAN_RTX, Speed, newest, speeds, speeds_of
+from clipperf.nouns.cell import CLOSED_LOOP
 from clipperf.nouns.result import Environment
 from clipperf.nouns.variant import SIDES, Side
 from clipperf.report.pairs import alike
@@ -44,9 +45,9 @@ def assume(
 ) -> list[Assumed]:
     """Every model of the rows on the hardware, the cheapest first; nothing where none is known.
 
-    `rows` are those of a closed loop that went well.
+    Of the `rows` those of a closed loop count that went well.
     """
-    known = [r for r in rows if r.items_per_s and not r.failed]
+    known = [r for r in rows if r.items_per_s and not r.failed and r.cell.scenario == CLOSED_LOOP]
     mine = [s for s in speeds() if s.hardware == hardware]
     setups = list(dict.fromkeys(s.setup for s in newest(mine)))
     found = []
@@ -142,7 +143,8 @@ def _image(hardware: str, setup: str, model_id: str, rows: Sequence[Row]) -> Gue
     there = _published(hardware, setup, other.cell.model_id, "image")
     assert there is not None
     ratio = _rate(mine) / _rate(other)
-    towers = {o.cell.model_id: (_rate(o), rate) for o, rate in both if _same_run(o, other)}
+    # Checkpoints of one architecture share a figure: they would predict each other.
+    towers = {s.tower: (_rate(o), s.per_s) for o, s in both if _same_run(o, other)}
     error = largest_error(list(towers.values()))
     return Guess(
         there.per_s * ratio,
@@ -152,14 +154,14 @@ def _image(hardware: str, setup: str, model_id: str, rows: Sequence[Row]) -> Gue
     )
 
 
-def _known_on_both(hardware: str, setup: str, rows: Sequence[Row]) -> list[tuple[Row, float]]:
+def _known_on_both(hardware: str, setup: str, rows: Sequence[Row]) -> list[tuple[Row, Speed]]:
     """Image towers that were measured here and are published there, with that speed."""
     found = []
     for row in rows:
         if row.cell.side == "image":
             speed = _published(hardware, setup, row.cell.model_id, "image")
             if speed is not None:
-                found.append((row, speed.per_s))
+                found.append((row, speed))
     return found
 
 

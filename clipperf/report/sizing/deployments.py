@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from clipperf import units
-from clipperf.report.sizing.options import load_of
+from clipperf.report.sizing.options import load_of, needed
 from clipperf.report.sizing.packing import Machine, pack
 from clipperf.report.sizing.prices import Prices
 from clipperf.report.sizing.quality import Judge, together
@@ -29,13 +30,14 @@ def deployment(
     chosen = [o for o in (image, text) if o is not None]
     kinds, memory, fullest, headroom = _placed(chosen, targets, machines)
     spans = [o.replicas_interval for o in chosen]
-    ends: list[int] = []
+    ends: list[int | None] = []
     month: list[float] = []
     for end in (0, 1) if any(spans) else ():
-        moved = [
-            dataclasses.replace(o, replicas=span[end] if span else o.replicas)
-            for o, span in zip(chosen, spans, strict=True)
-        ]
+        moved = [_moved(o, end, targets) for o in chosen]
+        if any(o.replicas is None for o in moved):
+            ends.append(None)
+            month.append(math.inf)
+            continue
         there = _placed(moved, targets, machines)[0]
         ends.append(sum(number for _, number in there))
         month.append(_per_hour(there, prices) * HOURS_A_MONTH)
@@ -53,13 +55,25 @@ def deployment(
         fullest_bytes=fullest,
         headroom_bytes=headroom,
         kinds=kinds,
-        machines_interval=(ends[0], ends[1]) if ends else None,
+        machines_interval=(ends[0] or 1, ends[1]) if ends else None,
         carries=min((o.replicas or 0) / o.load for o in chosen if o.load),
         per_month=per_hour * HOURS_A_MONTH if prices else None,
         per_month_interval=(month[0], month[1]) if prices and month else None,
         per_million=per_hour / S_AN_HOUR / items_per_s * 1e6 if prices else None,
         quality=_quality(chosen),
     )
+
+
+def _moved(option: Option, end: int, targets: Targets) -> Option:
+    """The option at the fewest (0) or the most (1) replicas that its interval allows.
+
+    Their load is that of the interval's rate. The most are None where nothing bounds them.
+    """
+    if option.replicas_interval is None or option.held_interval is None:
+        return option
+    held = option.held_interval[1 - end]
+    load = needed(held, targets.of(option.cell.side), targets) if held > 0 else None
+    return dataclasses.replace(option, replicas=option.replicas_interval[end], load=load)
 
 
 def broken(plan: Deployment, targets: Targets, judge: Judge | None) -> list[str]:
@@ -86,7 +100,7 @@ def _placed(chosen: Sequence[Option], targets: Targets, machines: Mapping[str, M
     kinds: list[tuple[str, int]] = []
     full: list[tuple[int, int | None]] = []
     for env_id in dict.fromkeys(o.env_id for o in chosen):
-        loads = [load_of(o) for o in chosen if o.env_id == env_id]
+        loads = [load_of(o, targets.spare) for o in chosen if o.env_id == env_id]
         filled = pack(loads, machines[env_id], targets.slo_s)
         kinds.append((env_id, sum(number for number, _ in filled)))
         fullest = max(

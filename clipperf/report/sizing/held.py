@@ -11,6 +11,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from clipperf import stats, units
 from clipperf.nouns.cell import CLOSED_LOOP
 from clipperf.nouns.serving import SERVER
@@ -18,7 +20,7 @@ from clipperf.report.pairs import alike, usable_samples
 from clipperf.report.records import Row
 from clipperf.report.serving import Line, too_much_per_s, verdict
 from clipperf.report.sizing.queueing import Service, highest_rate, service_of
-from clipperf.report.sizing.types import Option, Targets
+from clipperf.report.sizing.types import Option, Targets, percentile
 from clipperf.report.table import Interval
 
 Held = tuple[Option, tuple[str, ...]]
@@ -61,31 +63,32 @@ def fitting(line: Line, targets: Targets) -> bool:
 def held_by(rows: Sequence[Row], lines: Sequence[Line], targets: Targets) -> list[Held]:
     """What each configuration holds, in the order of the rows, then of the server scenarios.
 
-    One with a fitting server scenario is told by that alone, by the highest rate where several
-    fit; without an SLO, or where none fits, by its closed loops where there are any. Of texts the
-    longest count: server scenarios of shorter ones are left out.
+    One with fitting server scenarios is told by those alone, each batch by its highest rate;
+    without an SLO, or where none fits, by its closed loops where there are any. Of texts the
+    longest count, in whatever scenario and batch: rows of shorter ones are left out.
     """
-    measured = {_key(row) for row in rows}
     longest: dict[tuple, int] = {}
-    every: list[Row | Line] = [*rows, *lines]
+    every: list[Row | Line] = [*rows, *(x for x in lines if x.cell.scenario == SERVER)]
     for each in every:
-        key = (each.env_id, alike(each.cell, "tokens", "batch", "scenario"))
+        key = _but_length(each)
         longest[key] = max(longest.get(key, 0), each.cell.tokens or 0)
-    served: dict[tuple, Line] = {}
+    rows = [row for row in rows if (row.cell.tokens or 0) == longest[_but_length(row)]]
+    measured = {_key(row) for row in rows}
+    served: dict[tuple, dict[int, Line]] = {}
     others: dict[tuple, Line] = {}
     for line in lines:
-        key = (line.env_id, alike(line.cell, "tokens", "batch", "scenario"))
-        if line.cell.scenario != SERVER or (line.cell.tokens or 0) != longest[key]:
+        if line.cell.scenario != SERVER or (line.cell.tokens or 0) != longest[_but_length(line)]:
             continue
         unbound = targets.slo_s is None and line.trial and _closed_key(line) not in measured
         if not (fitting(line, targets) or unbound):
             others.setdefault(_closed_key(line), line)
         else:
-            best = served.get(_closed_key(line))
+            batches = served.setdefault(_closed_key(line), {})
+            best = batches.get(line.cell.batch)
             if best is None or _rate(line) > _rate(best):
-                served[_closed_key(line)] = line
+                batches[line.cell.batch] = line
     found = [_closed(row, rows, targets) for row in rows if _key(row) not in served]
-    found += [_served(line, rows) for line in served.values()]
+    found += [_served(line, rows) for batches in served.values() for line in batches.values()]
     left = [x for key, x in others.items() if key not in served and key not in measured]
     return found + [(_served(line, rows)[0], (_unfit(line),)) for line in left]
 
@@ -110,6 +113,11 @@ def _key(row: Row | Line) -> tuple:
     return (row.env_id, alike(row.cell, "batch"))
 
 
+def _but_length(row: Row | Line) -> tuple:
+    """What rows of one configuration have in common, however long their texts are."""
+    return (row.env_id, alike(row.cell, "tokens", "batch", "scenario"))
+
+
 def _closed_key(line: Line) -> tuple:
     """As `_key` of the same configuration's closed loops."""
     return (line.env_id, alike(dataclasses.replace(line.cell, scenario=CLOSED_LOOP), "batch"))
@@ -117,7 +125,7 @@ def _closed_key(line: Line) -> tuple:
 
 def _closed(row: Row, rows: Sequence[Row], targets: Targets) -> Held:
     """From times of single calls, with what is wrong with them."""
-    latency, quantile = tail_latency(row)
+    latency, quantile = _latency_at(row, targets)
     # Capacity counts every call, the slow ones too; the median would promise more than it keeps.
     rate = row.cell.batch * row.cell.streams / row.mean_s if row.mean_s else None
     interval = _rate_interval(row)
@@ -140,10 +148,23 @@ def _closed(row: Row, rows: Sequence[Row], targets: Targets) -> Held:
         held_interval=interval,
         disk_bytes=row.disk_bytes,
     )
-    late = None not in (targets.slo_s, latency) and (latency or 0) > (targets.slo_s or 0)
-    if targets.slo_s is None or rate is None or late or row.cell.scenario != CLOSED_LOOP:
+    if targets.slo_s is None or rate is None or row.cell.scenario != CLOSED_LOOP:
+        return option, row.problems
+    samples = usable_samples(row.time)
+    # Of few calls the slowest says little about a percentile: they are in the queue as they are.
+    near = float(np.quantile(samples, targets.percentile)) if samples else latency
+    if min(latency or 0.0, near or 0.0) > targets.slo_s:
         return option, row.problems
     return _estimated(option, row, rows, targets.slo_s, targets.percentile), row.problems
+
+
+def _latency_at(row: Row, targets: Targets) -> tuple[float | None, str | None]:
+    """The latency at the SLO's percentile where enough calls back it, else as `tail_latency`."""
+    if targets.slo_s is not None:
+        value = stats.quantile(usable_samples(row.time), targets.percentile)
+        if value is not None:
+            return value, percentile(targets)
+    return tail_latency(row)
 
 
 def _rate_interval(row: Row) -> Interval | None:
@@ -161,7 +182,8 @@ def _rate_interval(row: Row) -> Interval | None:
     variance = math.fsum((m - mean) ** 2 for m in means) / (len(means) - 1)
     reach = stats.t_quantile(len(means) - 1) * math.sqrt(variance / len(means))
     middle, items = math.fsum(samples) / len(samples), row.cell.batch * row.cell.streams
-    return (items / (middle + reach), items / (middle - reach)) if reach < middle else None
+    # Where the interval of the time reaches 0 nothing bounds the rate from above.
+    return items / (middle + reach), items / (middle - reach) if reach < middle else math.inf
 
 
 def service_at(row: Row, rows: Sequence[Row]) -> tuple[Service, tuple[str, ...]]:
@@ -199,7 +221,9 @@ def _estimated(
     if held is not None and option.rate_interval is not None and option.rate_per_s:
         ratios = [rate / option.rate_per_s for rate in option.rate_interval]
         ends = [
-            highest_rate(_quicker(service, ratio), slo_s, quantile, near=held * ratio) or 0.0
+            math.inf
+            if ratio == math.inf
+            else highest_rate(_quicker(service, ratio), slo_s, quantile, near=held * ratio) or 0.0
             for ratio in ratios
         ]
         interval = (streams * min(ends[0], held), streams * max(ends[1], held))

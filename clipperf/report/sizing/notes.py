@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from clipperf import units
@@ -12,7 +13,7 @@ from clipperf.report.accuracy import judged
 from clipperf.report.pairs import full_precision
 from clipperf.report.serving import Line
 from clipperf.report.sizing.quality import Judge, same_tower
-from clipperf.report.sizing.types import Deployment, Option, Targets
+from clipperf.report.sizing.types import Deployment, Option, Targets, percentile
 from clipperf.report.words import listed
 
 
@@ -25,6 +26,12 @@ def with_notes(plan: Deployment, targets: Targets, scores: Sequence[Score]) -> D
             notes.append(f"the {c.side} row is unstable")
         if o.rss_peak_bytes is None:
             notes.append(f"RAM of the {c.side} tower was not measured")
+        ends = (*(o.rate_interval or ()), *(o.held_interval or ()))
+        if 0 in ends or math.inf in ends:
+            notes.append(
+                f"the timed calls of the {c.side} tower differ so much that one end of its "
+                f"interval is open: time more of them"
+            )
         fill_s = c.batch * c.streams / targets.of(c.side)
         waits = o.basis == "as driven" and c.batch * c.streams > 1
         if targets.slo_s is not None and waits and fill_s > targets.slo_s:
@@ -79,8 +86,9 @@ def assumptions(
 ) -> list[str]:
     """What the sizing takes for granted."""
     bases = {o.basis for o in options}
+    wanted = "p99" if targets.slo_s is None else percentile(targets)
     measured = [o for o in options if o.basis != "server scenario"]
-    quantiles = sorted({o.latency_quantile for o in measured if o.latency_quantile} - {"p99"})
+    quantiles = sorted({o.latency_quantile for o in measured if o.latency_quantile} - {wanted})
     share = units.share(targets.utilisation)
     spare = f", and {targets.spare} spare" if targets.spare else ""
     told = [
@@ -117,6 +125,11 @@ def assumptions(
             f"Accuracy: {judge.dataset}, {judge.metric}. Of two towers that run differently the "
             f"losses of both are added."
         )
+        if judge.contents > 1:
+            told.append(
+                f"These results hold {judge.contents} contents of {judge.dataset}: only the "
+                f"scores of the one with the most samples count, of equal ones of the newest."
+            )
     if targets.prices:
         told.append(
             "A month has 730 hours, of which machines run all; costs are in the prices' currency. "
@@ -124,8 +137,8 @@ def assumptions(
         )
     if quantiles:
         told.append(
-            f"p99 is not backed by enough calls in every row; latency is then the highest backed "
-            f"quantile, or the slowest call (here: {', '.join(quantiles)})."
+            f"{wanted} is not backed by enough calls in every row; latency is then the highest "
+            f"backed quantile, or the slowest call (here: {', '.join(quantiles)})."
         )
     tokens = sorted({o.cell.tokens for o in options if o.cell.tokens is not None})
     if tokens:

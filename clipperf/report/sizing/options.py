@@ -12,8 +12,8 @@ from clipperf.report.serving import Line
 from clipperf.report.sizing.held import held_by, service_at
 from clipperf.report.sizing.packing import Load, Machine
 from clipperf.report.sizing.quality import Judge
-from clipperf.report.sizing.queueing import LEAST_LOAD, expected
-from clipperf.report.sizing.types import Option, Targets
+from clipperf.report.sizing.queueing import LARGEST_RUN, LEAST_LOAD, expected
+from clipperf.report.sizing.types import Option, Targets, percentile
 
 FULL = 1 - 1e-9
 """Keeps 70 / (100 x 0.7) at one replica, whatever binary fractions make of it."""
@@ -71,22 +71,23 @@ def _slo(option: Option, targets: Targets) -> list[str]:
     slo_s, latency_s = targets.slo_s, option.latency_s
     if slo_s is None:
         return []
-    if option.basis != "server scenario" and latency_s is not None and latency_s > slo_s:
+    driven = option.basis in ("closed loop", "as driven")
+    if driven and latency_s is not None and latency_s > slo_s:
         return [
             f"SLO: {option.latency_quantile} {units.seconds(latency_s)} is "
             f"{units.seconds(latency_s - slo_s)} over {units.seconds(slo_s)}"
         ]
     if option.basis == "queueing estimate" and option.held_per_s is None:
+        if option.cell.batch > LARGEST_RUN:
+            return [
+                f"SLO: the queueing estimate looks at batches of up to {LARGEST_RUN}: run "
+                f"`clipperf profile --scenario server --slo-ms {1e3 * slo_s:g}`"
+            ]
         return [
             f"SLO: by the queueing estimate {percentile(targets)} is over {units.seconds(slo_s)} "
             f"even at {units.share(LEAST_LOAD)} of its rate"
         ]
     return []
-
-
-def percentile(targets: Targets) -> str:
-    """The SLO's percentile as people say it: "p99"."""
-    return f"p{100 * targets.percentile:g}"
 
 
 def _over(
@@ -107,33 +108,36 @@ def _counted(option: Option, targets: Targets, machine: Machine) -> Option:
     assert option.held_per_s is not None
     target = targets.of(option.cell.side)
 
-    def needed(held: float) -> float:
-        return target / (held * targets.utilisation)
+    def replicas(held: float) -> int:
+        return max(1, math.ceil(needed(held, target, targets) * FULL)) + targets.spare
 
-    load = needed(option.held_per_s)
-    replicas = max(1, math.ceil(load * FULL))
-    span: tuple[int, ...] | None = None
-    if option.held_interval is not None and option.held_interval[0] > 0:
+    span: tuple[int, int | None] | None = None
+    if option.held_interval is not None:
         low, high = option.held_interval
-        span = tuple(max(1, math.ceil(needed(end) * FULL)) + targets.spare for end in (high, low))
+        span = replicas(high), replicas(low) if low > 0 else None
     counted = dataclasses.replace(
         option,
-        load=load,
-        replicas=replicas + targets.spare,
-        replicas_interval=None if span is None else (span[0], span[1]),
+        load=needed(option.held_per_s, target, targets),
+        replicas=replicas(option.held_per_s),
+        replicas_interval=span,
     )
     return dataclasses.replace(counted, per_machine=machine.capacity(load_of(counted)))
 
 
-def load_of(option: Option) -> Load:
-    """What one replica takes of a machine."""
+def needed(held_per_s: float, target_per_s: float, targets: Targets) -> float:
+    """How many replicas that hold so much a target takes, before rounding up, without spares."""
+    return target_per_s / (held_per_s * targets.utilisation)
+
+
+def load_of(option: Option, spare: int = 0) -> Load:
+    """What one replica takes of a machine; `spare` of the replicas are needed for no load."""
     return Load(
         threads=option.cell.threads,
         ram_bytes=option.rss_peak_bytes or 0,
         vram_bytes=option.vram_peak_bytes or 0,
         gpu=not option.cell.device.startswith("cpu"),
         replicas=option.replicas or 0,
-        need=option.load or 0.0,
+        need=(option.load or 0.0) + spare,
         latency_s=option.expected_s or option.latency_s or 0.0,
     )
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 class Load:
     """One tower's replicas: what each takes of a machine, and how many there are.
 
-    `need` is the number of replicas before rounding up, `latency_s` that of one batch.
+    `need` is the number of replicas before rounding up, spare ones as whole ones; `latency_s` is
+    that of one batch.
     """
 
     threads: int
@@ -129,6 +130,6 @@ def _gpu_shared(first: Load, second: Load, slo_s: float | None) -> bool:
     Together they must be busy for no more than all of the time. A batch may then wait for one of
     the other tower, so their latencies together must meet the SLO.
     """
-    busy = sum(load.need - (load.replicas - 1) for load in (first, second))
+    busy = sum(max(0.0, load.need - (load.replicas - 1)) for load in (first, second))
     waits = first.latency_s + second.latency_s
     return busy <= 1 and (slo_s is None or waits <= slo_s)

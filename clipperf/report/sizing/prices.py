@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping
 
 from clipperf.errors import UsageError
 from clipperf.nouns.result import Environment
 from clipperf.report.words import listed
-from clipperf.text import quoted, shown
+from clipperf.text import letters, quoted, shown
 
 Known = Mapping[str, tuple[str, Environment | None]]
 """Label and description of each environment by its id; see `records.environments`."""
@@ -28,7 +27,7 @@ def kinds_of(name: str, known: Known) -> list[str]:
     Raises:
         UsageError: none is, or several are.
     """
-    wanted = _letters(name)
+    wanted = letters(name)
     for found in (
         [i for i, (label, _) in known.items() if label.lower() == wanted],
         [i for i in known if len(name) >= SHORTEST_ID and i.startswith(name)],
@@ -98,8 +97,4 @@ def _hardware(environment: Environment | None) -> tuple[object, ...]:
 
 
 def _named(environment: Environment) -> str:
-    return f"{_letters(environment.cpu)} {_letters(environment.gpu or '')}"
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[^0-9a-z]", "", name.lower())
+    return f"{letters(environment.cpu)} {letters(environment.gpu or '')}"

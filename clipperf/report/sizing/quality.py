@@ -21,15 +21,16 @@ from clipperf.text import quoted
 
 @dataclass(frozen=True)
 class Judge:
-    """Scores of one dataset and metric, and what is asked of them.
+    """Scores of one dataset's content and metric, and what is asked of them.
 
-    None of both where nothing was evaluated.
+    `contents` counts those that go by the dataset's name; the scores are of one of them.
     """
 
     dataset: str
     metric: str
     scores: tuple[Score, ...]
     targets: Targets
+    contents: int = 1
 
     @property
     def asked(self) -> bool:
@@ -65,7 +66,7 @@ class Judge:
         if quality is None:
             return [f"accuracy: not measured on {on}, run `clipperf eval`"]
         found, least, most = [], self.targets.min_accuracy, self.targets.max_loss
-        if least is not None and quality.value < least:
+        if least is not None and quality.value < least - 1e-12:
             under = units.points(quality.value - least)
             found.append(
                 f"accuracy: {units.share(quality.value)} on {on} is {under} points from "
@@ -154,8 +155,12 @@ def judge_of(scores: Sequence[Score], targets: Targets) -> Judge | None:
             f"--accuracy-on {quoted(f'{dataset}:{metric}')}: of {dataset} there is "
             f"{listed(metrics)}"
         )
-    mine = tuple(s for s in usable if (s.dataset, s.metric) == (dataset, metric))
-    return Judge(dataset, metric, mine, targets)
+    mine = [s for s in usable if (s.dataset, s.metric) == (dataset, metric)]
+    # Figures of other samples are of another task. Of as many samples the newest content counts.
+    contents = list(dict.fromkeys(s.dataset_sha256 for s in reversed(mine)))
+    most = max(contents, key=lambda c: max(s.n for s in mine if s.dataset_sha256 == c))
+    kept = tuple(s for s in mine if s.dataset_sha256 == most)
+    return Judge(dataset, metric, kept, targets, len(contents))
 
 
 def same_tower(score: Score, cell: Cell) -> bool:

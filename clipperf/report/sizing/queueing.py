@@ -25,6 +25,8 @@ EVEN_STEPS = (0.7548776662466927, 0.5698402909980532)
 """Of points that fill a square evenly: 1 / p and 1 / p^2, p the root of p^3 = p + 1."""
 
 LONGEST_QUEUE = 1024
+LARGEST_RUN = 1024
+"""Inputs at once up to which there is an answer: the chain of more takes gigabytes."""
 MISSED = 1e-5
 """What may lie beyond the longest queue that is looked at."""
 
@@ -89,7 +91,10 @@ def service_of(timed: Sequence[tuple[int, float]], spread: Sequence[float] = ())
 
 @lru_cache(maxsize=4096)
 def expected(service: Service, rate_per_s: float, quantile: float) -> Expected | None:
-    """What to expect at a rate; None where the queue would not stay short."""
+    """What to expect at a rate; None where the queue would not stay short.
+
+    Nor is there an answer for a service of more than LARGEST_RUN inputs at once.
+    """
     waiting = _waiting(service, rate_per_s)
     if waiting is None:
         return None
@@ -139,10 +144,10 @@ def highest_rate(
 
 def _waiting(service: Service, rate_per_s: float) -> np.ndarray | None:
     """How likely it is that 0, 1, ... inputs wait when a run ends."""
-    if rate_per_s >= service.rate_per_s:
+    if rate_per_s >= service.rate_per_s or service.most > LARGEST_RUN:
         return None
-    length = 2 * service.most + 64
-    while length <= 2 * LONGEST_QUEUE:
+    first = length = 2 * service.most + 64
+    while length <= 2 * max(LONGEST_QUEUE, first):
         found = _stationary(service, rate_per_s, length)
         if found[-service.most :].sum() < MISSED * service.most:
             return found

@@ -55,6 +55,11 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
     scores = merge_scores(results)
     judge = judge_of(scores, targets)
     options = options_of(rows, lines, targets, machines, judge)
+    if not options:
+        raise UsageError(
+            "no measurements to size from: offline and single-stream scenarios do not say what is "
+            "held when inputs come at random, run `clipperf profile MODEL` first"
+        )
     away = {f"published {name}": name for name in map(hardware_named, targets.assume)}
     kinds = {**known, **{key: (key, published_machine(name)) for key, name in away.items()}}
     every_price = prices_of(targets.prices, kinds, [o.env_id for o in options], away)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -15,9 +16,15 @@ from clipperf.report.columns import (
     tabulate,
     who_columns,
 )
-from clipperf.report.sizing.options import percentile
-from clipperf.report.sizing.types import Assumed, Deployment, Option, Sizing, Targets
-from clipperf.report.table import ASSUMED, EXTRAPOLATED, Table, Value
+from clipperf.report.sizing.types import (
+    Assumed,
+    Deployment,
+    Option,
+    Sizing,
+    Targets,
+    percentile,
+)
+from clipperf.report.table import ASSUMED, EXTRAPOLATED, Interval, Table, Value
 from clipperf.report.words import driven
 
 
@@ -41,8 +48,12 @@ def sizing_tables(
 
 
 def has_front(sizing: Sizing) -> bool:
-    """Whether there is something to weigh: of no kind of machine is one the best in all."""
-    return len(sizing.front) > len({p.kinds[0][0] for p in sizing.front})
+    """Whether there is something to weigh: none is the best in all.
+
+    Without prices that is asked of each kind of machine.
+    """
+    priced = any(p.per_month is not None for p in sizing.front)
+    return len(sizing.front) > (1 if priced else len({p.env_id for p in sizing.front}))
 
 
 def targets_text(sizing: Sizing) -> str:
@@ -89,9 +100,21 @@ def _where(plan: Deployment, labels: dict[str, str]) -> str:
     return " + ".join(f"{number} x {labels[env_id]}" for env_id, number in plan.kinds)
 
 
-def _differing(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    """An interval that says something."""
-    return None if interval is None or interval[0] == interval[1] else interval
+def _differing(interval: tuple[float, float | None] | None) -> tuple[float, float] | None:
+    """An interval that says something; an end that nothing bounds is infinite."""
+    if interval is None or interval[0] == interval[1]:
+        return None
+    return interval[0], math.inf if interval[1] is None else interval[1]
+
+
+def _scaled(
+    value: float | None, by: float, span: tuple[float, float | None] | None
+) -> Interval | None:
+    """The interval of a value that goes with another one, `by`, whose interval is `span`."""
+    ends = _differing(span)
+    if value is None or ends is None:
+        return None
+    return value * ends[0] / by, value * ends[1] / by
 
 
 def _accuracy(plan: Deployment) -> Value:
@@ -153,6 +176,10 @@ def _assumed(plans: Sequence[Assumed]) -> Table:
     def assumed(value: float | None) -> Value:
         return Value(value, "rate", mark=None if value is None else ASSUMED)
 
+    def cost(plan: Assumed, value: float | None) -> Value:
+        span = _scaled(value, plan.machines, plan.machines_interval)
+        return Value(value, "number", span, None if value is None else ASSUMED)
+
     columns: list[Column[Assumed]] = [
         Column("Model", lambda p: model_name(p.model_id, p.random_weights), "words", key=True),
         Column("Hardware", lambda p: p.hardware, "words", "constant", key=True),
@@ -163,8 +190,8 @@ def _assumed(plans: Sequence[Assumed]) -> Table:
             "Machines",
             lambda p: Value(p.machines, "count", _differing(p.machines_interval), ASSUMED),
         ),
-        Column("Cost a month", lambda p: p.per_month, "number", "empty"),
-        Column("Cost a million", lambda p: p.per_million, "number", "empty"),
+        Column("Cost a month", lambda p: cost(p, p.per_month), fold="empty"),
+        Column("Cost a million", lambda p: cost(p, p.per_million), fold="empty"),
         Column("Largest known error", _error, "words"),
         Column("Images rest on", lambda p: p.images_rest_on, "words", "empty"),
         Column("Texts rest on", lambda p: p.texts_rest_on, "words", "empty"),

@@ -15,6 +15,9 @@ HOURS_A_MONTH = 730.0
 
 MOST_SPARES = 10_000
 
+MOST_PERCENTILE = 0.9996
+"""The queueing estimate's 16,384 draws back no more: (1 - q) x n >= 6.5, as `stats` asks."""
+
 Basis = Literal["server scenario", "queueing estimate", "closed loop", "as driven"]
 """What says how much a replica holds. "as driven": calls that a scenario of one's own made."""
 
@@ -74,7 +77,8 @@ class Option:
     """One tower's configuration against the targets.
 
     `rate_per_s` is what it does without pause, `held_per_s` what it holds within the SLO, both
-    with 95 % intervals (of a server scenario: up to the rate that did not hold). `latency_s` is a
+    with 95 % intervals (of a server scenario: up to the rate that did not hold), infinite where
+    nothing bounds them from above. `latency_s` is a
     batch's at `latency_quantile` ("p99", or the highest that enough calls back, or "max"), of a
     server scenario an answer's. `load` is the number of replicas before rounding up; `replicas`
     has the spare ones in it. `expected_s` and `busy` are the latency at the SLO's percentile and
@@ -101,7 +105,7 @@ class Option:
     rate_interval: Interval | None = None
     held_per_s: float | None = None
     held_interval: Interval | None = None
-    replicas_interval: tuple[int, int] | None = None
+    replicas_interval: tuple[int, int | None] | None = None
     expected_s: float | None = None
     busy: float | None = None
     disk_bytes: int | None = None
@@ -114,10 +118,11 @@ class Deployment:
     """One model on one kind of machine, or each tower on one of its own.
 
     `kinds` says how many machines there are of which environment. `machines_interval` follows
-    from those of the towers' rates. `memory_bytes` is the peak RAM of all replicas together,
-    `fullest_bytes` that of the fullest machine, `headroom_bytes` what this machine has left; None
-    where RAM was not measured. `carries` is how many times the target all replicas hold, within
-    the utilisation that is planned for. Costs are in the currency of the prices, None without.
+    from those of the towers' rates; its second end is None where nothing bounds it.
+    `memory_bytes` is the peak RAM of all replicas together, `fullest_bytes` that of the fullest
+    machine, `headroom_bytes` what this machine has left; None where RAM was not measured.
+    `carries` is how many times the target all replicas hold, within the utilisation that is
+    planned for. Costs are in the currency of the prices, None without.
     """
 
     rank: int
@@ -132,7 +137,7 @@ class Deployment:
     headroom_bytes: int | None
     notes: tuple[str, ...] = ()
     kinds: tuple[tuple[str, int], ...] = ()
-    machines_interval: tuple[int, int] | None = None
+    machines_interval: tuple[int, int | None] | None = None
     carries: float | None = None
     per_month: float | None = None
     per_month_interval: Interval | None = None
@@ -190,6 +195,11 @@ class Sizing:
     assumed: tuple[Assumed, ...] = ()
 
 
+def percentile(targets: Targets) -> str:
+    """The SLO's percentile as people say it: "p99"."""
+    return f"p{100 * targets.percentile:g}"
+
+
 def check(targets: Targets) -> None:
     """Reject targets that cannot be meant.
 
@@ -203,9 +213,9 @@ def check(targets: Targets) -> None:
         raise UsageError("nothing to size: give a target of images/s, of texts/s, or both")
     if not (math.isfinite(targets.utilisation) and 0 < targets.utilisation <= 1):
         raise UsageError(f"utilisation must lie in (0, 1], not {targets.utilisation}")
-    if not 0.5 <= targets.percentile < 1:
-        percent = f"{100 * targets.percentile:g}"
-        raise UsageError(f"the percentile must be from 50 to below 100, not {percent}")
+    if not 0.5 <= targets.percentile <= MOST_PERCENTILE + 1e-9:
+        percent, most = (f"{100 * share:g}" for share in (targets.percentile, MOST_PERCENTILE))
+        raise UsageError(f"the percentile must be from 50 to {most}, not {percent}")
     if not 0 <= targets.spare <= MOST_SPARES:
         raise UsageError(f"spare replicas must be from 0 to {MOST_SPARES}, not {targets.spare}")
     for name, value in (
