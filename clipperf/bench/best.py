@@ -9,6 +9,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from clipperf.bench import prepare
@@ -119,8 +120,11 @@ def best_for(
     precisions: Sequence[str] | None,
     device: str | None,
     on_stage: prepare.OnStage,
+    features: bool = False,
 ) -> Choice[None]:
     """The best that all of these models have, made in the store for the least and largest batch.
+
+    With `features` it gives more than embeddings.
 
     A model whose weights cannot be had has no part in the choice: whoever asks finds out next.
 
@@ -134,7 +138,13 @@ def best_for(
             with contextlib.suppress(WeightsError):
                 prepare.artifact_folder(spec, sides, variant, on_stage, batches)
 
-    return best(make, precisions=precisions, device=device, sides=sides)
+    fits = partial(_gives, features=features)
+    return best(make, precisions=precisions, device=device, sides=sides, fits=fits)
+
+
+def _gives(each: Candidate, features: bool) -> bool:
+    """Whether a candidate gives features, where they are wanted."""
+    return contract.get(each.runtime).features or not features
 
 
 def checked(usual: Variant, options: Mapping[str, Any], keep_failed: bool) -> Variant:
@@ -173,8 +183,6 @@ def made(
         named = replace(variant, runtime=each.runtime, precision=each.precision)
         return make(chosen(prepare.loaded_by(named), options, strict=False))
 
-    def fits(each: Candidate) -> bool:
-        return contract.get(each.runtime).features or not variant.features
-
+    fits = partial(_gives, features=variant.features)
     choice = best(tried, precisions=precisions, sides=sides, fits=fits)
     return choice.made, choice

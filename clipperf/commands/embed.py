@@ -156,6 +156,8 @@ def command(
             "--artifact is a model that was exported: leave out --model, --pretrained, "
             "--precision, --image-size and --context-length"
         )
+    if side == "text" and (preprocess, workers) != (None, None):
+        raise UsageError("--preprocess and --workers are for images: leave them out with texts")
     path = SAMPLE_ZIP if dataset == SAMPLE else expanded(dataset)
     opening = {"threads": threads, "streams": streams, "device": device, "preprocess": preprocess}
     with using(), progress(quiet, total=1) as bar:
@@ -166,7 +168,7 @@ def command(
                 sizes = Sizes(image_size, context_length)
                 what = (model, pretrained, sizes, runtime, precision)
                 folder, chosen = _exported(*what, device, side, batch or 32, bar.stage)
-            return _opened(folder, side, chosen, batch, opening)
+            return _in_precision(_opened(folder, side, chosen, batch, opening), precision)
 
         summary = embed(path, expanded(out), opened, wishes, bar.stage, bar.at)
     if json:
@@ -242,6 +244,21 @@ def _opened(
     if batch is not None:
         found.batch = batch
     return found
+
+
+def _in_precision(tower: Tower, asked: str | None) -> Tower:
+    """The tower, where it runs in the precision that was asked for; raises UsageError, closes it.
+
+    Some precisions are settings of a runtime, not what is in a file.
+    """
+    runs = tower.cell.precision
+    if asked in (None, runs):
+        return tower
+    tower.close()
+    raise UsageError(
+        f"--precision {asked} cannot be embedded with: {tower.cell.runtime} opens what is exported "
+        f"for it in {runs}; choose another precision, or leave it out"
+    )
 
 
 def _lines(summary: Summary) -> list[str]:

@@ -190,7 +190,8 @@ def command(
     if runtime == BEST:
         with using(), progress(quiet) as bar:
             pixels = pixel_dtypes(input_, SIDES)
-            choice = best_for(specs, SIDES, pixels, (1, batch), asked, device, bar.stage)
+            wanted = (specs, SIDES, pixels, (1, batch), asked, device, bar.stage)
+            choice = best_for(*wanted, features=bool(features))
         runtimes, asked = (choice.taken.runtime,), asked or (choice.taken.precision,)
     precisions = asked or (BASELINE_PRECISION,)
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)

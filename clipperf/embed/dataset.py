@@ -96,6 +96,20 @@ def survey(dataset: Dataset, scratch: Path) -> int:
     return count
 
 
+def check_unchanged(dataset: Dataset, path: Path, wanted: Wanted, scratch: Path) -> None:
+    """Make sure that what lies at a path is still what was opened.
+
+    Raises:
+        UsageError: its files are not those that were there at first.
+    """
+    scratch.mkdir()
+    if opened(path, wanted, scratch).digest != dataset.digest:
+        raise UsageError(
+            f"{shown(path)} changed while it was read, so that vectors may be those of other "
+            f"items: begin again, with another --out"
+        )
+
+
 def _repeated(dataset: Dataset, digests: set[bytes]) -> UsageError:
     places: dict[str, list[int]] = {}
     for place, id_ in enumerate(dataset.ids()):

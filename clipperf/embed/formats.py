@@ -12,11 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
-from clipperf.errors import MissingDependencyError
+from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.system import extras
+
+MOST_HEADER_BYTES = 100_000_000
+"""The longest header of a safetensors file that its readers take."""
+
+HEADER_ROOM = 1000
+"""Bytes of it for all but the ids."""
 
 Write = Callable[[Path, Sequence[str], np.ndarray], None]
 """Writes one file of ids and vectors."""
+
+Read = Callable[[Path], tuple[list[str], np.ndarray]]
+"""Reads the ids and vectors of a shard, given its path without suffixes.
+
+Raises OSError, ValueError, KeyError or TypeError where it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,7 @@ class Format:
 
     name: str
     files: dict[str, Write]
+    read: Read
     needs: str | None = None
 
 
@@ -39,11 +51,35 @@ def _ids(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
     path.write_text(json.dumps(list(ids), ensure_ascii=False) + "\n", "utf-8", newline="\n")
 
 
-def _safetensors(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
-    from safetensors.numpy import save_file
+def _read_npy(stem: Path) -> tuple[list[str], np.ndarray]:
+    ids = json.loads(Path(f"{stem}.ids.json").read_text("utf-8"))
+    return ids, np.load(f"{stem}.npy", allow_pickle=False)
 
+
+def _safetensors(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
+    from safetensors.numpy import save
+
+    said = json.dumps(list(ids), ensure_ascii=False)
+    # Once more, as a text in the JSON of the header.
+    size = len(json.dumps(said, ensure_ascii=False).encode())
+    if size > MOST_HEADER_BYTES - HEADER_ROOM:
+        raise UsageError(
+            f"the ids of a shard take {size:,} bytes, a safetensors file has room for "
+            f"{MOST_HEADER_BYTES:,}: choose fewer --shard-items or another --format, and another "
+            f"--out"
+        )
     # One entry alone: the order of several differs from run to run.
-    save_file({"vectors": vectors}, path, {"ids": json.dumps(list(ids), ensure_ascii=False)})
+    path.write_bytes(save({"vectors": vectors}, {"ids": said}))
+
+
+def _read_safetensors(stem: Path) -> tuple[list[str], np.ndarray]:
+    data = Path(f"{stem}.safetensors").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    own = header["vectors"]
+    dtype = {"F32": np.float32, "F16": np.float16}[own["dtype"]]
+    vectors = np.frombuffer(data, dtype, offset=start).reshape(own["shape"])
+    return json.loads(header["__metadata__"]["ids"]), vectors
 
 
 def _parquet(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
@@ -61,12 +97,21 @@ def _parquet(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
     )
 
 
+def _read_parquet(stem: Path) -> tuple[list[str], np.ndarray]:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(f"{stem}.parquet").combine_chunks()
+    vectors = table["vector"].combine_chunks()
+    width = vectors.type.list_size
+    return table["id"].to_pylist(), vectors.flatten().to_numpy().reshape(-1, width)
+
+
 FORMATS: dict[str, Format] = {
     format.name: format
     for format in (
-        Format("npy", {".ids.json": _ids, ".npy": _vectors}),
-        Format("safetensors", {".safetensors": _safetensors}, "safetensors"),
-        Format("parquet", {".parquet": _parquet}, "pyarrow"),
+        Format("npy", {".ids.json": _ids, ".npy": _vectors}, _read_npy),
+        Format("safetensors", {".safetensors": _safetensors}, _read_safetensors, "safetensors"),
+        Format("parquet", {".parquet": _parquet}, _read_parquet, "pyarrow"),
     )
 }
 

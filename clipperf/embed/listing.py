@@ -54,13 +54,21 @@ def walk(root: Path) -> Iterator[Found]:
                 for entry in entries:
                     if is_hidden(entry.name):
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         inner = f"{prefix}{entry.name}/", Path(entry.path), above | {real}
                         folders.append(inner)
                     else:
                         yield Found(f"{prefix}{entry.name}", *_stamp(Path(entry.path)))
         except OSError as exc:
             raise UsageError(f"cannot list {shown(folder)}: {exc.strerror or exc}") from exc
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A link to itself, or one that cannot be followed, is a file that cannot be read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _stamp(path: Path) -> tuple[int, int]:

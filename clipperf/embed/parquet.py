@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipperf.embed.items import Item, Wanted, columns_of, id_of, item
+from clipperf.embed.items import Item, Wanted, columns_of, id_of, item, readable
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.system import extras
 from clipperf.text import shown
@@ -43,7 +43,7 @@ def parquet_items(
                     groups.append(number)
             own = [] if columns.id is None else [columns.id]
             names_read = list(dict.fromkeys(([columns.input] if read or not own else []) + own))
-            prefix = f"{name}:" if len(names) > 1 else ""
+            prefix = f"{readable(name)}:" if len(names) > 1 else ""
             place = skipped
             for inputs, ids in _rows(file, path, groups, names_read, columns.input, columns.id):
                 for value, id_ in zip(inputs, ids, strict=True):
@@ -78,6 +78,8 @@ def _opened(path: Path) -> Any:
         return pyarrow.parquet.ParquetFile(
             os.fspath(path), pre_buffer=False, buffer_size=BUFFER_BYTES
         )
+    except UnicodeEncodeError as exc:
+        raise UsageError(f"{shown(path)}: its name is no UTF-8: rename it") from exc
     except (OSError, pyarrow.ArrowException) as exc:
         raise UsageError(f"{shown(path)} is no readable Parquet file: {shown(exc)}") from exc
 
@@ -94,7 +96,35 @@ def _rows(
     try:
         for batch in batches:
             none: list[Any] = [None] * batch.num_rows
-            held = {name: batch.column(name).to_pylist() for name in names}
+            held = {name: _values(batch.column(name)) for name in names}
             yield held.get(given, none), held.get(own or "", none)
     except (OSError, pyarrow.ArrowException) as exc:
         raise UsageError(f"{shown(path)} is damaged: {shown(exc)}") from exc
+
+
+def _values(column: Any) -> list[Any]:
+    """The values of a column; as bytes where it says that they are texts and one is no UTF-8."""
+    import pyarrow
+
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        kinds = {pyarrow.string(): pyarrow.binary(), pyarrow.large_string(): pyarrow.large_binary()}
+        if column.type not in kinds:
+            return [_value(each) for each in column]
+        return [_text(each) for each in column.view(kinds[column.type]).to_pylist()]
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return None
+
+
+def _text(data: bytes | None) -> str | bytes | None:
+    """A text; what is no UTF-8 stays bytes, which are no text either."""
+    try:
+        return None if data is None else data.decode()
+    except UnicodeDecodeError:
+        return data

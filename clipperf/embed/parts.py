@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,7 @@ class Part:
 class Outcome:
     """What came of a part of `items`: ids with vectors [ids, embed_dim], corrupt ones with reasons.
 
-    The inputs themselves are not kept: those of a shard may be large.
+    `order` are all of the ids. The inputs themselves are not kept: those of a shard may be large.
     """
 
     shard: int
@@ -50,20 +51,27 @@ class Outcome:
     ids: list[str]
     vectors: np.ndarray
     corrupt: list[tuple[str, str]]
+    order: list[str]
     clipped: int = 0
 
 
 def parts_of(
-    dataset: Dataset, plan: Plan, items: int, run: range, size: int
+    dataset: Dataset,
+    plan: Plan,
+    items: int,
+    run: range,
+    size: int,
+    ended: threading.Event | None = None,
 ) -> Generator[Part, None, None]:
     """The items of a `run` of shards in parts of `size`; no part is of two shards.
 
-    So what shares a batch does not depend on where an earlier run ended.
+    So what shares a batch does not depend on where an earlier run ended. Once the run has `ended`,
+    nobody waits for what is still fetched.
 
     Raises:
         UsageError: the dataset has fewer items than it had.
     """
-    with closing(fetched(dataset.items(run.start * plan.shard_items))) as source:
+    with closing(fetched(dataset.items(run.start * plan.shard_items), ended)) as source:
         for shard in run:
             left = len(plan.span(shard, items))
             while left:
@@ -95,14 +103,20 @@ def size_of(tower: Tower) -> int:
 
 
 def embedded(
-    tower: Tower, parts: Iterator[Part], workers: int | None
+    tower: Tower,
+    parts: Iterator[Part],
+    workers: int | None,
+    on_end: Callable[[], None] = lambda: None,
 ) -> Generator[Outcome, None, None]:
-    """What comes of parts, in their order; raises as the tower's engine."""
-    return _images(tower, parts, workers) if tower.side == "image" else _texts(tower, parts)
+    """What comes of parts, in their order; raises as the tower's engine.
+
+    `on_end` is called before threads are waited for that make pixels.
+    """
+    return _images(tower, parts, workers, on_end) if tower.side == "image" else _texts(tower, parts)
 
 
 def _images(
-    tower: Tower, parts: Iterator[Part], workers: int | None
+    tower: Tower, parts: Iterator[Part], workers: int | None, on_end: Callable[[], None]
 ) -> Generator[Outcome, None, None]:
     given: deque[Part] = deque()
 
@@ -111,7 +125,7 @@ def _images(
             given.append(part)
             yield [item.given for item in part.good]
 
-    for found in tower.images(inputs(), workers):
+    for found in tower.images(inputs(), workers, on_end):
         yield _outcome(given.popleft(), found.rows, found.unreadable, len(found.clipped))
 
 
@@ -133,5 +147,5 @@ def _outcome(part: Part, rows: np.ndarray, bad: dict[int, str], clipped: int) ->
         else:
             corrupt.append((item.id, reason))
     vectors = rows[[i for i in range(len(rows)) if i not in bad]] if bad else rows
-    size = len(part.items)
-    return Outcome(part.shard, size, part.last, ids, vectors, corrupt, clipped)
+    order = [item.id for item in part.items]
+    return Outcome(part.shard, len(order), part.last, ids, vectors, corrupt, order, clipped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,26 +14,24 @@ from pathlib import Path
 import numpy as np
 
 from clipperf.embed import dataset as datasets
+from clipperf.embed.begun import LISTING, begin, begun_in, folder
 from clipperf.embed.dataset import Dataset
 from clipperf.embed.formats import FORMATS, check_format
 from clipperf.embed.items import Wanted
 from clipperf.embed.manifest import (
-    FILE,
     Manifest,
     Plan,
     check_same,
     manifest_of,
-    read_manifest,
-    write_manifest,
 )
 from clipperf.embed.parts import Outcome, embedded, parts_of, size_of
-from clipperf.embed.shards import Record, corrupt_in, record_in, write_shard
+from clipperf.embed.shards import Made, Record, corrupt_in, record_in, write_shard
 from clipperf.errors import CorruptError, StorageError, UsageError
 from clipperf.serve.arrays import finished
 from clipperf.serve.bulk import Tower
 from clipperf.system import temporaries
 from clipperf.system.files import locked, translated
-from clipperf.system.targets import entries_of, kind_of, real
+from clipperf.system.targets import kind_of, real
 from clipperf.text import one_line, shown
 
 NAMED = 5
@@ -131,14 +130,16 @@ def embed(
     def refuse() -> None:
         raise StorageError(f"another command is writing {shown(out)}: wait for it, or end it")
 
-    with locked(out, 0.0, refuse), _folder(out), contextlib.ExitStack() as held:
-        begun = _begun(out)
+    with locked(out, 0.0, refuse), folder(out), contextlib.ExitStack() as held:
+        begun = begun_in(out)
         with translated(out):
-            scratch = held.enter_context(temporaries.made(out / "listing", folder=True))
+            scratch = held.enter_context(temporaries.made(out / LISTING, folder=True))
         on_stage(f"reading {shown(path)}")
-        data = datasets.opened(path, wishes.wanted, scratch)
+        with translated(out):
+            data = datasets.opened(path, wishes.wanted, scratch)
         tower = held.enter_context(open_tower())
-        items = begun.data.items if begun is not None else datasets.survey(data, scratch)
+        with translated(out):
+            items = begun.data.items if begun is not None else datasets.survey(data, scratch)
         plan = Plan(
             *(wishes.format, wishes.dtype, wishes.shard_items),
             -(-items // wishes.shard_items),
@@ -147,42 +148,12 @@ def embed(
         if begun is not None:
             check_same(out, begun, manifest)
         else:
-            write_manifest(out, manifest)
-        return _Run(out, begun or manifest, data, tower, wishes, on_stage, on_items).all()
-
-
-@contextlib.contextmanager
-def _folder(out: Path) -> Iterator[None]:
-    """Make a folder, which is gone again where nothing was written."""
-    with translated(out):
-        out.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            out.rmdir()
-
-
-def _begun(out: Path) -> Manifest | None:
-    """What an earlier run began here; None where none did. What it left half-done is removed.
-
-    Raises:
-        UsageError: the folder holds something else.
-    """
-    there = entries_of(out)
-    left = [path for path in there if temporaries.is_one(path.name)]
-    for path in left:
-        with translated(out):
-            temporaries.remove(path)
-    if (out / FILE) in there:
-        return read_manifest(out)
-    others = [path for path in there if path not in left]
-    if others:
-        raise UsageError(
-            f"{shown(out)} holds other files ({shown(others[0].name)}): name an empty folder "
-            f"with --out"
-        )
-    return None
+            begin(out, manifest)
+        summary = _Run(out, begun or manifest, data, tower, wishes, on_stage, on_items).all()
+        if summary.made:
+            with translated(out):
+                datasets.check_unchanged(data, path, wishes.wanted, scratch / "again")
+        return summary
 
 
 class _Run:
@@ -202,6 +173,7 @@ class _Run:
         self._tower, self._wishes = tower, wishes
         self._on_stage, self._on_items = on_stage, on_items
         self._summary = Summary(out, manifest)
+        self._again: dict[int, Record] = {}
         self._done = 0
         # Of shards that are not written yet, too.
         self._corrupt = 0
@@ -210,6 +182,8 @@ class _Run:
     def all(self) -> Summary:
         """Make what is missing."""
         missing = self._missing()
+        if not missing:
+            self._check_limit(at_end=True)
         started = time.monotonic()
         with ThreadPoolExecutor(1, thread_name_prefix="clipperf-shard") as writer:
             for run in _runs(missing):
@@ -224,12 +198,17 @@ class _Run:
         missing, summary = [], self._summary
         for number in range(self._manifest.plan.shards):
             record = record_in(self._out, number, self._span(number), self._wishes.verify)
-            if record is None or (record.corrupt and self._wishes.retry_corrupt):
+            if record is None:
+                missing.append(number)
+            elif record.corrupt and self._wishes.retry_corrupt:
+                self._again[number] = record
                 missing.append(number)
             else:
                 summary.add(number, record)
                 self._done += record.items
         self._corrupt = summary.corrupt
+        for id_, reason in summary.named[-1:]:
+            self._last_corrupt = one_line(f"{id_}: {reason}")
         if summary.shards:
             self._on_stage(f"{summary.shards} of {self._manifest.plan.shards} shards are there")
         return missing
@@ -237,8 +216,9 @@ class _Run:
     def _make(self, run: range, writer: ThreadPoolExecutor, started: float) -> None:
         """Make consecutive shards: one is written while the next is embedded."""
         plan, items = self._manifest.plan, self._manifest.data.items
-        parts = parts_of(self._data, plan, items, run, size_of(self._tower))
-        ready = embedded(self._tower, parts, self._wishes.workers)
+        ended = threading.Event()
+        parts = parts_of(self._data, plan, items, run, size_of(self._tower), ended)
+        ready = embedded(self._tower, parts, self._wishes.workers, ended.set)
         own: list[Outcome] = []
         writing: tuple[int, Future[Record]] | None = None
         with contextlib.closing(parts), contextlib.closing(ready):
@@ -278,16 +258,30 @@ class _Run:
         wishes = self._wishes
         rows = np.concatenate([outcome.vectors for outcome in own])
         vectors = finished(rows, self._manifest.dimension, wishes.normalize)
-        return write_shard(
-            self._out,
-            number,
-            self._manifest.plan,
-            self._span(number),
+        with np.errstate(over="ignore"):
+            vectors = vectors.astype(wishes.dtype, copy=False)
+        if not np.isfinite(vectors).all():
+            raise UsageError(
+                f"--dtype {wishes.dtype} has no room for these vectors: choose float32, or add "
+                f"--normalize, with another --out"
+            )
+        made = Made(
             [id_ for outcome in own for id_ in outcome.ids],
-            vectors.astype(wishes.dtype, copy=False),
+            vectors,
             [each for outcome in own for each in outcome.corrupt],
             sum(outcome.clipped for outcome in own),
         )
+        before = self._again.get(number)
+        if before is not None:
+            made = made.with_those_of(
+                self._out,
+                number,
+                self._manifest.plan,
+                [id_ for outcome in own for id_ in outcome.order],
+            )
+            if len(made.ids) <= before.rows:  # nothing came of it
+                return before
+        return write_shard(self._out, number, self._manifest.plan, self._span(number), made)
 
     def _written(self, writing: tuple[int, Future[Record]] | None) -> None:
         """Wait for a shard that is being written, and count it."""

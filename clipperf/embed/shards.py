@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,6 @@ from clipperf.system.files import (
     sha256_file,
     translated,
     write_json,
-    write_text,
 )
 from clipperf.system.reading import regular_bytes
 
@@ -82,42 +82,70 @@ def record_in(out: Path, number: int, span: range, content: bool = False) -> Rec
     return record
 
 
-def write_shard(
-    out: Path,
-    number: int,
-    plan: Plan,
-    span: range,
-    ids: Sequence[str],
-    vectors: np.ndarray,
-    corrupt: Sequence[tuple[str, str]],
-    clipped: int,
-) -> Record:
-    """Write a shard, its record last; `corrupt` are ids and reasons.
+@dataclass(frozen=True)
+class Made:
+    """What came of a shard's items: ids with vectors [ids, embed_dim], corrupt ones with reasons.
+
+    `clipped` images hold values that are no bytes.
+    """
+
+    ids: list[str]
+    vectors: np.ndarray
+    corrupt: list[tuple[str, str]]
+    clipped: int
+
+    def with_those_of(self, out: Path, number: int, plan: Plan, order: Sequence[str]) -> Made:
+        """This, with the vectors that the shard on the disk has of items that are corrupt now.
+
+        `order` are the ids of all items. A shard that cannot be read has none.
+        """
+        try:
+            ids, vectors = FORMATS[plan.format].read(out / stem(number))
+        except (OSError, ValueError, KeyError, TypeError):
+            return self
+        bad = {id_ for id_, _ in self.corrupt}
+        kept = {id_: place for place, id_ in enumerate(ids) if id_ in bad}
+        if not kept or vectors.shape != (len(ids), self.vectors.shape[1]):
+            return self
+        own = {id_: place for place, id_ in enumerate(self.ids)}
+        names = [id_ for id_ in order if id_ in own or id_ in kept]
+        rows = [self.vectors[own[id_]] if id_ in own else vectors[kept[id_]] for id_ in names]
+        corrupt = [each for each in self.corrupt if each[0] not in kept]
+        return replace(self, ids=names, vectors=np.stack(rows), corrupt=corrupt)
+
+
+def write_shard(out: Path, number: int, plan: Plan, span: range, made: Made) -> Record:
+    """Write a shard, its record last.
 
     Raises:
-        StorageError: the disk is full or cannot be written; the shard is not there then.
+        StorageError: the disk is full or cannot be written; what was there before is still there.
     """
-    # It may be made again: until its record is new, it is none.
-    with translated(out):
-        (out / f"{stem(number)}.json").unlink(missing_ok=True)
-    names = []
-    for suffix, write in FORMATS[plan.format].files.items():
-        names.append(f"{stem(number)}{suffix}")
-        with replacing(out / names[-1]) as temporary:
-            write(temporary, ids, vectors)
-    listed = f"{stem(number)}{CORRUPT}"
-    if corrupt:
-        lines = (json.dumps({"id": i, "reason": r}, ensure_ascii=False) for i, r in corrupt)
-        write_text(out / listed, "".join(f"{line}\n" for line in lines))
-        names.append(listed)
-    else:
+    names = [f"{stem(number)}{suffix}" for suffix in FORMATS[plan.format].files]
+    listed, record_name = f"{stem(number)}{CORRUPT}", f"{stem(number)}.json"
+    with ExitStack() as written:
+        # All of it finds room before anything takes its place.
+        for name, write in zip(names, FORMATS[plan.format].files.values(), strict=True):
+            temporary = written.enter_context(replacing(out / name))
+            with translated(out / name):
+                write(temporary, made.ids, made.vectors)
+        if made.corrupt:
+            names.append(listed)
+            lines = (
+                json.dumps({"id": i, "reason": r}, ensure_ascii=False) for i, r in made.corrupt
+            )
+            temporary = written.enter_context(replacing(out / listed))
+            with translated(out / listed):
+                temporary.write_text("".join(f"{line}\n" for line in lines), "utf-8", newline="\n")
+        # It may be made again: until its record is new, it is none.
         with translated(out):
+            (out / record_name).unlink(missing_ok=True)
+    with translated(out):
+        if not made.corrupt:
             (out / listed).unlink(missing_ok=True)
-    files = {
-        name: File((out / name).stat().st_size, sha256_file(out / name)) for name in sorted(names)
-    }
-    record = Record(span.start, len(span), len(ids), len(corrupt), clipped, files)
-    write_json(out / f"{stem(number)}.json", record)
+        files = {n: File((out / n).stat().st_size, sha256_file(out / n)) for n in sorted(names)}
+    counts = len(span), len(made.ids), len(made.corrupt), made.clipped
+    record = Record(span.start, *counts, files)
+    write_json(out / record_name, record)
     return record
 
 
@@ -126,7 +154,11 @@ def corrupt_in(out: Path, number: int) -> Iterator[tuple[str, str]]:
     path = out / f"{stem(number)}{CORRUPT}"
     if regular_bytes(path) is None:
         return
-    with open(path, encoding="utf-8") as lines:
+    with open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            found = json.loads(line)
-            yield found["id"], found["reason"]
+            try:
+                found = json.loads(line)
+                named = str(found["id"]), str(found["reason"])
+            except (ValueError, KeyError, TypeError, RecursionError):
+                named = "?", f"{path.name} is damaged: --verify makes the shard again"
+            yield named

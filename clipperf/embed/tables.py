@@ -30,6 +30,10 @@ def columns_in(path: Path, wanted: Wanted) -> Columns:
     Raises:
         UsageError: it cannot be read, is no UTF-8, or lacks a column; the message says where.
     """
+    if path.suffix.lower() == ".txt":
+        for option, value in (("--column", wanted.column), ("--id-column", wanted.id_column)):
+            if value is not None:
+                raise UsageError(f"{option} is for tables: {shown(path)} holds a text a line")
     first = next((row for row in _rows(path, wanted) if isinstance(row, dict)), None)
     if first is None or path.suffix.lower() == ".txt":
         return Columns("text", None)
@@ -77,6 +81,8 @@ def _rows(path: Path, wanted: Wanted) -> Iterator[Row]:
 
 
 def _csv(text: io.TextIOWrapper, path: Path, delimiter: str, wanted: Wanted) -> Iterator[Row]:
+    # Of the process, and 128 KiB until it is set: a caption or an image's text may be longer.
+    csv.field_size_limit(max(csv.field_size_limit(), MOST_LINE_CHARACTERS))
     reader = csv.reader(text, delimiter=delimiter)
     try:
         header = [name.strip() for name in next(reader, [])]

@@ -30,7 +30,7 @@ def tar_items(
     Raises:
         UsageError: a tar is cut, damaged, packed, or holds what none should.
     """
-    samples = (sample for name in names for sample in _samples(root, name))
+    samples = (sample for name in names for sample in _samples(root, name, wanted))
     for id_, files in islice(samples, start, None):
         try:
             yield Item(id_, _given(files, wanted, read))
@@ -38,11 +38,20 @@ def tar_items(
             yield Item(id_, None, str(exc))
 
 
-def _samples(root: Path, name: str) -> Iterator[tuple[str, dict[str, ImageSource]]]:
+def _suffix(wanted: Wanted) -> str | None:
+    """How the names of the images end that were asked for, as `_split` has it."""
+    if wanted.column is None or wanted.side == "text":
+        return None
+    return f".{wanted.column.removeprefix('.')}".lower()
+
+
+def _samples(root: Path, name: str, wanted: Wanted) -> Iterator[tuple[str, dict[str, ImageSource]]]:
     path = root / name
     found = ((*_split(member.name), member) for member in members(path))
     plain = (each for each in found if not is_hidden(each[2].name))
     useful = image_suffixes() | {".jpeg", *TEXT_SUFFIXES}
+    own = _suffix(wanted)
+    useful |= set() if own is None else {own}
     for key, same in groupby(plain, key=lambda each: each[0]):
         files = {suffix: _source(path, member) for _, suffix, member in same}
         if files.keys() & useful:
@@ -63,8 +72,7 @@ def _split(name: str) -> tuple[str, str]:
 def _given(files: dict[str, ImageSource], wanted: Wanted, read: bool) -> Given:
     if wanted.side == "image":
         own = image_suffixes() | {".jpeg"}
-        suffix = wanted.column or next((s for s in sorted(files) if s in own), "")
-        suffix = suffix if suffix.startswith(".") or not suffix else f".{suffix}"
+        suffix = _suffix(wanted) or next((s for s in sorted(files) if s in own), "")
         if suffix not in files:
             raise UsageError(f"the sample has no image{suffix and f' {suffix}'}")
         source = files[suffix]

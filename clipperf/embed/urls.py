@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import replace
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
+from urllib.parse import urljoin
 
 from clipperf.embed.items import Item, Later, Url
 from clipperf.errors import MissingDependencyError, UsageError
@@ -30,26 +36,101 @@ AGAIN = (429, 500, 502, 503, 504)
 
 MOST_BYTES = 32 * MIB
 CHUNK_BYTES = 1 << 16
+PATIENCE_S = 0.2
+"""How long a run that ended may go unnoticed."""
+
+ENDED = "the run ended before it came"
+
+
+class _Watch:
+    """Sockets that are being read, each shut down when its time is over: reading ends then.
+
+    A bound between two pieces alone lets a server hold a thread for days, byte by byte.
+    """
+
+    def __init__(self, pause_s: float) -> None:
+        self._reading: dict[int, tuple[socket.socket, float]] = {}
+        self._over: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._pause_s = pause_s
+        self.ended = threading.Event()
+        threading.Thread(target=self._watch, name="clipperf-web-watch", daemon=True).start()
+
+    def begin(self, over: float) -> None:
+        """What this thread reads from now on has until then."""
+        with self._lock:
+            self._over[threading.get_ident()] = over
+
+    def reads(self, sock: socket.socket | None) -> None:
+        """This thread reads a socket."""
+        own = threading.get_ident()
+        with self._lock:
+            if sock is not None and own in self._over:
+                self._reading[own] = sock, self._over[own]
+
+    def end(self) -> None:
+        """This thread reads no more, or it reads another socket."""
+        with self._lock:
+            self._reading.pop(threading.get_ident(), None)
+
+    def _watch(self) -> None:
+        while not self.ended.wait(self._pause_s):
+            self._shut(time.monotonic())
+        # Those that began meanwhile, too.
+        self._shut(float("inf"))
+
+    def _shut(self, now: float) -> None:
+        with self._lock:
+            for own, (sock, over) in list(self._reading.items()):
+                if now > over:
+                    del self._reading[own]
+                    with contextlib.suppress(OSError):
+                        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _client(watch: _Watch) -> Any:
+    """A pool of connections that tell which sockets are read."""
+    import urllib3
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    class Plain(HTTPConnection):
+        def getresponse(self) -> Any:
+            watch.reads(self.sock)
+            return super().getresponse()
+
+    class Secure(HTTPSConnection):
+        def getresponse(self) -> Any:
+            watch.reads(self.sock)
+            return super().getresponse()
+
+    class PlainPool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    client = urllib3.PoolManager(
+        num_pools=THREADS,
+        maxsize=THREADS,
+        retries=False,
+        timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
+        headers={"User-Agent": f"clipperf/{__version__}", "Accept-Encoding": "identity"},
+    )
+    client.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+    return client
 
 
 class Web:
     """A client with connections that are kept; `get` may be called from several threads."""
 
     def __init__(self, pause_s: float = 0.5, whole_s: float = WHOLE_S) -> None:
-        try:
-            import urllib3
-        except ImportError as exc:
-            said = f"URLs need urllib3, which is not installed: {extras.install('embed')}"
-            raise MissingDependencyError(said) from exc
+        check_urls()
+        import urllib3
+
         self._errors: Any = urllib3.exceptions
         self._pause_s, self._whole_s = pause_s, whole_s
-        self._http = urllib3.PoolManager(
-            num_pools=THREADS,
-            maxsize=THREADS,
-            retries=urllib3.Retry(total=REDIRECTS, connect=0, read=0, redirect=REDIRECTS, status=0),
-            timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
-            headers={"User-Agent": f"clipperf/{__version__}", "Accept-Encoding": "identity"},
-        )
+        self._watch = _Watch(min(1.0, whole_s / 8))
+        self._http = _client(self._watch)
 
     def get(self, url: str) -> bytes:
         """The bytes at an address.
@@ -57,15 +138,18 @@ class Web:
         Raises:
             UsageError: there are none, too many, or they do not come in time; the message says why.
         """
-        over = time.monotonic() + self._whole_s
+        over, why = time.monotonic() + self._whole_s, ""
+        self._watch.begin(over)
         for number in range(TRIES):
             if number:
-                time.sleep(self._pause_s * 2 ** (number - 1))
+                self._watch.ended.wait(self._pause_s * 2 ** (number - 1))
+            if self._watch.ended.is_set():
+                raise UsageError(ENDED)
             try:
-                status, data = self._once(url, over)
+                status, data = self._followed(url, over)
             except (self._errors.LocationValueError, UnicodeError) as exc:
                 raise UsageError(f"no address: {shown(exc)}") from exc
-            except self._errors.HTTPError as exc:
+            except (self._errors.HTTPError, OSError, ValueError) as exc:
                 why = _why(exc)
             else:
                 if status == 200:
@@ -74,31 +158,57 @@ class Web:
                 if status not in AGAIN:
                     break
             if time.monotonic() > over:
-                break
+                raise UsageError(f"not whole after {self._whole_s:.0f} s")
         raise UsageError(why)
 
-    def _once(self, url: str, over: float) -> tuple[int, bytes]:
-        answer = self._http.request("GET", url, preload_content=False)
+    def _followed(self, url: str, over: float) -> tuple[int, bytes]:
+        for _ in range(REDIRECTS + 1):
+            status, data, elsewhere = self._once(url, over)
+            if elsewhere is None:
+                return status, data
+            url = urljoin(url, elsewhere)
+        raise UsageError("too many redirects")
+
+    def _once(self, url: str, over: float) -> tuple[int, bytes, str | None]:
+        """A status, the bytes of a 200, and where else to look."""
         try:
-            if answer.status != 200:
-                answer.drain_conn() if int(answer.headers.get("Content-Length", "0")) else None
-                return answer.status, b""
+            answer = self._http.request("GET", url, redirect=False, preload_content=False)
+        except BaseException:
+            self._watch.end()
+            raise
+        try:
+            if answer.status != 200:  # its body may be long: nobody reads it
+                return answer.status, b"", answer.get_redirect_location() or None
             parts, size = [], 0
             for part in answer.stream(CHUNK_BYTES, decode_content=False):
                 parts.append(part)
                 size += len(part)
                 if size > MOST_BYTES:
                     raise UsageError(f"larger than {MOST_BYTES // MIB} MiB")
-                if time.monotonic() > over:
-                    raise UsageError(f"not whole after {self._whole_s:.0f} s")
+            # Without a length, its end may be that of its time.
+            if self._watch.ended.is_set() or time.monotonic() > over:
+                raise UsageError(f"not whole after {self._whole_s:.0f} s")
+            self._watch.end()
             answer.release_conn()
-            return 200, b"".join(parts)
+            return 200, b"".join(parts), None
         finally:
+            self._watch.end()
             answer.close()
 
     def close(self) -> None:
-        """Let all connections go."""
+        """Let all connections go; whoever reads one gets no more."""
+        self._watch.ended.set()
         self._http.clear()
+
+
+def check_urls() -> None:
+    """Raise MissingDependencyError where the package that fetches URLs is not installed."""
+    try:
+        import urllib3
+    except ImportError as exc:
+        said = f"URLs need urllib3, which is not installed: {extras.install('embed')}"
+        raise MissingDependencyError(said) from exc
+    del urllib3
 
 
 def _why(exc: Exception) -> str:
@@ -108,13 +218,62 @@ def _why(exc: Exception) -> str:
     return shown(said.rpartition(": ")[2] or said)
 
 
-def fetched(items: Iterator[Item]) -> Generator[Item, None, None]:
+def _work(web: Web, jobs: SimpleQueue[tuple[Future[bytes], str] | None]) -> None:
+    """Fetch what is asked for, to the end of the jobs."""
+    while (job := jobs.get()) is not None:
+        task, address = job
+        if task.set_running_or_notify_cancel():
+            try:
+                task.set_result(web.get(address))
+            except BaseException as exc:  # noqa: BLE001 - whoever reads it is told
+                task.set_exception(exc)
+        del task, job  # an image may be large, and the next job be far
+
+
+class _Fetching:
+    """Threads that fetch; daemons, for a process that ends does not wait for a server."""
+
+    def __init__(self) -> None:
+        self._web = Web()
+        self._jobs: SimpleQueue[tuple[Future[bytes], str] | None] = SimpleQueue()
+        self._threads = 0
+
+    def later(self, address: str, ended: threading.Event) -> Later:
+        """An image that is fetched from now on; its reading ends with the run."""
+        if self._threads < THREADS:
+            name = f"clipperf-web-{self._threads}"
+            given = self._web, self._jobs
+            threading.Thread(target=_work, args=given, name=name, daemon=True).start()
+            self._threads += 1
+        task: Future[bytes] = Future()
+        self._jobs.put((task, address))
+        return Later(address, partial(_result, task, ended))
+
+    def close(self) -> None:
+        """End the threads; what is not there by now does not come any more."""
+        self._web.close()
+        for _ in range(self._threads):
+            self._jobs.put(None)
+
+
+def _result(task: Future[bytes], ended: threading.Event) -> bytes:
+    while not ended.is_set():
+        done, _ = wait((task,), PATIENCE_S)
+        if done:
+            return task.result()
+    raise UsageError(ENDED)
+
+
+def fetched(
+    items: Iterator[Item], ended: threading.Event | None = None
+) -> Generator[Item, None, None]:
     """Items whose URLs are being fetched, some of them ahead of their turn.
 
-    What becomes of one is known when it is read. A client is made with the first URL.
+    What becomes of one is known when it is read, where the run has `ended` at once. A client is
+    made with the first URL.
     """
-    web: Web | None = None
-    pool: ThreadPoolExecutor | None = None
+    over = threading.Event() if ended is None else ended
+    fetching: _Fetching | None = None
     waiting: deque[Item] = deque()
     try:
         for each in items:
@@ -124,18 +283,12 @@ def fetched(items: Iterator[Item]) -> Generator[Item, None, None]:
                     continue
                 waiting.append(each)
             else:
-                if web is None or pool is None:
-                    web = Web()
-                    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="clipperf-web")
-                address = each.given.address
-                task: Future[bytes] = pool.submit(web.get, address)
-                waiting.append(replace(each, given=Later(address, task.result)))
-                del task
+                fetching = fetching or _Fetching()
+                waiting.append(replace(each, given=fetching.later(each.given.address, over)))
             if len(waiting) > AHEAD:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
     finally:
-        if pool is not None and web is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
-            web.close()
+        if fetching is not None:
+            fetching.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -114,11 +114,15 @@ class Tower:
         return self._parts.pixel_dtype
 
     def images(
-        self, parts: Iterable[Sequence[ImageInput]], workers: int | None = None
+        self,
+        parts: Iterable[Sequence[ImageInput]],
+        workers: int | None = None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> Iterator[Embedded]:
         """Embed images, each part as one batch, which may be empty; in their order.
 
-        `workers` threads prepare the next part meanwhile, by default one a core.
+        `workers` threads prepare the next part meanwhile, by default one a core. `on_end` is called
+        at the end, and before they are waited for where it comes early.
         """
         return encode_each(
             parts,
@@ -127,6 +131,7 @@ class Tower:
             available_cores() if workers is None else workers,
             dtype=self.pixel_dtype,
             embed_dim=self.embed_dim,
+            on_end=on_end,
         )
 
     def texts(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
@@ -194,10 +199,12 @@ def encode_each(
     *,
     dtype: PixelDtype,
     embed_dim: int,
+    on_end: Callable[[], None] = lambda: None,
 ) -> Iterator[Embedded]:
     """Embed images without an end, each part one batch: what came of the parts, in their order.
 
     No more parts than those that run, one that is ready and one that is prepared are in memory.
+    `on_end`: see `Tower.images`.
 
     Raises:
         EngineError: a run failed.
@@ -211,7 +218,8 @@ def encode_each(
             start += len(part)
             yield part
 
-    with contextlib.closing(prepared(taken(), spec, workers, dtype, seen, skip=True)) as ready:
+    making = prepared(taken(), spec, workers, dtype, seen, skip=True, on_end=on_end)
+    with contextlib.closing(making) as ready:
         for good in run_each(_Skipping(engine, embed_dim), ready):
             yield _placed(good, *given.popleft(), seen, embed_dim)
 

@@ -123,11 +123,13 @@ def prepared(
     dtype: PixelDtype,
     seen: Seen,
     skip: bool,
+    on_end: Callable[[], None] = lambda: None,
 ) -> Generator[np.ndarray, None, None]:
     """`batches` of images that come in parts, each of them a batch: one array for every part.
 
     Where images are skipped it may be empty. Places are counted over all parts. Of the parts one
-    is taken ahead of that which is prepared.
+    is taken ahead of that which is prepared. `on_end` is called before the threads are waited for,
+    some of which may wait for an image themselves.
 
     Raises: as `batches`.
     """
@@ -185,6 +187,7 @@ def prepared(
                 task.result()
             yield whole(start, current)
     finally:
+        on_end()
         pool.shutdown(cancel_futures=True)
 
 

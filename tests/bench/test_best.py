@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import Become, Cli
@@ -11,7 +12,7 @@ from processors import AMX, VNNI
 
 from clipperf.bench import best as module
 from clipperf.bench import profile as bench
-from clipperf.bench.best import best
+from clipperf.bench.best import best, best_for
 from clipperf.bench.profile import Sweep, best_of
 from clipperf.engines import processor
 from clipperf.engines.candidates import Candidate, candidates
@@ -127,6 +128,25 @@ def test_a_profile_takes_what_all_models_have(monkeypatch: pytest.MonkeyPatch) -
     assert [each.candidate.label for each in choice.refused] == ["onnx int8", "openvino int8"]
     assert (found.runtimes, found.precisions) == (("torch", "onnx"), ("int8", "fp32"))
     assert {variant.pixel_dtype for _, variant in made} == {"float32", "uint8"}
+
+
+def test_features_are_given_by_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def artifact_folder(spec: object, sides: object, variant: Variant, *_: object) -> Path:
+        made.append(variant.runtime)
+        if variant.precision == "int8":
+            raise ParityError("too far")
+        return Path()
+
+    monkeypatch.setattr(bench.prepare, "artifact_folder", artifact_folder)
+    few = SimpleNamespace(get=lambda name: SimpleNamespace(features=name == "onnx"))
+    monkeypatch.setattr(module, "contract", few)
+    given = ([SPEC], ("text",), ("float32",), (1, 1), ("int8", "fp32"), None, lambda stage: None)
+    for features, runtimes in ((False, ["onnx", "openvino", "onnx"]), (True, ["onnx", "onnx"])):
+        made.clear()
+        best_for(*given, features=features)  # type: ignore[arg-type]
+        assert made == runtimes
 
 
 def test_weights_that_cannot_be_had_are_rows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,14 @@ def test_a_name_that_is_no_utf8_is_corrupt(tmp_path: Path, opened: Open) -> None
     )
 
 
+def test_a_link_to_itself_is_corrupt_alone(tmp_path: Path, opened: Open) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    (root / "a.png").write_bytes(png(1))
+    (root / "b.png").symlink_to("b.png")
+    assert ids(opened(root)) == ["a.png", "b.png"]
+
+
 def test_texts_of_a_folder(tmp_path: Path, opened: Open) -> None:
     root = tmp_path / "texts"
     root.mkdir()
@@ -176,6 +184,19 @@ def test_rows_are_numbered_without_ids(tmp_path: Path, opened: Open) -> None:
         opened(tmp_path / "t.txt")
 
 
+def test_a_long_field_and_columns_of_lines(tmp_path: Path, opened: Open) -> None:
+    text = "word " * 40_000
+    (tmp_path / "t.csv").write_text(f"text\n{text}\n")
+    assert given(opened(tmp_path / "t.csv", TEXTS).items(0)) == [text.strip()]
+    (tmp_path / "t.txt").write_text("one\n")
+    for wanted, said in (
+        (Wanted("text", "caption"), "--column is for tables"),
+        (Wanted("text", None, "key"), "--id-column is for tables"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            opened(tmp_path / "t.txt", wanted)
+
+
 def test_columns_that_are_not_there(tmp_path: Path, opened: Open) -> None:
     file = tmp_path / "t.csv"
     file.write_text("picture,id,name\na.png,1,n\n")
@@ -219,6 +240,27 @@ def tar(path: Path, files: dict[str, bytes]) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
+
+
+def test_any_file_of_a_sample_in_any_case(tmp_path: Path, opened: Open) -> None:
+    files = {"0/a.left.png": png(1), "0/a.JPG": png(2), "0/b.left.png": png(3)}
+    tar(tmp_path / "t.tar", files)
+    left, jpg = (opened(tmp_path / "t.tar", Wanted(column=c)) for c in ("left.png", "JPG"))
+    assert given(left.items(0)) == [png(1), png(3)]
+    assert given(jpg.items(0)) == [png(2)]
+
+
+def test_texts_of_parquet_that_are_no_utf8(tmp_path: Path, opened: Open) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    data = pyarrow.array([b"a cat", b"\xff\xfe", None], pyarrow.binary()).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"text": data}), tmp_path / "t.parquet")
+    cat, bad, none = given(opened(tmp_path / "t.parquet", TEXTS).items(0))
+    assert (cat, none) == ("a cat", "no text") and bad.startswith("no UTF-8")
+    odd = os.fsencode(tmp_path) + b"/\xff.parquet"
+    os.rename(tmp_path / "t.parquet", odd)
+    with pytest.raises(UsageError, match="is no UTF-8: rename it"):
+        opened(Path(os.fsdecode(odd)), TEXTS)
 
 
 def test_samples_of_tars(tmp_path: Path, opened: Open) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import json
+import os
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
@@ -30,6 +33,7 @@ from clipperf.errors import (
     UsageError,
 )
 from clipperf.serve.bulk import Tower, open_tower
+from clipperf.system import temporaries
 from clipperf.system.files import locked
 
 SHARD = 5
@@ -204,8 +208,6 @@ def test_ended_at_any_file_it_goes_on(
     calls: int, photos: Path, tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each file that is renamed in turn is the last one."""
-    import os
-
     embed(photos, tmp_path / "whole", opened, WISHES)
     real, left = os.replace, [calls]
 
@@ -258,6 +260,22 @@ def test_items_are_taken_as_they_are_needed(
     )
     assert taken[0] == 12 and 0 < max(ahead) <= 4
     assert max(most) <= 8  # those that are done and the last loops' own
+
+
+def test_a_dataset_that_changes_while_it_is_read(photos: Path, tmp_path: Path, opened: Any) -> None:
+    def told(said: str, done: int, total: int) -> None:
+        os.utime(photos / "0 cut.png", ns=(1, 1))
+
+    with pytest.raises(UsageError, match="changed while it was read"):
+        embed(photos, tmp_path / "out", opened, WISHES, on_items=told)
+
+
+def test_vectors_that_half_floats_have_no_room_for(
+    photos: Path, tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "finished", lambda rows, *_: np.full_like(rows, 70_000))
+    with pytest.raises(UsageError, match="float16 has no room"):
+        embed(photos, tmp_path / "out", opened, replace(WISHES, dtype="float16"))
 
 
 # --- what is refused -----------------------------------------------------------------------
@@ -353,6 +371,52 @@ def test_a_package_that_is_missing(
         embed(photos, tmp_path / "out", opened, replace(WISHES, format="safetensors"))
 
 
+def test_what_others_left_or_write_stays(photos: Path, tmp_path: Path, opened: Any) -> None:
+    """An artifact that is set aside, and what another writer is at."""
+    for name in (".tmp-old-model", ".tmp-1-0123abcd-model"):
+        out = tmp_path / f"out{name}"
+        (out / name).mkdir(parents=True)
+        (out / name / "tower.onnx").write_text("x")
+        with pytest.raises(UsageError, match="holds other files"):
+            embed(photos, out, opened, WISHES)
+        assert (out / name / "tower.onnx").exists()
+    out = tmp_path / "out"
+    out.mkdir()
+    with temporaries.made(out / "shard-000000.npy") as held:
+        (out / ".tmp-1-0123abcd-listing").mkdir()
+        embed(photos, out, opened, WISHES)
+        assert held.exists() and not (out / ".tmp-1-0123abcd-listing").exists()
+
+
+def test_a_folder_that_was_there_stays(photos: Path, tmp_path: Path, opened: Any) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds nothing to embed"):
+        embed(tmp_path / "empty", tmp_path / "mine", opened, WISHES)
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_without_a_shard_it_begins_anew(photos: Path, tmp_path: Path, opened: Any) -> None:
+    """Such as after a first try in which nothing could be embedded."""
+    out = tmp_path / "out"
+    embed(photos, out, opened, WISHES)
+    for record in out.glob("shard-??????.json"):
+        record.unlink()
+    other = replace(WISHES, normalize=True, shard_items=12)
+    assert embed(photos, out, opened, other).made == 1
+    embed(photos, tmp_path / "fresh", opened, other)
+    assert content(out) == content(tmp_path / "fresh")
+
+
+def test_a_damaged_list_of_corrupt_items(photos: Path, tmp_path: Path, opened: Any) -> None:
+    out = tmp_path / "out"
+    embed(photos, out, opened, WISHES)
+    for path in out.glob("*.corrupt.jsonl"):
+        path.write_bytes(b"\xff" * path.stat().st_size)
+    named = embed(photos, out, opened, WISHES).named
+    assert named and all("is damaged: --verify" in why for _, why in named)
+
+
 # --- corrupt items -------------------------------------------------------------------------
 
 
@@ -393,6 +457,9 @@ def test_too_many_corrupt_items_end_a_run(photos: Path, tmp_path: Path, opened: 
         assert (out / "shard-000000.json").exists()
         assert not (out / "shard-000003.json").exists()
     assert embed(photos, out, opened, WISHES).corrupt == 10
+    # Nothing is left to be made.
+    with pytest.raises(CorruptError, match="10 of 20 items are corrupt, more than --max-corrupt"):
+        embed(photos, out, opened, replace(WISHES, limit=Limit(number=9)))
 
 
 def test_a_whole_batch_of_corrupt_images(tmp_path: Path, opened: Any) -> None:
@@ -407,6 +474,66 @@ def test_a_whole_batch_of_corrupt_images(tmp_path: Path, opened: Any) -> None:
     assert (summary.vectors, summary.corrupt) == (1, 10)
     assert ids_of(tmp_path / "out") == ["06.png"]
     assert vectors_of(tmp_path / "out").shape == (1, 192)
+
+
+def test_what_was_good_stays_where_corrupt_items_are_tried_again(
+    photos: Path, tmp_path: Path, opened: Any
+) -> None:
+    """Though it cannot be read any more: the network is down, or the disk of images is gone."""
+    names = sorted(p.relative_to(tmp_path).as_posix() for p in photos.rglob("*.[pj][np]g"))
+    file = table(tmp_path, photos)
+    for form in ("npy", "safetensors", "parquet"):
+        if form != "npy":
+            pytest.importorskip("safetensors")
+            pytest.importorskip("pyarrow")
+        out, wishes = tmp_path / form, replace(WISHES, format=form, retry_corrupt=True)
+        embed(file, out, opened, wishes)
+        before = content(out)
+        (tmp_path / "gone").mkdir(exist_ok=True)
+        for name in names:
+            shutil.move(tmp_path / name, tmp_path / "gone" / name.replace("/", "_"))
+        assert embed(file, out, opened, wishes).vectors == 10
+        assert content(out) == before
+        # One that was corrupt is there now, those beside it are not.
+        Image.new("RGB", (70, 60), (10, 20, 30)).save(photos / "0 cut.png")
+        summary = embed(file, out, opened, wishes)
+        assert (summary.vectors, summary.corrupt) == (11, 1)
+        if form == "npy":
+            good = [name for name in names if not name.endswith("no image.jpg")]
+            places = [str(names.index(name)) for name in good]
+            assert ids_of(out) == places
+            old = {n: np.load(io.BytesIO(d)) for n, d in before.items() if n.endswith(".npy")}
+            own = np.concatenate([old[name] for name in sorted(old)])
+            same = [np.abs(own - row).max(1).min() == 0 for row in vectors_of(out)]
+            assert same.count(False) == 1 and not same[names.index("photos/0 cut.png")]
+        (photos / "0 cut.png").unlink()
+        for name in names:
+            shutil.move(tmp_path / "gone" / name.replace("/", "_"), tmp_path / name)
+
+
+@pytest.mark.parametrize("call", ["opened", "survey"])
+def test_a_full_disk_while_the_dataset_is_read(
+    call: str, photos: Path, tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs.datasets, call, full)
+    with pytest.raises(StorageError, match="disk full"):
+        embed(photos, tmp_path / "out", opened, WISHES)
+
+
+def test_a_shard_of_safetensors_as_others_are(tmp_path: Path) -> None:
+    """Its mode is that of other files; ids that its header has no room for are refused."""
+    pytest.importorskip("safetensors")
+    write = FORMATS["safetensors"].files[".safetensors"]
+    file, rows = tmp_path / "a", np.ones((2, 3), np.float32)
+    file.touch(0o644)
+    before = file.stat()
+    write(file, ["ä", "b"], rows)
+    assert (file.stat().st_ino, file.stat().st_mode) == (before.st_ino, before.st_mode)
+    with pytest.raises(UsageError, match="fewer --shard-items"):
+        write(file, ["x" * 60_000_000] * 2, rows)
 
 
 # --- a disk without room -------------------------------------------------------------------

@@ -11,9 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import ROOT, Cli, leftovers, start
+
+from clipperf.commands import embed as command
+from clipperf.errors import UsageError
 
 
 def content(out: Path) -> dict[str, bytes]:
@@ -49,6 +54,27 @@ def test_the_command(samples: str, tmp_path: Path, cli: Cli, sample_artifact: Pa
     ):
         done = cli(*words(samples, out, sample_artifact), *more)
         assert done.returncode == 2 and fix in done.stderr
+
+
+def test_a_precision_that_would_not_run_is_refused() -> None:
+    closed: list[bool] = []
+    cell = SimpleNamespace(runtime="ort-cuda", precision="fp32")
+    tower: Any = SimpleNamespace(cell=cell, close=lambda: closed.append(True))
+    for asked in (None, "fp32"):
+        assert command._in_precision(tower, asked) is tower
+    assert not closed
+    with pytest.raises(UsageError, match=r"--precision tf32 .* opens what .* in fp32"):
+        command._in_precision(tower, "tf32")
+    assert closed
+
+
+def test_options_of_images_are_refused_with_texts(
+    tmp_path: Path, cli: Cli, sample_artifact: Path
+) -> None:
+    (tmp_path / "t.txt").write_text("one\n")
+    options = ("--artifact", sample_artifact, "--out", tmp_path / "out", "--tower", "text")
+    done = cli("embed", tmp_path / "t.txt", *options, "--workers", 2)
+    assert done.returncode == 2 and "are for images" in done.stderr
 
 
 def test_killed_in_its_second_shard_it_goes_on(

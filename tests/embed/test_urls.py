@@ -7,13 +7,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from clipperf.embed import urls
 from clipperf.embed.items import Item, Later, Url
+from clipperf.embed.run import Limit, Wishes, embed
 from clipperf.embed.urls import Web, fetched
-from clipperf.errors import UsageError
+from clipperf.errors import CorruptError, UsageError
+from clipperf.serve.bulk import Tower, open_tower
 
 pytest.importorskip("urllib3")
 
@@ -43,6 +46,8 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(0.05)
             self.close_connection = True
             return None
+        if kind in ("drip", "hang", "endless"):
+            return self._drip(kind)
         if kind == "short":
             self.send_response(200)
             self.send_header("Content-Length", "1000")
@@ -51,6 +56,18 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         return self._answer(503 if kind == "later" else int(kind), b"no")
+
+    def _drip(self, kind: str) -> None:
+        """A header without an end, none at all, or a page without an end: for 6 s."""
+        if kind != "hang":
+            self.send_response(200 if kind == "drip" else 404)
+            self.end_headers() if kind == "endless" else self.flush_headers()
+        for _ in range(60):
+            if kind != "hang":
+                self.wfile.write(b"x" if kind == "drip" else b"x" * 5000)
+                self.wfile.flush()
+            time.sleep(0.1)
+        self.close_connection = True
 
     def _answer(self, status: int, data: bytes, target: str = "") -> None:
         self.send_response(status)
@@ -112,6 +129,49 @@ def test_what_is_not_there_has_a_reason(
     with pytest.raises(UsageError, match=f"(?i){said}"):
         web.get(f"{server}/{path}")
     assert asked is None or ASKED[f"/{path}"] == asked
+
+
+@pytest.mark.parametrize("path", ["slow-bound", "drip", "hang", "endless"])
+def test_no_server_holds_a_thread(path: str, web: Web, server: str) -> None:
+    """Each sends for 1.5 s or 6 s, and no piece of it comes late."""
+    begun = time.monotonic()
+    with pytest.raises(UsageError, match=r"not whole|HTTP 404"):
+        web.get(f"{server}/{path}")
+    assert time.monotonic() - begun < 1.2
+
+
+def test_an_end_does_not_wait_for_what_is_fetched(server: str) -> None:
+    ended = threading.Event()
+    items = fetched((Item(str(i), Url(f"{server}/hang-{i}")) for i in range(3)), ended)
+    held = next(items).given
+    assert isinstance(held, Later)
+    threading.Timer(0.1, ended.set).start()
+    begun = time.monotonic()
+    with pytest.raises(UsageError, match="the run ended"):
+        held.read()
+    items.close()
+    assert time.monotonic() - begun < 1.5
+    assert all(t.daemon for t in threading.enumerate() if t.name.startswith("clipperf-web"))
+
+
+def test_a_run_that_is_refused_ends_though_a_server_hangs(
+    server: str, tmp_path: Path, sample_artifact: Path
+) -> None:
+    """The second shard's images do not come for 6 s when the first one has too many corrupt."""
+    file = tmp_path / "t.csv"
+    paths = ["404-1", "404-2", "hang-1", "hang-2", "hang-3", "hang-4"]
+    file.write_text("url\n" + "".join(f"{server}/{path}\n" for path in paths))
+
+    def opened() -> Tower:
+        found = open_tower(sample_artifact, "image", threads=1)
+        found.batch = 1
+        return found
+
+    wishes = Wishes(shard_items=2, limit=Limit(number=0))
+    begun = time.monotonic()
+    with pytest.raises(CorruptError, match="404"):
+        embed(file, tmp_path / "out", opened, wishes)
+    assert time.monotonic() - begun < 4
 
 
 def test_nobody_there(web: Web) -> None:

@@ -110,6 +110,9 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
 
         @contextlib.contextmanager
         def tried(kept: Sequence[str], rough: bool = False) -> Iterator[Engine]:
+            nonlocal tried_last
+            # Of a rough trial nothing is taken over.
+            tried_last = None if rough else tuple(kept)
             made.write(kept, trial, rough)
             with contextlib.closing(gate.opened(job, trial)) as engine:
                 yield engine
@@ -121,8 +124,6 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
                 return max(judge.drift(engine), 1 - worst)
 
         def holds(kept: Sequence[str]) -> bool:
-            nonlocal tried_last
-            tried_last = tuple(kept)
             tell(f"judging with {len(kept)} of {len(made.layers)} layers kept in {kept_in}")
             with tried(kept) as engine:
                 if not gate.compared(engine, job, built).passed:
