@@ -119,8 +119,10 @@ def study_of(plan: SweepPlan, launcher: str) -> Study:
     from clipperf.bench.jobs import LAUNCHERS
     from clipperf.bench.sweeps.cells import Study, planned
     from clipperf.models import zoo
+    from clipperf.system import gpus
     from clipperf.system.env import available_cores
 
+    plan = replace(plan, device=gpus.pin(plan.device))
     settings = cost.PRESETS["quick" if plan.quick else "default"]
     study = Study(
         plan=plan,

@@ -16,6 +16,7 @@ import other_tools
 import pytest
 from conftest import Cli, Install
 
+from clipperf.bench import endpoint_worker
 from clipperf.bench.cost import QUICK
 from clipperf.bench.endpoint_inputs import COUNT, WORDS, offered, texts
 from clipperf.bench.endpoints import Target, jobs_of, known
@@ -403,3 +404,12 @@ def test_a_server_makes_its_own_batches(option: str) -> None:
 def test_options_for_a_server_alone(cli: Cli, option: str) -> None:
     done = cli("profile", "clipperf-sample", option, "x")
     assert done.returncode == 2 and f"{option} is for a server: add --endpoint" in done.stderr
+
+
+def test_a_servers_account_is_read_once_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_worker, "BETWEEN_S", 0.0)
+    readings = iter([{1: 3}, {1: 3, 4: 1}, {1: 3, 4: 2}, {1: 3, 4: 2}, {1: 9}])
+    assert endpoint_worker.settled(lambda: next(readings)) == {1: 3, 4: 2}
+    assert endpoint_worker.settled(lambda: None) is None
+    counts = iter(range(1000))
+    assert endpoint_worker.settled(lambda: {1: next(counts)}) == {1: endpoint_worker.READINGS}

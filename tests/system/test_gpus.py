@@ -185,6 +185,18 @@ def test_every_command_takes_a_gpus_number(command: str, fake: Fake, cli: Cli) -
     assert there.returncode == 2 and "nothing" in there.stderr and "device" not in there.stderr
 
 
+@pytest.mark.parametrize(("number", "said"), [(5, "there is no such GPU"), (1, "not on 'cuda'")])
+def test_a_plan_takes_a_gpus_number(number: int, said: str, fake: Fake, cli: Cli) -> None:
+    fake(gpus=[LATE, EARLY])
+    plan = Path(os.environ["CLIPPERF_HOME"]).with_name("plan.toml")
+    plan.write_text(
+        f'models = ["clipperf-sample"]\nruntimes = ["onnx"]\ndevice = "cuda:{number}"\n'
+    )
+    done = cli("sweep", plan, "--dry-run")
+    assert said in done.stdout + done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_load_sees_the_gpu_alone_and_a_copy_elsewhere_the_same(
     fake: Fake, sample_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
