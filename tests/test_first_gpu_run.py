@@ -59,6 +59,20 @@ def test_stages_run_on_the_cpu_are_kept_and_not_repeated(tmp_path: Path) -> None
     assert "no GPU's memory on a CPU" in page
 
 
+@pytest.mark.slow
+def test_a_tower_is_rescued_and_the_sample_judged_on_the_cpu(tmp_path: Path) -> None:
+    done = tool(tmp_path, "--device", "cpu", "--only", "rescue", "retrieval")
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = json.loads((tmp_path / "first-run-cpu.json").read_text())["stages"]
+    rows = {(r["runtime"], r["side"]): r for r in stages["rescue"]["data"]["rescued"]}
+    for side in ("image", "text"):
+        row = rows["onnx", side]
+        assert row["in_fp32"] > 0 and row["cosine"] > 0.999
+    page = (tmp_path / "first-run-cpu.md").read_text()
+    assert "| runtime | tower | operators in fp32 |" in page
+    assert "recall@1" in stages["retrieval"]["data"]["markdown"]
+
+
 @pytest.mark.parametrize(("commit", "kept"), [("abc", True), ("abd", False), ("abc+", False)])
 def test_what_other_code_found_is_put_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: str, kept: bool

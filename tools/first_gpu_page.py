@@ -191,6 +191,20 @@ def _served(data: Data) -> list[str]:
     ]
 
 
+def _rescued(data: Data) -> list[str]:
+    rows = data.get("rescued", ())
+    return rows and table(
+        ("runtime", "tower", "operators in fp32", "least cosine", "ok", "error"),
+        [
+            (
+                row["runtime"], row["side"], row["in_fp32"] if row["rescued"] else "as it is",
+                _digits(row["cosine"]), row["ok"], row.get("error"),
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
 def _tuned(data: Data) -> list[str]:
     towers = data.get("chosen", {}).get("towers", ())
     return towers and table(
@@ -234,6 +248,7 @@ SECTIONS: dict[str, Callable[[Data], list[str]]] = {
     "graphs": _graphs,
     "retrieval": _markdown,
     "served": _served,
+    "rescue": _rescued,
     "structures": _structures,
     "tuned": _tuned,
 }

@@ -37,6 +37,7 @@ from first_gpu_base import (
     usable,
 )
 from first_gpu_costs import copies, graphs, memory, products
+from first_gpu_rescue import rescue
 from first_gpu_serving import served, structures, tuned
 
 from clipperf.errors import ClipperfError
@@ -281,6 +282,7 @@ STAGES = (
     Stage("memory", "The VRAM meter against a known gibibyte", 60, memory),
     Stage("products", "The rate of matrix products", 60, products),
     Stage("served", "clipperf.load: self-test, threads, no memory, many calls", 150, served),
+    Stage("rescue", "A tower that fp16 does not hold, with what is kept in fp32", 90, rescue),
     Stage("gpu-tests", "The tests that need a GPU", 180, gpu_tests),
     Stage("copies", "Ways to copy images in", 60, copies),
     Stage("compiled", "PyTorch eager and compiled beside the others", 180, compiled, 40),
