@@ -116,6 +116,7 @@ def test_the_statistic_is_scikit_learns() -> None:
     assert chi_squared(np.ones((4, 1), bool), np.array([1, 0, 1, 0], bool)).tolist() == [0]
 
 
+@pytest.mark.slow
 def test_the_command_on_a_layout_of_fairface(
     cli: Cli, sample_artifact: Path, tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@ ARCHITECTURE: dict[str, Any] = {
 """Its table of tokens has 38 MB, and so a file of its own."""
 
 
+@pytest.mark.slow
 def test_a_tower_with_weights_beside_it_goes_everywhere(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "big.json").write_text(json.dumps(ARCHITECTURE))
 
