@@ -26,9 +26,12 @@ from clipperf.nouns.variant import Variant
 from clipperf.system import env, store
 from clipperf.system.temporaries import PREFIX
 
-# Started with nohup, tests would inherit that SIGHUP is ignored, and so would what they send it to.
+# Started with nohup or in a script's background, tests would inherit that SIGHUP or SIGINT is
+# ignored, and so would what they send it to.
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 300
