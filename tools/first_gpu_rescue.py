@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from clipperf.nouns.model import ModelSpec
     from clipperf.nouns.variant import Side
 
+PX = 64
 SMALL = {
     "embed_dim": 64,
-    "vision_cfg": {"image_size": 64, "patch_size": 16, "width": 64, "layers": 2, "head_width": 32},
+    "vision_cfg": {"image_size": PX, "patch_size": 16, "width": 64, "layers": 2, "head_width": 32},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
 HIDDEN, BACK = 300, 20_000
@@ -124,7 +125,7 @@ def scaled(folder: Path) -> Path:
         if name.endswith("mlp.c_proj.weight"):
             state[name] *= BACK
     save_file(state, folder / "open_clip_model.safetensors")
-    preprocess = {**sample.config()["preprocess_cfg"], "size": SMALL["vision_cfg"]["image_size"]}
+    preprocess = {**sample.config()["preprocess_cfg"], "size": PX}
     config = {"model_cfg": {**SMALL, "quick_gelu": False}, "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     return folder
