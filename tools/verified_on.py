@@ -37,7 +37,7 @@ STAGES = {
     "tuned": "`clipperf tune`",
     "memory": "the VRAM meter against a known allocation",
     "retrieval": "`clipperf eval` on a GPU",
-    "rescue": "a tower that fp16 does not hold, rescued",
+    "rescue": "a tower beyond fp16, rescued",
     "eight-bits": "int8 and fp8 engines",
     "large": "ViT-L-14",
 }

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,23 @@ def jobs(wanted: Target) -> list[Job]:
     return jobs_of(wanted, known(wanted), QUICK, lambda event: None)
 
 
-def measured(wanted: Target) -> list[Measurement]:
+def measured(
+    wanted: Target, on_event: Callable[[Event], None] = lambda event: None
+) -> list[Measurement]:
     rows = []
     for job in jobs(wanted):
-        rows += run_job(job, environment.capture(), [], lambda event: None)
+        rows += run_job(job, environment.capture(), [], on_event)
     return rows
+
+
+def failing(url: str, **fault: Any) -> Callable[[Event], None]:
+    """A server that fails once inputs are offered, and not while its speed is looked at."""
+
+    def begin(event: Event) -> None:
+        if event.kind == "started" and event.text.endswith("inputs/s"):
+            model_server.control(url, **fault)
+
+    return begin
 
 
 # --- what is sent --------------------------------------------------------------------------
@@ -211,8 +223,7 @@ def test_offline_sends_batches(url: str) -> None:
 
 
 def test_a_server_that_has_too_much_to_do_is_not_valid(url: str) -> None:
-    model_server.control(url, fault="503", after=20, every=10)
-    (row,) = measured(target(url))
+    (row,) = measured(target(url), failing(url, fault="503", after=20, every=10))
     assert row.status == "ok" and row.serving is not None and row.serving.best is None
     trial = row.serving.trials[-1]
     assert trial.refused > 0 and not trial.valid
@@ -223,9 +234,8 @@ def test_a_server_that_has_too_much_to_do_is_not_valid(url: str) -> None:
     ("fault", "words"), [("500", "HTTP 500: the GPU is on fire"), ("nan", "not finite")]
 )
 def test_a_fault_while_inputs_are_offered_is_a_failed_row(url: str, fault: str, words: str) -> None:
-    model_server.control(url, fault=fault, after=60)
     long = dataclasses.replace(SHORT, min_s=200.0, slo_s=None)
-    (row,) = measured(target(url, serving=long))
+    (row,) = measured(target(url, serving=long), failing(url, fault=fault, after=60))
     assert row.status == "failed" and words in str(row.error)
     assert str(row.error).startswith("while inputs were offered")
 
