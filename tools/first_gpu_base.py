@@ -7,12 +7,17 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipperf.system.files import read_json
+
+if TYPE_CHECKING:
+    from clipperf.nouns.cell import Engine
+    from clipperf.nouns.model import ModelSpec
+    from clipperf.nouns.variant import Side
 
 ROOT = Path(__file__).parents[1]
 MODEL = ("ViT-B-32", "--pretrained", "random")
@@ -85,6 +90,44 @@ def clipperf(*words: str) -> subprocess.CompletedProcess[str]:
         listener.join()
     print(answer[-2000:], flush=True)
     return subprocess.CompletedProcess(words, child.returncode, answer, "".join(said))
+
+
+def exported(spec: ModelSpec, side: Side, name: str, precision: str) -> tuple[str | None, str]:
+    """The file of a tower that a runtime opens, made where it is not there, and its key.
+
+    None and "" for runtimes that open none.
+    """
+    from clipperf.engines import contract
+    from clipperf.export.make import make
+    from clipperf.export.plan_options import EngineSettings
+    from clipperf.nouns.variant import PRECISIONS, Variant
+
+    kind = contract.get(name).artifact
+    if kind is None:
+        return None, ""
+    if kind in ("onnx", "openvino"):
+        variant = Variant(kind, PRECISIONS.get(precision).graph)
+    else:
+        variant = Variant(name, precision, settings=EngineSettings(batch=(1, 8, 64)))
+    done = make(spec, (side,), variant)
+    tower = done.manifest.tower(side)
+    if tower is None:
+        raise Wrong(f"{name} {precision} has no {side} tower")
+    return str(done.folder / tower.path), tower.key
+
+
+def least_cosine(engine: Engine, pairs: Sequence[tuple[Any, Any]]) -> float:
+    """Of batches and what PyTorch makes of them, three times each; -1 for what is not finite."""
+    import numpy as np
+
+    worst = 1.0
+    for _ in range(3):  # plain, captured, replayed where there are graphs
+        for given, wanted in pairs:
+            found = engine.run(given)
+            lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
+            cosines = (found * wanted).sum(1) / lengths
+            worst = min(worst, float(np.nan_to_num(cosines, nan=-1).min()))
+    return worst
 
 
 def profiled(*words: str) -> Data:

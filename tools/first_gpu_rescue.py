@@ -6,12 +6,23 @@ promises is held against a GPU here; PyTorch in fp16, which keeps nothing, stand
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from first_gpu_base import COMPILED, LEAST_COSINE, Data, Keep, Skipped, Wrong, usable
+from first_gpu_base import (
+    COMPILED,
+    LEAST_COSINE,
+    Data,
+    Keep,
+    Skipped,
+    Wrong,
+    exported,
+    least_cosine,
+    usable,
+)
 
 if TYPE_CHECKING:
     from clipperf.nouns.model import ModelSpec
@@ -52,7 +63,7 @@ def rescue(device: str, keep: Keep) -> Data:
                 row: Data = {"runtime": name, "side": side, "rescued": saved, "cosine": None}
                 row["in_fp32"] = len(tower.in_fp32) if tower is not None and saved else 0
                 try:
-                    row["cosine"] = least_cosine(spec, side, name, device, base.folder)
+                    row["cosine"] = judged(spec, side, name, device, base.folder)
                     row["ok"] = not saved or row["cosine"] >= LEAST_COSINE[PRECISION]
                 except (ClipperfError, RuntimeError) as exc:
                     row |= {"ok": not saved, "error": f"{type(exc).__name__}: {exc}"[:600]}
@@ -67,45 +78,25 @@ def rescue(device: str, keep: Keep) -> Data:
     return data
 
 
-def least_cosine(spec: ModelSpec, side: Side, name: str, device: str, inputs_of: Path) -> float:
-    """Of the gate's inputs in its batches, three times each, with PyTorch's in `inputs_of`.
-
-    -1 where an embedding is not finite.
-    """
+def judged(spec: ModelSpec, side: Side, name: str, device: str, inputs_of: Path) -> float:
+    """The least cosine of the gate's inputs in its batches with PyTorch's, both in `inputs_of`."""
     import numpy as np
 
     from clipperf.engines import contract
     from clipperf.export.judge.parity import BATCHES, batches_of
-    from clipperf.export.make import make
     from clipperf.nouns.artifact import reference_name
     from clipperf.nouns.cell import Cell, EngineRequest
-    from clipperf.nouns.variant import Variant
     from clipperf.serve.parity_inputs import parity_inputs
     from clipperf.system import env, store
 
-    kind, path, key = contract.get(name).artifact, None, ""
-    if kind is not None:
-        done = make(spec, (side,), Variant("onnx" if kind == "onnx" else name, PRECISION))
-        tower = done.manifest.tower(side)
-        if tower is None:
-            raise Wrong(f"{name} has no {side} tower")
-        path, key = str(done.folder / tower.path), tower.key
-    inputs = parity_inputs(inputs_of, side)
-    expected = np.load(inputs_of / reference_name(side))
+    path, key = exported(spec, side, name, PRECISION)
+    inputs, expected = parity_inputs(inputs_of, side), np.load(inputs_of / reference_name(side))
     cell = Cell(spec.id, side, name, PRECISION, device, max(BATCHES), env.available_cores())
     cache = str(store.cache_folder())
-    engine = contract.get(name).open(EngineRequest(cell, spec, path, key=key, cache_folder=cache))
-    try:
-        worst = 1.0
-        for _ in range(3):
-            for given, wanted in zip(batches_of(inputs), batches_of(expected), strict=True):
-                found = engine.run(given).astype(np.float64)
-                lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
-                cosines = (found * wanted).sum(1) / lengths
-                worst = min(worst, float(np.nan_to_num(cosines, nan=-1.0).min()))
-    finally:
-        engine.close()
-    return worst
+    request = EngineRequest(cell, spec, path, key=key, cache_folder=cache)
+    with contextlib.closing(contract.get(name).open(request)) as engine:
+        pairs = list(zip(batches_of(inputs), batches_of(expected), strict=True))
+        return least_cosine(engine, pairs)
 
 
 def scaled(folder: Path) -> Path:

@@ -33,6 +33,8 @@ from first_gpu_base import (
     Stage,
     Wrong,
     clipperf,
+    exported,
+    least_cosine,
     profiled,
     usable,
 )
@@ -71,15 +73,11 @@ def environment(device: str, keep: Keep) -> Data:
 
 def parity(device: str, keep: Keep) -> Data:
     """Every usable runtime and float precision against PyTorch fp32 on the CPU, both towers."""
-    import numpy as np
-
     from clipperf.bench.inputs import make_inputs
     from clipperf.engines import contract
-    from clipperf.export.make import make
-    from clipperf.export.plan_options import EngineSettings
     from clipperf.models import zoo
     from clipperf.nouns.cell import Cell, EngineRequest
-    from clipperf.nouns.variant import PRECISIONS, SIDES, Side, Variant
+    from clipperf.nouns.variant import SIDES, Side
     from clipperf.system import env, store
 
     spec = zoo.resolve(MODEL[0], pretrained=MODEL[2])
@@ -91,20 +89,6 @@ def parity(device: str, keep: Keep) -> Data:
     ) -> EngineRequest:
         cell = Cell(spec.id, side, name, precision, on, max(BATCHES), cores)
         return EngineRequest(cell, spec, path, key=key, cache_folder=str(store.cache_folder()))
-
-    def artifact(side: Side, name: str, precision: str) -> tuple[str | None, str]:
-        kind = contract.get(name).artifact
-        if kind is None:
-            return None, ""
-        if kind in ("onnx", "openvino"):
-            variant = Variant(kind, PRECISIONS.get(precision).graph)
-        else:
-            variant = Variant(name, precision, settings=EngineSettings(batch=(1, 8, 64)))
-        done = make(spec, (side,), variant)
-        tower = done.manifest.tower(side)
-        if tower is None:
-            raise Wrong(f"{name} {precision} has no {side} tower")
-        return str(done.folder / tower.path), tower.key
 
     batches = {
         (side, rows): make_inputs(
@@ -131,18 +115,14 @@ def parity(device: str, keep: Keep) -> Data:
                 }
                 start = time.perf_counter()
                 try:
-                    path, key = artifact(side, name, precision)
+                    path, key = exported(spec, side, name, precision)
                     engine = contract.get(name).open(
                         request(side, name, precision, device, path, key)
                     )
                     try:
-                        worst = 1.0
-                        for _ in range(3):  # plain, captured, replayed where there are graphs
-                            for rows in COMPILED_BATCHES if name in COMPILED else BATCHES:
-                                a, b = engine.run(batches[side, rows]), expected[side, rows]
-                                lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-                                cosines = (a * b).sum(1) / lengths
-                                worst = min(worst, float(np.nan_to_num(cosines, nan=-1).min()))
+                        sizes = COMPILED_BATCHES if name in COMPILED else BATCHES
+                        pairs = [(batches[side, n], expected[side, n]) for n in sizes]
+                        worst = least_cosine(engine, pairs)
                     finally:
                         engine.close()
                     found |= {"cosine": worst, "ok": worst >= LEAST_COSINE[precision]}

@@ -12,6 +12,7 @@ for by name:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -64,6 +65,37 @@ class Protocol:
     server: Callable[[Http], str | None]
     models: Callable[[Http, Wanted, str], Found]
     open: Callable[[Http, EngineRequest], Engine]
+
+
+class Served(ABC):
+    """A model of a server as an engine: what all protocols share.
+
+    One of them says in `vectors` how it asks; what comes back is checked here.
+    """
+
+    def __init__(self, http: Http, request: EngineRequest) -> None:
+        assert request.endpoint is not None
+        self._http, self._asked = http, request.endpoint
+        self._width = request.spec.embed_dim or self._asked.width
+        self.provider, self.streams = self._asked.server, request.cell.streams
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        """Vectors of a batch; see `Engine`.
+
+        Raises:
+            RefusedError: the server has too much to do.
+            EngineError: it answers with an error, with nonsense, or not at all.
+        """
+        where = f"{self._asked.label}: batch of {len(array)}"
+        return checked(self.vectors(array, where), len(array), self._width, where)
+
+    @abstractmethod
+    def vectors(self, array: np.ndarray, where: str) -> np.ndarray:
+        """What the server answers to a batch, as numbers; `where` begins its errors."""
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
 
 
 PROTOCOLS: Registry[Protocol] = Registry("protocol", room="clipperf.engines.protocols")

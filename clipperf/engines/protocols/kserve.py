@@ -16,11 +16,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from clipperf.engines.endpoint import UNREADABLE, Found, Protocol, Wanted, checked, listing, pick
+from clipperf.engines.endpoint import UNREADABLE, Found, Protocol, Served, Wanted, listing, pick
 from clipperf.engines.http import Answer, Http
 from clipperf.errors import EngineError, UnsupportedError
 from clipperf.nouns.artifact import OUTPUT_NAMES
-from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.endpoint import Endpoint, Takes
 from clipperf.nouns.variant import SIDES, Side
 from clipperf.serialize import parse_json
@@ -204,27 +203,15 @@ def _max_batch(http: Http, name: str) -> int | None:
     return most if isinstance(most, int) and most > 0 else None
 
 
-class Engine:
+class Engine(Served):
     """A model behind the protocol."""
 
-    def __init__(self, http: Http, request: EngineRequest) -> None:
-        assert request.endpoint is not None
-        self._http, self._asked = http, request.endpoint
-        self._width = request.spec.embed_dim or self._asked.width
-        self.provider, self.streams = self._asked.server, request.cell.streams
-
-    def run(self, array: np.ndarray) -> np.ndarray:
-        """Vectors of a batch; see `Engine`.
-
-        Raises:
-            RefusedError: the server has too much to do.
-            EngineError: it answers with an error, with nonsense, or not at all.
-        """
+    def vectors(self, array: np.ndarray, where: str) -> np.ndarray:
+        """See `Served`."""
         asked = self._asked
         body, headers = request_of(asked, array)
-        where = f"{asked.label}: batch of {len(array)}"
         answer = self._http.vectors(f"{_path(asked.model)}/infer", body, headers, where)
-        return checked(tensor_in(answer, asked.output, where), len(array), self._width, where)
+        return tensor_in(answer, asked.output, where)
 
     def batches(self) -> dict[int, int] | None:
         """How many batches of which size were run since the model was loaded (Triton's account)."""
@@ -238,10 +225,6 @@ class Engine:
         except UNREADABLE:
             return None
         return counted
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
 
 
 def request_of(asked: Endpoint, array: np.ndarray) -> tuple[bytes, dict[str, str]]:

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from clipperf.engines.endpoint import UNREADABLE, Found, Protocol, Wanted, checked, pick
+from clipperf.engines.endpoint import UNREADABLE, Found, Protocol, Served, Wanted, checked, pick
 from clipperf.engines.http import Answer, Http
 from clipperf.errors import EngineError, UnsupportedError
-from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.endpoint import Endpoint
 from clipperf.serialize import parse_json
 from clipperf.text import one_line, shown
@@ -103,31 +102,14 @@ def _vector(embedding: Any) -> np.ndarray:
     return np.array(embedding, np.float32)
 
 
-class Engine:
+class Engine(Served):
     """A model behind the protocol."""
 
-    def __init__(self, http: Http, request: EngineRequest) -> None:
-        assert request.endpoint is not None
-        self._http, self._asked = http, request.endpoint
-        self._width = request.spec.embed_dim or self._asked.width
-        self.provider, self.streams = self._asked.server, request.cell.streams
-
-    def run(self, array: np.ndarray) -> np.ndarray:
-        """Vectors of a batch of strings; see `Engine`.
-
-        Raises:
-            RefusedError: the server has too much to do.
-            EngineError: it answers with an error, with nonsense, or not at all.
-        """
-        asked = self._asked
-        where = f"{asked.label}: batch of {len(array)}"
-        body = _body(asked.model, array.tolist(), asked.encoding)
+    def vectors(self, array: np.ndarray, where: str) -> np.ndarray:
+        """See `Served`; of a batch of strings."""
+        body = _body(self._asked.model, array.tolist(), self._asked.encoding)
         answer = self._http.vectors(PATH, body, JSON, where)
-        return checked(_vectors(answer, len(array), where)[0], len(array), self._width, where)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        return _vectors(answer, len(array), where)[0]
 
 
 PROTOCOL = Protocol("openai", server, models, Engine)
