@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -31,5 +32,10 @@ def test_make_demo_leaves_a_report_that_opens_from_disk(tmp_path: Path) -> None:
     assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", page)
     for word in ("clipperf-sample", "onnx", "torch", "recall@1", "text-to-image"):
         assert word in page
-    for name in ("image/model.onnx", "text/model.onnx", "manifest.json", "preprocess.json"):
-        assert (tmp_path / "demo" / "clipperf-sample" / name).is_file()
+    artifact = tmp_path / "demo" / "clipperf-sample"
+    assert (artifact / "preprocess.json").is_file()
+    towers = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))["towers"]
+    assert {tower["side"] for tower in towers} == {"image", "text"}
+    for tower in towers:
+        for name in tower["files"]:
+            assert (artifact / name).is_file()

@@ -218,7 +218,8 @@ def test_eight_bits_of_both_towers(
         kinds = {onnx.TensorProto.DataType.Name(t.data_type) for t in constants if len(t.dims)}
         assert kinds - {"INT64"} == {"FLOAT16", numbers}
     half = tower_of(folders_of(sample_home)["trt-rtx fp16"], "text")
-    assert tower_of(done.folder, "text").disk_bytes < 1.03 * half.disk_bytes
+    # Each profile adds its own part; with what is not rounded in fp32 it would be near twice.
+    assert tower_of(done.folder, "text").disk_bytes < 1.25 * half.disk_bytes
     known = {
         p: key_of(spec, tower.weights_id, "text", tensorrt.needs(spec, SIDES, engine(p))[0][0])
         for p in ("int8", "fp8")
