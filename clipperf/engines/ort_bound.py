@@ -15,6 +15,7 @@ import numpy as np
 from clipperf.engines import contract
 from clipperf.engines.gpu_thread import on_gpu_thread
 from clipperf.engines.onnxruntime import library, run_error
+from clipperf.engines.ort_buffers import Buffer, Buffers, DriverBuffers
 from clipperf.errors import EngineError
 
 GRAPHS = 16
@@ -38,7 +39,8 @@ class _Bound:
     """What is kept of an input's shape: its buffers, bound, and how the session is to run it."""
 
     binding: Any
-    given: Any
+    given: Buffer
+    left: Buffer
     options: Any
 
 
@@ -56,7 +58,7 @@ class BoundEngine:
         self,
         open_session: Callable[[], Any],
         provider: str,
-        device: str = "cuda",
+        buffers: Buffers | None = None,
         min_tokens: int = contract.SHORTEST_TOKENS,
         graphs: bool = False,
         max_batch: int = sys.maxsize,
@@ -67,7 +69,7 @@ class BoundEngine:
         self._open = open_session
         self._session = on_gpu_thread(open_session)
         self._closed = self._begun = False
-        self._device = device
+        self._buffers = buffers or DriverBuffers()
         self.takes_graphs = graphs
         self.graphs_left = GRAPHS if graphs else 0
         self._kept: dict[Kind, _Bound] = {}
@@ -100,13 +102,10 @@ class BoundEngine:
 
     def _computed(self, array: np.ndarray, kind: Kind) -> np.ndarray:
         bound = self._kept.get(kind) or self._bound(kind)
-        # From the caller's own memory, by the driver: in whole runs a way of ours through pinned
-        # memory was slower (docs/tensorrt.md).
-        bound.given.update_inplace(np.ascontiguousarray(array))
+        self._buffers.put(bound.given, array)
         self._begun = True
         self._session.run_with_iobinding(bound.binding, bound.options)
-        result: np.ndarray = bound.binding.copy_outputs_to_cpu()[0]
-        return result
+        return self._buffers.take(bound.left, bound.binding)
 
     def _failed(self, kind: Kind, begun: bool) -> None:
         """Leave nothing behind that a failed run may have spoiled, if it had `begun`."""
@@ -133,19 +132,18 @@ class BoundEngine:
         return self._latest[kind]
 
     def _bind(self, kind: Kind, graph: str) -> _Bound:
-        ort, (shape, dtype) = library(), kind
-        new = ort.OrtValue.ortvalue_from_shape_and_type
+        shape, dtype = kind
         entry, exit_ = self._session.get_inputs()[0], self._session.get_outputs()[0]
-        given = new(shape, dtype.type, self._device, 0)
+        given = self._buffers.new(shape, dtype)
+        left = self._buffers.new((shape[0], *exit_.shape[1:]), np.dtype(np.float32))
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input(entry.name, given)
-        left = (shape[0], *exit_.shape[1:])
-        binding.bind_ortvalue_output(exit_.name, new(left, np.float32, self._device, 0))
+        binding.bind_ortvalue_input(entry.name, given.value)
+        binding.bind_ortvalue_output(exit_.name, left.value)
         options = None
         if self.takes_graphs:
-            options = ort.RunOptions()
+            options = library().RunOptions()
             options.add_run_config_entry("gpu_graph_id", graph)
-        return _Bound(binding, given, options)
+        return _Bound(binding, given, left, options)
 
     def _free(self) -> None:
         self._kept.clear()

@@ -20,13 +20,13 @@ from clipperf.engines import contract
 from clipperf.engines import ort_providers as providers
 from clipperf.engines.onnxruntime import (
     DISABLED_OPTIMIZERS,
-    OnnxRuntimeEngine,
     check_provider,
     library,
     said,
     session_options,
 )
 from clipperf.engines.ort_bound import BoundEngine
+from clipperf.engines.ort_buffers import PluginBuffers
 from clipperf.engines.ort_log import collected_stderr, reason_in
 from clipperf.errors import EngineError, StorageError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
@@ -145,7 +145,7 @@ def may_be_damage(error: EngineError) -> bool:
     return not isinstance(error, UnsupportedError) and not full
 
 
-def open_tensorrt_rtx(request: EngineRequest) -> OnnxRuntimeEngine:
+def open_tensorrt_rtx(request: EngineRequest) -> BoundEngine:
     """Open the artifact with the TensorRT-RTX plugin. Errors as `open_cuda`."""
     _check(request)
     devices = plugin_devices()
@@ -153,12 +153,19 @@ def open_tensorrt_rtx(request: EngineRequest) -> OnnxRuntimeEngine:
         raise EngineError(f"{TENSORRT_RTX} finds no GPU that it takes; see clipperf doctor")
     folder = providers.cache_folder(request)
 
-    def opened(folder: Path | None) -> OnnxRuntimeEngine:
-        options, chosen = _options(request), providers.tensorrt_rtx_options(request, folder)
-        options.add_provider_for_devices(devices[:1], chosen)
-        session = _session(request, TENSORRT_RTX, options)
-        tokens, most = providers.profile_tokens(request), providers.profile_batch(request)
-        return OnnxRuntimeEngine(session, TENSORRT_RTX, min_tokens=tokens, max_batch=most)
+    def opened(folder: Path | None) -> BoundEngine:
+        def session() -> Any:
+            options, chosen = _options(request), providers.tensorrt_rtx_options(request, folder)
+            options.add_provider_for_devices(devices[:1], chosen)
+            return _session(request, TENSORRT_RTX, options)
+
+        return BoundEngine(
+            session,
+            TENSORRT_RTX,
+            PluginBuffers(devices[0]),
+            min_tokens=providers.profile_tokens(request),
+            max_batch=providers.profile_batch(request),
+        )
 
     if folder is None or not _made(folder):
         return opened(None)

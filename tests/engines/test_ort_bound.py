@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, save
 from clipperf.engines import ort_bound
 from clipperf.engines.onnxruntime import open_session
 from clipperf.engines.ort_bound import BoundEngine
+from clipperf.engines.ort_buffers import DriverBuffers
 from clipperf.errors import EngineError
 
 
@@ -37,7 +38,7 @@ def graph(tmp_path: Path) -> Path:
 
 def opened(graph: Path) -> Any:
     session = open_session(graph, threads=1)._session
-    return BoundEngine(lambda: session, "CPUExecutionProvider", device="cpu")
+    return BoundEngine(lambda: session, "CPUExecutionProvider", buffers=DriverBuffers("cpu"))
 
 
 def test_each_shape_has_its_buffers_and_each_run_an_array(graph: Path) -> None:
@@ -91,7 +92,9 @@ class Recorded:
 
 def test_the_first_shapes_keep_their_graph_and_others_have_none(graph: Path) -> None:
     session = Recorded(open_session(graph, threads=1)._session)
-    engine = BoundEngine(lambda: session, "CPUExecutionProvider", device="cpu", graphs=True)
+    engine = BoundEngine(
+        lambda: session, "CPUExecutionProvider", buffers=DriverBuffers("cpu"), graphs=True
+    )
     for rows in [*range(1, 20), *range(1, 20)]:
         assert engine.run(np.ones((rows, 4), np.float32)).tolist() == [[8.0] * 3] * rows
     first, second = session.asked[:19], session.asked[19:]
@@ -104,7 +107,9 @@ def test_the_first_shapes_keep_their_graph_and_others_have_none(graph: Path) -> 
 
 def test_a_shape_whose_capture_failed_is_run_without_a_graph(graph: Path) -> None:
     session = Recorded(open_session(graph, threads=1)._session)
-    engine = BoundEngine(lambda: session, "CPUExecutionProvider", device="cpu", graphs=True)
+    engine = BoundEngine(
+        lambda: session, "CPUExecutionProvider", buffers=DriverBuffers("cpu"), graphs=True
+    )
     session.fails = {"15"}  # the first one's number
     with pytest.raises(EngineError, match="failed during capture"):
         engine.run(np.ones((2, 4), np.float32))
@@ -127,7 +132,9 @@ def test_a_session_is_opened_again_after_a_run_that_failed(graph: Path) -> None:
         opened_sessions.append(Recorded(open_session(graph, threads=1)._session))
         return opened_sessions[-1]
 
-    engine = BoundEngine(open_another, "CPUExecutionProvider", device="cpu", graphs=True)
+    engine = BoundEngine(
+        open_another, "CPUExecutionProvider", buffers=DriverBuffers("cpu"), graphs=True
+    )
     assert engine.run(np.ones((1, 4), np.float32)).tolist() == [[8.0] * 3]
     with pytest.raises(EngineError, match="onnxruntime: "):
         engine.run(np.ones((2, 5), np.float32))  # nothing was run: the session is as it was
@@ -159,7 +166,9 @@ def test_a_shape_without_room_for_its_buffers_ends_no_session(
         sessions.append(Recorded(open_session(graph, threads=1)._session))
         return sessions[-1]
 
-    engine = BoundEngine(recorded, "CPUExecutionProvider", device="cpu", graphs=True)
+    engine = BoundEngine(
+        recorded, "CPUExecutionProvider", buffers=DriverBuffers("cpu"), graphs=True
+    )
     engine.run(np.ones((1, 4), np.float32))
     bind = engine._bind
 
@@ -187,7 +196,9 @@ def test_who_handles_an_error_holds_no_session_by_it(graph: Path) -> None:
         sessions.append(weakref.ref(one))
         return one
 
-    engine = BoundEngine(recorded, "CPUExecutionProvider", device="cpu", graphs=True)
+    engine = BoundEngine(
+        recorded, "CPUExecutionProvider", buffers=DriverBuffers("cpu"), graphs=True
+    )
     try:
         engine.run(np.ones((1, 4), np.float32))
     except EngineError as exc:
@@ -210,7 +221,9 @@ def test_engines_of_all_threads_are_opened_and_run_in_one(graph: Path) -> None:
         return sessions[-1]
 
     def served(rows: int) -> bool:
-        engine = BoundEngine(recorded, "CPUExecutionProvider", device="cpu", graphs=True)
+        engine = BoundEngine(
+            recorded, "CPUExecutionProvider", buffers=DriverBuffers("cpu"), graphs=True
+        )
         found = [engine.run(np.full((rows, 4), n, np.float32)) for n in (1, 2)]
         engine.close()
         return [one.tolist() for one in found] == [[[8.0 * n] * 3] * rows for n in (1, 2)]
@@ -233,7 +246,9 @@ def test_threads_do_not_read_each_others_buffers(graph: Path) -> None:
             self._session.run_with_iobinding(binding, options)
             time.sleep(0.002)
 
-    engine = BoundEngine(lambda: Slow(session), "CPUExecutionProvider", device="cpu")
+    engine = BoundEngine(
+        lambda: Slow(session), "CPUExecutionProvider", buffers=DriverBuffers("cpu")
+    )
 
     def found(value: int) -> bool:
         rows = engine.run(np.full((2, 4), value, np.float32))
@@ -250,7 +265,9 @@ def test_the_buffers_of_a_run_that_failed_are_given_back(graph: Path) -> None:
         def run_with_iobinding(self, binding: Any, options: Any) -> None:
             raise RuntimeError("CUDA failure 2: out of memory")
 
-    engine = BoundEngine(lambda: Full(session), "CPUExecutionProvider", device="cpu")
+    engine = BoundEngine(
+        lambda: Full(session), "CPUExecutionProvider", buffers=DriverBuffers("cpu")
+    )
     with pytest.raises(EngineError, match="out of memory at batch 2"):
         engine.run(np.ones((2, 4), np.float32))
     assert not engine._latest and not engine._kept

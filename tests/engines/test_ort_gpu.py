@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from clipperf.engines import contract, ort_gpu, ort_log, pytorch
 from clipperf.engines import ort_providers as providers
 from clipperf.engines.onnxruntime import check_provider, run_error
+from clipperf.engines.ort_buffers import DriverBuffers
 from clipperf.errors import EngineError, StorageError, UnsupportedError
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
@@ -86,7 +87,7 @@ def test_a_session_is_not_opened_again_from_files_that_took_the_place(
     monkeypatch.setattr(ort_gpu, "_session", session)
     monkeypatch.setattr(ort_gpu, "_load_cuda", lambda: None)
     engine = ort_gpu.open_cuda(request("ort-cuda", path=str(graph)))
-    monkeypatch.setattr(engine, "_device", "cpu")
+    monkeypatch.setattr(engine, "_buffers", DriverBuffers("cpu"))
     rows = np.ones((2, 4), np.float32)
     assert engine.run(rows).tolist() == [[8.0] * 3] * 2
     for _ in range(2):
@@ -371,9 +372,13 @@ def watched(
         def add_provider_for_devices(self, devices: Any, chosen: dict[str, str]) -> None:
             self.given = chosen
 
+    class Device:
+        def memory_info(self, kind: Any) -> str:
+            return f"memory of {kind}"
+
     monkeypatch.setattr(providers, "tensorrt_options", options)
     monkeypatch.setattr(providers, "tensorrt_rtx_options", options)
-    monkeypatch.setattr(ort_gpu, "plugin_devices", lambda: ["a GPU"])
+    monkeypatch.setattr(ort_gpu, "plugin_devices", lambda: [Device()])
     monkeypatch.setattr(ort_gpu, "_options", lambda request: Options())
     monkeypatch.setattr(ort_gpu, "_session", session)
     opened = {"ort-trt": ort_gpu.open_tensorrt, "ort-trt-rtx": ort_gpu.open_tensorrt_rtx}[runtime]
