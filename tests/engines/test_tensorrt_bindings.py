@@ -3,7 +3,8 @@
 PyPI has the bindings, which are small, and NVIDIA's own index the libraries. Of these the bindings
 take nine functions, for which a stub stands: then they can be imported and looked at. Whatever name
 of TensorRT's the code uses must be there in each version, with the same parameters. Those that
-come and go are asked for by name and listed below.
+come and go are asked for by name and listed below. Bindings that cannot be fetched are a failure:
+none of these is on NVIDIA's own index alone.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import ast
 import functools
 import json
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Container, Iterator
 from typing import Any
 
 import pytest
@@ -23,13 +26,15 @@ import stub_cuda
 from conftest import ROOT
 
 VERSIONS = {
+    "10.13": ("tensorrt-cu13-bindings==10.13.3.9", "tensorrt_bindings"),
     "10.14": ("tensorrt-cu13-bindings==10.14.1.48.post1", "tensorrt_bindings"),
     "10.16": ("tensorrt-cu13-bindings==10.16.1.11", "tensorrt_bindings"),
     "11.0": ("tensorrt-cu13-bindings==11.0.0.114", "tensorrt_bindings"),
     "11": ("tensorrt-cu13-bindings>=11,<12", "tensorrt_bindings"),
     "rtx": ("tensorrt-rtx-cu13-bindings>=1.7,<2", "tensorrt_rtx_bindings"),
 }
-"""The lowest that is supported, the last of its kind, the first of the next, and the newest."""
+"""One below the lowest that can be installed whole, that one, the last of its kind, the first of
+the next, and the newest."""
 
 SOURCES = ("clipperf/engines/tensorrt", "clipperf/export/jobs/plan.py")
 
@@ -42,6 +47,8 @@ CLASSES = (
 OPTIONAL = {
     "ComputeCapability", "IRuntimeCache", "create_runtime_cache", "set_runtime_cache",
     "num_compute_capabilities", "set_compute_capability", "is_stream_capturable",
+    "DynamicShapesKernelSpecializationStrategy", "dynamic_shapes_kernel_specialization_strategy",
+    "get_engine_stat",
 }  # fmt: skip
 """What only some flavours and versions have: the code looks before it uses them."""
 
@@ -65,7 +72,7 @@ Seen = dict[str, Any]
 
 @functools.cache
 def seen(version: str) -> Seen:
-    """What the bindings of a version offer; skips where they cannot be had."""
+    """What the bindings of a version offer; fails where they cannot be had."""
     if sysconfig.get_platform() != "linux-x86_64":
         pytest.skip("the bindings are for Linux on x86-64")
     if (tool := stub_cuda.missing_tool()) is not None:
@@ -73,13 +80,14 @@ def seen(version: str) -> Seen:
     wanted, package = VERSIONS[version]
     folder = ROOT / "build" / "bindings" / f"{version}-{sys.version_info[1]}"
     if not folder.exists():
+        shutil.rmtree(folder.with_suffix(".part"), ignore_errors=True)
         words = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
         done = subprocess.run(
             [*words, "--dest", str(folder.with_suffix(".part")), wanted],
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         if done.returncode:
-            pytest.skip(f"no bindings of TensorRT {version} from the package index")
+            pytest.fail(f"{wanted} cannot be fetched: {done.stderr.strip()[-600:]}")
         (wheel,) = folder.with_suffix(".part").glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder.with_suffix(".part"))
@@ -98,23 +106,103 @@ def seen(version: str) -> Seen:
 # --- what the code uses --------------------------------------------------------------------
 
 
-def trees() -> list[ast.AST]:
+@functools.cache
+def trees() -> tuple[ast.Module, ...]:
     files = [p for s in SOURCES for p in ((ROOT / s).glob("*.py") if "." not in s else [ROOT / s])]
     assert len(files) > 4
-    return [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+    return tuple(ast.parse(path.read_text(encoding="utf-8")) for path in files)
+
+
+Scope = tuple[int, str]
+"""A tree's place and the function in it, "" for what stands outside of all."""
+
+
+def walked(tree: ast.AST, inside: str = "") -> Iterator[tuple[ast.AST, str]]:
+    """Every node with the name of the outermost function or method that it stands in."""
+    for node in ast.iter_child_nodes(tree):
+        yield node, inside
+        own = isinstance(node, ast.FunctionDef) and not inside
+        yield from walked(node, node.name if own else inside)  # type: ignore[attr-defined]
+
+
+@functools.cache
+def modules() -> frozenset[tuple[Scope, str]]:
+    """Every variable that holds TensorRT's module, with where it does.
+
+    It is imported, loaded (`load`, `import_module`), another one of these, or a parameter of a
+    function that is called with one.
+    """
+    nodes = [((n, f), node) for n, tree in enumerate(trees()) for node, f in walked(tree)]
+    functions = {
+        node.name: (scope[0], [arg.arg for arg in node.args.args])
+        for scope, node in nodes
+        if isinstance(node, ast.FunctionDef)
+    }
+    found: set[tuple[Scope, str]] = set()
+    size = -1
+    while size != len(found):
+        size = len(found)
+        for scope, node in nodes:
+            if isinstance(node, ast.Import):
+                names = (a for a in node.names if a.name.split(".")[0] == "tensorrt")
+                found |= {(scope, a.asname or a.name) for a in names}
+            if isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if is_module(node.value, scope, found):
+                    found |= {(scope, t.id) for t in targets if isinstance(t, ast.Name)}
+            if isinstance(node, ast.Call) and (name := called(node)) in functions:
+                place, parameters = functions[name]
+                for parameter, given in zip(parameters, node.args, strict=False):
+                    if is_module(given, scope, found):
+                        found.add(((place, name), parameter))
+    return frozenset(found)
+
+
+def called(node: ast.Call) -> str:
+    """The last name of what is called."""
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def is_module(node: ast.AST | None, scope: Scope, known: Container[tuple[Scope, str]]) -> bool:
+    """Whether an expression is TensorRT's module."""
+    if isinstance(node, ast.Name):
+        return (scope, node.id) in known or ((scope[0], ""), node.id) in known
+    if isinstance(node, ast.Call):
+        # Another library's module is imported by a name that stands there.
+        constant = any(isinstance(arg, ast.Constant) for arg in node.args)
+        return called(node) == "load" or (called(node) == "import_module" and not constant)
+    return False
 
 
 @functools.cache
 def chains() -> set[tuple[str, ...]]:
-    """Such as ("BuilderFlag", "TF32") of `trt.BuilderFlag.TF32`."""
+    """Such as ("BuilderFlag", "TF32") of `trt.BuilderFlag.TF32`, whatever the module is called."""
     found = set()
-    for node in (node for tree in trees() for node in ast.walk(tree)):
-        parts: list[str] = []
-        while isinstance(node, ast.Attribute):
-            parts.insert(0, node.attr)
-            node = node.value
-        if parts and isinstance(node, ast.Name) and node.id == "trt":
-            found.add(tuple(parts))
+    for number, tree in enumerate(trees()):
+        for node, function in walked(tree):
+            parts: list[str] = []
+            while isinstance(node, ast.Attribute):
+                parts.insert(0, node.attr)
+                node = node.value
+            if parts and is_module(node, (number, function), modules()):
+                found.add(tuple(parts))
+    return found
+
+
+@functools.cache
+def asked() -> set[str]:
+    """Names that the module is asked for: `getattr(module, "X", None)`, `hasattr(module, "X")`."""
+    found = set()
+    for number, tree in enumerate(trees()):
+        for node, function in walked(tree):
+            if (
+                isinstance(node, ast.Call)
+                and called(node) in ("getattr", "hasattr")
+                and is_module(node.args[0], (number, function), modules())
+            ):
+                assert isinstance(node.args[1], ast.Constant), "a name that stands there"
+                found.add(str(node.args[1].value))
     return found
 
 
@@ -156,8 +244,10 @@ def test_every_name_and_member_is_there(version: str) -> None:
     names = chains()
     assert ("BuilderFlag", "TF32") in names
     assert ("Runtime",) in names
+    assert ("NetworkDefinitionCreationFlag", "STRONGLY_TYPED") in names, "of `module`"
+    assert ("DynamicShapesKernelSpecializationStrategy", "EAGER") in names, "of `module`"
     for first, *rest in names:
-        if first in OPTIONAL:
+        if first in OPTIONAL and first not in found["module"]:
             continue
         assert first in found["module"], f"trt.{first} is not in {found['version']}"
         if rest and first in found["enums"] and not rest[0].startswith("_"):
@@ -191,3 +281,36 @@ def test_what_is_optional_is_somewhere_and_not_everywhere() -> None:
         ]
         assert any(there), f"{name} is in no version"
         assert not all(there), f"{name} is in all of them: it is not optional"
+
+
+def test_what_the_module_is_asked_for_is_somewhere() -> None:
+    """A name of no version would be looked for in vain, and nobody would see it."""
+    every = [seen(version) for version in VERSIONS]
+    assert {"ComputeCapability", "IRuntimeCache", "HardwareCompatibilityLevel"} <= asked()
+    for name in asked():
+        assert any(name in found["module"] for found in every), f"{name} is in no version"
+
+
+def test_whatever_a_variable_is_called_that_holds_the_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = """
+def build(flavour):
+    library = flavours.load(flavour)
+    other: Any = library
+    other.Builder.gone
+    look(1, other)
+    cuda = importlib.import_module("cuda.bindings.runtime")
+    cuda.cudaMalloc
+def look(number, given):
+    if hasattr(given, "Asked"):
+        given.Runtime
+def stranger(library):
+    library.not_of_it
+"""
+    here = sys.modules[__name__]
+    monkeypatch.setattr(here, "trees", lambda: (ast.parse(source),))
+    for name in ("modules", "chains", "asked"):
+        monkeypatch.setattr(here, name, getattr(here, name).__wrapped__)
+    assert chains() == {("Builder", "gone"), ("Builder",), ("Runtime",)}
+    assert asked() == {"Asked"}
