@@ -147,14 +147,19 @@ def _gives(each: Candidate, features: bool) -> bool:
     return contract.get(each.runtime).features or not features
 
 
-def checked(usual: Variant, options: Mapping[str, Any], keep_failed: bool) -> Variant:
+def checked(
+    usual: Variant, options: Mapping[str, Any], keep_failed: bool, device: str | None = None
+) -> Variant:
     """The variant with what the options of an export mean (see `exporter.chosen`); best as it is.
 
     Raises:
-        UsageError: the variant is nothing's, or an option is not for it.
+        UsageError: the variant is nothing's or does not run on `device`, or an option is not for
+            it.
     """
     if usual.runtime != BEST:
-        return chosen(usual, options)
+        variant = chosen(usual, options)
+        prepare.choose_devices([usual.runtime], device)
+        return variant
     given = {**options, "--keep-failed": keep_failed or None}
     foreign = [name for name, value in given.items() if value is not None and name not in OPTIONS]
     if foreign:
@@ -171,6 +176,7 @@ def made(
     make: Callable[[Variant], T],
     precisions: Sequence[str] | None = None,
     sides: Sequence[str] = SIDES,
+    device: str | None = None,
 ) -> tuple[T, Choice[T] | None]:
     """What comes of a variant that was `checked`, and the choice where it is the best; see `best`.
 
@@ -184,5 +190,5 @@ def made(
         return make(chosen(prepare.loaded_by(named), options, strict=False))
 
     fits = partial(_gives, features=variant.features)
-    choice = best(tried, precisions=precisions, sides=sides, fits=fits)
+    choice = best(tried, precisions=precisions, device=device, sides=sides, fits=fits)
     return choice.made, choice

@@ -10,6 +10,7 @@ import typer
 
 from clipperf.commands.model_options import ContextLength, ImageSize, Model, Pretrained
 from clipperf.commands.options import (
+    Device,
     Json,
     Quiet,
     TowerChoice,
@@ -42,6 +43,7 @@ EXAMPLES = (
     "clipperf export ViT-B-32 --input uint8",
     "clipperf export ViT-B-32 --layout transformers --precision fp32,int8 --out ./vit-b-32-js",
     "clipperf export ViT-B-32 --runtime trt --precision fp16 --batch 1:8:64",
+    "clipperf export ViT-B-32 --runtime trt --device cuda:1  # for the second GPU",
     "clipperf export ViT-B-32 --runtime trt-rtx --precision fp16 --target sm86,sm89,sm120",
 )
 
@@ -134,6 +136,7 @@ def command(
         Optional[str],  # noqa: UP045
         typer.Option("--batch", help="TensorRT: batches as MIN:OPT:MAX; default: 1:8:64."),
     ] = None,
+    device: Device = None,
     target: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -205,9 +208,9 @@ def command(
     if preprocess is not None:
         preprocess_fast.check(preprocess)
     if layout is not None:
-        laying = in_layout(layout, usual, asked, options, out, preprocess)
+        laying = in_layout(layout, usual, asked, options, device, out, preprocess)
     else:
-        variant = best.checked(usual, options, keep_failed)
+        variant = best.checked(usual, options, keep_failed, device)
     with using(), progress(quiet, plain=verbose) as bar, Workshop() as workshop:
         if zoo.must_read(model, pretrained):
             workshop.start_early()
@@ -222,7 +225,7 @@ def command(
             told = partial(tell_laid_out, laying(spec, towers, **how))
         else:
             making = partial(make, spec, towers, out=out, **how)
-            exported, choice = best.made(variant, options, making, asked, towers)
+            exported, choice = best.made(variant, options, making, asked, towers, device)
             if preprocess is not None:
                 exported = set_preprocess(exported, preprocess, bar.stage)
             told = partial(tell_exported, exported, choice)
@@ -234,17 +237,19 @@ def in_layout(
     usual: Variant,
     precisions: Sequence[str] | None,
     options: Mapping[str, Any],
+    device: str | None,
     out: Path | None,
     preprocess: str | None,
 ) -> Callable[..., LaidOut]:
     """What lays a model's towers out in `out`; see `deployment.lay_out`.
 
     Raises:
-        UsageError: an option is missing, or not for this.
+        UsageError: an option is missing or not for this, or the runtime does not run on `device`.
     """
     from dataclasses import replace
     from functools import partial
 
+    from clipperf.bench import prepare
     from clipperf.export.deployment import DEPLOYMENTS, lay_out
     from clipperf.export.exporter import chosen_all
     from clipperf.nouns.variant import BASELINE_PRECISION
@@ -254,7 +259,9 @@ def in_layout(
         wrong = "needs --out" if out is None else "takes no --preprocess"
         raise UsageError(f"--layout {layout} {wrong}")
     asked = [replace(usual, precision=name) for name in precisions or [BASELINE_PRECISION]]
-    return partial(lay_out, layout, variants=chosen_all(asked, options), out=out)
+    variants = chosen_all(asked, options)
+    prepare.choose_devices([usual.runtime], device)
+    return partial(lay_out, layout, variants=variants, out=out)
 
 
 def tell_laid_out(laid: LaidOut, json: bool) -> bool:

@@ -174,7 +174,7 @@ def test_a_gpu_that_is_not_there_is_refused(device: str, fake: Fake) -> None:
     assert gpus.VISIBLE not in os.environ
 
 
-@pytest.mark.parametrize("command", ["profile", "tune", "eval"])
+@pytest.mark.parametrize("command", ["profile", "tune", "eval", "export"])
 def test_every_command_takes_a_gpus_number(command: str, fake: Fake, cli: Cli) -> None:
     fake(gpus=[LATE, EARLY])
     refused = cli(command, "clipperf-sample", "--device", "cuda:5")
