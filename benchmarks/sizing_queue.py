@@ -22,8 +22,9 @@ import numpy as np
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Environment, Measurement, ResultFile
 from clipperf.report.records import merge
-from clipperf.report.sizing.held import longest_texts, service_at
+from clipperf.report.sizing.held import longest_texts
 from clipperf.report.sizing.queueing import Service
+from clipperf.report.sizing.service import service_at
 from clipperf.report.sizing.solve import size
 from clipperf.report.sizing.types import Option, Targets
 

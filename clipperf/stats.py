@@ -85,6 +85,22 @@ def fitted_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     return middle_y - slope * middle_x, slope
 
 
+def fitted_plane(points: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """z = start + a * x + b * y with the least squares of residuals, through (x, y, z).
+
+    Returns (start, a, b). Raises ValueError where more than one plane fits.
+    """
+    found = np.asarray(points, dtype=np.float64).reshape(-1, 3)
+    known = np.column_stack((np.ones(len(found)), found[:, :2]))
+    # Each column in its own scale: a batch is small beside its tokens.
+    scale = np.maximum(np.abs(known).max(axis=0, initial=0.0), 1e-300)
+    solved, _, rank, _ = np.linalg.lstsq(known / scale, found[:, 2], rcond=None)
+    if rank < 3:
+        raise ValueError(f"no plane through {len(found)} points: they lie on a line")
+    start, a, b = (solved / scale).tolist()
+    return start, a, b
+
+
 def block_medians(samples: Sequence[float], blocks: Sequence[int]) -> dict[int, float]:
     """The median of each block's samples, by block number."""
     grouped: dict[int, list[float]] = {}

@@ -20,8 +20,11 @@ TIMEOUT_S = 30.0
 def gpu_of(device: str) -> str | None:
     """The UUID of a device such as "cuda" or "cuda:1"; None for others.
 
-    Where NVML knows none it is "cuda's" number, which the sampler will not find either.
+    Where NVML knows none it is "cuda's" number, which the sampler will not find either. Several
+    devices, with commas, have no meters: which of them a figure is of would not be known.
     """
+    if "," in device:
+        return None
     kind, _, number = device.partition(":")
     return (gpus.uuid_of(device) or number or "0") if kind == gpus.CUDA else None
 

@@ -19,6 +19,7 @@ from clipperf.bench.cost import Settings
 from clipperf.bench.plan import Group
 from clipperf.nouns.cell import EngineRequest
 from clipperf.nouns.from_files import FileWork
+from clipperf.nouns.memory import Foreseen
 from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, Kind, Measurement
 from clipperf.nouns.serving import Serving
@@ -47,13 +48,14 @@ class Prepared:
     """One cell of a job: what opens its engine and its bytes on disk, or why there is nothing.
 
     `compared` is the absolute path of an artifact of the same model, which a server's vectors are
-    held against.
+    held against. `foreseen` is what a line said of its peak, which a run is to check.
     """
 
     request: EngineRequest
     disk_bytes: int | None = None
     error: str | None = None
     compared: str | None = None
+    foreseen: Foreseen | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from clipperf.system.processes import reset_peak_rss, status_bytes
 
 CGROUP = Path("/sys/fs/cgroup")
+ROLLUP = Path("/proc/self/smaps_rollup")
 
 # --- RAM -----------------------------------------------------------------------------------
 
@@ -45,6 +46,16 @@ def peak_rss_bytes() -> tuple[int | None, str | None]:
         return None, None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (peak if sys.platform == "darwin" else peak * 1024), "ru_maxrss"
+
+
+def shared_bytes() -> int | None:
+    """Resident bytes of this process that another one has, too; None where nobody tells."""
+    try:
+        lines = ROLLUP.read_text().splitlines()
+    except OSError:
+        return None
+    kinds = [line.split() for line in lines if line.startswith(("Shared_Clean:", "Shared_Dirty:"))]
+    return sum(int(kind[1]) for kind in kinds) * 1024 if len(kinds) == 2 else None
 
 
 class PhasePeak:

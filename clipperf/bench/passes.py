@@ -10,14 +10,16 @@ from typing import Any
 
 from clipperf.bench import cost, gpu_meters
 from clipperf.bench.cost import Settings
+from clipperf.bench.crew import Crew, Worker
 from clipperf.bench.gpu_figures import Seen
 from clipperf.bench.jobs import blank
 from clipperf.bench.limits import CLOSELY_S, SELDOM_S, guard_of, vram_over
 from clipperf.errors import ChildError, ClipperfError, LimitError, UnsupportedError
 from clipperf.nouns.cell import EngineRequest
+from clipperf.nouns.endpoint import REMOTE
 from clipperf.nouns.model import CLIP_IDS, TextIds
 from clipperf.nouns.result import Environment, GpuLoad, Measurement
-from clipperf.system.child import Child
+from clipperf.system.child import Child, child_environment
 
 # --- memory --------------------------------------------------------------------------------
 
@@ -25,7 +27,10 @@ from clipperf.system.child import Child
 def memory_pass(
     request: EngineRequest, settings: Settings, env: Environment, text_ids: TextIds = CLIP_IDS
 ) -> Measurement:
-    """Load and run one cell in a fresh process; returns its RAM and VRAM high-water marks."""
+    """Load and run one cell in a fresh process; returns its RAM and VRAM high-water marks.
+
+    Of several instances all run at the same time, and the marks are their sums, shared pages once.
+    """
     found: dict[str, Any] = {}
     # The sampler comes first: it notes what the GPU holds without the worker.
     with gpu_meters.sampler(request.cell.device) as gpu, contextlib.ExitStack() as held:
@@ -40,6 +45,8 @@ def memory_pass(
             found["provider"] = opened["provider"]
             ran = worker.ask("memory", runs=settings.memory_runs)
             found["rss_run_peak_bytes"] = ran["rss_run_peak_bytes"]
+            if request.cell.instances > 1:
+                found["rss_shared_bytes"] = worker.ask("shared")["shared_bytes"]
             if gpu_meters.gpu_of(request.cell.device) is not None:
                 found["vram_allocated_bytes"] = ran["vram_allocated_bytes"]
         except ClipperfError as exc:
@@ -52,6 +59,8 @@ def memory_pass(
     found["rss_peak_bytes"] = largest(
         [found.get("rss_load_peak_bytes"), found.get("rss_run_peak_bytes")]
     )
+    if found["rss_peak_bytes"] is not None:
+        found["rss_peak_bytes"] -= found.get("rss_shared_bytes") or 0
     return dataclasses.replace(blank(request, "memory", env), **found)
 
 
@@ -72,7 +81,7 @@ class Turn:
 
     request: EngineRequest
     row: Measurement
-    worker: Child | None = None
+    worker: Worker | None = None
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Have the worker do something, which must be there; see `Child.ask`."""
@@ -207,8 +216,8 @@ def gpu_load(ran: dict[str, Any], seen: Seen | None) -> GpuLoad | None:
 
 def worker_of(
     request: EngineRequest, settings: Settings, look_s: float = SELDOM_S, alone: bool = True
-) -> Child:
-    """A fresh process for one cell, which ends with its ``with`` block.
+) -> Worker:
+    """A fresh process for one cell, or as many as it has instances; ends with its ``with`` block.
 
     What it takes is looked at every `look_s` seconds while it is waited for, and then; `alone` is
     whether no other worker is open meanwhile. See `limits`.
@@ -216,13 +225,20 @@ def worker_of(
     Raises:
         ChildError: it cannot be started.
     """
-    return Child(
-        f"clipperf.bench.{'worker' if request.endpoint is None else 'endpoint_worker'}",
-        threads=request.cell.threads,
-        timeout_s=settings.timeout_s,
-        remedy="raise --timeout, timeout_s of a sweep's plan, if the cell is that slow",
-        guard=guard_of(settings.limits, request.cell.device, look_s, alone),
-    )
+    cell = request.cell
+
+    def start(shown: dict[str, str]) -> Child:
+        return Child(
+            f"clipperf.bench.{'worker' if request.endpoint is None else 'endpoint_worker'}",
+            threads=cell.threads,
+            timeout_s=settings.timeout_s,
+            env=child_environment(cell.threads) | shown if shown else None,
+            remedy="raise --timeout, timeout_s of a sweep's plan, if the cell is that slow",
+            guard=guard_of(settings.limits, cell.device, look_s, alone),
+        )
+
+    named = cell.device != REMOTE and ":" in cell.device
+    return Crew(cell, start) if cell.instances > 1 or named else start({})
 
 
 def failure(exc: ClipperfError) -> dict[str, Any]:

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from clipperf.bench import prepare
 from clipperf.bench.best import Choice, best_for
-from clipperf.bench.cost import Settings
+from clipperf.bench.cost import UNLIMITED, Limits, Settings
 from clipperf.bench.jobs import LAUNCHERS, SCENARIOS, Event, Job, Launcher, OnEvent, Prepared
+from clipperf.bench.largest import foreseen
 from clipperf.bench.plan import Group, plan
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError, UsageError
 from clipperf.models.family import family_of
 from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
 from clipperf.nouns.from_files import FileWork
+from clipperf.nouns.memory import LARGEST_BATCH, by_tower
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment, Measurement, ResultFile
 from clipperf.nouns.serving import Serving
@@ -28,13 +30,21 @@ from clipperf.nouns.variant import (
 )
 from clipperf.system import files, results, store
 
+Then = Callable[[Sequence[Measurement], OnEvent], Sequence[Job]]
+"""From the rows that were measured to jobs that follow from them."""
+
 SHORTEST_TEXT = 2
 """Its first token and its last."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What to measure: every combination of these, driven as the `scenario` says."""
+    """What to measure: every combination of these, driven as the `scenario` says.
+
+    `instances` run side by side, on each of the `places` where there are several devices; where
+    `divided`, they share out the threads. `within` bounds the memory of a largest batch, which
+    follows from the others and is run once.
+    """
 
     specs: tuple[ModelSpec, ...]
     runtimes: tuple[str, ...]
@@ -48,6 +58,10 @@ class Sweep:
     scenario: str = CLOSED_LOOP
     files: FileWork | None = None
     serving: Serving | None = None
+    within: Limits = UNLIMITED
+    instances: tuple[int, ...] = (1,)
+    places: tuple[str, ...] = ()
+    divided: bool = False
 
     @property
     def devices(self) -> dict[str, str]:
@@ -62,24 +76,43 @@ class Sweep:
         """
         devices = self.devices
         device = devices.get(BASELINE_RUNTIME, "cpu")
-        return plan(
-            self.specs,
-            self.runtimes,
-            sides=self.sides,
-            batches=self.batches,
-            precisions=self.precisions,
-            devices=devices,
-            baseline_precisions=prepare.baseline_precisions(device, self.precisions),
-            threads=(self.threads,),
-            tokens=self.tokens,
-            inputs=prepare.choose_inputs(self.runtimes, self.inputs),
-            scenario=self.scenario,
+        found: list[Group] = []
+        for count in self.instances:
+            groups = plan(
+                self.specs,
+                self.runtimes,
+                sides=self.sides,
+                batches=self.batches,
+                precisions=self.precisions,
+                devices=devices,
+                baseline_precisions=prepare.baseline_precisions(device, self.precisions),
+                threads=(max(1, self.threads // count) if self.divided else self.threads,),
+                tokens=self.tokens,
+                inputs=prepare.choose_inputs(self.runtimes, self.inputs),
+                scenario=self.scenario,
+            )
+            found += [self._beside(group, count) for group in groups]
+        return found
+
+    def _beside(self, group: Group, count: int) -> Group:
+        """A group whose cells run so many instances, on each of several devices."""
+        if count == 1 and not self.places:
+            return group
+        every = count * max(1, len(self.places))
+        named = ",".join(self.places)
+        cells = tuple(
+            dataclasses.replace(cell, instances=every, device=named or cell.device)
+            for cell in group.cells
         )
+        return Group(f"{group.id}/instances{every}", cells)
 
     @property
     def rows(self) -> int:
         """How many rows a sweep without failures gives."""
-        return SCENARIOS.get(self.scenario).rows(self.groups())
+        groups = self.groups()
+        towers = by_tower((c for group in groups for c in group.cells), lambda cell: cell)
+        checks = 0 if self.within == UNLIMITED else len(towers)
+        return SCENARIOS.get(self.scenario).rows(groups) + checks
 
 
 def best_of(
@@ -138,6 +171,7 @@ def profile(
         command=command,
         path=path,
         on_event=on_event,
+        then=lambda rows, tell: checks_of(sweep, rows, settings, tell),
     )
 
 
@@ -149,8 +183,11 @@ def measured(
     command: str = "",
     path: Path | None = None,
     on_event: OnEvent = lambda event: None,
+    then: Then = lambda rows, tell: (),
 ) -> ResultFile:
     """Make `jobs`, have them measured, and write the result file; see `profile`.
+
+    `then` makes more of the rows that came of them.
 
     Raises:
         StorageError: the result file cannot be written; checked before jobs are made.
@@ -179,6 +216,8 @@ def measured(
                     on_event(event)
 
             machines.run(jobs(keep), keep)
+            if more := then(result.measurements, keep):
+                machines.run(more, lambda event: None if event.kind == "fact" else keep(event))
     return result
 
 
@@ -226,6 +265,24 @@ def jobs_of(
         for group in groups
         for spec in (specs[group.cells[0].model_id],)
     ]
+
+
+def checks_of(
+    sweep: Sweep, rows: Sequence[Measurement], settings: Settings, on_event: OnEvent
+) -> list[Job]:
+    """A job for each tower's largest batch within the sweep's limits, see `largest.foreseen`."""
+    specs = {spec.id: spec for spec in sweep.specs}
+    found = []
+    for cell, expected in foreseen(rows, sweep.within):
+        spec = specs[cell.model_id]
+        try:
+            ready = prepared(cell, spec, cell.batch, on_event)
+        except ClipperfError as exc:
+            ready = Prepared(EngineRequest(cell, spec, None), error=str(exc))
+        ready = dataclasses.replace(ready, foreseen=expected)
+        ids = family_of(spec).text_ids(spec)
+        found.append(Job(f"{cell.label}/within", LARGEST_BATCH, (ready,), settings, ids))
+    return found
 
 
 def prepared(cell: Cell, spec: ModelSpec, largest_batch: int, on_event: OnEvent) -> Prepared:

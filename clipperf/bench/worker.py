@@ -9,6 +9,7 @@ operation  fields                                 answer
 open       request, text_ids                      load_s, rss_load_peak_bytes, rss_source,
                                                   provider
 memory     runs                                   rss_run_peak_bytes, vram_allocated_bytes
+shared                                            shared_bytes
 first                                             first_run_s
 block      sleep_s, warmup, calls, min_s, max_s   samples
 load       seconds                                runs, seconds
@@ -86,6 +87,10 @@ class Session:
             "rss_run_peak_bytes": peak,
             "vram_allocated_bytes": None if account is None else account(),
         }
+
+    def shared(self, fields: Fields, tell: Tell) -> Fields:
+        """What of this process's RAM others have, too, while all of them hold their engines."""
+        return {"shared_bytes": meters.shared_bytes()}
 
     def first(self, fields: Fields, tell: Tell) -> Fields:
         """The first run, which pays for what the runtime puts off until then."""
@@ -218,6 +223,7 @@ def main() -> int:
         {
             "open": session.open,
             "memory": session.memory,
+            "shared": session.shared,
             "first": session.first,
             "block": session.block,
             "load": session.load,

@@ -14,10 +14,11 @@ from clipperf.commands.endpoint_options import (
     endpoint_target,
     refuse_without,
 )
+from clipperf.commands.instance_options import Devices, Instances, side_by_side
+from clipperf.commands.memory_options import RamWithin, VramWithin, within
 from clipperf.commands.model_options import ContextLength, ImageSize, Models, Pretrained
 from clipperf.commands.options import (
     PRECISION_NAMES,
-    Device,
     Inputs,
     JsonFile,
     Quiet,
@@ -40,6 +41,7 @@ from clipperf.commands.serving_options import (
     LatencyBound,
     MaxBatch,
     MaxDelayMs,
+    Rate,
     ScenarioChoice,
     offered,
 )
@@ -49,6 +51,7 @@ from clipperf.nouns.from_files import FROM_FILES, FileWork
 from clipperf.system.terminal import tell
 
 if TYPE_CHECKING:
+    from clipperf.bench.cost import Limits
     from clipperf.nouns.result import ResultFile
 
 EXAMPLES = (
@@ -56,6 +59,8 @@ EXAMPLES = (
     "clipperf profile ViT-B-32 --pretrained random --runtime torch,onnx --batch 1,8,32",
     "clipperf profile --tower text --tokens 8,77 --json profile.json",
     "clipperf profile ViT-B-32 --pretrained random --compare-published",
+    "clipperf profile ViT-B-32 --batch 1,4,8,16 --ram-gb 4",
+    "clipperf profile ViT-B-32 --runtime onnx --instances 1,2,4",
     "clipperf profile --from-files ./photos --batch 1,8",
     "clipperf profile ViT-B-32 --runtime onnx --scenario server --slo-ms 50",
     "clipperf profile ViT-B-32 --endpoint http://localhost:8000 --scenario server --slo-ms 50",
@@ -93,8 +98,9 @@ def command(
         typer.Option("--tokens", help="Lengths of texts; default: the model's context."),
     ] = None,
     input_: Inputs = "float32",
-    device: Device = None,
+    device: Devices = None,
     threads: Threads = None,
+    instances: Instances = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Shorter, wider intervals; fine for a first look.")
     ] = False,
@@ -134,6 +140,9 @@ def command(
     slo_ms: LatencyBound = None,
     max_batch: MaxBatch = None,
     max_delay_ms: MaxDelayMs = None,
+    rate: Rate = None,
+    ram_gb: RamWithin = None,
+    vram_gb: VramWithin = None,
     endpoint: EndpointUrl = None,
     protocol: ProtocolName = None,
     served_as: ServedAs = None,
@@ -162,8 +171,11 @@ def command(
         raise UsageError(f"--timeout {timeout}: give seconds above 0, up to a day")
     asked = None if precision is None else names(precision, "--precision")
     scenario, batches, serving = offered(
-        scenario, batch, slo_ms, max_batch, max_delay_ms, quick, remote=endpoint is not None
+        *(scenario, batch, slo_ms, max_batch, max_delay_ms, quick, endpoint is not None, rate)
     )
+    driven = FROM_FILES if from_files is not None else scenario
+    bounds = within(ram_gb, vram_gb, driven, batches)
+    counts, device, places = side_by_side(instances, device, driven)
     sizes = Sizes(image_size, context_length)
     refuse_without(endpoint, protocol=protocol, served_as=served_as, connections=connections)
     choice: Choice[None] | None = None
@@ -197,6 +209,10 @@ def command(
             scenario=scenario,
             files=files,
             serving=serving,
+            within=bounds,
+            instances=counts,
+            places=places,
+            divided=threads is None,
         )
         if runtime is None and LAUNCHERS.get(launcher).here:
             with using(), progress(quiet) as bar:
@@ -219,24 +235,34 @@ def command(
     if prints_json(json):
         print_json(result)
     else:
-        _tell(result, compare_published, gpus=scenario == CLOSED_LOOP)
+        _tell(result, compare_published, scenario == CLOSED_LOOP, bounds)
         tell_lines("", *([] if choice is None else choice.lines()), f"result file: {result.path}")
     raise typer.Exit(1 if failures(result) else 0)
 
 
-def _tell(result: ResultFile, compare_published: bool, gpus: bool) -> None:
-    """Print the tables of what was measured."""
+def _tell(result: ResultFile, compare_published: bool, gpus: bool, bounds: Limits) -> None:
+    """Print the tables of what was measured; `bounds` are those of the largest batches."""
+    from clipperf.bench.cost import UNLIMITED
     from clipperf.models.published import basic_statistics
     from clipperf.report.from_files import files_table
     from clipperf.report.gpu import gpu_table
+    from clipperf.report.instances import instances_table
+    from clipperf.report.largest import largest_of, largest_table, without_line
     from clipperf.report.published import published_table
+    from clipperf.report.records import labels_of, merge
     from clipperf.report.serving import serving_table
     from clipperf.report.tables import cost_table
 
     published = published_table([result], basic_statistics()) if compare_published else None
+    limits = (bounds.ram_bytes, bounds.vram_bytes)
+    found = largest_of([result], *limits) if bounds != UNLIMITED else ()
+    lines = largest_table(found, labels_of([result]))
     main = files_table([result]) or serving_table([result]) or cost_table([result])
     meters = gpu_table([result]) if gpus else None
-    print_tables(*(t for t in (main, meters, published) if t is not None), write=tell)
+    beside = instances_table(merge([result]), labels_of([result]))
+    tables = (main, beside, lines, meters, published)
+    print_tables(*(table for table in tables if table is not None), write=tell)
+    tell_lines(*([missing] if lines is None and (missing := without_line(found)) else []))
 
 
 def _files(folder: str | None, methods: str | None, threads: str | None) -> FileWork | None:

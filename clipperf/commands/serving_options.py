@@ -54,6 +54,15 @@ MaxDelayMs = Annotated[
     ),
 ]
 
+Rate = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--rate",
+        help="With --scenario server: offer so many inputs a second for 30 s (--quick: 3), and "
+        "look for no other rate.",
+    ),
+]
+
 USUAL = {
     SINGLE_STREAM: Serving(min_queries=100, percentile=0.9),
     OFFLINE: Serving(min_queries=1),
@@ -62,6 +71,8 @@ USUAL = {
 """Queries as LoadGen asks for in its own scenarios, where of a single stream the 90th percentile is
 judged; 99 % of a server's answers."""
 QUICK_S, QUICK_QUERIES, QUICK_REL_WIDTH = 3.0, 700, 0.10
+RATE_S = 30.0
+"""How long a rate that is asked for is offered at least."""
 BOUNDS = 20
 """A test takes as many times the bound at least: a queue that grows has to show by its end."""
 
@@ -74,6 +85,7 @@ def offered(
     max_delay_ms: float | None,
     quick: bool,
     remote: bool = False,
+    rate: float | None = None,
 ) -> tuple[str, tuple[int, ...], Serving | None]:
     """The scenario's name in results, the batch sizes, and how inputs come where they are offered.
 
@@ -84,6 +96,7 @@ def offered(
     """
     if scenario != SERVER:
         given = {"--slo-ms": slo_ms, "--max-batch": max_batch, "--max-delay-ms": max_delay_ms}
+        given |= {"--rate": rate}
         alone = next((name for name, value in given.items() if value is not None), None)
         if alone is not None:
             raise UsageError(f"{alone} is for inputs that come at random: add --scenario {SERVER}")
@@ -108,7 +121,7 @@ def offered(
     if slo_ms is None:
         raise UsageError(f"--scenario {SERVER} needs a bound on the time of an answer: --slo-ms 50")
     batches = numbers(max_batch or USUAL_MAX_BATCH, "--max-batch")
-    return scenario, batches, bounded(serving, slo_ms, max_delay_ms)
+    return scenario, batches, at_rate(bounded(serving, slo_ms, max_delay_ms), rate, quick)
 
 
 def usual(scenario: str, quick: bool) -> Serving:
@@ -118,6 +131,16 @@ def usual(scenario: str, quick: bool) -> Serving:
         return serving
     queries = min(serving.min_queries, QUICK_QUERIES)
     return replace(serving, min_s=QUICK_S, min_queries=queries, rel_width=QUICK_REL_WIDTH)
+
+
+def at_rate(serving: Serving, rate: float | None, quick: bool) -> Serving:
+    """With the only rate that is offered; raises UsageError where it cannot be one."""
+    if rate is None:
+        return serving
+    if not 0 < rate < 1e6:
+        raise UsageError(f"--rate {rate:g}: give inputs a second above 0, below a million")
+    least_s = serving.min_s if quick else max(serving.min_s, RATE_S)
+    return replace(serving, rate_per_s=rate, min_s=least_s)
 
 
 def bounded(serving: Serving, slo_ms: float, max_delay_ms: float | None) -> Serving:

@@ -26,7 +26,9 @@ class Cell:
     and share the `threads`. `input` is what images are fed as; it says nothing of a text tower.
     `scenario` is how calls come while time is taken. Of what a server runs (`is_remote`) the
     runtime is the protocol that it is asked in, the precision "", as nobody knows it, and the
-    streams are connections; its threads are its own affair, and 1 here.
+    streams are connections; its threads are its own affair, and 1 here. `instances` are processes
+    side by side, each with so many threads and streams; on several GPUs, which `device` then names
+    with commas, they are dealt out in turn.
     """
 
     model_id: str
@@ -40,6 +42,17 @@ class Cell:
     streams: int = 1
     input: PixelDtype = "float32"
     scenario: str = CLOSED_LOOP
+    instances: int = 1
+
+    @property
+    def engines(self) -> int:
+        """How many batches run at once."""
+        return self.streams * self.instances
+
+    @property
+    def at_once(self) -> int:
+        """How many inputs run at once."""
+        return self.batch * self.engines
 
     @property
     def setup(self) -> str:
@@ -55,7 +68,9 @@ class Cell:
     @property
     def label(self) -> str:
         """A short name for progress lines and errors."""
-        return f"{self.model_id} {self.side} {self.setup} {self.device} batch {self.batch}"
+        several = f", {self.instances} instances" if self.instances > 1 else ""
+        where = f"{self.model_id} {self.side} {self.setup} {self.device}"
+        return f"{where} batch {self.batch}{several}"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Literal
 from clipperf.nouns.cell import Cell, Status
 from clipperf.nouns.endpoint import Endpoint
 from clipperf.nouns.from_files import FileRun
+from clipperf.nouns.memory import Foreseen
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.serving import ServingRun
 
@@ -32,7 +33,7 @@ class GpuLoad:
     missing: tuple[str, ...] = ()
 
 
-Kind = Literal["time", "memory", "files", "serving"]
+Kind = Literal["time", "memory", "files", "serving", "check"]
 """What kind of pass a row is of."""
 
 Ended = Literal["killed", "limit"]
@@ -44,11 +45,14 @@ class Measurement:
     """One pass over one cell, made in one fresh process.
 
     A "files" row holds `file_runs` alone, a run for each way from files to vectors, a "serving" row
-    what came of inputs that were offered, in `serving`.
+    what came of inputs that were offered, in `serving`. A "check" row is a memory pass under a
+    limit, at a batch whose peak was `foreseen`.
 
     Memory: `rss_bare_bytes` is the worker before it imported anything of the runtime,
     `rss_load_peak_bytes` and `rss_run_peak_bytes` are kernel high-water marks (VmHWM) of the two
-    phases, `rss_peak_bytes` the larger. Time: `run_s` are raw seconds of single calls, and
+    phases, `rss_peak_bytes` the larger. Of several instances all are sums, from which
+    `rss_shared_bytes`, the pages that they share and a sum counts too often, is taken off in
+    `rss_peak_bytes`. Time: `run_s` are raw seconds of single calls, and
     `blocks` says to which block of calls each belongs. Cells with the same `group` took turns
     block by block, so their ratio is taken between blocks of equal number.
     GPU: `vram_peak_bytes` as `vram_source` says, `vram_allocated_bytes` by the runtime's own
@@ -73,6 +77,7 @@ class Measurement:
     rss_load_peak_bytes: int | None = None
     rss_run_peak_bytes: int | None = None
     rss_peak_bytes: int | None = None
+    rss_shared_bytes: int | None = None
     rss_source: str | None = None
     vram_peak_bytes: int | None = None
     vram_source: str | None = None
@@ -83,6 +88,7 @@ class Measurement:
     provider: str | None = None
     file_runs: tuple[FileRun, ...] = ()
     serving: ServingRun | None = None
+    foreseen: Foreseen | None = None
     endpoint: Endpoint | None = None
     random_weights: bool = False
     error: str | None = None
@@ -199,4 +205,6 @@ class ResultFile:
             if min(numbers) < 1:
                 batch, threads, streams = numbers
                 return f"batch {batch}, {threads} threads, {streams} streams"
+            if cell.instances < 1:
+                return f"{cell.instances} instances"
         return None

@@ -28,7 +28,8 @@ class Serving:
     embedding; None but for "server". There an engine is given up to a cell's batch of inputs at
     once, and waits for them for `max_delay_s` after the first; the rate is known once one that does
     not hold is at most `rel_width` above it. A test takes `min_s` seconds and `min_queries` queries
-    at least. `seed` is that of arrival times and of the order of inputs.
+    at least. `seed` is that of arrival times and of the order of inputs. Where there is a
+    `rate_per_s` it alone is offered, and no other looked for.
     """
 
     slo_s: float | None = None
@@ -38,6 +39,7 @@ class Serving:
     min_s: float = 10.0
     min_queries: int = 1000
     seed: int = 0
+    rate_per_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ MOST_AT_CHANCE = 10
 
 def judged(cell: Cell) -> tuple[object, ...]:
     """What accuracy belongs to: a model as it is run, whatever the load."""
-    return alike(cell, "side", "batch", "threads", "tokens", "streams", "scenario")
+    return alike(cell, "side", "batch", "threads", "tokens", "streams", "instances", "scenario")
 
 
 def accuracy_table(results: Sequence[ResultFile]) -> Table:

@@ -17,9 +17,12 @@ from clipperf.report.crossing import crossing_findings, crossing_tables, merge_c
 from clipperf.report.document import Document, Origin, Section, plain_json
 from clipperf.report.from_files import files_findings, files_record, files_table, lines_of
 from clipperf.report.gpu import gpu_record, gpu_table
-from clipperf.report.latency import latency_charts
+from clipperf.report.instances import instances_findings, instances_table
+from clipperf.report.largest import Largest, largest_of, largest_record, largest_table
+from clipperf.report.latency import answer_charts, latency_charts
 from clipperf.report.memory import memory_charts
 from clipperf.report.published import published_table
+from clipperf.report.recommend import recommended
 from clipperf.report.records import Row, environments, in_order, merge, merge_scores
 from clipperf.report.robustness import robustness_table
 from clipperf.report.serving import serving_findings, serving_record, serving_table
@@ -31,6 +34,7 @@ from clipperf.report.table import Table, without_caveats
 from clipperf.report.tables import cost_table, summary
 from clipperf.report.tradeoff import tradeoff_charts
 from clipperf.report.trust import trust_table
+from clipperf.report.waterfall import waterfall_charts
 from clipperf.serialize import to_json
 
 
@@ -55,9 +59,11 @@ def build_report(
     rows, scores = merge(ordered), merge_scores(ordered)
     sizing = size(ordered, targets) if targets is not None else None
     sections: list[Section] = []
+    lines: list[Largest] = []
     if rows:
         sections.append(_section("summary", "Basic statistics", SUMMARY, [summary(ordered)]))
-        sections += _drawn(rows, scores, labels)
+        lines = largest_of(ordered)
+        sections += _drawn(rows, scores, labels, largest_table(lines, labels))
     tables: list[Table] = []
     headed: tuple[str, ...] = ()
     if sizing is not None:
@@ -68,11 +74,17 @@ def build_report(
         tables, headed = tables[first:], tables[0].findings
     if rows:
         sections.append(_section("cost", "Cost per tower", COST, [cost_table(ordered)]))
+        if (beside := instances_table(rows, labels)) is not None:
+            sections.append(_section("instances", "Instances", INSTANCES, [beside]))
         sections.append(_section("trust", "Trust", TRUST, [trust_table(ordered)]))
     if (fed := files_table(ordered)) is not None:
-        sections.append(_section("files", "From files", FILES, [fed]))
+        steps = waterfall_charts(lines_of(ordered), rows, labels)
+        section = _section("files", "From files", FILES, [fed])
+        sections.append(dataclasses.replace(section, charts=steps))
     if (served := serving_table(ordered)) is not None:
-        sections.append(_section("serving", "Serving", SERVING, [served]))
+        section = _section("serving", "Serving", SERVING, [served])
+        answers = answer_charts(serving.lines_of(ordered), labels)
+        sections.append(dataclasses.replace(section, charts=answers))
     meters = gpu_table(ordered) if rows else None
     if meters is not None:
         sections.append(_section("gpu", "GPU", GPU, [meters]))
@@ -86,19 +98,21 @@ def build_report(
         )
     if crossed := crossing_tables(ordered):
         sections.append(_section("index", "Changing the engine", CROSSED, crossed))
-    beside = published_table(ordered, published) if rows and published else None
-    if beside is not None:
-        sections.append(_section("published", "Published figures", PUBLISHED, [beside]))
+    others = published_table(ordered, published) if rows and published else None
+    if others is not None:
+        sections.append(_section("published", "Published figures", PUBLISHED, [others]))
     elsewhere = speeds_table([r.cell.model_id for r in rows]) if rows and published else None
     if elsewhere is not None:
         sections.append(_section("speeds", "Published speeds", ELSEWHERE, [elsewhere]))
     shared = tuple(dict.fromkeys(findings.cost_caveats(ordered, rows))) if rows else ()
     # A caveat of the whole report is told once, not again under every table.
     sections = [_without(section, shared) for section in sections]
+    headed = headed or recommended(rows, scores, labels)
     headline = [
         *headed,
         *findings.speed_findings(rows, labels),
         *findings.memory_findings(rows, labels),
+        *instances_findings(rows, labels),
         *files_findings(ordered),
         *serving_findings(ordered),
         *accuracy_findings(scores, labels),
@@ -113,6 +127,7 @@ def build_report(
         provenance=tuple(_origin(r, labels) for r in ordered),
         records=(
             *map(_cost_record, rows),
+            *map(largest_record, lines),
             *map(files_record, lines_of(ordered)),
             *map(serving_record, serving.lines_of(ordered)),
             *map(_score_record, scores),
@@ -120,6 +135,7 @@ def build_report(
         ),
         sizing=plain_json(sizing) if sizing is not None else None,
         results=tuple(ordered),
+        recommendation=headed,
     )
 
 
@@ -134,6 +150,7 @@ MEMORY = "Drawn where at least four batches were measured, so that a line can be
 TRUST = "What the figures of each row rest on, and why they are not better."
 OPTIONS = "Every configuration against the targets, one tower at a time."
 COST = "Time and memory were measured in separate fresh processes, one pair for every row."
+INSTANCES = "Engines side by side on one machine: what more of them give, and take."
 FILES = "Image files to vectors: what holds an engine up that waits for its pixels."
 SERVING = "Inputs that come as users send them, and the rates that keep to a bound."
 GPU = "Read after the times, so that no meter runs while they are taken."
@@ -148,16 +165,19 @@ def _section(key: str, title: str, intro: str, tables: Sequence[Table]) -> Secti
     return Section(key, title, intro, tuple(dataclasses.replace(t, findings=()) for t in tables))
 
 
-def _drawn(rows: Sequence[Row], scores: Sequence[Score], labels: dict[str, str]) -> list[Section]:
-    """The sections of charts, without those that would have none."""
+def _drawn(
+    rows: Sequence[Row], scores: Sequence[Score], labels: dict[str, str], memory: Table | None
+) -> list[Section]:
+    """The sections of charts, and of `memory` the lines, without those that would be empty."""
     beside = tradeoff_charts(rows, scores, labels)
+    held = () if memory is None else (memory,)
     found = (
         Section("tradeoff", "Accuracy and speed", TRADEOFF, (), beside),
         Section("speed", "Speed", SPEED, (), speed_charts(rows, labels)),
         Section("latency", "Latency", LATENCY, (), latency_charts(rows, labels)),
-        Section("memory", "Memory", MEMORY, (), memory_charts(rows, labels)),
+        Section("memory", "Memory", MEMORY, held, memory_charts(rows, labels)),
     )
-    return [section for section in found if section.charts]
+    return [section for section in found if section.charts or section.tables]
 
 
 def _without(section: Section, caveats: Sequence[str]) -> Section:

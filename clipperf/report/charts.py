@@ -17,13 +17,17 @@ from clipperf.report.words import driven
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its value with an interval for the whiskers; `series` picks the colour."""
+    """One bar: its value with an interval for the whiskers; `series` picks the colour.
+
+    It begins at `start`, 0 but for steps that follow each other.
+    """
 
     label: str
     value: float
     interval: Interval | None
     text: str
     series: int
+    start: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,9 @@ CELL_COLUMNS: dict[str, Column[Cell]] = {
         Column[Cell]("Device", lambda c: c.device, "words", "constant", group=True),
         Column[Cell]("Threads", _threads, fold="constant", phrase="{} threads"),
         Column[Cell]("Streams", lambda c: c.streams, fold="constant", phrase="{} streams"),
+        Column[Cell](
+            "Instances", lambda c: c.instances, fold="constant", phrase="{} instances", group=True
+        ),
         Column[Cell]("Scenario", lambda c: c.scenario, "words", "constant"),
         Column[Cell]("Tower", lambda c: c.side, "words", **KEY),
         Column[Cell]("Tokens", lambda c: c.tokens, fold="constant", phrase="{} tokens"),
@@ -102,7 +105,7 @@ CELL_COLUMNS: dict[str, Column[Cell]] = {
 
 CELL = tuple(CELL_COLUMNS)
 
-USUAL: dict[str, object] = {"Streams": 1, "Scenario": CLOSED_LOOP}
+USUAL: dict[str, object] = {"Streams": 1, "Instances": 1, "Scenario": CLOSED_LOOP}
 
 
 def _itself(record: Any) -> Any:

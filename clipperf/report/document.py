@@ -44,7 +44,8 @@ class Document:
 
     `environment` pairs each label ("E1") with what is known of the machine. `records` are the
     figures themselves in SI units (seconds, bytes, shares), one flat dict a row, for CSV and JSON.
-    `results` are the files that it is of, for whoever hands them on.
+    `results` are the files that it is of, for whoever hands them on. `recommendation` is what to
+    run, with which the findings begin.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Document:
     records: tuple[dict[str, Any], ...]
     sizing: dict[str, Any] | None = None
     results: tuple[ResultFile, ...] = ()
+    recommendation: tuple[str, ...] = ()
 
 
 def describe(environment: Environment | None) -> str:

@@ -71,8 +71,8 @@ def files_table(results: Sequence[ResultFile]) -> Table | None:
         Column("Images/s", _rate, "rate"),
         Column("Decode ms", lambda line: _alone(line, "decode_s"), "ms"),
         Column("Resize ms", lambda line: _alone(line, "resize_s"), "ms"),
-        Column("Engine ms", lambda line: _an_image(line, "engine_s"), "ms"),
-        Column("Idle ms", lambda line: _an_image(line, "wait_s"), "ms"),
+        Column("Engine ms", lambda line: seconds_an_image(line, "engine_s"), "ms"),
+        Column("Idle ms", lambda line: seconds_an_image(line, "wait_s"), "ms"),
         Column("Held up by", held_up_by, "note", "empty", key=True),
     ]
     return tabulate("From files", columns, lines, findings=_findings(lines), caveats=LEGEND)
@@ -94,7 +94,8 @@ def _rate(line: Line) -> Value:
     return Value(rate, "rate", low_high)  # type: ignore[arg-type]
 
 
-def _an_image(line: Line, name: str) -> float | None:
+def seconds_an_image(line: Line, name: str) -> float | None:
+    """The median of `engine_s` or `wait_s`, of one image; None where a cell failed."""
     samples = getattr(line.run, name, ())
     return stats.median(samples) / line.cell.batch if samples else None
 
@@ -155,8 +156,8 @@ def files_record(line: Line) -> dict[str, Any]:
         "images_per_s": line.images_per_s,
         "decode_s": _alone(line, "decode_s"),
         "resize_s": _alone(line, "resize_s"),
-        "engine_s": _an_image(line, "engine_s"),
-        "idle_s": _an_image(line, "wait_s"),
+        "engine_s": seconds_an_image(line, "engine_s"),
+        "idle_s": seconds_an_image(line, "wait_s"),
         "idle_share": line.idle_share,
         "held_up_by": held_up_by(line),
         "random_weights": line.random_weights,

@@ -51,7 +51,7 @@ def energy_per_1000_j(row: Row) -> float | None:
     energy_j = finite(load.energy_j)
     if energy_j is None or load.runs <= 0:
         return None
-    return energy_j / (load.runs * row.cell.batch * row.cell.streams) * 1000
+    return energy_j / (load.runs * row.cell.at_once) * 1000
 
 
 def _load(row: Row) -> GpuLoad:

@@ -19,6 +19,10 @@ from clipperf.report.charts import (
 )
 from clipperf.report.pairs import usable_samples
 from clipperf.report.records import Row
+from clipperf.report.serving import Line as Served
+
+POINTS = 60
+"""Of a line of shares at most."""
 
 FEWEST_FOR_QUARTILES = 26
 """Calls from which on `stats.quantile` gives them."""
@@ -32,7 +36,93 @@ def latency_charts(rows: Sequence[Row], labels: dict[str, str]) -> tuple[Chart, 
             charts.append(_over_throughput(group))
         if group.timed:
             charts.append(_distribution(group))
+            charts += _within(group)
     return tuple(charts)
+
+
+def _within(group: Group) -> list[Chart]:
+    """How many of the calls took no longer than a time, each setup at its fastest batch."""
+    lines = []
+    for name, rows in group.by_setup(group.timed).items():
+        best = max(rows, key=lambda row: row.items_per_s or 0.0)
+        samples = sorted(usable_samples(best.time))
+        if len(samples) >= FEWEST_FOR_QUARTILES:
+            label = f"{name}, batch {best.cell.batch}"
+            points = _steps(samples)
+            lines.append(Line(label, points, group.series[name], marked=False))
+    if not lines:
+        return []
+    told = [f"{line.label}: half within {units.seconds(_half(line))}" for line in lines]
+    return [
+        _shares(
+            f"Calls within a time: {group.where}",
+            f"The share of all timed calls that took no longer, each setup at its fastest batch. "
+            f"{'; '.join(told)}.",
+            lines,
+        )
+    ]
+
+
+def _half(line: Line) -> float:
+    return next(x for x, share in line.points if share >= 0.5)
+
+
+def _steps(ordered: Sequence[float]) -> tuple[tuple[float, float], ...]:
+    """(seconds, share of the samples up to there), at most POINTS of them, both ends among them."""
+    count = len(ordered)
+    places = sorted({round(n * (count - 1) / (POINTS - 1)) for n in range(POINTS)})
+    return tuple((ordered[place], (place + 1) / count) for place in places)
+
+
+def _shares(title: str, description: str, lines: Sequence[Line]) -> LineChart:
+    x_range, x_ticks = axis([x for line in lines for x, _ in line.points], duration)
+    y_range, y_ticks = even_axis(0.0, 1.0, lambda y: f"{round(100 * y)} %")
+    return LineChart(
+        title=title,
+        description=f"{description} Time is logarithmic.",
+        x_label="time",
+        x_range=x_range,
+        x_ticks=x_ticks,
+        y_range=y_range,
+        y_ticks=y_ticks,
+        lines=tuple(lines),
+        scales=(True, False),
+    )
+
+
+def answer_charts(served: Sequence[Served], labels: dict[str, str]) -> tuple[Chart, ...]:
+    """How many answers came within a time, of each model and tower in each scenario of serving."""
+    groups: dict[tuple, list[Served]] = {}
+    for line in served:
+        if line.trial is not None:
+            key = (line.env_id, line.cell.model_id, line.cell.side, line.cell.scenario)
+            groups.setdefault(key, []).append(line)
+    charts = []
+    for (env_id, model_id, side, scenario), mine in groups.items():
+        lines = [_answers(line, number) for number, line in enumerate(mine)]
+        known = [line for line in lines if len(line.points) > 1]
+        where = f" · {labels[env_id]}" if len(labels) > 1 else ""
+        if known:
+            charts.append(
+                _shares(
+                    f"Answers within a time: {model_id} · {side} tower, {scenario}{where}",
+                    "Percentiles as LoadGen took them, from an input's arrival to its embedding, "
+                    "in the test that counts, where enough answers back them.",
+                    known,
+                )
+            )
+    return tuple(charts)
+
+
+def _answers(line: Served, number: int) -> Line:
+    """The percentiles of a row, each a point."""
+    trial = line.trial
+    assert trial is not None
+    found = sorted((float(name), seconds) for name, seconds in trial.latency_s.items())
+    backed = [(p, s) for p, s in found if (1 - p / 100) * trial.queries >= 6.5 and s > 0]
+    who = line.cell.setup if line.endpoint is None else f"{line.cell.setup} there"
+    label = f"{who}, up to {line.cell.batch}, {units.rate(trial.rate_per_s)}/s"
+    return Line(label, tuple((s, p / 100) for p, s in backed), number)
 
 
 def _over_throughput(group: Group) -> LineChart:

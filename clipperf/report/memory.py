@@ -3,61 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from clipperf import stats, units
+from clipperf import units
+from clipperf.nouns.memory import memory_fit
 from clipperf.report.charts import Chart, Group, Line, LineChart, even_axis, grouped
 from clipperf.report.records import Row
-
-FEWEST_BATCHES = 4
-"""With fewer a line would fit whatever was measured, and its residuals would say nothing."""
-
-
-@dataclass(frozen=True)
-class MemoryFit:
-    """Peak bytes of a batch as weights + base + per_item * batch, by least squares.
-
-    `weights_bytes` is the tower's size on disk; `base_bytes` all else that does not grow, below 0
-    where not all of the weights were in memory at once, and all of it where the size on disk is
-    not known. `residual_bytes` is the largest distance of a point from the line, `batches` those
-    that it is from.
-    """
-
-    weights_bytes: int | None
-    base_bytes: float
-    per_item_bytes: float
-    residual_bytes: float
-    batches: tuple[int, ...]
-
-    def at(self, batch: float) -> float:
-        """The line's bytes at a batch."""
-        return (self.weights_bytes or 0) + self.base_bytes + self.per_item_bytes * batch
-
-    @property
-    def words(self) -> str:
-        """The line in words."""
-        known = self.weights_bytes is not None
-        weights = f"{units.size(self.weights_bytes or 0)} of weights " if known else ""
-        base, item, residual = (
-            units.size(round(abs(each)))
-            for each in (self.base_bytes, self.per_item_bytes, self.residual_bytes)
-        )
-        sign = "-" if self.base_bytes < 0 else "+"
-        start = f"{weights}{sign} {base}" if known else base if sign == "+" else f"-{base}"
-        return (
-            f"{start} {'-' if self.per_item_bytes < 0 else '+'} {item} an input, largest residual "
-            f"{residual}"
-        )
-
-
-def memory_fit(points: Sequence[tuple[int, int]], weights_bytes: int | None) -> MemoryFit | None:
-    """The line through peaks (batch, bytes); None for fewer than FEWEST_BATCHES batches."""
-    batches = tuple(sorted({batch for batch, _ in points}))
-    if len(batches) < FEWEST_BATCHES:
-        return None
-    start, slope = stats.fitted_line([float(b) for b, _ in points], [float(y) for _, y in points])
-    worst = max(abs(y - (start + slope * batch)) for batch, y in points)
-    return MemoryFit(weights_bytes, start - (weights_bytes or 0), slope, worst, batches)
 
 
 def memory_charts(rows: Sequence[Row], labels: dict[str, str]) -> tuple[Chart, ...]:

@@ -75,10 +75,10 @@ def published_table(
     )
 
 
-def _distance(pair: Pair) -> tuple[bool, bool, int, int, int]:
+def _distance(pair: Pair) -> tuple[bool, bool, int, int, int, int]:
     """How far a configuration is from the published one, which ran batches of 8, one by one."""
     cell = pair.any.cell
-    driven = (cell.scenario != CLOSED_LOOP, cell.streams)
+    driven = (cell.scenario != CLOSED_LOOP, cell.streams, cell.instances)
     return (not _has_footprint(pair), *driven, abs(cell.batch - PUBLISHED_BATCH), cell.batch)
 
 

@@ -142,7 +142,7 @@ def merge(results: Sequence[ResultFile]) -> list[Row]:
     newest: dict[tuple[str, Cell], dict[str, tuple[int, Measurement]]] = {}
     for number, result in enumerate(ordered):
         for m in result.measurements:
-            if m.kind in ("files", "serving"):  # which are no times of an engine alone
+            if m.kind not in ("time", "memory"):  # which are told by themselves
                 continue
             key = (m.env_id, m.cell)
             newest.setdefault(key, {})[m.kind] = (number, m)
@@ -165,6 +165,7 @@ def cell_order(cell: Cell) -> tuple:
         cell.tokens or 0,
         cell.threads,
         cell.streams,
+        cell.instances,
         cell.scenario,
         cell.batch,
         *setup_order(cell),
@@ -197,7 +198,7 @@ def _row(
         problems.append("time pass: no usable samples (none, or not finite, or not positive)")
     p50 = stats.median(samples) if samples else None
     p50_interval = stats.median_interval(samples)
-    items = cell.batch * cell.streams
+    items = cell.at_once
     baseline = baseline_of(time, peers) if time else None
     twin = torch_at(cell.precision, time, peers) if time else None
     ratio, interval = _ratio(time, baseline)

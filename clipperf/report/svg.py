@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from clipperf.report.charts import BarChart, BoxChart, Chart, Line, LineChart
+from clipperf.report.charts import Bar, BarChart, BoxChart, Chart, Line, LineChart
 from clipperf.text import printable
 
 COLOURS = 6
@@ -59,11 +59,12 @@ def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") 
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{_escaped(text)}</text>'
 
 
+def _reach(bar: Bar) -> float:
+    return bar.interval[1] if bar.interval else bar.start + bar.value
+
+
 def _bars(chart: BarChart, identifier: str) -> str:
-    top = max(
-        (b.interval[1] if b.interval else b.value for _, bars in chart.groups for b in bars),
-        default=0.0,
-    )
+    top = max((_reach(bar) for _, bars in chart.groups for bar in bars), default=0.0)
     left = _margin(bar.label for _, bars in chart.groups for bar in bars)
     scale = (WIDTH - left - RIGHT) / top if top > 0 else 0.0
     parts, y = [], 0.0
@@ -72,12 +73,13 @@ def _bars(chart: BarChart, identifier: str) -> str:
         y += HEAD
         for bar in bars:
             middle = y + BAR / 2
-            end = left + bar.value * scale
+            begin = left + bar.start * scale
+            end = begin + bar.value * scale
             parts.append(_text(left - 8, middle + 4, _cut(bar.label), anchor="end"))
             if bar.value > 0:
                 parts.append(
-                    f'<rect class="s{bar.series % COLOURS}" x="{left:.1f}" y="{y:.1f}" '
-                    f'width="{max(1.0, end - left):.1f}" height="{BAR}" rx="2"/>'
+                    f'<rect class="s{bar.series % COLOURS}" x="{begin:.1f}" y="{y:.1f}" '
+                    f'width="{max(1.0, end - begin):.1f}" height="{BAR}" rx="2"/>'
                 )
             if bar.interval is not None:
                 low, high = (left + v * scale for v in bar.interval)

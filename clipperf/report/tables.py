@@ -52,7 +52,10 @@ def cost_table(results: Sequence[ResultFile]) -> Table:
         Column("First ms", lambda r: r.first_run_s, "ms"),
         Column("Note", note, "note", "empty", key=True),
     ]
-    items = "batches of all streams" if any(r.cell.streams > 1 for r in rows) else "batch"
+    several = [
+        name for name in ("streams", "instances") if any(getattr(r.cell, name) > 1 for r in rows)
+    ]
+    items = f"batches of all {' and '.join(several)}" if several else "batch"
     legend = (
         f'Items/s is the {items} over the median call. "vs PyTorch" is the speed-up over PyTorch '
         "with its 95 % interval, block against block of one interleaved run.",
@@ -124,7 +127,7 @@ def pair_towers(rows: Sequence[Row]) -> list[Pair]:
 
 def _line_order(pair: Pair, order: dict[str, int]) -> tuple:
     c = pair.any.cell
-    driven = (c.threads, c.streams, c.scenario, c.batch)
+    driven = (c.threads, c.streams, c.instances, c.scenario, c.batch)
     place = (order[pair.any.env_id], c.model_id, c.device, *driven)
     return (*place, *setup_order(c), _tokens(pair) or 0)
 
@@ -144,7 +147,7 @@ def summary(results: Sequence[ResultFile]) -> Table:
     either = operator.attrgetter("any")
     columns: list[Column[Pair]] = [
         *who_columns(labels, either),
-        *cell_columns(["Device", "Threads", "Streams", "Scenario"], pairs, either),
+        *cell_columns(["Device", "Threads", "Streams", "Instances", "Scenario"], pairs, either),
         Column("Tokens", _tokens, "count", "constant", "{} tokens"),
         *cell_columns(["Batch", "Runtime"], pairs, either),
         Column("Disk MiB", lambda p: disk_bytes(*(getattr(p, side) for side in sides)), "MiB"),

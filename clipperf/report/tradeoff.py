@@ -10,6 +10,7 @@ from clipperf.nouns.result import Score
 from clipperf.report.accuracy import judged
 from clipperf.report.charts import Chart, Line, LineChart, axis, even_axis, series_of
 from clipperf.report.findings import ITEMS
+from clipperf.report.pareto import front
 from clipperf.report.records import Row
 from clipperf.report.words import driven, listed
 
@@ -26,15 +27,10 @@ class Point:
         """Its throughput."""
         return self.row.items_per_s or 0.0
 
-    def beats(self, other: Point) -> bool:
-        """Whether it is as fast and as accurate as another one, and not the same in both."""
-        ours, theirs = (self.rate, self.score.value), (other.rate, other.score.value)
-        return ours != theirs and ours[0] >= theirs[0] and ours[1] >= theirs[1]
-
 
 def front_of(points: Sequence[Point]) -> list[Point]:
     """Those that no other point beats, slowest first."""
-    kept = [p for p in points if not any(other.beats(p) for other in points)]
+    kept = front(points, lambda p: (-p.rate, -p.score.value))
     return sorted(kept, key=lambda p: (p.rate, p.score.value))
 
 
@@ -81,17 +77,17 @@ def _name(point: Point, points: Sequence[Point]) -> str:
 
 def _chart(points: Sequence[Point], series: dict[str, int], labels: dict[str, str]) -> LineChart:
     score, unit = points[0].score, ITEMS[points[0].row.cell.side]
-    front = front_of(points)
+    best = front_of(points)
     where = f" · {labels[score.env_id]}" if len(labels) > 1 else ""
     told = [
         f"{_name(p, points)} ({units.rate(p.rate)} {unit} at batch {p.row.cell.batch}"
         f"{driven(p.row.cell)}, {units.share(p.score.value)})"
-        for p in front
+        for p in best
     ]
-    lines = [Line("front", tuple((p.rate, p.score.value) for p in front), None, marked=False)]
+    lines = [Line("front", tuple((p.rate, p.score.value) for p in best), None, marked=False)]
     for setup, number in series.items():
         own = [p for p in points if p.row.setup == setup]
-        texts = tuple(_name(p, points) if p in front else "" for p in own)
+        texts = tuple(_name(p, points) if p in best else "" for p in own)
         ends = tuple(p.score.ci95 for p in own)
         places = tuple((p.rate, p.score.value) for p in own)
         lines += [Line(setup, places, number, texts, ends, drawn=False)] if own else []

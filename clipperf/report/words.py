@@ -16,6 +16,7 @@ def listed(words: Sequence[str]) -> str:
 def driven(cell: Cell) -> str:
     """ " in 2 streams, server"; nothing for what is nearly everywhere so, one in a closed loop."""
     streams = f" in {cell.streams} streams" if cell.streams > 1 else ""
+    streams += f" in {cell.instances} instances" if cell.instances > 1 else ""
     return streams if cell.scenario == CLOSED_LOOP else f"{streams}, {cell.scenario}"
 
 

@@ -14,6 +14,7 @@ from conftest import Cli
 from clipperf.bench import serve_turns
 from clipperf.bench.cost import QUICK
 from clipperf.bench.jobs import SCENARIOS, Event, Job, Prepared, run_job
+from clipperf.commands import serving_options
 from clipperf.errors import UsageError
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
@@ -104,6 +105,29 @@ def test_where_even_the_quickest_is_late_the_search_ends() -> None:
     next(tests)
     assert tests.send(trial(70, False)) == 70.0, "once more, as it may have been the machine"
     assert tests.send(trial(70, True)) == 105.0
+
+
+def test_a_rate_that_is_asked_for_is_the_only_one() -> None:
+    for valid in (True, False):
+        tests = serve_turns.up_to_the_bound(100.0, dataclasses.replace(SHORT, rate_per_s=42.0))
+        assert next(tests) == 42.0
+        with pytest.raises(StopIteration):
+            tests.send(trial(42, valid))
+
+
+def test_a_rate_is_offered_for_half_a_minute() -> None:
+    def serving(quick: bool, rate: float | None) -> Serving:
+        found = serving_options.offered(SERVER, None, 50, None, None, quick, False, rate)[2]
+        assert found is not None
+        return found
+
+    assert (serving(False, 42.0).rate_per_s, serving(False, 42.0).min_s) == (42.0, 30.0)
+    assert (serving(True, 42.0).min_s, serving(False, None).rate_per_s) == (3.0, None)
+    for rate, words in ((0.0, "above 0"), (float("inf"), "below a million")):
+        with pytest.raises(UsageError, match=words):
+            serving(False, rate)
+    with pytest.raises(UsageError, match="--rate is for inputs that come at random"):
+        serving_options.offered(OFFLINE, None, None, None, None, False, False, 42.0)
 
 
 @pytest.mark.parametrize("scenario", [SINGLE_STREAM, OFFLINE])

@@ -30,6 +30,7 @@ OTHERS: dict[str, object] = {
     "threads": 4,
     "tokens": 16,
     "streams": 2,
+    "instances": 2,
     "input": "uint8",
     "scenario": "server",
 }

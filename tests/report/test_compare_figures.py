@@ -91,6 +91,28 @@ def test_speedups_are_compared_as_ratios_over_pytorch() -> None:
     assert changes(Pair(lone, pair.b))["speedup"].ratio is None, "over another PyTorch"
 
 
+def test_speedups_over_the_same_calls_of_pytorch_are_paired() -> None:
+    """The machine slows down meanwhile: each speed-up varies, int8 is always twice fp32's."""
+    slow = [0.1 * (1 + i) for i in range(6)]
+    torch = [0.2, 0.3, 0.6, 0.7, 0.9, 1.2]
+    fp32, int8 = cell(runtime="onnx"), cell(runtime="onnx", precision="int8")
+    runs = result(
+        [timed(cell(), torch), timed(fp32, slow), timed(int8, [x / 2 for x in slow])],
+    )
+    between = (ONNX, Setup("onnx", "int8", "float32"))
+    found = changes(only(runs, runs, between))["speedup"]
+    assert found.how == "paired"
+    assert (found.ratio, found.interval) == (pytest.approx(2.0), pytest.approx((2.0, 2.0)))
+    apart = result(
+        [
+            *(timed(cell(), torch, group=g) for g in "gh"),
+            timed(fp32, slow),
+            timed(int8, [x / 2 for x in slow], group="h"),
+        ],
+    )
+    assert changes(only(apart, apart, between))["speedup"].how == "unpaired"
+
+
 def test_vram_of_two_meters_has_no_ratio() -> None:
     def held(source: str, **more) -> ResultFile:
         row = memory(cell(), 100, vram_peak_bytes=200 * MIB, vram_source=source)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from report_data import cell, result, timed
+from report_data import ENVIRONMENT, cell, result, timed
 
 from clipperf import stats
+from clipperf.nouns.result import Measurement
+from clipperf.nouns.serving import Serving, ServingRun, Trial
 from clipperf.report.charts import BoxChart, LineChart
-from clipperf.report.latency import FEWEST_FOR_QUARTILES, latency_charts
+from clipperf.report.latency import FEWEST_FOR_QUARTILES, answer_charts, latency_charts
 from clipperf.report.records import merge
+from clipperf.report.serving import lines_of
 from clipperf.report.svg import draw
 
 LABELS = {"env-a": "E1"}
@@ -41,7 +44,7 @@ def test_one_batch_has_no_latency_over_throughput() -> None:
 def test_calls_are_drawn_over_their_median() -> None:
     calls = [0.1 * (1 + i / 100) for i in range(-20, 21)]  # 41 of them: 0.08 to 0.12 s
     measured = [timed(cell(), calls), timed(cell(runtime="onnx"), [0.2, 0.2, 0.3])]
-    (chart,) = latency_charts(merge([result(measured)]), LABELS)
+    chart, _ = latency_charts(merge([result(measured)]), LABELS)
     assert isinstance(chart, BoxChart)
     ((name, (many, few)),) = chart.groups
     assert name == "Batch 1"
@@ -56,3 +59,28 @@ def test_calls_are_drawn_over_their_median() -> None:
 def test_quartiles_begin_where_the_statistics_do() -> None:
     assert stats.quantile([1.0] * FEWEST_FOR_QUARTILES, 0.25) is not None
     assert stats.quantile([1.0] * (FEWEST_FOR_QUARTILES - 1), 0.25) is None
+
+
+def test_calls_within_a_time_by_hand() -> None:
+    # 100 calls of 1 to 100 ms in an order of their own; 20 of another are too few.
+    calls = [0.001 * (1 + (37 * n) % 100) for n in range(100)]
+    rows = merge([result([timed(cell(), calls), timed(cell(runtime="onnx"), calls[:20])])])
+    (chart,) = [c for c in latency_charts(rows, LABELS) if c.title.startswith("Calls within")]
+    assert isinstance(chart, LineChart)
+    (line,) = chart.lines
+    assert line.label == "torch fp32, batch 1" and len(line.points) == 60
+    assert line.points[0] == (pytest.approx(0.001), pytest.approx(0.01))
+    assert line.points[-1] == (pytest.approx(0.1), pytest.approx(1.0))
+    assert all(share == pytest.approx(seconds * 10) for seconds, share in line.points)
+    assert "torch fp32, batch 1: half within 50.0 ms" in chart.description
+
+
+def test_answers_within_a_time_are_percentiles_that_are_backed() -> None:
+    trial = Trial(700, 90.0, {"50": 0.01, "90": 0.02, "99": 0.04, "99.9": 0.05}, True)
+    run = ServingRun(Serving(slo_s=0.05), (trial,), 0)
+    c = cell(runtime="onnx", batch=8, scenario="server")
+    row = Measurement(c, "serving", "ok", ENVIRONMENT.id, serving=run)
+    (chart,) = answer_charts(lines_of([result([row])]), LABELS)
+    (line,) = chart.lines  # type: ignore[union-attr]
+    assert line.points == ((0.01, 0.5), (0.02, 0.9), (0.04, 0.99))
+    assert line.label == "onnx fp32, up to 8, 90.0/s"

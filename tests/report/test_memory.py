@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 from report_data import MIB, cell, memory, result
 
+from clipperf.nouns.memory import memory_fit
 from clipperf.report.charts import LineChart
-from clipperf.report.memory import memory_charts, memory_fit
+from clipperf.report.memory import memory_charts
 from clipperf.report.records import merge
 
 LABELS = {"env-a": "E1"}

@@ -38,6 +38,7 @@ OTHER: dict[str, Any] = {
     "streams": 2,
     "input": "uint8",
     "scenario": "server",
+    "instances": 2,
 }
 """Another value of each field of a cell."""
 
@@ -114,7 +115,9 @@ def test_only_rivals_are_compared(name: str) -> None:
     assert bool(speed_findings([first, second], LABELS)) == compared
 
 
-@pytest.mark.parametrize("name", ["side", "batch", "threads", "tokens", "streams", "scenario"])
+@pytest.mark.parametrize(
+    "name", ["side", "batch", "threads", "tokens", "streams", "scenario", "instances"]
+)
 def test_accuracy_stands_beside_a_tower_however_it_is_driven(name: str) -> None:
     """A score belongs to a model as it is run, not to the load under which its cost was taken."""
     other = changed(name)

@@ -147,7 +147,7 @@ def test_an_option_says_what_a_row_does_against_the_targets() -> None:
     assert option.rate_interval == pytest.approx((16 / 0.7874, 16 / 0.2126), rel=1e-3)
     assert option.replicas_interval == (3, 8)
     load = load_of(option)
-    assert dataclasses.astuple(load) == (2, GIB, 2 * GIB, True, 5, 112 / (32 * 0.7), 1.0)
+    assert dataclasses.astuple(load) == (2, GIB, 2 * GIB, True, 5, 112 / (32 * 0.7), 1.0, None)
     bare = dataclasses.replace(
         option,
         cell=cell(threads=3),
@@ -157,7 +157,7 @@ def test_an_option_says_what_a_row_does_against_the_targets() -> None:
         load=None,
         latency_s=None,
     )
-    assert dataclasses.astuple(load_of(bare)) == (3, 0, 0, False, 0, 0.0, 0.0)
+    assert dataclasses.astuple(load_of(bare)) == (3, 0, 0, False, 0, 0.0, 0.0, None)
 
 
 def test_stable_rows_and_rows_that_do_not_say() -> None:

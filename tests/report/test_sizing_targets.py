@@ -379,18 +379,19 @@ def plan(cost: float | None, value: float | None, carries: float, memory: int | 
 
 def test_the_front_by_hand() -> None:
     best = plan(10, 0.6, 1.0, 100)
+    twin = plan(10, 0.6, 1.0, 100)  # as good in all: neither beats the other
     cheap = plan(5, 0.5, 1.0, 100)
     strong = plan(10, 0.6, 2.0, 200)
     plans = [
         strong,
         plan(10, 0.6, 1.0, 101),  # more memory than best, no more of anything
         best,
-        plan(10, 0.6, 1.0, 100),  # as good: the first stays
+        twin,
         plan(11, None, 2.0, None),  # nothing known: beaten by strong
         cheap,
         plan(5, 0.49, 0.9, 100),
     ]
-    assert front(plans) == [strong, best, cheap]
+    assert front(plans) == [strong, best, twin, cheap]
 
 
 def test_without_prices_only_machines_of_one_kind_are_compared() -> None:

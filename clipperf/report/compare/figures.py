@@ -67,7 +67,8 @@ def change(metric: Metric, pair: Pair[Row]) -> Change:
     - Throughput and p50 of rows that took turns: the median of the ratios of their blocks.
     - Other figures of calls: the ratio of their quantiles, with an interval from drawing blocks.
     - What is read once in each has no interval.
-    - The speed-up: the two paired ratios over PyTorch, whose intervals are independent.
+    - The speed-up: the two paired ratios over PyTorch, whose intervals are independent; where both
+      took turns with the same calls of PyTorch these fall out, and blocks are paired.
 
     Readings of VRAM of different sources have no ratio, nor have speed-ups over different setups.
     """
@@ -107,6 +108,8 @@ def _speedup(pair: Pair[Row], a: float, b: float) -> Change:
     first, second = pair.a.ratio_baseline, pair.b.ratio_baseline
     if first is None or second is None or first.setup != second.setup:
         return Change(a, b)
+    if first == second and in_turns(pair) and (known := speed_ratio(pair.b, pair.a)) is not None:
+        return Change(a, b, *known, "paired")
     ends_a, ends_b = pair.a.ratio_interval, pair.b.ratio_interval
     interval = None
     if ends_a is not None and ends_b is not None:

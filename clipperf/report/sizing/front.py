@@ -1,37 +1,29 @@
-"""Which deployments no other beats in everything (Pareto). Pure."""
+"""Which deployments no other beats in everything. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+from clipperf.report import pareto
 from clipperf.report.sizing.types import Deployment
-
-Figures = tuple[float, ...]
 
 
 def front(plans: Sequence[Deployment]) -> list[Deployment]:
     """Those that are best in some mix of accuracy, what they carry, memory and cost.
 
     Without prices machines are the cost, and only those of one kind are compared. An accuracy or
-    a memory that is not known counts as the worst. Of equal ones the first stays.
+    a memory that is not known counts as the worst.
     """
-    found: list[tuple[tuple[str, ...], Figures, Deployment]] = []
+    kinds: dict[tuple[str, ...], list[Deployment]] = {}
     for plan in plans:
         where = () if plan.per_month is not None else tuple(env_id for env_id, _ in plan.kinds)
-        found.append((where, _figures(plan), plan))
-    kept: list[tuple[tuple[str, ...], Figures]] = []
-    best = []
-    # In the order of all figures whatever beats another comes before it.
-    for where, figures, plan in sorted(found, key=lambda each: each[1]):
-        if not any(there == where and _beats(other, figures) for there, other in kept):
-            kept.append((where, figures))
-            best.append(plan)
-    order = {id(plan): place for place, plan in enumerate(plans)}
-    return sorted(best, key=lambda plan: order[id(plan)])
+        kinds.setdefault(where, []).append(plan)
+    best = {id(plan) for mine in kinds.values() for plan in pareto.front(mine, _figures)}
+    return [plan for plan in plans if id(plan) in best]
 
 
-def _figures(plan: Deployment) -> Figures:
+def _figures(plan: Deployment) -> pareto.Figures:
     """Less is better in each of them."""
     cost = plan.machines if plan.per_month is None else plan.per_month
     return (
@@ -40,8 +32,3 @@ def _figures(plan: Deployment) -> Figures:
         -(plan.carries or 0.0),
         math.inf if plan.memory_bytes is None else plan.memory_bytes,
     )
-
-
-def _beats(one: Figures, other: Figures) -> bool:
-    """Whether it is as good in everything: equal ones count as beaten by the first."""
-    return all(a <= b for a, b in zip(one, other, strict=True))

@@ -19,7 +19,15 @@ from clipperf.nouns.serving import SERVER
 from clipperf.report.pairs import alike, usable_samples
 from clipperf.report.records import Row
 from clipperf.report.serving import Line, too_much_per_s, verdict
-from clipperf.report.sizing.queueing import Service, highest_rate, service_of
+from clipperf.report.sizing.queueing import Service, highest_rate
+from clipperf.report.sizing.service import (
+    Harness,
+    but_batch,
+    closed_key,
+    harness_of,
+    harnesses,
+    service_at,
+)
 from clipperf.report.sizing.types import Option, Targets, percentile
 from clipperf.report.table import Interval
 
@@ -73,21 +81,26 @@ def held_by(rows: Sequence[Row], lines: Sequence[Line], targets: Targets) -> lis
         key = _but_length(each)
         longest[key] = max(longest.get(key, 0), each.cell.tokens or 0)
     rows = [row for row in rows if (row.cell.tokens or 0) == longest[_but_length(row)]]
-    measured = {_key(row) for row in rows}
+    measured = {but_batch(row) for row in rows}
     served: dict[tuple, dict[int, Line]] = {}
     others: dict[tuple, Line] = {}
     for line in lines:
         if line.cell.scenario != SERVER or (line.cell.tokens or 0) != longest[_but_length(line)]:
             continue
-        unbound = targets.slo_s is None and line.trial and _closed_key(line) not in measured
+        unbound = targets.slo_s is None and line.trial and closed_key(line) not in measured
         if not (fitting(line, targets) or unbound):
-            others.setdefault(_closed_key(line), line)
+            others.setdefault(closed_key(line), line)
         else:
-            batches = served.setdefault(_closed_key(line), {})
+            batches = served.setdefault(closed_key(line), {})
             best = batches.get(line.cell.batch)
             if best is None or _rate(line) > _rate(best):
                 batches[line.cell.batch] = line
-    found = [_closed(row, rows, targets) for row in rows if _key(row) not in served]
+    costs = harnesses(lines, rows) if targets.slo_s is not None else {}
+    found = [
+        _closed(row, rows, targets, harness_of(row, costs))
+        for row in rows
+        if but_batch(row) not in served
+    ]
     found += [_served(line, rows) for batches in served.values() for line in batches.values()]
     left = [x for key, x in others.items() if key not in served and key not in measured]
     return found + [(_served(line, rows)[0], (_unfit(line),)) for line in left]
@@ -108,26 +121,18 @@ def _rate(line: Line) -> float:
     return 0.0 if line.trial is None else line.trial.rate_per_s
 
 
-def _key(row: Row | Line) -> tuple:
-    """What rows that differ in nothing but their batch have in common."""
-    return (row.env_id, alike(row.cell, "batch"))
-
-
 def _but_length(row: Row | Line) -> tuple:
     """What rows of one configuration have in common, however long their texts are."""
     return (row.env_id, alike(row.cell, "tokens", "batch", "scenario"))
 
 
-def _closed_key(line: Line) -> tuple:
-    """As `_key` of the same configuration's closed loops."""
-    return (line.env_id, alike(dataclasses.replace(line.cell, scenario=CLOSED_LOOP), "batch"))
-
-
-def _closed(row: Row, rows: Sequence[Row], targets: Targets) -> Held:
+def _closed(
+    row: Row, rows: Sequence[Row], targets: Targets, harness: Harness | None = None
+) -> Held:
     """From times of single calls, with what is wrong with them."""
     latency, quantile = _latency_at(row, targets)
     # Capacity counts every call, the slow ones too; the median would promise more than it keeps.
-    rate = row.cell.batch * row.cell.streams / row.mean_s if row.mean_s else None
+    rate = row.cell.at_once / row.mean_s if row.mean_s else None
     interval = _rate_interval(row)
     option = Option(
         cell=row.cell,
@@ -155,7 +160,8 @@ def _closed(row: Row, rows: Sequence[Row], targets: Targets) -> Held:
     near = float(np.quantile(samples, targets.percentile)) if samples else latency
     if min(latency or 0.0, near or 0.0) > targets.slo_s:
         return option, row.problems
-    return _estimated(option, row, rows, targets.slo_s, targets.percentile), row.problems
+    found = _estimated(option, row, rows, targets.slo_s, targets.percentile, harness)
+    return found, row.problems
 
 
 def _latency_at(row: Row, targets: Targets) -> tuple[float | None, str | None]:
@@ -181,41 +187,28 @@ def _rate_interval(row: Row) -> Interval | None:
     mean = math.fsum(means) / len(means)
     variance = math.fsum((m - mean) ** 2 for m in means) / (len(means) - 1)
     reach = stats.t_quantile(len(means) - 1) * math.sqrt(variance / len(means))
-    middle, items = math.fsum(samples) / len(samples), row.cell.batch * row.cell.streams
+    middle, items = math.fsum(samples) / len(samples), row.cell.at_once
     # Where the interval of the time reaches 0 nothing bounds the rate from above.
     return items / (middle + reach), items / (middle - reach) if reach < middle else math.inf
 
 
-def service_at(row: Row, rows: Sequence[Row]) -> tuple[Service, tuple[str, ...]]:
-    """How long the engine of a row runs for up to its batch, and what of that was not measured.
-
-    Smaller batches are those of the same configuration. Each of several streams is an engine
-    with a queue of its own, which together do no better than behind one queue.
-    """
-    times = {
-        r.cell.batch: r.mean_s
-        for r in rows
-        if r.mean_s and _key(r) == _key(row) and r.cell.batch <= row.cell.batch
-    }
-    guessed = []
-    if min(times) > 1:
-        guessed.append(f"fewer than {min(times)} inputs are taken to run as long as {min(times)}")
-    if any(b - a > 1 for a, b in zip(sorted(times), sorted(times)[1:], strict=False)):
-        sizes = ", ".join(map(str, sorted(times)))
-        guessed.append(f"run times between batches of {sizes} are interpolated")
-    # Time that shrinks as inputs are added is noise: no run of more takes less here.
-    pairs, longest = [], 0.0
-    for batch, mean_s in sorted(times.items()):
-        longest = max(longest, mean_s)
-        pairs.append((batch, longest))
-    return service_of(pairs, usable_samples(row.time)), tuple(guessed)
-
-
 def _estimated(
-    option: Option, row: Row, rows: Sequence[Row], slo_s: float, quantile: float
+    option: Option,
+    row: Row,
+    rows: Sequence[Row],
+    slo_s: float,
+    quantile: float,
+    harness: Harness | None,
 ) -> Option:
-    service, guessed = service_at(row, rows)
-    streams = row.cell.streams
+    each_s = 0.0 if harness is None else harness.each_s
+    service, guessed = service_at(row, rows, each_s)
+    if harness is not None and each_s:
+        plural = "scenario shows" if harness.count == 1 else "scenarios show"
+        guessed += (
+            f"each {row.cell.side} costs {units.seconds(each_s)} beside the engine, as "
+            f"{harness.count} server {plural}",
+        )
+    engines = row.cell.engines
     held = highest_rate(service, slo_s, quantile)
     interval: Interval | None = None
     if held is not None and option.rate_interval is not None and option.rate_per_s:
@@ -226,12 +219,13 @@ def _estimated(
             else highest_rate(_quicker(service, ratio), slo_s, quantile, near=held * ratio) or 0.0
             for ratio in ratios
         ]
-        interval = (streams * min(ends[0], held), streams * max(ends[1], held))
+        interval = (engines * min(ends[0], held), engines * max(ends[1], held))
     return dataclasses.replace(
         option,
         basis="queueing estimate",
-        held_per_s=None if held is None else streams * held,
+        held_per_s=None if held is None else engines * held,
         held_interval=interval,
+        harness_s=each_s,
         extrapolated=guessed,
     )
 
@@ -244,7 +238,7 @@ def _served(line: Line, rows: Sequence[Row]) -> Held:
     """From a server scenario; memory and disk are those of the same tower in a closed loop."""
     cell, trial, asked = line.cell, line.trial, line.serving
     percent = f"{100 * asked.percentile:g}" if asked is not None else "99"
-    same = [r for r in rows if _key(r) == _closed_key(line)]
+    same = [r for r in rows if but_batch(r) == closed_key(line)]
     weighed = [r for r in same if r.rss_peak_bytes is not None or r.vram_peak_bytes is not None]
     nearest = min(weighed, key=lambda r: abs(r.cell.batch - cell.batch), default=None)
     told: tuple[str, ...] = ()
@@ -258,7 +252,7 @@ def _served(line: Line, rows: Sequence[Row]) -> Held:
         env_id=line.env_id,
         random_weights=line.random_weights,
         unstable=False,
-        rate_per_s=cell.batch * cell.streams / alone.mean_s if alone and alone.mean_s else None,
+        rate_per_s=cell.at_once / alone.mean_s if alone and alone.mean_s else None,
         latency_s=None if trial is None else trial.latency_s.get(percent),
         latency_quantile=f"p{percent}",
         rss_peak_bytes=nearest.rss_peak_bytes if nearest else None,

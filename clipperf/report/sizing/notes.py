@@ -32,12 +32,12 @@ def with_notes(plan: Deployment, targets: Targets, scores: Sequence[Score]) -> D
                 f"the timed calls of the {c.side} tower differ so much that one end of its "
                 f"interval is open: time more of them"
             )
-        fill_s = c.batch * c.streams / targets.of(c.side)
-        waits = o.basis == "as driven" and c.batch * c.streams > 1
+        fill_s = c.at_once / targets.of(c.side)
+        waits = o.basis == "as driven" and c.at_once > 1
         if targets.slo_s is not None and waits and fill_s > targets.slo_s:
             batches = f"one batch of {c.batch} {c.side}s takes"
-            if c.streams > 1:
-                batches = f"{c.streams} batches of {c.batch} {c.side}s, one a stream, take"
+            if c.engines > 1:
+                batches = f"{c.engines} batches of {c.batch} {c.side}s, one a stream, take"
             notes.append(
                 f"at this rate {batches} {units.seconds(fill_s)} to arrive, longer than the SLO"
             )
@@ -96,8 +96,14 @@ def assumptions(
         f"every timed call, slow ones too, so it may differ from the median-based one of the "
         f"cost table; brackets are 95 % intervals, and machines and costs follow from them.",
         "Each replica was measured alone. That several on one machine do not slow each other is "
-        "assumed: confirm it with a load test.",
+        "assumed: confirm it with a load test, or measure it with `clipperf profile --instances`.",
     ]
+    if any(o.alone for o in options):
+        told.append(
+            "Where several instances were measured side by side, they are one replica, with what "
+            "they held together and the pages that they share counted once, and a machine runs one "
+            "of these: nothing is assumed of more than were measured."
+        )
     if "server scenario" in bases:
         told.append(
             "Server scenario: the highest rate of random arrivals that LoadGen called valid "
@@ -106,9 +112,9 @@ def assumptions(
     if "queueing estimate" in bases:
         told.append(
             "Queueing estimate, not measured: inputs come at random (Poisson), split at random "
-            "over replicas and their streams, and an engine takes what waits up to its batch, "
-            "for as long as its timed calls took. Measure it with `clipperf profile --scenario "
-            f"server --slo-ms {1e3 * (targets.slo_s or 0):g}`."
+            "over replicas, their instances and streams, and an engine takes what waits up to its "
+            "batch, for as long as its timed calls took. Measure it with `clipperf profile "
+            f"--scenario server --slo-ms {1e3 * (targets.slo_s or 0):g}`."
         )
     if "as driven" in bases and targets.slo_s is not None:
         told.append(

@@ -7,12 +7,14 @@ import math
 from collections.abc import Sequence
 
 from clipperf import units
+from clipperf.report.pairs import alike
 from clipperf.report.records import Row
 from clipperf.report.serving import Line
-from clipperf.report.sizing.held import held_by, service_at
+from clipperf.report.sizing.held import held_by
 from clipperf.report.sizing.packing import Load, Machine
 from clipperf.report.sizing.quality import Judge
 from clipperf.report.sizing.queueing import LARGEST_RUN, LEAST_LOAD, expected
+from clipperf.report.sizing.service import service_at
 from clipperf.report.sizing.types import Option, Targets, percentile
 
 FULL = 1 - 1e-9
@@ -27,11 +29,28 @@ def options_of(
     judge: Judge | None,
 ) -> list[Option]:
     """Every configuration against the targets; `machines` are those of the environments."""
-    found = [
-        _limited(option, problems, targets, machines[option.env_id], judge)
-        for option, problems in held_by(rows, lines, targets)
-    ]
+    side_by_side = {_but_instances(row) for row in rows if row.cell.instances > 1}
+    found = []
+    for option, problems in held_by(rows, lines, targets):
+        machine = machines[option.env_id]
+        if _but_instances(option) in side_by_side:
+            option = _measured_together(option, machine)
+        found.append(_limited(option, problems, targets, machine, judge))
     return [_with_expected(option, rows, targets) for option in found]
+
+
+def _but_instances(row: Row | Option) -> tuple:
+    """What rows have in common that differ in how many instances ran side by side alone."""
+    return (row.env_id, alike(row.cell, "instances"))
+
+
+def _measured_together(option: Option, machine: Machine) -> Option:
+    """The option as a machine's only one of its tower; its cores are those that it had, at most
+    the machine's, which its instances shared while they were measured."""
+    cores = option.cell.threads * option.cell.instances
+    if option.cell.instances > 1 and machine.cores is not None:
+        cores = min(cores, machine.cores)
+    return dataclasses.replace(option, cores=cores, alone=True)
 
 
 def _limited(
@@ -132,26 +151,28 @@ def needed(held_per_s: float, target_per_s: float, targets: Targets) -> float:
 def load_of(option: Option, spare: int = 0) -> Load:
     """What one replica takes of a machine; `spare` of the replicas are needed for no load."""
     return Load(
-        threads=option.cell.threads,
+        threads=option.cores or option.cell.threads,
         ram_bytes=option.rss_peak_bytes or 0,
         vram_bytes=option.vram_peak_bytes or 0,
         gpu=not option.cell.device.startswith("cpu"),
         replicas=option.replicas or 0,
         need=(option.load or 0.0) + spare,
         latency_s=option.expected_s or option.latency_s or 0.0,
+        most=1 if option.alone else None,
     )
 
 
 def _with_expected(option: Option, rows: Sequence[Row], targets: Targets) -> Option:
     """An estimate with the latency and the share of busy time at its planned load.
 
-    The load is spread evenly over all replicas but the spare ones, and over their streams.
+    The load is spread evenly over all replicas but the spare ones, and over their instances and
+    streams.
     """
     if option.basis != "queueing estimate" or option.replicas is None:
         return option
     row = next(r for r in rows if (r.env_id, r.cell) == (option.env_id, option.cell))
-    service, _ = service_at(row, rows)
-    engines = (option.replicas - targets.spare) * option.cell.streams
+    service, _ = service_at(row, rows, option.harness_s)
+    engines = (option.replicas - targets.spare) * option.cell.engines
     found = expected(service, targets.of(option.cell.side) / engines, targets.percentile)
     if found is None:
         return option

@@ -12,7 +12,7 @@ class Load:
     """One tower's replicas: what each takes of a machine, and how many there are.
 
     `need` is the number of replicas before rounding up, spare ones as whole ones; `latency_s` is
-    that of one batch.
+    that of one batch. A machine runs `most` of them at most, None as many as fit.
     """
 
     threads: int
@@ -22,6 +22,7 @@ class Load:
     replicas: int
     need: float
     latency_s: float
+    most: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ class Machine:
             (sum(n * load.ram_bytes for load, n in placed), self.ram_bytes),
             (sum(n * load.vram_bytes for load, n in placed), self.vram_bytes),
         )
-        return all(limit is None or used <= limit for used, limit in totals) and all(
-            n <= 1 for load, n in placed if load.gpu
+        return (
+            all(limit is None or used <= limit for used, limit in totals)
+            and all(n <= 1 for load, n in placed if load.gpu)
+            and all(load.most is None or n <= load.most for load, n in placed)
         )
 
     def capacity(self, load: Load) -> int | None:
@@ -49,6 +52,8 @@ class Machine:
         limits = []
         if self.cores is not None:
             limits.append(self.cores // load.threads)
+        if load.most is not None:
+            limits.append(load.most)
         if self.ram_bytes is not None and load.ram_bytes:
             limits.append(self.ram_bytes // load.ram_bytes)
         if load.gpu:

@@ -19,6 +19,7 @@ from clipperf.errors import UsageError
 from clipperf.models.speeds import hardware_named
 from clipperf.nouns.result import Environment, ResultFile
 from clipperf.nouns.variant import SIDES
+from clipperf.report.largest import Largest, largest_of, without_line
 from clipperf.report.records import cell_order, environments, merge, merge_scores
 from clipperf.report.serving import lines_of
 from clipperf.report.sizing import deployments
@@ -92,6 +93,7 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
             plans.append(min((p for p in apart if p.model_id == model_id), key=_plan_order))
     ranked = _ranked(plans, list(known), bool(prices))
     told = [with_notes(p, targets, scores) for p in ranked]
+    largest = _largest(results, targets)
     best = front(sorted(every, key=_plan_order))
     return Sizing(
         targets=targets,
@@ -101,7 +103,7 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
         unmet=tuple(unmet),
         assumptions=(
             *assumptions(targets, options, judge),
-            *filter(None, [servers_left_out(offered)]),
+            *filter(None, [servers_left_out(offered), without_line(largest)]),
         ),
         front=tuple(_ranked(best, list(known), bool(prices))),
         assumed=tuple(
@@ -109,7 +111,16 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
             for key, name in away.items()
             for plan in assume(name, longest_texts(merge(results)), targets, every_price.get(key))
         ),
+        largest=tuple(largest),
     )
+
+
+def _largest(results: Sequence[ResultFile], targets: Targets) -> list[Largest]:
+    """The largest batches of the wanted towers within the budgets that are asked for."""
+    if targets.ram_bytes is None and targets.vram_bytes is None:
+        return []
+    found = largest_of(results, targets.ram_bytes, targets.vram_bytes)
+    return [each for each in found if targets.of(each.cell.side) > 0]
 
 
 def machine_of(environment: Environment | None, targets: Targets) -> Machine:

@@ -16,6 +16,7 @@ from clipperf.report.columns import (
     tabulate,
     who_columns,
 )
+from clipperf.report.largest import largest_table
 from clipperf.report.sizing.types import (
     Assumed,
     Deployment,
@@ -44,6 +45,8 @@ def sizing_tables(
         )
     if sizing.rejected:
         tables.append(_rejected(sizing.rejected, labels))
+    if (largest := largest_table(sizing.largest, labels)) is not None:
+        tables.append(largest)
     return tuple(tables)
 
 
@@ -225,8 +228,8 @@ def _front(sizing: Sizing, labels: dict[str, str]) -> Table:
         Column[Deployment]("RAM, all", lambda p: p.memory_bytes, "size"),
     ]
     caveats = [
-        "No other configuration is as good as one of these in everything: accuracy, what it "
-        "carries, memory, cost (without prices machines of one kind)."
+        "No other configuration beats one of these, as good in everything and better in something: "
+        "accuracy, what it carries, memory, cost (without prices machines of one kind)."
     ]
     if len(sizing.front) > len(shown):
         caveats.append(f"{len(sizing.front) - len(shown)} more are in the JSON of the sizing.")

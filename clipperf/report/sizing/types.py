@@ -8,6 +8,7 @@ from typing import Literal
 
 from clipperf.errors import UsageError
 from clipperf.nouns.cell import Cell
+from clipperf.report.largest import Largest
 from clipperf.report.table import Interval
 
 HOURS_A_MONTH = 730.0
@@ -84,7 +85,10 @@ class Option:
     has the spare ones in it. `expected_s` and `busy` are the latency at the SLO's percentile and
     the share of time that a replica runs, at the load that is planned. `broken` lists the limits
     that it breaks and by how much; then `replicas` and `per_machine` are None. `per_machine` is
-    also None where nothing known limits it. `extrapolated` says what was not measured as it is
+    also None where nothing known limits it. `cores` are what a replica takes of a machine, None as
+    many as it has threads; one that is `alone` shares its machine with no other of its tower, since
+    what a machine does of it was measured. A queueing estimate adds `harness_s` for each input to
+    the engine's run. `extrapolated` says what was not measured as it is
     used here.
     """
 
@@ -110,6 +114,9 @@ class Option:
     busy: float | None = None
     disk_bytes: int | None = None
     quality: Quality | None = None
+    cores: int | None = None
+    alone: bool = False
+    harness_s: float = 0.0
     extrapolated: tuple[str, ...] = ()
 
 
@@ -182,7 +189,8 @@ class Sizing:
 
     `front` are those of all that pass which no other beats in everything: accuracy, what they
     carry, memory, and cost (without prices machines). `assumed` rest on published speeds, and are
-    never among the others. The rest is what they were chosen from.
+    never among the others. `largest` says which batch would keep to the budgets of memory that are
+    asked for. The rest is what they were chosen from.
     """
 
     targets: Targets
@@ -193,6 +201,7 @@ class Sizing:
     assumptions: tuple[str, ...]
     front: tuple[Deployment, ...] = ()
     assumed: tuple[Assumed, ...] = ()
+    largest: tuple[Largest, ...] = ()
 
 
 def percentile(targets: Targets) -> str:

@@ -1,0 +1,148 @@
+"""How the peak of memory grows with the batch, and the largest batch that follows for a limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from clipperf import units
+from clipperf.nouns.cell import Cell
+
+R = TypeVar("R")
+
+LARGEST_BATCH = "largest-batch"
+"""The scenario: batches whose peak was foreseen are run once, within the limit."""
+
+FEWEST_BATCHES = 4
+"""With fewer a line would fit whatever was measured, and its residuals would say nothing."""
+
+What = Literal["RAM", "VRAM"]
+
+Peak = tuple[int, int | None, int]
+"""A batch, the tokens of its texts, and the bytes at its peak."""
+
+
+@dataclass(frozen=True)
+class MemoryFit:
+    """Peak bytes of a batch as weights + base + (per_item + per_token * tokens) * batch.
+
+    Fitted by least squares. `weights_bytes` is the tower's size on disk; `base_bytes` all else that
+    does not grow, below 0 where not all of the weights were in memory at once, and all of it where
+    the size on disk is not known. `residual_bytes` is the largest distance of a point from the
+    line, `batches` those that it is from, and `lengths` the texts' where these differ; else
+    `per_token_bytes` is 0 and an input of the only length takes `per_item_bytes`.
+    """
+
+    weights_bytes: int | None
+    base_bytes: float
+    per_item_bytes: float
+    residual_bytes: float
+    batches: tuple[int, ...]
+    per_token_bytes: float = 0.0
+    lengths: tuple[int, ...] = ()
+
+    def each(self, tokens: int | None = None) -> float:
+        """The bytes that one more input takes."""
+        return self.per_item_bytes + self.per_token_bytes * (tokens or 0)
+
+    def at(self, batch: float, tokens: int | None = None) -> float:
+        """The line's bytes at a batch."""
+        return (self.weights_bytes or 0) + self.base_bytes + self.each(tokens) * batch
+
+    def grows(self, tokens: int | None = None) -> bool:
+        """Whether the batches that were measured differ by more than their distance from it."""
+        return self.each(tokens) * (self.batches[-1] - self.batches[0]) > self.residual_bytes
+
+    def largest(self, limit_bytes: int, tokens: int | None = None) -> int | None:
+        """The largest batch whose peak is within a limit though it is a residual above the line.
+
+        0 where not even one is; None where the line does not grow, so that nothing follows.
+        """
+        if not self.grows(tokens):
+            return None
+        room = limit_bytes - self.residual_bytes - self.at(0)
+        # A share of a billionth keeps what fits exactly from falling to the batch below.
+        return max(0, math.floor(room / self.each(tokens) * (1 + 1e-9)))
+
+    @property
+    def words(self) -> str:
+        """The line in words."""
+        known = self.weights_bytes is not None
+        weights = f"{units.size(self.weights_bytes or 0)} of weights " if known else ""
+        base, item, token, residual = (
+            units.size(round(abs(each)))
+            for each in (
+                *(self.base_bytes, self.per_item_bytes, self.per_token_bytes),
+                self.residual_bytes,
+            )
+        )
+        sign = "-" if self.base_bytes < 0 else "+"
+        start = f"{weights}{sign} {base}" if known else base if sign == "+" else f"-{base}"
+        more = f"{'-' if self.per_item_bytes < 0 else '+'} {item} an input"
+        if self.lengths:
+            more += f" {'-' if self.per_token_bytes < 0 else '+'} {token} a token of it"
+        return f"{start} {more}, largest residual {residual}"
+
+
+def memory_fit(points: Sequence[tuple[int, int]], weights_bytes: int | None) -> MemoryFit | None:
+    """The line through peaks (batch, bytes); None for fewer than FEWEST_BATCHES batches."""
+    return plane_fit([(batch, None, peak) for batch, peak in points], weights_bytes)
+
+
+def plane_fit(points: Sequence[Peak], weights_bytes: int | None) -> MemoryFit | None:
+    """As `memory_fit`, of texts of several lengths by these as well.
+
+    Lengths of fewer than FEWEST_BATCHES batches are left out; None where that leaves none.
+    """
+    from clipperf import stats
+
+    every: dict[int | None, set[int]] = {}
+    for batch, tokens, _ in points:
+        every.setdefault(tokens, set()).add(batch)
+    lengths = {each: found for each, found in every.items() if len(found) >= FEWEST_BATCHES}
+    if not lengths:
+        return None
+    several = len(lengths) > 1
+    kept = [point for point in points if point[1] in lengths]
+    known = [(float(b), float(b * (tokens or 0)), float(y)) for b, tokens, y in kept]
+    if several:
+        start, item, token = stats.fitted_plane(known)
+    else:
+        start, item = stats.fitted_line([b for b, _, _ in known], [y for _, _, y in known])
+        token = 0.0
+    worst = max(abs(y - (start + item * b + token * bt)) for b, bt, y in known)
+    return MemoryFit(
+        weights_bytes,
+        start - (weights_bytes or 0),
+        item,
+        worst,
+        tuple(sorted(set().union(*lengths.values()))),
+        token,
+        tuple(sorted(length or 0 for length in lengths)) if several else (),
+    )
+
+
+def by_tower(rows: Iterable[R], cell: Callable[[R], Cell]) -> dict[Cell, list[R]]:
+    """Rows that differ in batch and tokens alone, under a cell of batch 1 and no tokens."""
+    found: dict[Cell, list[R]] = {}
+    for row in rows:
+        found.setdefault(dataclasses.replace(cell(row), batch=1, tokens=None), []).append(row)
+    return found
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a line said of a batch before it was run under a limit: the largest that keeps to it.
+
+    Bytes of RAM or VRAM. `residual_bytes` is the margin that was kept, `batches` those that the
+    line is from.
+    """
+
+    what: What
+    limit_bytes: int
+    peak_bytes: float
+    residual_bytes: float
+    batches: tuple[int, ...]

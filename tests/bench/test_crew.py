@@ -1,0 +1,145 @@
+"""Several processes that answer as one: their sums, their ends, the GPU that each sees."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from clipperf import cli
+from clipperf.bench import crew, meters, passes
+from clipperf.bench.cost import QUICK
+from clipperf.bench.crew import Crew, environment_of, merged, places_of
+from clipperf.bench.profile import Sweep
+from clipperf.errors import ChildError
+from clipperf.models import zoo
+from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.model import ModelSpec
+from clipperf.system import env as environment
+from clipperf.system import gpus
+
+MIB = 2**20
+SPEC = ModelSpec("sim", "simulated", "sim", "random:0", 8, 8, 16)
+FAST = dataclasses.replace(
+    QUICK, min_s=0.0, min_runs=6, max_s=5.0, block_s=0.0, sleep_s=0.0, target_rel_width=9.0
+)
+
+
+def request(tmp_path: Path, instances: int, device: str = "cpu", **script: Any) -> EngineRequest:
+    path = tmp_path / "engine.json"
+    path.write_text(json.dumps(script))
+    cell = Cell("sim", "image", "simulated", "fp32", device, 2, 1, instances=instances)
+    return EngineRequest(cell, SPEC, str(path))
+
+
+def test_answers_as_one() -> None:
+    one = {"rss_run_peak_bytes": 10, "load_s": 1.0, "samples": [1, 2], "provider": "P", "runs": 3}
+    two = {"rss_run_peak_bytes": 20, "load_s": 0.5, "samples": [3], "provider": "P", "runs": 4}
+    assert merged([one, two]) == {
+        "rss_run_peak_bytes": 30,
+        "load_s": 1.0,
+        "samples": [1, 2, 3],
+        "provider": "P",
+        "runs": 7,
+    }
+    assert merged([one, {**two, "load_s": None}])["load_s"] is None
+    # Three processes share 40 pages: their sum counts these twice too often.
+    shared = [{"shared_bytes": each} for each in (40, 38, 40)]
+    assert merged(shared) == {"shared_bytes": 78}
+
+
+def test_memory_is_the_sum_with_shared_pages_once(tmp_path: Path) -> None:
+    env = environment.capture()
+    alone = passes.memory_pass(request(tmp_path, 1, load_bytes=60 * MIB), FAST, env)
+    three = passes.memory_pass(request(tmp_path, 3, load_bytes=60 * MIB), FAST, env)
+    assert (alone.status, three.status) == ("ok", "ok"), (alone.error, three.error)
+    if meters.shared_bytes() is None:
+        pytest.skip("nobody tells which pages are shared here")
+    assert alone.rss_shared_bytes is None
+    assert three.rss_shared_bytes is not None and three.rss_shared_bytes > 0
+    assert three.rss_run_peak_bytes and three.rss_load_peak_bytes and three.rss_peak_bytes
+    most = max(three.rss_run_peak_bytes, three.rss_load_peak_bytes)
+    assert three.rss_peak_bytes == most - three.rss_shared_bytes
+    # Each has 60 MiB of its own; what they share cannot be more than their bare processes are.
+    assert three.rss_bare_bytes and alone.rss_bare_bytes
+    assert three.rss_shared_bytes < three.rss_bare_bytes
+    assert three.rss_peak_bytes > 3 * 60 * MIB
+    assert three.rss_bare_bytes > 2 * alone.rss_bare_bytes
+
+
+def test_each_block_holds_the_calls_of_all(tmp_path: Path) -> None:
+    """Each of three sleeps 20 ms a call: were they asked one after another, no two would."""
+    asked = request(tmp_path, 3, run_s=0.02)
+    (row,) = passes.time_pass([asked], FAST, environment.capture(), "g")
+    assert row.status == "ok", row.error
+    assert row.cell.instances == 3 and len(row.run_s) == len(row.blocks)
+    counts = [row.blocks.count(block) for block in set(row.blocks)]
+    assert min(counts) >= 3 * FAST.block_calls
+
+
+def test_one_that_dies_ends_them_all(tmp_path: Path) -> None:
+    started = passes.worker_of(request(tmp_path, 3), FAST)
+    assert isinstance(started, Crew)
+    with started:
+        started.greet()
+        pids = started.pids
+        assert len(set(pids)) == 3 and all(Path(f"/proc/{pid}").exists() for pid in pids)
+        with pytest.raises(ChildError):
+            started.ask("nothing of the kind")
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_each_sees_the_gpu_that_it_is_dealt(tmp_path: Path, monkeypatch: Any) -> None:
+    """No GPU is here: what is shown to the processes is looked at, not what CUDA makes of it."""
+    uuids = {"cuda:0": "GPU-a", "cuda:1": "GPU-b"}
+    monkeypatch.setattr(crew.gpus, "uuid_of", uuids.get)
+    asked = request(tmp_path, 4, "cuda:0,cuda:1")
+    assert places_of(asked.cell) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    started = passes.worker_of(asked, FAST)
+    assert isinstance(started, Crew)
+    with started:
+        started.greet()
+        seen = []
+        for pid in started.pids:
+            found = Path(f"/proc/{pid}/environ").read_text().split("\0")
+            seen += [part for part in found if part.startswith(gpus.VISIBLE)]
+        assert seen == [f"{gpus.VISIBLE}=GPU-{name}" for name in "abab"]
+        asks = [each["request"].cell for each in started._each({"request": asked})]
+        assert {(cell.device, cell.instances) for cell in asks} == {("cuda", 1)}
+    assert environment_of("cuda") == {} == environment_of("cpu")
+
+
+def test_a_sweep_of_instances_shares_out_the_cores() -> None:
+    spec = zoo.resolve("clipperf-sample")
+    sweep = Sweep(
+        (spec,), ("onnx",), ("image",), (1, 8), threads=8, instances=(1, 2, 16), divided=True
+    )
+    groups = sweep.groups()
+    told = [(g.cells[0].instances, g.cells[0].threads) for g in groups]
+    assert told == [(1, 8), (1, 8), (2, 4), (2, 4), (16, 1), (16, 1)]
+    assert len({group.id for group in groups}) == 6
+    fixed = dataclasses.replace(sweep, divided=False, instances=(2,)).groups()
+    assert {g.cells[0].threads for g in fixed} == {8}
+    several = dataclasses.replace(sweep, places=("cuda:0", "cuda:1"), instances=(1, 2))
+    cells = [group.cells[0] for group in several.groups()]
+    assert {(c.device, c.instances) for c in cells} == {("cuda:0,cuda:1", k) for k in (2, 4)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--instances", "0"], "start at 1"),
+        (["--instances", "2", "--scenario", "offline"], "--instances is for closed loops"),
+        (["--device", "cuda:0,cuda:1", "--scenario", "offline"], "of several is for closed loops"),
+        (["--device", "cuda:0,cpu"], "several are GPUs"),
+        (["--device", "cuda,cuda"], "several are GPUs"),
+        (["--device", "cuda:0,cuda:0"], "several are GPUs"),
+    ],
+)
+def test_what_cannot_run_side_by_side(options: list[str], words: str) -> None:
+    found = CliRunner().invoke(cli.app, ["profile", *options])
+    assert found.exit_code != 0 and words in str(found.exception)

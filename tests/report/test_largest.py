@@ -1,0 +1,159 @@
+"""The largest batch within a limit: lines and margins by hand, and what a run of it took."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from report_data import ENVIRONMENT, MIB, cell, memory, result, timed
+
+from clipperf.nouns.memory import Foreseen, memory_fit, plane_fit
+from clipperf.nouns.result import Measurement
+from clipperf.report.build import build_report
+from clipperf.report.largest import largest_of, largest_table, without_line
+from clipperf.report.sizing.solve import size
+from clipperf.report.sizing.tables import sizing_tables
+from clipperf.report.sizing.types import Targets
+
+# By hand: slope 1.6, start 0.5, residuals -0.1, 0.3, -0.3, 0.1, in 100 MiB.
+PEAKS = {1: 200, 2: 400, 3: 500, 4: 700}
+
+
+def measured(peaks: dict[int, int] = PEAKS, **more: object) -> list[Measurement]:
+    return [memory(cell(batch=b, **more), peak) for b, peak in peaks.items()]  # type: ignore[arg-type]
+
+
+def checked(batch: int, limit: int, peak: int | None, **more: object) -> Measurement:
+    values = {"status": "ok" if peak else "failed", **more}
+    return Measurement(
+        cell(batch=batch),
+        "check",
+        env_id=ENVIRONMENT.id,
+        rss_peak_bytes=peak * MIB if peak else None,
+        foreseen=Foreseen("RAM", limit * MIB, (50 + 160 * batch) * MIB, 30 * MIB, (1, 2, 3, 4)),
+        **values,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit_mib", "batch"),
+    [(1680, 10), (1679, 9), (240, 1), (239, 0), (10, 0)],  # 50 + 160 b + a margin of 30
+)
+def test_the_largest_batch_keeps_the_residual_as_its_margin(limit_mib: int, batch: int) -> None:
+    fit = memory_fit([(b, peak * MIB) for b, peak in PEAKS.items()], 30 * MIB)
+    assert fit is not None and fit.largest(limit_mib * MIB) == batch
+
+
+def test_what_grows_less_than_the_residual_says_nothing() -> None:
+    flat = memory_fit([(1, 100), (2, 103), (3, 99), (4, 101)], 0)
+    assert flat is not None and not flat.grows() and flat.largest(10**9) is None
+
+
+def test_texts_of_several_lengths_have_a_plane() -> None:
+    """100 MiB, 1 MiB a text and 0.5 MiB a token of it; 16 tokens have too few batches."""
+    points = [(b, t, round((100 + b + b * t / 2) * MIB)) for t in (8, 77) for b in (1, 2, 4, 8)]
+    fit = plane_fit([*points, (1, 16, 900 * MIB)], 60 * MIB)
+    assert fit is not None and (fit.lengths, fit.batches) == ((8, 77), (1, 2, 4, 8))
+    assert fit.base_bytes == pytest.approx(40 * MIB)
+    assert fit.per_item_bytes == pytest.approx(MIB)
+    assert fit.per_token_bytes == pytest.approx(MIB / 2)
+    assert fit.residual_bytes == pytest.approx(0, abs=1)
+    assert fit.at(10, 8) == pytest.approx(150 * MIB)
+    # 100 + 39.5 b within 495: ten texts of 77 tokens, 79 of 8 tokens, which take 5 each.
+    assert (fit.largest(495 * MIB, 77), fit.largest(495 * MIB, 8)) == (10, 79)
+    assert fit.words == (
+        "60.0 MiB of weights + 40.0 MiB + 1.0 MiB an input + 512.0 KiB a token of it, largest "
+        "residual 0 B"
+    )
+
+
+def test_a_limit_that_is_asked_for() -> None:
+    (found,) = largest_of([result(measured())], ram_bytes=1680 * MIB)
+    assert (found.batch, found.peak_bytes) == (10, pytest.approx(1650 * MIB))
+    assert (found.measured_bytes, found.off, found.batches) == (None, None, (1, 2, 3, 4))
+    table = largest_table([found], {"env-a": "E1"})
+    assert table is not None
+    row = dict(zip((c.name for c in table.columns), table.texts[0], strict=True))
+    assert row["Largest batch"] == "10" and row["Predicted"] == "1.61 GiB"
+    assert row["An input"] == "160.0 MiB" and row["Largest residual"] == "30.0 MiB"
+    assert "Note" not in row and "Measured" not in row
+
+
+def test_the_check_stands_beside_the_prediction_and_is_no_point_of_the_line() -> None:
+    # Predicted 1650 MiB, measured 1683: 2 % more. It is no row of costs either.
+    file = result([*measured(), checked(10, 1680, 1683)])
+    (found,) = largest_of([file])
+    assert (found.batch, found.measured_bytes) == (10, 1683 * MIB)
+    assert found.off == pytest.approx(0.02) and found.fit is not None
+    assert found.fit.batches == (1, 2, 3, 4)
+    table = largest_table([found], {"env-a": "E1"})
+    assert table is not None and "+2.0 %" in table.texts[0]
+    (again,) = largest_of([file], ram_bytes=1680 * MIB)
+    assert again == found, "a limit that was checked has one row"
+    assert len(largest_of([file], ram_bytes=4000 * MIB)) == 2
+    document = build_report([file])
+    (section,) = [s for s in document.sections if s.key == "memory"]
+    assert [t.title.split(" · ")[0] for t in section.tables] == ["Memory over batch"]
+    (record,) = [r for r in document.records if r["record"] == "memory"]
+    assert (record["largest_batch"], record["measured_bytes"]) == (10, 1683 * MIB)
+    assert sum(r["record"] == "cost" for r in document.records) == 4
+
+
+def test_a_run_that_was_ended_says_why() -> None:
+    said = "over the limit of 1.64 GiB RAM: 1.70 GiB, so it was ended"
+    (found,) = largest_of([result([*measured(), checked(10, 1680, None, error=said)])])
+    assert (found.measured_bytes, found.failed) == (None, said)
+    table = largest_table([found], {"env-a": "E1"})
+    assert table is not None and said in table.texts[0]
+
+
+@pytest.mark.parametrize(
+    ("peaks", "limit", "words"),
+    [
+        ({1: 100, 2: 101, 3: 99, 4: 100}, 1000, "up to batch 4 it does not grow"),
+        (PEAKS, 239, "not one input keeps to 239.0 MiB"),
+    ],
+)
+def test_why_no_batch_follows(peaks: dict[int, int], limit: int, words: str) -> None:
+    found = largest_of([result(measured(peaks))], ram_bytes=limit * MIB)
+    table = largest_table(found, {"env-a": "E1"})
+    assert table is not None and words in table.texts[0][-1]
+
+
+def test_too_few_batches_are_told_in_words() -> None:
+    few = result(measured({1: 10, 2: 20, 8: 80}))
+    found = largest_of([few], ram_bytes=100 * MIB)
+    assert largest_table(found, {"env-a": "E1"}) is None
+    said = without_line(found)
+    assert "fewer than 4 batches of one length" in said and "--batch 1,4,8,16" in said
+    assert said.endswith("Here: M::w image torch fp32, RAM (batch 1, 2 and 8).")
+    texts = measured({b: 100 + b for b in (1, 2, 3, 4)}, side="text")
+    both = largest_of([result([*few.measurements, *texts])], ram_bytes=1000 * MIB)
+    table = largest_table(both, {"env-a": "E1"})
+    assert table is not None and len(table.rows) == 1 and said in table.caveats
+    rows = [*few.measurements, *(timed(cell(batch=b), [0.1] * 6) for b in (1, 2, 8))]
+    assert said in size([result(rows)], Targets(1, 0, ram_bytes=100 * MIB)).assumptions
+    assert without_line(largest_of([few])) == "", "nothing was asked for"
+
+
+def test_other_limits_other_towers_and_other_machines_stay_apart() -> None:
+    other = dataclasses.replace(ENVIRONMENT, id="env-b")
+    texts = measured({b: 100 + b for b in (1, 2, 3, 4)}, side="text")
+    there = [dataclasses.replace(row, env_id="env-b") for row in measured()]
+    file = result([*measured(), *texts, *there], environments=(ENVIRONMENT, other))
+    found = largest_of([file], ram_bytes=1680 * MIB)
+    assert [(f.env_id, f.cell.side, f.batch) for f in found] == [
+        ("env-a", "image", 10),
+        ("env-a", "text", 1580),
+        ("env-b", "image", 10),
+    ]
+    assert largest_of([file], vram_bytes=MIB) == largest_of([file]), "no VRAM was measured"
+    assert largest_table([], {}) is None
+
+
+def test_a_sizing_says_it_for_the_budget_that_is_asked_for() -> None:
+    rows = [*measured(), *(timed(cell(batch=b), [0.1] * 6) for b in PEAKS)]
+    sizing = size([result(rows)], Targets(1, 0, ram_bytes=1680 * MIB))
+    assert [each.batch for each in sizing.largest] == [10]
+    assert sizing_tables(sizing, {"env-a": ("E1", None)})[-1].title.startswith("Memory over batch")
+    assert size([result(rows)], Targets(1, 0)).largest == ()
