@@ -170,8 +170,11 @@ def folder_to_deploy(path: Path | None, option: str) -> Path | None:
     try:
         str(path).encode()
     except UnicodeEncodeError as exc:
+        what = "the name is no UTF-8"
+        if sys.getfilesystemencoding() != "utf-8":
+            what = "this locale has no UTF-8 (PYTHONUTF8=1 or LC_ALL=C.UTF-8 changes that)"
         raise UsageError(
-            f"{option} {path}: the name is no UTF-8, and runtimes cannot open files in there"
+            f"{option} {path}: {what}, and runtimes cannot open files in there"
         ) from exc
     return expanded(path)
 

@@ -9,8 +9,10 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from clipperf.embed.items import Item, Later, Wanted, readable, text_of
+from clipperf.embed import urls
+from clipperf.embed.items import Item, Later, Url, Wanted, readable, text_of
 from clipperf.embed.listing import Digest, Found, Listing, stamped, walk
+from clipperf.embed.names import on_disk
 from clipperf.embed.parquet import parquet_items, parquet_rows
 from clipperf.embed.tables import SUFFIXES, columns_in, table_items
 from clipperf.embed.tarred import tar_items
@@ -24,6 +26,9 @@ from clipperf.text import quoted, shown
 
 MOST_TEXT_BYTES = 1 << 22
 """Of a file that is one text."""
+
+LOOKED_AT_BYTES = 1 << 26
+"""Of images in a dataset in which URLs are looked for beforehand; rows of none take no room."""
 
 NAMED = 3
 """Ids that an error names."""
@@ -94,6 +99,28 @@ def survey(dataset: Dataset, scratch: Path) -> int:
     if not count:
         raise UsageError(f"{shown(dataset.path)} holds nothing to embed")
     return count
+
+
+def check_reachable(dataset: Dataset, wanted: Wanted) -> None:
+    """Make sure, before a tower is opened, that what has to be fetched can be.
+
+    Nothing is read where URLs can be fetched or there are none. A file of images whose first
+    `LOOKED_AT_BYTES` are no URLs hardly has one behind them.
+
+    Raises:
+        MissingDependencyError: there are URLs, and the package for them is not installed.
+    """
+    may_be = wanted.side == "image" and dataset.kind in ("table", "parquet")
+    absent = urls.missing() if may_be else None
+    if absent is None:
+        return
+    seen = 0
+    for item in dataset.items(0):
+        if isinstance(item.given, Url):
+            raise absent
+        seen += len(item.given) if isinstance(item.given, bytes) else 0
+        if seen > LOOKED_AT_BYTES:
+            return
 
 
 def check_unchanged(dataset: Dataset, path: Path, wanted: Wanted, scratch: Path) -> None:
@@ -245,9 +272,9 @@ def _file(root: Path, name: str, wanted: Wanted) -> Item:
     if id_ != name:
         return Item(id_, None, "its name is no UTF-8: rename it")
     if wanted.side == "image":
-        return Item(id_, root / name)
+        return Item(id_, root / on_disk(name))
     try:
-        return Item(id_, text_of(read_regular(root / name, MOST_TEXT_BYTES)))
+        return Item(id_, text_of(read_regular(root / on_disk(name), MOST_TEXT_BYTES)))
     except UsageError as exc:
         return Item(id_, None, str(exc))
     except (OSError, ValueError) as exc:

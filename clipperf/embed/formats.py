@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipperf.errors import MissingDependencyError, UsageError
+from clipperf.errors import UsageError
 from clipperf.system import extras
 
 MOST_HEADER_BYTES = 100_000_000
@@ -116,11 +116,9 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def check_format(format: Format) -> None:
+def check_format(form: Format) -> None:
     """Raise MissingDependencyError where a form needs a package that is not installed."""
-    import importlib.util
-
-    if format.needs is not None and importlib.util.find_spec(format.needs) is None:
-        raise MissingDependencyError(
-            f"{format.name} needs {format.needs}, which is not installed: {extras.install('embed')}"
-        )
+    if form.needs is not None:
+        absent = extras.missing(form.needs, f"{form.name} needs", "embed")
+        if absent is not None:
+            raise absent

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipperf.embed.names import on_disk
 from clipperf.errors import UsageError
 from clipperf.inputs.decode import ImageInput
 from clipperf.nouns.variant import Side
@@ -131,7 +132,7 @@ def input_of(value: Any, side: Side, root: Path) -> Given | str:
         return Url(name)
     if "\0" in name:
         raise UsageError(f"{shown(name)} is no path")
-    return root / name
+    return root / on_disk(name)
 
 
 def text_of(value: Any) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from clipperf.embed.names import as_text
 from clipperf.errors import UsageError
 from clipperf.inputs.sources import is_hidden
 from clipperf.text import shown
@@ -52,13 +53,14 @@ def walk(root: Path) -> Iterator[Found]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if is_hidden(entry.name):
+                    name = as_text(entry.name)
+                    if is_hidden(name):
                         continue
                     if _is_folder(entry):
-                        inner = f"{prefix}{entry.name}/", Path(entry.path), above | {real}
+                        inner = f"{prefix}{name}/", Path(entry.path), above | {real}
                         folders.append(inner)
                     else:
-                        yield Found(f"{prefix}{entry.name}", *_stamp(Path(entry.path)))
+                        yield Found(f"{prefix}{name}", *_stamp(Path(entry.path)))
         except OSError as exc:
             raise UsageError(f"cannot list {shown(folder)}: {exc.strerror or exc}") from exc
 
@@ -81,7 +83,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def stamped(path: Path) -> Found:
     """A single file by its own name."""
-    return Found(path.name, *_stamp(path))
+    return Found(as_text(path.name), *_stamp(path))
 
 
 class Digest:

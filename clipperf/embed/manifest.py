@@ -8,6 +8,7 @@ from typing import Any
 
 from clipperf.embed.dataset import Dataset
 from clipperf.embed.items import Wanted
+from clipperf.embed.names import as_text
 from clipperf.errors import ArtifactError, UsageError
 from clipperf.nouns.variant import Side
 from clipperf.serve.bulk import Tower
@@ -115,7 +116,9 @@ def manifest_of(
         preprocess=tower.pixels.to_json() if image else None,
         dimension=tower.embed_dim,
         normalized=normalize or tower.artifact.normalized,
-        data=Data(dataset.kind, str(dataset.path), *pinned, wanted.column, wanted.id_column),
+        data=Data(
+            dataset.kind, as_text(str(dataset.path)), *pinned, wanted.column, wanted.id_column
+        ),
         plan=plan,
     )
 

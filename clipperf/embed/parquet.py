@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.embed.items import Item, Wanted, columns_of, id_of, item, readable
+from clipperf.embed.names import as_text, on_disk
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.system import extras
 from clipperf.text import shown
@@ -31,7 +32,7 @@ def parquet_items(
         MissingDependencyError: pyarrow is not installed.
     """
     for name in names:
-        path = root / name
+        path = root / on_disk(name)
         with _opened(path) as file:
             columns = columns_of(file.schema_arrow.names, wanted, shown(path))
             groups, skipped = list[int](), 0
@@ -60,9 +61,10 @@ def parquet_rows(root: Path, names: Sequence[str], wanted: Wanted) -> tuple[int,
     """How many rows there are, and whether they have ids; raises as `parquet_items`."""
     rows, own = 0, False
     for name in names:
-        with _opened(root / name) as file:
+        path = root / on_disk(name)
+        with _opened(path) as file:
             rows += file.metadata.num_rows
-            own |= columns_of(file.schema_arrow.names, wanted, shown(root / name)).id is not None
+            own |= columns_of(file.schema_arrow.names, wanted, shown(path)).id is not None
     return rows, own
 
 
@@ -76,7 +78,7 @@ def _opened(path: Path) -> Any:
     try:
         # Pages are read as they are needed: whole row groups may be larger than memory.
         return pyarrow.parquet.ParquetFile(
-            os.fspath(path), pre_buffer=False, buffer_size=BUFFER_BYTES
+            as_text(os.fspath(path)), pre_buffer=False, buffer_size=BUFFER_BYTES
         )
     except UnicodeEncodeError as exc:
         raise UsageError(f"{shown(path)}: its name is no UTF-8: rename it") from exc

@@ -23,6 +23,8 @@ from clipperf.text import shown
 MOST_CHARACTERS = 1 << 24
 """Of texts that are embedded together."""
 
+NO_LENGTH = "its vector has no length that it could be divided by for --normalize"
+
 
 @dataclass(frozen=True)
 class Part:
@@ -107,16 +109,20 @@ def embedded(
     parts: Iterator[Part],
     workers: int | None,
     on_end: Callable[[], None] = lambda: None,
+    unit: bool = False,
 ) -> Generator[Outcome, None, None]:
     """What comes of parts, in their order; raises as the tower's engine.
 
-    `on_end` is called before threads are waited for that make pixels.
+    `on_end` is called before threads are waited for that make pixels. Where vectors are to become
+    `unit` ones, those that cannot are none.
     """
-    return _images(tower, parts, workers, on_end) if tower.side == "image" else _texts(tower, parts)
+    if tower.side == "image":
+        return _images(tower, parts, workers, on_end, unit)
+    return _texts(tower, parts, unit)
 
 
 def _images(
-    tower: Tower, parts: Iterator[Part], workers: int | None, on_end: Callable[[], None]
+    tower: Tower, parts: Iterator[Part], workers: int | None, on_end: Callable[[], None], unit: bool
 ) -> Generator[Outcome, None, None]:
     given: deque[Part] = deque()
 
@@ -126,16 +132,22 @@ def _images(
             yield [item.given for item in part.good]
 
     for found in tower.images(inputs(), workers, on_end):
-        yield _outcome(given.popleft(), found.rows, found.unreadable, len(found.clipped))
+        yield _outcome(given.popleft(), found.rows, found.unreadable, len(found.clipped), unit)
 
 
-def _texts(tower: Tower, parts: Iterator[Part]) -> Generator[Outcome, None, None]:
+def _texts(tower: Tower, parts: Iterator[Part], unit: bool) -> Generator[Outcome, None, None]:
     for part in parts:
         rows, refused = tower.texts([str(item.given) for item in part.good])
-        yield _outcome(part, rows, refused, 0)
+        yield _outcome(part, rows, refused, 0, unit)
 
 
-def _outcome(part: Part, rows: np.ndarray, bad: dict[int, str], clipped: int) -> Outcome:
+def _outcome(
+    part: Part, rows: np.ndarray, bad: dict[int, str], clipped: int, unit: bool
+) -> Outcome:
+    if unit:
+        lengths = np.linalg.norm(rows, axis=1)
+        none = np.flatnonzero(~((lengths > 0) & np.isfinite(lengths)))
+        bad = {**dict.fromkeys(none.tolist(), NO_LENGTH), **bad}
     ids: list[str] = []
     corrupt: list[tuple[str, str]] = []
     place = 0  # among the good ones

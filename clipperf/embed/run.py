@@ -117,6 +117,7 @@ def embed(
         StorageError: another command writes there, or the disk is full.
         CorruptError: more items are corrupt than the limit allows.
         EngineError: the tower fails.
+        MissingDependencyError: the dataset or the format needs a package that is not installed.
     """
     form = FORMATS.get(wishes.format)
     if form is None:
@@ -137,6 +138,7 @@ def embed(
         on_stage(f"reading {shown(path)}")
         with translated(out):
             data = datasets.opened(path, wishes.wanted, scratch)
+            datasets.check_reachable(data, wishes.wanted)
         tower = held.enter_context(open_tower())
         with translated(out):
             items = begun.data.items if begun is not None else datasets.survey(data, scratch)
@@ -197,7 +199,8 @@ class _Run:
     def _missing(self) -> list[int]:
         missing, summary = [], self._summary
         for number in range(self._manifest.plan.shards):
-            record = record_in(self._out, number, self._span(number), self._wishes.verify)
+            plan, span = self._manifest.plan, self._span(number)
+            record = record_in(self._out, number, plan, span, self._wishes.verify)
             if record is None:
                 missing.append(number)
             elif record.corrupt and self._wishes.retry_corrupt:
@@ -218,7 +221,8 @@ class _Run:
         plan, items = self._manifest.plan, self._manifest.data.items
         ended = threading.Event()
         parts = parts_of(self._data, plan, items, run, size_of(self._tower), ended)
-        ready = embedded(self._tower, parts, self._wishes.workers, ended.set)
+        wishes = self._wishes
+        ready = embedded(self._tower, parts, wishes.workers, ended.set, wishes.normalize)
         own: list[Outcome] = []
         writing: tuple[int, Future[Record]] | None = None
         with contextlib.closing(parts), contextlib.closing(ready):

@@ -58,10 +58,12 @@ def stem(number: int) -> str:
     return f"shard-{number:06d}"
 
 
-def record_in(out: Path, number: int, span: range, content: bool = False) -> Record | None:
+def record_in(
+    out: Path, number: int, plan: Plan, span: range, content: bool = False
+) -> Record | None:
     """The record of a shard that is whole: its files have their sizes, with `content` their sha256.
 
-    None where it is not.
+    None where it is not, or where the record does not add up: it is damaged, too.
     """
     path = out / f"{stem(number)}.json"
     if regular_bytes(path) is None:
@@ -70,9 +72,12 @@ def record_in(out: Path, number: int, span: range, content: bool = False) -> Rec
         record = from_json(Record, read_json(path), str(path))
         if (record.first, record.items) != (span.start, len(span)):
             return None
+        if min(record.rows, record.corrupt) < 0 or record.rows + record.corrupt != record.items:
+            return None
+        endings = [*FORMATS[plan.format].files, *((CORRUPT,) if record.corrupt else ())]
+        if record.files.keys() != {f"{stem(number)}{ending}" for ending in endings}:
+            return None
         for name, file in record.files.items():
-            if not name.startswith(stem(number)) or "/" in name:
-                return None
             if regular_bytes(out / name) != file.size_bytes:
                 return None
             if content and sha256_file(out / name) != file.sha256:

@@ -8,6 +8,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from clipperf.embed.items import Given, Item, Later, Wanted, readable, text_of
+from clipperf.embed.names import on_disk
 from clipperf.errors import UsageError
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, is_hidden, parse_object
@@ -46,7 +47,7 @@ def _suffix(wanted: Wanted) -> str | None:
 
 
 def _samples(root: Path, name: str, wanted: Wanted) -> Iterator[tuple[str, dict[str, ImageSource]]]:
-    path = root / name
+    path = root / on_disk(name)
     found = ((*_split(member.name), member) for member in members(path))
     plain = (each for each in found if not is_hidden(each[2].name))
     useful = image_suffixes() | {".jpeg", *TEXT_SUFFIXES}

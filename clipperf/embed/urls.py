@@ -124,7 +124,9 @@ class Web:
     """A client with connections that are kept; `get` may be called from several threads."""
 
     def __init__(self, pause_s: float = 0.5, whole_s: float = WHOLE_S) -> None:
-        check_urls()
+        absent = missing()
+        if absent is not None:
+            raise absent
         import urllib3
 
         self._errors: Any = urllib3.exceptions
@@ -201,14 +203,9 @@ class Web:
         self._http.clear()
 
 
-def check_urls() -> None:
-    """Raise MissingDependencyError where the package that fetches URLs is not installed."""
-    try:
-        import urllib3
-    except ImportError as exc:
-        said = f"URLs need urllib3, which is not installed: {extras.install('embed')}"
-        raise MissingDependencyError(said) from exc
-    del urllib3
+def missing() -> MissingDependencyError | None:
+    """What to raise where the package that fetches URLs is not installed; None where it is."""
+    return extras.missing("urllib3", "URLs need", "embed")
 
 
 def _why(exc: Exception) -> str:

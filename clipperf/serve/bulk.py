@@ -6,6 +6,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,21 @@ from clipperf.inputs.tokenize import Tokenizer
 from clipperf.nouns.artifact import Artifact
 from clipperf.nouns.cell import Cell, Engine
 from clipperf.nouns.variant import PixelDtype, Side
+from clipperf.serve.apart import NOT_FINITE, apart
 from clipperf.serve.images import Seen, prepared, reason_of
 from clipperf.serve.load import choices_at
 from clipperf.serve.parts import Parts, open_all
-from clipperf.serve.streams import run_each
+from clipperf.serve.streams import finite, run_each
 from clipperf.serve.texts import encode as embed_texts
 from clipperf.system.env import available_cores
+
+PLAIN_TEXT = "a photo"
+"""One that no tower can fail for."""
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A part of many images: float32 [images, embed_dim], NaN where one cannot be read.
+    """A part of many images: float32 [images, embed_dim], NaN where one has no embedding.
 
     `unreadable` says why, by the place in the part; `clipped` images hold values that are no bytes.
     """
@@ -137,10 +142,14 @@ class Tower:
     def texts(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """Float32 [texts, embed_dim], NaN where one is refused; and why, by its place."""
         bad: dict[int, str] = {}
+        found: np.ndarray | None = None
         good = list(range(len(texts)))
         while good:
             try:
-                found = self._texts([texts[i] for i in good])
+                run = partial(self._some, [texts[i] for i in good])
+                found, odd = apart(run, len(good), lambda: self._texts([PLAIN_TEXT]))
+                bad |= {good[i]: NOT_FINITE for i in odd}
+                good = [i for i in good if i not in bad]
                 break
             except UsageError as exc:  # one is too long for its tokenizer: which?
                 why = self._refused([texts[i] for i in good])
@@ -150,9 +159,12 @@ class Tower:
                 good = [i for i in good if i not in bad]
                 del exc
         rows = np.full((len(texts), self.embed_dim), np.nan, np.float32)
-        if good:
+        if found is not None:
             rows[good] = found
         return rows, bad
+
+    def _some(self, texts: Sequence[str], places: Sequence[int]) -> np.ndarray:
+        return self._texts([texts[place] for place in places])
 
     def _texts(self, texts: Sequence[str]) -> np.ndarray:
         return embed_texts(texts, self.tokenizer, self.engine, self.batch, cut=self.artifact.cut_at)
@@ -177,18 +189,22 @@ class Tower:
         self.close()
 
 
-class _Skipping:
-    """An engine that is given empty batches, too, and leaves them out."""
-
-    def __init__(self, engine: Engine, embed_dim: int) -> None:
-        self._engine, self._none = engine, np.zeros((0, embed_dim), np.float32)
-        self.streams: int = getattr(engine, "streams", 1)
-
-    def run(self, array: np.ndarray) -> np.ndarray:
-        return self._engine.run(array) if len(array) else self._none
-
-    def close(self) -> None:
-        """The engine is its owner's to close."""
+def _rows(engine: Engine, embed_dim: int, batch: np.ndarray) -> np.ndarray:
+    """Embed a batch, which may be empty; NaN where an input has no finite values."""
+    if not len(batch):
+        return np.zeros((0, embed_dim), np.float32)
+    found, odd = apart(
+        lambda places: finite(engine, batch if len(places) == len(batch) else batch[list(places)]),
+        len(batch),
+        lambda: finite(engine, np.zeros_like(batch[:1])),
+    )
+    if not odd:
+        assert found is not None
+        return found
+    rows = np.full((len(batch), embed_dim), np.nan, np.float32)
+    if found is not None:
+        rows[[place for place in range(len(batch)) if place not in odd]] = found
+    return rows
 
 
 def encode_each(
@@ -207,7 +223,7 @@ def encode_each(
     `on_end`: see `Tower.images`.
 
     Raises:
-        EngineError: a run failed.
+        EngineError: a run failed, or gave no finite values for a plain input either.
     """
     seen, given = Seen(), deque[tuple[int, Sequence[ImageInput]]]()
 
@@ -220,7 +236,7 @@ def encode_each(
 
     making = prepared(taken(), spec, workers, dtype, seen, skip=True, on_end=on_end)
     with contextlib.closing(making) as ready:
-        for good in run_each(_Skipping(engine, embed_dim), ready):
+        for good in run_each(engine, ready, partial(_rows, engine, embed_dim)):
             yield _placed(good, *given.popleft(), seen, embed_dim)
 
 
@@ -228,12 +244,14 @@ def _placed(
     good: np.ndarray, start: int, part: Sequence[ImageInput], seen: Seen, embed_dim: int
 ) -> Embedded:
     """What came of a part that begins at place `start`; takes it out of `seen`."""
-    clipped = tuple(i for i in range(len(part)) if start + i in seen.clipped)
+    clipped = {i for i in range(len(part)) if start + i in seen.clipped}
     seen.clipped.difference_update(start + i for i in clipped)
     bad = [i for i in range(len(part)) if start + i in seen.unreadable]
-    if not bad:
-        return Embedded(good, clipped=clipped)
     why = {i: reason_of(start + i, part[i], seen.unreadable.pop(start + i)) for i in bad}
-    rows = np.full((len(part), embed_dim), np.nan, np.float32)
-    rows[[i for i in range(len(part)) if i not in why]] = good
-    return Embedded(rows, why, clipped)
+    ran = [i for i in range(len(part)) if i not in why]
+    why |= {ran[row]: NOT_FINITE for row in np.flatnonzero(~np.isfinite(good).all(axis=1))}
+    rows = good
+    if bad:
+        rows = np.full((len(part), embed_dim), np.nan, np.float32)
+        rows[ran] = good
+    return Embedded(rows, why, tuple(sorted(clipped - why.keys())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -35,12 +35,18 @@ def run_all(engine: Engine, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
     return list(run_each(engine, batches))
 
 
-def run_each(engine: Engine, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def run_each(
+    engine: Engine,
+    batches: Iterable[np.ndarray],
+    one: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Iterator[np.ndarray]:
     """`run_all`, each result as soon as it and those before it are there.
+
+    `one` runs a batch in the place of `finite`.
 
     Raises: as `run_all`.
     """
-    run, streams = partial(_finite, engine), getattr(engine, "streams", 1)
+    run, streams = one or partial(finite, engine), getattr(engine, "streams", 1)
     if streams == 1:
         # A loop's variable would hold one batch more in RAM than is being used or prepared.
         yield from map(run, batches)
@@ -67,7 +73,12 @@ def filled(batch: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     return np.concatenate([batch, np.repeat(batch[-1:], sizes[place] - len(batch), axis=0)])
 
 
-def _finite(engine: Engine, batch: np.ndarray) -> np.ndarray:
+def finite(engine: Engine, batch: np.ndarray) -> np.ndarray:
+    """Embed a batch: float32 [batch, embed_dim].
+
+    Raises:
+        EngineError: the run failed; NotFiniteError: it gave values that are not finite.
+    """
     found = engine.run(filled(batch, getattr(engine, "batch_buckets", ())))[: len(batch)]
     if not np.isfinite(found).all():
         raise NotFiniteError(

@@ -65,6 +65,18 @@ def bring(module: str) -> str:
     return install(EXTRAS[module])
 
 
+def missing(module: str, who: str, extra: str) -> MissingDependencyError | None:
+    """What to raise where a module is not installed, begun with `who` needs it; None where it is.
+
+    The module is looked for and not imported.
+    """
+    from importlib import util
+
+    if util.find_spec(module) is not None:
+        return None
+    return MissingDependencyError(f"{who} {module}, which is not installed: {install(extra)}")
+
+
 def told(exc: Exception) -> MissingDependencyError | None:
     """An import that failed in the words of this module; None for every other error."""
     module = (exc.name or "").partition(".")[0] if isinstance(exc, ModuleNotFoundError) else ""
