@@ -28,8 +28,8 @@ def found(*words: object) -> str:
 
 
 def test_nothing_is_lost_by_kills(place: Path) -> None:
-    said = found("tools/kills.py", "--kills", 4, "--folder", place)
-    assert "4 kills, 0 problems" in said
+    said = found("tools/kills.py", "--kills", 5, "--in-a-row", 2, "--folder", place)
+    assert "5 kills, 0 problems, 3 runs to the end" in said
 
 
 def test_nothing_is_lost_where_calls_fail(place: Path) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from clipperf.engines.tensorrt import flavours
 from clipperf.errors import ClipperfError
 from clipperf.inspect.artifact import inspect
+from clipperf.serve import tuned
 from clipperf.system import store
 from clipperf.system.files import read_json
 from clipperf.system.temporaries import PREFIX
@@ -30,6 +32,12 @@ quick = true
 MINE = {"labels.json": "[]", "index/part.bin": "vectors", "image/notes.txt": "beside a tower"}
 TIMEOUT_S = 600
 EMBED = "embed sample --artifact OUT --shard-items 100 --quiet --out VECTORS"
+BUILD = f"export {MODEL} --tower text --runtime trt-rtx --precision fp16 --quiet --out ENGINE"
+"""An engine of TensorRT for RTX, which is built without a GPU."""
+TUNE = (
+    f"tune {MODEL} --tower text --runtime onnx --precision fp32 --batch 1 --threads 1 --streams 1 "
+    f"--minutes 0.05 --quiet --out TUNING"
+)
 
 
 @dataclass
@@ -42,6 +50,7 @@ class Place:
     root: Path
     template: Path | None = None
     problems: list[str] = field(default_factory=list)
+    fresh: bool = False
 
     @property
     def home(self) -> Path:
@@ -52,6 +61,16 @@ class Place:
     def out(self) -> Path:
         """The artifact of the user's choice, which has the image tower."""
         return self.root / "out"
+
+    @property
+    def engine(self) -> Path:
+        """An engine of the text tower, where they can be built here."""
+        return self.root / "engine"
+
+    @property
+    def tuning(self) -> Path:
+        """What `TUNE` has found."""
+        return self.root / "tuning.json"
 
     @property
     def vectors(self) -> Path:
@@ -74,6 +93,8 @@ class Place:
         """A command in this place; the words in capitals stand for its paths."""
         names = {
             "JSON": "result.json",
+            "ENGINE": "engine",
+            "TUNING": "tuning.json",
             "FEW": "few",
             "PLAN": "plan.toml",
             "SWEEP": "sweep",
@@ -100,6 +121,8 @@ class Place:
             f"export {MODEL} --tower image --quiet --out OUT",
             f"profile {MODEL} --tower text --runtime onnx --batch 1 --quick --quiet --json JSON",
             EMBED,
+            TUNE,
+            *((f"{BUILD} --target sm86",) if flavours.installed("trt-rtx") else ()),
         ):
             done = self.run(words)
             if done.returncode:
@@ -121,21 +144,25 @@ class Place:
         shutil.copytree(self.template, self.root, symlinks=True)
         shutil.rmtree(self.root / "scratch", ignore_errors=True)
         shutil.rmtree(self.vectors, ignore_errors=True)
+        self.fresh = fresh
         if fresh:
             shutil.rmtree(self.home)
 
     def look(self, when: str) -> None:
         """Note what does not stand any longer."""
         self._expect(f"{when}: a user's file is lost or altered", self._mine_stand())
-        self._expect(f"{when}: the artifact is not whole", self._whole())
+        self._expect(f"{when}: the artifact is not whole", _whole(self.out, "image"))
+        if flavours.installed("trt-rtx"):
+            self._expect(f"{when}: the engine is not whole", _whole(self.engine, "text"))
         for record in self.vectors.glob("shard-*.json"):
             if record.suffixes == [".json"]:
                 names = [record.name, *read_json(record)["files"]]
                 self._expect(f"{when}: {record.name} is not whole", self._as_uninterrupted(names))
-        try:
-            store.read_result(self.root / "result.json")
-        except ClipperfError as exc:
-            self.problems.append(f"{when}: the result file: {exc}")
+        for called, read in (("result file", self._result), ("tuning", self._tuning)):
+            try:
+                read()
+            except ClipperfError as exc:
+                self.problems.append(f"{when}: the {called}: {exc}")
 
     def look_at_all_vectors(self) -> None:
         """Note whether other shards are there than those of a run that nobody killed."""
@@ -178,6 +205,16 @@ class Place:
             if path.name.startswith(PREFIX) or path.suffix == ".lock":
                 self.problems.append(f"left over: {path.relative_to(self.root)}")
 
+    def _result(self) -> None:
+        store.read_result(self.root / "result.json")
+
+    def _tuning(self) -> None:
+        if self.fresh:  # a store that was emptied took along what it names
+            return
+        for choice in tuned.read(self.tuning):
+            held = choice.side is not None and _whole(choice.folder, choice.side)
+            self._expect("the tuning's artifact is not whole", held)
+
     def _expect(self, problem: str, held: bool) -> None:
         if not held:
             self.problems.append(problem)
@@ -188,12 +225,14 @@ class Place:
         except OSError:
             return False
 
-    def _whole(self) -> bool:
-        try:
-            sides = [tower.side for tower in store.read_manifest(self.out).towers]
-            return "image" in sides and not inspect(self.out).problems
-        except ClipperfError:
-            return False
+
+def _whole(folder: Path, side: str) -> bool:
+    """Whether an artifact's folder has a tower, and nothing is wrong with it."""
+    try:
+        sides = [tower.side for tower in store.read_manifest(folder).towers]
+        return side in sides and not inspect(folder).problems
+    except ClipperfError:
+        return False
 
 
 def error_lines(stderr: str) -> list[str]:

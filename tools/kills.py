@@ -1,14 +1,15 @@
 """Kill commands at random moments and see that nothing is lost; exits with 1 where something is.
 
-Usage: python tools/kills.py [--kills 80] [--seed 0] [--only COMMAND] [--folder DIR]
+Usage: python tools/kills.py [--kills 200] [--in-a-row 3] [--seed 0] [--only NAME] [--folder DIR]
 
-Exports into a folder with a tower and a user's files, changes of its preprocessing, profiles,
-evaluations, sweeps and embeddings of a dataset are started with a full store or an empty one, and
-SIGKILL hits the whole family, the parent alone or a child alone. After each kill the artifact must
-be whole, the user's files be there, the result file be readable and every shard of vectors that has
-a record be that of a run which nobody killed; the same command must then succeed and leave no
-staging. What a sweep had finished it must not do again, and sweeps and shards must end with the
-files of a run that nobody killed.
+Exports into a folder with a tower and a user's files, changes of its preprocessing, builds of an
+engine, profiles, evaluations, tunings, sweeps and embeddings of a dataset are started with a full
+store or an empty one, and SIGKILL hits the whole family, the parent alone or a child alone; then
+the same command is started and killed again, up to so many times in a row. After each kill the
+artifact and the engine must be whole, the user's files be there, the result file and the tuning be
+readable and every shard of vectors that has a record be that of a run which nobody killed; the
+same command must at last succeed and leave no staging. What a sweep had finished it must not do
+again, and sweeps and shards must end with the files of a run that nobody killed.
 """
 
 from __future__ import annotations
@@ -25,19 +26,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-from breaking import EMBED, MODEL, Place, error_lines
+from breaking import BUILD, EMBED, MODEL, TUNE, Place, error_lines
+
+from clipperf.engines.tensorrt import flavours
 
 COMMANDS = {
     "export": f"export {MODEL} --tower text --quiet --out OUT",
     "preprocess": f"export {MODEL} --tower image --preprocess draft --quiet --out OUT",
+    "build": f"{BUILD} --target sm89",
     "profile": f"profile {MODEL} --tower text --runtime onnx --batch 1 --quick --quiet --json JSON",
     "sweep": "sweep PLAN --quiet --out SWEEP",
     "eval": f"eval {MODEL} --runtime onnx --precision fp32 --dataset FEW --quiet --json JSON",
+    "tune": TUNE,
     "embed": EMBED,
 }
 TURNS = (
-    *("preprocess", "export", "embed", "sweep", "profile"),
-    *("embed", "preprocess", "eval", "sweep"),
+    *("preprocess", "export", "embed", "sweep", "profile", "build"),
+    *("embed", "preprocess", "eval", "sweep", "tune"),
 )
 """In a change of the preprocessing, which takes a second, a folder is exchanged as in an export."""
 
@@ -48,7 +53,8 @@ GONE_S = 20.0
 def main() -> int:
     """Kill, look, repeat; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=80)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--in-a-row", type=int, default=3, help="kills before a run to the end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=COMMANDS, help="kill this command alone")
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
@@ -58,24 +64,43 @@ def main() -> int:
         template = Place(folder / "template")
         if not template.home.exists():
             template.build()
-        turns = tuple(name for name in TURNS if options.only in (None, name))
-        return kill_all(Place(folder / "place", template.root), options.kills, options.seed, turns)
+        turns = tuple(
+            name
+            for name in TURNS
+            if options.only in (None, name) and (name != "build" or flavours.installed("trt-rtx"))
+        )
+        place, in_a_row = Place(folder / "place", template.root), options.in_a_row
+        return kill_all(place, options.kills, options.seed, turns, in_a_row)
 
 
-def kill_all(place: Place, kills: int, seed: int, turns: Sequence[str] = TURNS) -> int:
+def kill_all(
+    place: Place, kills: int, seed: int, turns: Sequence[str] = TURNS, in_a_row: int = 1
+) -> int:
     """Kill so many commands, in turns; prints what came of it."""
     chance = random.Random(seed)
     longest, whole = durations(place, turns)
     counts: Counter[str] = Counter()
-    bad: list[str] = []
-    for number in range(kills):
-        name, whom = turns[number % len(turns)], chance.choice(WHOM)
+    done = rounds = problems = 0
+    while done < kills:
+        name = turns[rounds % len(turns)]
+        rounds += 1
         fresh = chance.random() < 0.2 and name == "export"
         place.problems = []
         place.reset(fresh=fresh)
-        hit = kill(place, name, whom, chance.uniform(0.0, longest[name]))
-        place.look("after the kill")
-        finished = place.swept("after the kill")
+        times = min(in_a_row, kills - done)
+        for number in range(done, done + times):
+            whom = chance.choice(WHOM)
+            before = place.swept("before")
+            hit = kill(place, name, whom, chance.uniform(0.0, longest[name]))
+            place.look("after the kill")
+            if name == "sweep":
+                compare_sweeps(place, before, None)
+            counts[f"{name}, {whom}{', empty store' if fresh else ''}"] += 1
+            counts["struck a running command"] += hit
+            said = f"{len(place.problems)} problems" if place.problems else "stands"
+            print(f"kill {number} ({name}, {whom}): {said}", flush=True)
+        done += times
+        finished = place.swept("after the kills")
         again = place.run(COMMANDS[name])
         if again.returncode:
             place.problems.append(f"the next run: exit {again.returncode}: {again.stderr[-300:]}")
@@ -85,24 +110,23 @@ def kill_all(place: Place, kills: int, seed: int, turns: Sequence[str] = TURNS) 
         place.look_for_leftovers()
         if name == "embed":
             place.look_at_all_vectors()
-        counts[f"{name}, {whom}{', empty store' if fresh else ''}"] += 1
-        counts["struck a running command"] += hit
-        found = [f"kill {number} ({name}, {whom}): {problem}" for problem in place.problems]
-        print("\n".join(found or [f"kill {number} ({name}, {whom}): stands"]), flush=True)
-        bad += found
+        for problem in place.problems:
+            print(f"round {rounds} ({name}): {problem}", flush=True)
+        problems += len(place.problems)
     for what, count in sorted(counts.items()):
         print(f"{count:5d}  {what}")
-    print(f"{kills} kills, {len(bad)} problems, seed {seed}")
-    return 1 if bad else 0
+    print(f"{kills} kills, {problems} problems, {rounds} runs to the end, seed {seed}")
+    return 1 if problems else 0
 
 
-def compare_sweeps(place: Place, finished: dict[str, int], whole: set[str]) -> None:
+def compare_sweeps(place: Place, finished: dict[str, int], whole: set[str] | None) -> None:
     """Note what a sweep did again that it had finished, and how its end is another than whole."""
-    now = place.swept("after the next run")
+    now = place.swept("after it was started again")
     place.problems += [
         f"done again: {name}" for name, at in finished.items() if now.get(name) != at
     ]
-    place.problems += [f"not as uninterrupted: {name}" for name in sorted(now.keys() ^ whole)]
+    if whole is not None:
+        place.problems += [f"not as uninterrupted: {name}" for name in sorted(now.keys() ^ whole)]
 
 
 def durations(place: Place, turns: Sequence[str]) -> tuple[dict[str, float], set[str]]:

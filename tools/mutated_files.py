@@ -264,7 +264,11 @@ def work(subjects: Path, seed: int, places: range, answers: Connection) -> None:
         answers.send(Found(place, outcome, f"{what}: {said:.300}"))
 
 
-def run(subjects: Path, count: int, seed: int, first: int = 0) -> list[Found]:
+Work = Callable[[Path, int, range, Connection], None]
+"""What a child does with the inputs of some numbers; tells of each when it begins and ends."""
+
+
+def run(subjects: Path, count: int, seed: int, first: int = 0, doing: Work = work) -> list[Found]:
     """Try so many mutations of the files in the folders of `subjects`; what came of each."""
     context = multiprocessing.get_context("spawn")
     found: list[Found] = []
@@ -272,7 +276,7 @@ def run(subjects: Path, count: int, seed: int, first: int = 0) -> list[Found]:
     while place < first + count:
         ours, theirs = context.Pipe()
         places = range(place, first + count)
-        child = context.Process(target=work, args=(subjects, seed, places, theirs))
+        child = context.Process(target=doing, args=(subjects, seed, places, theirs))
         child.start()
         theirs.close()
         begun = Found(place, "crashed", f"{place}: before the first")

@@ -94,7 +94,10 @@ def seal(folder: Path) -> None:
     write_json(folder / MANIFEST_NAME, manifest)
 
 
-def write_plan(folder: Path) -> Path:
+PROFILE = ShapeRange("pixel_values", (1, 3, 64, 64), (8, 3, 64, 64), (32, 3, 64, 64))
+
+
+def write_plan(folder: Path, profiles: tuple[ShapeRange, ...] = (PROFILE,)) -> Path:
     """What has the header of a plan of TensorRT for RTX, and its sidecar."""
     folder.mkdir()
     path = folder / "model.plan"
@@ -111,7 +114,7 @@ def write_plan(folder: Path) -> Path:
         precision="fp16",
         inputs=(TensorSpec("pixel_values", "float32", ("batch", 3, 64, 64)),),
         outputs=(TensorSpec("image_embeds", "float32", ("batch", 192)),),
-        profile=(ShapeRange("pixel_values", (1, 3, 64, 64), (8, 3, 64, 64), (32, 3, 64, 64)),),
+        profile=profiles,
         targets=("sm89",),
         gpu=None,
         options={"hardware_compat": "none"},

@@ -1,0 +1,93 @@
+"""Commands where everything about them is odd at once: disk, clock, umask, locale, names."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Cli, leftovers
+
+from clipperf.models.sample import NAME
+from clipperf.system import store
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="surroundings of POSIX"),
+]
+
+BACKWARDS = """
+import datetime, time
+_begun, _asked = time.time(), [0]
+def _back():
+    _asked[0] += 1
+    return _begun - 3600 * _asked[0]
+class _Datetime(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.datetime.fromtimestamp(_back(), tz)
+time.time, time.time_ns = _back, lambda: int(_back() * 1e9)
+datetime.datetime = _Datetime
+"""
+"""Whoever asks for the time is told one that is an hour before the last one."""
+
+PLAIN = {"LC_ALL": "C", "LANG": "C"}
+OLD = {**PLAIN, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+"""In the first Python takes names for UTF-8 all the same, in this one for ASCII."""
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, which is another file system than the tests' folder."""
+    shared = Path("/dev/shm")
+    if not (shared.is_dir() and os.access(shared, os.W_OK)):
+        pytest.skip("there is no /dev/shm that can be written")
+    if shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm and the tests' folder are one file system")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
+
+
+def test_export_profile_and_report(
+    elsewhere: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Store and artifact lie on two file systems, under names that the locale has no letters for;
+    the clock goes backwards in all processes, and nothing is for others to read. Where not even
+    Python knows how to read such names, that is said before anything is made."""
+    home, out, result = elsewhere / "Läger", tmp_path / "Türme 深", tmp_path / "Ergebnis ü.json"
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock" / "sitecustomize.py").write_text(BACKWARDS)
+    for name, value in PLAIN.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path / "clock"), str(ROOT))))
+    options = ("--tower", "text", "--quiet")
+    measured = ("--runtime", "onnx", "--batch", 1, "--quick", "--json", result)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in OLD.items():
+            patch.setenv(name, value)
+        refused = cli("export", NAME, *options, "--out", out, home=home)
+    assert refused.returncode == 2 and "this locale has no UTF-8 (PYTHONUTF8=1" in refused.stderr
+    assert not out.exists()
+    before = os.umask(0o077)
+    try:
+        cli("export", NAME, *options, "--out", out, home=home, check=True)
+        again = cli("export", NAME, *options, "--out", out, home=home, check=True)
+        cli("profile", NAME, *options, *measured, home=home, check=True)
+        told = cli("report", result, home=home, check=True).stdout
+    finally:
+        os.umask(before)
+    assert "up to date" in again.stdout
+    assert cli("inspect", out, home=home).returncode == 0 and NAME in told
+    assert store.check_files(out, store.read_manifest(out), content=True) == []
+    found = store.read_result(result)
+    times = [row.run_s for row in found.measurements if row.kind == "time"]
+    assert times and all(seconds > 0 for each in times for seconds in each)
+    assert found.created_utc < datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    for folder in (out, home):
+        for path in (folder, *folder.rglob("*")):
+            assert path.is_symlink() or not path.stat().st_mode & 0o077, path
+    assert not leftovers(elsewhere) and not leftovers(tmp_path)
