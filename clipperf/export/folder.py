@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from clipperf.errors import ArtifactError, StorageError, UsageError
+from clipperf.export.space import check_space
 from clipperf.inputs.preprocess_spec import PREPROCESS_FILE, PreprocessSpec
 from clipperf.inputs.tokenize import CONFIG_FILE, TOKENIZER_FILE
 from clipperf.nouns.artifact import PARITY_FILES, Artifact, Manifest
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import SIDES, Precision, Side, Variant
+from clipperf.nouns.variant import SIDES, Side, Variant
 from clipperf.system import files, store
 from clipperf.system.foreign import carry_over, check, is_empty, link_or_copy
 from clipperf.system.targets import kind_of, real
@@ -119,6 +120,7 @@ def ensure(
             towers = {**kept, **{tower.side: tower for tower in build(missing, staging)}}
             for source in (folder if kept else None, shared_from):
                 _copy_shared(source, staging)
+            _keep_method(folder, staging)
             manifest = _manifest(wanted, staging, towers)
             files.write_json(staging / store.MANIFEST_NAME, manifest)
             carry_over(folder, staging, ours)
@@ -182,6 +184,21 @@ def set_preprocess(
     return dataclasses.replace(exported, manifest=manifest)
 
 
+def _keep_method(folder: Path, staging: Path) -> None:
+    """Images are prepared as the folder said before; exactly where it is new, whatever that which
+    its files were copied from has been set to."""
+    if not (staging / PREPROCESS_FILE).is_file():
+        return
+    try:
+        method = PreprocessSpec.from_json(store.read_manifest(folder).preprocess).method
+    except ArtifactError:
+        method = PreprocessSpec().method
+    spec = PreprocessSpec.from_json(files.read_json(staging / PREPROCESS_FILE))
+    if spec.method != method:
+        settings = dataclasses.replace(spec, method=method).to_json()
+        files.write_json(staging / PREPROCESS_FILE, settings)
+
+
 def _locked(folder: Path, on_stage: Callable[[str], None]) -> AbstractContextManager[None]:
     """Nobody else builds the folder meanwhile; says when it has to wait for that."""
     said = f"waiting for another process that builds {folder}"
@@ -228,26 +245,6 @@ def check_target(folder: Path, spec: ModelSpec, runtime: str) -> None:
         raise UsageError(
             f"{folder} holds {manifest.spec.id} for {manifest.runtime}; choose another --out, or "
             f"remove it first"
-        )
-
-
-def weight_bytes(spec: ModelSpec, sides: Sequence[Side], precision: Precision) -> dict[Side, int]:
-    """What the weights of each side take at a precision; 0 where their number is unknown."""
-    return {side: spec.parameters(side) * precision.weights.bits // 8 for side in sides}
-
-
-def check_space(folder: Path, spec: ModelSpec, needed: int) -> None:
-    """Fail before the work, not after it, where the towers cannot fit on the disk.
-
-    Raises:
-        StorageError: less space is free than the weights take.
-    """
-    free = shutil.disk_usage(folder.parent).free
-    if free < needed:
-        raise StorageError(
-            f"{spec.id} needs {needed / 2**20:.0f} MiB at {folder.parent}, only "
-            f"{free / 2**20:.0f} MiB are free. Free some space, or choose another disk with "
-            f"--out or CLIPPERF_HOME"
         )
 
 

@@ -13,6 +13,7 @@ from clipperf.export import folder as folders
 from clipperf.export.exporter import EXPORTERS, Below, Exporter, Need, exporter_of
 from clipperf.export.folder import Exported, Wanted
 from clipperf.export.job import Built, Job, Tell
+from clipperf.export.space import weight_bytes
 from clipperf.export.workshop import Workshop
 from clipperf.models import zoo
 from clipperf.nouns.artifact import Artifact, Parity
@@ -67,7 +68,7 @@ def make(
     else:
         weights_id = present_weights(spec, shop, on_stage)
         sources = dict.fromkeys(sides, Below(weights_id))
-        needed_bytes = folders.weight_bytes(spec, sides, variant.row)
+        needed_bytes = weight_bytes(spec, sides, variant.row)
     name = "-".join(filter(None, [variant.folder_name, exporter.choices.suffix(variant)]))
     wanted = Wanted(
         folder=(out or store.artifact_folder(spec, weights_id, variant.runtime, name)).absolute(),

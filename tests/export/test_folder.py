@@ -123,6 +123,23 @@ def test_another_way_to_preprocess_keeps_it_too(
     assert_usable(out)
 
 
+def test_a_new_folder_prepares_exactly_whatever_its_source_was_set_to(
+    sample_artifact: Path, home: Path, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    folders.set_preprocess(ensured(sample_artifact, source, ["image", "text"]), "draft")
+    first = ensured(source, out, ["image"])
+    said = [first.manifest.preprocess, files.read_json(out / "preprocess.json")]
+    assert [each["method"] for each in said] == ["exact", "exact"]
+    assert_usable(out)
+    folders.set_preprocess(first, "fast")
+    added = ensured(source, out, ["text"])
+    anew = ensured(source, out, ["image", "text"], "2")
+    assert added.manifest.preprocess["method"] == "fast", "as the folder says"
+    assert anew.built == ("image", "text") and anew.manifest.preprocess["method"] == "fast"
+    assert store.read_manifest(source).preprocess["method"] == "draft"
+
+
 def test_files_of_a_tower_that_is_made_anew_go(
     sample_artifact: Path, home: Path, tmp_path: Path
 ) -> None:

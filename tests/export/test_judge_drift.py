@@ -98,6 +98,16 @@ def judge(folder: Path, data: Dataset, side: str = "image", both: bool = True) -
     return Judge(side, folder, data, fp32, False, "uint8")  # type: ignore[arg-type]
 
 
+def test_samples_are_prepared_exactly_whatever_the_folder_was_set_to(folder: Path) -> None:
+    path = folder / "preprocess.json"
+    before = path.read_bytes()
+    try:
+        write_json(path, PreprocessSpec(4, 4, method="draft").to_json())
+        assert judge(folder, dataset(folder))._pixels.method == "exact"
+    finally:
+        path.write_bytes(before)
+
+
 def test_a_tower_that_is_the_same_loses_nothing(folder: Path) -> None:
     found = judge(folder, dataset(folder))
     loss = found.loss(Images())

@@ -19,7 +19,7 @@ from clipperf.engines import contract
 from clipperf.errors import ClipperfError
 from clipperf.evals.published import SETS
 from clipperf.export.exporter import chosen, exporter_of
-from clipperf.export.folder import weight_bytes
+from clipperf.export.space import weight_bytes
 from clipperf.models import catalog, zoo
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec

@@ -86,7 +86,8 @@ class Judge:
     ) -> None:
         self._side: Side = side
         self._pixel_dtype = pixel_dtype
-        self._pixels = read_pixels(folder)
+        # Whatever the folder was set to since: its key knows nothing of that.
+        self._pixels = replace(read_pixels(folder), method="exact")
         self._tokenizer = Tokenizer.from_folder(folder) if _has_tokenizer(folder) else None
         self._dataset = dataset
         self._cut = cut
