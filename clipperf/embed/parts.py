@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,9 @@ def parts_of(
     Raises:
         UsageError: the dataset has fewer items than it had.
     """
-    with closing(fetched(dataset.items(run.start * plan.shard_items), ended)) as source:
+    first, last = plan.span(run.start, items).start, plan.span(run.stop - 1, items).stop
+    wanted = islice(dataset.items(first), last - first)  # nothing is fetched beyond the run
+    with closing(fetched(wanted, ended)) as source:
         for shard in run:
             left = len(plan.span(shard, items))
             while left:

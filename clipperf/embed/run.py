@@ -225,7 +225,8 @@ class _Run:
         ready = embedded(self._tower, parts, wishes.workers, ended.set, wishes.normalize)
         own: list[Outcome] = []
         writing: tuple[int, Future[Record]] | None = None
-        with contextlib.closing(parts), contextlib.closing(ready):
+        with contextlib.closing(parts), contextlib.closing(ready), contextlib.ExitStack() as end:
+            end.callback(ended.set)  # whichever end it is: by a good one all is read
             for outcome in ready:
                 own.append(outcome)
                 self._count(outcome, started)

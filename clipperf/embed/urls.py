@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from functools import partial
@@ -53,7 +53,7 @@ class _Watch:
         self._over: dict[int, float] = {}
         self._lock = threading.Lock()
         self._pause_s = pause_s
-        self.ended = threading.Event()
+        self.ended = self.over = threading.Event()
         threading.Thread(target=self._watch, name="clipperf-web-watch", daemon=True).start()
 
     def begin(self, over: float) -> None:
@@ -74,8 +74,9 @@ class _Watch:
             self._reading.pop(threading.get_ident(), None)
 
     def _watch(self) -> None:
-        while not self.ended.wait(self._pause_s):
+        while not self.ended.wait(self._pause_s) and not self.over.is_set():
             self._shut(time.monotonic())
+        self.ended.set()
         # Those that began meanwhile, too.
         self._shut(float("inf"))
 
@@ -134,6 +135,10 @@ class Web:
         self._watch = _Watch(min(1.0, whole_s / 8))
         self._http = _client(self._watch)
 
+    def ends_with(self, run: threading.Event) -> None:
+        """Whoever reads gets no more soon after a run has ended."""
+        self._watch.over = run
+
     def get(self, url: str) -> bytes:
         """The bytes at an address.
 
@@ -187,8 +192,10 @@ class Web:
                 size += len(part)
                 if size > MOST_BYTES:
                     raise UsageError(f"larger than {MOST_BYTES // MIB} MiB")
-            # Without a length, its end may be that of its time.
-            if self._watch.ended.is_set() or time.monotonic() > over:
+            # Without a length, its end may be that of its time, or the run's.
+            if self._watch.ended.is_set():
+                raise UsageError(ENDED)
+            if time.monotonic() > over:
                 raise UsageError(f"not whole after {self._whole_s:.0f} s")
             self._watch.end()
             answer.release_conn()
@@ -215,7 +222,10 @@ def _why(exc: Exception) -> str:
     return shown(said.rpartition(": ")[2] or said)
 
 
-def _work(web: Web, jobs: SimpleQueue[tuple[Future[bytes], str] | None]) -> None:
+Jobs = SimpleQueue[tuple[Future[bytes], str] | None]
+
+
+def _work(web: Web, jobs: Jobs, at_end: Callable[[], None]) -> None:
     """Fetch what is asked for, to the end of the jobs."""
     while (job := jobs.get()) is not None:
         task, address = job
@@ -225,32 +235,41 @@ def _work(web: Web, jobs: SimpleQueue[tuple[Future[bytes], str] | None]) -> None
             except BaseException as exc:  # noqa: BLE001 - whoever reads it is told
                 task.set_exception(exc)
         del task, job  # an image may be large, and the next job be far
+    at_end()
 
 
 class _Fetching:
-    """Threads that fetch; daemons, for a process that ends does not wait for a server."""
+    """Threads that fetch to the end of a run; daemons, for a process does not wait for a server."""
 
-    def __init__(self) -> None:
+    def __init__(self, ended: threading.Event) -> None:
         self._web = Web()
-        self._jobs: SimpleQueue[tuple[Future[bytes], str] | None] = SimpleQueue()
-        self._threads = 0
+        self._web.ends_with(ended)
+        self._jobs: Jobs = SimpleQueue()
+        self._threads = self._over = 0
+        self._lock = threading.Lock()
 
-    def later(self, address: str, ended: threading.Event) -> Later:
-        """An image that is fetched from now on; its reading ends with the run."""
+    def begin(self, address: str) -> Future[bytes]:
+        """The bytes of an image that is fetched from now on."""
         if self._threads < THREADS:
             name = f"clipperf-web-{self._threads}"
-            given = self._web, self._jobs
+            given = self._web, self._jobs, self._count
             threading.Thread(target=_work, args=given, name=name, daemon=True).start()
             self._threads += 1
         task: Future[bytes] = Future()
         self._jobs.put((task, address))
-        return Later(address, partial(_result, task, ended))
+        return task
 
     def close(self) -> None:
-        """End the threads; what is not there by now does not come any more."""
-        self._web.close()
+        """Begin no more: threads end with what was asked for, and connections with the last."""
         for _ in range(self._threads):
             self._jobs.put(None)
+
+    def _count(self) -> None:
+        with self._lock:
+            self._over += 1
+            last = self._over == self._threads
+        if last:
+            self._web.close()
 
 
 def _result(task: Future[bytes], ended: threading.Event) -> bytes:
@@ -266,26 +285,31 @@ def fetched(
 ) -> Generator[Item, None, None]:
     """Items whose URLs are being fetched, some of them ahead of their turn.
 
-    What becomes of one is known when it is read, where the run has `ended` at once. A client is
-    made with the first URL.
+    What becomes of one is known when it is read, where the run has `ended` at once; it may be read
+    after the last was handed out, or this was closed. A client is made with the first URL.
     """
     over = threading.Event() if ended is None else ended
     fetching: _Fetching | None = None
-    waiting: deque[Item] = deque()
+    waiting: deque[tuple[Item, Future[bytes] | None]] = deque()
     try:
         for each in items:
-            if not isinstance(each.given, Url):
-                if not waiting:
-                    yield each
-                    continue
-                waiting.append(each)
-            else:
-                fetching = fetching or _Fetching()
-                waiting.append(replace(each, given=fetching.later(each.given.address, over)))
+            task = None
+            if isinstance(each.given, Url):
+                fetching = fetching or _Fetching(over)
+                task = fetching.begin(each.given.address)
+                later = Later(each.given.address, partial(_result, task, over))
+                each = replace(each, given=later)
+            elif not waiting:
+                yield each
+                continue
+            waiting.append((each, task))
             if len(waiting) > AHEAD:
-                yield waiting.popleft()
+                yield waiting.popleft()[0]
         while waiting:
-            yield waiting.popleft()
+            yield waiting.popleft()[0]
     finally:
+        for _, task in waiting:
+            if task is not None:
+                task.cancel()
         if fetching is not None:
             fetching.close()

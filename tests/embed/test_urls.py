@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from clipperf.embed import urls
 from clipperf.embed.items import Item, Later, Url
@@ -23,6 +25,12 @@ pytest.importorskip("urllib3")
 ASKED: Counter[str] = Counter()
 
 
+def _png(gray: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (32, 32), gray).save(file, "png")
+    return file.getvalue()
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -31,6 +39,9 @@ class Handler(BaseHTTPRequestHandler):
         kind = self.path.strip("/").split("-")[0]
         if kind == "ok" or (kind == "later" and ASKED[self.path] == 3):
             return self._answer(200, self.path.encode())
+        if kind == "late":
+            time.sleep(0.2)
+            return self._answer(200, _png(len(self.path)))
         if kind == "large":
             return self._answer(200, b"x" * 5000)
         if kind in ("loop", "file", "moved"):
@@ -172,6 +183,54 @@ def test_a_run_that_is_refused_ends_though_a_server_hangs(
     with pytest.raises(CorruptError, match="404"):
         embed(file, tmp_path / "out", opened, wishes)
     assert time.monotonic() - begun < 4
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_was_handed_out_comes_after_the_last_item(server: str, closed: bool) -> None:
+    """Whoever reads is behind whoever hands out: by then the generator is at its end, or closed."""
+    ASKED.clear()
+    items = fetched(Item(str(i), Url(f"{server}/late-{'x' * i}")) for i in range(5))
+    handed = [next(items) for _ in range(3)] if closed else list(items)
+    if closed:
+        items.close()
+    given = [item.given for item in handed]
+    assert [each.read() for each in given if isinstance(each, Later)] == [
+        _png(len("/late-") + i) for i in range(len(handed))
+    ]
+    if closed:
+        return
+    limit = time.monotonic() + 10  # its threads end with the last image
+    while any(t.name.startswith("clipperf-web-") for t in threading.enumerate()):
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def test_no_image_is_lost_to_the_ends_of_ranges(
+    server: str, tmp_path: Path, sample_artifact: Path
+) -> None:
+    """A run, and one that goes on with gaps: every server takes a moment for an answer."""
+    file, out = tmp_path / "t.csv", tmp_path / "out"
+    file.write_text("url\n" + "".join(f"{server}/late-{'x' * i}\n" for i in range(5)))
+
+    def opened() -> Tower:
+        found = open_tower(sample_artifact, "image", threads=1)
+        found.batch = 4
+        return found
+
+    def contents() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+    found = embed(file, out, opened, Wishes(shard_items=1))
+    assert (found.vectors, found.corrupt, found.made) == (5, 0, 5)
+    before = contents()
+    for gap in (0, 2, 4):
+        (out / f"shard-{gap:06d}.json").unlink()
+    ASKED.clear()
+    found = embed(file, out, opened, Wishes(shard_items=1))
+    assert (found.vectors, found.corrupt, found.made) == (5, 0, 3)
+    assert contents() == before
+    # Nothing beside what was missing.
+    assert ASKED == {"/late-": 1, "/late-xx": 1, "/late-xxxx": 1}
 
 
 def test_nobody_there(web: Web) -> None:
