@@ -77,7 +77,14 @@ class NotFiniteError(EngineError):
 
 
 class RefusedError(EngineError):
-    """A server has too much to do for this request; another time it may have not."""
+    """A server has too much to do for this request; another time it may have not.
+
+    `after_s` is in how many seconds it wants to be asked again, None where it does not say.
+    """
+
+    def __init__(self, message: str, after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.after_s = after_s
 
 
 class UnsupportedError(EngineError):

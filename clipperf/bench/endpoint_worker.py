@@ -17,6 +17,7 @@ offer      scenario, serving, rate_per_s          trial
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -27,6 +28,7 @@ import numpy as np
 from clipperf.bench import cost, loadgen
 from clipperf.bench.endpoint_inputs import offered
 from clipperf.engines.endpoint import open_endpoint
+from clipperf.engines.patience import patiently
 from clipperf.errors import ClipperfError, EngineError, RefusedError
 from clipperf.nouns.cell import Engine, EngineRequest
 from clipperf.nouns.endpoint import Takes
@@ -70,9 +72,10 @@ class Session:
         return {"provider": getattr(self.engine, "provider", None)}
 
     def first(self, fields: Fields, tell: Tell) -> Fields:
-        """The first answer, connecting included."""
+        """The first answer, connecting included, but for tries that the server refused."""
         engine, inputs, request = self._opened()
-        _, first_run_s = cost.timed(lambda: engine.run(inputs[: request.cell.batch]))
+        batch = inputs[: request.cell.batch]
+        _, first_run_s = patiently(lambda: cost.timed(lambda: engine.run(batch)))
         return {"first_run_s": first_run_s}
 
     def agree(self, fields: Fields, tell: Tell) -> Fields:
@@ -96,7 +99,7 @@ class Session:
                 own = encode[request.endpoint.takes](given, normalize=True)
         except ClipperfError as exc:  # which says nothing of the server
             return {"least_cosine": None, "problem": str(exc)}
-        theirs = np.concatenate([engine.run(some[i : i + 1]) for i in range(len(some))])
+        theirs = np.concatenate([_run(engine, some[i : i + 1]) for i in range(len(some))])
         if theirs.shape != own.shape:
             raise EngineError(
                 f"{request.endpoint.label}: gives vectors of {theirs.shape[1]} numbers, those of "
@@ -109,17 +112,19 @@ class Session:
     def block(self, fields: Fields, tell: Tell) -> Fields:
         """One block of timed calls, over as many connections as asked for.
 
-        Over one where the server has too much to do with them.
+        Over fewer where the server has too much to do with them; over one it is asked again.
         """
-        try:
-            return self._block(fields, fields["streams"])
-        except RefusedError:
-            return self._block(fields, 1)
+        streams: int = fields["streams"]
+        while streams > 1:
+            with contextlib.suppress(RefusedError):
+                return self._block(fields, streams)
+            streams //= 2
+        return self._block(fields, 1)
 
     def _block(self, fields: Fields, streams: int) -> Fields:
         engine, inputs, request = self._opened()
         samples = cost.time_block(
-            engine.run,
+            engine.run if streams > 1 else lambda batch: _run(engine, batch),
             inputs[: request.cell.batch],
             warmup=fields["warmup"],
             calls=fields["calls"],
@@ -155,6 +160,11 @@ class Session:
         if self.engine is None or self.inputs is None or self.request is None:
             raise EngineError("no server was named")
         return self.engine, self.inputs, self.request
+
+
+def _run(engine: Engine, batch: np.ndarray) -> np.ndarray:
+    """Vectors of a batch, asked for again while the server refuses."""
+    return patiently(lambda: engine.run(batch))
 
 
 def main() -> int:

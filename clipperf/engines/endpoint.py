@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from clipperf.engines.http import Http
-from clipperf.errors import ArtifactError, EngineError, UsageError
+from clipperf.errors import ArtifactError, EngineError, RefusedError, UsageError
 from clipperf.nouns.cell import Engine, EngineRequest
 from clipperf.nouns.endpoint import Endpoint
 from clipperf.nouns.variant import Side
@@ -106,20 +106,29 @@ def ask(url: str, wanted: Wanted, protocol: str | None = None) -> Found:
 
     Each tower that is wanted has a model or is missing, unless models were named: then it is these.
 
+    While the server has too much to do it is asked `patience.patiently`.
+
     Raises:
         UsageError: there is no such protocol.
         MissingDependencyError: no HTTP client is installed.
+        RefusedError: the server has too much to do.
         EngineError: nobody answers, in none of the protocols, or nothing fits.
     """
     tried = list(PROTOCOLS) if protocol is None else [PROTOCOLS.get(protocol)]
-    http = Http(url)
+    http = Http(url, patient=True)
+    refusal: RefusedError | None = None
     try:
         for each in tried:
-            server = each.server(http)
+            try:
+                server = each.server(http)
+            except RefusedError as exc:  # something in front of it may do so for what is not there
+                server, refusal = None, exc
             if server is not None:
                 return _whole(each.models(http, wanted, server), wanted, url)
     finally:
         http.close()
+    if refusal is not None:
+        raise refusal
     names = " nor ".join(each.name for each in tried)
     raise EngineError(
         f"{url}: what answers there speaks {'neither ' if len(tried) > 1 else 'no '}{names}"

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from clipperf.engines.patience import patiently, refused
 from clipperf.errors import (
     ArtifactError,
     EngineError,
     MissingDependencyError,
-    RefusedError,
     UsageError,
 )
 from clipperf.serialize import parse_json
@@ -89,6 +89,11 @@ class Answer:
             for each in (self.secret, json.dumps(self.secret)[1:-1], quote(self.secret, safe="")):
                 found = found.replace(each, HIDDEN)
         return one_line(found) or "without a word"
+
+    def error(self, where: str) -> EngineError:
+        """The answer as an error: a RefusedError where the server has too much to do."""
+        said = f"{where}: HTTP {self.status}: {self.reason}"
+        return refused(said, self.headers) if self.status in BUSY else EngineError(said)
 
 
 def check() -> None:
@@ -191,9 +196,12 @@ def _manager(connections: int, answer_s: float) -> urllib3.PoolManager:
 class Http:
     """Up to `connections` requests at once to one server; more of them wait for one to be free."""
 
-    def __init__(self, url: str, connections: int = 1, answer_s: float = ANSWER_S) -> None:
-        """Nothing is sent yet; raises UsageError for a token that is none."""
+    def __init__(
+        self, url: str, connections: int = 1, answer_s: float = ANSWER_S, patient: bool = False
+    ) -> None:
+        """Nothing is sent yet, and `patiently` if so; raises UsageError for a bad token."""
         self.url = url
+        self._patient = patient
         self._answer_s = answer_s
         self._pool = _manager(connections, answer_s)
         self._headers = {"Accept": "application/json"}
@@ -213,6 +221,7 @@ class Http:
         """Hand something in, whatever the server answers.
 
         Raises:
+            RefusedError: of a patient one, the server has too much to do.
             EngineError: no answer came: nobody listens, it took too long, the connection broke; or
                 the server wants to know who asks.
         """
@@ -228,14 +237,24 @@ class Http:
         answer = self.post(path, body, headers)
         if answer.status == 200:
             return answer
-        kind = RefusedError if answer.status in BUSY else EngineError
-        raise kind(f"{where}: HTTP {answer.status}: {answer.reason}")
+        raise answer.error(where)
 
     def close(self) -> None:
         """Close all connections."""
         self._pool.clear()
 
     def _request(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Answer:
+        def asked() -> Answer:
+            answer = self._answered(method, path, body, headers)
+            if self._patient and answer.status in BUSY:
+                raise answer.error(self.url)
+            return answer
+
+        return patiently(asked)
+
+    def _answered(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> Answer:
         import urllib3

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from clipperf.bench.endpoints import Target, jobs_of, known
 from clipperf.bench.jobs import Event, Job, run_job
 from clipperf.commands import serving_options
 from clipperf.commands.endpoint_options import endpoint_target
-from clipperf.errors import UsageError
+from clipperf.errors import RefusedError, UsageError
 from clipperf.inputs.tokenize import Tokenizer
 from clipperf.models import zoo
 from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
@@ -228,6 +230,45 @@ def test_a_server_that_has_too_much_to_do_is_not_valid(url: str) -> None:
     trial = row.serving.trials[-1]
     assert trial.refused > 0 and not trial.valid
     assert trial.reasons[-1].startswith(f"{trial.refused} were refused: clip_text at {url}")
+
+
+def test_a_server_that_is_busy_before_the_tests_is_measured(url: str) -> None:
+    """Every other request is refused until inputs are offered: the first answer, the look at it."""
+    model_server.control(url, fault="503", every=2)
+    (row,) = measured(target(url), failing(url))
+    assert row.status == "ok", row.error
+    assert row.serving is not None and row.serving.counts is not None
+    assert row.serving.counts.valid and row.serving.counts.refused == 0
+
+
+def test_fewer_connections_where_a_server_refuses_so_many() -> None:
+    """It takes two at once; eight and four are refused."""
+    lock, now = threading.Lock(), [0]
+
+    class Two:
+        def run(self, array: np.ndarray) -> np.ndarray:
+            with lock:
+                now[0] += 1
+                refused = now[0] > 2
+            try:
+                if refused:
+                    raise RefusedError("busy")
+                time.sleep(0.05)
+            finally:
+                with lock:
+                    now[0] -= 1
+            return array
+
+        def close(self) -> None:
+            pass
+
+    session = endpoint_worker.Session()
+    session.engine, session.inputs = Two(), np.zeros((4, 3), np.float32)
+    spec = ModelSpec("m", "sample", "m", "bundled", 64, 77, 192)
+    session.request = EngineRequest(Cell("m", "text", "openai", "", REMOTE, 1, 1), spec, None)
+    block = {"streams": 8, "warmup": 1, "calls": 3, "min_s": 0.0, "max_s": 9.0, "sleep_s": 0.0}
+    found = session.block(block, lambda said: None)
+    assert found["streams"] == 2 and len(found["samples"]) == 2 * 3
 
 
 @pytest.mark.parametrize(

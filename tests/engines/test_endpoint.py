@@ -13,7 +13,7 @@ import pytest
 
 import clipperf
 from clipperf.bench.endpoint_inputs import photos
-from clipperf.engines import http
+from clipperf.engines import http, patience
 from clipperf.engines.endpoint import Wanted, ask, open_endpoint
 from clipperf.errors import EngineError, RefusedError, UnsupportedError, UsageError
 from clipperf.nouns.cell import Cell, EngineRequest
@@ -300,3 +300,56 @@ def test_what_is_no_url_or_holds_a_secret(given: str) -> None:
     with pytest.raises(UsageError, match="--endpoint") as caught:
         http.base_url(given)
     assert "pw1" not in str(caught.value)
+
+
+# --- patience ------------------------------------------------------------------------------
+
+
+def refusals(after: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[float]]:
+    """What becomes of a server that refuses so often, with these headers; and the pauses."""
+    slept: list[float] = []
+    monkeypatch.setattr(patience.time, "sleep", slept.append)
+    left = list(after)
+
+    def asked() -> str:
+        if left:
+            raise patience.refused("url: HTTP 429: busy", {"retry-after": left.pop(0)})
+        return "there"
+
+    try:
+        return patience.patiently(asked), slept
+    except RefusedError as exc:
+        return str(exc), slept
+
+
+def test_a_server_that_refuses_is_asked_again_within_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert refusals([], monkeypatch) == ("there", [])
+    # Its own pauses, what the header asks for where that is longer, and never over ten seconds.
+    odd = ["", "3", "0", "soon", "inf", "3600"]
+    assert refusals(odd, monkeypatch) == ("there", [0.1, 3.0, 0.4, 0.8, 1.6, 10.0])
+    past = "Sun, 06 Nov 1994 08:49:37 GMT"
+    assert refusals([past], monkeypatch) == ("there", [0.1])
+    said, slept = refusals([""] * 8, monkeypatch)
+    assert slept == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]
+    assert said.startswith("url: HTTP 429: busy; asked 8 times in 12.7 s: it has too much to do")
+    said, slept = refusals(["9"] * 8, monkeypatch)  # 9 + 9 + 9 would be over twenty
+    assert slept == [9.0, 9.0] and "asked 3 times in 18.0 s" in said
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_how_a_server_answers_is_seen_though_it_is_busy_now_and_then(url: str, every: int) -> None:
+    """A refusal does not say that it lacks base64."""
+    model_server.control(url, fault="503", every=every)
+    (found,) = served(url, Wanted(("text",), ("clip_text",)), "openai")
+    assert (found.encoding, found.width) == ("base64", 192)
+
+
+def test_a_server_that_is_always_busy_is_named_as_that(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "TRIES", 2)
+    model_server.control(url, fault="503")
+    with pytest.raises(RefusedError, match=r"HTTP 503: the GPU is on fire; asked 2 times in 0\.1"):
+        served(url, Wanted(("text",), ("clip_text",)), "openai")
