@@ -71,6 +71,11 @@ def quoted(value: object) -> str:
         return f"a value of type {type(value).__name__}"
 
 
+def number_of(count: int, noun: str) -> str:
+    """So many of something: "1 shard", "2 shards"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _counted(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 

@@ -8,7 +8,7 @@ import unicodedata
 
 import pytest
 
-from clipperf.text import CUT, UNSHOWN, json_text, one_line, printable, shortened
+from clipperf.text import CUT, UNSHOWN, json_text, number_of, one_line, printable, shortened
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,10 @@ from clipperf.text import CUT, UNSHOWN, json_text, one_line, printable, shortene
 def test_printable(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert shown.isprintable() and shown.encode()
+
+
+def test_one_is_not_several() -> None:
+    assert [number_of(n, "shard") for n in (0, 1, 2)] == ["0 shards", "1 shard", "2 shards"]
 
 
 def test_one_line_of_many() -> None:

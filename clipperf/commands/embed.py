@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from clipperf.commands.model_options import KINDS, ContextLength, ImageSize, Pretrained
-from clipperf.commands.options import Device, Json, Quiet, Threads, print_json, tell_lines
+from clipperf.commands.options import (
+    Device,
+    Json,
+    Quiet,
+    Threads,
+    named_path,
+    print_json,
+    tell_lines,
+)
 from clipperf.errors import UsageError
 from clipperf.system.terminal import say
+from clipperf.text import shown
 
 if TYPE_CHECKING:
     from clipperf.embed.run import Limit, Summary
@@ -40,7 +49,12 @@ def command(
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="DIR", help="Where vectors go; named again, it is resumed."),
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            parser=named_path,
+            help="Where vectors go; named again, it is resumed.",
+        ),
     ],
     tower: Annotated[
         str, typer.Option("--tower", help="image or text: what is embedded.")
@@ -158,6 +172,11 @@ def command(
         )
     if side == "text" and (preprocess, workers) != (None, None):
         raise UsageError("--preprocess and --workers are for images: leave them out with texts")
+    if dataset.lower().startswith(("http://", "https://")):
+        raise UsageError(
+            f"{shown(dataset)}: datasets are read from this machine, not fetched: fetch the file "
+            f"first; the images that its rows name may be URLs"
+        )
     path = SAMPLE_ZIP if dataset == SAMPLE else expanded(dataset)
     opening = {"threads": threads, "streams": streams, "device": device, "preprocess": preprocess}
     with using(), progress(quiet, total=1) as bar:
@@ -264,25 +283,27 @@ def _in_precision(tower: Tower, asked: str | None) -> Tower:
 def _lines(summary: Summary) -> list[str]:
     """What is in the folder, and what is not."""
     from clipperf import units
-    from clipperf.text import one_line
+    from clipperf.text import number_of, one_line
 
     manifest = summary.manifest
     unit = "unit length" if manifest.normalized else "as the tower gives them"
+    vectors = number_of(summary.vectors, "vector")
     said = [
         f"{manifest.model} {manifest.side} in {manifest.runtime} {manifest.precision}: "
-        f"{summary.vectors} vectors of {manifest.dimension} {manifest.plan.dtype}, {unit}",
-        f"{summary.shards} shards ({manifest.plan.format}), {summary.made} made now"
+        f"{vectors} of {manifest.dimension} {manifest.plan.dtype}, {unit}",
+        f"{number_of(summary.shards, 'shard')} ({manifest.plan.format}), {summary.made} made now"
         + (
-            f": {summary.tried} items in {units.seconds(summary.seconds)}, "
+            f": {number_of(summary.tried, 'item')} in {units.seconds(summary.seconds)}, "
             f"{units.rate(summary.tried / max(1e-9, summary.seconds))}/s"
             if summary.made
             else ""
         ),
     ]
     if summary.clipped:
-        said.append(f"{summary.clipped} images hold values that are no bytes and were clipped")
+        said.append(f"{number_of(summary.clipped, 'image')}: values that are no bytes were clipped")
     if summary.corrupt:
-        said.append(f"{summary.corrupt} items are corrupt, and listed in shard-*.corrupt.jsonl:")
+        are = "item is" if summary.corrupt == 1 else "items are"
+        said.append(f"{summary.corrupt} {are} corrupt, and listed in shard-*.corrupt.jsonl:")
         said += [one_line(f"  {id_}: {reason}") for id_, reason in summary.named]
         more = summary.corrupt - len(summary.named)
         said += [f"  and {more} more"] if more > 0 else []

@@ -15,6 +15,7 @@ from clipperf.commands.options import (
     Quiet,
     TowerChoice,
     folder_to_deploy,
+    named_path,
     names,
     pixel_dtypes,
     print_json,
@@ -73,7 +74,12 @@ def command(
     ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--out", help="Artifact folder; default: in the store."),
+        typer.Option(
+            "--out",
+            metavar="<path>",
+            parser=named_path,
+            help="Artifact folder; default: in the store.",
+        ),
     ] = None,
     layout: Annotated[
         Optional[str],  # noqa: UP045

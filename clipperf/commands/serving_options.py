@@ -92,8 +92,12 @@ def offered(
     A server that is asked (`remote`) makes its own batches of inputs that come one by one.
 
     Raises:
-        UsageError: an option that is another scenario's.
+        UsageError: there is no such scenario, or an option is another one's.
     """
+    if scenario not in SERVING:
+        from clipperf.bench.jobs import SCENARIOS  # with what measures, which --help does without
+
+        SCENARIOS.get(CLOSED_LOOP if scenario == CLOSED else scenario)
     if scenario != SERVER:
         given = {"--slo-ms": slo_ms, "--max-batch": max_batch, "--max-delay-ms": max_delay_ms}
         given |= {"--rate": rate}

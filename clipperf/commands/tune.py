@@ -16,6 +16,7 @@ from clipperf.commands.options import (
     TowerChoice,
     command_line,
     folder_to_deploy,
+    named_path,
     names,
     numbers,
     print_json,
@@ -76,11 +77,21 @@ def command(
     ] = 10.0,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--out", help="The file for clipperf.load; default: in the store."),
+        typer.Option(
+            "--out",
+            metavar="<path>",
+            parser=named_path,
+            help="The file for clipperf.load; default: in the store.",
+        ),
     ] = None,
     bundle: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--bundle", help="Also a folder with the file and what it needs, to deploy."),
+        typer.Option(
+            "--bundle",
+            metavar="<path>",
+            parser=named_path,
+            help="Also a folder with the file and what it needs, to deploy.",
+        ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -73,7 +73,7 @@ def opened(path: Path, wanted: Wanted, scratch: Path) -> Dataset:
         return _zip(path, wanted)
     for own, make in ((".parquet", _parquets), (".tar", _tars)):
         if suffix == own and kind == "file":
-            return make(path.parent, [stamped(path)], wanted)
+            return replace(make(path.parent, [stamped(path)], wanted), path=path)
     raise UsageError(
         f"{shown(path)} is no dataset: give a folder of images, or a file that ends in "
         f"{', '.join((*SUFFIXES, '.tar', '.parquet', '.zip'))}"

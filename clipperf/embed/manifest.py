@@ -14,7 +14,7 @@ from clipperf.nouns.variant import Side
 from clipperf.serve.bulk import Tower
 from clipperf.system.files import utc_now, write_json
 from clipperf.system.store import read_versioned, record_of
-from clipperf.text import quoted, shown
+from clipperf.text import number_of, quoted, shown
 from clipperf.version import __version__
 
 SCHEMA_VERSION = 1
@@ -78,11 +78,15 @@ class Manifest:
 
 
 OPTIONS = {
-    "side": "tower",
+    "side": "--tower",
     "key": "artifact",
     "normalized": "normalisation",
-    "data.digest": "files of the dataset (names, sizes or times of change)",
-    "plan.shard_items": "items a shard",
+    "preprocess.method": "--preprocess",
+    "data.column": "--column",
+    "data.id_column": "--id-column",
+    "plan.format": "--format",
+    "plan.dtype": "--dtype",
+    "plan.shard_items": "--shard-items",
 }
 """How people call what a manifest pins, where they call it something else."""
 
@@ -151,15 +155,29 @@ def check_same(out: Path, before: Manifest, now: Manifest) -> None:
     unlike = [name for name in new if name not in FREE and old.get(name) != new[name]]
     if not unlike:
         return
+    parts = []
     if "data.digest" in unlike:  # numbers of files and bytes follow from it
         details = ("data.files", "data.size_bytes", "data.items", "plan.shards")
-        for flat, data in ((old, before.data), (new, now.data)):
-            flat["data.digest"] = f"{data.files} of {data.size_bytes:,} bytes"
-        unlike = [name for name in unlike if name not in details]
-    said = "; ".join(_difference(name, old.get(name), new[name]) for name in unlike)
+        unlike = [name for name in unlike if name not in (*details, "data.digest")]
+        parts.append(_files(before.data, now.data))
+    parts += [_difference(name, old.get(name), new[name]) for name in unlike]
+    said = "; ".join(parts)
     raise UsageError(
         f"{shown(out)} was begun with something else: {said}. Repeat the command that began it, "
         f"or choose another folder with --out"
+    )
+
+
+def _files(before: Data, now: Data) -> str:
+    """In what the files of two datasets differ, as far as what is kept of them tells."""
+    old, new = (
+        f"{number_of(data.files, 'file')} of {data.size_bytes:,} bytes" for data in (before, now)
+    )
+    if old != new:
+        return f"the dataset was {old}, now {new}"
+    return (
+        f"the dataset has {old} as before, but names, sizes of some or times of change are others: "
+        f"copies have new times, where they are not made with cp -p or rsync -t"
     )
 
 

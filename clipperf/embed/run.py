@@ -32,7 +32,7 @@ from clipperf.serve.bulk import Tower
 from clipperf.system import temporaries
 from clipperf.system.files import locked, translated
 from clipperf.system.targets import kind_of, real
-from clipperf.text import one_line, shown
+from clipperf.text import number_of, one_line, shown
 
 NAMED = 5
 """Corrupt items that a summary names."""
@@ -213,7 +213,8 @@ class _Run:
         for id_, reason in summary.named[-1:]:
             self._last_corrupt = one_line(f"{id_}: {reason}")
         if summary.shards:
-            self._on_stage(f"{summary.shards} of {self._manifest.plan.shards} shards are there")
+            all_ = number_of(self._manifest.plan.shards, "shard")
+            self._on_stage(f"{summary.shards} of {all_} there already")
         return missing
 
     def _make(self, run: range, writer: ThreadPoolExecutor, started: float) -> None:
@@ -255,8 +256,9 @@ class _Run:
         limit = self._wishes.limit
         if (at_end or limit.number is not None) and limit.passed(self._corrupt, self._done):
             raise CorruptError(
-                f"{self._corrupt} of {self._done} items are corrupt, more than --max-corrupt "
-                f"allows; the shards before are there. The last one: {self._last_corrupt}"
+                f"corrupt: {self._corrupt} of {number_of(self._done, 'item')}, more than "
+                f"--max-corrupt allows; the shards before are there. The last one: "
+                f"{self._last_corrupt}"
             )
 
     def _write(self, number: int, own: list[Outcome]) -> Record:
@@ -298,7 +300,8 @@ class _Run:
         self._summary.made += 1
         corrupt = f", {record.corrupt} corrupt" if record.corrupt else ""
         self._on_stage(
-            f"shard {number + 1} of {self._manifest.plan.shards}: {record.rows} vectors{corrupt}"
+            f"shard {number + 1} of {self._manifest.plan.shards}: "
+            f"{number_of(record.rows, 'vector')}{corrupt}"
         )
 
 

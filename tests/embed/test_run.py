@@ -23,6 +23,7 @@ import clipperf
 from clipperf.embed import run as runs
 from clipperf.embed.formats import FORMATS
 from clipperf.embed.items import Item, Wanted
+from clipperf.embed.manifest import check_same, read_manifest
 from clipperf.embed.run import Limit, Summary, Wishes, embed
 from clipperf.embed.shards import corrupt_in
 from clipperf.errors import (
@@ -287,22 +288,39 @@ def test_another_run_is_refused(photos: Path, tmp_path: Path, opened: Any) -> No
     before = content(out)
     for wishes, said in (
         (replace(WISHES, normalize=True), "normalisation was False, now True"),
-        (replace(WISHES, shard_items=6), "items a shard was 5, now 6; shards was 3, now 2"),
-        (replace(WISHES, format="parquet"), "format was 'npy', now 'parquet'"),
-        (replace(WISHES, dtype="float16"), "dtype was 'float32', now 'float16'"),
+        (replace(WISHES, shard_items=6), "--shard-items was 5, now 6; shards was 3, now 2"),
+        (replace(WISHES, format="parquet"), "--format was 'npy', now 'parquet'"),
+        (replace(WISHES, dtype="float16"), "--dtype was 'float32', now 'float16'"),
     ):
         with pytest.raises(UsageError, match=f"was begun with something else: {said}. Repeat"):
             embed(photos, out, opened, wishes)
     with pytest.raises(UsageError, match="batch was 4, now 2"):
         embed(photos, out, lambda: opened(batch=2), WISHES)
-    with pytest.raises(UsageError, match="tower was 'image', now 'text'; artifact was"):
+    with pytest.raises(UsageError, match="--tower was 'image', now 'text'; artifact was"):
         text = Wishes(wanted=Wanted("text"), shard_items=SHARD)
         (photos / "a.txt").write_text("a")
         embed(photos, out, lambda: opened("text"), text)
     shutil.copy(photos / "0 cut.png", photos / "one more.png")
-    with pytest.raises(UsageError, match=r"files of the dataset .* was '12 of .* now '13 of"):
+    with pytest.raises(
+        UsageError, match=r"the dataset was 12 files of .* now 13 files of .* bytes"
+    ):
+        embed(photos, out, opened, WISHES)
+    (photos / "one more.png").unlink()
+    os.utime(photos / "0 cut.png", (1, 1))
+    with pytest.raises(UsageError, match=r"has 12 files of .* as before, but .* times of change"):
         embed(photos, out, opened, WISHES)
     assert content(out) == before
+
+
+def test_another_preprocessing_is_named_as_its_option_is(
+    photos: Path, tmp_path: Path, opened: Any
+) -> None:
+    embed(photos, tmp_path / "out", opened, WISHES)
+    told = read_manifest(tmp_path / "out")
+    assert told.preprocess is not None
+    other = replace(told, preprocess={**told.preprocess, "method": "fast"})
+    with pytest.raises(UsageError, match=r"else: --preprocess was 'exact', now 'fast'\. Repeat"):
+        check_same(tmp_path / "out", told, other)
 
 
 def test_another_artifact_is_refused(
@@ -458,7 +476,7 @@ def test_too_many_corrupt_items_end_a_run(photos: Path, tmp_path: Path, opened: 
         assert not (out / "shard-000003.json").exists()
     assert embed(photos, out, opened, WISHES).corrupt == 10
     # Nothing is left to be made.
-    with pytest.raises(CorruptError, match="10 of 20 items are corrupt, more than --max-corrupt"):
+    with pytest.raises(CorruptError, match="corrupt: 10 of 20 items, more than --max-corrupt"):
         embed(photos, out, opened, replace(WISHES, limit=Limit(number=9)))
 
 
