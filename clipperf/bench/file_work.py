@@ -15,7 +15,7 @@ from clipperf.inputs.sources import list_folder
 from clipperf.nouns.from_files import FileWork, Way
 from clipperf.stats import median
 from clipperf.system.env import available_cores
-from clipperf.text import shown
+from clipperf.text import quoted, shown
 
 
 def file_work(
@@ -23,11 +23,12 @@ def file_work(
     methods: Sequence[str] | None = None,
     threads: Sequence[int] | None = None,
     asked: str = "--from-files",
+    method_asked: str = "--preprocess",
 ) -> FileWork:
     """All images below a folder, made into pixels by every method on every number of threads.
 
     By default all methods that are installed, on as many threads as there are cores.
-    `asked` is how the folder was asked for.
+    `asked` is how the folder was asked for, `method_asked` beside it the methods.
 
     Raises:
         UsageError: there is no such folder, no image in it, one that cannot be read, or no such
@@ -48,6 +49,9 @@ def file_work(
         fast = importlib.util.find_spec("cykooz_resizer") is not None
         methods = METHODS if fast else METHODS[:1]
     for method in methods:
+        if method not in METHODS:
+            named = method_asked if method_asked.startswith("-") else f"{asked}: {method_asked}"
+            raise UsageError(f"{named} {quoted(method)}: choose from {', '.join(METHODS)}")
         preprocess_fast.check(method)
     counts = threads or (available_cores(),)
     ways = tuple(Way(method, count) for method in methods for count in counts)

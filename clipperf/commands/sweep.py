@@ -11,6 +11,7 @@ import typer
 from clipperf.commands.options import (
     Quiet,
     command_line,
+    named_path,
     print_tables,
     refuse_to_replace_data,
     tell_lines,
@@ -24,6 +25,7 @@ from clipperf.commands.sweep_view import (
     unsupported_lines,
 )
 from clipperf.system.terminal import say
+from clipperf.text import number_of
 
 if TYPE_CHECKING:
     from clipperf.bench.sweeps.cells import Driven, Study
@@ -47,7 +49,12 @@ def command(
     plan: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="What to measure.")],
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--out", help="The folder for results; default: beside the plan, PLAN.sweep."),
+        typer.Option(
+            "--out",
+            metavar="<path>",
+            parser=named_path,
+            help="The folder for results; default: beside the plan, PLAN.sweep.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -69,6 +76,7 @@ def command(
     from clipperf.bench.sweeps.ledger import MARK, Ledger
     from clipperf.bench.sweeps.plan_file import read_plan
     from clipperf.bench.sweeps.run import sweep
+    from clipperf.bench.sweeps.scored import check_datasets
     from clipperf.system import results
     from clipperf.system.housekeeping.in_use import using
     from clipperf.system.stopping import Stopping
@@ -76,6 +84,7 @@ def command(
 
     path = expanded(plan)
     asked = read_plan(path)
+    check_datasets(asked)
     folder = expanded(out) if out is not None else path.with_suffix(".sweep")
     kept = Ledger(folder, command_line())
     kept.check()
@@ -150,7 +159,8 @@ def _driven(plan: SweepPlan, scenario: str) -> Driven:
 
     if scenario == FROM_FILES:
         folder = str(plan.path.parent / (plan.files or ""))
-        work = file_work(folder, plan.preprocess, plan.preprocess_threads, "[from-files]")
+        where = f"{plan.path}: [from-files]"
+        work = file_work(folder, plan.preprocess, plan.preprocess_threads, where, "preprocess")
         return Driven(FROM_FILES, plan.batches, files=work)
     if scenario not in SERVING:
         return Driven(CLOSED_LOOP if scenario == CLOSED else scenario, plan.batches)
@@ -166,17 +176,27 @@ def _driven(plan: SweepPlan, scenario: str) -> Driven:
 
 
 def _show_plan(study: Study, expected: Estimate, kept: Ledger, json_lines: bool) -> None:
-    """What --dry-run prints."""
+    """What --dry-run prints: of what is there it says so, and expects the rest."""
+    from clipperf.bench.sweeps.estimate import estimated
+    from clipperf.bench.sweeps.there import done
+    from clipperf.system import env
+
+    there = done(study, kept, env.capture())
+    if there:
+        expected = estimated(study, there)
     if not json_lines:
-        print_tables(*planned_tables(study, expected, kept))
+        print_tables(*planned_tables(study, expected, kept, there))
         tell_lines(*unsupported_lines(study))
         return
     for unit in study.units:
         for cell in unit.cells:
             print_line({"event": "cell", "unit": unit.id, "dataset": unit.dataset, "cell": cell,
-                        "unit_s": expected.seconds[unit.id]})  # fmt: skip
+                        "there": unit.id in there,
+                        "unit_s": expected.seconds.get(unit.id, 0.0)})  # fmt: skip
     _print_unsupported(study)
-    print_line({"event": "plan", "cells": sum(len(unit.cells) for unit in study.units),
+    cells = sum(len(unit.cells) for unit in study.units)
+    valid = sum(len(unit.cells) for unit in study.units if unit.id in there)
+    print_line({"event": "plan", "cells": cells, "valid": valid, "left": cells - valid,
                 "units": len(study.units), "seconds": expected.total_s,
                 "most_s": expected.most_s, "disk_bytes": expected.disk_bytes,
                 "fetch": expected.fetch, "unknown": expected.unknown})  # fmt: skip
@@ -207,7 +227,7 @@ def _show_end(outcome: Outcome, report: Path | None, json_lines: bool) -> None:
         "measured": outcome.measured,
         "valid": outcome.valid,
         "left": outcome.left,
-        "failed": len(outcome.failures),
+        "failed": outcome.failed,
     }
     if json_lines:
         print_line({"event": "end", **counts, "report": report})
@@ -215,7 +235,7 @@ def _show_end(outcome: Outcome, report: Path | None, json_lines: bool) -> None:
     for label, reason in list(outcome.failures.items())[:MOST_FAILURES]:
         say(f"failed: {label}: {reason}")
     tell_lines(
-        f"{outcome.total} cells: {outcome.measured} measured, {outcome.valid} there already, "
-        f"{outcome.left} left; {len(outcome.failures)} failed",
+        f"{number_of(outcome.total, 'cell')}: {outcome.measured} measured, "
+        f"{outcome.valid} there already, {outcome.left} left; {outcome.failed} failed",
         *([f"report: {report}"] if report else []),
     )

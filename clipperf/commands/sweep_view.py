@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clipperf import units
 from clipperf.system.terminal import say, tell
-from clipperf.text import one_line
+from clipperf.text import number_of, one_line
 
 if TYPE_CHECKING:
     from clipperf.bench.sweeps.cells import Study
@@ -118,8 +118,10 @@ def print_line(value: Any) -> None:
 # --- before it starts ----------------------------------------------------------------------
 
 
-def planned_tables(study: Study, found: Estimate, kept: Ledger) -> list[Table]:
-    """What there is to do, and what cannot be."""
+def planned_tables(
+    study: Study, found: Estimate, kept: Ledger, there: Collection[str]
+) -> list[Table]:
+    """What there is to do; `there` are the ids of the units that are."""
     from clipperf.report.table import plain_table
 
     rows, begun = [], kept.begun(study.units)
@@ -129,20 +131,24 @@ def planned_tables(study: Study, found: Estimate, kept: Ledger) -> list[Table]:
         place = unit.dataset or f"{cell.side}, {cell.scenario}"
         size = "" if unit.dataset else f"{cell.batch}"
         tokens = "" if cell.tokens is None else f"{cell.tokens}"
-        seconds = "?" if unit.id in found.unknown else units.seconds(found.seconds[unit.id])
-        there = "yes" if unit.id in begun else ""
-        rows.append((unit.spec.id, place, size, tokens, f"{cell.threads}", setups, seconds, there))
-    names = ("Model", "Tower or data", "Batch", "Tokens", "Threads", "Cells", "About", "Begun")
-    return [plain_table("Groups", names, rows, caveats=planned_lines(study, found))]
+        state, seconds = "begun" if unit.id in begun else "", found.seconds.get(unit.id)
+        about = "?" if unit.id in found.unknown else units.seconds(seconds)
+        if unit.id in there:
+            state, about = "there", ""
+        rows.append((unit.spec.id, place, size, tokens, f"{cell.threads}", setups, about, state))
+    names = ("Model", "Tower or data", "Batch", "Tokens", "Threads", "Cells", "About", "State")
+    return [plain_table("Groups", names, rows, caveats=planned_lines(study, found, there))]
 
 
-def planned_lines(study: Study, found: Estimate) -> list[str]:
-    """The sums, and what has to be known of them."""
+def planned_lines(study: Study, found: Estimate, there: Collection[str] = ()) -> list[str]:
+    """The sums, and what has to be known of them; they are of what is not `there`."""
     cells = sum(len(unit.cells) for unit in study.units)
+    valid = sum(len(unit.cells) for unit in study.units if unit.id in there)
+    left = f"; {valid} there already, {cells - valid} left" if valid else ""
     total, most = units.seconds(found.total_s), units.seconds(found.most_s)
     lines = [
-        f"{cells} cells in {len(study.units)} groups: about {total}, {most} in a bad case; "
-        f"guesses from the towers' arithmetic",
+        f"{number_of(cells, 'cell')} in {number_of(len(study.units), 'group')}{left}: about "
+        f"{total}, {most} in a bad case; guesses from the towers' arithmetic",
         f"about {units.size(found.disk_bytes)} of disk, "
         f"{units.seconds(found.export_s)} of the time for exports",
     ]

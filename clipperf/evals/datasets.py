@@ -23,7 +23,7 @@ from clipperf.evals.layout import (
     few,
     layout_of,
 )
-from clipperf.evals.place import OnStage, others, path_of, place_at
+from clipperf.evals.place import OnStage, others, path_here, path_of, place_at
 from clipperf.evals.published import PublishedSet
 from clipperf.evals.recipe import RECIPE, Recipe, applied, for_part, prompts_of
 from clipperf.inputs.preprocess import CLIPPED, check_frames, exceeds_bytes, may_exceed_bytes
@@ -190,6 +190,13 @@ def load_dataset(
         candidates=recipe.candidates if recipe else (),
         folds=tuple(content.folds),
     )
+
+
+def check_dataset(name_or_dir: str | Path) -> None:
+    """Raise UsageError where there is nothing to load; nothing is fetched and no file is read."""
+    here = path_here(name_or_dir)
+    if here is not None:
+        layout_of(place_at(here, None, None, "")[0])
 
 
 def _not_chosen(

@@ -34,20 +34,40 @@ def path_of(
         UsageError: there is none of that name, or it cannot be fetched; the message says from
             where, and where to put it.
     """
-    if isinstance(name_or_dir, PublishedSet):
-        return _published(name_or_dir, split, on_stage)
+    meant = name_or_dir if isinstance(name_or_dir, PublishedSet) else _meant(name_or_dir)
+    if isinstance(meant, PublishedSet):
+        return _published(meant, split, on_stage)
+    if isinstance(meant, str):
+        from clipperf.evals.fetch import fetch, folder_name  # clients of HTTP take long to import
+
+        return fetch(meant, split, roots()[-1] / folder_name(meant), on_stage), ""
+    return meant, ""
+
+
+def path_here(name_or_dir: str | Path) -> Path | None:
+    """Where a dataset lies that is no published one; None where it is one, or has to be fetched.
+
+    Raises:
+        UsageError: there is none of that name, or nobody may fetch it.
+    """
+    meant = _meant(name_or_dir)
+    if isinstance(meant, PublishedSet) and meant.url is None and local_path(meant) is None:
+        raise UsageError(f"{meant.name} is not here, and {how_to_fetch(meant)}")
+    return meant if isinstance(meant, Path) else None
+
+
+def _meant(name_or_dir: str | Path) -> Path | str | PublishedSet:
+    """The path, address or published dataset that a name means; raises UsageError."""
     name = str(name_or_dir)
     if not name.strip():
         raise UsageError("the dataset is empty: give 'sample' or a folder")
     if name == "sample":
-        return SAMPLE, ""
+        return SAMPLE
     if name.startswith(("https://", "http://")):
-        from clipperf.evals.fetch import fetch, folder_name  # clients of HTTP take long to import
-
-        return fetch(name, split, roots()[-1] / folder_name(name), on_stage), ""
+        return name
     path = expanded(name_or_dir)
     if kind_of(path) != "nothing":
-        return path, ""
+        return path
     known = SETS.get(name.removeprefix("wds/"))
     if known is None:
         raise UsageError(
@@ -55,7 +75,7 @@ def path_of(
             "a folder of images with captions.csv, or the name of a published one such as "
             "vtab/cifar10"
         )
-    return _published(known, split, on_stage)
+    return known
 
 
 def _published(known: PublishedSet, split: str, on_stage: OnStage) -> tuple[Path, str]:

@@ -16,6 +16,7 @@ from clipperf.bench.jobs import Event, Prepared
 from clipperf.bench.launchers import local
 from clipperf.bench.sweeps import groups as grouped
 from clipperf.bench.sweeps import ledger, run, scored
+from clipperf.bench.sweeps import there as shown
 from clipperf.bench.sweeps.cells import Driven, Study, planned
 from clipperf.bench.sweeps.groups import Groups
 from clipperf.bench.sweeps.ledger import Ledger
@@ -30,6 +31,7 @@ from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.models import zoo
 from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
 from clipperf.nouns.result import Environment, Measurement
+from clipperf.nouns.variant import Variant
 from clipperf.system import env, files, store
 
 ENVIRONMENT = Environment("e", "cpu", 2, 2**33, None, None, None, "os", "3", {}, None, "now")
@@ -220,6 +222,58 @@ def test_what_is_not_of_the_plan_is_set_aside_and_comes_back(home: Path, tmp_pat
     assert [path.name for path in (tmp_path / "out" / "cells").iterdir()] == [Path(other.path).name]
     assert kept.find(study.units[0], names[0], limits) == one
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
+
+
+def test_the_ends_of_cells_add_up(home: Path, tmp_path: Path) -> None:
+    """Two groups of two cells: one that failed in part, one that was there and had failed."""
+    text = 'runtimes = "onnx"\nprecisions = ["fp32", "int8"]\ntowers = "text"\nbatches = [1, 2, 4]'
+    study = study_of(tmp_path, text)
+    assert [len(unit.cells) for unit in study.units] == [1] * 6
+    one, two, *_ = [
+        dataclasses.replace(unit, cells=(*unit.cells, *other.cells))
+        for unit, other in zip(study.units[::2], study.units[1::2], strict=True)
+    ]
+    tally = tally_of(study)
+
+    def result(unit, rows=(), notes=()):
+        return ledger.new_result("profile", "", (ENVIRONMENT,), (unit.spec,), rows, notes)
+
+    good, bad = (Measurement(one.cells[n], "time", s, "e") for n, s in enumerate(("ok", "failed")))
+    tally.count(one, result(one, (good, bad)))
+    found = tally.outcome
+    assert (found.measured, found.failed, found.valid, found.left) == (1, 1, 0, 4)
+    note = f"failed: {two.cells[0].label}: why"
+    tally.count(two, result(two, notes=(note,)), valid=True)
+    assert (found.measured, found.failed, found.valid, found.left) == (1, 2, 1, 2)
+    rest = dataclasses.replace(one, cells=study.units[4].cells + study.units[5].cells)
+    tally.count(rest, result(rest), bad=[evaluate.Failure(rest.spec.id, "no data")])
+    assert (found.measured, found.failed, found.valid, found.left) == (1, 4, 1, 0)
+    assert found.total == 6
+
+
+def test_what_is_there_shows_without_making_anything(
+    home: Path, tmp_path: Path, sample_artifact: Path
+) -> None:
+    study = study_of(tmp_path, 'runtimes = "onnx"\ntowers = "text"\nbatches = [1, 2]')
+    kept, limits, spec = Ledger(tmp_path / "out"), Limits(), study.specs[0]
+    (exported,) = [t for t in store.read_manifest(sample_artifact).towers if t.side == "text"]
+    assert shown.tower_key(spec, "text", Variant("onnx")) == exported.key
+    assert shown.done(study, kept, ENVIRONMENT) == set()
+    kept.begin("")
+    unit, other = study.units
+    key = ledger.key_of(unit, [exported.key], study.settings, ENVIRONMENT)
+    row = Measurement(unit.cells[0], "time", "ok", "e")
+    result = ledger.new_result("profile", "", (ENVIRONMENT,), (unit.spec,), (row,))
+    written = Path(kept.write(unit, key, None, limits, result).path)
+    kept.write(other, "0" * 16, None, limits, result)  # of other settings
+    assert shown.done(study, kept, ENVIRONMENT) == {unit.id}
+    elsewhere = dataclasses.replace(ENVIRONMENT, id="other")
+    assert shown.done(study, kept, elsewhere) == set()
+    kept.keep_only([])
+    assert not written.exists() and shown.done(study, kept, ENVIRONMENT) == {unit.id}, "set aside"
+    assert not written.exists(), "and nothing was moved"
+    (tmp_path / "out" / "earlier" / written.name).write_text("{")
+    assert shown.done(study, kept, ENVIRONMENT) == set()
 
 
 def test_what_cannot_be_is_the_plans_of_now(home: Path, tmp_path: Path) -> None:

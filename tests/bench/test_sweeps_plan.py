@@ -10,15 +10,18 @@ from conftest import Become
 
 from clipperf.bench import cost
 from clipperf.bench.cost import Limits
+from clipperf.bench.file_work import file_work
 from clipperf.bench.jobs import Prepared
-from clipperf.bench.sweeps import ledger
+from clipperf.bench.sweeps import estimate, ledger
 from clipperf.bench.sweeps.cells import Driven, Study, Unit, planned
 from clipperf.bench.sweeps.estimate import estimated
 from clipperf.bench.sweeps.plan_file import read_plan
+from clipperf.bench.sweeps.scored import check_datasets
 from clipperf.errors import UsageError
 from clipperf.models import zoo
 from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
 from clipperf.nouns.result import Environment, Measurement
+from clipperf.system import env, store
 
 ENVIRONMENT = Environment("e", "cpu", 2, 2**33, None, None, None, "os", "3", {}, None, "now")
 
@@ -104,6 +107,11 @@ def test_what_is_not_said_is_as_usual(tmp_path: Path) -> None:
         ('inputs = ["int8"]', "choose from float32, uint8"),
         ("batches = [0]", r"batches = \[0\]: give whole numbers from 1"),
         ("batches = [1.5]", "whole numbers"),
+        ("batches = [2147483648]", "give whole numbers from 1 to 2147483647"),
+        (
+            'scenarios = ["from-files"]\ntowers = ["text"]\n[from-files]\nfolder = "x"',
+            r'scenario "from-files" reads images, and towers = \[\'text\'\]: add "image"',
+        ),
         ("batches = [true]", "whole numbers"),
         ("tokens = 1", "tokens = 1: give whole numbers from 2"),
         ('quick = "yes"', "quick = 'yes': give true or false"),
@@ -133,11 +141,48 @@ def test_a_plan_that_cannot_be_names_the_key_and_what_it_may_be(
 def test_a_plan_needs_models_and_a_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="models must be a list of texts"):
         plan_of(tmp_path, "quick = true")
+    with pytest.raises(UsageError, match=r"'model' is not known; there are .*, models, towers"):
+        plan_of(tmp_path, 'model = ["A"]')
     with pytest.raises(UsageError, match="no plan can be read"):
         read_plan(tmp_path / "other.toml")
     (tmp_path / "plan.toml").write_bytes(b'models = ["\xff"]')
     with pytest.raises(UsageError, match="is no TOML"):
         read_plan(tmp_path / "plan.toml")
+
+
+def test_a_plan_may_say_closed_as_results_do(tmp_path: Path) -> None:
+    plan = plan_of(
+        tmp_path,
+        'models = ["A"]\nscenarios = ["server", "closed-loop"]\nserver.slo_ms = 50\n'
+        '[[exclude]]\nscenario = "closed-loop"\nbatch = 8',
+    )
+    assert plan.scenarios == ("closed", "server")
+    cell = Cell("A::w", "text", "onnx", "fp32", "cpu", 8, 1)
+    assert cell.scenario == CLOSED_LOOP and not plan.keeps(cell)
+    assert plan.keeps(dataclasses.replace(cell, scenario="server"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("nope", "no dataset at .*nope"), ("empty", "no images in .*empty"), (" ", "is empty")],
+)
+def test_a_dataset_that_is_not_there_is_refused_before_anything(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "good" / "cats").mkdir(parents=True)
+    (tmp_path / "good" / "cats" / "1.png").write_bytes(b"not looked at yet")
+    good = 'models = ["A"]\ndatasets = ["sample", "good", "https://host/set"'
+    check_datasets(plan_of(tmp_path, f"{good}]"))
+    with pytest.raises(UsageError, match=said):
+        check_datasets(plan_of(tmp_path, f'{good}, "{name}"]'))
+
+
+def test_a_way_of_making_pixels_that_is_none_is_named_with_its_place(samples: str) -> None:
+    with pytest.raises(UsageError, match=r"p\.toml: \[from-files\]: preprocess 'exakt': choose"):
+        file_work(samples, ["exakt"], None, "p.toml: [from-files]", "preprocess")
+    with pytest.raises(UsageError, match=r"^--preprocess 'exakt': choose from exact, "):
+        file_work(samples, ["exakt"])
 
 
 # --- the cells -----------------------------------------------------------------------------
@@ -189,6 +234,18 @@ def test_a_runtime_that_is_not_here_is_unsupported_and_the_rest_stays(
         study_of(tmp_path, 'precisions = ["int2"]')
 
 
+def test_more_threads_than_cores_cannot_be(home: Path, tmp_path: Path) -> None:
+    text, cores = 'runtimes = "onnx"\ntowers = "text"', env.available_cores()
+    study = study_of(tmp_path, text, threads=(1, 100_000))
+    assert [unit.cells[0].threads for unit in study.units] == [1]
+    (bad,) = study.unsupported
+    assert bad.reason.startswith(f"100000 threads, and this machine has {cores} core")
+    with pytest.raises(UsageError, match="nothing is left to measure: 100000 threads, and"):
+        study_of(tmp_path, text, threads=(100_000,))
+    with pytest.raises(UsageError, match=r"to measure: its rules leave none of 1 cell$"):
+        study_of(tmp_path, f"{text}\n[[exclude]]\ntower = 'text'")
+
+
 def test_rules_leave_cells_out_and_groups_of_a_lone_baseline_with_them(
     home: Path, tmp_path: Path
 ) -> None:
@@ -234,6 +291,42 @@ def test_an_estimate_counts_blocks_and_bytes(home: Path, tmp_path: Path) -> None
     assert not found.fetch and not found.unknown
     study = study_of(tmp_path, 'runtimes = "onnx"\nscenarios = []\ndatasets = ["./photos"]')
     assert estimated(study).unknown == ("clipperf-sample/./photos",)
+
+
+def test_a_bad_case_is_never_shorter(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls of 100 s, beyond the 10 s of a cell: one block takes what it takes."""
+    study = study_of(tmp_path, 'runtimes = "onnx"\ntowers = "text"\nbatches = [1]')
+    monkeypatch.setattr(estimate, "run_s", lambda cell, spec: 100.0)
+    settings = dataclasses.replace(
+        cost.QUICK, warmup=2, block_calls=2, block_s=0.1, block_max_s=1.0, sleep_s=0.1, max_s=10.0,
+        memory_runs=3,
+    )  # fmt: skip
+    (unit,) = study.units
+    likely, most = estimate.measured_s(unit, unit.driven, settings, 1)
+    # Memory: a start of 0.6 + 0.5 s with a call, three more; a start, a block of three calls.
+    assert likely == pytest.approx((1.1 + 100) + 300 + (1.1 + 100) + (0.1 + 300))
+    # Calls of 300 s, starts that take twice as long.
+    assert most == pytest.approx((2.2 + 300) + 900 + (2.2 + 300) + (0.1 + 900))
+    again, least = estimate.measured_s(unit, unit.driven, settings, 0)
+    assert again == pytest.approx(likely - 401.1) and least == pytest.approx(most - 1202.2)
+    for batch in (1, 1_000_000):
+        found = estimated(study_of(tmp_path, f"batches = [{batch}]\nquick = true"))
+        assert found.most_s >= found.total_s
+
+
+def test_towers_of_other_inputs_are_exports_of_their_own(
+    home: Path, tmp_path: Path, sample_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = 'runtimes = "onnx"\ntowers = "image"\ninputs = ["float32", "uint8"]'
+    study = study_of(tmp_path, text)
+    names = [name for name, _ in estimate._missing(study)]
+    both = [f"clipperf-sample onnx fp32 image {each}" for each in ("float32", "uint8")]
+    assert sorted(names) == both
+    there = [(sample_artifact, store.read_manifest(sample_artifact))]
+    monkeypatch.setattr(store, "find_artifacts", lambda: there)
+    assert [name for name, _ in estimate._missing(study)] == both[1:]
 
 
 # --- keys ----------------------------------------------------------------------------------

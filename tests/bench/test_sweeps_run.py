@@ -203,6 +203,27 @@ def test_a_sweep_is_done_once_and_then_it_is_there(place: Place) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in (place.out / "cells").iterdir()}
 
 
+def test_a_dry_run_says_what_is_left(place: Place) -> None:
+    """A file that is damaged is, and so is what nobody has begun."""
+    place.plan.write_text(PLAN.replace("[1, 2, 3]", "[1, 2]"))
+    place.run(check=True)
+    place.plan.write_text(PLAN)
+    (damaged,) = (place.out / "cells").glob("clipperf-sample*batch2*.json")
+    damaged.write_text("{")
+    before = sorted(path.name for path in place.out.rglob("*"))
+    done = place.run("--dry-run", check=True)
+    assert "6 cells in 3 groups; 2 there already, 4 left: about" in done.stdout
+    states = [line.split()[-1] for line in done.stdout.splitlines() if "one fp32" in line]
+    assert states[:2] == ["there", "begun"] and states[2] not in ("there", "begun")
+    told = [json.loads(x) for x in place.run("--dry-run", "--json-lines").stdout.splitlines()]
+    assert [each["there"] for each in told[:-1]] == [True] * 2 + [False] * 4
+    assert [each["unit_s"] > 0 for each in told[:-1]] == [False] * 2 + [True] * 4
+    plan = told[-1]
+    assert (plan["cells"], plan["valid"], plan["left"]) == (6, 2, 4)
+    assert plan["seconds"] == pytest.approx(sum(each["unit_s"] for each in told[2:-1]) / 2)
+    assert sorted(path.name for path in place.out.rglob("*")) == before
+
+
 @pytest.mark.slow
 def test_a_plan_that_grows_measures_what_is_new(place: Place) -> None:
     place.plan.write_text(PLAN.replace("[1, 2, 3]", "[1]"))
@@ -258,6 +279,7 @@ def test_what_cannot_be_followed_is_exit_2_and_one_line(place: Place) -> None:
         (PLAN + "batch = 3", "'batch' is not known; there are"),
         (PLAN.replace("clipperf-sample", "ViT-B-33"), "did you mean"),
         (PLAN.replace('"two"', '"three"'), "no runtime 'three'"),
+        (PLAN + 'datasets = ["nope"]', "no dataset at"),
     ):
         place.plan.write_text(text)
         done = place.run()
@@ -381,7 +403,7 @@ def test_what_fails_by_itself_is_a_result_and_not_tried_again(place: Place) -> N
     assert done.returncode == 1 and "failed: clipperf-sample image two fp32" in done.stderr
     assert place.rows() == {**dict.fromkeys(ALL, "ok"), "two-2": "failed"}
     done = place.run()
-    assert done.returncode == 1 and "0 measured, 6 there already, 0 left; 1 failed" in done.stdout
+    assert done.returncode == 1 and "0 measured, 5 there already, 0 left; 1 failed" in done.stdout
     assert place.opened == Counter(ALL)
 
 

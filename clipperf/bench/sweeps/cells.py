@@ -24,6 +24,8 @@ from clipperf.nouns.from_files import FileWork
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.serving import Serving
 from clipperf.nouns.variant import BASELINE_RUNTIME, SIDES, PixelDtype, Side, Variant
+from clipperf.system.env import available_cores
+from clipperf.text import number_of
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,14 @@ def planned(study: Study, here: bool = True) -> Study:
         devices, without = places(plan.runtimes, plan.device)
     else:
         devices, without = prepare.choose_devices(plan.runtimes, plan.device), {}
-    found = _Found(plan, without)
+    found = _Found(plan, without, available_cores() if here else None)
     units = _without_lone_baselines(list(_measured(study, devices, found)))
     units += _evaluated(study, devices, found)
     plan.check_rules(found.met, {d for name in plan.runtimes for d in contract.get(name).devices})
     if not units:
         reasons = [each.reason for each in found.unsupported.values()]
-        why = f": {reasons[0]}" if reasons else ""
+        ruled_out = f"its rules leave none of {number_of(len(found.met), 'cell')}"
+        why = f": {reasons[0] if reasons else ruled_out}" if reasons or found.met else ""
         raise UsageError(f"{plan.path}: nothing is left to measure{why}")
     return dataclasses.replace(
         study, units=tuple(units), unsupported=tuple(found.unsupported.values())
@@ -134,9 +137,10 @@ def places(
 class _Found:
     """What cannot be, as it is met: each cell once."""
 
-    def __init__(self, plan: SweepPlan, without: Mapping[str, tuple[str, str]]) -> None:
-        self._plan = plan
-        self._without = without
+    def __init__(
+        self, plan: SweepPlan, without: Mapping[str, tuple[str, str]], cores: int | None
+    ) -> None:
+        self._plan, self._without, self._cores = plan, without, cores
         self._reasons: dict[tuple[str, ...], str | None] = {}
         self.unsupported: dict[tuple[Cell, str | None], Unsupported] = {}
         self.met: list[tuple[Cell, str | None]] = []
@@ -167,6 +171,8 @@ class _Found:
     def _reason(self, cell: Cell, spec: ModelSpec) -> str | None:
         if cell.runtime in self._without:
             return self._without[cell.runtime][1]
+        if self._cores is not None and cell.threads > self._cores:
+            return f"{cell.threads} threads, and this machine has {number_of(self._cores, 'core')}"
         key = (spec.id, cell.side, cell.runtime, cell.precision, cell.device, cell.input)
         if key not in self._reasons:
             self._reasons[key] = _against(cell, spec)

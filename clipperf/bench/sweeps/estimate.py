@@ -9,12 +9,13 @@ settles. That is a guess as well, no bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from clipperf.bench import prepare
 from clipperf.bench.cost import Settings
 from clipperf.bench.sweeps.cells import Driven, Study, Unit
+from clipperf.bench.sweeps.there import tower_key
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError
 from clipperf.evals.published import SETS
@@ -65,14 +66,16 @@ class Estimate:
         return self.export_s + sum(self.seconds.values())
 
 
-def estimated(study: Study) -> Estimate:
-    """What a study will take."""
+def estimated(study: Study, done: Collection[str] = ()) -> Estimate:
+    """What a study will take; units that are `done` have no seconds."""
     seconds: dict[str, float] = {}
     most_s, unknown = 0.0, []
     remembered: set[Cell] = set()
     for unit in study.units:
         fresh = [cell for cell in unit.cells if cell not in remembered]
         remembered.update(unit.cells)
+        if unit.id in done:
+            continue
         if unit.dataset is not None:
             images = _images(unit.dataset)
             unknown += [] if images else [unit.id]
@@ -84,7 +87,8 @@ def estimated(study: Study) -> Estimate:
         most_s += most
     missing = list(_missing(study))
     fetch = [spec for spec in study.specs if _must_be_fetched(spec)]
-    disk = sum(size for _, size in missing) + ROW_BYTES * sum(len(u.cells) for u in study.units)
+    rows = sum(len(unit.cells) for unit in study.units if unit.id not in done)
+    disk = sum(size for _, size in missing) + ROW_BYTES * rows
     disk += sum(4 * sum(map(spec.parameters, SIDES)) for spec in fetch)
     export_s = sum(EXPORT_S + size / EXPORT_BYTES_PER_S for _, size in missing)
     return Estimate(
@@ -119,7 +123,9 @@ def measured_s(unit: Unit, driven: Driven, settings: Settings, fresh: int) -> tu
     likely = most = 0.0
     for number, cell in enumerate(unit.cells):
         call_s = run_s(cell, unit.spec)
+        slow_s = SLOWER * call_s
         start_s = START_S + _load_s(cell) + call_s
+        slow_start_s = 2 * (START_S + _load_s(cell)) + slow_s
         if driven.serving is not None:
             took = _served_s(driven.serving, cell, call_s)
             longest = SLOWER * took
@@ -129,19 +135,32 @@ def measured_s(unit: Unit, driven: Driven, settings: Settings, fresh: int) -> tu
         else:
             if number < fresh:
                 likely += start_s + settings.memory_runs * call_s
-            took, longest = _blocks_s(settings, call_s), settings.max_s
+                most += slow_start_s + settings.memory_runs * slow_s
+            took = _blocks_s(settings, call_s)
+            longest = max(settings.max_s, _block_s(settings, slow_s))
         likely += start_s + took
-        most += 2 * start_s + max(took, longest)
+        most += slow_start_s + max(took, longest)
     return likely, most
 
 
 def _blocks_s(settings: Settings, call_s: float) -> float:
     """The blocks that a cell takes until it is settled, where it is quiet."""
-    timed_s = min(max(settings.block_calls * call_s, settings.block_s), settings.block_max_s)
+    timed_s = _timed_s(settings, call_s)
     calls = max(1.0, timed_s / call_s)
     blocks = max(settings.min_blocks, settings.min_s / timed_s, settings.min_runs / calls)
-    whole = math.ceil(blocks) * (settings.sleep_s + settings.warmup * call_s + timed_s)
-    return min(whole, settings.max_s)
+    each_s = _block_s(settings, call_s)
+    return max(each_s, min(math.ceil(blocks) * each_s, settings.max_s))
+
+
+def _block_s(settings: Settings, call_s: float) -> float:
+    """One block, of which there is at least one, however long it takes."""
+    return settings.sleep_s + settings.warmup * call_s + _timed_s(settings, call_s)
+
+
+def _timed_s(settings: Settings, call_s: float) -> float:
+    """The timed calls of a block: one at least."""
+    wanted_s = max(settings.block_calls * call_s, settings.block_s)
+    return max(call_s, min(wanted_s, settings.block_max_s))
 
 
 def _served_s(serving: Serving, cell: Cell, call_s: float) -> float:
@@ -175,11 +194,8 @@ def evaluation_s(unit: Unit, images: int) -> float:
 
 def _missing(study: Study) -> Iterator[tuple[str, int]]:
     """The towers that have to be exported, by a name each, with their bytes."""
-    there = {
-        (manifest.spec.id, manifest.runtime, manifest.precision, tower.side)
-        for _, manifest in store.find_artifacts()
-        for tower in manifest.towers
-    }
+    there = {tower.key for _, manifest in store.find_artifacts() for tower in manifest.towers}
+    met: set[tuple[str, ...]] = set()
     for unit in study.units:
         sides: Sequence[Side] = SIDES if unit.dataset is not None else [unit.cells[0].side]
         for cell in unit.cells:
@@ -189,9 +205,12 @@ def _missing(study: Study) -> Iterator[tuple[str, int]]:
             made = chosen(prepare.loaded_by(variant), {}, strict=False)
             for each in _with_sources(unit.spec, sides, made):
                 for side, size in weight_bytes(unit.spec, sides, each.row).items():
-                    name = (unit.spec.id, each.runtime, each.precision, side)
-                    if name not in there:
-                        there.add(name)
+                    pixels = each.pixel_dtype if side == SIDES[0] else ""
+                    name = (unit.spec.id, each.runtime, each.precision, side, pixels)
+                    if name in met:
+                        continue
+                    met.add(name)
+                    if tower_key(unit.spec, side, each) not in there:
                         yield " ".join(name), size
 
 

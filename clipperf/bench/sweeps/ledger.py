@@ -84,15 +84,33 @@ class Ledger:
                 return found
         return None
 
+    def holds(self, unit: Unit, key: str, limits: Limits) -> bool:
+        """Whether `find` finds something; nothing is moved."""
+        paths = [self.path(unit, key, ended, limits) for ended in (None, "limit")]
+        return any(
+            _whole(each) is not None
+            for path in paths
+            for each in (path, self.folder / EARLIER / path.name)
+        )
+
+    def holds_any(self, unit: Unit, env: Environment) -> bool:
+        """Whether there is a whole file of a unit from a machine, whatever its key is."""
+        cells = self.folder / CELLS
+        own = entries_of(cells) if kind_of(cells) == "folder" else []
+        mine = [
+            _whole(path)
+            for path in own
+            if _KEY.sub("", path.name) == _named(unit.id) and not path.stem.endswith("-killed")
+        ]
+        return any(env.id in {e.id for e in each.environments} for each in mine if each)
+
     def _read(self, path: Path) -> ResultFile | None:
         """A file of cells, fetched back where it was set aside; None where there is none whole."""
         aside = self.folder / EARLIER / path.name
         if not path.exists() and aside.exists():
             with files.translated(path):
                 aside.replace(path)
-        with contextlib.suppress(ArtifactError):
-            return store.read_result(path)
-        return None
+        return _whole(path)
 
     def keep_only(self, valid: Sequence[ResultFile]) -> None:
         """Set aside what is not of these.
@@ -143,6 +161,13 @@ class Ledger:
     def _memory_path(self, cell: Cell, made: str, settings: Settings, env: Environment) -> Path:
         key = files.digest_of("memory", cell, made, settings.memory_runs, env.id)
         return self.folder / CELLS / f"memory-{_named(cell.label)}-{key}.json"
+
+
+def _whole(path: Path) -> ResultFile | None:
+    """The result file at a path; None where there is none, or it is damaged."""
+    with contextlib.suppress(ArtifactError):
+        return store.read_result(path)
+    return None
 
 
 def _is_new(own: Sequence[Path]) -> bool:

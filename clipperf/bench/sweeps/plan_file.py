@@ -201,7 +201,7 @@ def read_plan(path: Path) -> SweepPlan:
     plan = SweepPlan(
         path=path,
         text=text,
-        models=top.names("models", None),
+        models=top.names("models", ()),
         towers=top.some("towers", SIDES, SIDES),
         runtimes=top.names("runtimes", (BASELINE_RUNTIME, "onnx")),
         precisions=top.names("precisions", (BASELINE_PRECISION,)),
@@ -210,7 +210,9 @@ def read_plan(path: Path) -> SweepPlan:
         tokens=top.counts("tokens", None, least=2),
         inputs=top.some("inputs", PIXEL_DTYPES, FLOATS),
         device=top.word("device"),
-        scenarios=top.some("scenarios", _scenarios(), (CLOSED,), empty=True),
+        scenarios=_called(
+            top.some("scenarios", (*_scenarios(), CLOSED_LOOP), (CLOSED,), empty=True)
+        ),
         datasets=top.names("datasets", ()),
         quick=top.flag("quick"),
         timeout_s=top.number("timeout_s", most=86400) or 900.0,
@@ -232,6 +234,7 @@ def read_plan(path: Path) -> SweepPlan:
     )
     for table in (top, limits, server, files, evals):
         table.check_known()
+    top.names("models", None)  # a key that is not known may be the misspelt one
     _check_whole(plan, top.where)
     return plan
 
@@ -242,12 +245,24 @@ def _scenarios() -> tuple[str, ...]:
     return (*KNOWN, *more)
 
 
+def _called(scenarios: Sequence[str]) -> tuple[str, ...]:
+    """Scenarios by the names that plans give them: results say "closed-loop" of "closed"."""
+    found = {CLOSED if each == CLOSED_LOOP else each for each in scenarios}
+    return tuple(each for each in _scenarios() if each in found)
+
+
 def _check_whole(plan: SweepPlan, where: str) -> None:
     """Raise UsageError where one key needs another."""
     if SERVER in plan.scenarios and plan.slo_ms is None:
         raise UsageError(f'{where}: scenario "{SERVER}" needs slo_ms, such as 50, under [server]')
     if FROM_FILES in plan.scenarios and plan.files is None:
         raise UsageError(f'{where}: scenario "{FROM_FILES}" needs folder under [from-files]')
+    if FROM_FILES in plan.scenarios and SIDES[0] not in plan.towers:
+        towers = quoted(list(plan.towers))
+        raise UsageError(
+            f'{where}: scenario "{FROM_FILES}" reads images, and towers = {towers}: add '
+            f'"{SIDES[0]}" to them, or leave the scenario out'
+        )
     slo_ms, delay_ms = plan.slo_ms, plan.max_delay_ms
     if slo_ms is not None and delay_ms is not None and delay_ms >= slo_ms:
         raise UsageError(
@@ -273,6 +288,8 @@ def _rule(table: TomlTable) -> Rule:
         values = table.counts(key, ()) if numeric else table.names(key, ())
         if key in table.found:
             wanted[key] = values
+    if "scenario" in wanted:  # as results call it, too
+        wanted["scenario"] = tuple(CLOSED if v == CLOSED_LOOP else v for v in wanted["scenario"])
     table.check_known()
     measured = [key for key in MEASURED if key in wanted]
     if "dataset" in wanted and measured:

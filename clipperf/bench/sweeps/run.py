@@ -19,6 +19,7 @@ from clipperf.bench.sweeps.scored import Datasets
 from clipperf.bench.sweeps.tally import Outcome, Tally, Told
 from clipperf.nouns.result import Environment, Measurement
 from clipperf.system import store
+from clipperf.text import number_of
 
 
 def sweep(
@@ -65,4 +66,5 @@ def _begin(study: Study, kept: Ledger, env: Environment, tally: Tally) -> None:
         tally.outcome.results["unsupported"] = dataclasses.replace(result, path=str(path))
     else:
         path.unlink(missing_ok=True)
-    tally.tell("begin", f"{tally.outcome.total} cells in {len(study.units)} groups")
+    cells, groups = tally.outcome.total, len(study.units)
+    tally.tell("begin", f"{number_of(cells, 'cell')} in {number_of(groups, 'group')}")

@@ -12,10 +12,11 @@ from clipperf.bench.limits import guard_of
 from clipperf.bench.sweeps import ledger
 from clipperf.bench.sweeps.cells import Study, Unit
 from clipperf.bench.sweeps.ledger import Ledger
+from clipperf.bench.sweeps.plan_file import SweepPlan
 from clipperf.bench.sweeps.tally import FAILED, Tally, ended_of, tried_twice, weights_of, worst
 from clipperf.errors import ClipperfError, StorageError
 from clipperf.evals import evaluate
-from clipperf.evals.datasets import Dataset, load_dataset
+from clipperf.evals.datasets import Dataset, check_dataset, load_dataset
 from clipperf.evals.evaluate import Failure
 from clipperf.evals.kept import tokenizer_sums
 from clipperf.evals.worker import ModelRequest, read_preprocessing
@@ -23,6 +24,12 @@ from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import Environment, ResultFile
 from clipperf.system import files, store
 from clipperf.system.targets import expanded, kind_of
+
+
+def check_datasets(plan: SweepPlan) -> None:
+    """Raise UsageError for a dataset of a plan that is not there, before anything is begun."""
+    for name in plan.datasets:
+        check_dataset(_dataset_at(name, plan.path.parent))
 
 
 class Datasets:

@@ -42,8 +42,9 @@ class Told:
 class Outcome:
     """What there is when a sweep ends: results in the order of the plan, and how many cells.
 
-    `valid` cells were there before, `failed` ones have a reason in their rows; `left` cells were
-    not begun, as somebody asked to stop.
+    `valid` cells were there before, `failed` ones, also those that had failed before, have a reason
+    in `failures`; `left` cells were not begun, as somebody asked to stop. With `measured` these
+    four are the total.
     """
 
     total: int
@@ -51,17 +52,28 @@ class Outcome:
     memory: dict[str, ResultFile] = field(default_factory=dict)
     valid: int = 0
     measured: int = 0
+    failed: int = 0
     failures: dict[str, str] = field(default_factory=dict)
 
     @property
     def left(self) -> int:
         """Cells that were not begun."""
-        return self.total - self.valid - self.measured
+        return self.total - self.valid - self.measured - self.failed
 
     @property
     def files(self) -> list[ResultFile]:
         """All of it, for a report."""
         return [*self.memory.values(), *self.results.values()]
+
+
+def _failed_cells(unit: Unit, result: ResultFile, bad: Sequence[Failure]) -> int:
+    """How many cells of a unit failed; all of them where a failure is of none of them alone."""
+    notes = (n.removeprefix(FAILED) for n in result.notes if n.startswith(FAILED))
+    failed = {row.cell for row in result.measurements if row.status != "ok"}
+    for label in [each.label for each in bad] or notes:
+        own = {c for c in unit.cells if label == c.label or label.startswith(f"{c.label}: ")}
+        failed |= own or set(unit.cells)
+    return len(failed.intersection(unit.cells))
 
 
 class Tally:
@@ -86,9 +98,9 @@ class Tally:
 
     def tell(self, event: What, text: str, unit: str = "", path: str = "") -> None:
         """Tell how far it is."""
-        done = self.outcome.valid + self.outcome.measured
-        failed = len(self.outcome.failures)
-        self._tell(Told(event, text, unit, done, self.outcome.total, failed, self.left_s, path))
+        found = self.outcome
+        done = found.total - found.left
+        self._tell(Told(event, text, unit, done, found.total, found.failed, self.left_s, path))
 
     @property
     def left_s(self) -> float | None:
@@ -106,10 +118,12 @@ class Tally:
     ) -> None:
         """A unit is there now, or was."""
         self.outcome.results[unit.id] = result
+        bad_cells = _failed_cells(unit, result, bad)
+        self.outcome.failed += bad_cells
         if valid:
-            self.outcome.valid += len(unit.cells)
+            self.outcome.valid += len(unit.cells) - bad_cells
         else:
-            self.outcome.measured += len(unit.cells)
+            self.outcome.measured += len(unit.cells) - bad_cells
         self._expected_s.pop(unit.id, None)
         failed = {
             f"{row.cell.label}, {unit.id}": one_line(row.error or row.status)

@@ -8,6 +8,9 @@ from typing import Any
 from clipperf.errors import UsageError
 from clipperf.text import quoted
 
+MOST = 2**31 - 1
+"""The largest whole number."""
+
 
 class TomlTable:
     """A table; every key that is asked for is one that is allowed, see `check_known`.
@@ -80,9 +83,9 @@ class TomlTable:
         if found is None:
             return usual
         values = found if isinstance(found, list) else [found]
-        if not values or not all(type(v) is int and least <= v < 2**31 for v in values):
+        if not values or not all(type(v) is int and least <= v <= MOST for v in values):
             raise UsageError(
-                f"{self.where}: {key} = {quoted(found)}: give whole numbers from {least}"
+                f"{self.where}: {key} = {quoted(found)}: give whole numbers from {least} to {MOST}"
             )
         return tuple(dict.fromkeys(values))
 
@@ -91,8 +94,10 @@ class TomlTable:
         found = self._get(key)
         if found is None:
             return usual
-        if type(found) is not int or not 1 <= found < 2**31:
-            raise UsageError(f"{self.where}: {key} = {quoted(found)}: give one whole number from 1")
+        if type(found) is not int or not 1 <= found <= MOST:
+            raise UsageError(
+                f"{self.where}: {key} = {quoted(found)}: give one whole number from 1 to {MOST}"
+            )
         return int(found)
 
     def number(self, key: str, *, zero: bool = False, most: float = 1e9) -> float | None:
