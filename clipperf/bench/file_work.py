@@ -88,5 +88,5 @@ def _sizes(
             if not skip:
                 way_on = "; --skip-unreadable leaves it out" if asked == "--from-files" else ""
                 raise UsageError(f"{exc}{way_on}") from exc
-            unreadable[str(path)] = str(exc)
+            unreadable[shown(path)] = str(exc).removeprefix(f"{shown(path)}: ")
     return sizes, unreadable
