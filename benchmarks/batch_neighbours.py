@@ -13,6 +13,7 @@ import statistics
 import time
 from contextlib import ExitStack
 
+import asked
 import numpy as np
 
 import clipperf
@@ -36,31 +37,31 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="clipperf-sample")
     parser.add_argument("--pretrained")
     parser.add_argument("--precision", default="int8,int8-row,int8-static")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--samples", type=int, default=256)
-    asked = parser.parse_args()
-    spec = zoo.resolve(asked.model, asked.pretrained)
+    parser.add_argument("--batch", type=asked.count, default=32)
+    parser.add_argument("--samples", type=asked.count, default=256)
+    given = parser.parse_args()
+    spec = zoo.resolve(given.model, given.pretrained)
     data = datasets.load_dataset("sample")
     inputs: dict[Side, list] = {
-        "image": list(data.images[: asked.samples]),
-        "text": list(dict.fromkeys(data.captions))[: asked.samples],
+        "image": list(data.images[: given.samples]),
+        "text": list(dict.fromkeys(data.captions))[: given.samples],
     }
-    print(f"{spec.id}, {available_cores()} cores of {cpu_name()}, batches of {asked.batch}")
+    print(f"{spec.id}, {available_cores()} cores of {cpu_name()}, batches of {given.batch}")
     with ExitStack() as opened:
         models = {}
-        for precision in (BASELINE_PRECISION, *asked.precision.split(",")):
+        for precision in (BASELINE_PRECISION, *given.precision.split(",")):
             folder = make(spec, SIDES, Variant("onnx", precision)).folder
             models[precision] = opened.enter_context(clipperf.load(folder))
         for side in SIDES:
             for precision, model in models.items():
-                together = encode(model, side, inputs[side], asked.batch)
+                together = encode(model, side, inputs[side], given.batch)
                 alone = encode(model, side, inputs[side], 1)
                 moved = drift_of(together, alone)
                 print(
                     f"{side:5} {precision:12} alone against in a batch: least cosine "
                     f"{moved.min_cosine:.7f}, largest difference {moved.max_abs_diff:.1e}"
                 )
-            timed(models, side, inputs[side], asked.batch)
+            timed(models, side, inputs[side], given.batch)
 
 
 def encode(model: ClipModel, side: Side, inputs: list, batch: int) -> np.ndarray:
@@ -95,4 +96,4 @@ def _tower_batch(model: ClipModel, side: Side, inputs: list) -> tuple:
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

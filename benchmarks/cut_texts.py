@@ -20,6 +20,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import asked
 import numpy as np
 
 from clipperf import stats, units
@@ -41,10 +42,10 @@ def main() -> None:
     """Print one Markdown row for each runtime, length and batch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="M-CLIP/XLM-Roberta-Large-Vit-B-32")
-    parser.add_argument("--tokens", type=numbers, default=[21], help="lengths of texts: 8,21")
-    parser.add_argument("--batch", type=numbers, default=[1, 8])
-    parser.add_argument("--runtime", default="onnx,openvino")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--tokens", type=asked.counts, default=[21], help="lengths of texts: 8,21")
+    parser.add_argument("--batch", type=asked.counts, default=[1, 8])
+    parser.add_argument("--runtime", type=asked.among(OPENERS), default="onnx,openvino")
+    parser.add_argument("--rounds", type=asked.count, default=10)
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as scratch:
@@ -54,18 +55,13 @@ def main() -> None:
         print(f"{spec.id}, fp32, {threads} threads\n")
         print(f"| runtime | batch | tokens | ms at {whole} | ms cut | times as fast | apart |")
         print("|---|---:|---:|---:|---:|---:|---:|")
-        for runtime in options.runtime.split(","):
+        for runtime in options.runtime:
             with closing(OPENERS[runtime](path, threads)) as engine:
                 for batch in options.batch:
                     for length in options.tokens:
                         texts = padded(spec, pad, batch, length)
                         row = measured(engine, texts, length, options.rounds)
                         print(f"| {runtime} | {batch} | {length} | {row} |", flush=True)
-
-
-def numbers(text: str) -> list[int]:
-    """Whole numbers with commas between them."""
-    return [int(part) for part in text.split(",")]
 
 
 def exported(name: str, path: Path) -> tuple[ModelSpec, int]:
@@ -106,4 +102,4 @@ def measured(engine: Engine, texts: np.ndarray, length: int, rounds: int) -> str
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import asked
 import numpy as np
 from PIL import Image
 
@@ -92,13 +93,15 @@ def main() -> None:
     parser.add_argument("--pretrained")
     parser.add_argument("--runtime", default="onnx")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--folder", type=Path, help="an exported folder, instead of a model")
-    parser.add_argument("--files", type=Path, help="a folder of images; default: made here")
+    parser.add_argument(
+        "--folder", type=asked.folder, help="an exported folder, instead of a model"
+    )
+    parser.add_argument("--files", type=asked.folder, help="a folder of images; default: made here")
     parser.add_argument("--preprocess")
-    parser.add_argument("--images", type=int, default=512, help="images that are made")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--shard-items", type=int, default=128)
+    parser.add_argument("--images", type=asked.count, default=512, help="images that are made")
+    parser.add_argument("--batch", type=asked.count, default=8)
+    parser.add_argument("--rounds", type=asked.count, default=5)
+    parser.add_argument("--shard-items", type=asked.count, default=128)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.files or Path(scratch) / "photos"
@@ -145,4 +148,4 @@ def show(tower: Tower, images: int, pixel_s: float, rates: dict[str, list[float]
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

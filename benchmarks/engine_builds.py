@@ -19,6 +19,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import asked
+
 from clipperf import units
 from clipperf.engines.profiles import token_range
 from clipperf.export.jobs.plan import build_engine
@@ -99,4 +101,4 @@ def build(structure: str, side: Side, options: argparse.Namespace, scratch: Path
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

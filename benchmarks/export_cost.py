@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import asked
 import psutil
 
 from clipperf import units
@@ -34,7 +35,7 @@ SAMPLE_EVERY_S = 0.02
 def main() -> None:
     """Export each model into an empty store and print one Markdown row for it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=["ViT-B-32", "ViT-H-14"])
+    parser.add_argument("models", nargs="*", type=asked.model, default=["ViT-B-32", "ViT-H-14"])
     parser.add_argument("--checkpoint", action="store_true", help="go through a file on disk")
     parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
@@ -119,4 +120,4 @@ def write_checkpoint(model: str, folder: Path, seed: int) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+import asked
 import numpy as np
 from PIL import Image
 
@@ -95,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

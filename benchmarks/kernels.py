@@ -20,6 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import asked
 import numpy as np
 from kernels_forms import FORMS, Form, Made, fp32_tower
 
@@ -38,13 +39,12 @@ PROFILED = 20
 def main() -> None:
     """Make the forms, run them, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="ViT-B-32")
-    parser.add_argument("--batch", default="1,8,32")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--model", type=asked.model, default="ViT-B-32")
+    parser.add_argument("--batch", type=asked.counts, default="1,8,32")
+    parser.add_argument("--rounds", type=asked.count, default=8)
     parser.add_argument("--only", help="forms whose names hold this, beside the first")
     parser.add_argument("--nodes", action="store_true", help="where the time goes, in place of it")
     options = parser.parse_args()
-    batches = [int(size) for size in options.batch.split(",")]
     spec, threads = zoo.resolve(options.model, "random"), env.available_cores()
     sets = ", ".join(processor.instruction_sets())
     print(f"{spec.id} images, {threads} threads of {env.cpu_name()} ({sets})")
@@ -52,9 +52,9 @@ def main() -> None:
         made = Made(spec, fp32_tower(spec, Path(scratch)), Path(scratch), threads)
         chosen = [FORMS[0], *(f for f in FORMS[1:] if (options.only or "") in f.name)]
         if options.nodes:
-            nodes(made, batches)
+            nodes(made, options.batch)
         else:
-            forms(made, chosen, batches, options.rounds)
+            forms(made, chosen, options.batch, options.rounds)
 
 
 # --- forms ---------------------------------------------------------------------------------
@@ -162,4 +162,4 @@ def by_openvino(made: Made, pixels: np.ndarray) -> tuple[Counter[str], Counter[s
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import asked
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipperf import units
-from clipperf.errors import ClipperfError
 from clipperf.models import catalog, zoo
 from clipperf.models.families.open_clip import model_config
 from clipperf.models.lean import make_lean
@@ -29,14 +29,14 @@ TOKENS = (8, 16)
 def main() -> None:
     """Print one Markdown row for each tower and length."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="*", default=["ViT-B-32", "ViT-L-14", "ViT-H-14", "RN50"])
+    parser.add_argument(
+        "model", nargs="*", type=asked.model, default=["ViT-B-32", "ViT-L-14", "ViT-H-14", "RN50"]
+    )
+    options = parser.parse_args()
     print("| model | tower | GFLOP before | after | left out |\n|---|---|---:|---:|---:|")
-    for name in parser.parse_args().model:
-        try:
-            with torch.device("meta"):
-                rows(name)
-        except ClipperfError as exc:
-            raise SystemExit(f"error: {name}: {exc}") from exc
+    for name in options.model:
+        with torch.device("meta"):
+            rows(name)
 
 
 def rows(name: str) -> None:
@@ -79,4 +79,4 @@ def operations(module: torch.nn.Module, inputs: torch.Tensor) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

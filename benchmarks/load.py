@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import asked
 import numpy as np
 
 from clipperf import units
@@ -60,8 +61,8 @@ from either kind of its cache.
 def main() -> None:
     """Print one Markdown row for each tower, or be one of the processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", action="append")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--model", action="append", type=asked.model)
+    parser.add_argument("--rounds", type=asked.count, default=7)
     parser.add_argument("--split", action="store_true", help="by parts of the work")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -255,4 +256,4 @@ def read(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

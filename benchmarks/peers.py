@@ -31,6 +31,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asked
 from peers_candidates import EAGER, OPEN_CLIP, Candidate, able, ours, peers
 from peers_make import HERE, make_export, wanted_exports, within_gate
 from peers_measure import Bench, chosen_works, measure_memory, measure_side
@@ -88,8 +89,10 @@ def arguments() -> argparse.Namespace:
         default=HERE.parent / "build",
         help="the folder of the peers' environments; default: build",
     )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--blocks", type=int, default=6, help="below 6 there are no intervals")
+    parser.add_argument("--threads", type=asked.count, default=2)
+    parser.add_argument(
+        "--blocks", type=asked.count, default=6, help="below 6 there are no intervals"
+    )
     parser.add_argument("--only", action="append", help="candidates whose names hold this")
     parser.add_argument("--workload", action="append", help="workloads whose names hold this")
     parser.add_argument("--quick", action="store_true", help="two short blocks, no memory pass")
@@ -241,4 +244,4 @@ def show(data: dict[str, Any], markdown: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

@@ -8,10 +8,10 @@ that its time and memory can be taken from outside.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -181,4 +181,9 @@ EXPORTERS = {
 
 
 if __name__ == "__main__":
-    EXPORTERS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("exporter", choices=sorted(EXPORTERS))
+    parser.add_argument("prepared", type=Path, help="what peers_prepare.py wrote")
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    EXPORTERS[options.exporter](options.prepared, options.out)

@@ -9,9 +9,9 @@ fp32. Runs in a process of its own, so that torch is not in the one that measure
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,9 @@ CAPTIONS = 64
 
 def main() -> None:
     """Write everything into the folder given."""
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     state = write_checkpoint(folder / "open_clip.safetensors")
     write_transformers(folder / "transformers", state)

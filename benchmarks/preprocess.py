@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import asked
 import numpy as np
 from PIL import Image
 
@@ -49,8 +50,10 @@ SHOWN_IMAGES = 256
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*", type=Path, help="pictures to time instead of made ones")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument(
+        "files", nargs="*", type=asked.file, help="pictures to time instead of made ones"
+    )
+    parser.add_argument("--rounds", type=asked.count, default=ROUNDS)
     options = parser.parse_args()
     folder = make(zoo.resolve("clipperf-sample"), SIDES, Variant("onnx")).folder
     with tempfile.TemporaryDirectory() as scratch:
@@ -196,4 +199,4 @@ def made_pictures(folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

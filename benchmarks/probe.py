@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 
+import asked
 import numpy as np
 
 from clipperf.evals.probe import probe
@@ -25,9 +26,9 @@ def features(samples: int, dim: int, classes: int) -> tuple[np.ndarray, np.ndarr
 def main() -> None:
     """Print how long it took, and what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--samples", type=asked.count, default=10_000)
+    parser.add_argument("--dim", type=asked.count, default=512)
+    parser.add_argument("--classes", type=asked.count, default=100)
     args = parser.parse_args()
     rows, labels = features(args.samples, args.dim, args.classes)
     started = time.perf_counter()
@@ -41,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 
+import asked
 import numpy as np
 
 KS = (1, 5, 10)
@@ -86,8 +87,8 @@ def _peak_mib() -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=5_000)
-    parser.add_argument("--captions", type=int, default=25_000)
+    parser.add_argument("--images", type=asked.count, default=5_000)
+    parser.add_argument("--captions", type=asked.count, default=25_000)
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--run", choices=("ours", "theirs"))
     args = parser.parse_args()
@@ -113,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

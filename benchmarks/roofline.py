@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import asked
 import numpy as np
 
 from clipperf.bench import cost
@@ -38,7 +39,7 @@ Call = Callable[[], Any]
 def main() -> None:
     """Measure and print, as text or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=asked.count, default=2)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
@@ -199,4 +200,4 @@ def bound_s(batch: int, operations: float, weight_bytes: float, peak: float, rea
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

@@ -25,8 +25,9 @@ import time
 import zipfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
+
+import asked
 
 import clipperf
 from clipperf.models import sample
@@ -43,10 +44,10 @@ Ask = Callable[[int], None]
 def main() -> None:
     """Print one Markdown row for each tower and number of clients."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("repository", type=Path)
+    parser.add_argument("repository", type=asked.folder)
     parser.add_argument("--http", default="127.0.0.1:8000")
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=asked.seconds, default=10)
+    parser.add_argument("--rounds", type=asked.count, default=3)
     parser.add_argument("--towers", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--also", help="another model of Triton's that takes images")
     options = parser.parse_args()
@@ -173,4 +174,4 @@ def row(side: Side, clients: int, name: str, rounds: list[tuple[float, list[floa
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

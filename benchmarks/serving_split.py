@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import asked
 import numpy as np
 
 import clipperf
@@ -112,7 +113,7 @@ class Tower(Stage):
 def main() -> None:
     """Write the three models beside the repository's own."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("repository", type=Path)
+    parser.add_argument("repository", type=asked.folder)
     repository: Path = parser.parse_args().repository
     folder = repository / "clip_image" / "image"
     if not folder.is_dir():
@@ -137,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

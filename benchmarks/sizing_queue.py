@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import asked
 import numpy as np
 
 from clipperf.nouns.cell import Cell
@@ -147,8 +148,8 @@ def off(case: Case, played: Played) -> tuple[float, float]:
 def main() -> None:
     """Print the table; exit code 1 where a prediction is further off than allowed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--answers", type=int, default=200_000, help="of each simulation")
-    asked = parser.parse_args()
+    parser.add_argument("--answers", type=asked.count, default=200_000, help="of each simulation")
+    given = parser.parse_args()
     print(
         "| target /s | SLO ms | batch up to | streams | replicas | load of a stream "
         "| p99 ms predicted | p99 ms played | off | busy predicted | busy played | off |\n"
@@ -156,7 +157,7 @@ def main() -> None:
     )
     worst = 0.0
     for number, case in enumerate(cases()):
-        played = play(case.service, case.rate_per_s, asked.answers, number)
+        played = play(case.service, case.rate_per_s, given.answers, number)
         late, busy = off(case, played)
         worst = max(worst, abs(late), abs(busy))
         o = case.option
@@ -173,4 +174,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from clipperf.commands import (
     compare,
@@ -24,6 +26,7 @@ from clipperf.commands import (
     sweep,
     tune,
 )
+from clipperf.errors import UsageError
 
 COMMANDS: dict[str, ModuleType] = {
     "models": models,
@@ -64,6 +67,22 @@ def _examples(*lines: str) -> str:
     return "Examples:\n\n" + "\n\n".join(f"  $ {line}" for line in lines)
 
 
+class _Command(TyperCommand):
+    """One that takes no empty path: it would be the current folder, which nobody has named."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        raw, _, _ = self.make_parser(ctx).parse_args(given)
+        for param in self.params:
+            typed, made = raw.get(param.name or ""), ctx.params.get(param.name or "")
+            several = isinstance(made, list | tuple)
+            pairs = zip(typed or (), made or (), strict=False) if several else [(typed, made)]
+            if any(text == "" and isinstance(path, Path) for text, path in pairs):
+                raise UsageError(f"{param.opts[0]} is empty: name a file or folder")
+        return rest
+
+
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
@@ -82,11 +101,11 @@ def root(
 def _add(name: str, module: ModuleType) -> None:
     """Add a command, or a group of them, which a module with `COMMANDS` of its own is."""
     if not hasattr(module, "COMMANDS"):
-        app.command(name, epilog=_examples(*module.EXAMPLES))(module.command)
+        app.command(name, cls=_Command, epilog=_examples(*module.EXAMPLES))(module.command)
         return
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     for part, (function, examples) in module.COMMANDS.items():
-        group.command(part, epilog=_examples(*examples))(function)
+        group.command(part, cls=_Command, epilog=_examples(*examples))(function)
     app.add_typer(group, name=name, help=module.HELP, epilog=_examples(*module.EXAMPLES))
 
 

@@ -25,10 +25,11 @@ from clipperf.errors import (
     UsageError,
     WeightsError,
 )
-from clipperf.export.derived import OPTIONS
+from clipperf.export.derived import OPTIONS, as_expected, check_expected
 from clipperf.export.exporter import chosen
+from clipperf.export.folder import Exported
 from clipperf.nouns.model import ModelSpec
-from clipperf.nouns.variant import SIDES, PixelDtype, Side, Variant
+from clipperf.nouns.variant import PRECISIONS, SIDES, PixelDtype, Side, Variant
 from clipperf.text import one_line
 
 BEST = "best"
@@ -64,7 +65,8 @@ class Choice(Generic[T]):
         """Which, why, and what else was considered, for people."""
         taken = self.taken
         if taken.times is None:
-            why = "the next in the order of its precision; its speed was not measured on such"
+            such = "processors of this kind" if taken.device == "cpu" else "GPUs"
+            why = f"the next in the order of its precision; its speed on {such} is not known"
         else:
             where = f"{kind()} processors ({self.measured_with})"
             why = f"{taken.times:.3g} times PyTorch in fp32 on {where}"
@@ -73,6 +75,9 @@ class Choice(Generic[T]):
             for each in self.refused
         ]
         said.append(f"best: {taken.runtime} {taken.precision}, expected first here: {why}")
+        row = PRECISIONS.find(taken.precision)
+        if taken.device == "cpu" and row is not None and row.emulated:
+            said.append(f"{taken.precision} is a GPU's, and slow on a CPU: use it for checks")
         if self.others:
             said.append(f"behind it: {', '.join(each.label for each in self.others)}")
         return [*said, "clipperf tune measures them on this machine"]
@@ -136,7 +141,7 @@ def best_for(
         for spec, dtype in itertools.product(specs, inputs):
             variant = Variant(each.runtime, each.precision, dtype)
             with contextlib.suppress(WeightsError):
-                prepare.artifact_folder(spec, sides, variant, on_stage, batches)
+                prepare.artifact_folder(spec, sides, variant, on_stage, batches, as_expected=True)
 
     fits = partial(_gives, features=features)
     return best(make, precisions=precisions, device=device, sides=sides, fits=fits)
@@ -187,7 +192,11 @@ def made(
 
     def tried(each: Candidate) -> T:
         named = replace(variant, runtime=each.runtime, precision=each.precision)
-        return make(chosen(prepare.loaded_by(named), options, strict=False))
+        wanted = chosen(prepare.loaded_by(named), options, strict=False)
+        made = make(as_expected(wanted))
+        if isinstance(made, Exported):
+            check_expected(made.manifest.towers)
+        return made
 
     fits = partial(_gives, features=variant.features)
     choice = best(tried, precisions=precisions, device=device, sides=sides, fits=fits)

@@ -11,6 +11,7 @@ from clipperf.engines.candidates import usual_precisions
 from clipperf.engines.processor import check_cell
 from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.evals.worker import ModelRequest
+from clipperf.export import derived
 from clipperf.export.exporter import chosen, find
 from clipperf.export.make import serving
 from clipperf.models import sample, zoo
@@ -158,13 +159,15 @@ def artifact_folder(
     on_stage: OnStage,
     batches: tuple[int, int] = (1, 1),
     margin: float | None = None,
+    as_expected: bool = False,
 ) -> Path:
     """The folder with what a runtime loads for a variant, exported now where there is none.
 
     A runtime that builds the tower from the weights gets the ONNX folder, for its tokenizer and
     preprocessing. Towers take the batches from the smallest of `batches` to the largest at least;
     those that users exported with settings of their own are taken where they do. `margin` are the
-    points that quantised towers may lose on the sample, None: as usual.
+    points that quantised towers may lose on the sample, None: as usual. What is to be as fast
+    `as_expected` may not keep too many layers, however it was made; see `derived`.
 
     Raises:
         UsageError: the runtime does not have the precision; and whatever `make` raises.
@@ -174,7 +177,11 @@ def artifact_folder(
         known = ", ".join(runtime.precisions)
         raise UsageError(f"no precision {row.name!r} for {runtime.name}; choose from {known}")
     wanted = chosen(loaded_by(variant), {"--margin": margin}, strict=False)
-    return serving(spec, sides, wanted, batches, on_stage)
+    if not as_expected:
+        return serving(spec, sides, wanted, batches, on_stage)
+    folder = serving(spec, sides, derived.as_expected(wanted), batches, on_stage)
+    derived.check_expected(store.read_manifest(folder).towers)
+    return folder
 
 
 def loaded_by(variant: Variant) -> Variant:

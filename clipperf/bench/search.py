@@ -56,6 +56,9 @@ P90_SAMPLES = 64
 
 BASELINE = "a baseline: clipperf.load opens exported towers alone"
 OVER_BUDGET = "not tried: the time budget was over"
+OVER_IN_STEP = "ended while it loaded or compiled: its part of the time budget was over"
+LEAST_STEP_S = 1.0
+"""A baseline for which less is left is not begun."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,8 @@ class Search:
         elapsed_s = cost.stopwatch()
         early_s = (1 - FINAL_SHARE) * self.budget_s
         firsts = self._made(self.space.firsts, lambda: elapsed_s() > early_s / 2)
-        baselines = self._made(self.space.baselines, lambda: False)
-        self._measure("all cores", [*firsts, *baselines], lambda: False)
-        for cell in baselines:
+        self._measure("all cores", firsts, lambda: False)
+        for cell in self._baselines(lambda: early_s - elapsed_s()):
             if not self.trials[cell].verdict:
                 self._judge(cell, BASELINE)
         worthy = self._ranked(firsts, bounded=False)
@@ -146,6 +148,22 @@ class Search:
             if cell != chosen:
                 self._judge(cell, "as fast, but a batch takes longer" if alike else "slower")
         return self.trials[chosen], self._opened_by(chosen)
+
+    def _baselines(self, left_s: Callable[[], float]) -> list[Cell]:
+        """Measure the baselines while time is left; a step that then goes on, as compiling may, is
+        ended. Returns those that could be opened."""
+        cells = self._made(self.space.baselines, lambda: False)
+        for cell in cells:
+            limit_s = min(self.scout.timeout_s, left_s())
+            if limit_s < LEAST_STEP_S:
+                self._judge(cell, OVER_BUDGET)
+                continue
+            settings = dataclasses.replace(self.scout, timeout_s=limit_s)
+            what = f"a baseline, loading or compiling for at most {units.seconds(limit_s)}"
+            self._measure(what, [cell], lambda: False, settings)
+            if left_s() <= 0 and not self.trials[cell].items_per_s:
+                self._judge(cell, OVER_IN_STEP)
+        return cells
 
     def _chosen(self, ranked: Sequence[Cell]) -> Cell:
         """The fastest; of several that cannot be told apart the one with the quickest batch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,8 +190,31 @@ def usable_devices(
         raise MissingDependencyError(
             f"no runtime works on {device or 'this machine'}: clipperf doctor says what is missing"
         )
+    _check_brought(devices, precisions or (), device)
     prepare.check_precisions(devices, precisions or ())
     return devices
+
+
+def _check_brought(
+    devices: Mapping[str, str], precisions: Sequence[str], device: str | None
+) -> None:
+    """Make sure that no precision is lacking for want of a package.
+
+    Raises:
+        MissingDependencyError: one that a runtime has which is not usable here, and no other; the
+            message names what would make it.
+    """
+    here = {name for runtime in devices for name in contract.get(runtime).precisions}
+    others = [contract.get(name) for name in deployable() if name not in devices]
+    for precision in precisions:
+        for runtime in others if precision not in here else ():
+            place = device or runtime.devices[0]
+            found = runtime.availability(place) if place in runtime.devices else None
+            if precision in runtime.precisions and found is not None and not found.usable:
+                raise MissingDependencyError(
+                    f"precision {precision} is {runtime.name}'s: {found.detail}. To use it: "
+                    f"{found.fix}"
+                )
 
 
 def space(wishes: Wishes, side: Side, devices: dict[str, str]) -> Space:

@@ -73,6 +73,7 @@ def endpoint_target(
     tower: str,
     tokens: str | None,
     from_files: str | None,
+    skip_unreadable: bool,
     protocol: str | None,
     served_as: str | None,
     connections: int | None,
@@ -126,5 +127,7 @@ def endpoint_target(
         sizes=sizes,
         served_as=names(served_as, "--served-as") if served_as else (),
         tokens=numbers(tokens, "--tokens") if tokens else None,
-        files=None if from_files is None else file_work(from_files, ("exact",)),
+        files=None
+        if from_files is None
+        else file_work(from_files, ("exact",), skip_unreadable=skip_unreadable),
     )

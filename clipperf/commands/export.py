@@ -15,6 +15,7 @@ from clipperf.commands.options import (
     Quiet,
     TowerChoice,
     folder_to_deploy,
+    for_images,
     named_path,
     names,
     pixel_dtypes,
@@ -196,6 +197,7 @@ def command(
     towers = sides(tower)
     out = folder_to_deploy(out, "--out")
     pixel_dtype = pixel_dtypes(input_, towers, several=False)[0]
+    for_images(towers, preprocess=preprocess, features=features)
     options = {
         "--calibrate": calibrate,
         "--margin": margin,
@@ -212,7 +214,7 @@ def command(
     )
     asked = None if precision is None else names(precision, "--precision")
     if preprocess is not None:
-        preprocess_fast.check(preprocess)
+        preprocess_fast.check(preprocess, "--preprocess")
     if layout is not None:
         laying = in_layout(layout, usual, asked, options, device, out, preprocess)
     else:
@@ -256,6 +258,7 @@ def in_layout(
     from functools import partial
 
     from clipperf.bench import prepare
+    from clipperf.bench.best import BEST
     from clipperf.export.deployment import DEPLOYMENTS, lay_out
     from clipperf.export.exporter import chosen_all
     from clipperf.nouns.variant import BASELINE_PRECISION
@@ -264,6 +267,11 @@ def in_layout(
     if out is None or preprocess is not None:
         wrong = "needs --out" if out is None else "takes no --preprocess"
         raise UsageError(f"--layout {layout} {wrong}")
+    if usual.runtime == BEST:
+        raise UsageError(
+            f"--layout {layout} is for a program that runs a runtime of its own: name that in the "
+            f"place of --runtime {BEST}"
+        )
     asked = [replace(usual, precision=name) for name in precisions or [BASELINE_PRECISION]]
     variants = chosen_all(asked, options)
     prepare.choose_devices([usual.runtime], device)

@@ -111,6 +111,13 @@ def pixel_dtypes(
     return found
 
 
+def for_images(towers: tuple[Side, ...], **given: object) -> None:
+    """Refuse options that are for images where none are; raises UsageError that names the first."""
+    alone = next((name for name, value in given.items() if value), None)
+    if alone is not None and "image" not in towers:
+        raise UsageError(f"--{alone} is for images: leave it out, or add --tower both")
+
+
 def numbers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
     """Whole numbers from `least`, with commas; raises UsageError that names the option."""
     try:

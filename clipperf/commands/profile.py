@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from clipperf.commands.data_options import SkipUnreadable
 from clipperf.commands.endpoint_options import (
     Connections,
     EndpointUrl,
@@ -136,6 +137,7 @@ def command(
             "the engine runs. Default: all cores.",
         ),
     ] = None,
+    skip_unreadable: SkipUnreadable = False,
     scenario: ScenarioChoice = CLOSED,
     slo_ms: LatencyBound = None,
     max_batch: MaxBatch = None,
@@ -156,7 +158,7 @@ def command(
     from functools import partial
 
     from clipperf.bench import cost, prepare
-    from clipperf.bench.best import Choice
+    from clipperf.bench.best import BEST, Choice
     from clipperf.bench.endpoints import profile_endpoint
     from clipperf.bench.jobs import LAUNCHERS
     from clipperf.bench.profile import Sweep, best_of, failures
@@ -169,6 +171,7 @@ def command(
 
     if not 0 < timeout <= 86400:
         raise UsageError(f"--timeout {timeout}: give seconds above 0, up to a day")
+    runtime = None if runtime == BEST else runtime  # which nobody has to say
     asked = None if precision is None else names(precision, "--precision")
     scenario, batches, serving = offered(
         *(scenario, batch, slo_ms, max_batch, max_delay_ms, quick, endpoint is not None, rate)
@@ -186,11 +189,11 @@ def command(
         ours |= {"--compare-published": compare_published}
         served = endpoint_target(
             *(endpoint, models, pretrained, sizes, scenario, batches, serving, tower, tokens),
-            *(from_files, protocol, served_as, connections, ours),
+            *(from_files, skip_unreadable, protocol, served_as, connections, ours),
         )
         measure, rows = partial(profile_endpoint, served), served.rows
     else:
-        files = _files(from_files, preprocess, preprocess_threads)
+        files = _files(from_files, preprocess, preprocess_threads, max(batches), skip_unreadable)
         if files is not None:
             tower = _images_alone(tower, tokens, compare_published, scenario)
             scenario = FROM_FILES
@@ -265,10 +268,13 @@ def _tell(result: ResultFile, compare_published: bool, gpus: bool, bounds: Limit
     tell_lines(*([missing] if lines is None and (missing := without_line(found)) else []))
 
 
-def _files(folder: str | None, methods: str | None, threads: str | None) -> FileWork | None:
+def _files(
+    folder: str | None, methods: str | None, threads: str | None, batch: int, skip: bool
+) -> FileWork | None:
     """What --from-files and the options beside it ask for."""
     if folder is None:
-        given = {"--preprocess": methods, "--preprocess-threads": threads}
+        given: dict[str, object] = {"--preprocess": methods, "--preprocess-threads": threads}
+        given["--skip-unreadable"] = skip or None
         alone = next((name for name, value in given.items() if value is not None), None)
         if alone is not None:
             raise UsageError(f"{alone} says how files are read: give --from-files FOLDER, too")
@@ -279,6 +285,8 @@ def _files(folder: str | None, methods: str | None, threads: str | None) -> File
         folder,
         None if methods is None else names(methods, "--preprocess"),
         None if threads is None else numbers(threads, "--preprocess-threads", least=0),
+        batch=batch,
+        skip_unreadable=skip,
     )
 
 

@@ -159,8 +159,9 @@ def _driven(plan: SweepPlan, scenario: str) -> Driven:
 
     if scenario == FROM_FILES:
         folder = str(plan.path.parent / (plan.files or ""))
+        given = (folder, plan.preprocess, plan.preprocess_threads)
         where = f"{plan.path}: [from-files]"
-        work = file_work(folder, plan.preprocess, plan.preprocess_threads, where, "preprocess")
+        work = file_work(*given, where, "preprocess", batch=max(plan.batches))
         return Driven(FROM_FILES, plan.batches, files=work)
     if scenario not in SERVING:
         return Driven(CLOSED_LOOP if scenario == CLOSED else scenario, plan.batches)

@@ -98,6 +98,7 @@ def command(
 ) -> None:
     """Find the fastest runtime, precision, threads, streams and batch for this machine."""
     from clipperf.bench import tune as bench
+    from clipperf.bench.best import BEST
     from clipperf.models import zoo
     from clipperf.nouns.model import Sizes
     from clipperf.report.tuning import tuning_table
@@ -110,6 +111,11 @@ def command(
     for option, value in (("--max-batch-ms", max_batch_ms), ("--minutes", minutes)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UsageError(f"{option} {value}: give a number above 0")
+    runtimes = None if runtime is None else names(runtime, "--runtime")
+    if BEST in (runtimes or ()):
+        raise UsageError(
+            f"--runtime {BEST} is what tune finds out by measuring: leave --runtime out"
+        )
     spec = zoo.resolve(model, pretrained, Sizes(image_size, context_length))
     path = expanded(out or store.tuning_path(spec, sides(tower)))
     if kind_of(path) == "folder":
@@ -123,7 +129,7 @@ def command(
     wishes = bench.Wishes(
         spec=spec,
         sides=sides(tower),
-        runtimes=None if runtime is None else names(runtime, "--runtime"),
+        runtimes=runtimes,
         precisions=None if precision is None else names(precision, "--precision"),
         batches=numbers(batch, "--batch"),
         threads=None if threads is None else numbers(threads, "--threads"),

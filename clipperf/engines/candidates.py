@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from clipperf.engines import contract, processor
 from clipperf.nouns.variant import PRECISIONS, SIDES
 
-MEASURED_WITH = {"image": "images", "text": "texts of 8 tokens"}
+MEASURED_WITH = {"image": "images", "text": "texts of 8 tokens, which PyTorch takes padded to 77"}
 
 MEASURED: Mapping[str, Mapping[str, Mapping[tuple[str, str], float]]] = {
     "AMX": {

@@ -5,6 +5,9 @@ Runtimes would take some without them as well, and compute in float32 unasked.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from clipperf.engines import contract
 from clipperf.errors import UnsupportedError
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.variant import INT8_INSTRUCTIONS, PRECISIONS, Precision
@@ -25,8 +28,11 @@ WORTH_NAMING = (
 """Instruction sets of x86 and Arm that towers are computed with."""
 
 
-def lacks(precision: Precision) -> str | None:
-    """What the processor would need to multiply a precision, in words; None where it has it."""
+def lacks(precision: Precision, among: Collection[str] | None = None) -> str | None:
+    """What the processor would need to multiply a precision, in words; None where it has it.
+
+    Others that it multiplies are named, of those `among` which whoever asks can choose.
+    """
     flags = env.cpu_flags()
     missing = [group for group in precision.instructions if not flags.intersection(group)]
     if not missing:
@@ -35,23 +41,25 @@ def lacks(precision: Precision) -> str | None:
     others = [
         row.name
         for row in PRECISIONS.rows
-        if row.tune.get("cpu") is not None and not row.instructions
+        if row.tune.get("cpu") is not None
+        and not row.instructions
+        and (among is None or row.name in among)
     ]
+    named = f" ({', '.join(others)})" if others else ""
     return (
         f"{precision.name} takes a processor with {needed}, which {env.cpu_name()} lacks (clipperf "
-        f"doctor lists what it has): choose another precision ({', '.join(others)}) or another "
-        f"machine"
+        f"doctor lists what it has): choose another precision{named} or another machine"
     )
 
 
-def check(precision: str) -> None:
-    """Make sure that the processor multiplies a precision.
+def check(precision: str, among: Collection[str] | None = None) -> None:
+    """Make sure that the processor multiplies a precision; see `lacks`.
 
     Raises:
         UnsupportedError: it does not; the message says what it lacks.
     """
     row = PRECISIONS.find(precision)
-    said = None if row is None else lacks(row)
+    said = None if row is None else lacks(row, among)
     if said is not None:
         raise UnsupportedError(said)
 
@@ -59,7 +67,8 @@ def check(precision: str) -> None:
 def check_cell(cell: Cell) -> None:
     """As `check`, of what is to run on the CPU."""
     if cell.device == "cpu":
-        check(cell.precision)
+        runtime = contract.RUNTIMES.find(cell.runtime)
+        check(cell.precision, None if runtime is None else runtime.precisions)
 
 
 def kind() -> str | None:

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from clipperf.errors import UsageError
-from clipperf.evals.layout import LAYOUTS, MissingSplitError, Place, half_met
+from clipperf.evals.layout import LAYOUTS, SPLITS, MissingSplitError, Place, half_met, layout_of
 from clipperf.evals.published import SETS, PublishedSet, how_to_fetch, local_path, roots
 from clipperf.evals.recipe import RECIPE, Recipe, read_recipe
 from clipperf.inputs.reading import image_suffixes
@@ -181,3 +181,13 @@ def _is_own(name: str, patterns: Collection[str]) -> bool:
     """Whether a name is a dataset's own; a pattern without "*" means one at the top."""
     base = posixpath.basename(name)
     return any(fnmatchcase(base if "*" in p else name, p) for p in patterns)
+
+
+def check(path: str) -> None:
+    """Make sure, without opening an image, that a dataset lies at a path.
+
+    Raises:
+        UsageError: nothing does, or it is no dataset.
+    """
+    found, published = path_of(path, SPLITS[0], lambda stage: None)
+    layout_of(place_at(found, None, None, published)[0])

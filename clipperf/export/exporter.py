@@ -117,9 +117,8 @@ def exporter_of(variant: Variant) -> Exporter:
     if found is None:
         known = precisions_for(variant.runtime)
         if not known:
-            *others, last = dict.fromkeys(runtime for e in EXPORTERS for runtime in e.makes)
-            choice = f"{', '.join(others)} or {last}"
-            raise UsageError(f"--runtime {variant.runtime}: export to {choice}")
+            choice = ", ".join(dict.fromkeys(runtime for e in EXPORTERS for runtime in e.makes))
+            raise UsageError(f"--runtime {variant.runtime}: export to {choice} or best")
         raise UsageError(
             f"no precision {variant.precision!r} for {variant.runtime}; choose from "
             f"{', '.join(known)}"

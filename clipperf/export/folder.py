@@ -23,8 +23,8 @@ from clipperf.nouns.artifact import PARITY_FILES, Artifact, Manifest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import SIDES, Side, Variant
 from clipperf.system import files, store
-from clipperf.system.foreign import carry_over, check, is_empty, link_or_copy
-from clipperf.system.targets import kind_of, real
+from clipperf.system.foreign import carry_over, check, link_or_copy
+from clipperf.system.targets import real
 from clipperf.version import __version__
 
 SHARED_FILES: dict[Side, tuple[str, ...]] = {
@@ -36,11 +36,15 @@ SHARED_FILES: dict[Side, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export left: the folder, its manifest, and which sides were built just now."""
+    """What an export left: the folder, its manifest, and which sides were built just now.
+
+    `replaced` is the runtime and precision of what stood there before, where it was another's.
+    """
 
     folder: Path
     manifest: Manifest
     built: tuple[Side, ...]
+    replaced: str | None = None
 
     @property
     def up_to_date(self) -> bool:
@@ -112,6 +116,9 @@ def ensure(
         if unwritable is not None:
             raise unwritable
         check_space(folder, wanted.spec, sum(wanted.needed_bytes[side] for side in missing))
+        before = None
+        with contextlib.suppress(ArtifactError):
+            before = _kind(store.read_manifest(folder))
         ours, coming = own_files(folder), [f"{side}/{wanted.file}" for side in missing]
         check(folder, ours, (*coming, *(name for side in missing for name in SHARED_FILES[side])))
         with files.staged(folder) as staging:
@@ -127,7 +134,12 @@ def ensure(
         for tower in manifest.towers:
             for name, digest in tower.files.items():
                 store.remember_sha256(folder / name, digest)
-    return Exported(folder, manifest, tuple(missing))
+    replaced = before if before != _kind(manifest) else None
+    return Exported(folder, manifest, tuple(missing), replaced)
+
+
+def _kind(manifest: Manifest) -> str:
+    return f"{manifest.runtime} {manifest.precision}"
 
 
 def _kept(wanted: Wanted, keep_failed: bool) -> dict[Side, Artifact]:
@@ -223,29 +235,6 @@ def copy_tower(folder: Path, side: Side, target: Path) -> None:
     _copy_shared(folder, target / side)
     manifest = dataclasses.replace(manifest, towers=(tower,))
     files.write_json(target / side / store.MANIFEST_NAME, manifest)
-
-
-def check_target(folder: Path, spec: ModelSpec, runtime: str) -> None:
-    """Refuse to replace a folder that is not an artifact of the same architecture and runtime.
-
-    Raises:
-        UsageError: the folder holds something else, or something that cannot be looked at.
-    """
-    kind = kind_of(folder)
-    if kind == "nothing" or (kind == "folder" and is_empty(folder)):
-        return
-    try:
-        manifest = store.read_manifest(folder)
-    except ArtifactError as exc:
-        why = f"is no clipperf artifact that can be read ({exc})"
-        if kind_of(folder / store.MANIFEST_NAME) == "nothing":
-            why = "is no clipperf artifact"
-        raise UsageError(f"{folder} already exists and {why}; choose another --out") from exc
-    if (manifest.spec.architecture, manifest.runtime) != (spec.architecture, runtime):
-        raise UsageError(
-            f"{folder} holds {manifest.spec.id} for {manifest.runtime}; choose another --out, or "
-            f"remove it first"
-        )
 
 
 def current_towers(folder: Path) -> dict[Side, Artifact]:

@@ -13,7 +13,7 @@ from clipperf.export import folder as folders
 from clipperf.export.exporter import EXPORTERS, Below, Exporter, Need, exporter_of
 from clipperf.export.folder import Exported, Wanted
 from clipperf.export.job import Built, Job, Tell
-from clipperf.export.space import weight_bytes
+from clipperf.export.space import check_target, weight_bytes
 from clipperf.export.workshop import Workshop
 from clipperf.models import zoo
 from clipperf.nouns.artifact import Artifact, Parity
@@ -55,7 +55,7 @@ def make(
         )
     variant = exporter.complete(spec, variant)
     if out is not None:  # in the store whatever is damaged is built again
-        folders.check_target(out.absolute(), spec, variant.runtime)
+        check_target(out.absolute(), spec, variant.runtime)
     below = [
         _made_before(spec, sides, variant, need, on_stage, shop)
         for need in exporter.needs(spec, sides, variant)

@@ -1,4 +1,4 @@
-"""What towers take on the disk, before they are made."""
+"""Whether there is room for towers before they are made: in a folder, and on the disk."""
 
 from __future__ import annotations
 
@@ -6,9 +6,35 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipperf.errors import StorageError
+from clipperf.errors import ArtifactError, StorageError, UsageError
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Precision, Side
+from clipperf.system import store
+from clipperf.system.foreign import is_empty
+from clipperf.system.targets import kind_of
+
+
+def check_target(folder: Path, spec: ModelSpec, runtime: str) -> None:
+    """Refuse to replace a folder that is not an artifact of the same architecture and runtime.
+
+    Raises:
+        UsageError: the folder holds something else, or something that cannot be looked at.
+    """
+    kind = kind_of(folder)
+    if kind == "nothing" or (kind == "folder" and is_empty(folder)):
+        return
+    try:
+        manifest = store.read_manifest(folder)
+    except ArtifactError as exc:
+        why = f"is no clipperf artifact that can be read ({exc})"
+        if kind_of(folder / store.MANIFEST_NAME) == "nothing":
+            why = "is no clipperf artifact"
+        raise UsageError(f"{folder} already exists and {why}; choose another --out") from exc
+    if (manifest.spec.architecture, manifest.runtime) != (spec.architecture, runtime):
+        raise UsageError(
+            f"{folder} holds {manifest.spec.id} for {manifest.runtime}; choose another --out, or "
+            f"remove it first"
+        )
 
 
 def weight_bytes(spec: ModelSpec, sides: Sequence[Side], precision: Precision) -> dict[Side, int]:

@@ -20,10 +20,11 @@ from typing import Any
 
 from PIL import Image
 
-from clipperf.errors import MissingDependencyError
-from clipperf.inputs.preprocess_spec import INTERPOLATIONS, PreprocessSpec, Size
+from clipperf.errors import MissingDependencyError, UsageError
+from clipperf.inputs.preprocess_spec import INTERPOLATIONS, METHODS, PreprocessSpec, Size
 from clipperf.inputs.resize import resize_middle
 from clipperf.system import extras
+from clipperf.text import quoted
 
 MODES = ("RGB", "L")
 
@@ -47,14 +48,16 @@ def library() -> Any:
     return cykooz_resizer
 
 
-def check(method: str) -> None:
-    """Make sure that a method is known and can be used here.
+def check(method: str, asked: str = "preprocess") -> None:
+    """Make sure that a method is known and can be used here; `asked` is how it was asked for.
 
     Raises:
         UsageError: there is no such method.
         MissingDependencyError: it needs a package that is not installed.
     """
-    if PreprocessSpec(method=method).method != "exact":
+    if method not in METHODS:
+        raise UsageError(f"{asked} {quoted(method)}: choose from {', '.join(METHODS)}")
+    if method != "exact":
         library()
 
 

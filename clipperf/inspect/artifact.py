@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipperf import units
-from clipperf.engines import contract
+from clipperf.engines import contract, processor
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import ArtifactError, UsageError
 from clipperf.inspect import onnx_file
 from clipperf.inspect.inspection import Inspection
 from clipperf.nouns.artifact import LAYOUT_RECORD, Artifact, Layout, is_inside
+from clipperf.nouns.variant import PRECISIONS
 from clipperf.system import store
 from clipperf.system.files import sha256_file
 from clipperf.system.reading import regular_bytes
@@ -176,6 +177,7 @@ def _artifact(folder: Path) -> Inspection:
         "written by": f"clipperf {manifest.clipperf_version}, {manifest.created_utc}",
     }
     parts = []
+    lacking = [_lacks(tower) for tower in manifest.towers]
     for tower in manifest.towers:
         if regular_bytes(folder / tower.path) is not None:
             facts |= {f"{tower.side}: {name}": said for name, said in tower.findings.items()}
@@ -197,7 +199,7 @@ def _artifact(folder: Path) -> Inspection:
         manifest.precision,
         facts=facts,
         problems=tuple(problems),
-        obstacle=next((part.obstacle for part in parts if part.obstacle), None),
+        obstacle=next((o for o in (*(p.obstacle for p in parts), *lacking) if o), None),
         parts=tuple(parts),
     )
 
@@ -211,6 +213,14 @@ def _tower(path: Path, tower: Artifact) -> Inspection:
         return inspect(path)
     except (UsageError, ModuleNotFoundError):
         return Inspection(str(path), "tower", tower.disk_bytes, obstacle=_obstacle(tower.runtime))
+
+
+def _lacks(tower: Artifact) -> str | None:
+    """What the processor lacks to multiply a tower's precision where it would run it."""
+    runtime, row = contract.RUNTIMES.find(tower.runtime), PRECISIONS.find(tower.precision)
+    if runtime is None or row is None or runtime.devices[0] != "cpu":
+        return None
+    return processor.lacks(row, runtime.precisions)
 
 
 def _obstacle(name: str) -> str | None:

@@ -23,12 +23,14 @@ class Way:
 class FileWork:
     """The files that are read over and over, and the ways that take turns.
 
-    `middle_px` are the medians of the images' widths and heights.
+    `middle_px` are the medians of the images' widths and heights; `notes` say which of the folder's
+    are not among them.
     """
 
     paths: tuple[str, ...]
     ways: tuple[Way, ...]
     middle_px: tuple[int, int]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

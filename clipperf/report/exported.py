@@ -20,6 +20,8 @@ def exported_lines(exported: Exported) -> list[str]:
     mark = " (random weights: for sizing only)" if manifest.spec.random_weights else ""
     state = "up to date" if exported.up_to_date else f"exported {' and '.join(exported.built)}"
     said = [f"{manifest.spec.id}{mark} {manifest.precision}: {state}"]
+    if exported.replaced is not None:
+        said.append(f"  in the place of {exported.replaced}, which was there")
     for tower in manifest.towers:
         given, produced = tower.inputs[0], tower.outputs[0]
         parity = tower.parity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,9 @@ from clipperf.bench import best as module
 from clipperf.bench import profile as bench
 from clipperf.bench.best import best, best_for
 from clipperf.bench.profile import Sweep, best_of
-from clipperf.engines import processor
+from clipperf.engines import contract, processor
 from clipperf.engines.candidates import Candidate, candidates
+from clipperf.engines.contract import Availability
 from clipperf.errors import (
     ClipperfError,
     ExportError,
@@ -26,8 +28,12 @@ from clipperf.errors import (
     UsageError,
     WeightsError,
 )
+from clipperf.export.derived import QuantizeSettings, as_expected, check_expected
+from clipperf.export.exporter import chosen
 from clipperf.models import zoo
+from clipperf.nouns.artifact import Artifact, Quantization
 from clipperf.nouns.variant import Variant
+from clipperf.system import store
 
 SPEC = zoo.resolve("clipperf-sample")
 
@@ -114,7 +120,10 @@ def test_a_profile_takes_what_all_models_have(monkeypatch: pytest.MonkeyPatch) -
     other = zoo.resolve("ViT-B-32", "random")
     made: list[tuple[str, Variant]] = []
 
-    def artifact_folder(spec: object, sides: object, variant: Variant, *_: object) -> Path:
+    def artifact_folder(
+        spec: object, sides: object, variant: Variant, *_: object, **more: bool
+    ) -> Path:
+        assert more == {"as_expected": True}
         made.append((spec.id, variant))  # type: ignore[attr-defined]
         if spec == other and variant.precision == "int8":
             raise ParityError("too far")
@@ -130,10 +139,61 @@ def test_a_profile_takes_what_all_models_have(monkeypatch: pytest.MonkeyPatch) -
     assert {variant.pixel_dtype for _, variant in made} == {"float32", "uint8"}
 
 
+def test_a_precision_of_a_package_that_is_missing_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from clipperf.bench import tune
+
+    gone = Availability(False, "openvino is not installed", "pip install 'clipperf[openvino]'")
+    known = contract.get("openvino")
+    monkeypatch.setattr(tune, "usable", lambda *_: {"onnx": "cpu"})
+    monkeypatch.setattr(tune, "deployable", lambda: ["onnx", "openvino"])
+    fake = dataclasses.replace(known, availability=lambda device: gone)
+    get = contract.get
+    monkeypatch.setattr(contract, "get", lambda name: fake if name == "openvino" else get(name))
+    with pytest.raises(MissingDependencyError) as caught:
+        tune.usable_devices(None, ["bf16"], None)
+    assert str(caught.value) == (
+        "precision bf16 is openvino's: openvino is not installed. To use it: "
+        "pip install 'clipperf[openvino]'"
+    )
+    assert tune.usable_devices(None, ["int8"], None) == {"onnx": "cpu"}
+    with pytest.raises(UsageError, match="no precision 'int7' in onnx"):
+        tune.usable_devices(None, ["int7"], None)
+
+
+def test_a_tower_that_keeps_too_many_layers_is_not_what_was_expected(
+    sample_artifact: Path,
+) -> None:
+    """A quarter of 8 layers is 2: a tower of before with 3 is refused, whatever its margin."""
+    usual = chosen(Variant("onnx", "int8"), {"--margin": 0.0})
+    assert as_expected(usual).settings == QuantizeSettings(margin=0.0, most_kept=0.25)
+    assert as_expected(Variant("onnx", "fp32")) == Variant("onnx", "fp32")
+    (tower, *_) = store.read_manifest(sample_artifact).towers
+
+    def kept(count: int) -> Artifact:
+        names = tuple("abcdefgh"[:count])
+        found = Quantization(8, names, "fp32", 10, 0.999, 0.0, 0.1)
+        return dataclasses.replace(tower, quantization=found)
+
+    check_expected([tower, kept(2)])
+    with pytest.raises(ExportError, match="3 of its 8 layers stay in fp32, of which at most 25%"):
+        check_expected([kept(3)])
+
+
+def test_what_is_slow_on_a_cpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "candidates", lambda *_: [Candidate("onnx", "fp8", "cpu")])
+    said = best(lambda each: None).lines()
+    assert "its speed on processors of this kind is not known" in said[0]
+    assert said[1] == "fp8 is a GPU's, and slow on a CPU: use it for checks"
+
+
 def test_features_are_given_by_few(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
-    def artifact_folder(spec: object, sides: object, variant: Variant, *_: object) -> Path:
+    def artifact_folder(
+        spec: object, sides: object, variant: Variant, *_: object, **more: bool
+    ) -> Path:
         made.append(variant.runtime)
         if variant.precision == "int8":
             raise ParityError("too far")
@@ -150,7 +210,7 @@ def test_features_are_given_by_few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_weights_that_cannot_be_had_are_rows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def artifact_folder(*_: object) -> Path:
+    def artifact_folder(*_: object, **__: object) -> Path:
         raise WeightsError("none")
 
     monkeypatch.setattr(bench.prepare, "artifact_folder", artifact_folder)
@@ -190,6 +250,39 @@ def test_eval_judges_what_best_takes(cli: Cli, home: Path) -> None:
     assert cells == {("torch", "fp32"), (taken["runtime"], taken["precision"])}
     refused = cli("eval", "clipperf-sample", "--runtime", "best,onnx")
     assert refused.returncode == 2 and "best" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("tune", "clipperf-sample", "--runtime", "best"), "leave --runtime out"),
+        (
+            ("export", "clipperf-sample", "--runtime", "best", "--layout", "triton", "--out", "x"),
+            "name that in the place of --runtime best",
+        ),
+        (
+            ("export", "clipperf-sample", "--tower", "text", "--preprocess", "draft"),
+            "--preprocess is for images: leave it out, or add --tower both",
+        ),
+        (
+            ("export", "clipperf-sample", "--tower", "text", "--features"),
+            "--features is for images",
+        ),
+        (
+            ("export", "clipperf-sample", "--preprocess", "turbo"),
+            "--preprocess 'turbo': choose from exact, fast, draft",
+        ),
+        (("export", "clipperf-sample", "--out", ""), "--out is empty: name a file or folder"),
+        (("profile", "--from-files", ""), "a path is empty: name a file or folder"),
+        (
+            ("export", "clipperf-sample", "--precision", "int8", "--calibrate", "/none/such"),
+            "no dataset at /none/such",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(cli: Cli, words: tuple[str, ...], said: str) -> None:
+    done = cli(*words)
+    assert done.returncode == 2 and said in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("option", [("--batch", "1:2:4"), ("--keep-failed",), ("--opt-level", 2)])

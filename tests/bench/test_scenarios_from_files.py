@@ -59,6 +59,15 @@ def test_what_cannot_be_read_is_told_before_anything_is_measured(
     (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff no more")
     with pytest.raises(UsageError, match=r"cut\.jpg"):
         file_work(str(tmp_path))
+    with pytest.raises(UsageError, match="; --skip-unreadable leaves it out"):
+        file_work(str(tmp_path))
+    with pytest.raises(UsageError, match=r"no image in .* can be read"):
+        file_work(str(tmp_path), skip_unreadable=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "two.png")
+    work = file_work(str(tmp_path), ["exact"], skip_unreadable=True)
+    assert [Path(path).name for path in work.paths] == ["two.png"] and work.middle_px == (8, 8)
+    assert len(work.notes) == 1 and "left out 1 images that cannot be read" in work.notes[0]
+    (tmp_path / "two.png").unlink()
     (tmp_path / "cut.jpg").unlink()
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
     with pytest.raises(UsageError, match="exact, fast, draft"):
@@ -66,6 +75,26 @@ def test_what_cannot_be_read_is_told_before_anything_is_measured(
     monkeypatch.setitem(__import__("sys").modules, "cykooz_resizer", None)
     with pytest.raises(MissingDependencyError, match=r"clipperf\[fast\]"):
         file_work(str(tmp_path), ["draft"])
+
+
+def test_only_as_many_files_are_looked_at_as_a_run_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300 files: 256 of them for batch 1; for batch 48, which reads 6 times 48, 288."""
+    looked: list[Path] = []
+
+    def load_image(path: Path) -> Image.Image:
+        looked.append(path)
+        return Image.new("RGB", (8, 6))
+
+    monkeypatch.setattr("clipperf.bench.file_work.load_image", load_image)
+    for place in range(300):
+        (tmp_path / f"{place:03}.jpg").touch()
+    work = file_work(str(tmp_path), ["exact"])
+    assert len(looked) == len(set(work.paths)) == 256
+    assert work.notes == ("Of 300 image files 256, evenly spread, are read over and over.",)
+    assert len(file_work(str(tmp_path), ["exact"], batch=48).paths) == 288
+    assert file_work(str(tmp_path), ["exact"], batch=64).notes == ()
 
 
 # --- how it is measured --------------------------------------------------------------------

@@ -591,6 +591,20 @@ def test_a_baseline_is_measured_and_never_chosen(tmp_path: Path) -> None:
     assert not [c for c in found.trials if c.precision == "fp32" and c != baseline]
 
 
+def test_a_baseline_that_compiles_for_long_is_ended_in_time(tmp_path: Path) -> None:
+    """It would take an hour to load; two seconds are left, then half of one for the next."""
+    script = {"load_s": 3600}
+    found = search_of(tmp_path, lambda cell: 0.01, precisions=("int8",), script=script)
+    stages: list[str] = []
+    found.on_stage = stages.append
+    late, none = cell("fp32", batch=4), cell("fp16", batch=4)
+    found.space = dataclasses.replace(found.space, baselines=(late, none))
+    assert found._baselines(iter([2.0, 0.0, 0.5]).__next__) == [late, none]
+    assert found.trials[late].verdict == search.OVER_IN_STEP
+    assert found.trials[none].verdict == OVER_BUDGET
+    assert "a baseline, loading or compiling for at most 2" in " ".join(stages)
+
+
 def test_weights_that_cannot_be_had_end_the_search_at_once(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ from clipperf.errors import (
     UsageError,
 )
 from clipperf.export import folder as folders
+from clipperf.export import space
 from clipperf.export.exporter import Below
 from clipperf.export.exporters import onnx as build
 from clipperf.export.judge import parity
@@ -380,7 +381,7 @@ def test_an_artifact_of_another_architecture_is_never_replaced(
     other = dataclasses.replace(tiny, architecture="ViT-B-32", id="ViT-B-32::x")
     before = snapshot(folder)
     with pytest.raises(UsageError, match="choose another --out"):
-        folders.check_target(folder, other, "onnx")
+        space.check_target(folder, other, "onnx")
     assert snapshot(folder) == before
 
 

@@ -433,7 +433,7 @@ PRECISION_LIST = "choose from fp32, tf32, fp16, bf16"
         (("--runtime", "trt-rtx", "--timing-cache", "x"), "leave out --timing-cache"),
         (("--batch", "1:8:64"), "add --runtime trt or trt-rtx"),
         (("--runtime", "onnx", "--target", "sm89"), "add --runtime trt or trt-rtx"),
-        (("--runtime", "tensorrt"), "trt or trt-rtx"),
+        (("--runtime", "tensorrt"), "trt, trt-rtx or best"),
         (("--runtime", "trt-rtx", "--out", "/etc"), "choose another --out"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -22,6 +22,7 @@ from clipperf.export import folder as folders
 from clipperf.export.folder import Exported, Wanted
 from clipperf.nouns.artifact import FEATURES_REFERENCE, Artifact
 from clipperf.nouns.variant import Side, Variant
+from clipperf.report.exported import exported_lines
 from clipperf.system import files, store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills, mounts and links of POSIX")
@@ -138,6 +139,19 @@ def test_a_new_folder_prepares_exactly_whatever_its_source_was_set_to(
     assert added.manifest.preprocess["method"] == "fast", "as the folder says"
     assert anew.built == ("image", "text") and anew.manifest.preprocess["method"] == "fast"
     assert store.read_manifest(source).preprocess["method"] == "draft"
+
+
+def test_another_precision_in_its_place_is_told(
+    sample_artifact: Path, home: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = ensured(sample_artifact, out, ["image"])
+    manifest = dataclasses.replace(first.manifest, precision="int8")
+    files.write_json(out / store.MANIFEST_NAME, manifest)
+    anew = ensured(sample_artifact, out, ["image"], "2")
+    again = ensured(sample_artifact, out, ["image"], "3")
+    assert (first.replaced, anew.replaced, again.replaced) == (None, "onnx int8", None)
+    assert "  in the place of onnx int8, which was there" in exported_lines(anew)
 
 
 def test_files_of_a_tower_that_is_made_anew_go(

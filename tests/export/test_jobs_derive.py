@@ -20,7 +20,7 @@ def test_a_rough_trial_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.Mon
     engine = SimpleNamespace(close=lambda: None)
     gate = SimpleNamespace(opened=lambda *_: engine, compared=lambda *_: compared)
 
-    def search(layers: Any, drift: Any, holds: Any) -> Any:
+    def search(layers: Any, drift: Any, holds: Any, most: float) -> Any:
         assert holds(())
         drift(("a",))
         return SimpleNamespace(kept=(), holds=True, needed=None)
@@ -40,7 +40,7 @@ def test_a_rough_trial_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.Mon
         "replace": lambda built, **changes: changes,
     }.items():
         monkeypatch.setattr(derive, name, value)
-    settings = SimpleNamespace(margin=1.0)
+    settings = SimpleNamespace(margin=1.0, most_kept=0.5)
     monkeypatch.setattr(derive.derived, "settings_of", lambda variant: settings)
     variant = SimpleNamespace(row=SimpleNamespace(graph="fp32"))
     target = tmp_path / "tower.onnx"

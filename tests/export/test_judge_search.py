@@ -85,6 +85,14 @@ def test_half_of_the_layers_may_be_kept() -> None:
     assert found.trials == len(five.trials) + len(five.drifts)
 
 
+def test_a_smaller_share_ends_the_search_there() -> None:
+    """A quarter of eight layers is two; nobody asks what more it would take."""
+    harm = Harm(0.0, a=4.0, c=3.0, e=2.0, g=1.0)
+    found = search(LAYERS, harm.drift, harm.holds, 0.25)
+    assert (found.kept, found.holds, found.needed) == (("a", "c"), False, ())
+    assert harm.trials[-1] == ("a", "c")
+
+
 def test_where_nothing_helps() -> None:
     harm = Harm(-1.0, a=1.0)
     found = harm.search()

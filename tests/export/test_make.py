@@ -106,7 +106,7 @@ def test_an_exporter_from_outside_makes_what_is_profiled(
     refused = cli("export", *image, "--precision", "int8")
     assert "no precision 'int8' for toy; choose from fp32, fp16" in refused.stderr
     refused = cli("export", sample.NAME, "--runtime", "tort")
-    assert "export to onnx, openvino, trt, trt-rtx or toy" in refused.stderr
+    assert "export to onnx, openvino, trt, trt-rtx, toy or best" in refused.stderr
 
 
 # --- clipperf's own ------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_what_runtimes_load_is_made_by_somebody() -> None:
 def test_a_runtime_that_nothing_is_made_for_is_told_what_there_is() -> None:
     with pytest.raises(UsageError) as caught:
         exporter_of(Variant("tort"))
-    assert str(caught.value) == "--runtime tort: export to onnx, openvino, trt or trt-rtx"
+    assert str(caught.value) == "--runtime tort: export to onnx, openvino, trt, trt-rtx or best"
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,6 @@ def test_methods_are_checked_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for method in ("exact", "fast", "draft"):
         preprocess_fast.check(method)
     assert len(asked) == 2
-    with pytest.raises(UsageError, match="method"):
+    with pytest.raises(UsageError, match="preprocess 'slow': choose from exact, fast, draft"):
         preprocess_fast.check("slow")
     assert preprocess_fast.MODES == ("RGB", "L")

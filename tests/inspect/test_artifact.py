@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Become
+from processors import BF16, VNNI
 
 from clipperf.engines.tensorrt import flavours, plan_file
 from clipperf.errors import UsageError
@@ -291,6 +294,26 @@ def test_an_artifact_folder(sample_artifact: Path, home: Path) -> None:
     assert said["towers"] == "image, text"
     assert said["text: input"] == "input_ids int64 [batch, tokens]"
     assert not home.exists(), "looking writes nothing"
+
+
+def test_a_precision_that_the_processor_lacks_is_an_obstacle(
+    sample_artifact: Path, tmp_path: Path, home: Path, become: Become
+) -> None:
+    """As `load` refuses it, and with what the same runtime computes instead."""
+    folder = tmp_path / "made"
+    shutil.copytree(sample_artifact, folder)
+    path = folder / "manifest.json"
+    changed = {"runtime": "openvino", "precision": "int8-bf16"}
+    data = json.loads(path.read_text())
+    data |= {**changed, "towers": [{**tower, **changed} for tower in data["towers"]]}
+    path.write_text(json.dumps(data))
+    become(VNNI)
+    found = inspect(folder)
+    assert not found.runs_here and not found.problems and found.obstacle is not None
+    assert found.obstacle.startswith("int8-bf16 takes a processor with avx512_bf16 or amx_bf16")
+    assert "another precision (fp32, int8w, int8) or" in found.obstacle
+    become(BF16)
+    assert inspect(folder).runs_here
 
 
 def test_a_damaged_artifact_folder(sample_artifact: Path, tmp_path: Path, home: Path) -> None:

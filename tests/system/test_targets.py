@@ -260,7 +260,7 @@ from clipperf.bench import tune
 from clipperf.commands import options
 from clipperf.errors import ClipperfError
 from clipperf.evals import datasets
-from clipperf.export import folder
+from clipperf.export import space
 from clipperf.inspect import artifact
 from clipperf.models import zoo
 from clipperf.system import results, store
@@ -283,7 +283,7 @@ for path, why in strange.items():
         lambda: results.what_goes(path),
         lambda: store.read_manifest(path),
         lambda: store.read_result(path),
-        lambda: folder.check_target(path, spec, "onnx"),
+        lambda: space.check_target(path, spec, "onnx"),
         lambda: tune.check_bundle(path),
         lambda: datasets.load_dataset(path),
         lambda: artifact.inspect(path),

@@ -55,6 +55,8 @@ def measure(job: Job, env: Environment, earlier: Sequence[Measurement], on_event
     name, (width, height) = turns[0].request.cell.label, work.middle_px
     on_event(Event("started", f"{name}: {len(work.paths)} files, {len(turns)} in turns"))
     on_event(Event("fact", f"{len(work.paths)} image files, the middle one {width}x{height}."))
+    for note in work.notes:
+        on_event(Event("fact", note))
     with contextlib.ExitStack() as held:
         for turn in turns:
             with noted(turn):

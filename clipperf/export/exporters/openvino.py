@@ -18,6 +18,8 @@ from clipperf.nouns.variant import BASELINE_PRECISION, Side, Variant
 from clipperf.system import extras
 from clipperf.system.env import version_of
 
+PRECISIONS = ("fp32", "bf16", "int8w", "int8", "int8-bf16")
+
 
 def packages(variant: Variant) -> tuple[str, ...]:
     """What it takes to make a variant; their versions change the bytes."""
@@ -31,7 +33,7 @@ def complete(spec: ModelSpec, variant: Variant) -> Variant:
         MissingDependencyError: a package is not installed.
         UnsupportedError: the processor, which has to judge the tower, does not multiply it.
     """
-    processor.check(variant.precision)
+    processor.check(variant.precision, PRECISIONS)
     variant = derived.complete(spec, variant)
     for package in packages(variant):
         if version_of(package) is None:
@@ -57,7 +59,7 @@ def make(job: Job, tell: Tell) -> Built:
 
 EXPORTER = Exporter(
     name="openvino",
-    makes={"openvino": ("fp32", "bf16", "int8w", "int8", "int8-bf16")},
+    makes={"openvino": PRECISIONS},
     file="model.xml",
     key=key,
     job=make,

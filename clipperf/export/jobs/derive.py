@@ -131,7 +131,7 @@ def quantised(job: Job, tell: Tell, quantizer: Opener) -> Built:
                 loss = losses[tuple(kept)] = judge.loss(engine)
             return loss.within(settings.margin, job.min_cosine)
 
-        found = search(made.layers, drift, holds)
+        found = search(made.layers, drift, holds, settings.most_kept)
         if found.kept == tried_last:  # it is there already
             for path in trial.parent.iterdir():
                 path.rename(target.parent / path.name)

@@ -28,11 +28,12 @@ def search(
     layers: Sequence[str],
     drift: Callable[[Sequence[str]], float],
     holds: Callable[[Sequence[str]], bool],
+    most: float = MOST_KEPT,
 ) -> Found:
     """Keep the layers that hurt most, one by one, until what is left holds.
 
     Once as many are kept as may be, groups of what is left are kept whole, the worst first, only
-    to tell what it would take.
+    to tell what it would take. With another share than `MOST_KEPT`, `most`, it ends there.
 
     `drift(kept)` is how far the embeddings move with all layers but `kept` quantised, `holds` if
     that is acceptable, which may be much dearer to tell. A group of neighbouring layers is
@@ -50,7 +51,7 @@ def search(
     kept: list[str] = []
     # Largest drift first; the start breaks ties, so that the order is always the same.
     queue = [(0.0, 0, tuple(layers))] if layers else []
-    while queue and len(kept) + 1 <= MOST_KEPT * len(layers):
+    while queue and len(kept) + 1 <= most * len(layers):
         _, start, group = heapq.heappop(queue)
         if len(group) > 1:
             middle = len(group) // 2
@@ -63,7 +64,7 @@ def search(
         if holds(kept):
             return Found(tuple(kept), True, trials)
     needed = list(kept)
-    while queue:
+    while queue and most == MOST_KEPT:
         needed += heapq.heappop(queue)[-1]
         trials += 1
         if holds(needed):
