@@ -40,12 +40,13 @@ def test_what_is_wrong_is_seen(
 ) -> None:
     """Another input's vector, one that is not finite, rows that are lost, another shard."""
     datasets = importlib.import_module("malformed_datasets")
+    vectors = importlib.import_module("malformed_vectors")
     tar = datasets.SOURCES["tar"]
     tar.write(tmp_path / "1" / "in")
     found = tar.found(tmp_path / "1" / "in")
     other = dict(zip(found, reversed(found.values()), strict=True))
     assert len(found) == datasets.IMAGES
-    said = datasets.used(replace(tar, found=lambda folder: other), tmp_path / "1" / "in")
+    said = vectors.used(replace(tar, found=lambda folder: other), tmp_path / "1" / "in")
     assert said.startswith("the vector of 'a.tar/in/x0' is that of another input")
     state = tool.KINDS["state"]
     state.write(tmp_path / "2" / "in")

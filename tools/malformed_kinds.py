@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import malformed_datasets as datasets
+import malformed_vectors as vectors
 import mutated_subjects
 from hypothesis import strategies as st
 from malformed_values import NUMBERS, TEXTS, VALUES, toml_of
@@ -239,8 +240,8 @@ def use_merge(folder: Path, file: Path) -> None:
 def write_state(folder: Path) -> None:
     """A folder of vectors as a run leaves it, and the dataset beside it."""
     datasets.write_folder(folder / "photos")
-    opened: Any = datasets.Toy
-    embed(folder / "photos", folder / "out", opened, datasets.WISHES)
+    opened: Any = vectors.Toy
+    embed(folder / "photos", folder / "out", opened, vectors.WISHES)
     shutil.copytree(folder / "out", folder / "whole")
 
 
@@ -249,8 +250,8 @@ def use_state(folder: Path, file: Path) -> None:
 
     The dataset is another copy now, with its times of change.
     """
-    opened: Any = datasets.Toy
-    embed(folder / "photos", folder / "out", opened, datasets.CHECKED)
+    opened: Any = vectors.Toy
+    embed(folder / "photos", folder / "out", opened, vectors.CHECKED)
     names = sorted(path.name for path in (folder / "whole").iterdir())
     if names != sorted(path.name for path in (folder / "out").iterdir()):
         raise Wrong("other files are there than before")
@@ -315,9 +316,9 @@ def use_plans(folder: Path, file: Path) -> None:
 # --- the kinds -------------------------------------------------------------------------------
 
 
-def _dataset(kind: datasets.Source) -> Kind:
+def _dataset(kind: vectors.Source) -> Kind:
     def use(folder: Path, file: Path) -> None:
-        wrong = datasets.used(kind, folder)
+        wrong = vectors.used(kind, folder)
         if wrong:
             raise Wrong(wrong)
 

@@ -34,7 +34,7 @@ def parquet_items(
     for name in names:
         path = root / on_disk(name)
         with _opened(path) as file:
-            columns = columns_of(file.schema_arrow.names, wanted, shown(path))
+            columns = columns_of(_names(file, path), wanted, shown(path))
             groups, skipped = list[int](), 0
             for number in range(file.num_row_groups):
                 rows = file.metadata.row_group(number).num_rows
@@ -64,8 +64,16 @@ def parquet_rows(root: Path, names: Sequence[str], wanted: Wanted) -> tuple[int,
         path = root / on_disk(name)
         with _opened(path) as file:
             rows += file.metadata.num_rows
-            own |= columns_of(file.schema_arrow.names, wanted, shown(path)).id is not None
+            own |= columns_of(_names(file, path), wanted, shown(path)).id is not None
     return rows, own
+
+
+def _names(file: Any, path: Path) -> list[str]:
+    """The names of the columns."""
+    try:
+        return list(file.schema_arrow.names)
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"{shown(path)} is damaged: a column's name is no UTF-8") from exc
 
 
 def _opened(path: Path) -> Any:
@@ -82,7 +90,7 @@ def _opened(path: Path) -> Any:
         )
     except UnicodeEncodeError as exc:
         raise UsageError(f"{shown(path)}: its name is no UTF-8: rename it") from exc
-    except (OSError, pyarrow.ArrowException) as exc:
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as exc:
         raise UsageError(f"{shown(path)} is no readable Parquet file: {shown(exc)}") from exc
 
 
@@ -100,7 +108,7 @@ def _rows(
             none: list[Any] = [None] * batch.num_rows
             held = {name: _values(batch.column(name)) for name in names}
             yield held.get(given, none), held.get(own or "", none)
-    except (OSError, pyarrow.ArrowException) as exc:
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as exc:
         raise UsageError(f"{shown(path)} is damaged: {shown(exc)}") from exc
 
 

@@ -299,6 +299,19 @@ def parquet(path: Path, columns: dict[str, list[Any]], group: int = 4) -> None:
     files.write_table(pyarrow.table(columns), path, row_group_size=group)
 
 
+def test_a_column_of_parquet_whose_name_is_no_utf8(tmp_path: Path, opened: Open) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "t.parquet"
+    table = pyarrow.table({"text": ["a cat"], "notizé": ["x"]})
+    parquet.write_table(table, path, store_schema=False)
+    data = path.read_bytes()
+    assert "notizé".encode() in data
+    path.write_bytes(data.replace("notizé".encode(), b"notiz\xe1z"))
+    with pytest.raises(UsageError, match=r"t\.parquet is (no readable|damaged)"):
+        opened(path, TEXTS)
+
+
 def test_parquet_from_any_row_on(tmp_path: Path, opened: Open) -> None:
     root = tmp_path / "p"
     root.mkdir()

@@ -90,6 +90,8 @@ def test_options_come_before_the_file() -> None:
         ("accuracy_on = 3", "accuracy_on: give a text"),
         ("price = 'much'", "price '': give a number above 0 an hour"),
         ("[price]\nE1 = -1", "price 'E1': give a number above 0"),
+        ("images_per_s = 5e-324", "a number from 0 to a billion, and none below 1e-9 but 0"),
+        ("ram_gb = 1e-10", "ram_gb 1e-10: give a number above 0"),
         ("images_per_s = ", "not TOML that can be read"),
     ],
 )

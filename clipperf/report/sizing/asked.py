@@ -15,24 +15,30 @@ from clipperf.units import GIB
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """One number that may be asked for: between `low` and `high`, these only where `closed`."""
+    """One number that may be asked for: between `low` and `high`, these only where `closed`.
+
+    None but 0 lies below `least`: what is divided by it, or multiplied, would be no number.
+    """
 
     low: float = 0.0
     high: float = 1e9
     closed: bool = False
     whole: bool = False
     fix: str = "a number above 0, below a billion"
+    least: float = 1e-9
 
     def allows(self, value: object) -> bool:
         """Whether it is such a number."""
         kinds = int if self.whole else (int, float)
         if not isinstance(value, kinds) or isinstance(value, bool):
             return False
+        if 0 < value < self.least:
+            return False
         return self.low <= value <= self.high if self.closed else self.low < value < self.high
 
 
 MOST_PERCENT = 100 * MOST_PERCENTILE
-RATE = Number(0, 1e9, True, fix="a number from 0 to a billion")
+RATE = Number(0, 1e9, True, fix="a number from 0 to a billion, and none below 1e-9 but 0")
 NUMBERS = {
     "images_per_s": RATE,
     "texts_per_s": RATE,
