@@ -72,18 +72,14 @@ def clipperf(*words: str, into: Path | None = None) -> None:
 def measure(folder: Path, only: set[str], quick: tuple[str, ...]) -> None:
     """The result files that are not there yet."""
     bounded = ("--scenario", "server", "--slo-ms", str(SLO_MS), "--max-batch", str(MAX_BATCH))
-    steps = {
+    steps: dict[str, tuple[str, ...]] = {
         **{
             f"closed-{tower}": (
-                *("profile", MODEL, "--tower", tower, "--runtime", "torch,onnx"),
-                *("--precision", "int8", "--batch", "1,4,8,32", "--ram-gb", "0.5", *quick),
+                *("profile", MODEL, "--tower", tower, *ASKED),
+                *("--batch", "1,4,8,32", "--ram-gb", "0.5", *quick),
             )
             for tower in TOWERS
         },
-        "instances": (
-            *("profile", MODEL, *ASKED, "--batch", str(MAX_BATCH), "--threads", "1"),
-            *("--instances", "1,2", *quick),
-        ),
         **{
             f"server-{tower}": ("profile", MODEL, "--tower", tower, *ASKED, *bounded, *quick)
             for tower in TOWERS
@@ -91,9 +87,23 @@ def measure(folder: Path, only: set[str], quick: tuple[str, ...]) -> None:
         "eval": ("eval", MODEL, *ASKED),
     }
     for name, words in steps.items():
-        path = folder / f"{name}.json"
-        if not path.exists() and (not only or name in only):
-            clipperf(*words, into=path)
+        step(folder, only, name, *words)
+
+
+def step(folder: Path, only: set[str], name: str, *words: str) -> None:
+    """Make the result file of a step with a command, where it is not there and wanted."""
+    path = folder / f"{name}.json"
+    if not path.exists() and (not only or name in only):
+        clipperf(*words, into=path)
+
+
+def measure_the_rest(folder: Path, only: set[str], quick: tuple[str, ...]) -> None:
+    """PyTorch beside it at three batches, and two replicas of one thread at the same time."""
+    for tower in TOWERS:
+        both = ("--runtime", "torch,onnx", "--precision", "int8", "--batch", "1,8,32")
+        step(folder, only, f"torch-{tower}", "profile", MODEL, "--tower", tower, *both, *quick)
+    asked = ("profile", MODEL, *ASKED, "--batch", str(MAX_BATCH), "--threads", "1")
+    step(folder, only, "instances", *asked, "--instances", "1,2", *quick)
 
 
 def read(folder: Path, *names: str) -> list[ResultFile]:
@@ -104,15 +114,12 @@ def read(folder: Path, *names: str) -> list[ResultFile]:
 def run_option(folder: Path, option: Option, rate: float, only: set[str]) -> None:
     """The configuration at a rate for 30 s, in a process of its own."""
     cell = option.cell
-    name = f"run-{cell.side}"
-    if (folder / f"{name}.json").exists() or (only and name not in only):
-        return
-    clipperf(
+    step(
+        *(folder, only, f"run-{cell.side}"),
         *("profile", MODEL, "--tower", cell.side, "--runtime", cell.runtime),
         *("--precision", cell.precision, "--threads", str(cell.threads)),
         *("--scenario", "server", "--slo-ms", str(SLO_MS), "--max-batch", str(cell.batch)),
         *("--rate", f"{rate:.6g}"),
-        into=folder / f"{name}.json",
     )
 
 
@@ -224,7 +231,8 @@ def compared(folder: Path, closed: list[ResultFile], every: list[ResultFile]) ->
                 "-",
             )
         )
-    for pair in beside(merge(read(folder, "instances"))):
+    done = (folder / "instances.json").exists()
+    for pair in beside(merge(read(folder, "instances"))) if done else ():
         row, first = pair.row, pair.first
         if row is first or row.items_per_s is None or first.items_per_s is None:
             continue
@@ -350,7 +358,8 @@ def main() -> None:
     folder: Path = asked.folder
     only = {name for name in asked.only.split(",") if name}
     folder.mkdir(parents=True, exist_ok=True)
-    measure(folder, only, ("--quick",) if asked.quick else ())
+    quick = ("--quick",) if asked.quick else ()
+    measure(folder, only, quick)
     names = [f"{kind}-{tower}" for kind in ("closed", "server") for tower in TOWERS] + ["eval"]
     missing = [name for name in names if not (folder / f"{name}.json").exists()]
     if missing:
@@ -362,7 +371,9 @@ def main() -> None:
     for option in plan.towers:
         run_option(folder, option, rates[option.cell.side], only)
     run_in_triton(folder, plan, rates, only, asked.triton)
+    measure_the_rest(folder, only, quick)
     targets = ("--images-per-s", "200", "--texts-per-s", "400", "--slo-ms", str(SLO_MS))
+    names += [f"torch-{tower}" for tower in TOWERS if (folder / f"torch-{tower}.json").exists()]
     files = [str(folder / f"{name}.json") for name in names]
     report = ("report", *files, *targets, "--format", "html", "--out", str(folder / "report.html"))
     subprocess.run([sys.executable, "-m", "clipperf", *report], check=True)
