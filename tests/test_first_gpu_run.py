@@ -1,13 +1,16 @@
-"""The first run on a GPU, rehearsed: real stages on the CPU, limits that end what hangs."""
+"""The first run on a GPU, rehearsed: every stage to its end, and limits that end what hangs."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,9 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
+import first_gpu_known
 import first_gpu_page
+import first_gpu_rehearsal
 import first_gpu_run
 import first_gpu_stages
 import verified_on
@@ -29,7 +34,7 @@ def tool(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": str(ROOT), "CLIPPERF_HOME": str(out / "home")}
     return subprocess.run(
         [sys.executable, str(TOOL), "--out", str(out), *words],
-        capture_output=True, text=True, timeout=300, env=env,
+        capture_output=True, text=True, timeout=570, env=env,
     )  # fmt: skip
 
 
@@ -60,17 +65,33 @@ def test_stages_run_on_the_cpu_are_kept_and_not_repeated(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_tower_is_rescued_and_the_sample_judged_on_the_cpu(tmp_path: Path) -> None:
-    done = tool(tmp_path, "--device", "cpu", "--only", "rescue", "retrieval")
+def test_every_stage_is_rehearsed_to_its_end(tmp_path: Path) -> None:
+    """As on a GPU but for sizes: CPU runtimes, and the CUDA that keeps the rules."""
+    done = tool(tmp_path, "--rehearse")
     assert done.returncode == 0, done.stdout + done.stderr
-    stages = json.loads((tmp_path / "first-run-cpu.json").read_text())["stages"]
-    rows = {(r["runtime"], r["side"]): r for r in stages["rescue"]["data"]["rescued"]}
+    run = json.loads((tmp_path / "first-run-rehearsal.json").read_text())
+    assert run["environment"]["device"] == "cpu", "which the README takes nothing from"
+    ended = {name: record["status"] for name, record in run["stages"].items()}
+    assert ended == dict.fromkeys((stage.name for stage in first_gpu_stages.STAGES), "ok")
+    page = (tmp_path / "first-run-rehearsal.md").read_text()
+    assert first_gpu_page.REHEARSED in page
+    shown = {line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")}
+    assert set(ended) <= shown, "each has a section of its own"
+    data = {name: record["data"] for name, record in run["stages"].items()}
+    assert all(row["ok"] for row in data["parity"]["rows"])
+    assert {row["runtime"] for row in data["parity"]["rows"]} >= {"torch", "onnx"}
+    assert data["memory"]["seen_bytes"] == data["memory"]["known_bytes"]
+    assert [(row["runtime"], row["wrong"]) for row in data["known"]["known"]] == [
+        ("trt-rtx", [])
+    ] * len(first_gpu_known.SIZES)
+    assert all(row["largest_difference"] == 0 for row in data["graphs"]["graphs"])
+    assert {row["precision"] for row in data["eight-bits"]["rows"]} == {"int8", "fp8"}
+    rescued = {(row["runtime"], row["side"]): row for row in data["rescue"]["rescued"]}
     for side in ("image", "text"):
-        row = rows["onnx", side]
+        row = rescued["onnx", side]
         assert row["in_fp32"] > 0 and row["cosine"] > 0.999
-    page = (tmp_path / "first-run-cpu.md").read_text()
     assert "| runtime | tower | operators in fp32 |" in page
-    assert "recall@1" in stages["retrieval"]["data"]["markdown"]
+    assert "recall@1" in data["retrieval"]["markdown"]
 
 
 @pytest.mark.parametrize(("commit", "kept"), [("abc", True), ("abd", False), ("abc+", False)])
@@ -118,7 +139,8 @@ def test_a_stage_that_hangs_is_ended_with_its_children(
         "import os, pathlib, subprocess, sys, time\n"
         "answer = sys.argv[sys.argv.index('--answer') + 1]\n"
         "pathlib.Path(answer).write_text('{\"rows\": [1]}')\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "words = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "child = subprocess.Popen(words, start_new_session=True)\n"  # no part of the stage's group
         f"pathlib.Path({str(left)!r}).write_text(str(child.pid))\n"
         "print('waiting', flush=True)\n"
         "time.sleep(600)\n"
@@ -137,6 +159,53 @@ def test_a_stage_that_hangs_is_ended_with_its_children(
         time.sleep(0.05)
     else:
         assert not Path(f"/proc/{left.read_text()}").exists()
+
+
+def test_a_run_goes_on_and_ends_in_time_when_a_stage_hangs(tmp_path: Path) -> None:
+    """The tool itself, with a stage that no polite signal ends and that has found something."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for file in TOOL.parent.glob("*.py"):
+        shutil.copy(file, tools)
+    costs, stages = tools / "first_gpu_costs.py", tools / "first_gpu_stages.py"
+    hangs = (
+        "def products(device, keep):\n    import signal\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "    keep({'size': 7})\n    print('it waits', flush=True)\n    time.sleep(600)\n\n\n"
+    )
+    text = costs.read_text()
+    costs.write_text(f"{text}\n\n{hangs}")
+    text = stages.read_text()
+    limit = '"The rate of matrix products", 60'
+    assert limit in text
+    stages.write_text(text.replace(limit, '"The rate of matrix products", 12'))
+    env = os.environ | {"PYTHONPATH": str(ROOT), "CLIPPERF_HOME": str(tmp_path / "home")}
+    words = ["--device", "cpu", "--only", "products", "copies", "--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(tools / TOOL.name), *words],
+        capture_output=True, text=True, timeout=200, env=env,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = json.loads((tmp_path / "first-run-cpu.json").read_text())["stages"]
+    hung = found["products"]
+    assert (hung["status"], hung["reason"]) == ("too slow", "ended after 12 s")
+    assert (hung["data"], hung["said"]) == ({"size": 7}, "it waits"), "what it had found is kept"
+    assert found["copies"]["status"] == "skipped", "the next one ran"
+    assert "| products | too slow |" in (tmp_path / "first-run-cpu.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "reason"),
+    [
+        (3, "", "exit status 3"),
+        (1, "one\ntwo", "exit status 1: two"),
+        (-9, "at work", "killed by SIGKILL: at work"),
+    ],
+)
+def test_a_stage_that_gives_no_reason_is_told_by_how_it_ended(
+    code: int, said: str, reason: str
+) -> None:
+    assert first_gpu_run.how_it_ended(code, said) == reason
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -178,12 +247,14 @@ def test_what_cannot_be_begun_is_said_in_words(
     [
         (Skipped("no such runtime"), 77, "no such runtime"),
         (Wrong("two vectors differ", {"rows": [3]}), 1, "two vectors differ"),
+        (KeyError("no such row"), 1, "KeyError: 'no such row'"),
     ],
 )
 def test_how_a_stage_says_that_something_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, code: int, reason: str
 ) -> None:
     def run(device: str, keep: Any) -> Any:
+        keep({"rows": [3]})
         raise raised
 
     monkeypatch.setattr(first_gpu_stages, "STAGES", (Stage("one", "One", 5, run),))
@@ -192,6 +263,118 @@ def test_how_a_stage_says_that_something_is_wrong(
     found = json.loads(answer.read_text())
     assert found.pop("reason") == reason
     assert found == ({} if code == 77 else {"rows": [3]})
+
+
+def test_the_arithmetic_of_a_tower_is_counted() -> None:
+    """ViT-S-32-alt: 7 x 7 patches of 3 x 32 x 32 values into 256 channels are the least of it."""
+    from clipperf.models import zoo
+
+    parameters, flop = first_gpu_known.arithmetic(zoo.resolve("ViT-S-32-alt", pretrained="random"))
+    assert parameters > 3 * 32 * 32 * 256
+    assert flop > 2 * 49 * 3 * 32 * 32 * 256
+
+
+# --- phases and memory against what was known of them before ----------------------------------
+
+
+KNOWN = {"h2d": 0.010, "compute": 0.002, "d2h": 0.001}
+"""Seconds: a copy in of 10 ms, and a run of 14 ms when it computes for 3."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "wall_s", "said"),
+    [
+        ({}, 0.014, []),
+        ({"h2d": 0.0201}, 0.024, []),  # twice as long, and what events cannot resolve
+        ({"h2d": 0.0205}, 0.0245, ["h2d took 20.500 ms, its bytes take 10.000"]),
+        ({"h2d": 0.004}, 0.008, ["h2d took 4.000 ms, its bytes take 10.000"]),
+        ({"d2h": 0.003}, 0.016, ["d2h took 3.000 ms, its bytes take 1.000"]),
+        ({"d2h": 0.0004}, 0.0134, []),  # half of the bytes: the tower gives halves
+        ({"compute": 0.001}, 0.012, ["compute took 1.000 ms, its arithmetic takes 2.000"]),
+        ({}, 0.030, ["all phases are 14.000 ms of a run of 30.000"]),
+        ({}, 0.010, ["all phases are 14.000 ms of a run of 10.000"]),
+    ],
+)
+def test_phases_are_held_against_bytes_and_arithmetic(
+    changes: dict[str, float], wall_s: float, said: list[str]
+) -> None:
+    found = {"h2d": 0.010, "compute": 0.003, "d2h": 0.001} | changes
+    wrong = first_gpu_known.misfits(found, KNOWN, wall_s)
+    assert len(wrong) == len(said)
+    assert all(one.startswith(words) for one, words in zip(wrong, said, strict=True))
+
+
+@contextlib.contextmanager
+def known_stage(spoil: Callable[[Any, Any], None]) -> Any:
+    """The stage on the CUDA that keeps the rules, with its GPU or engine spoiled."""
+    with contextlib.ExitStack() as until:
+        gpu = first_gpu_rehearsal.gpu_of(until)
+        real = first_gpu_rehearsal.engine_on
+
+        def engine_on(*given: Any, **named: Any) -> Any:
+            return real(*given, **named, change=lambda engine: spoil(gpu, engine))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(first_gpu_rehearsal, "gpu_of", lambda until: gpu)
+            patch.setattr(first_gpu_rehearsal, "engine_on", engine_on)
+            patch.setattr(first_gpu_rehearsal, "KERNEL_S", first_gpu_rehearsal.KERNEL_S)
+            first_gpu_rehearsal.known(until)
+            yield
+
+
+def slow_copies(gpu: Any, engine: Any) -> None:
+    copy_in = engine._copy_in
+
+    def thrice(array: Any) -> None:
+        for _ in range(3):
+            copy_in(array)
+            engine._cuda.synchronize(engine._stream)
+
+    engine._copy_in = thrice
+
+
+def a_cheap_kernel(gpu: Any, engine: Any) -> None:
+    first_gpu_rehearsal.KERNEL_S /= 20  # half of what the arithmetic takes
+
+
+def hidden_memory(gpu: Any, engine: Any) -> None:
+    gpu.allocate(512 << 20, "nobody knows")
+
+
+def no_weights(gpu: Any, engine: Any) -> None:
+    engine.allocated_bytes = lambda: 1 << 20
+
+
+def nothing(gpu: Any, engine: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (nothing, None),
+        (slow_copies, "h2d took"),
+        (a_cheap_kernel, "compute took"),
+        (hidden_memory, "the meter saw"),
+        (no_weights, "with weights of 64"),
+    ],
+)
+def test_a_cost_that_does_not_fit_is_named(
+    monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any, Any], None], said: str | None
+) -> None:
+    monkeypatch.setattr(first_gpu_known, "FIXED_S", 1e-6)  # its arrays are small
+    monkeypatch.setattr(first_gpu_known, "SIZES", (1, 8))
+    found: dict[str, Any] = {}
+    with known_stage(spoil):
+        if said is None:
+            found |= first_gpu_known.known("cuda", found.update)
+            assert [row["wrong"] for row in found["known"]] == [[], []]
+        else:
+            with pytest.raises(Wrong, match=said):
+                first_gpu_known.known("cuda", found.update)
+    held = found["known"][-1]
+    assert held["weights_bytes"] == 64 << 20
+    assert "d2h" in held["found_ms"] and "d2h" in held["known_ms"]
 
 
 def cell(**changes: Any) -> dict[str, Any]:

@@ -66,10 +66,15 @@ class Structure:
     members: tuple[str, ...]
 
 
-def structures(side: Side) -> list[Structure]:
-    """Every structure of the installed open_clip's towers, in order of the label."""
+def structures(side: Side, alone: str = "") -> list[Structure]:
+    """Every structure of the installed open_clip's towers, in order of the label.
+
+    With `alone` those of architectures whose name contains it, which are looked at and no others.
+    """
     groups: dict[str, list[tuple[int, str, str]]] = {}
     for name, config in (installed_configs() or {}).items():
+        if alone.lower() not in name.lower():
+            continue
         key, label = _signature(json.dumps(_alone(config, side)), side)
         count = read_snapshot()["models"].get(name, {}).get(f"{side}_parameters", 0)
         groups.setdefault(key, []).append((count, name, label))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clipperf.system.files import read_json
 
@@ -20,13 +21,27 @@ if TYPE_CHECKING:
     from clipperf.nouns.variant import Side
 
 ROOT = Path(__file__).parents[1]
-MODEL = ("ViT-B-32", "--pretrained", "random")
+
+REHEARSAL = "CLIPPERF_REHEARSAL"
+REHEARSED = REHEARSAL in os.environ
+"""Whether this is a rehearsal: every stage to its end, with small models, and no figure counts."""
+
+T = TypeVar("T")
+
+
+def sized(whole: T, rehearsed: T) -> T:
+    """What a stage takes, and what is enough to rehearse it."""
+    return rehearsed if REHEARSED else whole
+
+
+MODEL: tuple[str, ...] = sized(("ViT-B-32", "--pretrained", "random"), ("clipperf-sample",))
+LARGE: tuple[str, ...] = sized(("ViT-L-14", "--pretrained", "random"), MODEL)
 FLOATS = ("fp32", "tf32", "fp16", "bf16")
 LEAST_COSINE = {"fp32": 0.99999, "tf32": 0.999, "fp16": 0.999, "bf16": 0.99}
 """With PyTorch in fp32 on the CPU: what rounding alone leaves of a ViT."""
-BATCHES = (1, 3, 8, 33)
+BATCHES: tuple[int, ...] = sized((1, 3, 8, 33), (1, 3))
 COMPILED_BATCHES = (8,)
-KNOWN_BYTES = 1 << 30
+KNOWN_BYTES = sized(1 << 30, 1 << 24)
 COMPILED = ("torch-compile",)
 """Half a minute for each shape: left out where others answer the stage's question."""
 SKIPPED = 77
@@ -63,11 +78,24 @@ class Stage:
     shared: bool = False
 
 
+def model() -> ModelSpec:
+    """The model of most stages."""
+    from clipperf.models import zoo
+
+    return zoo.resolve(MODEL[0], pretrained=MODEL[2] if len(MODEL) > 1 else None)
+
+
 def usable(device: str) -> list[str]:
     """The runtimes that work here on a device."""
     from clipperf.inspect import doctor
 
     return [check.runtime for check in doctor.check() if check.device == device and check.usable]
+
+
+def timed(device: str, without: Sequence[str] = ()) -> list[str]:
+    """The usable runtimes that are measured; one of them is enough for a rehearsal."""
+    names = [name for name in usable(device) if name not in without]
+    return sized(names, [name for name in names if name == "onnx"])
 
 
 def clipperf(*words: str) -> subprocess.CompletedProcess[str]:

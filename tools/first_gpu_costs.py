@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from first_gpu_base import KNOWN_BYTES, MODEL, Data, Keep, Skipped, Wrong, usable
+from first_gpu_base import KNOWN_BYTES, Data, Keep, Skipped, Wrong, model, sized, usable
 
 RUNS = 30
 
@@ -93,9 +93,10 @@ def copies(device: str, keep: Keep) -> Data:
         raise Skipped("nothing is copied to a GPU")
     cuda = cuda_driver.open_cuda()
     rt, image = cuda._rt, 3 * 224 * 224 * 4
-    sources = [np.random.default_rng(n).integers(0, 255, 128 * image, np.uint8) for n in range(6)]
-    held, stream = cuda.device_alloc(128 * image), cuda.stream()
-    address, pinned = int(held), cuda.host_alloc(128 * image)
+    most = sized(128, 2) * image
+    sources = [np.random.default_rng(n).integers(0, 255, most, np.uint8) for n in range(6)]
+    held, stream = cuda.device_alloc(most), cuda.stream()
+    address, pinned = int(held), cuda.host_alloc(most)
     pool = ThreadPoolExecutor(8)
 
     def pageable(array: np.ndarray) -> None:
@@ -119,7 +120,7 @@ def copies(device: str, keep: Keep) -> Data:
         cuda.synchronize(stream)
 
     rows = []
-    for images in (1, 32, 128):
+    for images in sized((1, 32, 128), (1, 2)):
         row: Data = {"images": images}
         given = itertools.cycle(array[: images * image] for array in sources)
         for way in (pageable, in_pieces, by_threads):
@@ -137,18 +138,18 @@ def graphs(device: str, keep: Keep) -> Data:
     from clipperf.bench.inputs import make_inputs
     from clipperf.engines import ort_bound, ort_gpu
     from clipperf.export.make import make
-    from clipperf.models import zoo
     from clipperf.nouns.cell import Cell, EngineRequest
     from clipperf.nouns.variant import SIDES, Variant
 
     if "ort-cuda" not in usable(device):
         raise Skipped("ort-cuda is not usable here")
-    spec = zoo.resolve(MODEL[0], pretrained=MODEL[2])
-    done = make(spec, SIDES, Variant("onnx", "fp16"))
+    spec = model()
+    precision = sized("fp16", "fp32")
+    done = make(spec, SIDES, Variant("onnx", precision))
     rows: list[Data] = []
     for tower in done.manifest.towers:
-        for batch in (1, 8, 32):
-            cell = Cell(spec.id, tower.side, "ort-cuda", "fp16", "cuda", batch, 8)
+        for batch in sized((1, 8, 32), (1, 3)):
+            cell = Cell(spec.id, tower.side, "ort-cuda", precision, "cuda", batch, 8)
             request = EngineRequest(cell, spec, str(Path(done.folder) / tower.path))
             array, outputs = make_inputs(request), []
             row: Data = {"side": tower.side, "batch": batch}

@@ -7,6 +7,12 @@ from typing import Any
 
 Data = dict[str, Any]
 
+REHEARSED = (
+    "A rehearsal: the bundled sample in place of the larger models, CPU runtimes in place of a "
+    "GPU's, and a CUDA that keeps CUDA's rules where nothing else would do. No figure of it means "
+    "anything."
+)
+
 
 def page(run: Data) -> str:
     """What was run, on what, how each stage ended, and the figures of each."""
@@ -19,6 +25,7 @@ def page(run: Data) -> str:
         f"Begun {run['started']}; {where}; {here['cores']} CPU cores; Python {here['python']}; "
         f"clipperf {here['clipperf']} at {here['commit'] or 'an unknown revision'}; {versions}. "
         "Random weights with a fixed seed. Made by `python tools/first_gpu_run.py`.",
+        *(["", REHEARSED] if here["machine"] == "rehearsal" else []),
         *(["", run["note"]] if "note" in run else []),
         "",
         *table(
@@ -132,6 +139,24 @@ def _memory(data: Data) -> list[str]:
     ]
 
 
+def _known(data: Data) -> list[str]:
+    """Phases and memory, each with what was known of it before."""
+    rows = data.get("known", ())
+    return rows and table(
+        ("runtime", "batch", "copy in / compute / out ms", "known before", "whole run ms",
+         "weights MiB", "held, by the runtime", "by the meter", "what does not fit"),
+        [
+            (
+                row["runtime"], row["batch"], _phases(row["found_ms"]), _phases(row["known_ms"]),
+                row["wall_ms"],
+                *(_mib(row.get(f"{name}_bytes")) for name in ("weights", "allocated", "seen")),
+                "; ".join(row["wrong"]) or None,
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
 def _products(data: Data) -> list[str]:
     rates = data.get("tflop_per_s", {})
     if not rates:
@@ -243,6 +268,7 @@ SECTIONS: dict[str, Callable[[Data], list[str]]] = {
     "parity": _parity,
     "gpu-tests": _tests,
     "memory": _memory,
+    "known": _known,
     "products": _products,
     "copies": _copies,
     "graphs": _graphs,

@@ -21,7 +21,7 @@ from first_gpu_base import (
     Wrong,
     exported,
     least_cosine,
-    usable,
+    timed,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def rescue(device: str, keep: Keep) -> Data:
     from clipperf.models import zoo
     from clipperf.nouns.variant import SIDES, Variant
 
-    names = [name for name in usable(device) if name not in COMPILED]
+    names = timed(device, COMPILED)
     names = [name for name in names if PRECISION in contract.get(name).precisions]
     if not any(contract.get(name).artifact for name in names):
         raise Skipped(f"no usable runtime on {device} takes an exported tower in {PRECISION}")

@@ -3,12 +3,14 @@
     python tools/first_gpu_run.py                        # writes results/first-run-GPU.json and .md
     python tools/first_gpu_run.py --minutes 5            # ends by then, whatever happens
     python tools/first_gpu_run.py --only parity gpu-tests
-    python tools/first_gpu_run.py --device cpu           # rehearses the same on CPU runtimes
+    python tools/first_gpu_run.py --device cpu           # the same on CPU runtimes, without a GPU
+    python tools/first_gpu_run.py --rehearse             # every stage to its end, within minutes
 
 Stages run in the order of their worth, each in a process of its own with a limit of its own
 (`first_gpu_stages`). The result is on disk after every stage; the same command goes on after the
 last stage that ended well, and tries the others again. `tools/verified_on.py` puts what was shown
-into the README.
+into the README. A rehearsal takes the bundled sample on CPU runtimes, and on a CUDA that keeps
+CUDA's rules what only a GPU has (`first_gpu_rehearsal`); none of its figures means anything.
 """
 
 from __future__ import annotations
@@ -31,12 +33,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from first_gpu_base import SKIPPED, Stage
+from first_gpu_base import REHEARSAL, SKIPPED, Stage
 from first_gpu_page import page
 from first_gpu_stages import STAGES
 
 from clipperf.errors import ArtifactError, ClipperfError
 from clipperf.system import env
+from clipperf.system.family import end_family
 from clipperf.system.files import read_json, utc_now, write_json, write_text
 from clipperf.version import __version__
 
@@ -57,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "results")
+    parser.add_argument("--out", type=Path, help="default: results, of a rehearsal build/rehearsal")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--rehearse", action="store_true", help="small models and no GPU")
     parser.add_argument("--minutes", type=minutes, default=10.0)
     parser.add_argument("--only", nargs="+", choices=[s.name for s in STAGES], default=[])
     parser.add_argument("--again", action="store_true", help="repeat what ended well, too")
@@ -66,19 +70,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     ends_at = time.monotonic() + 60 * options.minutes
+    os.environ.pop(REHEARSAL, None)
+    if options.rehearse:  # stages read it when they are imported
+        os.environ[REHEARSAL], options.device = "1", "cpu"
     gpu = env.gpu()
     if options.device == "cuda" and gpu is None:
         print(
-            "no NVIDIA GPU or driver found: run where nvidia-smi works, or rehearse with "
-            "--device cpu",
+            "no NVIDIA GPU or driver found: run where nvidia-smi works, with --device cpu on "
+            "CPU runtimes, or with --rehearse",
             file=sys.stderr,
         )
         return 2
     machine = gpu.name if gpu is not None and options.device == "cuda" else "cpu"
+    if options.rehearse:
+        machine = "rehearsal"
+    out = options.out or ROOT / ("build/rehearsal" if options.rehearse else "results")
     name = "first-run-" + re.sub(r"[^A-Za-z0-9]+", "-", machine).strip("-").lower()
-    file = options.out / f"{name}.json"
+    file = out / f"{name}.json"
     try:
-        options.out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         run = begun(file, options.device, machine, gpu)
         keep(file, run)
     except (ClipperfError, OSError) as exc:
@@ -87,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [stage for stage in STAGES if not options.only or stage.name in options.only]
     for shared, neighbours in itertools.groupby(wanted, lambda stage: stage.shared):
         beside = [stage for stage in neighbours if options.again or not ended_well(run, stage.name)]
-        with ThreadPoolExecutor(max(1, len(beside)) if shared else 1) as pool:
+        at_once = max(1, len(beside)) if shared else 2 if options.rehearse else 1
+        with ThreadPoolExecutor(at_once) as pool:
             going = {
                 pool.submit(attempt, stage, options.device, ends_at): stage for stage in beside
             }
@@ -110,8 +121,14 @@ def stop(number: int, frame: object) -> None:
     """End what runs with all that it has started; what ended before is on disk."""
     STOPPED.set()
     for group in tuple(GOING):
-        end(group)
+        end_all(group)
     raise SystemExit(128 + number)
+
+
+def end_all(pid: int) -> None:
+    """Kill a stage that runs, with what it has started in groups of its own."""
+    end_family(pid)
+    end(pid)
 
 
 def end(group: int) -> None:
@@ -199,12 +216,13 @@ def run_stage(stage: Stage, device: str, limit_s: float) -> Record:
                 words, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
             )
             GOING.add(child.pid)
+            code: int | None = None
             try:
-                code: int | None = child.wait(0 if STOPPED.is_set() else limit_s)
+                code = child.wait(0 if STOPPED.is_set() else limit_s)
             except subprocess.TimeoutExpired:
-                code = None
-            finally:
-                end(child.pid)  # a stage's own children must not run on beside the next one
+                pass
+            finally:  # a stage's own children must not run on beside the next one
+                (end_all if code is None else end)(child.pid)
                 child.wait()
                 GOING.discard(child.pid)
         said = COLOURS.sub("", log.read_text(errors="replace")).strip()[-LAST_WORDS:]
@@ -216,9 +234,15 @@ def run_stage(stage: Stage, device: str, limit_s: float) -> Record:
             "data": data,
         }
     status = {0: "ok", SKIPPED: "skipped"}.get(code, "failed")
-    reason = str(data.get("reason", "" if code == 0 else f"exit status {code}"))
+    reason = str(data.get("reason", "" if code == 0 else how_it_ended(code, said)))
     shown = {} if status == "ok" else {"said": said}
     return {**ended(status, reason), "seconds": seconds, "data": data, **shown}
+
+
+def how_it_ended(code: int, said: str) -> str:
+    """Why a stage ended that gave no reason: its exit status or signal, and its last line."""
+    how = f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+    return ": ".join([how, *said.splitlines()[-1:]])
 
 
 def ended(status: str, reason: str) -> Record:

@@ -13,10 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from first_gpu_base import MODEL, ROOT, Data, Keep, Skipped, Wrong, clipperf, usable
+from first_gpu_base import (
+    MODEL,
+    ROOT,
+    Data,
+    Keep,
+    Skipped,
+    Wrong,
+    clipperf,
+    sized,
+    timed,
+    usable,
+)
 
-CALLS = 600
-MOST_GROWTH = 0.05
+CALLS = sized(600, 60)
+MOST_GROWTH = sized(0.05, 1.0)
+"""As a share; few calls end before a process has all that it keeps."""
 LEAST = 0.999
 """The least cosine of a tower in fp16 with the same one in fp32 on the CPU."""
 LEFT_BYTES = 64 << 20
@@ -121,15 +133,16 @@ def _many_calls(model: Any, device: str) -> Data:
 
 def tuned(device: str, keep: Keep) -> Data:
     """`clipperf tune` of ViT-B-32: what it chooses, and that `clipperf.load` opens it."""
-    names = [n for n in usable(device) if n not in ("torch", "torch-compile")]
+    names = timed(device, ("torch", "torch-compile"))
     if not names:
         raise Skipped(f"nothing on {device} can be tuned")
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         done = clipperf(
-            "tune", *MODEL, "--device", device, "--runtime", ",".join(names), "--batch", "1,32",
-            "--minutes", "1", "--bundle", str(bundle), "--out", str(Path(folder) / "t.json"),
-            "--json",
+            "tune", *MODEL, "--device", device, "--runtime", ",".join(names),
+            "--batch", sized("1,32", "1"), "--minutes", sized("1", "0.1"),
+            *sized((), ("--precision", "fp32")), "--bundle", str(bundle),
+            "--out", str(Path(folder) / "t.json"), "--json",
         )  # fmt: skip
         if done.returncode:
             raise Wrong(done.stderr.strip()[-400:])
@@ -150,7 +163,7 @@ def structures(device: str, keep: Keep) -> Data:
     """Every structure of open_clip's catalogue, cut to two layers, in ONNX Runtime."""
     if device == "cuda" and "ort-cuda" not in usable(device):
         raise Skipped("ort-cuda is not usable here")
-    shares = min(AT_ONCE, os.cpu_count() or 1)
+    shares = sized(min(AT_ONCE, os.cpu_count() or 1), 1)
     outcomes: Data = {}
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{place}.json" for place in range(shares)]
@@ -159,6 +172,7 @@ def structures(device: str, keep: Keep) -> Data:
                 [
                     sys.executable, str(Path(__file__).with_name("try_architectures.py")),
                     "--device", device, "--share", f"{place}/{shares}", "--results", str(file),
+                    *sized((), ("--alone", "ViT-S-32-alt")),
                 ],
                 cwd=ROOT, stdout=subprocess.DEVNULL,
             )

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from first_gpu_base import (
     COMPILED,
     COMPILED_BATCHES,
     FLOATS,
+    LARGE,
     LEAST_COSINE,
     MODEL,
+    REHEARSED,
     ROOT,
     SKIPPED,
     Data,
@@ -35,10 +38,15 @@ from first_gpu_base import (
     clipperf,
     exported,
     least_cosine,
+    model,
     profiled,
+    sized,
+    timed,
     usable,
 )
 from first_gpu_costs import copies, graphs, memory, products
+from first_gpu_known import known
+from first_gpu_rehearsal import rehearsed
 from first_gpu_rescue import rescue
 from first_gpu_serving import served, structures, tuned
 
@@ -75,12 +83,11 @@ def parity(device: str, keep: Keep) -> Data:
     """Every usable runtime and float precision against PyTorch fp32 on the CPU, both towers."""
     from clipperf.bench.inputs import make_inputs
     from clipperf.engines import contract
-    from clipperf.models import zoo
     from clipperf.nouns.cell import Cell, EngineRequest
     from clipperf.nouns.variant import SIDES, Side
     from clipperf.system import env, store
 
-    spec = zoo.resolve(MODEL[0], pretrained=MODEL[2])
+    spec = model()
     cores = env.available_cores()
     floats = FLOATS if device == "cuda" else FLOATS[:1]
 
@@ -103,7 +110,9 @@ def parity(device: str, keep: Keep) -> Data:
         expected |= {(side, rows): engine.run(batches[side, rows]) for rows in BATCHES}
         engine.close()
     rows_found: list[Data] = []
-    for name in sorted(usable(device), key=lambda name: name in COMPILED):
+    without = sized((), COMPILED)
+    names = [name for name in usable(device) if name not in without]
+    for name in sorted(names, key=lambda name: name in COMPILED):
         wanted = ("fp16",) if name in COMPILED and device == "cuda" else floats
         for precision in (p for p in wanted if p in contract.get(name).precisions):
             for side in SIDES:
@@ -150,6 +159,7 @@ def gpu_tests(device: str, keep: Keep) -> Data:
     codes = []
     for chosen in (f"not {COMPILED[0]}", COMPILED[0]):
         words = [sys.executable, "-m", "pytest", "-q", "-rsfE", "-p", "no:cacheprovider"]
+        words += sized((), (str(ROOT / "tests" / "engines" / "test_tensorrt_on_gpu.py"),))
         words += ["-m", "gpu", "-k", chosen, *(["--collect-only"] if device == "cpu" else [])]
         done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
         lines = done.stdout.strip().splitlines()
@@ -165,19 +175,19 @@ def gpu_tests(device: str, keep: Keep) -> Data:
 
 def speed(device: str, keep: Keep) -> Data:
     """Images in all runtimes but the compiled one in fp16 (fp32 on a CPU), interleaved."""
-    return profiled(*MODEL, *_cells(device, "1,32", COMPILED), "--tower", "image")
+    return profiled(*MODEL, *_cells(device, sized("1,32", "1"), COMPILED), "--tower", "image")
 
 
 def compiled(device: str, keep: Keep) -> Data:
     """PyTorch eager and compiled beside the others, images, batches 1 and 32."""
-    if "torch-compile" not in usable(device):
+    if COMPILED[0] not in sized(usable(device), list(COMPILED)):
         raise Skipped("torch-compile is not usable here")
-    return profiled(*MODEL, *_cells(device, "1,32"), "--tower", "image")
+    return profiled(*MODEL, *_cells(device, sized("1,32", "1")), "--tower", "image")
 
 
 def retrieval(device: str, keep: Keep) -> Data:
     """Zero-shot and retrieval on the bundled sample: verdicts against PyTorch fp32."""
-    names = [name for name in usable(device) if name not in COMPILED]
+    names = timed(device, COMPILED)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
         precision = "fp16" if device == "cuda" else "fp32"
@@ -199,19 +209,22 @@ def retrieval(device: str, keep: Keep) -> Data:
 def texts(device: str, keep: Keep) -> Data:
     """Texts by their length: what padding to the whole context would cost."""
     return profiled(
-        *MODEL, *_cells(device, "32", COMPILED), "--tower", "text", "--tokens", "8,16,32,77"
-    )
+        *MODEL, *_cells(device, sized("32", "1"), COMPILED),
+        "--tower", "text", "--tokens", sized("8,16,32,77", "8"),
+    )  # fmt: skip
 
 
 def batches(device: str, keep: Keep) -> Data:
     """Batches from 1 to 64."""
-    return profiled(*MODEL, *_cells(device, "1,2,4,8,16,32,64", COMPILED), "--tower", "image")
+    return profiled(
+        *MODEL, *_cells(device, sized("1,2,4,8,16,32,64", "2"), COMPILED), "--tower", "image"
+    )
 
 
 def large(device: str, keep: Keep) -> Data:
     """ViT-L-14's image tower at batches 1 and 32."""
     words = _cells(device, "1,32" if device == "cuda" else "1", COMPILED)
-    return profiled("ViT-L-14", "--pretrained", "random", *words, "--tower", "image")
+    return profiled(*LARGE, *words, "--tower", "image")
 
 
 def eight_bits(device: str, keep: Keep) -> Data:
@@ -220,7 +233,7 @@ def eight_bits(device: str, keep: Keep) -> Data:
 
     pairs = [
         (name, precision)
-        for name in usable(device)
+        for name in timed(device)
         for precision in ("int8", "fp8")
         if precision in contract.get(name).precisions
     ]
@@ -237,16 +250,16 @@ def eight_bits(device: str, keep: Keep) -> Data:
             "--device",
             device,
             "--batch",
-            "1,32",
+            sized("1,32", "1"),
         )
-        rows += profiled(*MODEL, *words)["rows"]
+        rows += profiled(*MODEL, *words, *sized((), ("--tower", "image")))["rows"]
         keep({"rows": rows})
     return {"rows": rows}
 
 
 def _cells(device: str, batch: str, without: Sequence[str] = ()) -> tuple[str, ...]:
     precision = "fp16" if device == "cuda" else "fp32"
-    names = ",".join(name for name in usable(device) if name not in without)
+    names = ",".join(timed(device, without))
     return ("--runtime", names, "--precision", precision, "--device", device, "--batch", batch)
 
 
@@ -260,6 +273,7 @@ STAGES = (
     Stage("speed", "Images of ViT-B-32 on every runtime, interleaved", 240, speed, 30),
     Stage("graphs", "CUDA graphs of ONNX Runtime's", 90, graphs),
     Stage("memory", "The VRAM meter against a known gibibyte", 60, memory),
+    Stage("known", "Phases and VRAM against costs that are known before", 90, known),
     Stage("products", "The rate of matrix products", 60, products),
     Stage("served", "clipperf.load: self-test, threads, no memory, many calls", 150, served),
     Stage("rescue", "A tower that fp16 does not hold, with what is kept in fp32", 90, rescue),
@@ -290,12 +304,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_json(options.answer, found)
 
     try:
-        data = stage.run(options.device, keep)
+        with rehearsed(stage.name) if REHEARSED else contextlib.nullcontext(options.device) as on:
+            data = stage.run(on, keep)
     except Skipped as exc:
         code, data = SKIPPED, {"reason": str(exc)}
     except Wrong as exc:
         code, data = 1, {**exc.data, "reason": str(exc)}
     except ClipperfError as exc:
+        code, data = 1, {**kept, "reason": f"{type(exc).__name__}: {exc}"}
+    except Exception as exc:  # noqa: BLE001 - whatever it is, the next stages go on, and it is said
+        traceback.print_exc()
         code, data = 1, {**kept, "reason": f"{type(exc).__name__}: {exc}"}
     write_json(options.answer, data)
     return code

@@ -224,6 +224,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--list", action="store_true", help="name the structures, try nothing")
     parser.add_argument("--only", default="", help="architectures whose name contains this")
+    parser.add_argument("--alone", default="", help="look at no other architectures than these")
     parser.add_argument("--out", type=Path, help=f"the page, by default {PAGE} for a full run")
     parser.add_argument("--results", type=Path, help="outcomes as JSON: what is in it is kept")
     parser.add_argument("--no-tries", action="store_true", help="the page of --results as it is")
@@ -238,7 +239,7 @@ def main() -> int:
     found = [
         structure
         for side in SIDES
-        for structure in structures(side)
+        for structure in structures(side, arguments.alone)
         if any(arguments.only.lower() in name.lower() for name in structure.members)
     ]
     first, _, step = arguments.share.partition("/")
@@ -260,7 +261,7 @@ def main() -> int:
                 write_json(arguments.results, outcomes)
         print(f"{number}/{len(found)} {structure.side} {structure.smallest}: ", end="")
         print(json.dumps(outcomes[structure.id]), flush=True)
-    partly = arguments.only or len(found) < whole or arguments.device == "cuda"
+    partly = arguments.only or arguments.alone or len(found) < whole or arguments.device == "cuda"
     out = arguments.out or (None if partly else PAGE)
     if out:
         older = out.read_text(encoding="utf-8") if out.exists() else ""
