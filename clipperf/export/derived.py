@@ -26,7 +26,7 @@ MARGIN = 0.5
 AS_EXPECTED = 0.25
 """Of a tower that was chosen for its speed at most this share of layers stays as it is. By the
 speeds of `engines.candidates` on VNNI, OpenVINO's int8 with a quarter of its layers in fp32 takes
-0.75 / 4.05 + 0.25 / 1.30 of PyTorch's time, and is 2.65 times as fast: no more than what comes
+0.75 / 4.05 + 0.25 / 1.30 of PyTorch's time, and is 2.65 times as fast: hardly more than what comes
 next, which has 2.59."""
 
 VERSION = 8
