@@ -34,7 +34,7 @@ def merge(
     from clipperf.system.results import alone
     from clipperf.system.store import read_result, write_result
     from clipperf.system.targets import expanded, kind_of
-    from clipperf.text import shown
+    from clipperf.text import number_of, shown
 
     target = expanded(out)
     if kind_of(target) != "nothing":
@@ -45,7 +45,7 @@ def merge(
     rows = len(found.measurements) + len(found.scores) + len(found.crossed)
     known = environments([found])
     tell_lines(
-        f"{rows} rows of {len(files)} files, machines: {kinds(known)}",
+        f"{number_of(rows, 'row')} of {number_of(len(files), 'file')}, machines: {kinds(known)}",
         f"result file: {target}",
     )
 
