@@ -272,7 +272,8 @@ def test_eval_judges_what_best_takes(cli: Cli, home: Path) -> None:
             ("export", "clipperf-sample", "--preprocess", "turbo"),
             "--preprocess 'turbo': choose from exact, fast, draft",
         ),
-        (("export", "clipperf-sample", "--out", ""), "--out is empty: name a file or folder"),
+        (("export", "clipperf-sample", "--out", ""), " is empty: name a file or folder"),
+        (("inspect", ""), " is empty: name a file or folder"),
         (("profile", "--from-files", ""), "a path is empty: name a file or folder"),
         (
             ("export", "clipperf-sample", "--precision", "int8", "--calibrate", "/none/such"),
