@@ -23,6 +23,7 @@ from clipperf.commands.sizing_options import (
     TextsPerS,
     Utilisation,
     VramGb,
+    solve_in_one_thread,
     targets_in,
     targets_of,
 )
@@ -52,6 +53,7 @@ def command(
     utilisation: Utilisation = None,
 ) -> None:
     """Make a report from stored results alone; with targets it includes the sizing."""
+    solve_in_one_thread()
     from clipperf.models.published import basic_statistics
     from clipperf.report.build import build_report
     from clipperf.report.format import render
