@@ -7,6 +7,7 @@ ClipperfError                     everything clipperf raises on purpose
 ├── ExportError                   a tower cannot be turned into an artifact       exit 1
 │   └── ParityError               exported, but its embeddings drifted too far    exit 1
 ├── ArtifactError                 a stored artifact is missing, damaged or alien  exit 1
+│   └── NotThereError             no artifact has the name that was given          exit 2
 ├── StorageError                  disk full, unwritable folder, lock held         exit 1
 ├── EngineError                   a runtime failed to load or to run              exit 1
 │   ├── NotFiniteError            a tower ran and gave NaN or infinity            exit 1
@@ -62,6 +63,12 @@ class ParityError(ExportError):
 
 class ArtifactError(ClipperfError):
     """A stored artifact is missing, damaged, or was written by an incompatible version."""
+
+
+class NotThereError(ArtifactError):
+    """There is no artifact of the name, or at the path, that the caller gave."""
+
+    exit_code = 2
 
 
 class StorageError(ClipperfError):

@@ -14,6 +14,7 @@ import typer
 from clipperf.errors import UsageError
 from clipperf.system import gpus
 from clipperf.system.terminal import say, show, tell
+from clipperf.text import shown
 
 if TYPE_CHECKING:
     from clipperf.nouns.result import ResultFile
@@ -143,7 +144,7 @@ def ranged(text: str, option: str) -> tuple[int, int, int]:
 
 
 def read_results(paths: list[Path] | None) -> tuple[list[ResultFile], list[str]]:
-    """The named result files, or those of folders, or all of the store, and what was left out of it
+    """The results that are named, see `named`, or all of the store, and what was left out of it
     and why.
 
     Of the store, what cannot be read and files of other versions of clipperf are left out, which
@@ -154,16 +155,10 @@ def read_results(paths: list[Path] | None) -> tuple[list[ResultFile], list[str]]
         UsageError: there are none.
     """
     from clipperf.system.results import named, stored
-    from clipperf.system.store import home, read_result
-    from clipperf.system.targets import expanded, kind_of
+    from clipperf.system.store import home
 
     if paths:
-        files = [
-            each
-            for path in map(expanded, paths)
-            for each in (named(str(path)) if kind_of(path) == "folder" else [read_result(path)])
-        ]
-        return files, []
+        return named(*map(str, paths)), []
     found, left_out = stored()
     for line in left_out:
         say(line)
@@ -207,15 +202,16 @@ def open_target(json: Path | None, kind: str) -> Iterator[Path]:
     are, if a signal ends the command.
 
     Raises:
-        UsageError: it is a folder, or a path of which nothing can be told.
+        UsageError: it is a folder, in none that there is, or a path of which nothing can be told.
         StorageError: it cannot be written, or another command is writing it.
     """
     from clipperf.system.housekeeping.in_use import using
     from clipperf.system.results import alone, stamp, told_what_goes
     from clipperf.system.store import new_result_path
-    from clipperf.system.targets import expanded, kind_of
+    from clipperf.system.targets import kind_of
 
-    target = expanded(json) if json is not None and not prints_json(json) else None
+    wanted = json is not None and not prints_json(json)
+    target = in_a_folder(json, "--json") if json is not None and wanted else None
     named, target = target is not None, target or new_result_path(kind)
     if kind_of(target) == "folder":
         raise UsageError(f"--json {json} is a folder: name a file in it")
@@ -243,6 +239,23 @@ def command_line() -> str:
     import shlex
 
     return shlex.join(["clipperf", *sys.argv[1:]])
+
+
+def in_a_folder(file: Path, option: str) -> Path:
+    """The path of a file that an option names; a folder that is mistyped is not made for it.
+
+    Raises:
+        UsageError: its folder does not exist.
+    """
+    from clipperf.system.targets import expanded, kind_of, real
+
+    path = expanded(file)
+    folder = real(path).parent
+    if kind_of(path) == "nothing" and kind_of(folder) == "nothing":
+        raise UsageError(
+            f"{option} {shown(file)}: there is no folder {shown(folder)}; make it, or name another"
+        )
+    return path
 
 
 def refuse_to_replace_data(out: Path, tunings: bool = False) -> None:

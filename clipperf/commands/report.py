@@ -9,6 +9,7 @@ import typer
 
 from clipperf.commands.options import (
     Results,
+    in_a_folder,
     read_results,
     refuse_to_replace_data,
     tell_lines,
@@ -22,6 +23,7 @@ from clipperf.commands.sizing_options import (
     TextsPerS,
     Utilisation,
     VramGb,
+    solve_in_one_thread,
     targets_in,
     targets_of,
 )
@@ -51,6 +53,7 @@ def command(
     utilisation: Utilisation = None,
 ) -> None:
     """Make a report from stored results alone; with targets it includes the sizing."""
+    solve_in_one_thread()
     from clipperf.models.published import basic_statistics
     from clipperf.report.build import build_report
     from clipperf.report.format import render
@@ -70,6 +73,7 @@ def command(
     options = (images_per_s, texts_per_s, slo_ms, ram_gb, vram_gb, price, utilisation, targets)
     sized = asked if any(option is not None for option in options) else None
     if out is not None:
+        in_a_folder(out, "--out")
         refuse_to_replace_data(out)
     found, left_out = read_results(results)
     document = build_report(found, basic_statistics(), sized, left_out=left_out)

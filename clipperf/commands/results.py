@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipperf.commands.options import command_line, tell_lines
+from clipperf.commands.options import command_line, in_a_folder, tell_lines
 
 HELP = "Put result files of several machines together."
 
@@ -31,21 +31,22 @@ def merge(
     from clipperf.report.merged import merged
     from clipperf.report.records import environments
     from clipperf.report.sizing.prices import kinds
-    from clipperf.system.results import alone
-    from clipperf.system.store import read_result, write_result
-    from clipperf.system.targets import expanded, kind_of
+    from clipperf.system.results import alone, named
+    from clipperf.system.store import write_result
+    from clipperf.system.targets import kind_of
     from clipperf.text import number_of, shown
 
-    target = expanded(out)
+    target = in_a_folder(out, "--out")
     if kind_of(target) != "nothing":
         raise UsageError(f"--out {shown(out)} exists: name a file that does not")
-    found = merged([read_result(expanded(path)) for path in files], command_line())
+    given = named(*map(str, files))
+    found = merged(given, command_line())
     with alone(target, "--out"):
         write_result(target, found)
     rows = len(found.measurements) + len(found.scores) + len(found.crossed)
     known = environments([found])
     tell_lines(
-        f"{number_of(rows, 'row')} of {number_of(len(files), 'file')}, machines: {kinds(known)}",
+        f"{number_of(rows, 'row')} of {number_of(len(given), 'file')}, machines: {kinds(known)}",
         f"result file: {target}",
     )
 

@@ -21,6 +21,7 @@ from clipperf.commands.sizing_options import (
     TextsPerS,
     Utilisation,
     VramGb,
+    solve_in_one_thread,
     targets_in,
     targets_of,
 )
@@ -54,6 +55,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Say which measured configurations meet the targets, how many machines, and their cost."""
+    solve_in_one_thread()
     from clipperf.report.document import plain_json
     from clipperf.report.records import environments
     from clipperf.report.sizing.solve import size as solve

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -99,6 +101,19 @@ TargetsFile = Annotated[
         help="A TOML file of these, named as the options are (slo_ms = 50); options come first.",
     ),
 ]
+
+
+def solve_in_one_thread() -> None:
+    """Keep the small systems of equations of a sizing to one thread of numpy's libraries.
+
+    Two threads wait for each other for longer than one takes, above all where other programs have
+    the cores. It must come before numpy does; where it is there already, or the user has chosen,
+    nothing changes.
+    """
+    from clipperf.system.child import THREAD_VARIABLES
+
+    if "numpy" not in sys.modules and not set(THREAD_VARIABLES) & set(os.environ):
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
 
 
 def targets_in(path: Path | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +36,9 @@ class GpuLoad:
 
 Kind = Literal["time", "memory", "files", "serving", "check"]
 """What kind of pass a row is of."""
+
+NOISY = "noisy times"
+"""How a file's note ends that says what other programs took of the cores."""
 
 Ended = Literal["killed", "limit"]
 """What ended a process in the middle of a pass: somebody's signal, or a limit that it went over."""
@@ -94,6 +98,21 @@ class Measurement:
     error: str | None = None
     last_words: str | None = None
     ended: Ended | None = None
+
+    @property
+    def impossible(self) -> str | None:
+        """What no clock can have shown, None where there is nothing of the kind."""
+        told = [("of a call", s, 0 < s < math.inf) for s in self.run_s]
+        for name, each in (self.phases_s or {}).items():
+            told += [(f"of {name}", s, 0 <= s < math.inf) for s in each]
+        once = (("of loading", self.load_s), ("of the first run", self.first_run_s))
+        told += [(name, s, 0 <= s < math.inf) for name, s in once if s is not None]
+        wrong = next(((name, s) for name, s, possible in told if not possible), None)
+        if wrong is None:
+            return None
+        c = self.cell
+        where = f"{c.model_id}, {c.side} tower, {c.setup}, batch {c.batch} on {c.device}"
+        return f"{wrong[1]:g} seconds {wrong[0]} ({where})"
 
 
 Aim = Literal["high", "same"]
@@ -207,4 +226,4 @@ class ResultFile:
                 return f"batch {batch}, {threads} threads, {streams} streams"
             if cell.instances < 1:
                 return f"{cell.instances} instances"
-        return None
+        return next(filter(None, (m.impossible for m in self.measurements)), None)

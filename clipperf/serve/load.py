@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clipperf.errors import AccuracyWarning, ArtifactError, UsageError
+from clipperf.errors import AccuracyWarning, ArtifactError, NotThereError, UsageError
 from clipperf.nouns.artifact import LAYOUT_RECORD
 from clipperf.nouns.variant import SIDES
 from clipperf.serve import tuned
@@ -167,7 +167,7 @@ def _located(folder: str | Path, runtime: str | None, precision: str | None) -> 
     """The path that is meant; of a model's name its folder in the store.
 
     Raises:
-        ArtifactError: there is nothing.
+        ArtifactError: there is nothing (NotThereError), or what is there cannot be opened.
     """
     path = expanded(folder)
     if kind_of(path) == "folder" and (path / LAYOUT_RECORD).exists():
@@ -185,7 +185,7 @@ def _located(folder: str | Path, runtime: str | None, precision: str | None) -> 
         if found is not None:
             return found
         said = stored.missing(folder, runtime, precision)
-    raise ArtifactError(f"{path}: there is no such file or folder{said}")
+    raise NotThereError(f"{path}: there is no such file or folder{said}")
 
 
 def _unpickled(path: str, options: Mapping[str, Any], keys: Mapping[str, str]) -> ClipModel:

@@ -24,6 +24,7 @@ from clipperf.system.store import (
 )
 from clipperf.system.targets import entries_of, expanded, is_stream, kind_of
 from clipperf.system.terminal import say
+from clipperf.system.upgraded import NO_RESULT
 from clipperf.text import one_line, shown
 
 ROWS = ("measurements", "scores", "crossed")
@@ -50,13 +51,31 @@ def stored() -> tuple[list[ResultFile], list[str]]:
     return found, left_out
 
 
-def named(text: str) -> list[ResultFile]:
-    """The results that a user's text names: a file, all of a folder, or one of the store's.
+def named(*texts: str) -> list[ResultFile]:
+    """The results that a user's texts name, each a file, all of a folder, or one of the store's.
 
     Raises:
         UsageError: there are none.
-        ArtifactError: one of them cannot be read.
+        ArtifactError: one of them cannot be read; all that are no result files are named.
     """
+    found: list[ResultFile] = []
+    others: list[Path] = []
+    for path in (path for text in texts for path in _files(text)):
+        try:
+            found.append(read_result(path))
+        except ArtifactError as exc:
+            if not str(exc).endswith(NO_RESULT):
+                raise
+            others.append(path)
+    if len(others) == 1:
+        raise ArtifactError(f"{shown(others[0])} {NO_RESULT}")
+    if others:
+        names = ", ".join(map(shown, others))
+        raise ArtifactError(f"no result files of clipperf, they name no schema version: {names}")
+    return found
+
+
+def _files(text: str) -> list[Path]:
     path = expanded(text)
     kind = kind_of(path)
     if kind == "nothing":
@@ -66,13 +85,13 @@ def named(text: str) -> list[ResultFile]:
                 f"{shown(text)}: there is no such file or folder, nor such a result in "
                 f"{shown(home() / 'results')}: name what clipperf profile or eval wrote"
             )
-        return [read_result(kept[0])]
+        return kept[:1]
     if kind != "folder":
-        return [read_result(path)]
+        return [path]
     files = [each for each in entries_of(path) if each.suffix == ".json"]
     if not files:
         raise UsageError(f"{shown(path)} holds no result files (.json): name another folder")
-    return [read_result(each) for each in files]
+    return files
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from clipperf.serialize import from_json
 from clipperf.system.files import digest_of, read_json, safe_name, sha256_file, write_json
 from clipperf.system.reading import regular_bytes
 from clipperf.system.targets import expanded
-from clipperf.system.upgraded import upgraded
+from clipperf.system.upgraded import unreadable, upgraded
 
 T = TypeVar("T")
 
@@ -287,10 +287,7 @@ def read_result(path: Path) -> ResultFile:
     """
     data = upgraded(read_json(path))
     if (version := _version_in(data)) != SCHEMA_VERSION:
-        raise ArtifactError(
-            f"{path} is no clipperf result of schema version {SCHEMA_VERSION} (found {version}): "
-            f"measure again, or use the clipperf that wrote it"
-        )
+        raise ArtifactError(f"{path} {unreadable(version)}")
     if data.get("kind") == "tuning":
         raise ArtifactError(f"{path} is a tuning, not measurements: clipperf.load opens it")
     found = from_json(ResultFile, data, str(path))

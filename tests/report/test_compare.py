@@ -55,6 +55,10 @@ def test_nothing_in_common_says_what_there_is() -> None:
         compare([result([once(cell())])], [result([once(cell(batch=8))])])
     assert "A has M::w image torch fp32 cpu batch 1" in str(caught.value)
     assert "B has M::w image torch fp32 cpu batch 8" in str(caught.value)
+    with pytest.raises(
+        UsageError, match=r"A has .* \(of torch fp32\)\. B has .* \(of onnx int8\)$"
+    ):
+        compare([result([once(cell())])], [result([once(cell(runtime="onnx", precision="int8"))])])
     setups = Setup("onnx", "fp32", "float32"), Setup("trt", "fp32", "float32")
     with pytest.raises(UsageError, match="of the setups that --between names"):
         compare([result([once(cell())])], [result([once(cell())])], between=setups)

@@ -229,6 +229,13 @@ def test_what_cannot_be_assumed(targets: Targets, words: str) -> None:
         size(FILES, targets)
 
 
+def test_what_nothing_is_known_of_is_refused() -> None:
+    alone = [result(measured(OWN, 0.4, 0.1))]
+    words = rf"{RTX_4090}: no speed there follows for {OWN}, .* Published there are .*ViT-B-32"
+    with pytest.raises(UsageError, match=words):
+        size(alone, Targets(100, 0, assume=("rtx4090",)))
+
+
 def test_the_table_of_speeds() -> None:
     table = speeds_table([B32, "ViT-B-32::openai"])
     assert table is not None

@@ -532,3 +532,30 @@ def test_merged_rows_are_those_of_wanted_towers() -> None:
     assert len(merge(files)) == 2
     assert {o.cell.side for o in size(files, Targets(1, 0)).options} == {"image"}
     assert {o.cell.side for o in size(files, Targets(0, 1)).options} == {"text"}
+
+
+def test_ties_go_to_what_carries_more() -> None:
+    # Equal machines and RAM: 2 x 10 a second are 20, of 14 asked at 70 % the same replicas.
+    rows = [
+        row
+        for runtime, seconds in (("torch", 0.08), ("zeta", 0.05))
+        for row in both(cell(runtime=runtime), seconds)
+    ]
+    sizing = size([on_machine(4, 16, *rows)], Targets(7.0, 0.0))
+    (plan,) = sizing.plans
+    assert plan.image is not None and plan.image.cell.runtime == "zeta"
+    # 20 a second at 70 % are twice the 7 that are asked for, 12.5 are 1.25 times.
+    assert plan.carries == pytest.approx(2.0)
+    assert [(p.image.cell, p.rank) for p in sizing.front if p.image] == [(plan.image.cell, 1)]
+
+
+def test_a_budget_that_changes_nothing_is_told() -> None:
+    rows = both(cell(), 0.1)
+    told = [
+        size([result(rows)], Targets(7.0, 0.0, vram_bytes=budget)).assumptions
+        for budget in (GIB, None)
+    ]
+    said = [
+        [line for line in lines if "no row of these results ran on a GPU" in line] for lines in told
+    ]
+    assert [len(lines) for lines in said] == [1, 0]

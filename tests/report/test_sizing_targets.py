@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from report_data import ENVIRONMENT, GIB, MIB, OTHER, cell, memory, result, scor
 from typer.testing import CliRunner
 
 from clipperf import cli
+from clipperf.commands.sizing_options import solve_in_one_thread
 from clipperf.errors import UsageError
 from clipperf.nouns.result import ResultFile, Score
 from clipperf.report.records import environments
@@ -24,6 +27,7 @@ from clipperf.report.sizing.solve import size
 from clipperf.report.sizing.tables import has_front, sizing_tables
 from clipperf.report.sizing.types import Deployment, Quality, Sizing, Targets
 from clipperf.serialize import to_json
+from clipperf.system.child import THREAD_VARIABLES
 from clipperf.system.store import SCHEMA_VERSION
 
 # --- a file and options --------------------------------------------------------------------
@@ -454,3 +458,35 @@ def test_speeds_of_models_as_json() -> None:
     lines = json.loads(done.stdout)
     assert {line["hardware"] for line in lines} >= {"NVIDIA GeForce RTX 4090", "NVIDIA TITAN RTX"}
     assert all(line["per_s"] is None or line["per_s"] > 0 for line in lines)
+
+
+def test_a_kind_with_two_prices_is_refused() -> None:
+    with pytest.raises(UsageError, match="E1 has two prices: 1 and 2"):
+        targets_of({"price": [("E1", 1.0), ("E1", 2.0)]}, {})
+    with pytest.raises(UsageError, match="a machine has two prices: 1 and 2"):
+        targets_of({"price": [("", 1.0), ("", 2.0)]}, {})
+    assert targets_of({"price": [("E1", 1.0), ("E1", 1.0)]}, {}).prices == (("E1", 1.0),)
+
+
+def test_a_percentile_binds_nothing_without_a_bound() -> None:
+    with pytest.raises(UsageError, match="--percentile 90 changes nothing without --slo-ms"):
+        targets_of({"percentile": 90.0, "slo_ms": None}, {})
+    with pytest.raises(UsageError, match="--percentile 95 changes nothing"):
+        targets_of({"percentile": None}, {"percentile": 95})
+    assert targets_of({"percentile": 90.0}, {"slo_ms": 20}).percentile == pytest.approx(0.9)
+
+
+def test_one_thread_solves_unless_the_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "OPENBLAS_NUM_THREADS"
+    for variable in THREAD_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    solve_in_one_thread()  # numpy is here, and reads them no more
+    assert name not in os.environ
+    modules = {key: module for key, module in sys.modules.items() if key != "numpy"}
+    monkeypatch.setattr(sys, "modules", modules)
+    monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": "3"})
+    solve_in_one_thread()
+    assert os.environ == {"OMP_NUM_THREADS": "3"}
+    monkeypatch.setattr(os, "environ", {})
+    solve_in_one_thread()
+    assert os.environ == dict.fromkeys(THREAD_VARIABLES, "1")

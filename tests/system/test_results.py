@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import report_data
 from conftest import Cli
 from report_data import cell, timed
 
-from clipperf.errors import StorageError
+from clipperf.errors import ArtifactError, StorageError
 from clipperf.nouns.result import ResultFile
 from clipperf.serialize import to_json
 from clipperf.system import results, store
@@ -74,6 +76,41 @@ def test_what_a_file_holds(content: str | None, words: str | None, tmp_path: Pat
         path.write_text(content)
     held = results.what_goes(path)
     assert words == (None if held is None else held.words)
+
+
+def test_all_that_are_no_result_files_are_named(tmp_path: Path) -> None:
+    store.write_result(tmp_path / "good.json", GOOD)
+    (tmp_path / "one.json").write_text('{"hello": 1}')
+    (tmp_path / "two.json").write_text("[]")
+    with pytest.raises(ArtifactError, match=r"no schema version: .*one\.json, .*two\.json$"):
+        results.named(str(tmp_path))
+    (tmp_path / "two.json").unlink()
+    with pytest.raises(ArtifactError, match=r"one\.json is no result file of clipperf: it names"):
+        results.named(str(tmp_path / "good.json"), str(tmp_path / "one.json"))
+    (tmp_path / "one.json").unlink()
+    assert [Path(r.path).name for r in results.named(str(tmp_path))] == ["good.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"run_s": (0.1, math.nan)}, "nan seconds of a call"),
+        ({"run_s": (-1.0,)}, "-1 seconds of a call"),
+        ({"run_s": (math.inf,)}, "inf seconds of a call"),
+        ({"run_s": (0.0,)}, "0 seconds of a call"),
+        ({"phases_s": {"h2d": (0.0, -0.5)}}, "-0.5 seconds of h2d"),
+        ({"load_s": math.nan}, "nan seconds of loading"),
+        ({"first_run_s": -2.0}, "-2 seconds of the first run"),
+    ],
+)
+def test_times_that_no_clock_shows_are_refused(
+    change: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    row = dataclasses.replace(timed(cell(batch=8), [0.1] * 6), **change)
+    path = tmp_path / "wrong.json"
+    store.write_result(path, report_data.result([row], schema_version=store.SCHEMA_VERSION))
+    with pytest.raises(ArtifactError, match=rf"{said} \(.* image tower, .*, batch 8 on cpu\)"):
+        store.read_result(path)
 
 
 def test_a_file_is_one_commands_at_a_time(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipperf.errors import UsageError
+from clipperf.nouns.cell import Cell
 from clipperf.nouns.result import ResultFile, Score
 from clipperf.report.compare.figures import ACCURACY, METRICS, Change, Shift, change, shift
 from clipperf.report.compare.machines import warnings
@@ -139,11 +140,21 @@ def _nothing_shared(
         cells = dict.fromkeys([cell_name(row.cell) for row in rows_of(results)])
         cells |= dict.fromkeys(_names((), merge_scores(results)))
         more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
-        held.append(f"{name} has {'; '.join(list(cells)[:3]) or 'nothing that is'}{more}")
+        setups = dict.fromkeys(cell.setup for cell in _cells(results))
+        ran = f" (of {', '.join(setups)})" if setups else ""
+        held.append(f"{name} has {'; '.join(list(cells)[:3]) or 'nothing that is'}{more}{ran}")
     asked = "" if between is None else " of the setups that --between names"
+    other = "" if between is not None else ", or name the setups to compare with --between"
     return (
-        f"A and B have no row in common{asked}: measure the same cells for both. {'. '.join(held)}"
+        f"A and B have no row in common{asked}: measure the same cells for both{other}. "
+        f"{'. '.join(held)}"
     )
+
+
+def _cells(results: Sequence[ResultFile]) -> list[Cell]:
+    """What one side measured and evaluated."""
+    rows, scores = rows_of(results), merge_scores(results)
+    return [*(row.cell for row in rows), *(score.cell for score in scores)]
 
 
 # --- plain values --------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clipperf.errors import UsageError
@@ -135,6 +135,16 @@ def price(text: str) -> tuple[str, float]:
     return kind.strip(), value
 
 
+def _each_once(prices: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Prices by kind; raises UsageError where one kind has two."""
+    found: dict[str, float] = {}
+    for kind, per_hour in prices:
+        if found.setdefault(kind, per_hour) != per_hour:
+            name = kind or "a machine"
+            raise UsageError(f"{name} has two prices: {found[kind]:g} and {per_hour:g}")
+    return found
+
+
 def targets_of(given: Mapping[str, Any], filed: Mapping[str, Any]) -> Targets:
     """Targets from options, where they are not None, before those of a file.
 
@@ -156,7 +166,12 @@ def targets_of(given: Mapping[str, Any], filed: Mapping[str, Any]) -> Targets:
         return None if asked.get(name) is None else round(asked[name] * GIB)
 
     usual = Targets(0.0, 0.0)
-    prices = {**dict(filed.get("price", ())), **dict(given.get("price") or ())}
+    if "percentile" in asked and "slo_ms" not in asked:
+        raise UsageError(
+            f"--percentile {asked['percentile']:g} changes nothing without --slo-ms: it is the "
+            "share of answers that this binds; give both, or neither"
+        )
+    prices = {**dict(filed.get("price", ())), **_each_once(given.get("price") or ())}
     return Targets(
         images_per_s=float(asked.get("images_per_s", 0.0)),
         texts_per_s=float(asked.get("texts_per_s", 0.0)),

@@ -16,15 +16,20 @@ from dataclasses import dataclass
 from functools import cache
 
 from clipperf import units
-from clipperf.models.speeds import TITAN_RTX, Speed, newest, speeds, speeds_of
+from clipperf.errors import UsageError
+from clipperf.models.speeds import IMAGE_TOWERS, TITAN_RTX, Speed, newest, speeds, speeds_of
 from clipperf.nouns.cell import CLOSED_LOOP
 from clipperf.nouns.result import Environment
 from clipperf.nouns.variant import SIDES, Side
 from clipperf.report.pairs import alike
 from clipperf.report.records import Row
 from clipperf.report.sizing.types import HOURS_A_MONTH, Assumed, Targets
+from clipperf.report.words import listed
 
 FULL = 1 - 1e-9
+
+MOST_NAMED = 8
+"""Models that an error names."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,12 @@ class Guess:
 def assume(
     hardware: str, rows: Sequence[Row], targets: Targets, price: float | None
 ) -> list[Assumed]:
-    """Every model of the rows on the hardware, the cheapest first; nothing where none is known.
+    """Every model of the rows of which something is known on the hardware, the cheapest first.
 
     Of the `rows` those of a closed loop count that went well.
+
+    Raises:
+        UsageError: of none of the models anything is known.
     """
     known = [r for r in rows if r.items_per_s and not r.failed and r.cell.scenario == CLOSED_LOOP]
     mine = [s for s in speeds() if s.hardware == hardware]
@@ -56,7 +64,21 @@ def assume(
             plan = _model(hardware, setup, model_id, known, targets, price)
             if plan is not None:
                 found.append(plan)
+    if not found:
+        raise UsageError(_nothing_known(hardware, [*dict.fromkeys(r.cell.model_id for r in rows)]))
     return sorted(found, key=lambda p: (p.machines, p.machines_interval or (0, 0), p.model_id))
+
+
+def _nothing_known(hardware: str, models: Sequence[str]) -> str:
+    """Why no model can be sized there, and what could be."""
+    there = [name for name in IMAGE_TOWERS if speeds_of(name, hardware)]
+    more = f" and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else ""
+    return (
+        f"--assume {hardware}: no speed there follows for {listed(models)}, neither from one that "
+        f"is published nor from that of a model which was measured alike on the same machine. "
+        f"Published there are {', '.join(there[:MOST_NAMED])}{more}: profile one of them beside "
+        f"yours, or leave --assume out"
+    )
 
 
 def published_machine(hardware: str) -> Environment:

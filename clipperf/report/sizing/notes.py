@@ -126,6 +126,8 @@ def assumptions(
         "densely, the other fills the gaps. A GPU runs one replica of a tower, and both towers "
         "only where their loads together fit it."
     )
+    if targets.vram_bytes is not None and all(o.cell.device.startswith("cpu") for o in options):
+        told.append("The budget of VRAM changes nothing: no row of these results ran on a GPU.")
     if judge is not None:
         told.append(
             f"Accuracy: {judge.dataset}, {judge.metric}. Of two towers that run differently the "

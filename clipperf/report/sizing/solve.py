@@ -203,13 +203,16 @@ def _limits(broken: Sequence[Sequence[str]]) -> str:
 
 
 def _plan_order(plan: Deployment) -> tuple:
-    """Lowest cost, fewest machines, least memory (unknown last), fewest replicas, then names."""
+    """Lowest cost, fewest machines, least memory (unknown last), what carries more, the better
+    accuracy (unknown last), fewest replicas, then names."""
     memory = math.inf if plan.memory_bytes is None else plan.memory_bytes
     replicas = sum(o.replicas or 0 for o in plan.towers)
     return (
         plan.per_month or 0.0,
         plan.machines,
         memory,
+        -(plan.carries or 0.0),
+        math.inf if plan.quality is None else -plan.quality.value,
         replicas,
         plan.model_id,
         [(cell_order(o.cell), o.env_id) for o in plan.towers],
