@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from clipperf import units
-from clipperf.nouns.result import ResultFile
+from clipperf.nouns.result import NOISY, ResultFile
 from clipperf.nouns.variant import BASELINE_RUNTIME
 from clipperf.report.gpu import gpu_caveats
 from clipperf.report.pairs import SETUP, alike, is_baseline
@@ -140,6 +141,14 @@ def cost_caveats(results: Sequence[ResultFile], rows: Sequence[Row]) -> list[str
             f"Unstable: the median's interval stayed wide in {len(unstable)} of {len(rows)} rows "
             f"(marked). Repeat them on a quieter machine."
         )
+    shaky = [r for r in rows if r.baseline_stable is False]
+    if shaky:
+        found.append(
+            f"Ratios over an unstable row of PyTorch: {len(shaky)} (marked); they are as doubtful."
+        )
+    noted = Counter(n for r in results if r.measurements for n in r.notes if n.endswith(NOISY))
+    for note, count in noted.items():
+        found.append(f"Noted while it was measured: {note}{f' ({count} times)' * (count > 1)}.")
     few = [r for r in rows if 0 < r.samples < 6]
     if few:
         found.append(f"Fewer than 6 calls in {len(few)} of the rows: no interval can be given.")

@@ -38,7 +38,8 @@ class Row:
     """Everything known about one cell in one environment; None where not measured.
 
     `*_interval` are 95 % intervals. `ratio` is the speed-up over `ratio_baseline` (2.0 means half
-    the time), `peer_ratio` that over PyTorch in the same precision where it took turns, too.
+    the time), whose row was `baseline_stable` or not, `peer_ratio` that over PyTorch in the same
+    precision where it took turns, too.
     `rss_delta_bytes` is the peak over the bare worker. `problems` are the reasons of failed passes
     and of samples that were thrown away. `source` numbers the file of the time pass.
     """
@@ -71,6 +72,7 @@ class Row:
     ratio: float | None = None
     ratio_interval: Interval | None = None
     ratio_baseline: Cell | None = None
+    baseline_stable: bool | None = None
     peer_ratio: float | None = None
     peer_interval: Interval | None = None
     problems: tuple[str, ...] = ()
@@ -235,6 +237,7 @@ def _row(
         ratio=ratio,
         ratio_interval=interval,
         ratio_baseline=baseline.cell if baseline and ratio is not None else None,
+        baseline_stable=baseline.stable if baseline and ratio is not None else None,
         peer_ratio=peer_ratio,
         peer_interval=peer_interval,
         problems=tuple(problems),

@@ -6,6 +6,7 @@ every bar carries its label and value as text, so nothing hangs on colour alone.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -122,7 +123,7 @@ def _boxes(chart: BoxChart, identifier: str) -> str:
             parts.append(_text(high + 8, middle + 4, box.text, "value"))
             y += BAR + GAP
         y += 8
-    for x, label in chart.x_ticks:
+    for x, label in _with_room(chart.x_ticks, x_at):
         parts.append(f'<path class="grid" d="M{x_at(x):.1f} {y - 4:.1f}v-5"/>')
         parts.append(_text(x_at(x), y + 12, label, anchor="middle"))
     return _frame(chart, identifier, y + 20, parts)
@@ -139,7 +140,7 @@ def _lines(chart: LineChart, identifier: str) -> str:
         at = y_at(y)
         parts.append(f'<path class="grid" d="M{left:.1f} {at:.1f}H{right:.1f}"/>')
         parts.append(_text(left - 8, at + 4, label, anchor="end"))
-    for x, label in chart.x_ticks:
+    for x, label in _with_room(chart.x_ticks, x_at):
         parts.append(_text(x_at(x), bottom + 20, label, anchor="middle"))
     parts.append(_text((left + right) / 2, bottom + 38, chart.x_label, anchor="middle"))
     for line in chart.lines:
@@ -191,6 +192,20 @@ def _legend(lines: Sequence[Line], left: float) -> tuple[list[str], float]:
         parts.append(_text(x + 28, y + 4, _cut(line.label)))
         x += width + 12
     return parts, y + 18
+
+
+def _with_room(
+    ticks: Sequence[tuple[float, str]], x_at: Callable[[float], float]
+) -> Sequence[tuple[float, str]]:
+    """All ticks, else every second, third, ..., so that no label runs into the next."""
+    for step in range(1, len(ticks)):
+        kept = ticks[::step]
+        if all(
+            x_at(b) - x_at(a) >= LETTER * (1 + (len(left) + len(right)) / 2)
+            for (a, left), (b, right) in itertools.pairwise(kept)
+        ):
+            return kept
+    return ticks[:1]
 
 
 def _scale(

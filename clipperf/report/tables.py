@@ -20,6 +20,8 @@ from clipperf.report.table import RANDOM, UNRESOLVED, Severity, Table, Unit, Val
 SUMMARY_SCORES = 4
 """Accuracy columns in the summary at most; the rest is in the accuracy table."""
 
+BASELINE_UNSTABLE = "PyTorch unstable"
+
 QUANTILES = (("p90", 0.90), ("p95", 0.95), ("p99", 0.99))
 
 # --- cost ----------------------------------------------------------------------------------
@@ -66,7 +68,7 @@ def cost_table(results: Sequence[ResultFile]) -> Table:
 
 
 def note(row: Row) -> Value:
-    """How the measurement of a row went, where it did not go well."""
+    """How the measurement of a row went, and of the one that its ratio is over, where not well."""
     words = []
     if "unsupported" in (row.time_status, row.memory_status):
         words.append("unsupported")
@@ -74,6 +76,8 @@ def note(row: Row) -> Value:
         words.append("failed")
     if row.stable is False:
         words.append("unstable")
+    if row.baseline_stable is False:
+        words.append(BASELINE_UNSTABLE)
     severity: Severity | None = "bad" if "failed" in words else "warn" if words else None
     return Value(", ".join(words), "note", severity=severity)
 

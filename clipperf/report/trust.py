@@ -28,8 +28,9 @@ LEGEND = (
     f"Doubtful: the pass failed, its median stayed unstable, fewer than {FEWEST} calls give it no "
     "interval, or the GPU was throttled. Fair: something is wide, few or not recorded, as said. "
     "Good: none of these.",
+    "A speed-up is doubtful where either of the two rows is unstable.",
     "Rows do not hold what other programs did meanwhile: where that was seen, the notes of the "
-    "result file say so. An unstable median is its usual trace.",
+    "result file say so, and the caveats of the costs. An unstable median is its usual trace.",
 )
 
 Judged = tuple[Grade, str]
@@ -60,6 +61,17 @@ def time_grade(row: Row) -> Judged:
         else "",
     ]
     return _judged(bad, weak)
+
+
+def ratio_grade(row: Row) -> Judged:
+    """How far the speed-up over PyTorch of a row can be trusted."""
+    if row.ratio is None:
+        return "none", ""
+    bad = [
+        "unstable" if row.stable is False else "",
+        "PyTorch unstable" if row.baseline_stable is False else "",
+    ]
+    return _judged(bad, ["no interval" if row.ratio_interval is None else ""])
 
 
 def memory_grade(row: Row) -> Judged:
@@ -93,6 +105,7 @@ def trust_table(results: Sequence[ResultFile]) -> Table:
         *who_columns(labels_of(results)),
         *cell_columns(CELL, rows),
         Column("Times", lambda r: _shown(time_grade(r)), "verdict"),
+        Column("vs PyTorch", lambda r: _shown(ratio_grade(r)), "verdict"),
         Column("Memory", lambda r: _shown(memory_grade(r)), "verdict"),
         Column("Calls", lambda r: r.samples or None),
         Column("Interval", _width, "share"),
@@ -113,5 +126,9 @@ def _width(row: Row) -> float | None:
 
 
 def _reasons(row: Row) -> str:
-    told = (("times", time_grade(row)[1]), ("memory", memory_grade(row)[1]))
+    told = (
+        ("times", time_grade(row)[1]),
+        ("vs PyTorch", ratio_grade(row)[1]),
+        ("memory", memory_grade(row)[1]),
+    )
     return "; ".join(f"{name}: {reason}" for name, reason in told if reason)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import pytest
 from report_data import ENVIRONMENT, cell, result, timed
 
@@ -84,3 +87,15 @@ def test_answers_within_a_time_are_percentiles_that_are_backed() -> None:
     (line,) = chart.lines  # type: ignore[union-attr]
     assert line.points == ((0.01, 0.5), (0.02, 0.9), (0.04, 0.99))
     assert line.label == "onnx fp32, up to 8, 90.0/s"
+
+
+def test_labels_of_an_axis_keep_apart() -> None:
+    calls = [0.1] * 699 + [18.5]  # one took 185 times the median
+    rows = merge([result([timed(cell(runtime="onnx", precision="int8-dynamic"), calls)])])
+    (chart,) = [c for c in latency_charts(rows, {"env-a": "E1"}) if isinstance(c, BoxChart)]
+    drawn = re.findall(
+        r'<text x="([0-9.]+)" y="[0-9.]+" text-anchor="middle">([0-9.]+x)</text>', draw(chart, "c")
+    )
+    assert len(chart.x_ticks) > len(drawn) > 1
+    for (a, left), (b, right) in itertools.pairwise((float(x), len(text)) for x, text in drawn):
+        assert b - a > 7 * (left + right) / 2

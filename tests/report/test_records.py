@@ -79,6 +79,7 @@ def test_every_field_of_a_row() -> None:
         ratio=2.0,
         ratio_interval=(2.0, 2.0),
         ratio_baseline=TORCH,
+        baseline_stable=True,
         peer_ratio=1.0,
         peer_interval=(1.0, 1.0),
         source=1,

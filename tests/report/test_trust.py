@@ -9,7 +9,8 @@ from report_data import MIB, broken, cell, memory, result, timed
 
 from clipperf.nouns.result import GpuLoad
 from clipperf.report.records import merge
-from clipperf.report.trust import memory_grade, time_grade, trust_table
+from clipperf.report.tables import cost_table, summary
+from clipperf.report.trust import memory_grade, ratio_grade, time_grade, trust_table
 
 STEADY = [0.1 + 0.0001 * (i % 7) for i in range(64)]
 
@@ -88,3 +89,41 @@ def test_the_table_says_why() -> None:
     ]
     severities = [row[at[0]].severity for row in table.rows]
     assert severities == ["good", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("torch", "onnx", "grade"),
+    [
+        (True, True, ("good", "")),
+        (False, True, ("doubtful", "PyTorch unstable")),
+        (True, False, ("doubtful", "unstable")),
+        (False, False, ("doubtful", "unstable; PyTorch unstable")),
+        (None, True, ("good", "")),
+    ],
+)
+def test_a_ratio_is_as_good_as_both_of_its_rows(
+    torch: bool | None, onnx: bool, grade: tuple[str, str]
+) -> None:
+    blocks = [block for block in range(16) for _ in range(4)]
+    told = {"provider": "CPUExecutionProvider", "blocks": blocks}
+    pair = [
+        timed(cell(runtime="torch"), STEADY, stable=torch, **told),
+        timed(cell(runtime="onnx"), STEADY, stable=onnx, **told),
+    ]
+    files = [result(pair)]
+    baseline, row = merge(files)
+    assert ratio_grade(row) == grade and ratio_grade(baseline) == ("none", "")
+    marked = "PyTorch unstable" in grade[1]
+    for table in (cost_table(files), summary(files)):
+        notes = table.names.index("Note") if "Note" in table.names else None
+        said = "" if notes is None else table.texts[1][notes]
+        assert ("PyTorch unstable" in said) is marked
+        assert any("over an unstable row" in line for line in table.caveats) is marked
+
+
+def test_what_other_programs_took_is_among_the_caveats() -> None:
+    note = "other programs use 90.0 % of the cores: noisy times"
+    files = [result([timed(cell(), STEADY)], notes=(note, "another", note))]
+    for table in (cost_table(files), summary(files)):
+        assert f"Noted while it was measured: {note} (2 times)." in table.caveats
+        assert not any("another" in line for line in table.caveats)

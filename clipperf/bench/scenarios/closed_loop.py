@@ -19,7 +19,7 @@ from clipperf.bench.jobs import Event, Job, OnEvent, Scenario, blank
 from clipperf.bench.passes import memory_pass, time_pass
 from clipperf.bench.plan import Group
 from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
-from clipperf.nouns.result import Environment, Measurement
+from clipperf.nouns.result import NOISY, Environment, Measurement
 from clipperf.text import one_line
 
 RAM_SHARE = 0.9
@@ -62,7 +62,7 @@ def measure(job: Job, env: Environment, earlier: Sequence[Measurement], on_event
             failed = dataclasses.replace(failed, status=row.status, error=row.error)
             keep(dataclasses.replace(failed, ended=row.ended, group=job.group))
     if ready and (busy := meters.busy_share()) is not None and busy > BUSY_SHARE:
-        on_event(Event("note", f"other programs use {units.share(busy)} of the cores: noisy times"))
+        on_event(Event("note", f"other programs use {units.share(busy)} of the cores: {NOISY}"))
     for index, party in enumerate(parties(ready, memory, on_event)):
         name = job.group if index == 0 else f"{job.group}#{index + 1}"
         on_event(Event("started", f"{party[0].cell.label}: time, {len(party)} in turns"))
