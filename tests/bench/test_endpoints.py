@@ -406,7 +406,8 @@ def asked(scenario: str = SINGLE_STREAM, **more: Any) -> Target:
     values: dict[str, Any] = {
         "url": "http://h", "models": ["m"], "pretrained": None, "sizes": OWN_SIZES,
         "scenario": scenario, "batches": (1,), "serving": SHORT, "tower": "both", "tokens": None,
-        "from_files": None, "protocol": None, "served_as": None, "connections": None, "ours": {},
+        "from_files": None, "skip_unreadable": False, "protocol": None, "served_as": None,
+        "connections": None, "ours": {},
     }  # fmt: skip
     return endpoint_target(**(values | more))
 
