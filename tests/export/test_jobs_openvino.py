@@ -83,7 +83,7 @@ def test_layers_are_compared_by_a_quarter_of_the_samples(
     for rough in (False, True):
         made.write((), tmp_path / f"{rough}.xml", rough)
         assert "FakeQuantize" in kinds(library().Core().read_model(tmp_path / f"{rough}.xml"))
-    assert shown == [[8, 5], [2, 2]]
+    assert shown == [[4, 4, 4, 1], [2, 2]]
 
 
 def rounded(value: object, to: float) -> object:
