@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from clipperf.inputs.preprocess_spec import PreprocessSpec
 from clipperf.nouns.artifact import Artifact, Manifest, TensorSpec
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
@@ -65,7 +67,7 @@ def artifact(
                 parity=None,
             )
         )
-    (folder / "preprocess.json").write_text("{}")
+    (folder / "preprocess.json").write_text(json.dumps(PreprocessSpec().to_json()))
     manifest = Manifest(
         schema_version=store.SCHEMA_VERSION,
         spec=spec,
