@@ -10,7 +10,7 @@ from clipperf.bench import prepare
 from clipperf.bench.best import Choice, best_for
 from clipperf.bench.cost import UNLIMITED, Limits, Settings
 from clipperf.bench.jobs import LAUNCHERS, SCENARIOS, Event, Job, Launcher, OnEvent, Prepared
-from clipperf.bench.largest import foreseen
+from clipperf.bench.largest import check_limits, foreseen
 from clipperf.bench.plan import Group, plan
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError, UsageError
@@ -162,6 +162,7 @@ def profile(
     if where.here:
         prepare.check_usable(devices)
     prepare.check_precisions(devices, sweep.precisions)
+    check_limits(sweep.within, devices)
     check_tokens(sweep)
     groups = sweep.groups()
     return measured(
