@@ -36,10 +36,10 @@ def places_of(cell: Cell) -> list[str]:
 
 def environment_of(place: str) -> dict[str, str]:
     """What shows a process its GPU alone; nothing for other devices, and "cuda" for the first."""
-    kind, numbered, which = place.partition(":")
+    kind, numbered, _ = place.partition(":")
     if kind != gpus.CUDA or not numbered:
         return {}
-    return {gpus.VISIBLE: gpus.uuid_of(place) or which, gpus.ORDER: gpus.BY_BUS}
+    return {gpus.VISIBLE: gpus.shown(place), gpus.ORDER: gpus.BY_BUS}
 
 
 class Worker(Protocol):

@@ -30,6 +30,7 @@ def memory_pass(
     """Load and run one cell in a fresh process; returns its RAM and VRAM high-water marks.
 
     Of several instances all run at the same time, and the marks are their sums, shared pages once.
+    Where nobody tells which are shared the sum is an upper bound, and no `rss_shared_bytes` known.
     """
     found: dict[str, Any] = {}
     # The sampler comes first: it notes what the GPU holds without the worker.

@@ -56,9 +56,9 @@ class Measurement:
     `rss_load_peak_bytes` and `rss_run_peak_bytes` are kernel high-water marks (VmHWM) of the two
     phases, `rss_peak_bytes` the larger. Of several instances all are sums, from which
     `rss_shared_bytes`, the pages that they share and a sum counts too often, is taken off in
-    `rss_peak_bytes`. Time: `run_s` are raw seconds of single calls, and
-    `blocks` says to which block of calls each belongs. Cells with the same `group` took turns
-    block by block, so their ratio is taken between blocks of equal number.
+    `rss_peak_bytes`; where these are not known that is an upper bound. Time: `run_s` are raw
+    seconds of single calls, and `blocks` says to which block of calls each belongs. Cells with the
+    same `group` took turns block by block, so their ratio is taken between blocks of equal number.
     GPU: `vram_peak_bytes` as `vram_source` says, `vram_allocated_bytes` by the runtime's own
     account. `phases_s` holds the samples of separate runs, one per run under each of "h2d",
     "compute" and "d2h" (the GPU's events) and "host" (the host's clock around the same run).

@@ -40,7 +40,8 @@ class Row:
     `*_interval` are 95 % intervals. `ratio` is the speed-up over `ratio_baseline` (2.0 means half
     the time), whose row was `baseline_stable` or not, `peer_ratio` that over PyTorch in the same
     precision where it took turns, too.
-    `rss_delta_bytes` is the peak over the bare worker. `problems` are the reasons of failed passes
+    `rss_delta_bytes` is the peak over the bare worker, of several instances the sum of that.
+    `problems` are the reasons of failed passes
     and of samples that were thrown away. `source` numbers the file of the time pass.
     """
 
@@ -208,6 +209,7 @@ def _row(
     blank = Measurement(cell, "time", "ok", env_id)
     timed, held = time or blank, memory or blank
     bare, peak = held.rss_bare_bytes, held.rss_peak_bytes
+    shared = held.rss_shared_bytes or 0  # off the peak of several, not off their bare processes
     return Row(
         cell=cell,
         env_id=env_id,
@@ -230,7 +232,7 @@ def _row(
         disk_bytes=next((m.disk_bytes for m in passes if m.disk_bytes is not None), None),
         rss_bare_bytes=bare,
         rss_peak_bytes=peak,
-        rss_delta_bytes=peak - bare if peak is not None and bare is not None else None,
+        rss_delta_bytes=peak + shared - bare if peak is not None and bare is not None else None,
         vram_peak_bytes=held.vram_peak_bytes,
         vram_source=held.vram_source,
         vram_allocated_bytes=held.vram_allocated_bytes,

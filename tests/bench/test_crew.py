@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from clipperf import cli
 from clipperf.bench import crew, meters, passes
 from clipperf.bench.cost import QUICK
 from clipperf.bench.crew import Crew, environment_of, merged, places_of
+from clipperf.bench.jobs import Event, Job, Prepared, blank, run_job
 from clipperf.bench.profile import Sweep
-from clipperf.errors import ChildError
+from clipperf.bench.scenarios import closed_loop
+from clipperf.errors import ChildError, UsageError
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
@@ -93,10 +97,47 @@ def test_one_that_dies_ends_them_all(tmp_path: Path) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+def test_pages_of_which_nobody_tells_make_a_bound_that_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Event] = []
+    ok = dataclasses.replace(
+        blank(request(tmp_path, 2), "memory", environment.capture()), rss_peak_bytes=100
+    )
+    closed_loop.tell_bound(dataclasses.replace(ok, rss_shared_bytes=10), told.append)
+    closed_loop.tell_bound(dataclasses.replace(ok, status="failed"), told.append)
+    one = dataclasses.replace(ok, cell=dataclasses.replace(ok.cell, instances=1))
+    closed_loop.tell_bound(one, told.append)
+    assert told == []
+    monkeypatch.setattr(closed_loop, "memory_pass", lambda *given: ok)
+    cells = (Prepared(request(tmp_path, 2)),)
+    run_job(Job("g", "closed-loop", cells, FAST), environment.capture(), [], told.append)
+    (note,) = [e.text for e in told if e.kind == "note" and "upper bound" in e.text]
+    assert "which pages they share is not known here" in note
+
+
+def test_a_gpu_is_taken_from_the_parents_own_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def silent() -> Iterator[None]:
+        yield None
+
+    monkeypatch.setattr(gpus, "driver", silent)
+    monkeypatch.setenv(gpus.VISIBLE, "2, 3")
+    assert [environment_of(f"cuda:{n}")[gpus.VISIBLE] for n in (0, 1)] == ["2", "3"]
+    options = ["profile", "--device", "cuda:0,cuda:7"]
+    found = CliRunner().invoke(cli.app, options)
+    assert "cuda:7: there is no such GPU (cuda:0 is 2, cuda:1 is 3)" in str(found.exception)
+    monkeypatch.setenv(gpus.VISIBLE, "")
+    with pytest.raises(UsageError, match="none is visible"):
+        environment_of("cuda:0")
+    monkeypatch.delenv(gpus.VISIBLE)
+    assert environment_of("cuda:1")[gpus.VISIBLE] == "1"
+
+
 def test_each_sees_the_gpu_that_it_is_dealt(tmp_path: Path, monkeypatch: Any) -> None:
     """No GPU is here: what is shown to the processes is looked at, not what CUDA makes of it."""
     uuids = {"cuda:0": "GPU-a", "cuda:1": "GPU-b"}
-    monkeypatch.setattr(crew.gpus, "uuid_of", uuids.get)
+    monkeypatch.setattr(crew.gpus, "shown", uuids.__getitem__)
     asked = request(tmp_path, 4, "cuda:0,cuda:1")
     assert places_of(asked.cell) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     started = passes.worker_of(asked, FAST)
@@ -126,7 +167,9 @@ def test_a_sweep_of_instances_shares_out_the_cores() -> None:
     assert {g.cells[0].threads for g in fixed} == {8}
     several = dataclasses.replace(sweep, places=("cuda:0", "cuda:1"), instances=(1, 2))
     cells = [group.cells[0] for group in several.groups()]
-    assert {(c.device, c.instances) for c in cells} == {("cuda:0,cuda:1", k) for k in (2, 4)}
+    told = {(c.device, c.instances, c.threads) for c in cells}
+    # Eight cores are shared out among all processes, wherever their GPUs are.
+    assert told == {("cuda:0,cuda:1", 2, 4), ("cuda:0,cuda:1", 4, 2)}
 
 
 @pytest.mark.parametrize(

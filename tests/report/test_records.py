@@ -406,3 +406,10 @@ def test_scores_of_random_weights_are_marked() -> None:
     ]
     with pytest.raises(UsageError, match="no results"):
         merge_scores([later])
+
+
+def test_ram_over_bare_processes_takes_shared_pages_off_neither() -> None:
+    """Two of 100 MiB, 60 bare, that share 50: 150 together, and each is 40 over its bare one."""
+    held = memory(cell(instances=2), 150, bare_mib=120, rss_shared_bytes=50 * MIB)
+    (row,) = merge([result([held])])
+    assert (row.rss_peak_bytes, row.rss_delta_bytes) == (150 * MIB, 80 * MIB)
