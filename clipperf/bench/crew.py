@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from clipperf.bench import cost
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.system import gpus
 from clipperf.system.child import Child, Fields, OnProgress
@@ -94,6 +95,7 @@ class Crew:
                 self._workers.append(start(environment_of(place)))
         except BaseException:
             self.kill()
+            self.end()
             raise
 
     def __enter__(self) -> Self:
@@ -116,20 +118,20 @@ class Crew:
 
     def greet(self) -> Fields:
         """Wait until all are up; raises what `Child.greet` does."""
-        return merged([worker.greet() for worker in self._workers])
+        waited_s = cost.stopwatch()
+        return merged([worker.greet(waited_s()) for worker in self._workers])
 
     def ask(self, op: str, on_progress: OnProgress = lambda told: None, **fields: Any) -> Fields:
         """Ask all at once and wait for all; raises what `Child.ask` does of the first that fails.
 
-        What one tells on its way stands for all.
+        What one tells on its way stands for all, and the seconds that they may take begin for all
+        of them now.
         """
         for worker, own in zip(self._workers, self._each(fields), strict=True):
             worker.send(op, **own)
-        first = True
-        answers = []
-        for worker in self._workers:
-            answers.append(worker.answer(on_progress) if first else worker.answer())
-            first = False
+        waited_s = cost.stopwatch()
+        answers = [self._workers[0].answer(on_progress)]
+        answers += [worker.answer(waited_s=waited_s()) for worker in self._workers[1:]]
         return merged(answers)
 
     def _each(self, fields: Fields) -> Iterator[Fields]:

@@ -227,6 +227,7 @@ def worker_of(
         ChildError: it cannot be started.
     """
     cell = request.cell
+    guard = guard_of(settings.limits, cell.device, look_s, alone)
 
     def start(shown: dict[str, str]) -> Child:
         return Child(
@@ -235,11 +236,16 @@ def worker_of(
             timeout_s=settings.timeout_s,
             env=child_environment(cell.threads) | shown if shown else None,
             remedy="raise --timeout, timeout_s of a sweep's plan, if the cell is that slow",
-            guard=guard_of(settings.limits, cell.device, look_s, alone),
+            guard=guard,
         )
 
     named = cell.device != REMOTE and ":" in cell.device
-    return Crew(cell, start) if cell.instances > 1 or named else start({})
+    if cell.instances == 1 and not named:
+        return start({})
+    crew = Crew(cell, start)
+    if guard is not None:
+        guard.pids = tuple(crew.pids)
+    return crew
 
 
 def failure(exc: ClipperfError) -> dict[str, Any]:

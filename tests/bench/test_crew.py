@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from clipperf import cli
-from clipperf.bench import crew, meters, passes
-from clipperf.bench.cost import QUICK
+from clipperf.bench import cost, crew, meters, passes
+from clipperf.bench.cost import QUICK, Limits
 from clipperf.bench.crew import Crew, environment_of, merged, places_of
 from clipperf.bench.jobs import Event, Job, Prepared, blank, run_job
 from clipperf.bench.profile import Sweep
@@ -22,9 +25,10 @@ from clipperf.bench.scenarios import closed_loop
 from clipperf.errors import ChildError, UsageError
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.model import CLIP_IDS, ModelSpec
 from clipperf.system import env as environment
 from clipperf.system import gpus
+from clipperf.system.child import Child
 
 MIB = 2**20
 SPEC = ModelSpec("sim", "simulated", "sim", "random:0", 8, 8, 16)
@@ -76,7 +80,6 @@ def test_memory_is_the_sum_with_shared_pages_once(tmp_path: Path) -> None:
 
 
 def test_each_block_holds_the_calls_of_all(tmp_path: Path) -> None:
-    """Each of three sleeps 20 ms a call: were they asked one after another, no two would."""
     asked = request(tmp_path, 3, run_s=0.02)
     (row,) = passes.time_pass([asked], FAST, environment.capture(), "g")
     assert row.status == "ok", row.error
@@ -85,15 +88,99 @@ def test_each_block_holds_the_calls_of_all(tmp_path: Path) -> None:
     assert min(counts) >= 3 * FAST.block_calls
 
 
+def test_calls_of_all_overlap(tmp_path: Path) -> None:
+    """Calls one after another take as long as their sum, whatever else the machine does."""
+    asked = request(tmp_path, 3, run_s=0.1)
+    with passes.worker_of(asked, FAST) as started:
+        started.greet()
+        started.ask("open", request=asked, text_ids=CLIP_IDS)
+        wall_s = cost.stopwatch()
+        fields = passes.block_command(dataclasses.replace(FAST, block_calls=5, warmup=0))
+        samples = started.ask("block", **fields)["samples"]
+        assert sum(samples) > wall_s()
+
+
+def test_limits_and_deadlines_are_of_all_together(tmp_path: Path) -> None:
+    """Each of three takes 60 MiB and more, none of them 150."""
+    asked = request(tmp_path, 3, load_bytes=60 * MIB)
+    env = environment.capture()
+    alone = passes.memory_pass(request(tmp_path, 1, load_bytes=60 * MIB), FAST, env)
+    assert alone.rss_peak_bytes is not None and alone.rss_peak_bytes < 150 * MIB
+    limited = dataclasses.replace(FAST, limits=Limits(ram_bytes=150 * MIB))
+    found = passes.memory_pass(asked, limited, env)
+    assert found.status == "failed" and "over the limit of 150.0 MiB RAM" in str(found.error)
+    kept = passes.memory_pass(
+        asked, dataclasses.replace(FAST, limits=Limits(ram_bytes=600 * MIB)), env
+    )
+    assert kept.status == "ok", kept.error
+
+
+def test_a_deadline_begins_once() -> None:
+    """Of workers that are waited for one after another each has what is left of it."""
+    waited: list[float] = []
+
+    class Slow:
+        pid = 1
+
+        def send(self, op: str, **fields: Any) -> None: ...
+
+        def answer(self, on_progress: Any = None, waited_s: float = 0.0) -> dict[str, Any]:
+            waited.append(waited_s)
+            time.sleep(0.02)
+            return {"runs": 1}
+
+        def end(self) -> None: ...
+
+    cell = Cell("sim", "image", "simulated", "fp32", "cpu", 2, 1, instances=3)
+    with Crew(cell, lambda env: Slow()) as started:  # type: ignore[arg-type, return-value]
+        assert started.ask("load") == {"runs": 3}
+    assert waited[0] == 0.0 and waited[1] >= 0.02 and waited[2] >= 0.04
+
+
+def test_a_child_that_was_waited_for_has_what_is_left() -> None:
+    silent = "import time; time.sleep(60)"
+    with (
+        Child("timeit", "-n1", "-r1", silent, timeout_s=3600.0) as child,
+        pytest.raises(ChildError, match="no answer to 'start' within 3600 s"),
+    ):
+        child.greet(waited_s=3600.0)
+
+
+def test_one_that_cannot_start_ends_those_that_did() -> None:
+    told: list[str] = []
+
+    class Started:
+        def kill(self) -> None:
+            told.append("kill")
+
+        def end(self) -> None:
+            told.append("end")
+
+    left = [Started(), Started()]
+
+    def start(shown: dict[str, str]) -> Any:
+        if not left:
+            raise ChildError("the worker cannot be started")
+        return left.pop()
+
+    cell = Cell("sim", "image", "simulated", "fp32", "cpu", 2, 1, instances=3)
+    with pytest.raises(ChildError, match="cannot be started"):
+        Crew(cell, start)
+    assert told == ["kill", "kill", "end", "end"]
+
+
 def test_one_that_dies_ends_them_all(tmp_path: Path) -> None:
-    started = passes.worker_of(request(tmp_path, 3), FAST)
+    asked = request(tmp_path, 3)
+    started = passes.worker_of(asked, FAST)
     assert isinstance(started, Crew)
     with started:
         started.greet()
+        started.ask("open", request=asked, text_ids=CLIP_IDS)
         pids = started.pids
         assert len(set(pids)) == 3 and all(Path(f"/proc/{pid}").exists() for pid in pids)
-        with pytest.raises(ChildError):
-            started.ask("nothing of the kind")
+        os.kill(pids[1], signal.SIGKILL)
+        with pytest.raises(ChildError, match="SIGKILL"):
+            started.ask("first")
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
