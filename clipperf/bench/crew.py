@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -89,6 +91,7 @@ class Crew:
 
     def __init__(self, cell: Cell, start: Callable[[dict[str, str]], Child]) -> None:
         self._places = places_of(cell)
+        self._streams = cell.streams
         self._workers: list[Child] = []
         try:
             for place in self._places:
@@ -127,12 +130,32 @@ class Crew:
         What one tells on its way stands for all, and the seconds that they may take begin for all
         of them now.
         """
+        return self._block(fields) if op == "block" else merged(self._all(op, fields, on_progress))
+
+    def _block(self, fields: Fields) -> Fields:
+        """One block of timed calls, which begin in all once all are warm, and which `workers` says.
+
+        Counted are those that began while all ran, see `while_all_ran`; of several streams all.
+        """
+        if fields["warmup"]:
+            warm = {"warmup": fields["warmup"] - 1, "calls": 1, "min_s": 0.0}
+            self._all("block", {**fields, **warm})
+            fields = {**fields, "warmup": 0, "sleep_s": 0.0}
+        samples = [answer["samples"] for answer in self._all("block", fields)]
+        if self._streams == 1:
+            samples = while_all_ran(samples)
+        workers = [number for number, own in enumerate(samples) for _ in own]
+        return {"samples": [each for own in samples for each in own], "workers": workers}
+
+    def _all(
+        self, op: str, fields: Fields, on_progress: OnProgress = lambda told: None
+    ) -> list[Fields]:
+        """Ask all and wait for all; see `ask`."""
         for worker, own in zip(self._workers, self._each(fields), strict=True):
             worker.send(op, **own)
         waited_s = cost.stopwatch()
         answers = [self._workers[0].answer(on_progress)]
-        answers += [worker.answer(waited_s=waited_s()) for worker in self._workers[1:]]
-        return merged(answers)
+        return answers + [worker.answer(waited_s=waited_s()) for worker in self._workers[1:]]
 
     def _each(self, fields: Fields) -> Iterator[Fields]:
         """What each is asked: a request is for its device, and for one process."""
@@ -155,6 +178,20 @@ class Crew:
         with contextlib.ExitStack() as ending:
             for worker in self._workers:
                 ending.callback(worker.end)
+
+
+def while_all_ran(samples: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Of calls that follow each other in each of several processes, those that began before the
+    first process had done its last.
+
+    What comes later had less beside it. There is always one of each.
+    """
+    end_s = min(math.fsum(own) for own in samples)
+    begun = [itertools.accumulate(own, initial=0.0) for own in samples]
+    return [
+        [each for each, start in zip(own, starts, strict=False) if start < end_s]
+        for own, starts in zip(samples, begun, strict=True)
+    ]
 
 
 def merged(answers: Sequence[Fields]) -> Fields:

@@ -95,12 +95,20 @@ class Turn:
         if self.worker is not None:
             self.worker.end()
 
-    def add_block(self, number: int, samples: Sequence[float], settings: Settings) -> None:
-        """Append one block's raw samples and judge again whether the median has settled."""
+    def add_block(
+        self, number: int, samples: Sequence[float], settings: Settings, workers: Sequence[int] = ()
+    ) -> None:
+        """Append one block's raw samples and judge again whether the median has settled.
+
+        Of several `workers`, one for each sample, that of each has to.
+        """
         run_s = (*self.row.run_s, *samples)
         blocks = (*self.row.blocks, *([number] * len(samples)))
-        stable = cost.is_stable(run_s, len(set(blocks)), settings)
-        self.row = dataclasses.replace(self.row, run_s=run_s, blocks=blocks, stable=stable)
+        row = dataclasses.replace(self.row, run_s=run_s, blocks=blocks)
+        row = dataclasses.replace(row, workers=(*self.row.workers, *workers))
+        count = len(set(blocks))
+        stable = all(cost.is_stable(own, count, settings) for own in row.by_worker(run_s))
+        self.row = dataclasses.replace(row, stable=stable)
 
 
 @contextlib.contextmanager
@@ -140,8 +148,8 @@ def time_pass(
             first = number % len(live)
             for turn in live[first:] + live[:first]:
                 with noted(turn):
-                    samples = turn.ask("block", **block_command(settings))["samples"]
-                    turn.add_block(number, samples, settings)
+                    told = turn.ask("block", **block_command(settings))
+                    turn.add_block(number, told["samples"], settings, told.get("workers", ()))
             number += 1
         for turn in turns:
             if turn.row.status == "ok" and gpu_meters.gpu_of(turn.request.cell.device):

@@ -22,6 +22,7 @@ from clipperf.report.pairs import (
     alike,
     baseline_of,
     block_ratio,
+    rate_of,
     took_turns,
     torch_at,
     usable_samples,
@@ -201,7 +202,7 @@ def _row(
         problems.append("time pass: no usable samples (none, or not finite, or not positive)")
     p50 = stats.median(samples) if samples else None
     p50_interval = stats.median_interval(samples)
-    items = cell.at_once
+    items, items_interval = rate_of(cell, time, samples)
     baseline = baseline_of(time, peers) if time else None
     twin = torch_at(cell.precision, time, peers) if time else None
     ratio, interval = _ratio(time, baseline)
@@ -226,8 +227,8 @@ def _row(
         p99_s=stats.quantile(samples, 0.99),
         max_s=max(samples, default=None),
         mean_s=math.fsum(samples) / len(samples) if samples else None,
-        items_per_s=items / p50 if p50 else None,
-        items_interval=(items / p50_interval[1], items / p50_interval[0]) if p50_interval else None,
+        items_per_s=items,
+        items_interval=items_interval,
         stable=timed.stable,
         disk_bytes=next((m.disk_bytes for m in passes if m.disk_bytes is not None), None),
         rss_bare_bytes=bare,

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from clipperf import cli
 from clipperf.bench import cost, crew, meters, passes
 from clipperf.bench.cost import QUICK, Limits
-from clipperf.bench.crew import Crew, environment_of, merged, places_of
+from clipperf.bench.crew import Crew, environment_of, merged, places_of, while_all_ran
 from clipperf.bench.jobs import Event, Job, Prepared, blank, run_job
 from clipperf.bench.profile import Sweep
 from clipperf.bench.scenarios import closed_loop
@@ -84,8 +84,57 @@ def test_each_block_holds_the_calls_of_all(tmp_path: Path) -> None:
     (row,) = passes.time_pass([asked], FAST, environment.capture(), "g")
     assert row.status == "ok", row.error
     assert row.cell.instances == 3 and len(row.run_s) == len(row.blocks)
-    counts = [row.blocks.count(block) for block in set(row.blocks)]
-    assert min(counts) >= 3 * FAST.block_calls
+    calls = set(zip(row.blocks, row.workers, strict=True))
+    assert calls == {(block, worker) for block in row.blocks for worker in range(3)}
+
+
+def test_calls_count_that_began_while_all_ran() -> None:
+    """The quick one is done after 0.5; the slow one's third call began at 0.5, beside nobody."""
+    assert while_all_ran([[0.125] * 4, [0.25] * 4]) == [[0.125] * 4, [0.25] * 2]
+    assert while_all_ran([[1.0], [0.25]]) == [[1.0], [0.25]]
+
+
+def test_a_row_is_stable_once_each_worker_is(tmp_path: Path) -> None:
+    """Pooled, the calls of two that differ never settle; each one's own do at once."""
+    settings = dataclasses.replace(QUICK, min_blocks=1, min_runs=6, min_s=0.0)
+    turn = passes.Turn(
+        request(tmp_path, 2), blank(request(tmp_path, 2), "time", environment.capture())
+    )
+    turn.add_block(0, [0.01] * 6 + [0.03] * 6, settings, [0] * 6 + [1] * 6)
+    assert turn.row.stable
+    turn.add_block(1, [0.01, 0.02], settings, [0, 1])
+    turn.add_block(2, [0.05] * 7, settings, [1] * 7)
+    assert not turn.row.stable and turn.row.workers[-1] == 1
+
+
+def test_all_are_warm_before_the_first_timed_call() -> None:
+    asked: list[tuple[int, dict[str, Any]]] = []
+
+    class Told:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def send(self, op: str, **fields: Any) -> None:
+            asked.append((self.number, fields))
+
+        def answer(self, on_progress: Any = None, waited_s: float = 0.0) -> dict[str, Any]:
+            asked.append((self.number, {}))
+            return {"samples": [0.5, 0.5]}
+
+        def end(self) -> None: ...
+
+    numbers = iter(range(2))
+    cell = Cell("sim", "image", "simulated", "fp32", "cpu", 2, 1, instances=2)
+    fields = passes.block_command(dataclasses.replace(FAST, warmup=3, sleep_s=0.1))
+    with Crew(cell, lambda env: Told(next(numbers))) as started:  # type: ignore[arg-type, return-value]
+        told = started.ask("block", **fields)
+    assert told == {"samples": [0.5] * 4, "workers": [0, 0, 1, 1]}
+    warm = {**fields, "warmup": 2, "calls": 1, "min_s": 0.0}
+    timed = {**fields, "warmup": 0, "sleep_s": 0.0}
+    assert asked == [
+        *((0, warm), (1, warm), (0, {}), (1, {})),
+        *((0, timed), (1, timed), (0, {}), (1, {})),
+    ]
 
 
 def test_calls_of_all_overlap(tmp_path: Path) -> None:
