@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from clipperf.bench import cost
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.system import gpus
 from clipperf.system.child import Child, Fields, OnProgress
@@ -36,10 +39,10 @@ def places_of(cell: Cell) -> list[str]:
 
 def environment_of(place: str) -> dict[str, str]:
     """What shows a process its GPU alone; nothing for other devices, and "cuda" for the first."""
-    kind, numbered, which = place.partition(":")
+    kind, numbered, _ = place.partition(":")
     if kind != gpus.CUDA or not numbered:
         return {}
-    return {gpus.VISIBLE: gpus.uuid_of(place) or which, gpus.ORDER: gpus.BY_BUS}
+    return {gpus.VISIBLE: gpus.shown(place), gpus.ORDER: gpus.BY_BUS}
 
 
 class Worker(Protocol):
@@ -88,12 +91,14 @@ class Crew:
 
     def __init__(self, cell: Cell, start: Callable[[dict[str, str]], Child]) -> None:
         self._places = places_of(cell)
+        self._streams = cell.streams
         self._workers: list[Child] = []
         try:
             for place in self._places:
                 self._workers.append(start(environment_of(place)))
         except BaseException:
             self.kill()
+            self.end()
             raise
 
     def __enter__(self) -> Self:
@@ -116,21 +121,41 @@ class Crew:
 
     def greet(self) -> Fields:
         """Wait until all are up; raises what `Child.greet` does."""
-        return merged([worker.greet() for worker in self._workers])
+        waited_s = cost.stopwatch()
+        return merged([worker.greet(waited_s()) for worker in self._workers])
 
     def ask(self, op: str, on_progress: OnProgress = lambda told: None, **fields: Any) -> Fields:
         """Ask all at once and wait for all; raises what `Child.ask` does of the first that fails.
 
-        What one tells on its way stands for all.
+        What one tells on its way stands for all, and the seconds that they may take begin for all
+        of them now.
         """
+        return self._block(fields) if op == "block" else merged(self._all(op, fields, on_progress))
+
+    def _block(self, fields: Fields) -> Fields:
+        """One block of timed calls, which begin in all once all are warm, and which `workers` says.
+
+        Counted are those that began while all ran, see `while_all_ran`; of several streams all.
+        """
+        if fields["warmup"]:
+            warm = {"warmup": fields["warmup"] - 1, "calls": 1, "min_s": 0.0}
+            self._all("block", {**fields, **warm})
+            fields = {**fields, "warmup": 0, "sleep_s": 0.0}
+        samples = [answer["samples"] for answer in self._all("block", fields)]
+        if self._streams == 1:
+            samples = while_all_ran(samples)
+        workers = [number for number, own in enumerate(samples) for _ in own]
+        return {"samples": [each for own in samples for each in own], "workers": workers}
+
+    def _all(
+        self, op: str, fields: Fields, on_progress: OnProgress = lambda told: None
+    ) -> list[Fields]:
+        """Ask all and wait for all; see `ask`."""
         for worker, own in zip(self._workers, self._each(fields), strict=True):
             worker.send(op, **own)
-        first = True
-        answers = []
-        for worker in self._workers:
-            answers.append(worker.answer(on_progress) if first else worker.answer())
-            first = False
-        return merged(answers)
+        waited_s = cost.stopwatch()
+        answers = [self._workers[0].answer(on_progress)]
+        return answers + [worker.answer(waited_s=waited_s()) for worker in self._workers[1:]]
 
     def _each(self, fields: Fields) -> Iterator[Fields]:
         """What each is asked: a request is for its device, and for one process."""
@@ -153,6 +178,20 @@ class Crew:
         with contextlib.ExitStack() as ending:
             for worker in self._workers:
                 ending.callback(worker.end)
+
+
+def while_all_ran(samples: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Of calls that follow each other in each of several processes, those that began before the
+    first process had done its last.
+
+    What comes later had less beside it. There is always one of each.
+    """
+    end_s = min(math.fsum(own) for own in samples)
+    begun = [itertools.accumulate(own, initial=0.0) for own in samples]
+    return [
+        [each for each, start in zip(own, starts, strict=False) if start < end_s]
+        for own, starts in zip(samples, begun, strict=True)
+    ]
 
 
 def merged(answers: Sequence[Fields]) -> Fields:

@@ -156,6 +156,7 @@ def run_job(
         if cell.error is not None:
             row = blank(cell.request, scenario.kind, env)
             row = replace(row, status="failed", error=cell.error, group=job.group)
+            row = replace(row, foreseen=cell.foreseen)
             tell(Event("measured", f"{row.cell.label}: {cell.error}", row))
     ready = tuple(cell for cell in job.cells if cell.error is None)
     if ready:

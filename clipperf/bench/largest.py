@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 from clipperf.bench.cost import Limits
+from clipperf.errors import UsageError
 from clipperf.nouns.cell import Cell
-from clipperf.nouns.memory import Foreseen, What, by_tower, plane_fit
+from clipperf.nouns.memory import Foreseen, What, by_tower, line_of
 from clipperf.nouns.result import Measurement
+from clipperf.system import gpus
 
-PEAKS: dict[What, Callable[[Measurement], int | None]] = {
-    "RAM": lambda row: row.rss_peak_bytes,
-    "VRAM": lambda row: row.vram_peak_bytes,
-}
+
+def check_limits(limits: Limits, devices: Mapping[str, str]) -> None:
+    """Make sure that runtimes on these `devices` have what is limited.
+
+    Raises:
+        UsageError: VRAM is, and none of them runs on a GPU.
+    """
+    if limits.vram_bytes is not None and gpus.CUDA not in devices.values():
+        where = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise UsageError(f"--vram-gb is of a GPU's memory, and none is used ({where}): --ram-gb")
 
 
 def foreseen(rows: Sequence[Measurement], limits: Limits) -> list[tuple[Cell, Foreseen]]:
     """Of each tower in each setup the cell of the largest batch within the limits, and its peak.
 
-    Texts are as long as the longest that were measured. Of two limits the one with the smaller
+    Texts are as long as the longest that the line is from. Of two limits the one with the smaller
     batch counts. A tower of which no line, or not one input within a limit, is known has none.
     """
     asked: dict[What, int | None] = {"RAM": limits.ram_bytes, "VRAM": limits.vram_bytes}
     measured = [row for row in rows if row.kind == "memory" and row.status == "ok"]
     found = []
     for tower, mine in by_tower(measured, lambda row: row.cell).items():
-        disk_bytes = next((row.disk_bytes for row in mine if row.disk_bytes is not None), None)
         choices: list[tuple[Cell, Foreseen]] = []
         for what, limit in asked.items():
-            peaks = [(row.cell.batch, row.cell.tokens, PEAKS[what](row)) for row in mine]
-            fit = plane_fit([(b, t, y) for b, t, y in peaks if y is not None], disk_bytes)
-            if limit is None or fit is None:
+            line = line_of(mine, what)
+            if limit is None or line.fit is None:
                 continue
-            tokens = max((t for _, t, _ in peaks if t is not None), default=None)
-            batch = fit.largest(limit, tokens)
+            batch, fit = line.largest(limit), line.fit
             if batch:
-                expected = Foreseen(
-                    what, limit, fit.at(batch, tokens), fit.residual_bytes, fit.batches
-                )
-                choices.append((dataclasses.replace(tower, batch=batch, tokens=tokens), expected))
+                at = fit.at(batch, line.tokens)
+                expected = Foreseen(what, limit, at, fit.residual_bytes, fit.batches)
+                cell = dataclasses.replace(tower, batch=batch, tokens=line.tokens)
+                choices.append((cell, expected))
         found += [min(choices, key=lambda choice: choice[0].batch)] if choices else []
     return found

@@ -10,8 +10,10 @@ RAM is watched closely in the memory pass, which comes before and keeps no times
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clipperf import units
-from clipperf.bench import cost, gpu_meters
+from clipperf.bench import cost, gpu_meters, meters
 from clipperf.bench.cost import UNLIMITED, Limits
 from clipperf.system.family import family_rss_bytes
 
@@ -26,7 +28,10 @@ VRAM_S = 0.5
 
 
 class CellGuard:
-    """Looks after one process of a cell; see `system.child.Guard`.
+    """Looks after the processes of a cell; see `system.child.Guard`.
+
+    Of several, `pids`, what they take together counts, and the seconds in which one of them is
+    waited for.
 
     `alone` is whether nothing else that is open takes of its GPU's memory, which then is what
     became less of the free since the guard was made, where NVML does not tell processes apart.
@@ -36,6 +41,7 @@ class CellGuard:
         self, limits: Limits, device: str, every_s: float = SELDOM_S, alone: bool = True
     ) -> None:
         self.every_s = every_s
+        self.pids: tuple[int, ...] = ()
         self._limits = limits
         self._device = device
         self._turn_s = cost.stopwatch()
@@ -56,23 +62,39 @@ class CellGuard:
         if most.seconds is not None and self._spent_s > most.seconds:
             return f"over the limit of {units.seconds(most.seconds)} for a pass, so it was ended"
         if most.ram_bytes is not None:
-            found = family_rss_bytes(pid)
+            found = rss_together(self.pids or (pid,), most.ram_bytes)
             if found is not None and found > most.ram_bytes:
                 return _over("RAM", most.ram_bytes, found)
-        if most.vram_bytes is not None and (taken := self._vram_bytes(pid)) is not None:
-            return vram_over(most, taken)
+        if most.vram_bytes is not None:
+            return vram_over(most, self._vram_bytes(self.pids or (pid,)))
         return None
 
-    def _vram_bytes(self, pid: int) -> int | None:
-        """What it holds of its GPU's memory; None where that is not known now."""
+    def _vram_bytes(self, pids: Sequence[int]) -> int | None:
+        """What they hold of their GPU's memory; None where that is not known now."""
         if self._asked_s is not None and self._spent_s - self._asked_s < VRAM_S:
             return None
         self._asked_s = self._spent_s
-        own = gpu_meters.family_vram_bytes(self._device, pid)
+        held = [gpu_meters.family_vram_bytes(self._device, pid) for pid in pids]
+        known = [each for each in held if each is not None]
+        own = sum(known) if len(known) == len(held) else None
         if own is not None or self._free_bytes is None:
             return own
         free = gpu_meters.available_vram_bytes(self._device)
         return None if free is None else self._free_bytes - free
+
+
+def rss_together(pids: Sequence[int], limit_bytes: int) -> int | None:
+    """Resident bytes of processes with all that they have started; None where all are gone.
+
+    Pages that they share count once, which is asked of the kernel only where it decides on the
+    limit: by what each has of them, see `crew.merged`.
+    """
+    held = [found for pid in pids if (found := family_rss_bytes(pid)) is not None]
+    total = sum(held)
+    if len(held) > 1 and total > limit_bytes:
+        shared = [meters.shared_bytes(pid) or 0 for pid in pids]
+        total -= sum(shared) - max(shared)
+    return total if held else None
 
 
 def vram_over(limits: Limits, taken: int | None) -> str | None:
@@ -88,5 +110,5 @@ def _over(what: str, most: int, found: int | None) -> str:
 def guard_of(
     limits: Limits, device: str, every_s: float = SELDOM_S, alone: bool = True
 ) -> CellGuard | None:
-    """A guard for one process of a cell on a device; None where nothing is limited."""
+    """A guard for the processes of a cell on a device; None where nothing is limited."""
     return None if limits == UNLIMITED else CellGuard(limits, device, every_s, alone)

@@ -12,7 +12,6 @@ from pathlib import Path
 from clipperf.system.processes import reset_peak_rss, status_bytes
 
 CGROUP = Path("/sys/fs/cgroup")
-ROLLUP = Path("/proc/self/smaps_rollup")
 
 # --- RAM -----------------------------------------------------------------------------------
 
@@ -48,10 +47,13 @@ def peak_rss_bytes() -> tuple[int | None, str | None]:
     return (peak if sys.platform == "darwin" else peak * 1024), "ru_maxrss"
 
 
-def shared_bytes() -> int | None:
-    """Resident bytes of this process that another one has, too; None where nobody tells."""
+def shared_bytes(pid: int | None = None) -> int | None:
+    """Resident bytes of a process, this one by default, that another one has, too.
+
+    None where nobody tells.
+    """
     try:
-        lines = ROLLUP.read_text().splitlines()
+        lines = Path(f"/proc/{pid or 'self'}/smaps_rollup").read_text().splitlines()
     except OSError:
         return None
     kinds = [line.split() for line in lines if line.startswith(("Shared_Clean:", "Shared_Dirty:"))]

@@ -30,6 +30,7 @@ def memory_pass(
     """Load and run one cell in a fresh process; returns its RAM and VRAM high-water marks.
 
     Of several instances all run at the same time, and the marks are their sums, shared pages once.
+    Where nobody tells which are shared the sum is an upper bound, and no `rss_shared_bytes` known.
     """
     found: dict[str, Any] = {}
     # The sampler comes first: it notes what the GPU holds without the worker.
@@ -94,12 +95,20 @@ class Turn:
         if self.worker is not None:
             self.worker.end()
 
-    def add_block(self, number: int, samples: Sequence[float], settings: Settings) -> None:
-        """Append one block's raw samples and judge again whether the median has settled."""
+    def add_block(
+        self, number: int, samples: Sequence[float], settings: Settings, workers: Sequence[int] = ()
+    ) -> None:
+        """Append one block's raw samples and judge again whether the median has settled.
+
+        Of several `workers`, one for each sample, that of each has to.
+        """
         run_s = (*self.row.run_s, *samples)
         blocks = (*self.row.blocks, *([number] * len(samples)))
-        stable = cost.is_stable(run_s, len(set(blocks)), settings)
-        self.row = dataclasses.replace(self.row, run_s=run_s, blocks=blocks, stable=stable)
+        row = dataclasses.replace(self.row, run_s=run_s, blocks=blocks)
+        row = dataclasses.replace(row, workers=(*self.row.workers, *workers))
+        count = len(set(blocks))
+        stable = all(cost.is_stable(own, count, settings) for own in row.by_worker(run_s))
+        self.row = dataclasses.replace(row, stable=stable)
 
 
 @contextlib.contextmanager
@@ -139,8 +148,8 @@ def time_pass(
             first = number % len(live)
             for turn in live[first:] + live[:first]:
                 with noted(turn):
-                    samples = turn.ask("block", **block_command(settings))["samples"]
-                    turn.add_block(number, samples, settings)
+                    told = turn.ask("block", **block_command(settings))
+                    turn.add_block(number, told["samples"], settings, told.get("workers", ()))
             number += 1
         for turn in turns:
             if turn.row.status == "ok" and gpu_meters.gpu_of(turn.request.cell.device):
@@ -226,6 +235,7 @@ def worker_of(
         ChildError: it cannot be started.
     """
     cell = request.cell
+    guard = guard_of(settings.limits, cell.device, look_s, alone)
 
     def start(shown: dict[str, str]) -> Child:
         return Child(
@@ -234,11 +244,16 @@ def worker_of(
             timeout_s=settings.timeout_s,
             env=child_environment(cell.threads) | shown if shown else None,
             remedy="raise --timeout, timeout_s of a sweep's plan, if the cell is that slow",
-            guard=guard_of(settings.limits, cell.device, look_s, alone),
+            guard=guard,
         )
 
     named = cell.device != REMOTE and ":" in cell.device
-    return Crew(cell, start) if cell.instances > 1 or named else start({})
+    if cell.instances == 1 and not named:
+        return start({})
+    crew = Crew(cell, start)
+    if guard is not None:
+        guard.pids = tuple(crew.pids)
+    return crew
 
 
 def failure(exc: ClipperfError) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from clipperf.bench import prepare
 from clipperf.bench.best import Choice, best_for
 from clipperf.bench.cost import UNLIMITED, Limits, Settings
 from clipperf.bench.jobs import LAUNCHERS, SCENARIOS, Event, Job, Launcher, OnEvent, Prepared
-from clipperf.bench.largest import foreseen
+from clipperf.bench.largest import check_limits, foreseen
 from clipperf.bench.plan import Group, plan
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError, UsageError
@@ -77,6 +77,7 @@ class Sweep:
         devices = self.devices
         device = devices.get(BASELINE_RUNTIME, "cpu")
         found: list[Group] = []
+        each = max(1, len(self.places))
         for count in self.instances:
             groups = plan(
                 self.specs,
@@ -86,7 +87,7 @@ class Sweep:
                 precisions=self.precisions,
                 devices=devices,
                 baseline_precisions=prepare.baseline_precisions(device, self.precisions),
-                threads=(max(1, self.threads // count) if self.divided else self.threads,),
+                threads=(max(1, self.threads // (count * each)) if self.divided else self.threads,),
                 tokens=self.tokens,
                 inputs=prepare.choose_inputs(self.runtimes, self.inputs),
                 scenario=self.scenario,
@@ -98,8 +99,7 @@ class Sweep:
         """A group whose cells run so many instances, on each of several devices."""
         if count == 1 and not self.places:
             return group
-        every = count * max(1, len(self.places))
-        named = ",".join(self.places)
+        every, named = count * max(1, len(self.places)), ",".join(self.places)
         cells = tuple(
             dataclasses.replace(cell, instances=every, device=named or cell.device)
             for cell in group.cells
@@ -162,6 +162,7 @@ def profile(
     if where.here:
         prepare.check_usable(devices)
     prepare.check_precisions(devices, sweep.precisions)
+    check_limits(sweep.within, devices)
     check_tokens(sweep)
     groups = sweep.groups()
     return measured(

@@ -42,7 +42,8 @@ def side_by_side(
     """The numbers of instances on each device, the kind of device, and the devices of several.
 
     Raises:
-        UsageError: they are of several kinds, one is named twice, or inputs come in another way.
+        UsageError: they are of several kinds, one is named twice or is not there, or inputs come in
+            another way.
     """
     counts = (1,) if instances is None else numbers(instances, "--instances")
     places = () if device is None or "," not in device else names(device, "--device")
@@ -59,4 +60,6 @@ def side_by_side(
             f"--device {device}: several are GPUs, each once and with its number: cuda:0,cuda:1. "
             f"Several processes on a processor: --instances 2"
         )
+    for place in places:
+        gpus.shown(place)  # raises where there is none
     return counts, gpus.CUDA, places

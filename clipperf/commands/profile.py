@@ -250,7 +250,7 @@ def _tell(result: ResultFile, compare_published: bool, gpus: bool, bounds: Limit
     from clipperf.report.from_files import files_table
     from clipperf.report.gpu import gpu_table
     from clipperf.report.instances import instances_table
-    from clipperf.report.largest import largest_of, largest_table, without_line
+    from clipperf.report.largest import largest_of, largest_table, unmeasured, without_line
     from clipperf.report.published import published_table
     from clipperf.report.records import labels_of, merge
     from clipperf.report.serving import serving_table
@@ -265,7 +265,8 @@ def _tell(result: ResultFile, compare_published: bool, gpus: bool, bounds: Limit
     beside = instances_table(merge([result]), labels_of([result]))
     tables = (main, beside, lines, meters, published)
     print_tables(*(table for table in tables if table is not None), write=tell)
-    tell_lines(*([missing] if lines is None and (missing := without_line(found)) else []))
+    said = [without_line(found) if lines is None else "", unmeasured(found, *limits)]
+    tell_lines(*filter(None, said))
 
 
 def _files(

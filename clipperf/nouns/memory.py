@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from clipperf import units
 from clipperf.nouns.cell import Cell
@@ -33,7 +33,8 @@ class MemoryFit:
     does not grow, below 0 where not all of the weights were in memory at once, and all of it where
     the size on disk is not known. `residual_bytes` is the largest distance of a point from the
     line, `batches` those that it is from, and `lengths` the texts' where these differ; else
-    `per_token_bytes` is 0 and an input of the only length takes `per_item_bytes`.
+    `per_token_bytes` is 0 and an input of the only length takes `per_item_bytes`. `tokens` is the
+    longest of the lengths, None of images.
     """
 
     weights_bytes: int | None
@@ -43,6 +44,7 @@ class MemoryFit:
     batches: tuple[int, ...]
     per_token_bytes: float = 0.0
     lengths: tuple[int, ...] = ()
+    tokens: int | None = None
 
     def each(self, tokens: int | None = None) -> float:
         """The bytes that one more input takes."""
@@ -122,14 +124,85 @@ def plane_fit(points: Sequence[Peak], weights_bytes: int | None) -> MemoryFit | 
         tuple(sorted(set().union(*lengths.values()))),
         token,
         tuple(sorted(length or 0 for length in lengths)) if several else (),
+        max((length for length in lengths if length is not None), default=None),
     )
 
 
+class Held(Protocol):
+    """What is known of the memory of a cell."""
+
+    @property
+    def cell(self) -> Cell:
+        """The cell."""
+        ...
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """Its tower's size on disk."""
+        ...
+
+    @property
+    def rss_peak_bytes(self) -> int | None:
+        """Its peak of RAM."""
+        ...
+
+    @property
+    def vram_peak_bytes(self) -> int | None:
+        """Its peak of VRAM."""
+        ...
+
+
+def peak_of(row: Held, what: What) -> int | None:
+    """The peak of RAM or of VRAM, in bytes; None where it was not measured."""
+    return row.rss_peak_bytes if what == "RAM" else row.vram_peak_bytes
+
+
+@dataclass(frozen=True)
+class Line:
+    """A tower's peaks over the batch: the `batches` that were measured, and what fits these.
+
+    `fit` is None where they were too few. `tokens` is the length of the texts that it is asked
+    about, the longest of those that are in the fit.
+    """
+
+    batches: tuple[int, ...]
+    fit: MemoryFit | None
+
+    @property
+    def tokens(self) -> int | None:
+        """See the class."""
+        return None if self.fit is None else self.fit.tokens
+
+    def largest(self, limit_bytes: int) -> int | None:
+        """See `MemoryFit.largest`; None without a fit, too."""
+        return None if self.fit is None else self.fit.largest(limit_bytes, self.tokens)
+
+    def at(self, batch: int | None) -> float | None:
+        """The bytes at a batch; None without one, or without a fit."""
+        return self.fit.at(batch, self.tokens) if self.fit is not None and batch else None
+
+
+def line_of(rows: Iterable[Held], what: What) -> Line:
+    """The line through one tower's peaks. `rows` are those of memory passes that ended well.
+
+    A pass that did not end well has a peak, too, of as far as it came.
+    """
+    known = [(row, peak) for row in rows if (peak := peak_of(row, what)) is not None]
+    points = [(row.cell.batch, row.cell.tokens, peak) for row, peak in known]
+    disk_bytes = next((row.disk_bytes for row, _ in known if row.disk_bytes is not None), None)
+    return Line(tuple(sorted({batch for batch, _, _ in points})), plane_fit(points, disk_bytes))
+
+
+def tower_of(cell: Cell) -> Cell:
+    """A cell of batch 1 and no tokens, which those that differ in these alone have in common."""
+    return dataclasses.replace(cell, batch=1, tokens=None)
+
+
 def by_tower(rows: Iterable[R], cell: Callable[[R], Cell]) -> dict[Cell, list[R]]:
-    """Rows that differ in batch and tokens alone, under a cell of batch 1 and no tokens."""
+    """Rows that differ in batch and tokens alone, under their `tower_of`."""
     found: dict[Cell, list[R]] = {}
     for row in rows:
-        found.setdefault(dataclasses.replace(cell(row), batch=1, tokens=None), []).append(row)
+        found.setdefault(tower_of(cell(row)), []).append(row)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,9 +57,10 @@ class Measurement:
     `rss_load_peak_bytes` and `rss_run_peak_bytes` are kernel high-water marks (VmHWM) of the two
     phases, `rss_peak_bytes` the larger. Of several instances all are sums, from which
     `rss_shared_bytes`, the pages that they share and a sum counts too often, is taken off in
-    `rss_peak_bytes`. Time: `run_s` are raw seconds of single calls, and
-    `blocks` says to which block of calls each belongs. Cells with the same `group` took turns
-    block by block, so their ratio is taken between blocks of equal number.
+    `rss_peak_bytes`; where these are not known that is an upper bound. Time: `run_s` are raw
+    seconds of single calls, and `blocks` says to which block of calls each belongs. Cells with the
+    same `group` took turns block by block, so their ratio is taken between blocks of equal number.
+    Of several instances `workers` says which of them made each call.
     GPU: `vram_peak_bytes` as `vram_source` says, `vram_allocated_bytes` by the runtime's own
     account. `phases_s` holds the samples of separate runs, one per run under each of "h2d",
     "compute" and "d2h" (the GPU's events) and "host" (the host's clock around the same run).
@@ -75,6 +77,7 @@ class Measurement:
     first_run_s: float | None = None
     run_s: tuple[float, ...] = ()
     blocks: tuple[int, ...] = ()
+    workers: tuple[int, ...] = ()
     group: str | None = None
     stable: bool | None = None
     rss_bare_bytes: int | None = None
@@ -113,6 +116,13 @@ class Measurement:
         c = self.cell
         where = f"{c.model_id}, {c.side} tower, {c.setup}, batch {c.batch} on {c.device}"
         return f"{wrong[1]:g} seconds {wrong[0]} ({where})"
+
+    def by_worker(self, samples: Sequence[float]) -> list[tuple[float, ...]]:
+        """`samples`, one for each of `run_s`, of each of several instances; all where not known."""
+        if len(self.workers) != len(samples) or not samples:
+            return [tuple(samples)]
+        pairs = list(zip(samples, self.workers, strict=True))
+        return [tuple(s for s, w in pairs if w == own) for own in sorted(set(self.workers))]
 
 
 Aim = Literal["high", "same"]

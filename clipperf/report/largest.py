@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from clipperf import units
 from clipperf.nouns.cell import Cell
-from clipperf.nouns.memory import FEWEST_BATCHES, MemoryFit, What, by_tower, plane_fit
+from clipperf.nouns.memory import (
+    FEWEST_BATCHES,
+    MemoryFit,
+    What,
+    by_tower,
+    line_of,
+    peak_of,
+    tower_of,
+)
 from clipperf.nouns.result import Measurement, ResultFile
 from clipperf.report.columns import Column, cell_columns, tabulate, who_columns
-from clipperf.report.measured import newest
-from clipperf.report.records import Row, merge
+from clipperf.report.records import Row, in_order, merge
 from clipperf.report.table import Table, Value
 from clipperf.report.words import listed
 from clipperf.serialize import to_json
 from clipperf.text import one_line
-
-PEAKS: dict[What, Callable[[Row | Measurement], int | None]] = {
-    "RAM": lambda row: row.rss_peak_bytes,
-    "VRAM": lambda row: row.vram_peak_bytes,
-}
 
 
 @dataclass(frozen=True)
@@ -64,60 +67,74 @@ def largest_of(
     none of what ran on a processor.
     """
     asked: dict[What, int | None] = {"RAM": ram_bytes, "VRAM": vram_bytes}
-    checks = newest(results, "check", lambda row: row.foreseen)
+    checks = _checks(results)
     found: list[Largest] = []
-    rows = merge(results)
+    rows = [row for row in merge(results) if row.memory_status == "ok"]
     for env_id in dict.fromkeys(row.env_id for row in rows):
         here = [row for row in rows if row.env_id == env_id]
         for tower, mine in by_tower(here, lambda row: row.cell).items():
-            own = [row for row in checks if row.env_id == env_id and _tower(row) == tower]
+            own = checks.get((env_id, tower), {}).values()
             for what, limit in asked.items():
-                found += _within(mine, own, what, limit)
+                found += _within(mine, [row for row in own if _of_what(row, what)], what, limit)
     return found
 
 
-def _tower(row: Measurement) -> Cell:
-    return next(iter(by_tower([row.cell], lambda cell: cell)))
+def _checks(results: Sequence[ResultFile]) -> dict[tuple[str, Cell], dict[tuple, Measurement]]:
+    """The newest check of each limit of each tower, whichever batch was the largest then."""
+    found: dict[tuple[str, Cell], dict[tuple, Measurement]] = {}
+    for result in in_order(results):
+        for row in result.measurements:
+            if row.kind == "check" and row.foreseen is not None:
+                own = found.setdefault((row.env_id, tower_of(row.cell)), {})
+                own[row.foreseen.what, row.foreseen.limit_bytes] = row
+    return found
+
+
+def _of_what(row: Measurement, what: What) -> bool:
+    return row.foreseen is not None and row.foreseen.what == what
 
 
 def _within(
     rows: Sequence[Row], checks: Sequence[Measurement], what: What, limit: int | None
 ) -> list[Largest]:
-    known = [row for row in rows if PEAKS[what](row) is not None]
+    known = [row for row in rows if peak_of(row, what) is not None]
     if not known:
         return []
-    disk_bytes = next((row.disk_bytes for row in known if row.disk_bytes is not None), None)
-    last = max(known, key=lambda row: (row.cell.tokens or 0, row.cell.batch))
-    points = [(row.cell.batch, row.cell.tokens, PEAKS[what](row) or 0) for row in known]
-    fit = plane_fit(points, disk_bytes)
-    batches = tuple(sorted({batch for batch, _, _ in points}))
-    plain = Largest(last.cell, last.env_id, last.random_weights, what, batches, fit)
+    line = line_of(known, what)
+    fitted = [row for row in known if line.fit is None or row.cell.tokens == line.tokens]
+    last = max(fitted, key=lambda row: (row.cell.tokens or 0, row.cell.batch))
+    plain = Largest(last.cell, last.env_id, last.random_weights, what, line.batches, line.fit)
     found = []
-    ran = [row for row in checks if row.foreseen is not None and row.foreseen.what == what]
-    for row in ran:
+    for row in checks:
         assert row.foreseen is not None
         found.append(
-            Largest(
-                *(last.cell, last.env_id, last.random_weights, what, batches, fit),
+            dataclasses.replace(
+                plain,
                 limit_bytes=row.foreseen.limit_bytes,
                 batch=row.cell.batch,
                 peak_bytes=row.foreseen.peak_bytes,
-                measured_bytes=PEAKS[what](row) if row.status == "ok" else None,
+                measured_bytes=peak_of(row, what) if row.status == "ok" else None,
                 failed=None if row.status == "ok" else one_line(row.error or row.status),
             )
         )
     if limit is not None and limit not in {each.limit_bytes for each in found}:
-        batch = None if fit is None else fit.largest(limit, last.cell.tokens)
-        peak = fit.at(batch, last.cell.tokens) if fit is not None and batch else None
+        batch = line.largest(limit)
         found.append(
-            Largest(
-                *(last.cell, last.env_id, last.random_weights, what, batches, fit),
-                limit_bytes=limit,
-                batch=batch,
-                peak_bytes=peak,
-            )
+            dataclasses.replace(plain, limit_bytes=limit, batch=batch, peak_bytes=line.at(batch))
         )
-    return found or ([plain] if fit is not None else [])
+    return found or ([plain] if line.fit is not None else [])
+
+
+def unmeasured(found: Sequence[Largest], ram_bytes: int | None, vram_bytes: int | None) -> str:
+    """Of which limits nothing can be said as no peak was measured, in words; "" where all can."""
+    asked: dict[What, int | None] = {"RAM": ram_bytes, "VRAM": vram_bytes}
+    told = {each.what for each in found}
+    return " ".join(
+        f"No largest batch within {units.size(limit)} {what} is known: no peak of {what} was "
+        f"measured."
+        for what, limit in asked.items()
+        if limit is not None and what not in told
+    )
 
 
 def largest_table(found: Sequence[Largest], labels: dict[str, str]) -> Table | None:

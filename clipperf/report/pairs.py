@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 from clipperf import stats
 from clipperf.nouns.cell import Cell
@@ -57,6 +58,24 @@ def usable_samples(time: Measurement | None) -> tuple[float, ...]:
     if not all(SHORTEST_S <= s <= LONGEST_S for s in time.run_s):
         return ()
     return time.run_s
+
+
+def rate_of(
+    cell: Cell, time: Measurement | None, samples: Sequence[float]
+) -> tuple[float | None, Interval | None]:
+    """Items a second by the median of a call: of several instances the sum of each one's own.
+
+    The interval's ends are the sums of theirs, which is wider than it need be.
+    """
+    if time is None or not samples:
+        return None, None
+    each = time.by_worker(samples)
+    items = cell.at_once / len(each)
+    rate = math.fsum(items / stats.median(own) for own in each)
+    ends = [end for own in each if (end := stats.median_interval(own)) is not None]
+    if len(ends) < len(each):
+        return rate, None
+    return rate, (math.fsum(items / e[1] for e in ends), math.fsum(items / e[0] for e in ends))
 
 
 def baseline_of(time: Measurement, peers: Iterable[Measurement]) -> Measurement | None:

@@ -22,6 +22,7 @@ from clipperf.report.pairs import (
     alike,
     baseline_of,
     block_ratio,
+    rate_of,
     took_turns,
     torch_at,
     usable_samples,
@@ -40,7 +41,8 @@ class Row:
     `*_interval` are 95 % intervals. `ratio` is the speed-up over `ratio_baseline` (2.0 means half
     the time), whose row was `baseline_stable` or not, `peer_ratio` that over PyTorch in the same
     precision where it took turns, too.
-    `rss_delta_bytes` is the peak over the bare worker. `problems` are the reasons of failed passes
+    `rss_delta_bytes` is the peak over the bare worker, of several instances the sum of that.
+    `problems` are the reasons of failed passes
     and of samples that were thrown away. `source` numbers the file of the time pass.
     """
 
@@ -200,7 +202,7 @@ def _row(
         problems.append("time pass: no usable samples (none, or not finite, or not positive)")
     p50 = stats.median(samples) if samples else None
     p50_interval = stats.median_interval(samples)
-    items = cell.at_once
+    items, items_interval = rate_of(cell, time, samples)
     baseline = baseline_of(time, peers) if time else None
     twin = torch_at(cell.precision, time, peers) if time else None
     ratio, interval = _ratio(time, baseline)
@@ -208,6 +210,7 @@ def _row(
     blank = Measurement(cell, "time", "ok", env_id)
     timed, held = time or blank, memory or blank
     bare, peak = held.rss_bare_bytes, held.rss_peak_bytes
+    shared = held.rss_shared_bytes or 0  # off the peak of several, not off their bare processes
     return Row(
         cell=cell,
         env_id=env_id,
@@ -224,13 +227,13 @@ def _row(
         p99_s=stats.quantile(samples, 0.99),
         max_s=max(samples, default=None),
         mean_s=math.fsum(samples) / len(samples) if samples else None,
-        items_per_s=items / p50 if p50 else None,
-        items_interval=(items / p50_interval[1], items / p50_interval[0]) if p50_interval else None,
+        items_per_s=items,
+        items_interval=items_interval,
         stable=timed.stable,
         disk_bytes=next((m.disk_bytes for m in passes if m.disk_bytes is not None), None),
         rss_bare_bytes=bare,
         rss_peak_bytes=peak,
-        rss_delta_bytes=peak - bare if peak is not None and bare is not None else None,
+        rss_delta_bytes=peak + shared - bare if peak is not None and bare is not None else None,
         vram_peak_bytes=held.vram_peak_bytes,
         vram_source=held.vram_source,
         vram_allocated_bytes=held.vram_allocated_bytes,

@@ -82,6 +82,7 @@ class Child:
         self._greeting: Fields | None = None
         self._due: collections.deque[str] = collections.deque()
         self._killed = False
+        self._waited_s = 0.0
         self._ended = False
         self._said_bytes = 0
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -123,13 +124,14 @@ class Child:
         """The child's process id."""
         return self._process.pid
 
-    def greet(self) -> Fields:
-        """Wait until the child is up; returns what it said then.
+    def greet(self, waited_s: float = 0.0) -> Fields:
+        """Wait until the child is up; returns what it said then. `waited_s`: see `answer`.
 
         Raises:
             ClipperfError: as `answer`.
         """
         if self._greeting is None:
+            self._waited_s = waited_s
             # What is printed before the child takes the protocol over is nobody's message.
             while (message := self._message("start")) is None:
                 pass
@@ -145,14 +147,18 @@ class Child:
             self._process.stdin.write(json.dumps({"op": op, **to_json(fields)}) + "\n")
             self._process.stdin.flush()
 
-    def answer(self, on_progress: OnProgress = lambda told: None) -> Fields:
+    def answer(self, on_progress: OnProgress = lambda told: None, waited_s: float = 0.0) -> Fields:
         """Wait for the answer to the oldest message that has none yet.
+
+        `waited_s` are seconds of `timeout_s` that have passed already, while others were waited for
+        that were asked at the same time.
 
         Raises:
             ClipperfError: what the child reported, as the class that it was there.
             ChildError: another error in the child, or it died, hung or wrote nonsense.
         """
         self.greet()
+        self._waited_s = waited_s
         op = self._due.popleft()
         while True:
             message = self._message(op)
@@ -225,7 +231,9 @@ class Child:
 
     def _line(self, step: str) -> str:
         """The next line, "" at the end; a child that is silent or takes too much is ended."""
-        guard, left_s = self._guard, self._timeout_s
+        guard, timeout_s, waited_s = self._guard, self._timeout_s, self._waited_s
+        left_s = None if timeout_s is None else max(0.0, timeout_s - waited_s)
+        self._waited_s = 0.0
         if guard is not None:
             guard.begin()
         while True:

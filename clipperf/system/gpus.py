@@ -137,6 +137,35 @@ def _of(found: list[str], which: str) -> str | None:
     return which if which in found else None
 
 
+def shown(place: str) -> str:
+    """What VISIBLE is for a process that is to see "cuda:1", or "cuda:GPU-...", alone.
+
+    It is the GPU's UUID; where NVML tells none, what this process's own VISIBLE has at that place,
+    and without one the number.
+
+    Raises:
+        UsageError: there is no such GPU.
+    """
+    which = place.partition(":")[2] or "0"
+    found: list[str] = []
+    with contextlib.suppress(ImportError), driver() as nvml:
+        found = [] if nvml is None else [each.uuid for each in visible(nvml)]
+    if not found:
+        named = os.environ.get(VISIBLE)
+        if named is None:
+            return which
+        found = [part for part in map(str.strip, named.split(",")) if part]
+    told = _of(found, which)
+    if told is None:
+        raise UsageError(f"device {place}: there is no such GPU ({_listed(found)})")
+    return told
+
+
+def _listed(found: list[str]) -> str:
+    told = (f"cuda:{number} is {each}" for number, each in enumerate(found))
+    return ", ".join(told) or "none is visible"
+
+
 def pin(device: str | None) -> str | None:
     """A device without its number: this process and its children see the GPU that it names alone.
 
@@ -162,8 +191,7 @@ def pin(device: str | None) -> str | None:
         return device and kind
     uuid = _of(found, which)
     if uuid is None:
-        listed = ", ".join(f"cuda:{number} is {each}" for number, each in enumerate(found))
-        raise UsageError(f"device {device}: there is no such GPU ({listed})")
+        raise UsageError(f"device {device}: there is no such GPU ({_listed(found)})")
     first = uuid == found[0] and (len(found) == 1 or os.environ.get(ORDER) == BY_BUS)
     if not first and cuda_is_loaded():
         raise UsageError(

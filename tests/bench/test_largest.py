@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from clipperf import cli
 from clipperf.bench.cost import QUICK, Limits
 from clipperf.bench.jobs import Event, Job, Prepared, run_job
-from clipperf.bench.largest import foreseen
+from clipperf.bench.largest import check_limits, foreseen
+from clipperf.bench.scenarios import largest_batch
 from clipperf.bench.scenarios.largest_batch import describe
 from clipperf.errors import UsageError
 from clipperf.nouns.cell import Cell, EngineRequest
@@ -57,6 +58,22 @@ def test_texts_are_as_long_as_the_longest() -> None:
     assert (cell.tokens, cell.batch) == (16, 10)
 
 
+def test_texts_whose_batches_failed_are_not_asked_about() -> None:
+    """100 + 10 b of 8 tokens; of 77 tokens there are three batches, too few for a line."""
+    short = [row(b, 100 + 10 * b, side="text", tokens=8) for b in (1, 2, 4, 8)]
+    long = [row(b, 100 + 40 * b, side="text", tokens=77) for b in (1, 2, 4)]
+    ((cell, expected),) = foreseen([*short, *long], Limits(ram_bytes=400 * MIB))
+    assert (cell.tokens, cell.batch) == (8, 30)
+    assert expected.peak_bytes == pytest.approx(400 * MIB)
+
+
+def test_vram_is_of_runtimes_on_a_gpu() -> None:
+    check_limits(Limits(vram_bytes=1), {"onnx": "cpu", "trt": "cuda"})
+    check_limits(Limits(ram_bytes=1), {"onnx": "cpu"})
+    with pytest.raises(UsageError, match=r"none is used \(onnx on cpu\): --ram-gb"):
+        check_limits(Limits(vram_bytes=1), {"onnx": "cpu"})
+
+
 @pytest.fixture
 def simulated(tmp_path: Path) -> Prepared:
     """An engine that takes 40 MiB to run, whatever the batch."""
@@ -85,6 +102,25 @@ def test_a_batch_that_takes_more_is_ended(simulated: Prepared) -> None:
     found = ran(simulated, 20)
     assert found.kind == "check" and found.status == "failed"
     assert found.error is not None and "over the limit of 20.0 MiB RAM" in found.error
+
+
+def test_a_check_that_cannot_be_prepared_is_a_row_of_its_limit(simulated: Prepared) -> None:
+    expected = Foreseen("RAM", 4096 * MIB, 90 * MIB, 0.0, (1, 2, 4, 8))
+    cell = dataclasses.replace(simulated, foreseen=expected, error="no disk left")
+    job = Job("g", LARGEST_BATCH, (cell,), QUICK)
+    (found,) = run_job(job, environment.capture(), [], lambda event: None)
+    assert (found.kind, found.status, found.error) == ("check", "failed", "no disk left")
+    assert found.foreseen == expected
+
+
+def test_a_peak_that_is_not_measured_passes_nothing(
+    simulated: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blank = Measurement(simulated.request.cell, "memory", "ok", "e")
+    monkeypatch.setattr(largest_batch, "memory_pass", lambda *given: blank)
+    found = ran(simulated, 4096)
+    assert found.status == "failed" and found.foreseen is not None
+    assert found.error == "the peak of RAM could not be measured, so nothing was checked"
 
 
 def test_nothing_is_checked_that_was_not_foreseen(simulated: Prepared) -> None:

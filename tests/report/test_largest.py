@@ -10,7 +10,7 @@ from report_data import ENVIRONMENT, MIB, cell, memory, result, timed
 from clipperf.nouns.memory import Foreseen, memory_fit, plane_fit
 from clipperf.nouns.result import Measurement
 from clipperf.report.build import build_report
-from clipperf.report.largest import largest_of, largest_table, without_line
+from clipperf.report.largest import largest_of, largest_table, unmeasured, without_line
 from clipperf.report.sizing.solve import size
 from clipperf.report.sizing.tables import sizing_tables
 from clipperf.report.sizing.types import Targets
@@ -97,6 +97,42 @@ def test_the_check_stands_beside_the_prediction_and_is_no_point_of_the_line() ->
     (record,) = [r for r in document.records if r["record"] == "memory"]
     assert (record["largest_batch"], record["measured_bytes"]) == (10, 1683 * MIB)
     assert sum(r["record"] == "cost" for r in document.records) == 4
+
+
+def test_what_did_not_end_well_is_no_point_of_the_line() -> None:
+    """Its peak is of as far as it came: with 160 MiB at batch 16 the line would not grow."""
+    ended = dataclasses.replace(memory(cell(batch=16), 160), status="failed", error="killed")
+    (found,) = largest_of([result([*measured(), ended])], ram_bytes=1680 * MIB)
+    assert (found.batch, found.batches) == (10, (1, 2, 3, 4))
+    few = [row for row in measured() if row.cell.batch != 4]
+    (found,) = largest_of([result([*few, ended])], ram_bytes=1680 * MIB)
+    assert (found.fit, found.batch, found.batches) == (None, None, (1, 2, 3))
+
+
+def test_texts_are_those_of_the_fit() -> None:
+    """100 MiB and 10 MiB a text of 8 tokens; of 77 tokens one batch failed, so they have none."""
+    short = [memory(cell(side="text", batch=b, tokens=8), 100 + 10 * b) for b in (1, 2, 4, 8)]
+    long = [memory(cell(side="text", batch=b, tokens=77), 100 + 40 * b) for b in (1, 2, 4)]
+    (found,) = largest_of([result([*short, *long])], ram_bytes=400 * MIB)
+    assert (found.cell.tokens, found.batch) == (8, 30)
+    assert found.peak_bytes == pytest.approx(400 * MIB)
+
+
+def test_the_newest_check_of_a_limit_counts_whichever_batch_it_was_of() -> None:
+    old = result([*measured(), checked(9, 1680, 1600)], created_utc="2026-01-01T00:00:00Z")
+    new = result([*measured(), checked(10, 1680, 1683)], created_utc="2026-01-02T00:00:00Z")
+    (found,) = largest_of([new, old])
+    assert (found.batch, found.measured_bytes) == (10, 1683 * MIB)
+    other = result([checked(5, 900, 850)], created_utc="2026-01-03T00:00:00Z")
+    assert {each.batch for each in largest_of([new, old, other])} == {5, 10}
+
+
+def test_limits_without_a_peak_are_told() -> None:
+    found = largest_of([result(measured())], ram_bytes=1680 * MIB, vram_bytes=MIB)
+    assert unmeasured(found, 1680 * MIB, None) == unmeasured(found, None, None) == ""
+    assert unmeasured(found, 1680 * MIB, 2 * MIB) == (
+        "No largest batch within 2.0 MiB VRAM is known: no peak of VRAM was measured."
+    )
 
 
 def test_a_run_that_was_ended_says_why() -> None:

@@ -406,3 +406,23 @@ def test_scores_of_random_weights_are_marked() -> None:
     ]
     with pytest.raises(UsageError, match="no results"):
         merge_scores([later])
+
+
+def test_ram_over_bare_processes_takes_shared_pages_off_neither() -> None:
+    """Two of 100 MiB, 60 bare, that share 50: 150 together, and each is 40 over its bare one."""
+    held = memory(cell(instances=2), 150, bare_mib=120, rss_shared_bytes=50 * MIB)
+    (row,) = merge([result([held])])
+    assert (row.rss_peak_bytes, row.rss_delta_bytes) == (150 * MIB, 80 * MIB)
+
+
+def test_items_of_unequal_instances_are_the_sum_of_what_each_gives() -> None:
+    """10 ms and 30 ms a call of one: 100 and 33 a second, not twice what their median would be."""
+    calls, workers = [0.01] * 8 + [0.03] * 6, (0,) * 8 + (1,) * 6
+    (row,) = merge([result([timed(cell(instances=2), calls, workers=workers)])])
+    assert row.items_per_s == pytest.approx(100 + 100 / 3)
+    assert row.items_interval == pytest.approx((100 + 100 / 3, 100 + 100 / 3))
+    few = timed(cell(instances=2), calls[:9], workers=workers[:9])
+    (row,) = merge([result([few])])
+    assert (row.items_per_s, row.items_interval) == (pytest.approx(100 + 100 / 3), None)
+    (row,) = merge([result([timed(cell(instances=2), [0.02] * 6)])])  # an older file
+    assert row.items_per_s == pytest.approx(100)

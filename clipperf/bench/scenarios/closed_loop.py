@@ -52,6 +52,7 @@ def measure(job: Job, env: Environment, earlier: Sequence[Measurement], on_event
             on_event(Event("started", f"{request.cell.label}: memory"))
             memory[request.cell] = memory_pass(request, job.settings, env, job.text_ids)
             keep(memory[request.cell])
+            tell_bound(memory[request.cell], on_event)
     ready = []
     for request in requests:
         row = memory[request.cell]
@@ -68,6 +69,14 @@ def measure(job: Job, env: Environment, earlier: Sequence[Measurement], on_event
         on_event(Event("started", f"{party[0].cell.label}: time, {len(party)} in turns"))
         for row in time_pass(party, job.settings, env, name, job.text_ids):
             keep(row)
+
+
+def tell_bound(row: Measurement, tell: OnEvent) -> None:
+    """Note that the RAM of instances is an upper bound, where it counts shared pages for each."""
+    several = row.cell.instances > 1 and row.rss_peak_bytes is not None
+    if several and row.status == "ok" and row.rss_shared_bytes is None:
+        said = "which pages they share is not known here, so their RAM is an upper bound"
+        tell(Event("note", f"{row.cell.label}: {said}"))
 
 
 def parties(

@@ -13,7 +13,7 @@ from clipperf.bench.cost import Limits
 from clipperf.bench.jobs import Event, Job, OnEvent, Scenario, row_a_cell
 from clipperf.bench.passes import failure, memory_pass
 from clipperf.errors import LimitError, UsageError
-from clipperf.nouns.memory import LARGEST_BATCH, Foreseen
+from clipperf.nouns.memory import LARGEST_BATCH, Foreseen, peak_of
 from clipperf.nouns.result import Environment, Measurement
 from clipperf.text import one_line
 
@@ -40,7 +40,10 @@ def measure(job: Job, env: Environment, earlier: Sequence[Measurement], on_event
             group=job.group,
             disk_bytes=cell.disk_bytes,
         )
-        peak = peak_of(row)
+        peak = peak_of(row, foreseen.what)
+        if row.status == "ok" and peak is None:
+            said = f"the peak of {foreseen.what} could not be measured, so nothing was checked"
+            row = dataclasses.replace(row, status="failed", error=said)
         if row.status == "ok" and peak is not None and peak > foreseen.limit_bytes:
             # Between two looks at the process it had more for a moment.
             said = f"over the limit of {units.size(foreseen.limit_bytes)} {foreseen.what}"
@@ -48,16 +51,10 @@ def measure(job: Job, env: Environment, earlier: Sequence[Measurement], on_event
         on_event(Event("measured", describe(row, foreseen), row))
 
 
-def peak_of(row: Measurement) -> int | None:
-    """The peak of what was foreseen."""
-    of_ram = row.foreseen is not None and row.foreseen.what == "RAM"
-    return row.rss_peak_bytes if of_ram else row.vram_peak_bytes
-
-
 def describe(row: Measurement, foreseen: Foreseen) -> str:
     """One line about a finished row."""
     head = f"{row.cell.label}: {foreseen.what} {units.size(round(foreseen.peak_bytes))} foreseen"
-    peak = peak_of(row)
+    peak = peak_of(row, foreseen.what)
     if row.status != "ok" or peak is None:
         return f"{head}, {row.status}: {one_line(row.error or 'no reason was recorded')}"
     return f"{head}, {units.size(peak)} measured"
