@@ -58,9 +58,10 @@ def cost_table(results: Sequence[ResultFile]) -> Table:
         name for name in ("streams", "instances") if any(getattr(r.cell, name) > 1 for r in rows)
     ]
     items = f"batches of all {' and '.join(several)}" if several else "batch"
+    own = ", each instance by its own" if "instances" in several else ""
     legend = (
-        f'Items/s is the {items} over the median call. "vs PyTorch" is the speed-up over PyTorch '
-        "with its 95 % interval, block against block of one interleaved run.",
+        f'Items/s is the {items} over the median call{own}. "vs PyTorch" is the speed-up over '
+        "PyTorch with its 95 % interval, block against block of one interleaved run.",
         '"RAM +MiB" is the peak over the bare worker, "RAM MiB" the whole process.',
     )
     caveats = [*legend, *_quantile_caveats(rows), *findings.cost_caveats(results, rows)]
