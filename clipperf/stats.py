@@ -22,9 +22,14 @@ def median(samples: Sequence[float]) -> float:
     return float(np.median(np.asarray(samples, dtype=np.float64)))
 
 
+def samples_for(q: float) -> int:
+    """How many samples it takes to back the q-quantile; see MIN_SAMPLES_FOR_QUANTILE."""
+    return MIN_SAMPLES_FOR_QUANTILE.get(q, math.ceil(6.5 / min(q, 1 - q)))
+
+
 def quantile(samples: Sequence[float], q: float) -> float | None:
     """The q-quantile (linear interpolation), or None where too few samples back it."""
-    if len(samples) < MIN_SAMPLES_FOR_QUANTILE.get(q, math.ceil(6.5 / min(q, 1 - q))):
+    if len(samples) < samples_for(q):
         return None
     return float(np.quantile(np.asarray(samples, dtype=np.float64), q))
 

@@ -11,6 +11,7 @@ from clipperf.report.findings import ITEMS
 from clipperf.report.pairs import alike
 from clipperf.report.records import RESOLVABLE_GAP, Row
 from clipperf.report.table import Interval, Table, Value
+from clipperf.report.words import apart
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,18 @@ class Beside:
 
 
 def families(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that differ in instances, and in the threads of each, alone: where there are several."""
-    found: dict[tuple, list[Row]] = {}
+    """Rows that differ in instances, and in the threads of each, alone: where there are several.
+
+    Of each number of instances the one whose threads give most: what threads gain is not theirs.
+    """
+    found: dict[tuple, dict[int, Row]] = {}
     for row in rows:
         if row.items_per_s is not None:
-            found.setdefault((row.env_id, alike(row.cell, "instances", "threads")), []).append(row)
-    several = [mine for mine in found.values() if len({r.cell.instances for r in mine}) > 1]
-    return [sorted(mine, key=lambda r: (r.cell.instances, r.cell.threads)) for mine in several]
+            mine = found.setdefault((row.env_id, alike(row.cell, "instances", "threads")), {})
+            best = mine.get(row.cell.instances)
+            if best is None or row.items_per_s > (best.items_per_s or 0.0):
+                mine[row.cell.instances] = row
+    return [[mine[count] for count in sorted(mine)] for mine in found.values() if len(mine) > 1]
 
 
 def beside(rows: Sequence[Row]) -> list[Beside]:
@@ -97,6 +103,7 @@ def instances_table(rows: Sequence[Row], labels: dict[str, str]) -> Table | None
         "Instances are processes that run at the same time; RAM is the sum of their peaks, pages "
         "that they share counted once. The first row of each is compared with; they were not "
         "measured in turns.",
+        "Of each number of instances the threads with the highest throughput are here.",
         f"More instances pay where they give over {units.percent(RESOLVABLE_GAP, 0)} % more than "
         f"every smaller number did.",
     ]
@@ -113,11 +120,12 @@ def instances_findings(rows: Sequence[Row], labels: dict[str, str]) -> list[str]
     for each in beside(rows):
         key = (each.row.env_id, alike(each.row.cell, "instances", "threads"))
         found.setdefault(key, []).append(each)
-    told = []
+    told, cells = [], [mine[0].row.cell for mine in found.values()]
     for (env_id, _), mine in found.items():
         best = [each for each in mine if each.pays][-1]
         cell, first = best.row.cell, mine[0].row.cell
         where = f"{cell.model_id} {cell.side}, {cell.setup}, batch {cell.batch}"
+        where += apart(first, cells, "tokens", "device", "streams")
         where += f" ({labels[env_id]})" if len(labels) > 1 else ""
         rate = f"{units.rate(best.row.items_per_s)} {ITEMS[cell.side]}"
         if best is mine[0]:

@@ -17,9 +17,10 @@ from clipperf.report.charts import (
     even_axis,
     grouped,
 )
-from clipperf.report.pairs import usable_samples
+from clipperf.report.pairs import SETUP, alike, usable_samples
 from clipperf.report.records import Row
 from clipperf.report.serving import Line as Served
+from clipperf.report.words import apart
 
 POINTS = 60
 """Of a line of shares at most."""
@@ -91,21 +92,28 @@ def _shares(title: str, description: str, lines: Sequence[Line]) -> LineChart:
 
 
 def answer_charts(served: Sequence[Served], labels: dict[str, str]) -> tuple[Chart, ...]:
-    """How many answers came within a time, of each model and tower in each scenario of serving."""
+    """How many answers came within a time, of each model and tower in each scenario of serving.
+
+    A chart is of one length of texts and one bound; how a tower is run differs within it.
+    """
     groups: dict[tuple, list[Served]] = {}
     for line in served:
         if line.trial is not None:
-            key = (line.env_id, line.cell.model_id, line.cell.side, line.cell.scenario)
-            groups.setdefault(key, []).append(line)
+            same = alike(line.cell, *SETUP, "batch", "device", "threads", "streams", "instances")
+            groups.setdefault((line.env_id, same, line.slo_s), []).append(line)
     charts = []
-    for (env_id, model_id, side, scenario), mine in groups.items():
-        lines = [_answers(line, number) for number, line in enumerate(mine)]
+    for mine in groups.values():
+        lines = [_answers(line, number, mine) for number, line in enumerate(mine)]
         known = [line for line in lines if len(line.points) > 1]
-        where = f" · {labels[env_id]}" if len(labels) > 1 else ""
+        c, slo_s = mine[0].cell, mine[0].slo_s
+        tokens = f", {c.tokens} tokens" if c.tokens else ""
+        bound = f", bound {units.seconds(slo_s)}" if slo_s is not None else ""
+        where = f" · {labels[mine[0].env_id]}" if len(labels) > 1 else ""
         if known:
             charts.append(
                 _shares(
-                    f"Answers within a time: {model_id} · {side} tower, {scenario}{where}",
+                    f"Answers within a time: {c.model_id} · {c.side} tower{tokens}, "
+                    f"{c.scenario}{bound}{where}",
                     "Percentiles as LoadGen took them, from an input's arrival to its embedding, "
                     "in the test that counts, where enough answers back them.",
                     known,
@@ -114,13 +122,20 @@ def answer_charts(served: Sequence[Served], labels: dict[str, str]) -> tuple[Cha
     return tuple(charts)
 
 
-def _answers(line: Served, number: int) -> Line:
-    """The percentiles of a row, each a point."""
+def _answers(line: Served, number: int, lines: Sequence[Served]) -> Line:
+    """The percentiles of a row, each a point; `lines` are those of its chart."""
     trial = line.trial
     assert trial is not None
     found = sorted((float(name), seconds) for name, seconds in trial.latency_s.items())
-    backed = [(p, s) for p, s in found if (1 - p / 100) * trial.queries >= 6.5 and s > 0]
-    who = line.cell.setup if line.endpoint is None else f"{line.cell.setup} there"
+    backed = [(p, s) for p, s in found if trial.queries >= stats.samples_for(p / 100) and s > 0]
+    alike_served = [x for x in lines if (x.endpoint is None) == (line.endpoint is None)]
+    cells = [x.cell for x in alike_served]
+    if line.endpoint is None:
+        who = line.cell.setup + apart(line.cell, cells, "device", "threads", "streams", "instances")
+    else:
+        several = len({x.endpoint.label for x in lines if x.endpoint is not None}) > 1
+        there = line.endpoint.label if several else "there"
+        who = f"{line.cell.setup} {there}{apart(line.cell, cells, 'streams')}"
     label = f"{who}, up to {line.cell.batch}, {units.rate(trial.rate_per_s)}/s"
     return Line(label, tuple((s, p / 100) for p, s in backed), number)
 

@@ -23,21 +23,22 @@ def recommended(
 ) -> tuple[str, ...]:
     """A sentence for each model on each machine; see `clipperf size` for one with targets.
 
-    What runs in full precision keeps PyTorch's accuracy, anything else where all of its scores on
-    that model are equivalent to PyTorch's within their margin.
+    Only scores of the same machine count: other processors round otherwise. What runs in full
+    precision keeps PyTorch's accuracy where no score says that it is worse, anything else where
+    all of its scores on that model are equivalent to PyTorch's within their margin. Of texts the
+    longest count.
     """
     found = []
     for env_id, model_id in dict.fromkeys((r.env_id, r.cell.model_id) for r in rows):
-        mine = [
-            row
-            for row in rows
-            if (row.env_id, row.cell.model_id) == (env_id, model_id) and row.items_per_s
-        ]
-        own = [s for s in scores if s.cell.model_id == model_id and s.aim == "high"]
+        here = (env_id, model_id)
+        every = [r for r in rows if (r.env_id, r.cell.model_id) == here and r.items_per_s]
+        longest = {side: max(_lengths(every, side), default=0) for side in SIDES}
+        mine = [row for row in every if (row.cell.tokens or 0) == longest[row.cell.side]]
+        own = [s for s in scores if (s.env_id, s.cell.model_id) == here and s.aim == "high"]
         chosen = [best for side in SIDES if (best := _best(mine, own, side)) is not None]
         if chosen:
             where = f" on {labels[env_id]}" if len(labels) > 1 else ""
-            towers = listed([_tower(row) for row in chosen])
+            towers = listed([_tower(row, every) for row in chosen])
             name = model_name(model_id, chosen[0].random_weights).text
             subject = "It is" if len(chosen) == 1 else "They are"
             why = f"{subject} {_why(chosen, mine, own)}."
@@ -52,17 +53,26 @@ def _best(rows: Sequence[Row], scores: Sequence[Score], side: str) -> Row | None
 
 def _keeps(row: Row, scores: Sequence[Score]) -> bool:
     """Whether its accuracy is known to be PyTorch's, within the margin."""
-    if full_precision(row.cell):
-        return True
     verdicts = {verdict_of(s) for s in scores if judged(s.cell) == judged(row.cell)}
+    if full_precision(row.cell):
+        return Verdict.WORSE not in verdicts
     return bool(verdicts) and verdicts <= KEPT
 
 
-def _tower(row: Row) -> str:
+def _lengths(rows: Sequence[Row], side: str) -> set[int]:
+    """The tokens of a tower's inputs; 0 of images."""
+    return {row.cell.tokens or 0 for row in rows if row.cell.side == side}
+
+
+def _tower(row: Row, rows: Sequence[Row]) -> str:
+    """What to run one tower in; the device and the length of texts where `rows` have several."""
     cell = row.cell
     ratio = "" if row.ratio is None else f", {units.ratio(row.ratio)} PyTorch"
+    several = len({r.cell.device for r in rows if r.cell.side == cell.side}) > 1
+    device = f" on {cell.device}" if several else ""
+    tokens = f" of {cell.tokens} tokens" if len(_lengths(rows, cell.side)) > 1 else ""
     return (
-        f"{cell.side}s in {cell.setup} at batch {cell.batch}{driven(cell)} "
+        f"{cell.side}s{tokens} in {cell.setup}{device} at batch {cell.batch}{driven(cell)} "
         f"({units.rate(row.items_per_s)} {ITEMS[cell.side]}{ratio})"
     )
 

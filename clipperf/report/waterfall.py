@@ -10,6 +10,7 @@ from clipperf.report.columns import model_name
 from clipperf.report.from_files import Line, held_up_by, seconds_an_image
 from clipperf.report.pairs import alike
 from clipperf.report.records import Row
+from clipperf.report.words import apart
 
 STEPS = ("decode", "resize", "copy in", "engine", "copy out", "idle")
 """In their order; each has a colour of its own in all charts."""
@@ -67,7 +68,11 @@ def steps_of(line: Line, rows: Sequence[Row]) -> list[tuple[str, float]]:
 
 
 def _copies(line: Line, rows: Sequence[Row]) -> tuple[float, float] | None:
-    """The shares of a run that copy in and out, of the same cell in a closed loop."""
+    """The shares of a run that copy in and out, of the same cell in a closed loop.
+
+    Of the run by the host's clock, as the engine's time from files is; without one, of what the
+    GPU's events tell. What is neither a copy nor computed is the engine's.
+    """
     same = (
         row.time.phases_s
         for row in rows
@@ -80,7 +85,8 @@ def _copies(line: Line, rows: Sequence[Row]) -> tuple[float, float] | None:
     if phases is None or not all(phases.get(name) for name in ("h2d", "compute", "d2h")):
         return None
     first, middle, last = (stats.median(phases[name]) for name in ("h2d", "compute", "d2h"))
-    whole = first + middle + last
+    host_s = stats.median(phases["host"]) if phases.get("host") else 0.0
+    whole = max(host_s, first + middle + last)
     return (first / whole, last / whole) if whole > 0 else None
 
 
@@ -98,7 +104,9 @@ def _name(line: Line, lines: Sequence[Line]) -> str:
     """What tells a way from the others."""
     run = line.run
     assert run is not None
-    several = len({(x.cell.setup, x.cell.batch) for x in lines}) > 1
-    cell = f"{line.cell.setup}, batch {line.cell.batch}, " if several else ""
+    cells = [x.cell for x in lines]
+    told = f"{line.cell.setup}, batch {line.cell.batch}"
+    told += apart(line.cell, cells, "device", "threads", "streams", "instances")
+    cell = f"{told}, " if len(set(cells)) > 1 else ""
     threads = "the caller's thread" if run.way.threads == 0 else f"{run.way.threads} threads"
     return f"{cell}{run.way.method} on {threads}"

@@ -24,3 +24,17 @@ def row_name(row: Row, labels: Mapping[str, str]) -> str:
     """Which cell a row is about, and where it was measured if `labels` has several places."""
     named = f"{row.cell.label}{driven(row.cell)}"
     return f"{labels[row.env_id]} {named}" if len(labels) > 1 else named
+
+
+def apart(cell: Cell, others: Sequence[Cell], *names: str) -> str:
+    """ ", 8 tokens, cuda": what tells a cell from `others` of its tower, of the fields `names`."""
+    of_tower = [c for c in others if (c.model_id, c.side) == (cell.model_id, cell.side)]
+    said = {
+        "tokens": f"{cell.tokens} tokens",
+        "device": cell.device,
+        "threads": f"{cell.threads} threads",
+        "streams": f"{cell.streams} streams",
+        "instances": f"{cell.instances} instances",
+    }
+    differ = [name for name in names if len({getattr(c, name) for c in of_tower}) > 1]
+    return "".join(f", {said[name]}" for name in differ)

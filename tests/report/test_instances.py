@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from report_data import ENVIRONMENT, GIB, MIB, cell, memory, result, timed
+from report_data import ENVIRONMENT, GIB, MIB, broken, cell, memory, result, timed
 
 from clipperf.nouns.result import Measurement, ResultFile
+from clipperf.nouns.serving import SERVER, Serving, ServingRun, Trial
 from clipperf.report.build import build_report
 from clipperf.report.instances import beside, instances_findings, instances_table
 from clipperf.report.records import merge
@@ -82,6 +83,32 @@ def test_threads_that_were_shared_out_are_of_one_family() -> None:
     assert two.ratio == pytest.approx(2.0) and two.pays
 
 
+def test_threads_of_one_count_are_no_instances() -> None:
+    """One instance gives 10 with a thread and 18 with two; two of one thread give 19: no more."""
+    measured = [
+        timed(cell(batch=1, threads=1), [0.1] * 6),
+        timed(cell(batch=1, threads=2), [1 / 18] * 6),
+        timed(cell(batch=1, threads=1, instances=2), [2 / 19] * 6),
+    ]
+    one, two = beside(merge([result(measured)]))
+    assert [(b.row.cell.instances, b.row.cell.threads) for b in (one, two)] == [(1, 2), (2, 1)]
+    assert two.ratio == pytest.approx(19 / 18) and not two.pays
+    assert beside(merge([result(measured[:2])])) == [], "of one count alone"
+
+
+def test_findings_name_what_differs() -> None:
+    measured = [
+        timed(cell("text", batch=1, instances=k, tokens=tokens), [0.1 * k] * 6)
+        for tokens in (8, 77)
+        for k in (1, 2)
+    ]
+    found = instances_findings(merge([result(measured)]), LABELS)
+    assert sorted(text.partition(": more")[0] for text in found) == [
+        "M::w text, torch fp32, batch 1, 77 tokens",
+        "M::w text, torch fp32, batch 1, 8 tokens",
+    ]
+
+
 def test_a_machine_does_what_its_instances_did_together() -> None:
     # 8 cores. One alone holds 80, and so would 8 of them 640; measured are 160 at most, by 4.
     # 448 / (160 x 0.7) = 4 machines of 4 instances; of 2: 448 / (152 x 0.7) = 4.2, so 5; of 1: 8.
@@ -93,9 +120,34 @@ def test_a_machine_does_what_its_instances_did_together() -> None:
     assert plan.image is not None and plan.image.cell.instances == 4
     assert plan.machines == 4 and plan.fullest_bytes == 900 * MIB
     assert any("side by side" in said for said in sizing.assumptions)
+    assert not any("measured alone" in said for said in sizing.assumptions), "none was"
     # Without the others one replica alone is taken to fit eight times.
     (plan,) = size(on_cores(8, rows()[:2]), Targets(448, 0)).plans
     assert (plan.image and plan.image.per_machine, plan.machines) == (8, 1)
+
+
+@pytest.mark.parametrize("batch", [8, 32])
+def test_a_server_scenario_is_capped_by_instances_of_whatever_batch(batch: int) -> None:
+    """70 a replica, and 8 of one thread would fit: instances were measured, so it is one."""
+    c = cell(runtime="onnx", batch=batch, threads=1, scenario=SERVER)
+    run = ServingRun(Serving(slo_s=0.5), (Trial(1000, 100.0, {"99": 0.4}, True, (), 100.0),), 0)
+    line = Measurement(c, "serving", "ok", ENVIRONMENT.id, serving=run)
+    options = size(on_cores(8, [*rows(), line]), Targets(100, 0, slo_s=0.5)).options
+    (served,) = (o for o in options if o.basis == "server scenario")
+    assert served.alone and (served.per_machine, served.cores) == (1, 1)
+    # Threads of another number were not measured side by side.
+    two = dataclasses.replace(line, cell=dataclasses.replace(c, threads=2))
+    options = size(on_cores(8, [*rows(), two]), Targets(100, 0, slo_s=0.5)).options
+    (served,) = (o for o in options if o.basis == "server scenario")
+    assert not served.alone and served.per_machine == 4
+
+
+def test_instances_that_failed_cap_nothing() -> None:
+    c = cell(runtime="onnx", batch=8, threads=1, instances=4)
+    sizing = size(on_cores(8, [*rows()[:2], broken(c, "no memory")]), Targets(448, 0))
+    (plan,) = sizing.plans
+    assert (plan.image and plan.image.per_machine, plan.machines) == (8, 1)
+    assert any("measured alone" in said for said in sizing.assumptions)
 
 
 def test_more_instances_than_cores_run_where_they_were_measured() -> None:

@@ -99,3 +99,44 @@ def test_labels_of_an_axis_keep_apart() -> None:
     assert len(chart.x_ticks) > len(drawn) > 1
     for (a, left), (b, right) in itertools.pairwise((float(x), len(text)) for x, text in drawn):
         assert b - a > 7 * (left + right) / 2
+
+
+def answered(queries: int = 700, slo_s: float = 0.05, **more: object) -> Measurement:
+    trial = Trial(queries, 90.0, {"50": 0.01, "90": 0.02, "99": 0.04}, True)
+    c = cell(**{"runtime": "onnx", "batch": 8, "scenario": "server", **more})  # type: ignore[arg-type]
+    run = ServingRun(Serving(slo_s=slo_s), (trial,), 0)
+    return Measurement(c, "serving", "ok", ENVIRONMENT.id, serving=run)
+
+
+def test_percentiles_of_answers_are_backed_as_all_others() -> None:
+    """650 answers have 6.5 beyond p99, and 662 are needed; 64 are for p90."""
+    for queries, shares in ((650, [0.5, 0.9]), (662, [0.5, 0.9, 0.99]), (64, [0.5, 0.9])):
+        (chart,) = answer_charts(lines_of([result([answered(queries)])]), LABELS)
+        (line,) = chart.lines  # type: ignore[union-attr]
+        assert [share for _, share in line.points] == shares
+    assert answer_charts(lines_of([result([answered(63)])]), LABELS) == (), "p50 alone"
+
+
+def test_answers_of_other_texts_and_bounds_have_charts_of_their_own() -> None:
+    rows = [
+        answered(side="text", tokens=8),
+        answered(side="text", tokens=77),
+        answered(side="text", tokens=77, slo_s=0.1),
+        answered(side="text", tokens=77, threads=4),
+        answered(side="text", tokens=77, device="cuda"),
+    ]
+    found = {
+        chart.title: sorted(line.label for line in chart.lines)  # type: ignore[union-attr]
+        for chart in answer_charts(lines_of([result(rows)]), LABELS)
+    }
+    head = "Answers within a time: M::w · text tower, "
+    plain = ["onnx fp32, up to 8, 90.0/s"]
+    assert found == {
+        f"{head}8 tokens, server, bound 50.0 ms": plain,
+        f"{head}77 tokens, server, bound 100 ms": plain,
+        f"{head}77 tokens, server, bound 50.0 ms": [
+            "onnx fp32, cpu, 2 threads, up to 8, 90.0/s",
+            "onnx fp32, cpu, 4 threads, up to 8, 90.0/s",
+            "onnx fp32, cuda, 2 threads, up to 8, 90.0/s",
+        ],
+    }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from report_data import OTHER, cell, realistic, result, score, timed
 
 from clipperf.report.build import build_report
@@ -53,11 +51,43 @@ def test_noise_and_machines_are_named() -> None:
     there = timed(cell(), [0.1] * 6, env_id="env-b")
     files = [result([timed(cell(), [0.1] * 6), there])]
     both = recommended(merge(files), [], {"env-a": "E1", "env-b": "E2"})
-    assert [text.partition(":  ")[0][:27] for text in both] == [
+    assert [text[:27] for text in both] == [
         "Recommended for M::w on E1:",
         "Recommended for M::w on E2:",
     ]
-    assert dataclasses.replace(OTHER).id == "env-b"
+
+
+def test_scores_of_another_machine_say_nothing() -> None:
+    (there,) = said(int8(-0.004, 0.002, env_id=OTHER.id))
+    assert "images in onnx fp32 at batch 1" in there
+    assert there.endswith("onnx int8 is faster, and not known to keep its accuracy.")
+
+
+def test_full_precision_that_is_worse_is_not_taken() -> None:
+    lost = {"baseline_value": 0.6, "difference": -0.1, "diff_ci95": (-0.12, -0.08)}
+    (text,) = said(score(cell("image", "onnx", "fp32"), 0.5, **lost))
+    assert "images in torch fp32 at batch 1 (10.0 images/s" in text
+    assert "onnx fp32 and onnx int8 are faster, and not known" in text
+    few = score(cell("image", "onnx", "fp32"), 0.6, **{**lost, "diff_ci95": (-0.12, 0.08)})
+    assert "images in onnx fp32 at batch 1" in said(few)[0], "too few samples say nothing"
+
+
+def test_the_longest_texts_count_and_are_named() -> None:
+    rows = [
+        timed(cell("text", tokens=8), [0.001] * 6),
+        timed(cell("text", "onnx", tokens=77), [0.05] * 6),
+        timed(cell("text", tokens=77), [0.1] * 6),
+    ]
+    (text,) = recommended(merge([result(rows)]), [], LABELS)
+    assert "M::w: texts of 77 tokens in onnx fp32 at batch 1 (20.0 texts/s" in text
+    (text,) = recommended(merge([result(rows[1:])]), [], LABELS)
+    assert "M::w: texts in onnx fp32 at batch 1" in text, "one length goes without saying"
+
+
+def test_the_device_is_named_where_there_are_several() -> None:
+    rows = [timed(cell(), [0.1] * 6), timed(cell(device="cuda"), [0.01] * 6)]
+    (text,) = recommended(merge([result(rows)]), [], LABELS)
+    assert "M::w: images in torch fp32 on cuda at batch 1 (100 images/s" in text
 
 
 def test_it_stands_at_the_top_of_every_format() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 from types import ModuleType
 
@@ -12,17 +11,14 @@ import pytest
 from clipperf.report.sizing.queueing import Service
 
 pytest.importorskip("simpy")
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "sizing_queue.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sizing_queue", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["sizing_queue"] = module
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        return importlib.import_module("sizing_queue")
 
 
 def test_the_simulation_itself_by_a_formula(script: ModuleType) -> None:

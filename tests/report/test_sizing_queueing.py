@@ -93,7 +93,8 @@ def trial(rate: float, valid: bool) -> Trial:
 
 
 def served(rate: float, slo_s: float = 0.05, **changes: Any) -> Measurement:
-    asked = Serving(slo_s=slo_s, percentile=changes.pop("percentile", 0.99))
+    only = {name: changes.pop(name) for name in ("percentile", "rate_per_s") if name in changes}
+    asked = Serving(slo_s=slo_s, **only)
     run = ServingRun(asked, (trial(rate, True), trial(rate * 1.25, False)), 0)
     c = changes.pop("cell", SERVED)
     return Measurement(c, "serving", "ok", ENVIRONMENT.id, serving=run, **changes)
@@ -129,6 +130,7 @@ def test_a_fitting_server_scenario_comes_before_closed_loops() -> None:
         (served(100.0), 0.05, 0.999, False),
         (served(100.0, percentile=0.9), 0.05, 0.99, False),
         (served(100.0), None, 0.99, False),
+        (served(100.0, rate_per_s=100.0), 0.05, 0.99, False),
     ],
 )
 def test_which_server_scenario_fits(row: Any, slo_s: Any, percentile: float, fits: bool) -> None:
@@ -161,6 +163,20 @@ def test_a_server_scenario_alone() -> None:
     sizing = size([result([never])], Targets(70, 0, slo_s=0.05))
     assert sizing.rejected[0].broken[0].startswith("server scenario: INVALID even at 9.00 inputs/s")
     assert sizing.unmet[0].startswith("M::w: no image configuration passes (server scenario")
+
+
+def test_a_rate_that_alone_was_offered_is_not_the_highest() -> None:
+    """900 are held, and 200 were offered: 630 take one replica, not 630 / (200 x 0.7) = 4.5."""
+    once = served(200.0, rate_per_s=200.0)
+    (option,) = size([result([once, served(900.0)])], Targets(630, 0, slo_s=0.05)).options
+    assert (option.held_per_s, option.replicas) == (900.0, 1)
+    for slo_s in (0.05, None):
+        sizing = size([result([once])], Targets(630, 0, slo_s=slo_s))
+        assert sizing.plans == ()
+        assert sizing.rejected[0].broken == (
+            "server scenario: 200 inputs/s were held and no more was tried (--rate): run "
+            "`clipperf profile --scenario server` without it",
+        )
 
 
 def test_server_scenarios_of_shorter_texts_are_left_out() -> None:

@@ -30,8 +30,8 @@ def closed(side: str = "image", **more: object) -> list[Measurement]:
     ]
 
 
-def served(rate: float, **more: object) -> Measurement:
-    c = dataclasses.replace(cell("image", "onnx", batch=4), scenario=SERVER)
+def served(rate: float, side: str = "image", **more: object) -> Measurement:
+    c = dataclasses.replace(cell(side, "onnx", batch=4), scenario=SERVER)
     trial = Trial(1000, rate, {"99": SLO_S}, True, offered_per_s=rate)
     run = ServingRun(Serving(slo_s=SLO_S, **more), (trial,), 0)  # type: ignore[arg-type]
     return Measurement(c, "serving", "ok", ENVIRONMENT.id, serving=run)
@@ -81,7 +81,24 @@ def test_the_estimate_of_the_other_tower_is_lowered_by_it() -> None:
     assert lowered.basis == "queueing estimate" and lowered.expected_s > plain.expected_s
     (said,) = [text for text in lowered.extrapolated if "beside the engine" in text]
     assert said.startswith(("each text costs 2.0", "each text costs 1.9"))
-    assert said.endswith("as 1 server scenario shows")
+    assert said.endswith("as 1 server scenario of images shows"), "whose it is"
     sizing = size([result([*closed(), *texts, served(rate)])], Targets(100, 100, slo_s=SLO_S))
     tables = sizing_tables(sizing, {"env-a": ("E1", None)})
     assert any("beside the engine" in caveat for table in tables for caveat in table.caveats)
+
+
+def test_a_tower_that_nothing_is_asked_of_tells_of_the_harness_too() -> None:
+    texts = closed("text")
+    rate = highest_rate(with_harness(ENGINE, COST_S), SLO_S, 0.99)
+    assert rate is not None
+    sizing = size([result([*closed(), *texts, served(rate)])], Targets(0, 100, slo_s=SLO_S))
+    found = {option.cell: option for option in sizing.options}
+    assert {c.side for c in found} == {"text"}
+    assert found[texts[-1].cell].harness_s == pytest.approx(COST_S, abs=1e-4)
+
+
+def test_a_towers_own_scenario_comes_before_the_others() -> None:
+    rates = [highest_rate(with_harness(ENGINE, cost), SLO_S, 0.99) for cost in (COST_S, 0.004)]
+    rows = [*closed(), *closed("text"), served(rates[0]), served(rates[1], "text")]  # type: ignore[arg-type]
+    text = shown(*rows)[ENVIRONMENT.id, "text"]
+    assert (text.side, text.count) == ("text", 1) and text.each_s == pytest.approx(0.004, abs=1e-4)

@@ -22,10 +22,10 @@ from clipperf.report.serving import Line, too_much_per_s, verdict
 from clipperf.report.sizing.queueing import Service, highest_rate
 from clipperf.report.sizing.service import (
     Harness,
+    Harnesses,
     but_batch,
     closed_key,
     harness_of,
-    harnesses,
     service_at,
 )
 from clipperf.report.sizing.types import Option, Targets, percentile
@@ -55,12 +55,16 @@ def tail_latency(row: Row) -> tuple[float | None, str | None]:
 
 
 def fitting(line: Line, targets: Targets) -> bool:
-    """Whether a server scenario shows what is asked for: as strict a bound, as many answers."""
+    """Whether a server scenario shows what is asked for: as strict a bound, as many answers.
+
+    One that was offered a single rate (`--rate`) does not: nobody looked for the highest.
+    """
     asked, slo_s = line.serving, targets.slo_s
     return (
         line.cell.scenario == SERVER
         and line.trial is not None
         and asked is not None
+        and asked.rate_per_s is None
         and slo_s is not None
         and asked.slo_s is not None
         and asked.slo_s <= slo_s * (1 + 1e-9)
@@ -68,12 +72,15 @@ def fitting(line: Line, targets: Targets) -> bool:
     )
 
 
-def held_by(rows: Sequence[Row], lines: Sequence[Line], targets: Targets) -> list[Held]:
+def held_by(
+    rows: Sequence[Row], lines: Sequence[Line], targets: Targets, costs: Harnesses
+) -> list[Held]:
     """What each configuration holds, in the order of the rows, then of the server scenarios.
 
     One with fitting server scenarios is told by those alone, each batch by its highest rate;
     without an SLO, or where none fits, by its closed loops where there are any. Of texts the
-    longest count, in whatever scenario and batch: rows of shorter ones are left out.
+    longest count, in whatever scenario and batch: rows of shorter ones are left out. `costs` are
+    those of the harnesses, which estimates add.
     """
     longest: dict[tuple, int] = {}
     every: list[Row | Line] = [*rows, *(x for x in lines if x.cell.scenario == SERVER)]
@@ -87,7 +94,8 @@ def held_by(rows: Sequence[Row], lines: Sequence[Line], targets: Targets) -> lis
     for line in lines:
         if line.cell.scenario != SERVER or (line.cell.tokens or 0) != longest[_but_length(line)]:
             continue
-        unbound = targets.slo_s is None and line.trial and closed_key(line) not in measured
+        searched = line.trial is not None and _only_rate(line) is None
+        unbound = targets.slo_s is None and searched and closed_key(line) not in measured
         if not (fitting(line, targets) or unbound):
             others.setdefault(closed_key(line), line)
         else:
@@ -95,7 +103,6 @@ def held_by(rows: Sequence[Row], lines: Sequence[Line], targets: Targets) -> lis
             best = batches.get(line.cell.batch)
             if best is None or _rate(line) > _rate(best):
                 batches[line.cell.batch] = line
-    costs = harnesses(lines, rows) if targets.slo_s is not None else {}
     found = [
         _closed(row, rows, targets, harness_of(row, costs))
         for row in rows
@@ -110,11 +117,22 @@ def _unfit(line: Line) -> str:
     """Why a server scenario says nothing here."""
     if line.trial is None or line.serving is None or line.slo_s is None:
         return f"server scenario: {verdict(line)}"
+    only = _only_rate(line)
+    if only is not None:
+        return (
+            f"server scenario: {units.rate(only)} inputs/s were held and no more was tried "
+            f"(--rate): run `clipperf profile --scenario server` without it"
+        )
     share = units.share(line.serving.percentile)
     return (
         f"SLO: held with {share} of answers within {units.seconds(line.slo_s)}, which is less than "
         f"is asked for: run `clipperf profile --scenario server` with this bound"
     )
+
+
+def _only_rate(line: Line) -> float | None:
+    """The rate that alone was offered, where the highest was not looked for."""
+    return None if line.serving is None else line.serving.rate_per_s
 
 
 def _rate(line: Line) -> float:
@@ -203,10 +221,11 @@ def _estimated(
     each_s = 0.0 if harness is None else harness.each_s
     service, guessed = service_at(row, rows, each_s)
     if harness is not None and each_s:
-        plural = "scenario shows" if harness.count == 1 else "scenarios show"
+        plural = "scenario" if harness.count == 1 else "scenarios"
+        shows = f"{plural} of {harness.side}s {'shows' if harness.count == 1 else 'show'}"
         guessed += (
             f"each {row.cell.side} costs {units.seconds(each_s)} beside the engine, as "
-            f"{harness.count} server {plural}",
+            f"{harness.count} server {shows}",
         )
     engines = row.cell.engines
     held = highest_rate(service, slo_s, quantile)

@@ -95,9 +95,13 @@ def assumptions(
         f"Replicas = target / (held rate x {share} utilisation), rounded up{spare}. A rate counts "
         f"every timed call, slow ones too, so it may differ from the median-based one of the "
         f"cost table; brackets are 95 % intervals, and machines and costs follow from them.",
-        "Each replica was measured alone. That several on one machine do not slow each other is "
-        "assumed: confirm it with a load test, or measure it with `clipperf profile --instances`.",
     ]
+    if not all(o.alone for o in options):
+        told.append(
+            "Each replica was measured alone. That several on one machine do not slow each other "
+            "is assumed: confirm it with a load test, or measure it with `clipperf profile "
+            "--instances`."
+        )
     if any(o.alone for o in options):
         told.append(
             "Where several instances were measured side by side, they are one replica, with what "

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from clipperf import units
+from clipperf.nouns.serving import SERVER
 from clipperf.report.pairs import alike
 from clipperf.report.records import Row
 from clipperf.report.serving import Line
@@ -14,7 +15,7 @@ from clipperf.report.sizing.held import held_by
 from clipperf.report.sizing.packing import Load, Machine
 from clipperf.report.sizing.quality import Judge
 from clipperf.report.sizing.queueing import LARGEST_RUN, LEAST_LOAD, expected
-from clipperf.report.sizing.service import service_at
+from clipperf.report.sizing.service import Harnesses, service_at
 from clipperf.report.sizing.types import Option, Targets, percentile
 
 FULL = 1 - 1e-9
@@ -27,21 +28,31 @@ def options_of(
     targets: Targets,
     machines: dict[str, Machine],
     judge: Judge | None,
+    costs: Harnesses,
 ) -> list[Option]:
-    """Every configuration against the targets; `machines` are those of the environments."""
-    side_by_side = {_but_instances(row) for row in rows if row.cell.instances > 1}
+    """Every configuration against the targets; `machines` are those of the environments, `costs`
+    those of the harnesses."""
+    several = [row for row in rows if row.cell.instances > 1 and row.items_per_s is not None]
+    side_by_side = {key for row in several for key in (_but_instances(row), _any_batch(row))}
     found = []
-    for option, problems in held_by(rows, lines, targets):
+    for option, problems in held_by(rows, lines, targets, costs):
         machine = machines[option.env_id]
-        if _but_instances(option) in side_by_side:
+        served = option.cell.scenario == SERVER
+        if (_any_batch(option) if served else _but_instances(option)) in side_by_side:
             option = _measured_together(option, machine)
         found.append(_limited(option, problems, targets, machine, judge))
     return [_with_expected(option, rows, targets) for option in found]
 
 
 def _but_instances(row: Row | Option) -> tuple:
-    """What rows have in common that differ in how many instances ran side by side alone."""
-    return (row.env_id, alike(row.cell, "instances"))
+    """What rows have in common that differ in how many instances ran side by side alone, and in
+    how calls came: a machine's cores are shared out all the same."""
+    return (row.env_id, alike(row.cell, "instances", "scenario"))
+
+
+def _any_batch(row: Row | Option) -> tuple:
+    """As `_but_instances`, of batches that follow from how inputs come: a server's."""
+    return (row.env_id, "any batch", alike(row.cell, "instances", "scenario", "batch"))
 
 
 def _measured_together(option: Option, machine: Machine) -> Option:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from clipperf.nouns.cell import CLOSED_LOOP
 from clipperf.nouns.serving import SERVER
+from clipperf.nouns.variant import Side
 from clipperf.report.pairs import alike, usable_samples
 from clipperf.report.records import Row
 from clipperf.report.serving import Line
@@ -65,22 +66,30 @@ def with_harness(service: Service, each_s: float) -> Service:
 @dataclass(frozen=True)
 class Harness:
     """What an input costs beside the engine's run: the middle of what `count` server scenarios
-    show."""
+    of the tower `side` show."""
 
     each_s: float
     count: int
+    side: Side
 
 
-def harnesses(lines: Sequence[Line], rows: Sequence[Row]) -> dict[tuple[str, str], Harness]:
+Harnesses = Mapping[tuple[str, Side], Harness]
+"""By machine and tower."""
+
+
+def harnesses(lines: Sequence[Line], rows: Sequence[Row]) -> Harnesses:
     """By machine and tower, from server scenarios of which closed loops were measured, too."""
-    found: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str, Side], list[float]] = {}
     for line in lines:
         same = [r for r in rows if but_batch(r) == closed_key(line)]
         alone = next((r for r in same if r.cell.batch == line.cell.batch and r.mean_s), None)
         cost_s = None if alone is None else _harness_s(line, service_at(alone, rows)[0])
         if cost_s is not None:
             found.setdefault((line.env_id, line.cell.side), []).append(cost_s)
-    return {where: Harness(statistics.median(each), len(each)) for where, each in found.items()}
+    return {
+        where: Harness(statistics.median(each), len(each), where[1])
+        for where, each in found.items()
+    }
 
 
 def _harness_s(line: Line, service: Service) -> float | None:
@@ -106,7 +115,7 @@ def _harness_s(line: Line, service: Service) -> float | None:
     return low
 
 
-def harness_of(row: Row, found: Mapping[tuple[str, str], Harness]) -> Harness | None:
+def harness_of(row: Row, found: Harnesses) -> Harness | None:
     """What is known of the harness for a row; the other tower's where nothing is of its own."""
     own = found.get((row.env_id, row.cell.side))
     other = (each for (env_id, _), each in found.items() if env_id == row.env_id)

@@ -31,6 +31,7 @@ from clipperf.report.sizing.options import options_of
 from clipperf.report.sizing.packing import Machine
 from clipperf.report.sizing.prices import prices_of
 from clipperf.report.sizing.quality import judge_of
+from clipperf.report.sizing.service import harnesses
 from clipperf.report.sizing.types import Deployment, Option, Sizing, Targets, check
 from clipperf.report.words import listed
 
@@ -43,8 +44,9 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
             measurements, no scores of the accuracy that is asked for, a machine without a price.
     """
     check(targets)
-    rows = longest_texts([r for r in merge(results) if targets.of(r.cell.side) > 0])
-    offered = [line for line in lines_of(results) if targets.of(line.cell.side) > 0]
+    every_row, every_line = merge(results), lines_of(results)
+    rows = longest_texts([r for r in every_row if targets.of(r.cell.side) > 0])
+    offered = [line for line in every_line if targets.of(line.cell.side) > 0]
     lines = [line for line in offered if not line.cell.is_remote]
     if not rows and not lines:
         raise UsageError(
@@ -55,7 +57,9 @@ def size(results: Sequence[ResultFile], targets: Targets) -> Sizing:
     machines = {env_id: machine_of(env, targets) for env_id, (_, env) in known.items()}
     scores = merge_scores(results)
     judge = judge_of(scores, targets)
-    options = options_of(rows, lines, targets, machines, judge)
+    # What a harness costs is told by the tower that nothing is asked of, too.
+    costs = harnesses(every_line, every_row) if targets.slo_s is not None else {}
+    options = options_of(rows, lines, targets, machines, judge, costs)
     if not options:
         raise UsageError(
             "no measurements to size from: offline and single-stream scenarios do not say what is "
