@@ -377,8 +377,8 @@ def main() -> None:
         run_option(folder, option, rates[option.cell.side], only)
     run_in_triton(folder, plan, rates, only, asked.triton)
     measure_the_rest(folder, only, quick)
-    targets = ("--images-per-s", "200", "--texts-per-s", "400", "--slo-ms", str(SLO_MS))
-    targets += ("--max-loss", "1")
+    targets: tuple[str, ...] = ("--images-per-s", "200", "--texts-per-s", "400")
+    targets += ("--slo-ms", str(SLO_MS), "--max-loss", "1")
     names += [f"torch-{tower}" for tower in TOWERS if (folder / f"torch-{tower}.json").exists()]
     files = [str(folder / f"{name}.json") for name in names]
     report = ("report", *files, *targets, "--format", "html", "--out", str(folder / "report.html"))
