@@ -23,7 +23,7 @@ def ended(name: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) ->
 SCRIPTS = (
     *("batch_neighbours", "cut_texts", "embed", "engine_builds", "export_cost", "forks"),
     *("kernels", "lean", "load", "peers", "peers_exports", "peers_prepare", "preprocess"),
-    *("probe", "retrieval", "roofline", "serving", "serving_split", "sizing_queue"),
+    *("probe", "retrieval", "roofline", "serving", "serving_split", "sizing_queue", "sizing_shown"),
 )
 
 

@@ -56,10 +56,18 @@ Threads = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def _result_file(json: Optional[Path]) -> Optional[Path]:  # noqa: UP045
+    """Refuses a folder that is not there before anything is measured."""
+    return json if json is None or prints_json(json) else in_a_folder(json, "--json")
+
+
 JsonFile = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--json",
+        callback=_result_file,
         metavar="FILE",
         help="Write the result file here, not in the store; - prints it.",
     ),
@@ -250,8 +258,7 @@ def in_a_folder(file: Path, option: str) -> Path:
     from clipperf.system.targets import expanded, kind_of, real
 
     path = expanded(file)
-    folder = real(path).parent
-    if kind_of(path) == "nothing" and kind_of(folder) == "nothing":
+    if kind_of(path) == "nothing" and kind_of(folder := real(path).parent) == "nothing":
         raise UsageError(
             f"{option} {shown(file)}: there is no folder {shown(folder)}; make it, or name another"
         )

@@ -64,13 +64,13 @@ def test_the_method_is_in_the_folder_and_load_takes_it(stocked: Path) -> None:
     assert not any("preprocessed" in line for line in exported_lines(exported(stocked)))
 
 
-def test_what_is_derived_starts_from_the_method_and_may_have_its_own(stocked: Path) -> None:
+def test_what_is_derived_prepares_exactly_until_it_is_told_otherwise(stocked: Path) -> None:
     pytest.importorskip("openvino")
     spec = zoo.resolve("clipperf-sample")
     set_preprocess(exported(stocked), "fast")
     derived = make(spec, ("image",), Variant("openvino"))
-    assert derived.manifest.preprocess["method"] == "fast"
-    assert set_preprocess(derived, "exact").manifest.preprocess["method"] == "exact"
+    assert derived.manifest.preprocess["method"] == "exact"
+    assert set_preprocess(derived, "draft").manifest.preprocess["method"] == "draft"
     assert store.read_manifest(stocked).preprocess["method"] == "fast"
 
 
