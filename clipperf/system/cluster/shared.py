@@ -112,10 +112,11 @@ class Shared:
             blobs[name] = blob
         return SharedFolder(place, blobs)
 
-    def fetch_folder(self, shared: SharedFolder, home: Path) -> Path:
+    def fetch_folder(self, shared: SharedFolder, home: Path, *, replace: bool = False) -> Path:
         """The folder on this machine, fetched where it is not: at its place below `home`.
 
-        Where another is there, it lies in the cache, under its digest.
+        Where another is there, that makes way with `replace`; without it the folder lies in the
+        cache, under its digest.
 
         Raises:
             ArtifactError: a file is missing in the shared place, or was altered.
@@ -123,7 +124,7 @@ class Shared:
         """
         for target in (home / shared.place, home / "cache" / "shared" / shared.digest):
             with files.locked(target):
-                if not target.exists():
+                if not target.exists() or (replace and not self._is_in(shared, target)):
                     with files.staged(target) as staging:
                         for name, blob in shared.files.items():
                             self._fetch_file(blob, staging / name)
