@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[export,dev,eval,trt-rtx,ort-trt-rtx,openvino-int8]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[export,dev,eval,trt-rtx,ort-trt-rtx,openvino-int8,ray]'
 	# Types only: what that package depends on cannot be installed without NVIDIA's own index.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'tensorrt-stubs==10.13.0.35.1'
 	$(BIN)/python tools/typing_stubs.py build/stubs

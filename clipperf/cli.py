@@ -26,6 +26,8 @@ from clipperf.commands import (
     sweep,
     tune,
 )
+from clipperf.commands.ray_options import NAME as RAY
+from clipperf.commands.ray_options import with_address
 from clipperf.errors import UsageError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -68,9 +70,14 @@ def _examples(*lines: str) -> str:
 
 
 class _Command(TyperCommand):
-    """One that takes no empty path: it would be the current folder, which nobody has named."""
+    """One that takes no empty path: it would be the current folder, which nobody has named.
+
+    Where it has ``--ray``, that may stand without an address.
+    """
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if any(RAY in param.opts for param in self.params):
+            args = with_address(args)
         given = list(args)
         rest = super().parse_args(ctx, args)
         raw, _, _ = self.make_parser(ctx).parse_args(given)

@@ -16,6 +16,8 @@ ClipperfError                     everything clipperf raises on purpose
 ├── CorruptError                  more inputs cannot be read than were allowed    exit 1
 ├── ChildError                    a process of clipperf's own died or hung        exit 1
 │   └── LimitError                it went over what it may take, and was ended    exit 1
+├── ClusterError                  a cluster cannot be joined, or does not fit     exit 1
+│   └── LostError                 its machines or processes were lost, repeatedly exit 1
 └── MeasurementError              the harness itself failed                       exit 1
 
 UserWarning
@@ -132,6 +134,14 @@ class LimitError(ChildError):
     def ended(self) -> Literal["killed", "limit"] | None:
         """See `ChildError`."""
         return "limit"
+
+
+class ClusterError(ClipperfError):
+    """A cluster cannot be joined, or has no machine that fits what is asked."""
+
+
+class LostError(ClusterError):
+    """The machines or processes that did a task were lost, as often as it was tried."""
 
 
 class MeasurementError(ClipperfError):

@@ -17,6 +17,7 @@ from report_data import cell, result, timed
 from snapshot_data import help_of
 
 import clipperf
+from clipperf.commands.ray_options import with_address
 from clipperf.system import files, store
 
 MACHINE_HAS_GPU = Path("/dev/nvidiactl").exists()
@@ -260,3 +261,32 @@ def test_a_folder_of_another_version_is_not_called_something_else(cli: Cli, tmp_
     done = cli("export", "clipperf-sample", "--out", tmp_path / "old")
     assert done.returncode == 2 and "written by another version of clipperf" in done.stderr
     assert "choose another --out" in done.stderr
+
+
+# --- --ray ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (["--ray"], ["--ray=auto"]),
+        (["plan.toml", "--ray", "--quiet"], ["plan.toml", "--ray=auto", "--quiet"]),
+        (["--ray", "plan.toml"], ["--ray=auto", "plan.toml"]),
+        (["--ray", "head:6379", "plan.toml"], ["--ray", "head:6379", "plan.toml"]),
+        (["--ray", "[fe80::1]:6379"], ["--ray", "[fe80::1]:6379"]),
+        (["--ray", "auto"], ["--ray", "auto"]),
+        (["--ray=head:6379"], ["--ray=head:6379"]),
+        (["--ray-store", "there"], ["--ray-store", "there"]),
+    ],
+)
+def test_an_address_may_be_left_out(given: list[str], taken: list[str]) -> None:
+    assert with_address(given) == taken
+
+
+def test_what_cannot_be_done_on_a_cluster_is_refused(cli: Cli) -> None:
+    done = cli("eval", "clipperf-sample", "--ray", "127.0.0.1:1", "--runtime", "best")
+    assert done.returncode == 2 and "with --ray name runtimes" in done.stderr
+    done = cli("eval", "clipperf-sample", "--ray-store", "there")
+    assert done.returncode == 2 and "--ray-store is for --ray" in done.stderr
+    done = cli("eval", "--ray", "--index-compat", "onnx:fp32", "onnx:int8")
+    assert done.returncode == 2 and "leave out --ray" in done.stderr

@@ -54,6 +54,7 @@ HEAVY = frozenset(
         *("tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx", "pycuda"),
         *("cykooz_resizer", "pyarrow", "datasets", "clip_benchmark", "mteb", "scipy", "sklearn"),
         *("cuda", "pynvml", "safetensors", "matplotlib", "urllib3"),
+        *("ray", "fsspec"),
     )
 )
 HEAVY_AT_IMPORT = {

@@ -13,17 +13,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from clipperf.bench.cost import Settings
 from clipperf.bench.plan import Group
-from clipperf.nouns.cell import EngineRequest
+from clipperf.errors import ClipperfError
+from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.from_files import FileWork
 from clipperf.nouns.memory import Foreseen
-from clipperf.nouns.model import CLIP_IDS, TextIds
+from clipperf.nouns.model import CLIP_IDS, ModelSpec, TextIds
 from clipperf.nouns.result import Environment, Kind, Measurement
 from clipperf.nouns.serving import Serving
 from clipperf.registry import Registry
+from clipperf.system.cluster.shared import Shared, SharedFolder
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,53 @@ class Machines(Protocol):
 
         A job may be prepared when it is taken, so one is not taken long before it can run.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of ``function(tell, *args)`` on another machine; all of it can be pickled.
+
+    With `on_gpu` the machine has one to give.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    on_gpu: bool = False
+
+
+OnEnd = Callable[[Call, Any, ClipperfError | None], None]
+"""Has a call with what it returned, or its error."""
+
+
+@runtime_checkable
+class Away(Machines, Protocol):
+    """Machines that do not share this one's store: what they measure is made on them, too.
+
+    What crosses does so through `shared`; `known` are the folders of each model that were made
+    there, by the model's id and their places.
+    """
+
+    shared: Shared
+    known: dict[str, dict[str, SharedFolder]]
+
+    def prepared(
+        self, cells: Sequence[Cell], spec: ModelSpec, largest_batch: int, on_event: OnEvent
+    ) -> Sequence[Prepared | ClipperfError]:
+        """What opens each cell there, made where it was not before, or why it cannot be."""
+        ...
+
+    def call(self, task: Call, on_told: Callable[[Any], None] = lambda told: None) -> Any:
+        """What a call returns on one of the machines, with nothing measured beside it.
+
+        Raises:
+            ClipperfError: its own error, or no machine is left.
+        """
+        ...
+
+    def calls(self, tasks: Iterable[Call], on_event: OnEvent, on_end: OnEnd) -> None:
+        """Do all calls, each alone on a machine; what they tell, texts, are stages."""
         ...
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from clipperf.engines import contract
 from clipperf.engines.candidates import usual_precisions
 from clipperf.engines.processor import check_cell
-from clipperf.errors import MissingDependencyError, UsageError
+from clipperf.errors import ClipperfError, MissingDependencyError, UsageError
 from clipperf.evals.worker import ModelRequest
 from clipperf.export import derived
 from clipperf.export.exporter import chosen, find
@@ -267,3 +267,11 @@ def model_request(
     else:
         towers = [request_in(folder, each, spec)[0] for each in cells]
     return ModelRequest(folder, tuple(towers), features)
+
+
+def weights_of(spec: ModelSpec) -> str | None:
+    """What tells a model's weights from others; None where they are not here."""
+    try:
+        return zoo.weights_id(spec)
+    except ClipperfError:
+        return None

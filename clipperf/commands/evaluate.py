@@ -27,6 +27,12 @@ from clipperf.commands.options import (
     prints_json,
     tell_lines,
 )
+from clipperf.commands.ray_options import (
+    Ray,
+    RayStore,
+    check_evaluation,
+    machines_of,
+)
 from clipperf.errors import UsageError
 from clipperf.system.terminal import say, tell
 from clipperf.text import one_line
@@ -46,6 +52,7 @@ EXAMPLES = (
     "clipperf eval ViT-B-32 --pretrained laion2b_s34b_b79k --dataset ./photos",
     "clipperf eval --suite clip-as-service",
     "clipperf eval --index-compat onnx:int8 onnx:fp32 --margin 1pp",
+    "clipperf eval ViT-B-32 ViT-L-14 --dataset /shared/photos --ray",
 )
 
 
@@ -129,12 +136,15 @@ def command(
     input_: Inputs = "float32",
     device: Device = None,
     threads: Threads = None,
+    ray: Ray = None,
+    ray_store: RayStore = None,
     json: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
     """Check zero-shot and retrieval accuracy of each runtime against PyTorch fp32."""
     from clipperf.bench import prepare
     from clipperf.bench.best import BEST, Choice, best_for
+    from clipperf.bench.scoring import Asked, evaluate_away
     from clipperf.evals import evaluate
     from clipperf.evals.against import beside, check_models, whose_prompts, why_nothing
     from clipperf.evals.datasets import load_dataset
@@ -167,6 +177,7 @@ def command(
     sizes = Sizes(image_size, context_length)
     options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "language": language}
     options |= {"split": split, "among_others": suite is not None}
+    check_evaluation(ray, ray_store, device, runtime, index_compat)
     if index_compat is not None:
         given = (runtime, precision, input_, suite, against, task, robustness, features)
         if given != USUAL:
@@ -195,8 +206,9 @@ def command(
         runtimes, asked = (choice.taken.runtime,), asked or (choice.taken.precision,)
     precisions = asked or (BASELINE_PRECISION,)
     devices = prepare.choose_devices([*dict.fromkeys((*runtimes, BASELINE_RUNTIME))], device)
-    # Before a large dataset is read.
-    prepare.check_usable(devices)
+    # Before a large dataset is read; with --ray the machines are asked.
+    if ray is None:
+        prepare.check_usable(devices)
     prepare.check_precisions(runtimes, precisions)
     named = BASELINE_RUNTIME in runtimes
     baselines = prepare.baseline_precisions(devices[BASELINE_RUNTIME], precisions) if named else ()
@@ -209,7 +221,11 @@ def command(
     if robustness is not None:
         check_shifted([row.dataset for row in rows])
     points = bundled_points() if robustness is None else read_points(expanded(robustness))
-    with open_target(json, "eval") as target, progress(quiet, total=1) as bar:
+    with (
+        machines_of(ray, ray_store, devices) as machines,
+        open_target(json, "eval") as target,
+        progress(quiet, total=1) as bar,
+    ):
 
         def load(given: str | Path | PublishedSet) -> Dataset:
             bar.stage(f"reading dataset {shown(given)}")
@@ -225,6 +241,11 @@ def command(
 
         def run(data: Dataset, path: Path | None) -> tuple[ResultFile, list[Failure]]:
             prompts[data.name] = whose_prompts(data)
+            if machines is not None:
+                cores = machines.environments[0].cores
+                wanted = Asked(devices, precisions, baselines, inputs, threads or cores, batch,
+                               allowed, features, command_line())  # fmt: skip
+                return evaluate_away(machines, specs, data, wanted, path, bar.stage)
             return evaluate.evaluate(
                 specs,
                 devices,

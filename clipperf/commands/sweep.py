@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -16,6 +18,7 @@ from clipperf.commands.options import (
     refuse_to_replace_data,
     tell_lines,
 )
+from clipperf.commands.ray_options import Ray, RayStore, check, joined
 from clipperf.commands.serving_options import bounded, usual
 from clipperf.commands.sweep_view import (
     planned_lines,
@@ -28,21 +31,26 @@ from clipperf.system.terminal import say
 from clipperf.text import number_of
 
 if TYPE_CHECKING:
+    from clipperf.bench.jobs import Launcher
     from clipperf.bench.sweeps.cells import Driven, Study
     from clipperf.bench.sweeps.estimate import Estimate
     from clipperf.bench.sweeps.ledger import Ledger
     from clipperf.bench.sweeps.plan_file import SweepPlan
     from clipperf.bench.sweeps.tally import Outcome
+    from clipperf.nouns.result import Environment
 
 EXAMPLES = (
     "clipperf sweep overnight.toml --dry-run",
     "clipperf sweep overnight.toml",
     "clipperf sweep overnight.toml --out results --json-lines",
+    "clipperf sweep overnight.toml --ray --ray-store s3://bucket/clipperf",
 )
 
 STOPS = "finishing what is being measured, then the report; Ctrl-C again stops now"
 REPORT = "report.html"
 MOST_FAILURES = 20
+CROSSING = ".ray"
+"""Where artifacts and rows cross between machines, in the folder of results; see --ray-store."""
 
 
 def command(
@@ -68,6 +76,8 @@ def command(
         bool,
         typer.Option("--json-lines", help="A JSON object a line on standard output, as it goes."),
     ] = False,
+    ray: Ray = None,
+    ray_store: RayStore = None,
     launcher: Annotated[str, typer.Option("--launcher", hidden=True)] = "local",
     quiet: Quiet = False,
 ) -> None:
@@ -88,17 +98,24 @@ def command(
     folder = expanded(out) if out is not None else path.with_suffix(".sweep")
     kept = Ledger(folder, command_line())
     kept.check()
-    study = study_of(asked, launcher)
-    expected = estimated(study)
-    if dry_run:
-        _show_plan(study, expected, kept, json_lines)
-        return
-    if json_lines:
-        _print_unsupported(study)
-    elif not quiet:
-        for line in (*unsupported_lines(study), *planned_lines(study, expected)):
-            say(line)
-    with using(), results.alone(folder / MARK, "--out"), Stopping(STOPS) as stop:
+    check(ray, ray_store, asked.device)
+    with (
+        _placed(asked, launcher, ray, ray_store or str(folder / CROSSING)) as placed,
+        contextlib.ExitStack() as stack,
+    ):
+        where, study, machine = placed
+        expected = estimated(study)
+        if dry_run:
+            _show_plan(study, expected, kept, json_lines, machine)
+            return
+        if json_lines:
+            _print_unsupported(study)
+        elif not quiet:
+            for line in (*unsupported_lines(study), *planned_lines(study, expected)):
+                say(line)
+        stack.enter_context(using())
+        stack.enter_context(results.alone(folder / MARK, "--out"))
+        stop = stack.enter_context(Stopping(STOPS))
         kept.begin(asked.text)
         refuse_to_replace_data(folder / REPORT)
         with shown(quiet, json_lines) as view:
@@ -106,7 +123,7 @@ def command(
                 study,
                 kept,
                 expected.seconds,
-                launcher=launcher,
+                launcher=where,
                 tell=view,
                 stopping=lambda: stop.asked,
             )
@@ -117,15 +134,38 @@ def command(
     raise typer.Exit(1 if outcome.failures or outcome.left else 0)
 
 
-def study_of(plan: SweepPlan, launcher: str) -> Study:
+@contextlib.contextmanager
+def _placed(
+    plan: SweepPlan, launcher: str, ray: str | None, store: str
+) -> Iterator[tuple[Launcher, Study, Environment | None]]:
+    """Where a plan is followed, what it comes to there, and a machine of it if not this one."""
+    from clipperf.bench.jobs import LAUNCHERS, Call, Launcher
+
+    if ray is None:
+        where = LAUNCHERS.get(launcher)
+        yield where, study_of(plan, where.here), None
+        return
+    with joined(ray, store) as machines:
+        study = machines.call(Call("the plan", study_there, (plan,)))
+        where = Launcher("ray", lambda: contextlib.nullcontext(machines), here=False)
+        yield where, study, machines.environments[0]
+
+
+def study_there(tell: object, plan: SweepPlan) -> Study:
+    """`study_of` on a machine that measures."""
+    return study_of(plan, here=True)
+
+
+def study_of(plan: SweepPlan, here: bool) -> Study:
     """A plan with its models, scenarios and settings, and the cells that they come to.
+
+    `here` is whether this machine is the one that measures, which then must have the runtimes.
 
     Raises:
         UsageError: an unknown model, runtime, precision or file.
         MissingDependencyError: a scenario takes a package that is not installed.
     """
     from clipperf.bench import cost
-    from clipperf.bench.jobs import LAUNCHERS
     from clipperf.bench.sweeps.cells import Study, planned
     from clipperf.models import zoo
     from clipperf.system import gpus
@@ -140,7 +180,7 @@ def study_of(plan: SweepPlan, launcher: str) -> Study:
         settings=replace(settings, timeout_s=plan.timeout_s, limits=plan.limits),
         threads=plan.threads or (available_cores(),),
     )
-    return planned(study, LAUNCHERS.get(launcher).here)
+    return planned(study, here)
 
 
 def _beside(name: str, plan: SweepPlan) -> str:
@@ -176,13 +216,15 @@ def _driven(plan: SweepPlan, scenario: str) -> Driven:
     return Driven(scenario, (1,) if scenario == SINGLE_STREAM else plan.batches, serving)
 
 
-def _show_plan(study: Study, expected: Estimate, kept: Ledger, json_lines: bool) -> None:
+def _show_plan(
+    study: Study, expected: Estimate, kept: Ledger, json_lines: bool, machine: Environment | None
+) -> None:
     """What --dry-run prints: of what is there it says so, and expects the rest."""
     from clipperf.bench.sweeps.estimate import estimated
     from clipperf.bench.sweeps.there import done
     from clipperf.system import env
 
-    there = done(study, kept, env.capture())
+    there = done(study, kept, machine or env.capture())
     if there:
         expected = estimated(study, there)
     if not json_lines:

@@ -32,6 +32,8 @@ EXTRAS = {
     "mteb": "adapters",
     "mlperf_loadgen": "serve",
     "urllib3": "serve",
+    "ray": "ray",
+    "fsspec": "ray",
 }
 """The extra of each module that the base lacks; TensorRT's are in `engines.tensorrt.flavours`."""
 

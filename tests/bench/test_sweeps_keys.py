@@ -122,7 +122,7 @@ def test_an_export_that_was_killed_for_an_evaluation_is_made_good(
         return found
 
     monkeypatch.setattr(prepare, "model_request", model_request)
-    held = Datasets(study, Ledger(tmp_path / "out"), ENVIRONMENT, tally_of(study))
+    held = Datasets(study, Ledger(tmp_path / "out"), local.Local(ENVIRONMENT), tally_of(study))
     assert held.prepared(cell, one, last=False) == "made", "once more, at once"
     for unit in (one, other):
         with pytest.raises(ExportError, match="no such operator"):
@@ -202,7 +202,7 @@ def test_an_evaluation_is_given_the_plans_timeout(
         raise ExportError("enough")
 
     monkeypatch.setattr(evaluate, "evaluate", noting)
-    held = Datasets(study, Ledger(tmp_path / "out"), ENVIRONMENT, tally_of(study))
+    held = Datasets(study, Ledger(tmp_path / "out"), local.Local(ENVIRONMENT), tally_of(study))
     held.scored(study.units[0], SimpleNamespace(name="a"), lambda *args: None)
     assert told["timeout_s"] == 7.0
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from clipperf.bench import cost
-from clipperf.bench.jobs import Event, Job, Machines, Prepared
+from clipperf.bench.jobs import Away, Event, Job, Machines, Prepared
+from clipperf.bench.prepare import weights_of
 from clipperf.bench.profile import prepared, without_noise
+from clipperf.bench.retries import tried_twice, worst
 from clipperf.bench.sweeps import ledger
 from clipperf.bench.sweeps.cells import Study, Unit
 from clipperf.bench.sweeps.ledger import Ledger
-from clipperf.bench.sweeps.tally import Tally, tried_twice, weights_of, worst
+from clipperf.bench.sweeps.tally import Tally
 from clipperf.errors import ClipperfError, StorageError, UsageError
 from clipperf.models.family import family_of
 from clipperf.nouns.cell import Cell, EngineRequest
@@ -69,12 +71,10 @@ class Groups:
         """The job of a group; None where it is there, or somebody asked to stop."""
         driven = unit.driven
         assert driven is not None
-        cells = []
-        for cell in unit.cells:
-            if self.tally.stopping():
-                return None
-            cells.append(self.prepared(cell, unit))
-        weights = None if unit.spec.random_weights else weights_of(unit)
+        cells = self.prepared_cells(unit)
+        if cells is None:
+            return None
+        weights = None if unit.spec.random_weights else weights_of(unit.spec)
         made = {
             each.request.cell: ledger.made_of(each, weights or unit.spec.pretrained)
             for each in cells
@@ -107,6 +107,33 @@ class Groups:
     def key(self, unit: Unit, made: Mapping[Cell, str], env: Environment) -> str:
         """The key of a group on a machine."""
         return ledger.key_of(unit, [made[cell] for cell in unit.cells], self.study.settings, env)
+
+    def prepared_cells(self, unit: Unit) -> list[Prepared] | None:
+        """What opens each cell of a group, or why not; None where somebody asked to stop."""
+        if isinstance(self.machines, Away):
+            return self.prepared_away(self.machines, unit)
+        cells = []
+        for cell in unit.cells:
+            if self.tally.stopping():
+                return None
+            cells.append(self.prepared(cell, unit))
+        return cells
+
+    def prepared_away(self, machines: Away, unit: Unit) -> list[Prepared]:
+        """The same, where a machine that measures makes them."""
+
+        def on_event(event: Event) -> None:
+            self.tally.tell("stage", event.text, unit.id)
+
+        cells = []
+        found = machines.prepared(unit.cells, unit.spec, unit.largest_batch, on_event)
+        for cell, each in zip(unit.cells, found, strict=True):
+            if isinstance(each, StorageError):
+                raise each
+            if not isinstance(each, Prepared):
+                each = Prepared(EngineRequest(cell, unit.spec, None), error=str(each))
+            cells.append(each)
+        return cells
 
     def prepared(self, cell: Cell, unit: Unit) -> Prepared:
         """What opens a cell's engine, or why there is none.
@@ -156,7 +183,8 @@ class Groups:
             self.facts.append(event.text)
         else:
             held.notes.append(event.text)
-            self.tally.tell("note", event.text, event.group)
+            if event.kind == "note":
+                self.tally.tell("note", event.text, event.group)
 
     def keep_memory(self, held: _Open, row: Measurement) -> None:
         """A memory row goes to disk by itself."""

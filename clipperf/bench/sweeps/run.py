@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from clipperf.bench.jobs import LAUNCHERS
+from clipperf.bench.jobs import LAUNCHERS, Launcher
 from clipperf.bench.sweeps import ledger
 from clipperf.bench.sweeps.cells import Study
 from clipperf.bench.sweeps.groups import Groups
@@ -27,7 +27,7 @@ def sweep(
     kept: Ledger,
     expected_s: dict[str, float],
     *,
-    launcher: str = "local",
+    launcher: str | Launcher = "local",
     tell: Callable[[Told], None] = lambda told: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Outcome:
@@ -40,11 +40,12 @@ def sweep(
         StorageError: the disk is full; what is finished is there.
     """
     tally = Tally(study, expected_s, tell, stopping)
-    with LAUNCHERS.get(launcher).open() as machines:
+    where = LAUNCHERS.get(launcher) if isinstance(launcher, str) else launcher
+    with where.open() as machines:
         here = machines.environments[0]
         _begin(study, kept, here, tally)
         Groups(study, kept, machines, tally).measure()
-        Datasets(study, kept, here, tally).run()
+        Datasets(study, kept, machines, tally).run()
     if not tally.outcome.left:
         kept.keep_only(tally.outcome.files)
     return tally.outcome

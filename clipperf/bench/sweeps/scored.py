@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from clipperf.bench import cost, prepare
+from clipperf.bench.away import Place
+from clipperf.bench.away_scores import (
+    Scored,
+    Scoring,
+    made_of,
+    needs_gpu,
+    put_dataset,
+    result_of,
+    score,
+)
+from clipperf.bench.jobs import Away, Call, Event, Machines, OnEnd
 from clipperf.bench.limits import guard_of
+from clipperf.bench.prepare import weights_of
+from clipperf.bench.retries import ended_of, tried_twice, worst
+from clipperf.bench.scoring import Scorer, is_of_all
 from clipperf.bench.sweeps import ledger
 from clipperf.bench.sweeps.cells import Study, Unit
 from clipperf.bench.sweeps.ledger import Ledger
 from clipperf.bench.sweeps.plan_file import SweepPlan
-from clipperf.bench.sweeps.tally import FAILED, Tally, ended_of, tried_twice, weights_of, worst
+from clipperf.bench.sweeps.tally import FAILED, Tally
 from clipperf.errors import ClipperfError, StorageError
 from clipperf.evals import evaluate
 from clipperf.evals.datasets import Dataset, check_dataset, load_dataset
 from clipperf.evals.evaluate import Failure
-from clipperf.evals.kept import tokenizer_sums
-from clipperf.evals.worker import ModelRequest, read_preprocessing
+from clipperf.evals.worker import ModelRequest
 from clipperf.nouns.cell import Cell
-from clipperf.nouns.result import Environment, ResultFile
+from clipperf.nouns.result import Ended, Environment, ResultFile
 from clipperf.system import files, store
 from clipperf.system.targets import expanded, kind_of
 
@@ -35,10 +50,15 @@ def check_datasets(plan: SweepPlan) -> None:
 class Datasets:
     """The evaluations of a study on a machine."""
 
-    def __init__(self, study: Study, kept: Ledger, environment: Environment, tally: Tally) -> None:
-        self.study, self.kept, self.environment, self.tally = study, kept, environment, tally
+    def __init__(self, study: Study, kept: Ledger, machines: Machines, tally: Tally) -> None:
+        self.study, self.kept, self.machines, self.tally = study, kept, machines, tally
         self.again: list[Unit] = []
         self.errors: dict[Cell, ClipperfError] = {}
+
+    @property
+    def environment(self) -> Environment:
+        """The machine that evaluates, as far as it is known."""
+        return self.machines.environments[0]
 
     def run(self) -> None:
         """All models on all datasets, then once more those of which a process was killed."""
@@ -62,6 +82,9 @@ class Datasets:
         except ClipperfError as exc:
             for unit in units:
                 self.tally.count(unit, self.blank(unit), bad=[Failure(unit.spec.id, str(exc))])
+            return
+        if isinstance(self.machines, Away):
+            on_dataset_away(self, self.machines, data, units)
             return
         for last in (False, True):
             for unit in self.again if last else units:
@@ -87,19 +110,12 @@ class Datasets:
                 raise
             except ClipperfError as exc:
                 errors[cell] = exc
-        env, plan, limits = self.environment, self.study.plan, self.study.settings.limits
-        weights = weights_of(unit)
+        weights = weights_of(unit.spec)
         made = [
             made_of(requests[cell], weights) if cell in requests else f"not made: {errors[cell]}"
             for cell in unit.cells
         ]
-        key = files.digest_of(
-            "eval", store.SCHEMA_VERSION, data.name, data.sha256, unit.cells, made, plan.margin,
-            env.id,
-        )  # fmt: skip
-        there = None if last else self.kept.find(unit, key, limits)
-        if there is not None:
-            self.tally.count(unit, there, valid=True)
+        if not last and self.is_there(unit, data, made):
             return
         spent_s = cost.stopwatch()
 
@@ -109,10 +125,40 @@ class Datasets:
             return requests[cell]
 
         result, failures = self.scored(unit, data, request_of)
-        ended = worst([ended_of(each.cause) for each in failures])
-        notes = (*result.notes, *(f"{FAILED}{f.label}: {f.reason}" for f in failures))
-        result = self.kept.write(unit, key, ended, limits, dataclasses.replace(result, notes=notes))
         self.tally.spend(unit, spent_s())
+        ended = worst([ended_of(each.cause) for each in failures])
+        self.keep(unit, self.key(unit, data, made, self.environment), result, failures, ended, last)
+
+    def key(self, unit: Unit, data: Dataset, made: Sequence[object], env: Environment) -> str:
+        """The key of a model on a dataset on a machine; `made` says what each cell is made from."""
+        return files.digest_of(
+            "eval", store.SCHEMA_VERSION, data.name, data.sha256, unit.cells, made,
+            self.study.plan.margin, env.id,
+        )  # fmt: skip
+
+    def is_there(self, unit: Unit, data: Dataset, made: Sequence[object]) -> bool:
+        """Whether a unit is there and valid, which then counts as done."""
+        for env in self.machines.environments:
+            key = self.key(unit, data, made, env)
+            there = self.kept.find(unit, key, self.study.settings.limits)
+            if there is not None:
+                self.tally.count(unit, there, valid=True)
+                return True
+        return False
+
+    def keep(
+        self,
+        unit: Unit,
+        key: str,
+        result: ResultFile,
+        failures: Sequence[Failure],
+        ended: Ended | None,
+        last: bool,
+    ) -> None:
+        """What came of a unit goes to disk; where a process was killed, it is done once more."""
+        notes = (*result.notes, *(f"{FAILED}{f.label}: {f.reason}" for f in failures))
+        result = dataclasses.replace(result, notes=notes)
+        result = self.kept.write(unit, key, ended, self.study.settings.limits, result)
         if ended == "killed" and not last:
             self.again.append(unit)
             self.tally.tell("again", f"{unit.id}: a process of it was killed", unit.id)
@@ -166,20 +212,68 @@ class Datasets:
         return result, failures
 
 
-def made_of(request: ModelRequest, weights: str | None) -> tuple[object, ...]:
-    """What a cell's embeddings are made from: its towers, and how images and texts become inputs.
-
-    The folder says the latter, and may be set anew without another tower.
-    """
-    return (
-        [tower.key or f"weights {weights}" for tower in request.towers],
-        read_preprocessing(request),
-        tokenizer_sums(request.folder),
-        store.read_manifest(request.folder).cut_at,
-    )
-
-
 def _dataset_at(name: str, folder: Path) -> str | Path:
     """A dataset of a plan: what lies beside it, else as `load_dataset` takes it."""
     beside = expanded(folder / name)
     return beside if name != "sample" and kind_of(beside) != "nothing" else name
+
+
+def on_dataset_away(own: Datasets, machines: Away, data: Dataset, units: Sequence[Unit]) -> None:
+    """All models on one dataset, each alone on one of other machines."""
+    scorer, plan, settings = Scorer(machines), own.study.plan, own.study.settings
+    crossing = Place(machines.shared.url, secrets.token_hex(8))
+    crossed = put_dataset(machines.shared, data, crossing)
+    notes: dict[str, list[str]] = {}
+    sent: dict[str, tuple[Unit, list[object], Callable[[], float]]] = {}
+
+    def asked(last: bool) -> Iterator[Call]:
+        for unit in own.again if last else units:
+            if own.tally.stopping():
+                return
+
+            def stage(text: str, name: str = unit.id) -> None:
+                own.tally.tell("stage", f"{name}: {text}", name)
+
+            models = scorer.models(unit.cells, unit.spec, False, stage)
+            made: list[object] = [
+                models[cell].made or f"not made: {models[cell].error}" for cell in unit.cells
+            ]
+            if not last and own.is_there(unit, data, made):
+                continue
+            sent[unit.id] = (unit, made, cost.stopwatch())
+            scoring = Scoring(
+                unit.spec, unit.cells, models, plan.eval_batch, plan.margin, settings.limits,
+                settings.timeout_s, command=own.kept.command,
+            )  # fmt: skip
+            place = Place(machines.shared.url, f"{crossing.task}/{len(sent)}")
+            yield Call(unit.id, score, (scoring, crossed, place), needs_gpu(unit.cells))
+
+    def told(event: Event) -> None:
+        if event.kind == "note":
+            notes.setdefault(event.group, []).append(event.text)
+        own.tally.tell("note" if event.kind == "note" else "stage", event.text, event.group)
+
+    def kept(last: bool) -> OnEnd:
+        def end(call: Call, value: Scored | None, error: ClipperfError | None) -> None:
+            unit, made, spent_s = sent[call.name]
+            if value is not None:
+                result, failures = result_of(machines.shared, value)
+                ended = worst([each for *_, each in value.failures])
+            else:
+                assert error is not None
+                if is_of_all(error):
+                    raise error
+                result, failures = own.blank(unit), [Failure(unit.spec.id, str(error), error)]
+                ended = ended_of(error)
+            own.tally.spend(unit, spent_s())
+            said = (*result.notes, *notes.pop(unit.id, ()))
+            key = own.key(unit, data, made, result.environments[0])
+            own.keep(unit, key, dataclasses.replace(result, notes=said), failures, ended, last)
+
+        return end
+
+    for last in (False, True):
+        machines.calls(asked(last), told, kept(last))
+    own.again = []
+    with contextlib.suppress(ClipperfError):
+        machines.shared.remove(f"tasks/{crossing.task}")

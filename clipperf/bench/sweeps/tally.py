@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal
 
 from clipperf.bench.sweeps.cells import Study, Unit
-from clipperf.errors import ChildError, ClipperfError
 from clipperf.evals.evaluate import Failure
-from clipperf.models import zoo
-from clipperf.nouns.result import Ended, ResultFile
+from clipperf.nouns.result import ResultFile
 from clipperf.text import one_line
 
 FAILED = "failed: "
 """How notes begin that say of which cells a model could not be evaluated."""
 
-Made = TypeVar("Made")
 What = Literal["begin", "stage", "valid", "measured", "note", "finished", "again", "failed"]
 
 
@@ -139,37 +136,3 @@ class Tally:
         for label, reason in failed.items():
             self.tell("failed", f"{label}: {reason}", unit.id)
         self.tell("valid" if valid else "finished", unit.id, unit.id, result.path)
-
-
-def worst(ended: Sequence[Ended | None]) -> Ended | None:
-    """What the end of several processes means for all of them together."""
-    return "killed" if "killed" in ended else "limit" if "limit" in ended else None
-
-
-def tried_twice(make: Callable[[], Made]) -> Made:
-    """What is made; made once more where a process was killed while it was.
-
-    Raises:
-        ClipperfError: whatever `make` raises.
-    """
-    try:
-        return make()
-    except ClipperfError as exc:
-        if ended_of(exc) != "killed":
-            raise
-    return make()
-
-
-def ended_of(exc: BaseException | None) -> Ended | None:
-    """Who ended the process that an error is of, if it is of one; else what caused the error."""
-    while exc is not None and not isinstance(exc, ChildError):
-        exc = exc.__cause__
-    return None if exc is None else exc.ended
-
-
-def weights_of(unit: Unit) -> str | None:
-    """What tells a unit's weights from others; None where they are not here."""
-    try:
-        return zoo.weights_id(unit.spec)
-    except ClipperfError:
-        return None

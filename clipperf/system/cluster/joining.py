@@ -1,0 +1,129 @@
+"""Joining a Ray cluster, and what is said where that cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from clipperf.errors import ClusterError, MissingDependencyError, UsageError
+from clipperf.system.extras import install
+from clipperf.text import one_line
+
+AUTO = "auto"
+"""The cluster that this machine is part of, or that RAY_ADDRESS names."""
+
+ANSWER_S = 5.0
+ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
+CLIENT = "ray://"
+START = "start one with: ray start --head"
+
+
+@contextlib.contextmanager
+def joined(address: str = AUTO) -> Iterator[Any]:
+    """The module ``ray``, connected to a cluster; left again when the block ends.
+
+    Where this process is connected already, that stays as it is.
+
+    Raises:
+        MissingDependencyError: Ray is not installed here.
+        UsageError: `address` is no HOST:PORT.
+        ClusterError: nothing answers there, or it has another version of Ray or Python.
+    """
+    ray = imported()
+    if ray.is_initialized():
+        yield ray
+        return
+    _check_address(address)
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+    except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as exc:
+        ray.shutdown()
+        raise ClusterError(_why(address, exc)) from exc
+    try:
+        with _silent():
+            yield ray
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Ray prints the last words of a machine that is lost to standard output, whatever it is told.
+
+    What commands print there is read by programs.
+    """
+    module: Any = sys.modules.get("ray._private.worker")
+    name = "print_to_stdstream"
+    before = getattr(module, name, None)
+    if before is None:
+        yield
+        return
+    setattr(module, name, lambda *data, **more: None)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def imported() -> Any:
+    """The module ``ray``.
+
+    Raises:
+        MissingDependencyError: it is not installed here.
+    """
+    # What Ray would send home, and what it would build for tasks out of a `uv run`, is off.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    try:
+        import ray
+    except ImportError as exc:
+        raise MissingDependencyError(
+            f"--ray needs Ray, which is not installed: {install('ray')}"
+        ) from exc
+    return ray
+
+
+def is_address(text: str) -> bool:
+    """Whether a word of a command line can be what follows ``--ray``."""
+    return text == AUTO or ADDRESS.fullmatch(text) is not None or text.startswith(CLIENT)
+
+
+def _check_address(address: str) -> None:
+    """Raise where it is no address, or nobody listens there; Ray itself would wait a minute."""
+    if address == AUTO:
+        return
+    if address.startswith(CLIENT):
+        raise UsageError(
+            f"--ray {address}: Ray's client is not supported: run the command on a machine of the "
+            "cluster, with --ray HOST:PORT of its head"
+        )
+    if not ADDRESS.fullmatch(address):
+        raise UsageError(f"--ray {address}: give HOST:PORT of the cluster's head, or no address")
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as exc:
+        raise ClusterError(f"no Ray cluster answers at {address}: {exc}; {START}") from exc
+
+
+def _why(address: str, exc: Exception) -> str:
+    """What Ray says of a cluster that it cannot join, in one line with what helps."""
+    said = one_line(str(exc))
+    if "ersion mismatch" in said:
+        return f"the Ray cluster at {address} has other versions: {said}"
+    if address == AUTO and isinstance(exc, ConnectionError):
+        named = os.environ.get("RAY_ADDRESS")
+        where = f"at RAY_ADDRESS={named}" if named else "on this machine"
+        return f"no Ray cluster was found {where}: {START}, or give --ray HOST:PORT of its head"
+    return f"the Ray cluster at {address} cannot be joined: {said}"

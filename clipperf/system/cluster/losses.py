@@ -1,0 +1,34 @@
+"""What Ray's errors mean: a machine that is gone, a process that died, or neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clipperf.text import one_line
+
+NODE = ("NodeDiedError", "LocalRayletDiedError", "TaskUnschedulableError", "OwnerDiedError")
+
+
+def why_not(ray: Any, exc: Exception) -> str | None:
+    """Why a task could not even begin on a machine that lives; None where something was lost.
+
+    Ray hands on what was raised where it unpickled the task, which is that clipperf, or what
+    brings the task, is not there.
+    """
+    if not isinstance(exc, ray.exceptions.RayTaskError):
+        return None
+    lines = [line for line in str(exc).splitlines() if line.strip()]
+    named = [line for line in lines if "No module named" in line]
+    if named:
+        return f"{one_line(named[-1])}: install the same clipperf there"
+    return one_line(lines[-1] if lines else type(exc).__name__)
+
+
+def is_of_machine(exc: Exception) -> bool:
+    """Whether an error says that the machine is gone, and not a process on it alone."""
+    return type(exc).__name__ in NODE
+
+
+def named(exc: Exception) -> str:
+    """An error of Ray's in a few words: its first line says the class and no more."""
+    return "its end of news" if isinstance(exc, StopIteration) else type(exc).__name__

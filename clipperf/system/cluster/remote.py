@@ -1,0 +1,45 @@
+"""What runs in a Ray worker: one function, whose news go home one by one.
+
+Ray imports this module on the machine that a task goes to, where clipperf must be installed.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from clipperf.errors import ClipperfError
+
+Tell = Callable[[Any], None]
+News = tuple[Literal["begun", "told", "done", "failed", "broken"], Any]
+"""What crosses: a task has begun, something that it tells, what it returns, or how it failed."""
+
+
+def perform(function: Callable[..., Any], args: tuple[Any, ...]) -> Iterator[News]:
+    """Call ``function(tell, *args)`` and yield its news as they come; the last one is its end.
+
+    It runs in a thread of its own, which lives as long as the call: processes that it starts die
+    with that thread, and so with the worker.
+    """
+    news: queue.SimpleQueue[News] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            done = function(lambda told: news.put(("told", told)), *args)
+        except ClipperfError as exc:
+            news.put(("failed", exc))
+        except BaseException:  # noqa: BLE001 - whoever waits at home is told
+            news.put(("broken", traceback.format_exc()))
+        else:
+            news.put(("done", done))
+
+    yield "begun", None
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        each = news.get()
+        yield each
+        if each[0] != "told":
+            return

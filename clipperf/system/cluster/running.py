@@ -1,0 +1,320 @@
+"""Tasks on the machines of a Ray cluster: placed, waited for, done again where a machine is lost.
+
+A task that is `alone` takes all that its node has declared, CPUs, GPUs and memory, and no other is
+begun meanwhile on any node of the same machine: nothing is measured beside it. Others take what
+they `need` and run beside each other. Ray is asked for no retries of its own: it would not say
+that there were any.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from clipperf.errors import ClusterError, LostError
+from clipperf.system.cluster import losses
+from clipperf.system.cluster.joining import AUTO, joined
+from clipperf.system.cluster.machines import Needs, Node, alive, check_versions, declared, facts
+from clipperf.system.cluster.remote import perform
+from clipperf.system.cluster.tasks import ANYTHING, Done, Flight, OnDone, OnLost, OnTold, Task
+
+MOST_TRIES = 3
+NODES_S = 60.0
+"""How long to wait for a machine to come where none is left, and for each to say what it is."""
+LOOK_S, TURN_S = 5.0, 1.0
+"""How often to look for machines that have come or gone, and how long to wait for news."""
+
+
+class Cluster:
+    """A joined cluster; see `opened`. `nodes` are the machines that are there now."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._perform = ray.remote(perform)
+        self._waiting: collections.deque[Flight] = collections.deque()
+        self._flying: list[Flight] = []
+        self._looked_s = -LOOK_S
+        self._without_since_s: float | None = None
+        self._has_lost = False
+        self._asked: dict[str, tuple[Any, dict[str, Any]]] = {}
+        self._silent: set[str] = set()
+        self.nodes: list[Node] = []
+        self.look()
+        self._settle()
+        if not self.nodes:
+            why = f"none has a CPU to give, or all are busy for more than {NODES_S:g} s"
+            raise ClusterError(f"no machine of the Ray cluster takes work: {why}")
+
+    # --- machines --------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """See which machines are there; new ones are asked what they are, and join once they say.
+
+        One that does not say is not asked again.
+        """
+        self._looked_s = time.monotonic()
+        there = alive(self._ray)
+        self._has_lost = self._has_lost or any(node.id not in there for node in self.nodes)
+        self.nodes = [node for node in self.nodes if node.id in there]
+        known = {node.id for node in self.nodes} | self._asked.keys() | self._silent
+        for name, row in there.items():
+            if name not in known:
+                self._asked[name] = (self._begin(name, declared(row), facts), row)
+
+    def _hear(self, name: str) -> None:
+        """One piece of news of a machine that was asked what it is.
+
+        Raises:
+            ClusterError: it has another version of clipperf, or none at all.
+        """
+        news, row = self._asked[name]
+        try:
+            kind, what = self._ray.get(next(news))
+        except self._losses() as exc:
+            del self._asked[name]
+            self._silent.add(name)
+            if (reason := losses.why_not(self._ray, exc)) is not None:
+                raise ClusterError(f"node {name[:8]}: {reason}") from exc
+            return
+        if kind == "begun":
+            return
+        del self._asked[name]
+        if kind != "done":
+            raise ClusterError(f"node {name[:8]} cannot say what it is: {what}")
+        node = Node(name, row["NodeManagerAddress"], declared(row), what)
+        check_versions([node])
+        self.nodes = sorted([*self.nodes, node], key=lambda node: (node.address, node.id))
+
+    def _settle(self) -> None:
+        """Wait until all that were asked have said what they are, but for those that are busy."""
+        until_s = time.monotonic() + NODES_S
+        while self._asked and time.monotonic() < until_s:
+            self._turn()
+        for name, (news, _) in self._asked.items():
+            self._ray.cancel(news, force=True)
+            self._silent.add(name)
+        self._asked.clear()
+
+    def free(self, task: Task) -> Node | None:
+        """A machine that a task can begin on now."""
+        for node in self.fitting(task):
+            beside = [f for f in self._flying if f.node and f.node.machine == node.machine]
+            if task.alone:
+                if not beside:
+                    return node
+            elif not any(f.task.alone for f in beside):
+                own = [f.task.needs for f in beside if f.node and f.node.id == node.id]
+                if node.holds([*own, task.needs]):
+                    return node
+        return None
+
+    def fitting(self, task: Task) -> list[Node]:
+        """The machines that a task can run on once they are free."""
+        return [node for node in self.nodes if task.fits(node) and node.holds([task.needs])]
+
+    # --- tasks -----------------------------------------------------------------------------
+
+    def run(
+        self,
+        tasks: Iterable[Task],
+        on_told: OnTold = lambda task, told: None,
+        on_done: OnDone = lambda done: None,
+        on_lost: OnLost = lambda task, text: None,
+    ) -> None:
+        """Run all tasks; the next one is taken when a machine is free.
+
+        `on_told` has what a task tells on its way, `on_done` how it ended, `on_lost` why one is
+        done again: what it has told so far may come once more. While the next task is taken,
+        others may use `call`.
+
+        Raises:
+            ClusterError: no machine is left, or none fits a task.
+        """
+        mine: list[Flight] = []
+        waiting = iter(tasks)
+        while True:
+            self._until(self._any_free)
+            task = next(waiting, None)
+            if task is None:
+                break
+            mine = [flight for flight in mine if not flight.ended]
+            mine.append(self._hand_over(task, on_told, on_done, on_lost))
+        self._until(lambda: all(flight.ended for flight in mine))
+
+    def call(
+        self,
+        task: Task,
+        on_told: OnTold = lambda task, told: None,
+        on_lost: OnLost = lambda task, text: None,
+    ) -> Any:
+        """What a task returns; others go on meanwhile, and are told of.
+
+        Raises:
+            ClipperfError: the task's own error, or no machine is left.
+        """
+        done: list[Done] = []
+        flight = self._hand_over(task, on_told, done.append, on_lost)
+        self._until(lambda: flight.ended)
+        if done[0].error is not None:
+            raise done[0].error
+        return done[0].value
+
+    def close(self) -> None:
+        """End what still runs, at once."""
+        self._waiting.clear()
+        for flight in self._flying:
+            with contextlib.suppress(*self._losses()):
+                self._ray.cancel(flight.news, force=True)
+        self._flying.clear()
+
+    def _hand_over(self, task: Task, on_told: OnTold, on_done: OnDone, on_lost: OnLost) -> Flight:
+        flight = Flight(task, on_told, on_done, on_lost)
+        self._waiting.append(flight)
+        self._place()
+        return flight
+
+    def _any_free(self) -> bool:
+        """Whether nothing waits, and some machine could begin a task of the last kind."""
+        last = self._flying[-1].task if self._flying else ANYTHING
+        return not self._waiting and self.free(last) is not None
+
+    def _until(self, true: Callable[[], bool]) -> None:
+        """Wait for news and hand them on until something holds."""
+        while not true():
+            if time.monotonic() - self._looked_s > LOOK_S:
+                self.look()
+            self._place()
+            self._check_hope()
+            self._turn()
+
+    def _turn(self) -> None:
+        """Wait for news, for a moment at most, and hand them on."""
+        flying = list(self._flying)
+        asked = {name: news for name, (news, _) in self._asked.items()}
+        waited = [*(flight.news for flight in flying), *asked.values()]
+        if not waited:
+            time.sleep(TURN_S / 10)
+            return
+        ready, _ = self._ray.wait(waited, num_returns=1, timeout=TURN_S, fetch_local=False)
+        if ready:
+            ready, _ = self._ray.wait(waited, num_returns=len(waited), timeout=0)
+        for name in [name for name, news in asked.items() if news in ready]:
+            self._hear(name)
+        for flight in [flight for flight in flying if flight.news in ready]:
+            self._take(flight)
+
+    def _place(self) -> None:
+        """Begin what waits, as far as machines are free."""
+        for flight in list(self._waiting):
+            node = self.free(flight.task)
+            if node is None:
+                continue
+            self._waiting.remove(flight)
+            task, flight.node = flight.task, node
+            takes = node.declared if task.alone else task.needs
+            flight.news = self._begin(node.id, takes, task.function, task.args)
+            self._flying.append(flight)
+
+    def _begin(
+        self,
+        node_id: str,
+        takes: Needs,
+        function: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+    ) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        options: dict[str, Any] = {"memory": takes.memory_bytes} if takes.memory_bytes else {}
+        return self._perform.options(
+            num_cpus=takes.cpus,
+            num_gpus=takes.gpus,
+            num_returns="streaming",
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+            **options,
+        ).remote(function, args)
+
+    def _take(self, flight: Flight) -> None:
+        """Hand on one piece of news."""
+        try:
+            kind, what = self._ray.get(next(flight.news))
+        except self._losses() as exc:
+            self._lost(flight, exc)
+            return
+        if kind == "told":
+            flight.on_told(flight.task, what)
+        elif kind != "begun":
+            self._end(flight, kind, what)
+
+    def _end(self, flight: Flight, kind: str, what: Any) -> None:
+        self._flying.remove(flight)
+        flight.ended = True
+        value, error = (what, None) if kind == "done" else (None, what)
+        if kind == "broken":
+            where = "" if flight.node is None else f" on {flight.node.name}"
+            error = ClusterError(f"{flight.task.name} broke{where}: {what.strip()}")
+        flight.on_done(Done(flight.task, flight.node, value, error, tuple(flight.losses)))
+
+    def _lost(self, flight: Flight, exc: Exception) -> None:
+        """Do a task again whose machine or process is gone, a few times."""
+        node = flight.node
+        assert node is not None
+        if (reason := losses.why_not(self._ray, exc)) is not None:
+            self._end(flight, "failed", ClusterError(f"{node.name}: {reason}"))
+            return
+        gone = losses.is_of_machine(exc) or node.id not in alive(self._ray)
+        if gone:
+            self._has_lost = True
+            self.nodes = [each for each in self.nodes if each.id != node.id]
+        what = f"{node.name} was lost" if gone else f"a worker on {node.name} died"
+        flight.losses.append(f"{what} ({losses.named(exc)})")
+        if len(flight.losses) >= MOST_TRIES:
+            said = f"{flight.task.name}: given up after {'; '.join(flight.losses)}"
+            self._end(flight, "failed", LostError(said))
+            return
+        self._flying.remove(flight)
+        flight.node = flight.news = None
+        self._waiting.appendleft(flight)
+        flight.on_lost(flight.task, f"{flight.losses[-1]}: once more")
+
+    def _losses(self) -> tuple[type[Exception], ...]:
+        """What Ray raises where a task's process or machine is gone."""
+        return (self._ray.exceptions.RayError, StopIteration)
+
+    def _check_hope(self) -> None:
+        """Raise where what waits can begin nowhere, and no machine has come for a while."""
+        stuck = [flight for flight in self._waiting if not self.fitting(flight.task)]
+        if self.nodes and not stuck:
+            self._without_since_s = None
+            return
+        now_s = time.monotonic()
+        if self._without_since_s is None:
+            self._without_since_s = now_s
+        if (self.nodes and not self._has_lost) or now_s - self._without_since_s > NODES_S:
+            self._waiting.clear()
+            names = ", ".join(flight.task.name for flight in stuck) or "anything"
+            raise ClusterError(
+                f"no machine of the Ray cluster has what {names} needs"
+                if not self._has_lost
+                else f"no machine of the Ray cluster is left for {names}: none has come for "
+                f"{NODES_S:g} s; give the command again once there is one"
+            )
+
+
+@contextlib.contextmanager
+def opened(address: str = AUTO) -> Iterator[Cluster]:
+    """A cluster whose machines are known; what still runs on it when the block ends is ended.
+
+    Raises:
+        MissingDependencyError, UsageError, ClusterError: see `joined`; also where no machine
+            takes work, or one has another version of clipperf.
+    """
+    with joined(address) as ray:
+        cluster = Cluster(ray)
+        try:
+            yield cluster
+        finally:
+            cluster.close()

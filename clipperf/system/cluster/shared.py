@@ -1,0 +1,214 @@
+"""Bytes and folders that cross between machines through one place that all of them see.
+
+The place is a path or a URL of fsspec (``file://``, ``s3://``, ``gs://``, ...). Files lie there
+under their sha256 (``blobs/``), so that each is there once, whoever puts it; whoever fetches one
+counts it again on the way. What is small and of one task lies under its name (``tasks/``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipperf.errors import ArtifactError, MissingDependencyError, StorageError, UsageError
+from clipperf.system import files, store
+from clipperf.system.extras import install
+from clipperf.text import one_line
+
+BLOCK_BYTES = 2**22
+BLOBS = "blobs"
+_HERE = ("file", "local")
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file by its content."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class SharedFolder:
+    """A folder in the shared place: `place` is its path below a store, `files` what it holds."""
+
+    place: str
+    files: dict[str, Blob]
+
+    @property
+    def digest(self) -> str:
+        """Equal for folders of the same content."""
+        return files.digest_of(self.files)
+
+
+class Shared:
+    """The shared place at a path or URL.
+
+    Raises:
+        MissingDependencyError: what fsspec needs for the URL is not installed.
+        UsageError: fsspec knows no such URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            from fsspec.core import url_to_fs
+        except ImportError as exc:
+            said = f"{url} needs fsspec, which is not installed: {install('ray')}"
+            raise MissingDependencyError(said) from exc
+        try:
+            self._fs, self._root = url_to_fs(url)
+        except ImportError as exc:
+            raise MissingDependencyError(f"{url}: {one_line(str(exc))}") from exc
+        except ValueError as exc:
+            raise UsageError(f"{url} is no path or URL that fsspec knows: {exc}") from exc
+        self.url = url
+
+    # --- small things ----------------------------------------------------------------------
+
+    def put(self, name: str, data: bytes) -> Blob:
+        """Write some bytes under a name, whole or not at all."""
+        target = self._at(name)
+        with self._translated(target):
+            if self._is_here:
+                self._here(target, lambda path: path.write_bytes(data))
+            else:
+                self._fs.pipe_file(target, data)
+        return Blob(hashlib.sha256(data).hexdigest(), len(data))
+
+    def get(self, name: str, blob: Blob | None = None) -> bytes:
+        """The bytes under a name, which must be those of `blob`.
+
+        Raises:
+            ArtifactError: they are not, or there are none.
+        """
+        target = self._at(name)
+        with self._translated(target):
+            data: bytes = self._fs.cat_file(target)
+        if blob is not None and hashlib.sha256(data).hexdigest() != blob.sha256:
+            raise ArtifactError(f"{self.url}: {name} was altered: its sha256 is another")
+        return data
+
+    def remove(self, name: str) -> None:
+        """Remove what lies under a name, if there is something."""
+        target = self._at(name)
+        with self._translated(target), contextlib.suppress(FileNotFoundError):
+            self._fs.rm(target, recursive=True)
+
+    # --- files and folders -----------------------------------------------------------------
+
+    def put_folder(self, folder: Path, place: str, names: Sequence[str]) -> SharedFolder:
+        """Put files of a folder, those that are not there yet."""
+        blobs = {}
+        for name in names:
+            path = folder / name
+            blob = Blob(store.cached_sha256(path), path.stat().st_size)
+            self._put_file(path, blob)
+            blobs[name] = blob
+        return SharedFolder(place, blobs)
+
+    def fetch_folder(self, shared: SharedFolder, home: Path, *, replace: bool = False) -> Path:
+        """The folder on this machine, fetched where it is not: at its place below `home`.
+
+        Where another is there, that makes way with `replace`; without it the folder lies in the
+        cache, under its digest.
+
+        Raises:
+            ArtifactError: a file is missing in the shared place, or was altered.
+            StorageError: the disk is full, or a folder cannot be written.
+        """
+        for target in (home / shared.place, home / "cache" / "shared" / shared.digest):
+            with files.locked(target):
+                if not target.exists() or (replace and not self._is_in(shared, target)):
+                    with files.staged(target) as staging:
+                        for name, blob in shared.files.items():
+                            self._fetch_file(blob, staging / name)
+                if self._is_in(shared, target):
+                    return target
+        raise ArtifactError(f"{target} was altered: remove it")
+
+    def _is_in(self, shared: SharedFolder, folder: Path) -> bool:
+        """Whether a folder holds all the files of a shared one."""
+        try:
+            return all(
+                (folder / name).stat().st_size == blob.size
+                and store.cached_sha256(folder / name) == blob.sha256
+                for name, blob in shared.files.items()
+            )
+        except (OSError, ArtifactError):
+            return False
+
+    def _put_file(self, path: Path, blob: Blob) -> None:
+        target = self._at(f"{BLOBS}/{blob.sha256}")
+        with self._translated(target):
+            if self._fs.exists(target) and self._fs.size(target) == blob.size:
+                return
+            if self._is_here:
+                self._here(target, lambda staging: _copy(path, staging))
+            else:
+                self._fs.put_file(str(path), target)
+
+    def _fetch_file(self, blob: Blob, target: Path) -> None:
+        source = self._at(f"{BLOBS}/{blob.sha256}")
+        found = hashlib.sha256()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._translated(source), self._fs.open(source, "rb") as there, target.open("wb") as f:
+            while block := there.read(BLOCK_BYTES):
+                found.update(block)
+                f.write(block)
+            f.flush()
+            os.fsync(f.fileno())
+        if found.hexdigest() != blob.sha256:
+            raise ArtifactError(
+                f"{self.url}: a file was altered: its sha256 is {found.hexdigest()}, not "
+                f"{blob.sha256}; remove {BLOBS}/{blob.sha256} there"
+            )
+
+    # --- fsspec ----------------------------------------------------------------------------
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether it is a folder that this machine's kernel knows."""
+        named = self._fs.protocol
+        return any(each in _HERE for each in ([named] if isinstance(named, str) else named))
+
+    def _at(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    @staticmethod
+    def _here(target: str, write: Any) -> None:
+        """Write a file under another name, then rename it: nobody sees half of it."""
+        path = Path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            write(staging)
+            staging.replace(path)
+        finally:
+            staging.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _translated(self, target: str) -> Iterator[None]:
+        """The many errors of fsspec's backends in our words."""
+        try:
+            yield
+        except FileNotFoundError as exc:
+            raise ArtifactError(f"{self.url}: there is no {target}") from exc
+        except ImportError as exc:
+            raise MissingDependencyError(f"{self.url}: {one_line(str(exc))}") from exc
+        except Exception as exc:
+            said = one_line(str(exc)) or type(exc).__name__
+            raise StorageError(f"{self.url} cannot be read or written: {said}") from exc
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as there, target.open("wb") as here:
+        while block := there.read(BLOCK_BYTES):
+            here.write(block)
+        here.flush()
+        os.fsync(here.fileno())

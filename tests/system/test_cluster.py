@@ -1,0 +1,293 @@
+"""Tasks on a real Ray cluster of several nodes on this machine, and what is said without one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from ray_nodes import Nodes, node, started
+
+from clipperf.errors import ClusterError, LostError, MissingDependencyError, UsageError
+from clipperf.system import env
+from clipperf.system.cluster import joining, losses, machines
+from clipperf.system.cluster.machines import Facts, Needs, Node
+from clipperf.system.cluster.running import Cluster, opened
+from clipperf.system.cluster.tasks import Done, Task
+
+TOYS = """
+import os, time
+from pathlib import Path
+from clipperf.errors import UsageError
+
+def square(tell, number, folder):
+    tell((number, os.getpid(), os.environ["CLIPPERF_HOME"]))
+    begun = time.monotonic()
+    while (Path(folder) / f"wait-{number}").exists():
+        time.sleep(0.02)
+    time.sleep(0.05)
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return number * number, begun, time.monotonic(), gpus
+
+def refuse(tell):
+    raise UsageError("not this one")
+
+def break_(tell):
+    return 1 / 0
+
+def end(tell):
+    os._exit(3)
+"""
+
+
+# --- without a cluster ---------------------------------------------------------------------
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'clipperf\[ray\]'"), opened():
+        pass
+
+
+@pytest.mark.parametrize("word", ["nowhere", "host:", "http://host:1", "plan.toml"])
+def test_what_is_no_address_is_refused(word: str) -> None:
+    pytest.importorskip("ray")
+    assert not joining.is_address(word)
+    with pytest.raises(UsageError, match="give HOST:PORT"), opened(word):
+        pass
+
+
+def test_a_client_address_is_refused_with_the_reason() -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(UsageError, match="run the command on a machine"), opened("ray://host:1"):
+        pass
+
+
+def test_where_nobody_listens_it_says_so() -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        said = f"no Ray cluster answers at {address}"
+        with pytest.raises(ClusterError, match=said), opened(address):
+            pass
+
+
+def test_machines_with_another_clipperf_are_named() -> None:
+    here = env.capture()
+    one = Node("a" * 56, "10.0.0.1", Needs(), machines.facts())
+    other = Node("b" * 56, "10.0.0.2", Needs(), Facts("0.0.9", "m", "host-2", here))
+    machines.check_versions([one])
+    with pytest.raises(ClusterError, match=r"host-2 \(10.0.0.2, node bbbbbbbb\) has 0.0.9"):
+        machines.check_versions([one, other])
+
+
+def test_machines_are_alike_where_all_that_counts_is() -> None:
+    here = env.capture()
+    one = Node("a", "", Needs(), Facts("1", "m", "h", here))
+
+    def like(**changes: Any) -> bool:
+        found = replace(one, facts=replace(one.facts, environment=replace(here, **changes)))
+        return found.kind == one.kind
+
+    assert like(id="other", gpu_uuid="GPU-2", created_utc="later", git_sha="abc")
+    assert like(ram_bytes=here.ram_bytes + 1000)
+    assert not like(cpu="another") and not like(gpu="NVIDIA L4")
+    assert not like(versions={**here.versions, "numpy": "1.0"})
+
+
+def test_a_module_that_is_not_there_is_no_loss() -> None:
+    ray = pytest.importorskip("ray")
+    wrapped = ray.exceptions.RayTaskError("f", "Traceback\nNo module named 'clipperf'", None)
+    said = losses.why_not(ray, wrapped)
+    assert said is not None and said.endswith("install the same clipperf there")
+    assert losses.why_not(ray, ray.exceptions.WorkerCrashedError()) is None
+
+
+# --- with one ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a module of functions, which the machines have, too."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "ray_toys.py").write_text(TOYS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nodes(place: Path) -> Iterator[Nodes]:
+    """Two nodes, the second with two GPUs."""
+    path = os.pathsep.join((str(place), str(ROOT)))
+    made = [node(place / f"home-{n}", gpus=2 * n, PYTHONPATH=path) for n in range(2)]
+    with started(made) as running:
+        yield running
+
+
+@pytest.fixture
+def cluster(nodes: Nodes, place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster, joined, with each node taken for a machine."""
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.setenv(machines.APART, "1")
+    with opened(nodes.address) as joined:
+        yield joined
+
+
+def toys() -> Any:
+    import ray_toys
+
+    return ray_toys
+
+
+@pytest.mark.slow
+def test_machines_say_what_they_are(cluster: Cluster) -> None:
+    here = env.capture()
+    assert [
+        found.declared.gpus for found in sorted(cluster.nodes, key=lambda n: n.declared.gpus)
+    ] == [0, 2]
+    for found in cluster.nodes:
+        assert found.facts.environment.id == here.id and found.declared.cpus == 1
+        assert found.facts.machine == cluster.nodes[0].facts.machine
+
+
+@pytest.mark.slow
+def test_nothing_runs_beside_a_task_that_is_alone(cluster: Cluster, place: Path) -> None:
+    done: list[Done] = []
+    tasks = (Task(f"{n}", toys().square, (n, str(place))) for n in range(12))
+    cluster.run(tasks, on_done=done.append)
+    assert sorted(each.value[0] for each in done) == [n * n for n in range(12)]
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for each in done:
+        assert each.node is not None and each.error is None
+        spans.setdefault(each.node.id, []).append(each.value[1:3])
+    assert len(spans) == 2, "both machines had some"
+    for own in spans.values():
+        own.sort()
+        assert all(end <= begun for (_, end), (begun, _) in itertools.pairwise(own))
+
+
+@pytest.mark.slow
+def test_nodes_of_one_machine_take_turns(
+    cluster: Cluster, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(machines.APART)
+    done: list[Done] = []
+    cluster.run(
+        [Task(f"{n}", toys().square, (n, str(place))) for n in range(6)], on_done=done.append
+    )
+    spans = sorted(each.value[1:3] for each in done)
+    assert all(end <= begun for (_, end), (begun, _) in itertools.pairwise(spans))
+
+
+@pytest.mark.slow
+def test_gpus_are_given_to_one_task_each(cluster: Cluster, place: Path) -> None:
+    """Tasks that are not alone run beside each other as far as what they need is there."""
+    for number in range(2):
+        (place / f"wait-{number}").touch()
+    done: list[Done] = []
+    begun: set[int] = set()
+
+    def told(task: Task, what: Any) -> None:
+        begun.add(what[0])
+        if begun == {0, 1}:  # beside each other
+            for number in range(2):
+                (place / f"wait-{number}").unlink(missing_ok=True)
+
+    tasks = [
+        Task(f"{n}", toys().square, (n, str(place)), Needs(cpus=0, gpus=1), alone=False)
+        for n in range(6)
+    ]
+    cluster.run(tasks, told, done.append)
+    first = {each.value[3] for each in done if each.value[0] < 2}
+    assert first == {"0", "1"}
+    for gpu in first:
+        spans = sorted(each.value[1:3] for each in done if each.value[3] == gpu)
+        assert all(end <= begun for (_, end), (begun, _) in itertools.pairwise(spans))
+
+
+@pytest.mark.slow
+def test_errors_come_home_as_what_they_are(cluster: Cluster) -> None:
+    with pytest.raises(UsageError, match="not this one"):
+        cluster.call(Task("refused", toys().refuse))
+    with pytest.raises(ClusterError, match="ZeroDivisionError"):
+        cluster.call(Task("broken", toys().break_))
+    with pytest.raises(ClusterError, match="no machine of the Ray cluster has what many needs"):
+        cluster.call(Task("many", toys().refuse, needs=Needs(gpus=3)))
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_each_time_is_given_up(cluster: Cluster) -> None:
+    told: list[str] = []
+    with pytest.raises(LostError, match="given up after"):
+        cluster.call(Task("ends", toys().end), on_lost=lambda task, text: told.append(text))
+    assert len(told) == 2 and all("a worker on" in text and "died" in text for text in told)
+
+
+@pytest.mark.slow
+def test_a_process_that_was_killed_is_done_again(cluster: Cluster, place: Path) -> None:
+    (place / "wait-1").touch()
+    losses: list[str] = []
+
+    def told(task: Task, what: Any) -> None:
+        if losses:
+            (place / "wait-1").unlink()
+        else:
+            os.kill(what[1], signal.SIGKILL)
+
+    task = Task("killed", toys().square, (1, str(place)))
+    found = cluster.call(task, told, lambda task, text: losses.append(text))
+    assert found[0] == 1 and len(losses) == 1
+
+
+@pytest.mark.slow
+def test_others_go_on_while_one_is_called(cluster: Cluster, place: Path) -> None:
+    """As a sweep makes what its next group needs while a group runs."""
+    (place / "wait-7").touch()
+    ended: list[int] = []
+
+    def tasks() -> Iterator[Task]:
+        yield Task("first", toys().square, (7, str(place)))
+        assert cluster.call(Task("between", toys().square, (3, str(place))))[0] == 9
+        assert not ended
+        (place / "wait-7").unlink()
+        yield Task("second", toys().square, (8, str(place)))
+
+    cluster.run(tasks(), on_done=lambda done: ended.append(done.value[0]))
+    assert sorted(ended) == [49, 64]
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_lost_is_replaced(cluster: Cluster, nodes: Nodes, place: Path) -> None:
+    """The last test: it takes the second node away."""
+    lost: list[tuple[str, str]] = []
+    done: list[Done] = []
+    begun: set[str] = set()
+    for number in range(2):
+        (place / f"wait-{number}").touch()
+
+    def told(task: Task, what: Any) -> None:
+        begun.add(what[2])
+        if len(begun) == 2 and (place / "wait-0").exists():  # both machines have one
+            nodes.kill(1)
+            for number in range(2):
+                (place / f"wait-{number}").unlink()
+
+    cluster.run(
+        [Task(f"{n}", toys().square, (n, str(place))) for n in range(4)],
+        told,
+        done.append,
+        lambda task, text: lost.append((task.name, text)),
+    )
+    assert sorted(each.value[0] for each in done) == [0, 1, 4, 9]
+    ((name, text),) = lost
+    assert "was lost" in text and text.endswith("once more")
+    assert [each.task.name for each in done if each.losses] == [name]
+    assert len(cluster.nodes) == 1
