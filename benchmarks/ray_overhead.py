@@ -26,6 +26,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import asked
+
 from clipperf.system import env
 from clipperf.system.cluster.machines import APART
 from clipperf.system.files import utc_now, write_text
@@ -62,7 +64,7 @@ known = known_cost:SCENARIO
 
 @dataclass(frozen=True)
 class Run:
-    """One sweep: its nodes (0: without Ray), seconds while it measured, and of the command."""
+    """One sweep: its nodes, seconds while it measured, and of the command."""
 
     nodes: int
     cells: int
@@ -73,7 +75,7 @@ class Run:
     @property
     def overhead_s(self) -> float:
         """Seconds of a node for each cell, beyond the cell's own."""
-        return (self.measuring_s * max(1, self.nodes) - self.cells * self.cost_s) / self.cells
+        return (self.measuring_s * self.nodes - self.cells * self.cost_s) / self.cells
 
 
 def install(folder: Path, cost_s: float) -> dict[str, str]:
@@ -120,7 +122,7 @@ def swept(
 
 
 def measured(nodes: int, cells: int, cost_s: float) -> Run:
-    """One sweep on a local cluster of so many nodes; without Ray where there are none."""
+    """One sweep on a local cluster of so many nodes."""
     sys.path.insert(0, str(ROOT / "tests"))
     from ray_nodes import node, started
 
@@ -128,8 +130,6 @@ def measured(nodes: int, cells: int, cost_s: float) -> Run:
         folder = Path(temp)
         shared = install(folder, cost_s)
         run = (nodes, cells, cost_s)
-        if not nodes:
-            return swept(folder, shared, run, [])
         made = [node(folder / f"node-{number}", **shared) for number in range(nodes)]
         with started(made) as cluster:
             place = ["--ray", cluster.address, "--ray-store", f"file://{folder}/shared"]
@@ -155,7 +155,7 @@ def page(runs: list[Run]) -> str:
     ]
     for run in runs:
         lines.append(
-            f"| {run.nodes or 'without Ray'} | {run.cells} | {run.cost_s:g} | "
+            f"| {run.nodes} | {run.cells} | {run.cost_s:g} | "
             f"{run.measuring_s:.1f} | {run.cells / run.measuring_s:.1f} | "
             f"{run.overhead_s * 1e3:.0f} | {run.command_s:.1f} |"
         )
@@ -165,13 +165,13 @@ def page(runs: list[Run]) -> str:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cells", type=int, default=1000)
-    parser.add_argument("--nodes", default="1,2,4", help="0 is without Ray")
-    parser.add_argument("--cost-s", type=float, default=0.05)
+    parser.add_argument("--cells", type=asked.count, default=1000)
+    parser.add_argument("--nodes", type=asked.counts, default=[1, 2, 4])
+    parser.add_argument("--cost-s", type=asked.seconds, default=0.05)
     parser.add_argument("--save", action="store_true", help=f"write {SAVED.relative_to(ROOT)}")
     options = parser.parse_args()
     runs = []
-    for nodes in map(int, options.nodes.split(",")):
+    for nodes in options.nodes:
         runs.append(measured(nodes, options.cells, options.cost_s))
         print(f"{nodes} nodes: {runs[-1].overhead_s * 1e3:.0f} ms a cell", flush=True)
     print(page(runs))
@@ -183,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked.run(main)

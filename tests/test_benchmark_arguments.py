@@ -23,7 +23,16 @@ def ended(name: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) ->
 SCRIPTS = (
     *("batch_neighbours", "cut_texts", "embed", "engine_builds", "export_cost", "forks"),
     *("kernels", "lean", "load", "peers", "peers_exports", "peers_prepare", "preprocess"),
-    *("probe", "retrieval", "roofline", "serving", "serving_split", "sizing_queue", "sizing_shown"),
+    *(
+        "probe",
+        "ray_overhead",
+        "retrieval",
+        "roofline",
+        "serving",
+        "serving_split",
+        "sizing_queue",
+        "sizing_shown",
+    ),
 )
 
 
@@ -58,6 +67,8 @@ def test_help_is_all_that_it_prints(
         ("batch_neighbours", ("nonsense",), "nonsense"),
         ("batch_neighbours", ("--samples", "0"), "'0' is no whole number from 1 on"),
         ("batch_neighbours", ("--batch", "0"), "'0' is no whole number from 1 on"),
+        ("ray_overhead", ("--cells", "0"), "'0' is no whole number from 1 on"),
+        ("ray_overhead", ("--nodes", "1,x"), "'x' is no whole number from 1 on"),
         ("roofline", ("--threads", "0"), "'0' is no whole number from 1 on"),
         ("preprocess", ("/nonexistent.jpg",), "there is no file at '/nonexistent.jpg'"),
         ("cut_texts", ("--runtime", "tort"), "'tort': choose from"),
