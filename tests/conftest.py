@@ -339,3 +339,15 @@ def as_another_user(code: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=60
         )
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, which is another file system than the tests' folder."""
+    shared = Path("/dev/shm")
+    if not (shared.is_dir() and os.access(shared, os.W_OK)):
+        pytest.skip("there is no /dev/shm that can be written")
+    if shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm and the tests' folder are one file system")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)

@@ -13,7 +13,6 @@ from clipperf.commands.options import (
     Json,
     Quiet,
     Threads,
-    named_path,
     print_json,
     tell_lines,
 )
@@ -52,7 +51,6 @@ def command(
         typer.Option(
             "--out",
             metavar="DIR",
-            parser=named_path,
             help="Where vectors go; named again, it is resumed.",
         ),
     ],

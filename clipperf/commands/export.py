@@ -16,7 +16,6 @@ from clipperf.commands.options import (
     TowerChoice,
     folder_to_deploy,
     for_images,
-    named_path,
     names,
     pixel_dtypes,
     print_json,
@@ -77,8 +76,6 @@ def command(
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--out",
-            metavar="<path>",
-            parser=named_path,
             help="Artifact folder; default: in the store.",
         ),
     ] = None,

@@ -81,13 +81,6 @@ Results = Annotated[
 ]
 
 
-def named_path(text: str) -> Path:
-    """The path that an option names; raises UsageError for "", which Path takes for this folder."""
-    if not text:
-        raise UsageError("a path is empty: name a file or folder")
-    return Path(text)
-
-
 def sides(tower: str) -> tuple[Any, ...]:
     """The sides that --tower means; raises UsageError."""
     if tower == "both":

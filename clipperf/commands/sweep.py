@@ -13,7 +13,6 @@ import typer
 from clipperf.commands.options import (
     Quiet,
     command_line,
-    named_path,
     print_tables,
     refuse_to_replace_data,
     tell_lines,
@@ -59,8 +58,6 @@ def command(
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--out",
-            metavar="<path>",
-            parser=named_path,
             help="The folder for results; default: beside the plan, PLAN.sweep.",
         ),
     ] = None,

@@ -16,7 +16,6 @@ from clipperf.commands.options import (
     TowerChoice,
     command_line,
     folder_to_deploy,
-    named_path,
     names,
     numbers,
     print_json,
@@ -79,8 +78,6 @@ def command(
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--out",
-            metavar="<path>",
-            parser=named_path,
             help="The file for clipperf.load; default: in the store.",
         ),
     ] = None,
@@ -88,8 +85,6 @@ def command(
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--bundle",
-            metavar="<path>",
-            parser=named_path,
             help="Also a folder with the file and what it needs, to deploy.",
         ),
     ] = None,

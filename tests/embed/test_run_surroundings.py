@@ -7,9 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -111,18 +110,6 @@ def test_300_readers_find_every_shard_whole(
 
 
 # --- another file system -------------------------------------------------------------------
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, which is another file system than the tests' folder."""
-    shared = Path("/dev/shm")
-    if not (shared.is_dir() and os.access(shared, os.W_OK)):
-        pytest.skip("there is no /dev/shm that can be written")
-    if shared.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("/dev/shm and the tests' folder are one file system")
-    with tempfile.TemporaryDirectory(dir=shared) as folder:
-        yield Path(folder)
 
 
 def test_vectors_on_another_file_system(

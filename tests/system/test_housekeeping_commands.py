@@ -8,7 +8,6 @@ import pty
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,18 +86,6 @@ def test_what_is_no_days(cli: Cli) -> None:
 
 
 # --- another file system -------------------------------------------------------------------
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, which is another file system than the tests' folder."""
-    shared = Path("/dev/shm")
-    if not (shared.is_dir() and os.access(shared, os.W_OK)):
-        pytest.skip("there is no /dev/shm that can be written")
-    if shared.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("/dev/shm and the tests' folder are one file system")
-    with tempfile.TemporaryDirectory(dir=shared) as folder:
-        yield Path(folder)
 
 
 def built(side: Side, below: Path) -> Artifact:

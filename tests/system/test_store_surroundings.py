@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,18 +36,6 @@ datetime.datetime = _Datetime
 PLAIN = {"LC_ALL": "C", "LANG": "C"}
 OLD = {**PLAIN, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 """In the first Python takes names for UTF-8 all the same, in this one for ASCII."""
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, which is another file system than the tests' folder."""
-    shared = Path("/dev/shm")
-    if not (shared.is_dir() and os.access(shared, os.W_OK)):
-        pytest.skip("there is no /dev/shm that can be written")
-    if shared.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("/dev/shm and the tests' folder are one file system")
-    with tempfile.TemporaryDirectory(dir=shared) as folder:
-        yield Path(folder)
 
 
 def test_export_profile_and_report(
