@@ -64,6 +64,18 @@ class AtOnce:
                     done = {"value": what} if kind == "done" else {"error": what}
                     on_done(Done(task, NODE, **done))
 
+    def call(
+        self,
+        task: Task,
+        on_told: Callable[[Task, Any], None] = lambda task, told: None,
+        on_lost: Callable[[Task, str], None] = lambda task, text: None,
+    ) -> Any:
+        ended: list[Done] = []
+        self.run([task], on_told, ended.append, on_lost)
+        if ended[0].error is not None:
+            raise ended[0].error
+        return ended[0].value
+
 
 def measure(job: Job, here: Any, earlier: Any, on_event: Any) -> None:
     """A memory row and a time row a cell, unless the first is known."""
@@ -125,6 +137,19 @@ def test_a_job_that_is_given_up_is_rows_that_are_tried_again(remote: Remote) -> 
     assert all(row.error == "one: given up" for row in lost)
     assert [row.cell.batch for row in rows if row.status == "ok"] == [4, 4]
     assert [e.group for e in events if e.kind == "finished"] == ["one", "two"]
+
+
+def test_artifacts_that_no_machine_lives_to_make_fail_their_cells_alone(
+    here: Path, remote: Remote
+) -> None:
+    spec = zoo.resolve("clipperf-sample")
+    cells = [Cell(spec.id, "text", "onnx", "fp32", "cpu", 2, 1, tokens=77)]
+    remote.cluster.lost = {"artifacts of clipperf-sample"}  # type: ignore[attr-defined]
+    (error,) = remote.prepared(cells, spec, 2, print)
+    assert isinstance(error, LostError) and "given up" in str(error)
+    remote.cluster.lost = set()  # type: ignore[attr-defined]
+    (made,) = remote.prepared(cells, spec, 2, print)
+    assert isinstance(made, Prepared) and made.request.cell == cells[0]
 
 
 def test_rows_that_were_altered_on_the_way_are_refused(

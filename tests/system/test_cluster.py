@@ -45,6 +45,9 @@ def break_(tell):
 
 def end(tell):
     os._exit(3)
+
+def niceness(tell):
+    return os.nice(0)
 """
 
 
@@ -211,6 +214,12 @@ def test_gpus_are_given_to_one_task_each(cluster: Cluster, place: Path) -> None:
     for gpu in first:
         spans = sorted(each.value[1:3] for each in done if each.value[3] == gpu)
         assert all(end <= begun for (_, end), (begun, _) in itertools.pairwise(spans))
+
+
+@pytest.mark.slow
+def test_work_is_done_at_the_priority_of_a_command(cluster: Cluster) -> None:
+    """Ray's own is 15 lower: whatever else runs on the machine would come first."""
+    assert cluster.call(Task("nice", toys().niceness)) == os.nice(0)
 
 
 @pytest.mark.slow

@@ -125,7 +125,11 @@ class Remote:
             wanted = tuple(missing.values())
             args = (wanted, spec, largest_batch, self.shared.url, tuple(known.values()))
             task = Call(f"artifacts of {spec.id}", away.make, args, needs_gpu(wanted))
-            found, folders = self.call(task, tell)
+            try:
+                found, folders = self.call(task, tell)
+            except LostError as exc:  # of this one alone; asked again, it is tried again
+                made = {key: self._made.get(key, Made(error=exc)) for key in keys}
+                return [_of(made[key], cell) for key, cell in zip(keys, cells, strict=True)]
             known |= {folder.place: folder for folder in folders}
             for key, made in zip(missing, found, strict=True):
                 self._made[key] = made
