@@ -358,6 +358,7 @@ PROTOCOL = Protocol("mine", lambda http: "mine 1", models, Engine)
 """
 
 
+@pytest.mark.usefixtures("home")  # whose store holds nothing to compare with
 def test_a_protocol_of_an_installed_package(install: Install, url: str) -> None:
     install("mine", OWN, {"clipperf.protocol": {"mine": "mine:PROTOCOL"}})
     row, image = measured(target(url, sides=("text", "image"), protocol="mine"))
