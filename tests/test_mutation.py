@@ -225,7 +225,7 @@ def test_tests_that_fail_anyway_notice_nothing(tools: Tools, toy: Path) -> None:
 
 
 ONCE_UNSEEN = (
-    ("clipperf/report/records.py", "cell.batch * cell.streams", "cell.batch / cell.streams"),
+    ("clipperf/report/pairs.py", "items / stats.median(own)", "items * stats.median(own)"),
     ("clipperf/bench/cost.py", "not runs", "runs"),
     ("clipperf/nouns/variant.py", "(Precision('fp32',", "(Precision('tf32',"),
 )

@@ -101,11 +101,9 @@ utilisation = 0.7
 spare = 1
 max_loss = 1.5
 accuracy_on = "sample"
-assume = ["rtx4090"]
 
 [price]
 E1 = 0.4
-rtx4090 = 0.7
 """
 
 
