@@ -58,16 +58,17 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stand
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def _result_file(json: Optional[Path]) -> Optional[Path]:  # noqa: UP045
+def _checked(json: Optional[Path]) -> Optional[Path]:  # noqa: UP045
     """Refuses a folder that is not there before anything is measured."""
-    return json if json is None or prints_json(json) else in_a_folder(json, "--json")
+    _file_of(json)
+    return json
 
 
 JsonFile = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--json",
-        callback=_result_file,
+        callback=_checked,
         metavar="FILE",
         help="Write the result file here, not in the store; - prints it.",
     ),
@@ -194,6 +195,11 @@ def prints_json(json: Path | None) -> bool:
     return json is not None and str(json) == "-"
 
 
+def _file_of(json: Path | None) -> Path | None:
+    """The file that --json names; None where it names none. Raises what `in_a_folder` does."""
+    return None if json is None or prints_json(json) else in_a_folder(json, "--json")
+
+
 @contextlib.contextmanager
 def open_target(json: Path | None, kind: str) -> Iterator[Path]:
     """The result file that a command fills: what --json names, else a fresh one in the store.
@@ -211,8 +217,7 @@ def open_target(json: Path | None, kind: str) -> Iterator[Path]:
     from clipperf.system.store import new_result_path
     from clipperf.system.targets import kind_of
 
-    wanted = json is not None and not prints_json(json)
-    target = in_a_folder(json, "--json") if json is not None and wanted else None
+    target = _file_of(json)
     named, target = target is not None, target or new_result_path(kind)
     if kind_of(target) == "folder":
         raise UsageError(f"--json {json} is a folder: name a file in it")

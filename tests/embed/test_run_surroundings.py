@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, Cli, leftovers
+from surroundings import OLD, clock_backwards
 
 from clipperf.embed import names
 
@@ -129,21 +130,6 @@ def test_vectors_on_another_file_system(
 
 # --- a clock that goes backwards -----------------------------------------------------------
 
-BACKWARDS = """
-import datetime, time
-_begun, _asked = time.time(), [0]
-def _back():
-    _asked[0] += 1
-    return _begun - 3600 * _asked[0]
-class _Datetime(datetime.datetime):
-    @classmethod
-    def now(cls, tz=None):
-        return datetime.datetime.fromtimestamp(_back(), tz)
-time.time, time.time_ns = _back, lambda: int(_back() * 1e9)
-datetime.datetime = _Datetime
-"""
-"""Whoever asks for the time is told one that is an hour before the last one."""
-
 
 def test_a_clock_that_goes_backwards(
     images: Path,
@@ -154,10 +140,8 @@ def test_a_clock_that_goes_backwards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In the run that began the folder, and in the one that goes on; files are of the future."""
-    (tmp_path / "clock").mkdir()
-    (tmp_path / "clock" / "sitecustomize.py").write_text(BACKWARDS)
     command, out = words(images / "photos", tmp_path / "out", sample_artifact), tmp_path / "out"
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path / "clock"), str(ROOT))))
+    clock_backwards(tmp_path, monkeypatch)
     done = cli(*command, "--json", check=True)
     assert json.loads(done.stdout)["seconds"] >= 0
     begun = json.loads((out / "manifest.json").read_text())["created_utc"]
@@ -187,10 +171,6 @@ def test_umask(
     assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o666 & ~umask}
     assert out.stat().st_mode & 0o777 == 0o777 & ~umask
     assert content(out) == content(whole) and not leftovers(tmp_path)
-
-
-OLD = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-"""A locale without UTF-8, in which Python reads names as ASCII."""
 
 
 def test_names_are_the_same_in_a_locale_without_utf_8(

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Cli, leftovers
+from conftest import Cli, leftovers
+from surroundings import OLD, PLAIN, clock_backwards
 
 from clipperf.models.sample import NAME
 from clipperf.system import store
@@ -18,25 +19,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="surroundings of POSIX"),
 ]
 
-BACKWARDS = """
-import datetime, time
-_begun, _asked = time.time(), [0]
-def _back():
-    _asked[0] += 1
-    return _begun - 3600 * _asked[0]
-class _Datetime(datetime.datetime):
-    @classmethod
-    def now(cls, tz=None):
-        return datetime.datetime.fromtimestamp(_back(), tz)
-time.time, time.time_ns = _back, lambda: int(_back() * 1e9)
-datetime.datetime = _Datetime
-"""
-"""Whoever asks for the time is told one that is an hour before the last one."""
-
-PLAIN = {"LC_ALL": "C", "LANG": "C"}
-OLD = {**PLAIN, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-"""In the first Python takes names for UTF-8 all the same, in this one for ASCII."""
-
 
 def test_export_profile_and_report(
     elsewhere: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
@@ -45,11 +27,9 @@ def test_export_profile_and_report(
     the clock goes backwards in all processes, and nothing is for others to read. Where not even
     Python knows how to read such names, that is said before anything is made."""
     home, out, result = elsewhere / "Läger", tmp_path / "Türme 深", tmp_path / "Ergebnis ü.json"
-    (tmp_path / "clock").mkdir()
-    (tmp_path / "clock" / "sitecustomize.py").write_text(BACKWARDS)
     for name, value in PLAIN.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path / "clock"), str(ROOT))))
+    clock_backwards(tmp_path, monkeypatch)
     options = ("--tower", "text", "--quiet")
     measured = ("--runtime", "onnx", "--batch", 1, "--quick", "--json", result)
     with pytest.MonkeyPatch.context() as patch:

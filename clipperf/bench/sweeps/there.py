@@ -11,7 +11,6 @@ from clipperf.bench.sweeps.ledger import Ledger
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError
 from clipperf.export.exporter import Below, chosen, exporter_of
-from clipperf.models import zoo
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment
@@ -44,7 +43,7 @@ def _made(cell: Cell, unit: Unit) -> str | None:
     """As `ledger.made_of`; None where that does not show."""
     spec = unit.spec
     if contract.get(cell.runtime).artifact is None:
-        return f"weights {_weights_of(spec) or spec.pretrained}"
+        return f"weights {prepare.weights_of(spec) or spec.pretrained}"
     try:
         variant = Variant(cell.runtime, cell.precision, cell.input)
         wanted = chosen(prepare.loaded_by(variant), {}, strict=False)
@@ -62,7 +61,7 @@ def _made(cell: Cell, unit: Unit) -> str | None:
 
 def tower_key(spec: ModelSpec, side: Side, variant: Variant) -> str | None:
     """The key that a tower has once it is made; None where that does not show."""
-    weights = _weights_of(spec)
+    weights = prepare.weights_of(spec)
     try:
         return None if weights is None else _key(spec, weights, side, variant)
     except ClipperfError:
@@ -75,10 +74,3 @@ def _key(spec: ModelSpec, weights: str, side: Side, variant: Variant) -> str:
     sources = [source for source, _ in exporter.needs(spec, (side,), variant)][:1]
     below = [_key(spec, weights, side, source) for source in sources] or [weights]
     return exporter.key(spec, side, variant, Below(below[0]))
-
-
-def _weights_of(spec: ModelSpec) -> str | None:
-    try:
-        return zoo.weights_id(spec)
-    except ClipperfError:
-        return None
