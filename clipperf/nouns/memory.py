@@ -58,16 +58,30 @@ class MemoryFit:
         """Whether the batches that were measured differ by more than their distance from it."""
         return self.each(tokens) * (self.batches[-1] - self.batches[0]) > self.residual_bytes
 
+    def margin(self, batch: float) -> float:
+        """The bytes above the line that a batch is allowed for: the largest residual.
+
+        Beyond the measured batches it grows as though the smallest of them lay that far below the
+        line, and the largest that far above it: the line is then steeper than it says.
+        """
+        low, high = self.batches[0], self.batches[-1]
+        return self.residual_bytes * max(1.0, (2 * batch - low - high) / (high - low))
+
     def largest(self, limit_bytes: int, tokens: int | None = None) -> int | None:
-        """The largest batch whose peak is within a limit though it is a residual above the line.
+        """The largest batch whose peak is within a limit though it is its margin above the line.
 
         0 where not even one is; None where the line does not grow, so that nothing follows.
         """
         if not self.grows(tokens):
             return None
-        room = limit_bytes - self.residual_bytes - self.at(0)
+        low, high = self.batches[0], self.batches[-1]
+        each, room = self.each(tokens), limit_bytes - self.at(0)
+        batch = (room - self.residual_bytes) / each
+        if batch > high:
+            steeper = self.residual_bytes / (high - low)
+            batch = (room + steeper * (low + high)) / (each + 2 * steeper)
         # A share of a billionth keeps what fits exactly from falling to the batch below.
-        return max(0, math.floor(room / self.each(tokens) * (1 + 1e-9)))
+        return max(0, math.floor(batch * (1 + 1e-9)))
 
     @property
     def words(self) -> str:
@@ -210,8 +224,9 @@ def by_tower(rows: Iterable[R], cell: Callable[[R], Cell]) -> dict[Cell, list[R]
 class Foreseen:
     """What a line said of a batch before it was run under a limit: the largest that keeps to it.
 
-    Bytes of RAM or VRAM. `residual_bytes` is the margin that was kept, `batches` those that the
-    line is from.
+    Bytes of RAM or VRAM. `residual_bytes` is the margin that was kept (`MemoryFit.margin`; of
+    files that were written before it grew with the batch, the largest residual), `batches` those
+    that the line is from.
     """
 
     what: What

@@ -34,8 +34,8 @@ class Largest:
     `cell` has the largest batch that was measured and the longest texts. `fit` is None where too
     few batches were. `batch` is the largest that the line says to keep to `limit_bytes`: 0 where
     not one input does, None where nothing follows. `peak_bytes` is the line's at that batch,
-    `measured_bytes` that of the run that checked it, None where none did; `failed` says why one
-    did not end well.
+    `margin_bytes` what was kept above it, `measured_bytes` that of the run that checked it, None
+    where none did; `failed` says why one did not end well.
     """
 
     cell: Cell
@@ -47,6 +47,7 @@ class Largest:
     limit_bytes: int | None = None
     batch: int | None = None
     peak_bytes: float | None = None
+    margin_bytes: float | None = None
     measured_bytes: int | None = None
     failed: str | None = None
 
@@ -113,14 +114,22 @@ def _within(
                 limit_bytes=row.foreseen.limit_bytes,
                 batch=row.cell.batch,
                 peak_bytes=row.foreseen.peak_bytes,
+                margin_bytes=row.foreseen.residual_bytes,
                 measured_bytes=peak_of(row, what) if row.status == "ok" else None,
                 failed=None if row.status == "ok" else one_line(row.error or row.status),
             )
         )
     if limit is not None and limit not in {each.limit_bytes for each in found}:
         batch = line.largest(limit)
+        margin = line.fit.margin(batch) if line.fit is not None and batch else None
         found.append(
-            dataclasses.replace(plain, limit_bytes=limit, batch=batch, peak_bytes=line.at(batch))
+            dataclasses.replace(
+                plain,
+                limit_bytes=limit,
+                batch=batch,
+                peak_bytes=line.at(batch),
+                margin_bytes=margin,
+            )
         )
     return found or ([plain] if line.fit is not None else [])
 
@@ -159,14 +168,15 @@ def largest_table(found: Sequence[Largest], labels: dict[str, str]) -> Table | N
         Column("Limit", lambda each: each.limit_bytes, "size", "empty", key=True),
         Column("Largest batch", lambda each: each.batch, "count", "empty"),
         Column("Predicted", lambda each: _whole(each.peak_bytes), "size", "empty"),
+        Column("Margin", lambda each: _whole(each.margin_bytes), "size", "empty"),
         Column("Measured", lambda each: each.measured_bytes, "size", "empty"),
         Column("Off", _off, "words", "empty"),
         Column("Note", _note, "note", "empty", key=True),
     ]
     caveats = [
         "Peak = weights + else + an input's share x batch, by least squares; the weights are the "
-        "tower's files. The largest batch keeps to its limit though it were as far above the line "
-        "as the furthest of the measured peaks.",
+        "tower's files. The largest batch keeps to its limit with a margin: the largest residual, "
+        "and more the further it is beyond the batches that were measured.",
     ]
     if any(each.measured_bytes is not None or each.failed for each in found):
         caveats.append(
@@ -251,6 +261,7 @@ def largest_record(each: Largest) -> dict[str, Any]:
         "limit_bytes": each.limit_bytes,
         "largest_batch": each.batch,
         "predicted_bytes": each.peak_bytes,
+        "margin_bytes": each.margin_bytes,
         "measured_bytes": each.measured_bytes,
         "failed": each.failed,
         "random_weights": each.random_weights,
