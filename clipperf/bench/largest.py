@@ -42,7 +42,7 @@ def foreseen(rows: Sequence[Measurement], limits: Limits) -> list[tuple[Cell, Fo
             batch, fit = line.largest(limit), line.fit
             if batch:
                 at = fit.at(batch, line.tokens)
-                expected = Foreseen(what, limit, at, fit.margin(batch), fit.batches)
+                expected = Foreseen(what, limit, at, fit.margin(batch, line.tokens), fit.batches)
                 cell = dataclasses.replace(tower, batch=batch, tokens=line.tokens)
                 choices.append((cell, expected))
         found += [min(choices, key=lambda choice: choice[0].batch)] if choices else []

@@ -34,7 +34,9 @@ class MemoryFit:
     the size on disk is not known. `residual_bytes` is the largest distance of a point from the
     line, `batches` those that it is from, and `lengths` the texts' where these differ; else
     `per_token_bytes` is 0 and an input of the only length takes `per_item_bytes`. `tokens` is the
-    longest of the lengths, None of images.
+    longest of the lengths, None of images. `steeper` is the steepest slope between the largest
+    batch and a smaller one over the line's: peaks of small batches are those of loading, which hide
+    what an input takes.
     """
 
     weights_bytes: int | None
@@ -45,6 +47,7 @@ class MemoryFit:
     per_token_bytes: float = 0.0
     lengths: tuple[int, ...] = ()
     tokens: int | None = None
+    steeper: float = 1.0
 
     def each(self, tokens: int | None = None) -> float:
         """The bytes that one more input takes."""
@@ -58,14 +61,13 @@ class MemoryFit:
         """Whether the batches that were measured differ by more than their distance from it."""
         return self.each(tokens) * (self.batches[-1] - self.batches[0]) > self.residual_bytes
 
-    def margin(self, batch: float) -> float:
+    def margin(self, batch: float, tokens: int | None = None) -> float:
         """The bytes above the line that a batch is allowed for: the largest residual.
 
-        Beyond the measured batches it grows as though the smallest of them lay that far below the
-        line, and the largest that far above it: the line is then steeper than it says.
+        Beyond the measured batches the line goes on by the steepest slope, see the class.
         """
-        low, high = self.batches[0], self.batches[-1]
-        return self.residual_bytes * max(1.0, (2 * batch - low - high) / (high - low))
+        beyond = max(0.0, batch - self.batches[-1])
+        return self.residual_bytes + (self.steeper - 1) * self.each(tokens) * beyond
 
     def largest(self, limit_bytes: int, tokens: int | None = None) -> int | None:
         """The largest batch whose peak is within a limit though it is its margin above the line.
@@ -74,12 +76,10 @@ class MemoryFit:
         """
         if not self.grows(tokens):
             return None
-        low, high = self.batches[0], self.batches[-1]
-        each, room = self.each(tokens), limit_bytes - self.at(0)
-        batch = (room - self.residual_bytes) / each
-        if batch > high:
-            steeper = self.residual_bytes / (high - low)
-            batch = (room + steeper * (low + high)) / (each + 2 * steeper)
+        last, each = self.batches[-1], self.each(tokens)
+        batch = (limit_bytes - self.residual_bytes - self.at(0)) / each
+        if batch > last:
+            batch = last + (batch - last) / self.steeper
         # A share of a billionth keeps what fits exactly from falling to the batch below.
         return max(0, math.floor(batch * (1 + 1e-9)))
 
@@ -130,7 +130,7 @@ def plane_fit(points: Sequence[Peak], weights_bytes: int | None) -> MemoryFit | 
         start, item = stats.fitted_line([b for b, _, _ in known], [y for _, _, y in known])
         token = 0.0
     worst = max(abs(y - (start + item * b + token * bt)) for b, bt, y in known)
-    return MemoryFit(
+    fit = MemoryFit(
         weights_bytes,
         start - (weights_bytes or 0),
         item,
@@ -140,6 +140,15 @@ def plane_fit(points: Sequence[Peak], weights_bytes: int | None) -> MemoryFit | 
         tuple(sorted(length or 0 for length in lengths)) if several else (),
         max((length for length in lengths if length is not None), default=None),
     )
+    return dataclasses.replace(fit, steeper=max(1.0, *(_steeper(fit, kept, t) for t in lengths)))
+
+
+def _steeper(fit: MemoryFit, points: Sequence[Peak], tokens: int | None) -> float:
+    """Of one length of texts; 1 where the line does not grow."""
+    own = sorted((batch, peak) for batch, length, peak in points if length == tokens)
+    last, most = own[-1]
+    slopes = [(most - peak) / (last - batch) for batch, peak in own if batch < last]
+    return max(slopes) / fit.each(tokens) if fit.grows(tokens) else 1.0
 
 
 class Held(Protocol):

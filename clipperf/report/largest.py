@@ -121,7 +121,7 @@ def _within(
         )
     if limit is not None and limit not in {each.limit_bytes for each in found}:
         batch = line.largest(limit)
-        margin = line.fit.margin(batch) if line.fit is not None and batch else None
+        margin = line.fit.margin(batch, line.tokens) if line.fit is not None and batch else None
         found.append(
             dataclasses.replace(
                 plain,
@@ -176,7 +176,7 @@ def largest_table(found: Sequence[Largest], labels: dict[str, str]) -> Table | N
     caveats = [
         "Peak = weights + else + an input's share x batch, by least squares; the weights are the "
         "tower's files. The largest batch keeps to its limit with a margin: the largest residual, "
-        "and more the further it is beyond the batches that were measured.",
+        "and beyond the measured batches the steepest slope between the last and another.",
     ]
     if any(each.measured_bytes is not None or each.failed for each in found):
         caveats.append(
