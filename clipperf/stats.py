@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -104,6 +105,40 @@ def fitted_plane(points: Sequence[tuple[float, float, float]]) -> tuple[float, f
         raise ValueError(f"no plane through {len(found)} points: they lie on a line")
     start, a, b = (solved / scale).tolist()
     return start, a, b
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a further value lies from what a fit by least squares says of it, at 95 %.
+
+    The prediction interval of linear regression (Draper and Smith, Applied Regression Analysis,
+    section 1.4): `spread` is Student's t times the standard error of the residuals, `inverse` that
+    of X'X, where each row of X has the terms of one value.
+    """
+
+    spread: float
+    inverse: tuple[tuple[float, ...], ...]
+
+    def at(self, terms: Sequence[float]) -> float:
+        """Half the interval's width where the terms are these."""
+        row = np.asarray(terms, dtype=np.float64)
+        return self.spread * math.sqrt(1 + float(row @ np.asarray(self.inverse) @ row))
+
+
+def reach_of(terms: Sequence[Sequence[float]], residuals: Sequence[float]) -> Reach:
+    """Of a fit whose values had these terms and lay so far from it.
+
+    Raises:
+        ValueError: there are no more values than terms.
+    """
+    known = np.asarray(terms, dtype=np.float64)
+    freedom = len(known) - known.shape[1]
+    if freedom < 1:
+        raise ValueError(f"{len(known)} values say nothing beyond {known.shape[1]} terms")
+    scale = np.abs(known).max(axis=0)
+    inverse = np.linalg.inv((known / scale).T @ (known / scale)) / np.outer(scale, scale)
+    error = math.sqrt(math.fsum(each * each for each in residuals) / freedom)
+    return Reach(t_quantile(freedom) * error, tuple(map(tuple, inverse.tolist())))
 
 
 def block_medians(samples: Sequence[float], blocks: Sequence[int]) -> dict[int, float]:

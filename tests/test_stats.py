@@ -236,3 +236,12 @@ def test_a_line_of_least_squares_by_hand() -> None:
     for x, y in (([], []), ([2, 2], [1, 3]), ([1, 2], [1])):
         with pytest.raises(ValueError, match="no line"):
             stats.fitted_line(x, y)
+
+
+def test_how_far_a_further_value_lies_from_a_line() -> None:
+    """x 1 to 4 with residuals -1, 3, -3, 1: standard error sqrt(20 / 2), x = 10 is 7.5 off 2.5."""
+    reach = stats.reach_of([(1, x) for x in (1, 2, 3, 4)], [-1, 3, -3, 1])
+    assert reach.spread == pytest.approx(4.302653 * math.sqrt(10), rel=1e-6)
+    assert reach.at((1, 10)) == pytest.approx(reach.spread * math.sqrt(1 + 1 / 4 + 7.5**2 / 5))
+    with pytest.raises(ValueError, match="2 values say nothing beyond 2 terms"):
+        stats.reach_of([(1, 1), (1, 2)], [0, 0])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from clipperf import units
+from clipperf import stats, units
 from clipperf.nouns.cell import Cell
 
 R = TypeVar("R")
@@ -18,6 +18,9 @@ LARGEST_BATCH = "largest-batch"
 
 FEWEST_BATCHES = 4
 """With fewer a line would fit whatever was measured, and its residuals would say nothing."""
+
+FURTHEST = 8
+"""No batch of more than so many times the largest measured one is foreseen."""
 
 What = Literal["RAM", "VRAM"]
 
@@ -34,9 +37,7 @@ class MemoryFit:
     the size on disk is not known. `residual_bytes` is the largest distance of a point from the
     line, `batches` those that it is from, and `lengths` the texts' where these differ; else
     `per_token_bytes` is 0 and an input of the only length takes `per_item_bytes`. `tokens` is the
-    longest of the lengths, None of images. `steeper` is the steepest slope between the largest
-    batch and a smaller one over the line's: peaks of small batches are those of loading, which hide
-    what an input takes.
+    longest of the lengths, None of images. `reach` is how far a further run lies from the line.
     """
 
     weights_bytes: int | None
@@ -44,10 +45,10 @@ class MemoryFit:
     per_item_bytes: float
     residual_bytes: float
     batches: tuple[int, ...]
+    reach: stats.Reach
     per_token_bytes: float = 0.0
     lengths: tuple[int, ...] = ()
     tokens: int | None = None
-    steeper: float = 1.0
 
     def each(self, tokens: int | None = None) -> float:
         """The bytes that one more input takes."""
@@ -57,31 +58,34 @@ class MemoryFit:
         """The line's bytes at a batch."""
         return (self.weights_bytes or 0) + self.base_bytes + self.each(tokens) * batch
 
+    def _terms(self, batch: float, tokens: int | None) -> tuple[float, ...]:
+        return (1.0, batch, batch * (tokens or 0)) if self.lengths else (1.0, batch)
+
     def grows(self, tokens: int | None = None) -> bool:
         """Whether the batches that were measured differ by more than their distance from it."""
         return self.each(tokens) * (self.batches[-1] - self.batches[0]) > self.residual_bytes
 
     def margin(self, batch: float, tokens: int | None = None) -> float:
-        """The bytes above the line that a batch is allowed for: the largest residual.
-
-        Beyond the measured batches the line goes on by the steepest slope, see the class.
-        """
-        beyond = max(0.0, batch - self.batches[-1])
-        return self.residual_bytes + (self.steeper - 1) * self.each(tokens) * beyond
+        """The bytes above the line within which a run of this batch stays, at 95 %."""
+        return self.reach.at(self._terms(batch, tokens))
 
     def largest(self, limit_bytes: int, tokens: int | None = None) -> int | None:
         """The largest batch whose peak is within a limit though it is its margin above the line.
 
-        0 where not even one is; None where the line does not grow, so that nothing follows.
+        0 where not even one is; None where the line does not grow, so that nothing follows. At
+        most FURTHEST times the largest that was measured.
         """
         if not self.grows(tokens):
             return None
-        last, each = self.batches[-1], self.each(tokens)
-        batch = (limit_bytes - self.residual_bytes - self.at(0)) / each
-        if batch > last:
-            batch = last + (batch - last) / self.steeper
-        # A share of a billionth keeps what fits exactly from falling to the batch below.
-        return max(0, math.floor(batch * (1 + 1e-9)))
+
+        def fits(batch: int) -> bool:
+            return self.at(batch, tokens) + self.margin(batch, tokens) <= limit_bytes + 1
+
+        last = self.batches[-1]
+        if not fits(last):
+            return next((batch for batch in range(last - 1, 0, -1) if fits(batch)), 0)
+        beyond = range(last, FURTHEST * last + 1)
+        return beyond[bisect.bisect_left(beyond, True, key=lambda batch: not fits(batch)) - 1]
 
     @property
     def words(self) -> str:
@@ -113,8 +117,6 @@ def plane_fit(points: Sequence[Peak], weights_bytes: int | None) -> MemoryFit | 
 
     Lengths of fewer than FEWEST_BATCHES batches are left out; None where that leaves none.
     """
-    from clipperf import stats
-
     every: dict[int | None, set[int]] = {}
     for batch, tokens, _ in points:
         every.setdefault(tokens, set()).add(batch)
@@ -129,26 +131,19 @@ def plane_fit(points: Sequence[Peak], weights_bytes: int | None) -> MemoryFit | 
     else:
         start, item = stats.fitted_line([b for b, _, _ in known], [y for _, _, y in known])
         token = 0.0
-    worst = max(abs(y - (start + item * b + token * bt)) for b, bt, y in known)
-    fit = MemoryFit(
+    residuals = [y - (start + item * b + token * bt) for b, bt, y in known]
+    terms = [(1.0, b, bt) if several else (1.0, b) for b, bt, _ in known]
+    return MemoryFit(
         weights_bytes,
         start - (weights_bytes or 0),
         item,
-        worst,
+        max(map(abs, residuals)),
         tuple(sorted(set().union(*lengths.values()))),
+        stats.reach_of(terms, residuals),
         token,
         tuple(sorted(length or 0 for length in lengths)) if several else (),
         max((length for length in lengths if length is not None), default=None),
     )
-    return dataclasses.replace(fit, steeper=max(1.0, *(_steeper(fit, kept, t) for t in lengths)))
-
-
-def _steeper(fit: MemoryFit, points: Sequence[Peak], tokens: int | None) -> float:
-    """Of one length of texts; 1 where the line does not grow."""
-    own = sorted((batch, peak) for batch, length, peak in points if length == tokens)
-    last, most = own[-1]
-    slopes = [(most - peak) / (last - batch) for batch, peak in own if batch < last]
-    return max(slopes) / fit.each(tokens) if fit.grows(tokens) else 1.0
 
 
 class Held(Protocol):

@@ -11,6 +11,7 @@ from clipperf import units
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.memory import (
     FEWEST_BATCHES,
+    FURTHEST,
     MemoryFit,
     What,
     by_tower,
@@ -175,8 +176,8 @@ def largest_table(found: Sequence[Largest], labels: dict[str, str]) -> Table | N
     ]
     caveats = [
         "Peak = weights + else + an input's share x batch, by least squares; the weights are the "
-        "tower's files. The largest batch keeps to its limit with a margin: the largest residual, "
-        "and beyond the measured batches the steepest slope between the last and another.",
+        "tower's files. The largest batch keeps to its limit with a margin, which grows with the "
+        "distance from the measured batches: a further run stays within it at 95 %.",
     ]
     if any(each.measured_bytes is not None or each.failed for each in found):
         caveats.append(
@@ -215,15 +216,20 @@ def _note(each: Largest) -> Value:
 
 
 def why_not(each: Largest) -> str:
-    """Why no batch follows from a line, and what to do; "" where one does or none was asked for."""
-    if each.fit is None or each.limit_bytes is None or each.batch:
+    """Why no batch, or none that is larger, follows from a line, and what to do; "" where no why.
+
+    One follows wherever the line meets the limit, and none where no limit was asked for.
+    """
+    if each.fit is None or each.limit_bytes is None:
+        return ""
+    last = each.batches[-1]
+    if each.batch == FURTHEST * last:
+        return f"the limit is further: no more than {FURTHEST} x batch {last} is foreseen"
+    if each.batch:
         return ""
     if each.batch == 0:
         return f"not one input keeps to {units.size(each.limit_bytes)}"
-    return (
-        f"up to batch {each.batches[-1]} it does not grow by more than the residual: measure "
-        f"larger ones"
-    )
+    return f"up to batch {last} it does not grow by more than the residual: measure larger ones"
 
 
 def without_line(found: Sequence[Largest]) -> str:
