@@ -173,6 +173,9 @@ def command(
     from clipperf.system.targets import expanded
     from clipperf.text import shown
 
+    for name, value in (("--dataset", dataset), ("--suite", suite)):
+        if value == "":
+            raise UsageError(f"{name} is empty: name one, or leave it out for the bundled sample")
     allowed = MARGIN if margin is None else parse_margin(margin)
     sizes = Sizes(image_size, context_length)
     options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "language": language}

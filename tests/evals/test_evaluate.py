@@ -111,6 +111,8 @@ def test_unreadable_images_are_left_out_of_every_runtime(cli, sample_artifact, s
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"dataset": ""}, "--dataset is empty: name one"),
+        ({"suite": ""}, "--suite is empty: name one"),
         ({"suite": "datacomp38", "dataset": "sample"}, "leave out --dataset"),
         ({"robustness": "points.csv"}, "--robustness is of the datasets of a suite"),
         ({"robustness": "points.csv", "suite": "clip-as-service"}, "the suite lacks these"),
