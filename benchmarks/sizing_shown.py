@@ -49,6 +49,7 @@ TOWERS = ("image", "text")
 SLO_MS = 50
 MAX_BATCH = 8
 TARGETS = Targets(images_per_s=200, texts_per_s=400, slo_s=SLO_MS / 1e3, max_loss=0.01)
+TOLD = f"images_per_s = 200\ntexts_per_s = 400\nslo_ms = {SLO_MS}\nmax_loss = 1\n"
 ASKED = ("--runtime", "onnx", "--precision", "int8")
 ANSWERS = 200_000
 READY_S = 120
@@ -377,8 +378,9 @@ def main() -> None:
         run_option(folder, option, rates[option.cell.side], only)
     run_in_triton(folder, plan, rates, only, asked.triton)
     measure_the_rest(folder, only, quick)
-    targets: tuple[str, ...] = ("--images-per-s", "200", "--texts-per-s", "400")
-    targets += ("--slo-ms", str(SLO_MS), "--max-loss", "1")
+    told = folder / "targets.toml"
+    told.write_text(TOLD, encoding="utf-8")
+    targets = ("--targets", str(told))
     names += [f"torch-{tower}" for tower in TOWERS if (folder / f"torch-{tower}.json").exists()]
     files = [str(folder / f"{name}.json") for name in names]
     report = ("report", *files, *targets, "--format", "html", "--out", str(folder / "report.html"))
