@@ -175,15 +175,26 @@ def time_fed(
 
 
 def run_for(
-    run: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, seconds: float
+    run: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, seconds: float, streams: int = 1
 ) -> tuple[int, float]:
-    """Run without pause for at least so many seconds; returns the number of runs and the time."""
+    """Run without pause for at least so many seconds; returns the number of runs and the time.
+
+    With several `streams` as many threads do so at once, and each of their runs counts.
+    """
     elapsed_s = stopwatch()
-    runs = 0
-    while elapsed_s() < seconds or not runs:
-        run(inputs)
-        runs += 1
-    return runs, elapsed_s()
+
+    def one_stream() -> int:
+        runs = 0
+        while elapsed_s() < seconds or not runs:
+            run(inputs)
+            runs += 1
+        return runs
+
+    if streams == 1:
+        return one_stream(), elapsed_s()
+    with ThreadPoolExecutor(streams) as pool:
+        tasks = [pool.submit(one_stream) for _ in range(streams)]
+    return sum(task.result() for task in tasks), elapsed_s()
 
 
 def time_phases(

@@ -118,7 +118,9 @@ class Session:
     def load(self, fields: Fields, tell: Tell) -> Fields:
         """Runs without pause, while the parent has the GPU's power read."""
         engine, inputs = self._opened()
-        runs, seconds = cost.run_for(engine.run, inputs, fields["seconds"])
+        assert self.request is not None
+        streams = self.request.cell.streams
+        runs, seconds = cost.run_for(engine.run, inputs, fields["seconds"], streams)
         return {"runs": runs, "seconds": seconds}
 
     def phases(self, fields: Fields, tell: Tell) -> Fields:

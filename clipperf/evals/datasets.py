@@ -28,7 +28,7 @@ from clipperf.evals.published import PublishedSet
 from clipperf.evals.recipe import RECIPE, Recipe, applied, for_part, prompts_of
 from clipperf.inputs.preprocess import CLIPPED, check_frames, exceeds_bytes, may_exceed_bytes
 from clipperf.inputs.sources import ImageSource, decode, outside_of
-from clipperf.text import quoted, shown
+from clipperf.text import number_of, quoted, shown
 
 NAMED = 20
 """How many of the images that are left out a note names."""
@@ -259,22 +259,24 @@ def _left_out(
     if content.captions:
         spare = set(place.images) - used - set(unreadable)
         if spare:
-            notes.append(f"left out {len(spare)} images that no caption names ({few(spare)})")
+            notes.append(
+                f"left out {number_of(len(spare), 'image')} that no caption names ({few(spare)})"
+            )
     return notes
 
 
 def left_outside(path: Path) -> list[str]:
     """What to say of an archive's files whose names are of places outside of it."""
     outside = outside_of(path)
-    said = f"left out {len(outside)} files whose names lead out of it ({few(outside)})"
+    said = f"left out {number_of(len(outside), 'file')} whose names lead out of it ({few(outside)})"
     return [said] if outside else []
 
 
 def skipped(unreadable: Mapping[str, str]) -> str:
     """What to say of images that were left out, by their reasons."""
     return (
-        f"left out {len(unreadable)} images that cannot be read, for every runtime alike: "
-        f"{_reasons(unreadable)}"
+        f"left out {number_of(len(unreadable), 'image')} that cannot be read, for every runtime "
+        f"alike: {_reasons(unreadable)}"
     )
 
 
@@ -306,7 +308,7 @@ def _reasons(unreadable: Mapping[str, str]) -> str:
 
 
 def _clipped(names: list[str]) -> str:
-    return f"{len(names)} images {CLIPPED.format(first=shown(names[0]))}"
+    return f"{number_of(len(names), 'image')} {CLIPPED.format(first=shown(names[0]))}"
 
 
 def _digest(images: tuple[ImageSource, ...], content: Content) -> str:

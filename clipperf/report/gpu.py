@@ -51,8 +51,8 @@ def energy_per_1000_j(row: Row) -> float | None:
     energy_j = finite(load.energy_j)
     if energy_j is None or load.runs <= 0:
         return None
-    # Runs are those of all instances together already.
-    return energy_j / (load.runs * row.cell.batch * row.cell.streams) * 1000
+    # Runs are those of all instances and streams together already.
+    return energy_j / (load.runs * row.cell.batch) * 1000
 
 
 def _load(row: Row) -> GpuLoad:

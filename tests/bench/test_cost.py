@@ -204,6 +204,19 @@ def test_running_without_pause(clock: Clock) -> None:
     assert cost.run_for(clock.run, INPUTS, 0.0) == (1, 0.5)
 
 
+def test_runs_of_all_streams_are_counted() -> None:
+    """Two runs at once: each waits for the other, which one thread alone would do for ever."""
+    together, made = threading.Barrier(2, timeout=60), []
+
+    def run(inputs: np.ndarray) -> np.ndarray:
+        together.wait()
+        made.append(inputs)
+        return inputs
+
+    runs, seconds = cost.run_for(run, INPUTS, 0.0, streams=2)
+    assert (runs, len(made)) == (2, 2) and seconds > 0
+
+
 def phased(clock: Clock):
     def run(array: np.ndarray) -> tuple[np.ndarray, Phases]:
         clock.run(array)

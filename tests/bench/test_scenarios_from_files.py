@@ -66,7 +66,7 @@ def test_what_cannot_be_read_is_told_before_anything_is_measured(
     Image.new("RGB", (8, 8)).save(tmp_path / "two.png")
     work = file_work(str(tmp_path), ["exact"], skip_unreadable=True)
     assert [Path(path).name for path in work.paths] == ["two.png"] and work.middle_px == (8, 8)
-    assert len(work.notes) == 1 and "left out 1 images that cannot be read" in work.notes[0]
+    assert len(work.notes) == 1 and "left out 1 image that cannot be read" in work.notes[0]
     (tmp_path / "two.png").unlink()
     (tmp_path / "cut.jpg").unlink()
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")

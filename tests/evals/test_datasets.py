@@ -456,7 +456,7 @@ def test_what_is_left_out_is_counted_and_named(classes: Path) -> None:
 def test_images_without_captions_are_counted(captioned: Path) -> None:
     picture(captioned / "c.png")
     assert load_dataset(captioned).notes == (
-        "photos: left out 1 images that no caption names (c.png)",
+        "photos: left out 1 image that no caption names (c.png)",
     )
     assert load_dataset("sample").notes == ()
 
@@ -529,7 +529,7 @@ def test_captions_of_unreadable_images_are_left_out_too(captioned: Path) -> None
     data = load_dataset(captioned, skip_unreadable=True)
     assert data.captions == ("blue",) and data.caption_image == (0,)
     assert [image.name for image in data.images] == ["b.png"]
-    assert "left out 1 images that cannot be read" in data.notes[0]
+    assert "left out 1 image that cannot be read" in data.notes[0]
     (captioned / "b.png").write_bytes(b"")
     with pytest.raises(UsageError, match=r"no image in .* can be read: .*a\.png is not a readable"):
         load_dataset(captioned, skip_unreadable=True)

@@ -28,7 +28,7 @@ def test_tables_that_a_toml_names_are_read(tmp_path: Path) -> None:
     for own, folder in ((tmp_path / "mine.toml", "set/"), (root / "mine.toml", "")):
         own.write_text(f'data = "{folder}mine.csv"\ntrain = "{folder}part.csv"\n')
         assert load_dataset(own).notes == (
-            "mine.toml: left out 1 files of other suffixes: .csv 1 (first: spare.csv)",
+            "mine.toml: left out 1 file of other suffixes: .csv 1 (first: spare.csv)",
         )
 
 

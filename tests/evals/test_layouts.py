@@ -104,7 +104,7 @@ def test_a_broken_image_in_a_shard_is_named_or_left_out(tmp_path: Path) -> None:
     data = load_dataset(root, skip_unreadable=True)
     assert len(data.images) == len(data.labels) == 2
     (note,) = data.notes
-    assert "left out 1 images that cannot be read" in note and "0.tar:s0000001.webp" in note
+    assert "left out 1 image that cannot be read" in note and "0.tar:s0000001.webp" in note
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_objectnet_opens_as_it_is(tmp_path: Path) -> None:
             pixels = np.asarray(image.open())
             assert pixels.shape == (5, 8, 3) and (pixels == (10, 20, blue)).all()
         assert [note.split(": ", 1)[1] for note in data.notes] == [
-            "left out 1 images of classes that ImageNet does not have"
+            "left out 1 image of classes that ImageNet does not have"
         ]
 
 

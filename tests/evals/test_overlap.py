@@ -194,7 +194,7 @@ def test_the_command(cli, sample_artifact: Path, tmp_path: Path) -> None:
     assert (found["n"], found["accuracy"]["all"]["n"], len(found["pairs"])) == (12, 12, 4)
     assert [note.split(": ", 1)[1][:28] for note in found["notes"]] == [
         "the 12 images that clipperf ",
-        *["left out 1 images that canno"] * 2,
+        *["left out 1 image that canno"] * 2,
     ]
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"none")

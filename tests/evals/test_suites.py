@@ -95,7 +95,7 @@ def test_the_table_names_what_is_missing(
     assert done.returncode == 1 and "failed: mscoco_captions: no images in" in done.stderr
     assert "vtab/pets" in done.stdout and "clip-benchmark/wds_vtab-pets" in done.stdout
     assert "no images in" in done.stdout
-    assert "flickr8k: left out 1 files of other suffixes: .bin 1" in done.stdout
+    assert "flickr8k: left out 1 file of other suffixes: .bin 1" in done.stdout
     assert "3 of 27 rows are filled; 24 lack data or a metric here." in done.stdout
     scores = json.loads(target.read_text())["scores"]
     assert {(s["dataset"], s["cell"]["runtime"]) for s in scores} == {

@@ -22,7 +22,7 @@ from clipperf.evals.layout import (
     published_texts,
 )
 from clipperf.inputs.sources import one_spelling, read_object
-from clipperf.text import shown
+from clipperf.text import number_of, shown
 
 NAMES = "mappings/folder_to_objectnet_label.json"
 SHARED = "mappings/objectnet_to_imagenet_1k.json"
@@ -64,7 +64,11 @@ def _read(place: Place, without: Collection[str]) -> Content:
     templates = lines_of(place, "templates.txt") or published_texts(place, len(names))[1]
     templates = templates or list(DEFAULT_TEMPLATES)
     check_classes(names, templates, shown(place.root))
-    notes = [f"left out {others} images of classes that ImageNet does not have"] if others else []
+    notes = (
+        [f"left out {number_of(others, 'image')} of classes that ImageNet does not have"]
+        if others
+        else []
+    )
     return Content(
         images,
         labels=labels,

@@ -32,7 +32,7 @@ from clipperf.evals.probe import Probe, check_searchable, held_out, probe
 from clipperf.evals.recipe import CLIP
 from clipperf.evals.shots import over_repeats
 from clipperf.evals.task import Embeddings, Task
-from clipperf.text import quoted
+from clipperf.text import number_of, quoted
 
 NAME = "linear probe"
 
@@ -84,7 +84,7 @@ def _rows(
     count = len(train[0]) + (0 if validation is None else len(validation[0]))
     said = (
         f"strength {own.linear.strength:.3g}, {where} score {own.best:.4f}, "
-        f"{own.linear.iterations} iterations on {count} images"
+        f"{own.linear.iterations} iterations on {number_of(count, 'image')}"
     )
     return [replace(row, detail=said) for row in rows]
 
