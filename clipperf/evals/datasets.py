@@ -308,7 +308,7 @@ def _reasons(unreadable: Mapping[str, str]) -> str:
 
 
 def _clipped(names: list[str]) -> str:
-    return f"{number_of(len(names), 'image')} {CLIPPED.format(first=shown(names[0]))}"
+    return f"{len(names)} images {CLIPPED.format(first=shown(names[0]))}"
 
 
 def _digest(images: tuple[ImageSource, ...], content: Content) -> str:

@@ -16,7 +16,7 @@ from clipperf.evals.recipe import RECIPE, Recipe, read_recipe
 from clipperf.inputs.reading import image_suffixes
 from clipperf.inputs.sources import ImageSource, list_folder, list_tar, list_zip
 from clipperf.system.targets import entries_of, expanded, kind_of
-from clipperf.text import shown
+from clipperf.text import number_of, shown
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "eval.zip"
 
@@ -174,7 +174,9 @@ def others(files: Mapping[str, ImageSource], images: Collection[str], own: Colle
         return ""
     counts = Counter(posixpath.splitext(name)[1].lower() or "none" for name in spare)
     told = ", ".join(f"{shown(suffix)} {count}" for suffix, count in counts.most_common(10))
-    return f"; {len(spare)} files of other suffixes: {told} (first: {shown(min(spare))})"
+    return (
+        f"; {number_of(len(spare), 'file')} of other suffixes: {told} (first: {shown(min(spare))})"
+    )
 
 
 def _is_own(name: str, patterns: Collection[str]) -> bool:

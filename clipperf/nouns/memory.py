@@ -6,10 +6,13 @@ import bisect
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from clipperf import stats, units
+from clipperf import units
 from clipperf.nouns.cell import Cell
+
+if TYPE_CHECKING:
+    from clipperf import stats
 
 R = TypeVar("R")
 
@@ -117,6 +120,8 @@ def plane_fit(points: Sequence[Peak], weights_bytes: int | None) -> MemoryFit | 
 
     Lengths of fewer than FEWEST_BATCHES batches are left out; None where that leaves none.
     """
+    from clipperf import stats
+
     every: dict[int | None, set[int]] = {}
     for batch, tokens, _ in points:
         every.setdefault(tokens, set()).add(batch)

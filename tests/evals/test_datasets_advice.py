@@ -91,7 +91,7 @@ def test_classes_of_which_no_image_can_be_read(tmp_path: Path) -> None:
     notes = [note.removeprefix(f"{tmp_path.name}: ") for note in found.notes]
     assert [note[:40] for note in notes] == [
         "1 class folders without images (eel), no",
-        "left out 1 image that cannot be read, f",
+        "left out 1 image that cannot be read, fo",
         "no image of 1 classes can be read: cat",
     ]
     assert found.unread == ("cat",)
