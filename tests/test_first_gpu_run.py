@@ -16,9 +16,15 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import ROOT
+import simulated_machine
+from conftest import ROOT, store_of
+
+from clipperf.engines import contract
+from clipperf.engines.tensorrt import flavours
+from clipperf.nouns.variant import SIDES
 
 sys.path.insert(0, str(ROOT / "tools"))
+import first_gpu_base
 import first_gpu_known
 import first_gpu_page
 import first_gpu_rehearsal
@@ -64,34 +70,151 @@ def test_stages_run_on_the_cpu_are_kept_and_not_repeated(tmp_path: Path) -> None
     assert "no GPU's memory on a CPU" in page
 
 
-@pytest.mark.slow
-def test_every_stage_is_rehearsed_to_its_end(tmp_path: Path) -> None:
-    """As on a GPU but for sizes: CPU runtimes, and the CUDA that keeps the rules."""
-    done = tool(tmp_path, "--rehearse")
+# --- the rehearsal: CPU runtimes, a simulated GPU, and the CUDA that keeps the rules ------------
+
+
+@pytest.fixture(scope="module")
+def rehearsal(sample_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a rehearsal whose store had the sample in fp32."""
+    out = tmp_path_factory.mktemp("rehearsal")
+    store_of(sample_artifact, out / "store")
+    done = tool(out, "--rehearse")
     assert done.returncode == 0, done.stdout + done.stderr
-    run = json.loads((tmp_path / "first-run-rehearsal.json").read_text())
+    return out
+
+
+@pytest.mark.slow
+def test_every_stage_is_rehearsed_to_its_end(rehearsal: Path) -> None:
+    """As on a GPU but for sizes."""
+    run = json.loads((rehearsal / "first-run-rehearsal.json").read_text())
     assert run["environment"]["device"] == "cpu", "which the README takes nothing from"
     ended = {name: record["status"] for name, record in run["stages"].items()}
-    assert ended == dict.fromkeys((stage.name for stage in first_gpu_stages.STAGES), "ok")
-    page = (tmp_path / "first-run-rehearsal.md").read_text()
+    expected = dict.fromkeys((stage.name for stage in first_gpu_stages.STAGES), "ok")
+    usable = contract.get("torch-compile").availability("cpu").usable
+    assert ended == expected | ({} if usable else {"compiled": "skipped"})
+    page = (rehearsal / "first-run-rehearsal.md").read_text()
     assert first_gpu_page.REHEARSED in page
     shown = {line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")}
     assert set(ended) <= shown, "each has a section of its own"
     data = {name: record["data"] for name, record in run["stages"].items()}
     assert all(row["ok"] for row in data["parity"]["rows"])
-    assert {row["runtime"] for row in data["parity"]["rows"]} >= {"torch", "onnx"}
+    places = {(row["runtime"], row["side"], row["rehearsed"]) for row in data["parity"]["rows"]}
+    on_cpu, on_gpu = first_gpu_rehearsal.WHERE.values()
+    for side in SIDES:
+        assert {("torch", side, on_cpu), ("onnx", side, on_cpu)} <= places
+        assert ("trt", side, on_gpu) in places
+        assert (("trt-rtx", side, on_gpu) in places) == flavours.installed("trt-rtx")
+    for name in ("speed", "eight-bits", "large", "batches"):
+        rows = [row for row in data[name]["rows"] if row["runtime"] == "trt"]
+        assert rows and all(row["phases_ms"]["h2d"] > 0 for row in rows)
+        assert all(row["vram_source"] == "nvml-process" for row in rows)
+        assert all(row["rehearsed"] == on_gpu and row["device"] == "cuda" for row in rows)
+        assert any(line.endswith(f"| {on_gpu} |") for line in section(page, name))
+    compiled = {row["runtime"] for row in data["compiled"].get("rows", ())}
+    assert compiled == ({"torch", "torch-compile"} if usable else set())
     assert data["memory"]["seen_bytes"] == data["memory"]["known_bytes"]
     assert [(row["runtime"], row["wrong"]) for row in data["known"]["known"]] == [
         ("trt-rtx", [])
     ] * len(first_gpu_known.SIZES)
     assert all(row["largest_difference"] == 0 for row in data["graphs"]["graphs"])
-    assert {row["precision"] for row in data["eight-bits"]["rows"]} == {"int8", "fp8"}
-    rescued = {(row["runtime"], row["side"]): row for row in data["rescue"]["rescued"]}
-    for side in ("image", "text"):
-        row = rescued["onnx", side]
-        assert row["in_fp32"] > 0 and row["cosine"] > 0.999
+    assert [row["precision"] for row in data["eight-bits"]["rows"]] == ["fp8"]
+    (row,) = data["rescue"]["rescued"]
+    assert (row["runtime"], row["side"]) == ("trt", "image")
+    assert row["in_fp32"] > 0 and row["cosine"] > 0.999
     assert "| runtime | tower | operators in fp32 |" in page
     assert "recall@1" in data["retrieval"]["markdown"]
+
+
+def section(page: str, name: str) -> list[str]:
+    """The lines of a stage's section."""
+    return page.partition(f"\n## {name}\n")[2].partition("\n## ")[0].splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not flavours.installed("trt-rtx"), reason="TensorRT for RTX is not installed")
+def test_what_fails_on_the_simulated_gpu_is_a_row_and_the_rest_goes_on(
+    rehearsal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong vector of a graph, too little memory, an engine that is not built, and a hang."""
+    shutil.copytree(rehearsal / "store", tmp_path / "store")
+    shutil.copytree(rehearsal / "simulated-gpu" / "plans", tmp_path / "plans")
+    for built in (tmp_path / "store" / "artifacts").glob("*/*/trt-rtx-*"):
+        shutil.rmtree(built)
+    monkeypatch.setenv("CLIPPERF_HOME", str(tmp_path / "store"))
+    monkeypatch.setenv(first_gpu_base.REHEARSAL, "1")
+    machine, fault = tmp_path / "machine", simulated_machine.Fault
+    env = simulated_machine.installed(
+        machine,
+        [
+            fault("trt", "pixel_values", "wrong"),
+            fault("trt", "input_ids", "no memory"),
+            fault("trt-rtx", "pixel_values", "no build"),
+            fault("trt-rtx", "input_ids", "hangs"),
+        ],
+    )
+
+    class Patient(subprocess.Popen):  # type: ignore[type-arg]
+        """Its limit is reached when it hangs, however fast this machine is."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            while timeout is not None and not (machine / "hung").exists():
+                if self.poll() is not None:
+                    break
+                time.sleep(0.1)
+            return super().wait(timeout)
+
+    stages = {stage.name: stage for stage in first_gpu_stages.STAGES}
+    with monkeypatch.context() as patch:
+        patch.setattr(first_gpu_run.subprocess, "Popen", Patient)
+        record = first_gpu_run.run_stage(stages["parity"], "cuda", 0.5, env)
+    assert record["status"] == "too slow"
+    wrong, no_memory, not_built = record["data"]["rows"]
+    assert (wrong["runtime"], wrong["side"], wrong["ok"]) == ("trt", "image", False)
+    assert wrong["cosine"] < 0.9 and "error" not in wrong
+    assert (no_memory["runtime"], no_memory["side"]) == ("trt", "text")
+    assert "out of GPU memory" in no_memory["error"]
+    assert (not_built["runtime"], not_built["side"]) == ("trt-rtx", "image")
+    assert "TensorRT for RTX cannot build" in not_built["error"]
+    after = first_gpu_run.run_stage(stages["speed"], "cuda", 300, env)
+    assert after["status"] == "failed" and "trt-rtx image batch 1" in after["reason"]
+    ended = {row["runtime"]: row["status"] for row in after["data"]["rows"]}
+    assert ended == {"trt": "ok", "trt-rtx": "failed"}
+
+
+def test_what_breaks_a_rule_fails_the_stage(tmp_path: Path) -> None:
+    """In whatever process: what was found stays, and each row says where it was rehearsed."""
+
+    def run_stage(stage: Stage, device: str, limit_s: float, env: dict[str, str]) -> dict[str, Any]:
+        if env:
+            code = "from cuda.bindings import runtime\nruntime.cudaFree(7)"
+            subprocess.run([sys.executable, "-c", code], env=os.environ | env, check=True)
+        return stage_record("ok", rows=[{"runtime": device}])
+
+    stage = next(stage for stage in first_gpu_stages.STAGES if stage.name == "speed")
+    record = first_gpu_rehearsal.rehearse(stage, 60, run_stage, tmp_path)
+    assert record["status"] == "failed"
+    said = "rules were broken: device memory was freed that is not allocated"
+    assert record["reason"] == said
+    assert record["data"]["rows"] == [
+        {"runtime": "cpu", "rehearsed": "on the CPU"},
+        {"runtime": "cuda", "rehearsed": "on a simulated GPU"},
+    ]
+    assert (record["seconds"], record["rehearsed"]) == (2.0, True)
+
+
+def test_the_simulated_gpu_tells_what_a_process_holds(tmp_path: Path) -> None:
+    env = simulated_machine.installed(tmp_path / "one")
+    code = (
+        "import os, pynvml\nfrom cuda.bindings import runtime\n"
+        "from clipperf.bench import gpu_sampler\nfrom clipperf.system.env import gpu\n"
+        "runtime.cudaMalloc(5 << 20)\nfound = gpu()\n"
+        "with gpu_sampler.opened(found.uuid) as meter:\n"
+        "    print(found.name, meter.process_bytes(os.getpid()) - (300 << 20))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | env, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == f"{simulated_machine.NAME} {5 << 20}", done.stderr
 
 
 @pytest.mark.parametrize(("commit", "kept"), [("abc", True), ("abd", False), ("abc+", False)])
@@ -465,6 +588,24 @@ def test_the_readme_gets_what_was_shown_and_nothing_else(tmp_path: Path) -> None
     assert "`clipperf profile`" in not_run[1]
     readme.write_text("no place for it")
     assert verified_on.main(words) == 2
+
+
+@pytest.mark.parametrize("marked", ["stage", "row"])
+def test_the_readme_gets_nothing_from_a_rehearsal(tmp_path: Path, marked: str) -> None:
+    """Not even from one that says of itself that it was on a GPU."""
+    mark = {"rehearsed": "on a simulated GPU"}
+    rows = [{**row, **(mark if marked == "row" else {})} for row in PARITY[:2]]
+    record = stage_record("ok", rows=rows) | (mark if marked == "stage" else {})
+    run = gpu_run(parity=record, speed=stage_record("ok"))
+    (tmp_path / "first-run-toy.json").write_text(json.dumps(run))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{verified_on.BEGIN}\n{verified_on.END}\n")
+    assert verified_on.main(["--results", str(tmp_path), "--readme", str(readme)]) == 0
+    lines = [line for line in readme.read_text().splitlines() if line.startswith("| ")]
+    assert len(lines) == 3 and all(line.endswith("| not yet run on a GPU |") for line in lines[1:])
+    for one in (*rows, record):
+        one.pop("rehearsed", None)
+    assert verified_on.on_a_gpu(gpu_run(parity=record)), "as it is without the mark"
 
 
 def test_the_readme_says_what_the_results_say() -> None:

@@ -36,7 +36,7 @@ def sized(whole: T, rehearsed: T) -> T:
 
 MODEL: tuple[str, ...] = sized(("ViT-B-32", "--pretrained", "random"), ("clipperf-sample",))
 LARGE: tuple[str, ...] = sized(("ViT-L-14", "--pretrained", "random"), MODEL)
-FLOATS = ("fp32", "tf32", "fp16", "bf16")
+FLOATS: tuple[str, ...] = sized(("fp32", "tf32", "fp16", "bf16"), ("fp32",))
 LEAST_COSINE = {"fp32": 0.99999, "tf32": 0.999, "fp16": 0.999, "bf16": 0.99}
 """With PyTorch in fp32 on the CPU: what rounding alone leaves of a ViT."""
 BATCHES: tuple[int, ...] = sized((1, 3, 8, 33), (1, 3))
@@ -44,6 +44,8 @@ COMPILED_BATCHES = (8,)
 KNOWN_BYTES = sized(1 << 30, 1 << 24)
 COMPILED = ("torch-compile",)
 """Half a minute for each shape: left out where others answer the stage's question."""
+SIMULATED = ("trt", "trt-rtx")
+"""What a simulated GPU has."""
 SKIPPED = 77
 
 Data = dict[str, Any]
@@ -86,16 +88,19 @@ def model() -> ModelSpec:
 
 
 def usable(device: str) -> list[str]:
-    """The runtimes that work here on a device."""
+    """The runtimes that work here on a device; on a simulated GPU those that are simulated."""
     from clipperf.inspect import doctor
 
-    return [check.runtime for check in doctor.check() if check.device == device and check.usable]
+    names = [check.runtime for check in doctor.check() if check.device == device and check.usable]
+    return sized(names, [name for name in names if device == "cpu" or name in SIMULATED])
 
 
-def timed(device: str, without: Sequence[str] = ()) -> list[str]:
-    """The usable runtimes that are measured; one of them is enough for a rehearsal."""
+def timed(
+    device: str, without: Sequence[str] = (), rehearsed: Sequence[str] = ("onnx", "trt")
+) -> list[str]:
+    """The usable runtimes that are measured; one on a device is enough for a rehearsal."""
     names = [name for name in usable(device) if name not in without]
-    return sized(names, [name for name in names if name == "onnx"])
+    return sized(names, [name for name in names if name in rehearsed])
 
 
 def clipperf(*words: str) -> subprocess.CompletedProcess[str]:

@@ -8,9 +8,9 @@ from typing import Any
 Data = dict[str, Any]
 
 REHEARSED = (
-    "A rehearsal: the bundled sample in place of the larger models, CPU runtimes in place of a "
-    "GPU's, and a CUDA that keeps CUDA's rules where nothing else would do. No figure of it means "
-    "anything."
+    "A rehearsal: the bundled sample in place of the larger models, CPU runtimes, and a simulated "
+    "GPU whose CUDA and TensorRT keep the rules. Rows say where they were rehearsed. No figure of "
+    "it means anything."
 )
 
 
@@ -55,6 +55,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     return lines
 
 
+def table_of(
+    header: Sequence[str], rows: Sequence[Data], cells: Callable[[Data], Sequence[Any]]
+) -> list[str]:
+    """A table with a line for each row; of a rehearsal with where that was rehearsed."""
+    if not any("rehearsed" in row for row in rows):
+        return table(header, [cells(row) for row in rows])
+    return table((*header, "rehearsed"), [(*cells(row), row.get("rehearsed")) for row in rows])
+
+
 def _rows(data: Data) -> list[str]:
     """The cells of a profile, with each one's speed over PyTorch's in the same precision."""
     rows = [row for row in data.get("rows", ()) if row["status"] == "ok" and "median_ms" in row]
@@ -63,19 +72,17 @@ def _rows(data: Data) -> list[str]:
         for row in rows
         if row["runtime"] == "torch" and row["precision"] not in ("fp32", "tf32")
     } or {_place(row): row["median_ms"] for row in rows if row["runtime"] == "torch"}
-    return rows and table(
+    return rows and table_of(
         ("tower", "tokens", "batch", "runtime", "precision", "ms", "rows/s", "over torch eager",
          "copy in / compute / out ms", "VRAM MiB", "by"),
-        [
-            (
-                row["side"], row["tokens"], row["batch"], row["runtime"], row["precision"],
-                f"{row['median_ms']:.3f}", f"{row['rows_per_s']:.0f}",
-                f"{eager[_place(row)] / row['median_ms']:.2f}" if _place(row) in eager else None,
-                _phases(row.get("phases_ms")), _mib(row.get("vram_peak_bytes")),
-                row.get("vram_source"),
-            )
-            for row in rows
-        ],
+        rows,
+        lambda row: (
+            row["side"], row["tokens"], row["batch"], row["runtime"], row["precision"],
+            f"{row['median_ms']:.3f}", f"{row['rows_per_s']:.0f}",
+            f"{eager[_place(row)] / row['median_ms']:.2f}" if _place(row) in eager else None,
+            _phases(row.get("phases_ms")), _mib(row.get("vram_peak_bytes")),
+            row.get("vram_source"),
+        ),
     )  # fmt: skip
 
 
@@ -97,29 +104,26 @@ def _environment(data: Data) -> list[str]:
     if not data:
         return []
     facts = {**data["machine"], **data.get("nvidia-smi", {})}
-    runtimes = [
-        (r["runtime"], r["device"], "yes" if r["usable"] else "no", r["detail"])
-        for r in data["runtimes"]
-    ]
     return [
         *table(("", ""), list(facts.items())),
         "",
-        *table(("runtime", "device", "usable", "detail"), runtimes),
+        *table_of(
+            ("runtime", "device", "usable", "detail"),
+            data["runtimes"],
+            lambda r: (r["runtime"], r["device"], "yes" if r["usable"] else "no", r["detail"]),
+        ),
     ]
 
 
 def _parity(data: Data) -> list[str]:
     rows = data.get("rows", ())
-    found = table(
+    found = table_of(
         ("runtime", "precision", "tower", "least cosine", "ran in", "error"),
-        [
-            (
-                row["runtime"], row["precision"], row["side"],
-                None if row["cosine"] is None else f"{row['cosine']:.7f}",
-                row.get("provider"), row.get("error"),
-            )
-            for row in rows
-        ],
+        rows,
+        lambda row: (
+            row["runtime"], row["precision"], row["side"], _digits(row["cosine"]),
+            row.get("provider"), row.get("error"),
+        ),
     )  # fmt: skip
     return ["The least cosine with PyTorch in fp32 on the CPU.", "", *found]
 
@@ -142,18 +146,16 @@ def _memory(data: Data) -> list[str]:
 def _known(data: Data) -> list[str]:
     """Phases and memory, each with what was known of it before."""
     rows = data.get("known", ())
-    return rows and table(
+    return rows and table_of(
         ("runtime", "batch", "copy in / compute / out ms", "known before", "whole run ms",
          "weights MiB", "held, by the runtime", "by the meter", "what does not fit"),
-        [
-            (
-                row["runtime"], row["batch"], _phases(row["found_ms"]), _phases(row["known_ms"]),
-                row["wall_ms"],
-                *(_mib(row.get(f"{name}_bytes")) for name in ("weights", "allocated", "seen")),
-                "; ".join(row["wrong"]) or None,
-            )
-            for row in rows
-        ],
+        rows,
+        lambda row: (
+            row["runtime"], row["batch"], _phases(row["found_ms"]), _phases(row["known_ms"]),
+            row["wall_ms"],
+            *(_mib(row.get(f"{name}_bytes")) for name in ("weights", "allocated", "seen")),
+            "; ".join(row["wrong"]) or None,
+        ),
     )  # fmt: skip
 
 
@@ -167,23 +169,22 @@ def _products(data: Data) -> list[str]:
 def _copies(data: Data) -> list[str]:
     rows = data.get("copies", ())
     ways = ("pageable", "in_pieces", "by_threads")
-    return rows and table(
+    return rows and table_of(
         ("images", "ms: pageable", "pinned, in pieces", "pinned, by 8 threads"),
-        [(row["images"], *(row[way] for way in ways)) for row in rows],
+        rows,
+        lambda row: (row["images"], *(row[way] for way in ways)),
     )
 
 
 def _graphs(data: Data) -> list[str]:
     rows = data.get("graphs", ())
-    return rows and table(
+    return rows and table_of(
         ("tower", "batch", "ms with graphs", "without", "ratio", "largest difference"),
-        [
-            (
-                row["side"], row["batch"], row["with_ms"], row["without_ms"],
-                f"{row['without_ms'] / row['with_ms']:.2f}", row["largest_difference"],
-            )
-            for row in rows
-        ],
+        rows,
+        lambda row: (
+            row["side"], row["batch"], row["with_ms"], row["without_ms"],
+            f"{row['without_ms'] / row['with_ms']:.2f}", row["largest_difference"],
+        ),
     )  # fmt: skip
 
 
@@ -218,15 +219,13 @@ def _served(data: Data) -> list[str]:
 
 def _rescued(data: Data) -> list[str]:
     rows = data.get("rescued", ())
-    return rows and table(
+    return rows and table_of(
         ("runtime", "tower", "operators in fp32", "least cosine", "ok", "error"),
-        [
-            (
-                row["runtime"], row["side"], row["in_fp32"] if row["rescued"] else "as it is",
-                _digits(row["cosine"]), row["ok"], row.get("error"),
-            )
-            for row in rows
-        ],
+        rows,
+        lambda row: (
+            row["runtime"], row["side"], row["in_fp32"] if row["rescued"] else "as it is",
+            _digits(row["cosine"]), row["ok"], row.get("error"),
+        ),
     )  # fmt: skip
 
 

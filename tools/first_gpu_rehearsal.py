@@ -1,8 +1,10 @@
-"""What stands for a GPU while `first_gpu_run` is rehearsed, in the process of one stage.
+"""What stands for a GPU while `first_gpu_run` is rehearsed.
 
-Stages that run a tower run the bundled sample on CPU runtimes. What only a GPU has is done on the
-CUDA of the tests, which keeps CUDA's rules and a clock of its own (`tests/cuda_rules`), and where
-an engine of TensorRT is needed, on the tests' TensorRT, which keeps its rules.
+Stages that run towers run the bundled sample, on CPU runtimes and on a simulated GPU, which is in
+every process of the stage (`tests/simulated_machine`). What only a GPU has is done in the stage's
+own process, on the CUDA of the tests, which keeps CUDA's rules and a clock of its own
+(`tests/cuda_rules`), and where an engine of TensorRT is needed, on the tests' TensorRT, which keeps
+its rules.
 """
 
 from __future__ import annotations
@@ -11,13 +13,26 @@ import contextlib
 import functools
 import sys
 import tempfile
+import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from first_gpu_base import ROOT
+from first_gpu_base import ROOT, Data, Stage
+
+RunStage = Callable[[Stage, str, float, dict[str, str]], Data]
+"""Runs a stage on a device, within a limit, in an environment that has more."""
+
+WHERE = {"cpu": "on the CPU", "cuda": "on a simulated GPU"}
+
+BOTH = ("cpu", "cuda")
+DEVICES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("environment", "parity", "speed"), BOTH),
+    **dict.fromkeys(("rescue", "eight-bits", "large", "batches"), ("cuda",)),
+}
+"""What stages are rehearsed on that run towers, where it is not the CPU alone."""
 
 BYTES_PER_S = 1e6
 KERNEL_S = 2e-3
@@ -28,13 +43,82 @@ CONTEXT_BYTES = 300 << 20
 
 
 @contextlib.contextmanager
-def rehearsed(stage: str) -> Iterator[str]:
+def rehearsed(stage: str, device: str) -> Iterator[str]:
     """What a stage needs of a GPU; gives the device that it is to be run on."""
     prepare = ON_A_GPU.get(stage)
     with contextlib.ExitStack() as until_it_ends:
         if prepare is not None:
             prepare(until_it_ends)
-        yield "cpu" if prepare is None else "cuda"
+        yield device if prepare is None else "cuda"
+
+
+def rehearse(stage: Stage, limit_s: float, run_stage: RunStage, folder: Path) -> Data:
+    """The record of a stage on each of its `DEVICES`; `folder` is where simulated GPUs are.
+
+    Whatever broke a rule of CUDA's or TensorRT's there fails it.
+    """
+    began, found = time.monotonic(), []
+    for device in DEVICES.get(stage.name, ("cpu",)):
+        machine = folder / stage.name
+        env = simulated(machine) if device == "cuda" else {}
+        left_s = max(0.0, limit_s - (time.monotonic() - began))
+        record = run_stage(stage, device, left_s, env)
+        if env and (said := rules_broken(machine)):
+            record |= {"status": "failed", "reason": f"rules were broken: {'; '.join(said[:3])}"}
+        where = "simulated" if stage.name in ON_A_GPU else WHERE[device]
+        found.append({**record, "data": marked(record.get("data") or {}, where)})
+    return joined(found)
+
+
+def simulated(folder: Path) -> dict[str, str]:
+    """The environment of processes on a simulated GPU of the tests, which is made in a folder."""
+    return _machine().installed(folder)
+
+
+def rules_broken(folder: Path) -> list[str]:
+    """What broke rules on the simulated GPU of a folder."""
+    return list(_machine().broken(folder))
+
+
+def _machine() -> Any:
+    sys.path.insert(0, str(ROOT / "tests"))
+    try:
+        import simulated_machine
+    finally:
+        del sys.path[0]
+    return simulated_machine
+
+
+def marked(data: Data, where: str) -> Data:
+    """What was found, each row with where it was rehearsed."""
+    return {
+        name: [{**row, "rehearsed": where} if isinstance(row, dict) else row for row in value]
+        if isinstance(value, list)
+        else f"Rehearsed, {where}:\n\n{value.strip()}"
+        if name == "markdown"
+        else value
+        for name, value in data.items()
+    }
+
+
+def joined(records: Sequence[Data]) -> Data:
+    """One record of several of a stage: the first bad end counts, what was found stands together.
+
+    Rows follow each other, and of anything else the last counts.
+    """
+    worst = next((one for one in records if one["status"] not in ("ok", "skipped")), records[0])
+    data: Data = {}
+    for one in records:
+        for name, value in one["data"].items():
+            before = data.get(name)
+            if isinstance(value, list) and isinstance(before, list):
+                data[name] = [*before, *value]
+            elif name == "markdown" and before is not None:
+                data[name] = f"{before}\n\n{value}"
+            else:
+                data[name] = value
+    seconds = round(sum(one["seconds"] for one in records), 1)
+    return {**worst, "seconds": seconds, "rehearsed": True, "data": data}
 
 
 def _put(until: contextlib.ExitStack, owner: Any, name: str, value: Any) -> None:

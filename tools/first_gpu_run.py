@@ -9,8 +9,8 @@
 Stages run in the order of their worth, each in a process of its own with a limit of its own
 (`first_gpu_stages`). The result is on disk after every stage; the same command goes on after the
 last stage that ended well, and tries the others again. `tools/verified_on.py` puts what was shown
-into the README. A rehearsal takes the bundled sample on CPU runtimes, and on a CUDA that keeps
-CUDA's rules what only a GPU has (`first_gpu_rehearsal`); none of its figures means anything.
+into the README. A rehearsal takes the bundled sample on CPU runtimes and on a simulated GPU, and a
+store of its own (`first_gpu_rehearsal`); none of its figures means anything.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from first_gpu_base import REHEARSAL, SKIPPED, Stage
 from first_gpu_page import page
+from first_gpu_rehearsal import rehearse
 from first_gpu_stages import STAGES
 
 from clipperf.errors import ArtifactError, ClipperfError
@@ -49,6 +50,11 @@ LAST_WORDS = 1200
 """So many characters of what a failed stage printed last are kept."""
 
 Record = dict[str, Any]
+
+PATIENCE = 3
+"""So many times a stage's limit is that of its rehearsal, on whatever there is for CPUs."""
+
+NOTHING_ELSE: Mapping[str, str] = {}
 
 STOPPED = threading.Event()
 GOING: set[int] = set()
@@ -85,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.rehearse:
         machine = "rehearsal"
     out = options.out or ROOT / ("build/rehearsal" if options.rehearse else "results")
+    if options.rehearse:  # what a simulated TensorRT builds is for nobody else
+        os.environ["CLIPPERF_HOME"] = str((out / "store").absolute())
     name = "first-run-" + re.sub(r"[^A-Za-z0-9]+", "-", machine).strip("-").lower()
     file = out / f"{name}.json"
     try:
@@ -100,7 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         at_once = max(1, len(beside)) if shared else 2 if options.rehearse else 1
         with ThreadPoolExecutor(at_once) as pool:
             going = {
-                pool.submit(attempt, stage, options.device, ends_at): stage for stage in beside
+                pool.submit(
+                    attempt, stage, options.device, ends_at, out if options.rehearse else None
+                ): stage
+                for stage in beside
             }
             for done in as_completed(going):
                 run["stages"][going[done].name] = done.result()
@@ -146,8 +157,8 @@ def ended_well(run: Record, name: str) -> bool:
     return True
 
 
-def attempt(stage: Stage, device: str, ends_at: float) -> Record:
-    """Run a stage in what is left of the time."""
+def attempt(stage: Stage, device: str, ends_at: float, rehearsal: Path | None) -> Record:
+    """Run a stage in what is left of the time; `rehearsal` is the folder of one."""
     if STOPPED.is_set():
         return ended("not reached", "stopped")
     left_s = ends_at - time.monotonic()
@@ -155,7 +166,12 @@ def attempt(stage: Stage, device: str, ends_at: float) -> Record:
     if left_s < stage.least_s:
         record = ended("not reached", f"{max(0, left_s):.0f} s were left")
     else:
-        record = run_stage(stage, device, min(stage.limit_s, left_s))
+        limit_s = min(stage.limit_s * (1 if rehearsal is None else PATIENCE), left_s)
+        record = (
+            run_stage(stage, device, limit_s)
+            if rehearsal is None
+            else rehearse(stage, limit_s, run_stage, rehearsal / "simulated-gpu")
+        )
     print(f"{stage.name}: {record['status']}, {record['seconds']} s {record['reason']}", flush=True)
     return record
 
@@ -204,8 +220,13 @@ def commit() -> str | None:
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
-def run_stage(stage: Stage, device: str, limit_s: float) -> Record:
-    """Run one stage as a process group that is ended at its limit; never raises."""
+def run_stage(
+    stage: Stage, device: str, limit_s: float, env: Mapping[str, str] = NOTHING_ELSE
+) -> Record:
+    """Run one stage as a process group that is ended at its limit; never raises.
+
+    `env` is what its environment has besides.
+    """
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         answer, log = Path(folder) / "answer.json", Path(folder) / "log"
@@ -213,8 +234,9 @@ def run_stage(stage: Stage, device: str, limit_s: float) -> Record:
         words += [stage.name, "--device", device, "--answer", str(answer)]
         with log.open("wb") as output:
             child = subprocess.Popen(
-                words, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
-            )
+                words, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True,
+                env={**os.environ, **env},
+            )  # fmt: skip
             GOING.add(child.pid)
             code: int | None = None
             try:

@@ -141,7 +141,7 @@ def tuned(device: str, keep: Keep) -> Data:
         done = clipperf(
             "tune", *MODEL, "--device", device, "--runtime", ",".join(names),
             "--batch", sized("1,32", "1"), "--minutes", sized("1", "0.1"),
-            *sized((), ("--precision", "fp32")), "--bundle", str(bundle),
+            *sized((), ("--precision", "fp32", "--tower", "text")), "--bundle", str(bundle),
             "--out", str(Path(folder) / "t.json"), "--json",
         )  # fmt: skip
         if done.returncode:

@@ -29,6 +29,7 @@ from first_gpu_base import (
     MODEL,
     REHEARSED,
     ROOT,
+    SIMULATED,
     SKIPPED,
     Data,
     Keep,
@@ -89,7 +90,7 @@ def parity(device: str, keep: Keep) -> Data:
 
     spec = model()
     cores = env.available_cores()
-    floats = FLOATS if device == "cuda" else FLOATS[:1]
+    floats = FLOATS if device == "cuda" else ("fp32",)
 
     def request(
         side: Side, name: str, precision: str, on: str, path: str | None, key: str = ""
@@ -175,14 +176,16 @@ def gpu_tests(device: str, keep: Keep) -> Data:
 
 def speed(device: str, keep: Keep) -> Data:
     """Images in all runtimes but the compiled one in fp16 (fp32 on a CPU), interleaved."""
-    return profiled(*MODEL, *_cells(device, sized("1,32", "1"), COMPILED), "--tower", "image")
+    cells = _cells(device, sized("1,32", "1"), COMPILED, ("onnx", *SIMULATED))
+    return profiled(*MODEL, *cells, "--tower", "image")
 
 
 def compiled(device: str, keep: Keep) -> Data:
     """PyTorch eager and compiled beside the others, images, batches 1 and 32."""
-    if COMPILED[0] not in sized(usable(device), list(COMPILED)):
+    if COMPILED[0] not in usable(device):
         raise Skipped("torch-compile is not usable here")
-    return profiled(*MODEL, *_cells(device, sized("1,32", "1")), "--tower", "image")
+    cells = _cells(device, sized("1,32", "1"), rehearsed=("torch", *COMPILED))
+    return profiled(*MODEL, *cells, "--tower", "image")
 
 
 def retrieval(device: str, keep: Keep) -> Data:
@@ -223,7 +226,7 @@ def batches(device: str, keep: Keep) -> Data:
 
 def large(device: str, keep: Keep) -> Data:
     """ViT-L-14's image tower at batches 1 and 32."""
-    words = _cells(device, "1,32" if device == "cuda" else "1", COMPILED)
+    words = _cells(device, sized("1,32", "1") if device == "cuda" else "1", COMPILED)
     return profiled(*LARGE, *words, "--tower", "image")
 
 
@@ -234,7 +237,7 @@ def eight_bits(device: str, keep: Keep) -> Data:
     pairs = [
         (name, precision)
         for name in timed(device)
-        for precision in ("int8", "fp8")
+        for precision in sized(("int8", "fp8"), ("fp8",))
         if precision in contract.get(name).precisions
     ]
     if not pairs:
@@ -257,9 +260,14 @@ def eight_bits(device: str, keep: Keep) -> Data:
     return {"rows": rows}
 
 
-def _cells(device: str, batch: str, without: Sequence[str] = ()) -> tuple[str, ...]:
-    precision = "fp16" if device == "cuda" else "fp32"
-    names = ",".join(timed(device, without))
+def _cells(
+    device: str,
+    batch: str,
+    without: Sequence[str] = (),
+    rehearsed: Sequence[str] = ("onnx", "trt"),
+) -> tuple[str, ...]:
+    precision = sized("fp16", "fp32") if device == "cuda" else "fp32"
+    names = ",".join(timed(device, without, rehearsed))
     return ("--runtime", names, "--precision", precision, "--device", device, "--batch", batch)
 
 
@@ -304,7 +312,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_json(options.answer, found)
 
     try:
-        with rehearsed(stage.name) if REHEARSED else contextlib.nullcontext(options.device) as on:
+        on = options.device
+        with rehearsed(stage.name, on) if REHEARSED else contextlib.nullcontext(on) as on:
             data = stage.run(on, keep)
     except Skipped as exc:
         code, data = SKIPPED, {"reason": str(exc)}

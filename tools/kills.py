@@ -78,12 +78,17 @@ def kill_all(
 ) -> int:
     """Kill so many commands, in turns; prints what came of it."""
     chance = random.Random(seed)
-    longest, whole = durations(place, turns)
+    whole: set[str] = set()
+    longest: dict[str, float] = {}
     counts: Counter[str] = Counter()
     done = rounds = problems = 0
     while done < kills:
         name = turns[rounds % len(turns)]
         rounds += 1
+        if name not in longest:
+            longest[name] = duration(place, name)
+            if name == "sweep":
+                whole = set(place.swept("uninterrupted"))
         fresh = chance.random() < 0.2 and name == "export"
         place.problems = []
         place.reset(fresh=fresh)
@@ -129,21 +134,15 @@ def compare_sweeps(place: Place, finished: dict[str, int], whole: set[str] | Non
         place.problems += [f"not as uninterrupted: {name}" for name in sorted(now.keys() ^ whole)]
 
 
-def durations(place: Place, turns: Sequence[str]) -> tuple[dict[str, float], set[str]]:
-    """How long each command takes when nobody kills it, and what files a sweep ends with."""
-    found: dict[str, float] = {}
-    whole: set[str] = set()
-    for name in dict.fromkeys(turns):
-        words = COMMANDS[name]
-        place.reset()
-        start = time.monotonic()
-        done = place.run(words)
-        if done.returncode:
-            raise SystemExit(f"{words}: {done.stderr}")
-        found[name] = time.monotonic() - start
-        if name == "sweep":
-            whole = set(place.swept("uninterrupted"))
-    return found, whole
+def duration(place: Place, name: str) -> float:
+    """How long a command takes when nobody kills it; what it leaves is there."""
+    words = COMMANDS[name]
+    place.reset()
+    start = time.monotonic()
+    done = place.run(words)
+    if done.returncode:
+        raise SystemExit(f"{words}: {done.stderr}")
+    return time.monotonic() - start
 
 
 def kill(place: Place, name: str, whom: str, after_s: float) -> bool:

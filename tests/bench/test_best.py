@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import Become, Cli
+from conftest import Become, Cli, store_of
 from processors import AMX, VNNI
 
 from clipperf.bench import best as module
@@ -240,11 +240,14 @@ def test_from_the_command_line(cli: Cli, sample_artifact: Path) -> None:
 
 
 @pytest.mark.slow
-def test_eval_judges_what_best_takes(cli: Cli, home: Path) -> None:
+def test_eval_judges_what_best_takes(
+    cli: Cli, home: Path, sample_artifact: Path, samples: str
+) -> None:
     """Whatever it is on this processor, its accuracy stands beside PyTorch's."""
+    store_of(sample_artifact, home)
     done = cli("export", "clipperf-sample", "--runtime", "best", "--json", "-q", check=True)
     taken = json.loads(done.stdout)["best"]["taken"]
-    out = ("eval", "clipperf-sample", "--runtime", "best", "--task", "zeroshot", "--json", "-")
+    out = ("eval", "clipperf-sample", "--runtime", "best", "--dataset", samples, "--json", "-")
     scores = json.loads(cli(*out, check=True).stdout)["scores"]
     cells = {(each["cell"]["runtime"], each["cell"]["precision"]) for each in scores}
     assert cells == {("torch", "fp32"), (taken["runtime"], taken["precision"])}

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from conftest import Cli, store_of
 from report_data import cell, result, score, timed
 
 from clipperf.nouns.result import ResultFile
@@ -109,8 +109,11 @@ def test_a_real_evaluation_is_paired_by_sample(cli: Cli, tmp_path: Path, samples
 
 
 @pytest.mark.slow
-def test_two_real_profiles_of_the_sample(cli: Cli, tmp_path: Path) -> None:
+def test_two_real_profiles_of_the_sample(
+    cli: Cli, home: Path, tmp_path: Path, sample_artifact: Path
+) -> None:
     """Twice the same is no regression by ten times; a rule that nothing can keep fails."""
+    store_of(sample_artifact, home)
     paths = [tmp_path / "before.json", tmp_path / "after.json"]
     for path in paths:
         words = "profile clipperf-sample --runtime torch,onnx --tower text --batch 1 --quick"
