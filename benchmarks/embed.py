@@ -27,7 +27,8 @@ import numpy as np
 from PIL import Image
 
 from clipperf.bench.file_runs import pixel_costs
-from clipperf.embed.run import Wishes, embed
+from clipperf.embed.run import embed
+from clipperf.embed.wishes import Wishes
 from clipperf.export.make import make
 from clipperf.inputs.preprocess import preprocess
 from clipperf.models import zoo

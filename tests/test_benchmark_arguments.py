@@ -21,7 +21,15 @@ def ended(name: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) ->
 
 
 SCRIPTS = (
-    *("batch_neighbours", "cut_texts", "embed", "engine_builds", "export_cost", "forks"),
+    *(
+        "batch_neighbours",
+        "cut_texts",
+        "embed",
+        "embed_ray",
+        "engine_builds",
+        "export_cost",
+        "forks",
+    ),
     *("kernels", "lean", "load", "peers", "peers_exports", "peers_prepare", "preprocess"),
     *(
         "probe",
@@ -69,6 +77,8 @@ def test_help_is_all_that_it_prints(
         ("batch_neighbours", ("--batch", "0"), "'0' is no whole number from 1 on"),
         ("ray_overhead", ("--cells", "0"), "'0' is no whole number from 1 on"),
         ("ray_overhead", ("--nodes", "1,x"), "'x' is no whole number from 1 on"),
+        ("embed_ray", ("--nodes", "1,x"), "'x' is no whole number from 1 on"),
+        ("embed_ray", ("--cost-s", "0"), "'0' is no number of seconds above 0"),
         ("roofline", ("--threads", "0"), "'0' is no whole number from 1 on"),
         ("preprocess", ("/nonexistent.jpg",), "there is no file at '/nonexistent.jpg'"),
         ("cut_texts", ("--runtime", "tort"), "'tort': choose from"),

@@ -17,6 +17,7 @@ from report_data import cell, result, timed
 from snapshot_data import help_of
 
 import clipperf
+from clipperf.bench.sweeps.ledger import MARK
 from clipperf.commands.ray_options import with_address
 from clipperf.system import files, store
 
@@ -290,3 +291,17 @@ def test_what_cannot_be_done_on_a_cluster_is_refused(cli: Cli) -> None:
     assert done.returncode == 2 and "--ray-store is for --ray" in done.stderr
     done = cli("eval", "--ray", "--index-compat", "onnx:fp32", "onnx:int8")
     assert done.returncode == 2 and "leave out --ray" in done.stderr
+
+
+def test_a_sweep_that_another_command_writes_asks_no_cluster(cli: Cli, tmp_path: Path) -> None:
+    plan, out = tmp_path / "plan.toml", tmp_path / "out"
+    plan.write_text('models = ["clipperf-sample"]\nruntimes = ["onnx"]\n')
+    words = ("sweep", plan, "--out", out, "--ray", "127.0.0.1:1")
+    with files.locked(out / MARK):
+        done = cli(*words)
+    assert done.returncode == 1 and "another command is writing" in done.stderr
+    out.rmdir()
+    pytest.importorskip("ray")
+    done = cli(*words)
+    assert done.returncode == 1 and "no Ray cluster answers at 127.0.0.1:1" in done.stderr
+    assert not out.exists()

@@ -44,13 +44,15 @@ TUNE = (
 class Place:
     """A folder with a store, an artifact with a user's files in it, and result files.
 
-    `template` is a place that is complete; `reset` makes this one a copy of it.
+    `template` is a place that is complete; `reset` makes this one a copy of it. `cluster` is the
+    address of a Ray cluster where there is one.
     """
 
     root: Path
     template: Path | None = None
     problems: list[str] = field(default_factory=list)
     fresh: bool = False
+    cluster: str = ""
 
     @property
     def home(self) -> Path:
@@ -99,8 +101,10 @@ class Place:
             "PLAN": "plan.toml",
             "SWEEP": "sweep",
             "VECTORS": "vectors",
+            "CROSSING": "crossing",
         }
-        paths = {"OUT": self.out, **{word: self.root / name for word, name in names.items()}}
+        own = {word: self.root / name for word, name in names.items()}
+        paths = {"OUT": self.out, "CLUSTER": self.cluster, **own}
         typed = [str(paths.get(word, word)) for word in words.split()]
         return [sys.executable, "-P", "-m", "clipperf", *typed]
 

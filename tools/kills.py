@@ -10,6 +10,9 @@ artifact and the engine must be whole, the user's files be there, the result fil
 readable and every shard of vectors that has a record be that of a run which nobody killed; the
 same command must at last succeed and leave no staging. What a sweep had finished it must not do
 again, and sweeps and shards must end with the files of a run that nobody killed.
+
+`--only embed-ray` kills embeddings on a Ray cluster of two nodes, which is started on this machine
+and outlives the commands; nothing of a command may be left on it.
 """
 
 from __future__ import annotations
@@ -22,13 +25,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 from breaking import BUILD, EMBED, MODEL, TUNE, Place, error_lines
 
 from clipperf.engines.tensorrt import flavours
+from clipperf.system.temporaries import PREFIX
 
 COMMANDS = {
     "export": f"export {MODEL} --tower text --quiet --out OUT",
@@ -39,6 +43,7 @@ COMMANDS = {
     "eval": f"eval {MODEL} --runtime onnx --precision fp32 --dataset FEW --quiet --json JSON",
     "tune": TUNE,
     "embed": EMBED,
+    "embed-ray": f"{EMBED} --ray CLUSTER --ray-store CROSSING",
 }
 TURNS = (
     *("preprocess", "export", "embed", "sweep", "profile", "build"),
@@ -46,6 +51,7 @@ TURNS = (
 )
 """In a change of the preprocessing, which takes a second, a folder is exchanged as in an export."""
 
+CLUSTERED = "embed-ray"
 WHOM = ("family", "parent", "child")
 GONE_S = 20.0
 
@@ -70,7 +76,20 @@ def main() -> int:
             if options.only in (None, name) and (name != "build" or flavours.installed("trt-rtx"))
         )
         place, in_a_row = Place(folder / "place", template.root), options.in_a_row
+        if options.only == CLUSTERED:
+            turns = (CLUSTERED,)
+            place.cluster = held.enter_context(nodes(folder))
         return kill_all(place, options.kills, options.seed, turns, in_a_row)
+
+
+@contextlib.contextmanager
+def nodes(folder: Path) -> Iterator[str]:
+    """The address of a Ray cluster of two nodes with a store each."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from ray_nodes import node, started
+
+    with started([node(folder / f"node-{number}") for number in range(2)]) as cluster:
+        yield cluster.address
 
 
 def kill_all(
@@ -113,8 +132,10 @@ def kill_all(
         if name == "sweep":
             compare_sweeps(place, finished, whole)
         place.look_for_leftovers()
-        if name == "embed":
+        if name.startswith("embed"):
             place.look_at_all_vectors()
+        if name == CLUSTERED:
+            place.problems += left_on_nodes(place.root.parent)
         for problem in place.problems:
             print(f"round {rounds} ({name}): {problem}", flush=True)
         problems += len(place.problems)
@@ -122,6 +143,12 @@ def kill_all(
         print(f"{count:5d}  {what}")
     print(f"{kills} kills, {problems} problems, {rounds} runs to the end, seed {seed}")
     return 1 if problems else 0
+
+
+def left_on_nodes(folder: Path) -> list[str]:
+    """What temporary files the last command has left in the stores of the nodes."""
+    found = [path for path in folder.glob("node-*/**/.*") if path.name.startswith(PREFIX)]
+    return [f"left over: {path.relative_to(folder)}" for path in found]
 
 
 def compare_sweeps(place: Place, finished: dict[str, int], whole: set[str] | None) -> None:

@@ -24,7 +24,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from clipperf.embed.items import Wanted
-from clipperf.embed.run import Wishes, embed
+from clipperf.embed.run import embed
+from clipperf.embed.wishes import Wishes
 from clipperf.errors import ClipperfError, UsageError
 from clipperf.inputs.decode import ImageInput
 from clipperf.inputs.preprocess import preprocess

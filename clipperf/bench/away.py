@@ -21,10 +21,11 @@ from clipperf.errors import ArtifactError, ClipperfError, StorageError
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment
+from clipperf.nouns.variant import Side, Variant
 from clipperf.serialize import from_json, parse_json, to_json
 from clipperf.system import env, store
 from clipperf.system.cluster.remote import Tell
-from clipperf.system.cluster.shared import Blob, Shared, SharedFolder
+from clipperf.system.cluster.shared import Blob, Shared, SharedFolder, shared_at
 from clipperf.system.housekeeping.in_use import using
 
 EVENTS = "events.json"
@@ -70,21 +71,6 @@ def here() -> Environment:
     return env.capture()
 
 
-@functools.cache
-def shared_at(url: str) -> Shared:
-    """A shared place, opened once by each process."""
-    return Shared(url)
-
-
-def sees(tell: Tell, url: str, name: str, blob: Blob) -> None:
-    """Make sure that a shared place is the one that the command at home has written to.
-
-    Raises:
-        ClipperfError: it cannot be read, or holds something else.
-    """
-    shared_at(url).get(name, blob)
-
-
 # --- artifacts -----------------------------------------------------------------------------
 
 
@@ -120,6 +106,28 @@ def make(
             found.append(Made(Prepared(request, disk_bytes), folder))
         folders = [made.folder for made in found if made.folder is not None]
         return found, made_since(shared, folders, begun_s)
+
+
+def make_tower(
+    tell: Tell,
+    spec: ModelSpec,
+    side: Side,
+    variant: Variant,
+    device: str,
+    batches: tuple[int, int],
+    url: str,
+    known: Sequence[SharedFolder],
+) -> SharedFolder:
+    """Make the folder that a tower is opened from, and share it; `known` as for `make`.
+
+    Raises:
+        ClipperfError: it cannot be made, or the runtime cannot be used here.
+    """
+    shared = shared_at(url)
+    with using():
+        prepare.check_usable({variant.runtime: device})
+        fetch_missing(shared, known)
+        return share(shared, prepare.artifact_folder(spec, [side], variant, tell, batches))
 
 
 def folder_of(path: str) -> Path:

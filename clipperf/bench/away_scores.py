@@ -32,7 +32,7 @@ from clipperf.nouns.result import Ended, ResultFile
 from clipperf.serialize import from_json, parse_json, to_json
 from clipperf.system import gpus, store
 from clipperf.system.cluster.remote import Tell
-from clipperf.system.cluster.shared import Shared, SharedFolder
+from clipperf.system.cluster.shared import Shared, SharedFolder, shared_at
 from clipperf.system.housekeeping.in_use import using
 
 NO_LIMITS = Limits()
@@ -87,7 +87,7 @@ def models(
     Raises:
         StorageError: the disk, or the shared place, is full.
     """
-    shared, begun_s = away.shared_at(url), time.time()
+    shared, begun_s = shared_at(url), time.time()
     weights = prepare.weights_of(spec)
     found = []
     with using():
@@ -131,7 +131,7 @@ def score(tell: Tell, asked: Scoring, data: Crossed, place: Place) -> Scored:
     Raises:
         UsageError: it does not.
     """
-    shared = away.shared_at(place.url)
+    shared = shared_at(place.url)
     dataset = dataset_of(shared, data)
     requests, errors = {}, {}
     with using(), tempfile.TemporaryDirectory(prefix="clipperf-sweep-") as scratch:

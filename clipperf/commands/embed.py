@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -16,23 +17,24 @@ from clipperf.commands.options import (
     print_json,
     tell_lines,
 )
+from clipperf.commands.ray_options import Ray, RayStore, check
 from clipperf.errors import UsageError
-from clipperf.system.terminal import say
 from clipperf.text import shown
 
 if TYPE_CHECKING:
-    from clipperf.embed.run import Limit, Summary
+    from clipperf.embed.wishes import Limit, Summary
     from clipperf.nouns.variant import Side
-    from clipperf.serve.bulk import Tower
 
 EXAMPLES = (
     "clipperf embed photos --out vectors",
     "clipperf embed laion.parquet --column URL --id-column key --model ViT-B-32 --out vectors",
     "clipperf embed captions.csv --tower text --artifact vit-b-32 --normalize --out texts",
     "clipperf embed shards --artifact tuned.json --format parquet --max-corrupt 5% --out vectors",
+    "clipperf embed /shared/photos --model ViT-B-32 --out vectors --ray",
 )
 
 SAMPLE = "sample"
+MOST_LOSSES = 5
 LEFT_OUT = 3
 """The exit code where all shards are there, and items are corrupt."""
 
@@ -136,12 +138,16 @@ def command(
         Optional[int],  # noqa: UP045
         typer.Option("--streams", min=1, help="Batches that run at once; default: as tuned, or 1."),
     ] = None,
+    ray: Ray = None,
+    ray_store: RayStore = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Embed a dataset into shards of vectors with ids; killed, the same command goes on."""
+    from clipperf.commands.embed_tower import TowerWish, machines, opened
     from clipperf.embed.items import Wanted
-    from clipperf.embed.run import Wishes, embed
+    from clipperf.embed.run import embed, embed_by
+    from clipperf.embed.wishes import Wishes
     from clipperf.evals.place import SAMPLE as SAMPLE_ZIP
     from clipperf.nouns.model import Sizes
     from clipperf.system.housekeeping.in_use import using
@@ -176,18 +182,19 @@ def command(
             f"first; the images that its rows name may be URLs"
         )
     path = SAMPLE_ZIP if dataset == SAMPLE else expanded(dataset)
-    opening = {"threads": threads, "streams": streams, "device": device, "preprocess": preprocess}
+    check(ray, ray_store, device)
+    sizes = Sizes(image_size, context_length)
+    wish = TowerWish(
+        *(side, model, pretrained, sizes, artifact, runtime, precision, preprocess),
+        *(batch, device, threads, streams),
+    )
     with using(), progress(quiet, total=1) as bar:
-
-        def opened() -> Tower:
-            folder, chosen = artifact, runtime
-            if folder is None:
-                sizes = Sizes(image_size, context_length)
-                what = (model, pretrained, sizes, runtime, precision)
-                folder, chosen = _exported(*what, device, side, batch or 32, bar.stage)
-            return _in_precision(_opened(folder, side, chosen, batch, opening), precision)
-
-        summary = embed(path, expanded(out), opened, wishes, bar.stage, bar.at)
+        where = (path, expanded(out))
+        if ray is None:
+            summary = embed(*where, lambda: opened(wish, bar.stage), wishes, bar.stage, bar.at)
+        else:
+            there = partial(machines, wish, ray, ray_store, path, bar.stage)
+            summary = embed_by(*where, there, wishes, bar.stage, bar.at)
     if json:
         print_json(_plain(summary))
     else:
@@ -205,7 +212,7 @@ def _side(tower: str) -> Side:
 
 def _limit(text: str | None) -> Limit:
     """What --max-corrupt means; raises UsageError."""
-    from clipperf.embed.run import Limit
+    from clipperf.embed.wishes import Limit
 
     if text is None:
         return Limit()
@@ -218,64 +225,6 @@ def _limit(text: str | None) -> Limit:
     except ValueError:
         pass
     raise UsageError(f"--max-corrupt {text}: give a number of items, or a share such as 5%")
-
-
-def _exported(
-    model: str | None,
-    pretrained: str | None,
-    sizes: Any,
-    runtime: str | None,
-    precision: str | None,
-    device: str | None,
-    side: Side,
-    batch: int,
-    on_stage: Any,
-) -> tuple[str, str]:
-    """The folder of a model that is exported now where it is not there, and what opens it."""
-    from clipperf.bench import prepare
-    from clipperf.engines import contract
-    from clipperf.nouns.variant import BASELINE_PRECISION, Variant
-
-    specs = prepare.choose_models([model] if model else [], pretrained, sizes)
-    if len(specs) > 1:
-        known = ", ".join(sorted(spec.id for spec in specs)[:5])
-        raise UsageError(f"several models are exported: name one with --model: {known}")
-    chosen = runtime or prepare.ARTIFACT
-    if contract.get(chosen).artifact is None:
-        raise UsageError(f"--runtime {chosen} runs weights, not what is exported: choose another")
-    prepare.check_usable(prepare.choose_devices([chosen], device))
-    variant = Variant(chosen, precision or BASELINE_PRECISION)
-    folder = prepare.artifact_folder(specs[0], [side], variant, on_stage, (1, batch))
-    return str(folder), chosen
-
-
-def _opened(
-    folder: str, side: Side, runtime: str | None, batch: int | None, options: dict[str, Any]
-) -> Tower:
-    """The tower, and on standard error what its user should know."""
-    from clipperf.serve.bulk import open_tower
-
-    found = open_tower(folder, side, runtime=runtime, **options)
-    for warning in found.warnings:
-        say(f"warning: {warning}")
-    if batch is not None:
-        found.batch = batch
-    return found
-
-
-def _in_precision(tower: Tower, asked: str | None) -> Tower:
-    """The tower, where it runs in the precision that was asked for; raises UsageError, closes it.
-
-    Some precisions are settings of a runtime, not what is in a file.
-    """
-    runs = tower.cell.precision
-    if asked in (None, runs):
-        return tower
-    tower.close()
-    raise UsageError(
-        f"--precision {asked} cannot be embedded with: {tower.cell.runtime} opens what is exported "
-        f"for it in {runs}; choose another precision, or leave it out"
-    )
 
 
 def _lines(summary: Summary) -> list[str]:
@@ -297,6 +246,9 @@ def _lines(summary: Summary) -> list[str]:
             else ""
         ),
     ]
+    if summary.lost:
+        said.append(f"lost on the way, and done again ({len(summary.lost)}):")
+        said += [one_line(f"  {each}") for each in summary.lost[:MOST_LOSSES]]
     if summary.clipped:
         said.append(f"{number_of(summary.clipped, 'image')}: values that are no bytes were clipped")
     if summary.corrupt:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from clipperf.commands.ray_options import check_device
 from clipperf.errors import UsageError
 from clipperf.system import gpus
 from clipperf.system.terminal import say, show, tell
@@ -42,11 +43,21 @@ Inputs = Annotated[
     str,
     typer.Option("--input", help="Pixels that image towers take: float32, uint8 or both."),
 ]
+
+
+def _pinned(ctx: typer.Context, device: Optional[str]) -> Optional[str]:  # noqa: UP045
+    """The device, whose GPU this process sees alone; with --ray it is one of other machines."""
+    if ctx.params.get("ray") is None:
+        return gpus.pin(device)
+    check_device(device)
+    return device
+
+
 Device = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
         "--device",
-        callback=gpus.pin,
+        callback=_pinned,
         help="cpu, cuda, or cuda:1 for the second GPU; default: cuda where a runtime needs it.",
     ),
 ]

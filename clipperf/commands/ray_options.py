@@ -20,6 +20,7 @@ Ray = Annotated[
     typer.Option(
         NAME,
         metavar="[HOST:PORT]",
+        is_eager=True,  # what other options mean depends on it
         help="Work on the machines of a Ray cluster: of this one's, or of the head's address.",
     ),
 ]
@@ -49,15 +50,15 @@ def with_address(args: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def joined(ray: str, store: str) -> Iterator[Away]:
-    """The machines of a cluster; `store` is where things cross.
+def joined(ray: str, store: str, look: bool = True) -> Iterator[Away]:
+    """The machines of a cluster; `store` is where things cross, with `look` all must see it.
 
     Raises:
         ClipperfError: the cluster cannot be joined, or does not see that place.
     """
     from clipperf.bench.launchers.ray import joined
 
-    with joined(ray, store) as machines:
+    with joined(ray, store, look) as machines:
         yield machines
 
 
@@ -65,9 +66,15 @@ def check(ray: str | None, store: str | None, device: str | None) -> None:
     """Raise UsageError where one option makes another mean nothing."""
     if ray is None and store is not None:
         raise UsageError(f"--ray-store is for {NAME}")
-    if ray is not None and device is not None and ":" in device:
+    if ray is not None:
+        check_device(device)
+
+
+def check_device(device: str | None) -> None:
+    """Raise UsageError where a device with --ray is a GPU of this machine."""
+    if device is not None and ":" in device:
         raise UsageError(
-            f"device {device}: with {NAME} each machine measures on its first GPU: say cuda"
+            f"device {device}: with {NAME} each machine works on GPUs of its own: say cuda"
         )
 
 

@@ -80,12 +80,10 @@ def command(
 ) -> None:
     """Measure and evaluate all that a plan asks for; the same command goes on after any end."""
     from clipperf.bench.sweeps.estimate import estimated
-    from clipperf.bench.sweeps.ledger import MARK, Ledger
+    from clipperf.bench.sweeps.ledger import Ledger
     from clipperf.bench.sweeps.plan_file import read_plan
     from clipperf.bench.sweeps.run import sweep
     from clipperf.bench.sweeps.scored import check_datasets
-    from clipperf.system import results
-    from clipperf.system.housekeeping.in_use import using
     from clipperf.system.stopping import Stopping
     from clipperf.system.targets import expanded
 
@@ -96,10 +94,11 @@ def command(
     kept = Ledger(folder, command_line())
     kept.check()
     check(ray, ray_store, asked.device)
-    with (
-        _placed(asked, launcher, ray, ray_store or str(folder / CROSSING)) as placed,
-        contextlib.ExitStack() as stack,
-    ):
+    with contextlib.ExitStack() as stack:
+        if ray is not None and not dry_run:  # before machines that another one may work on
+            _hold(folder, stack)
+        crossing = ray_store or str(folder / CROSSING)
+        placed = stack.enter_context(_placed(asked, launcher, ray, crossing, not dry_run))
         where, study, machine = placed
         expected = estimated(study)
         if dry_run:
@@ -110,8 +109,8 @@ def command(
         elif not quiet:
             for line in (*unsupported_lines(study), *planned_lines(study, expected)):
                 say(line)
-        stack.enter_context(using())
-        stack.enter_context(results.alone(folder / MARK, "--out"))
+        if ray is None:
+            _hold(folder, stack)
         stop = stack.enter_context(Stopping(STOPS))
         kept.begin(asked.text)
         refuse_to_replace_data(folder / REPORT)
@@ -131,18 +130,41 @@ def command(
     raise typer.Exit(1 if outcome.failures or outcome.left else 0)
 
 
+def _hold(folder: Path, stack: contextlib.ExitStack) -> None:
+    """Be the only command that writes a folder, which goes again where nothing came of it.
+
+    Raises:
+        StorageError: another command is writing it.
+    """
+    from clipperf.bench.sweeps.ledger import MARK
+    from clipperf.system import results
+    from clipperf.system.housekeeping.in_use import using
+
+    def empty() -> None:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+    if not folder.exists():
+        stack.callback(empty)
+    stack.enter_context(using())
+    stack.enter_context(results.alone(folder / MARK, "--out"))
+
+
 @contextlib.contextmanager
 def _placed(
-    plan: SweepPlan, launcher: str, ray: str | None, store: str
+    plan: SweepPlan, launcher: str, ray: str | None, store: str, look: bool
 ) -> Iterator[tuple[Launcher, Study, Environment | None]]:
-    """Where a plan is followed, what it comes to there, and a machine of it if not this one."""
+    """Where a plan is followed, what it comes to there, and a machine of it if not this one.
+
+    With `look` the machines must see `store`, into which something is written for that.
+    """
     from clipperf.bench.jobs import LAUNCHERS, Call, Launcher
 
     if ray is None:
         where = LAUNCHERS.get(launcher)
         yield where, study_of(plan, where.here), None
         return
-    with joined(ray, store) as machines:
+    with joined(ray, store, look) as machines:
         study = machines.call(Call("the plan", study_there, (plan,)))
         where = Launcher("ray", lambda: contextlib.nullcontext(machines), here=False)
         yield where, study, machines.environments[0]

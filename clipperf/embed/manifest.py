@@ -10,6 +10,9 @@ from clipperf.embed.dataset import Dataset
 from clipperf.embed.items import Wanted
 from clipperf.embed.names import as_text
 from clipperf.errors import ArtifactError, UsageError
+from clipperf.inputs.preprocess_spec import PreprocessSpec
+from clipperf.nouns.artifact import Artifact
+from clipperf.nouns.cell import Cell
 from clipperf.nouns.variant import Side
 from clipperf.serve.bulk import Tower
 from clipperf.system.files import utc_now, write_json
@@ -94,8 +97,26 @@ FREE = ("schema_version", "kind", "created_utc", "clipperf", "data.path", "devic
 """What a resumed run may have otherwise."""
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What vectors depend on of a tower that was opened, wherever that was; see `bulk.Tower`."""
+
+    cell: Cell
+    artifact: Artifact
+    batch: int
+    embed_dim: int
+    pixels: PreprocessSpec
+    warnings: tuple[str, ...] = ()
+
+
+def facts_of(tower: Tower) -> Facts:
+    """What vectors depend on of a tower that is open here."""
+    given = tower.cell, tower.artifact, tower.batch, tower.embed_dim, tower.pixels
+    return Facts(*given, tower.warnings)
+
+
 def manifest_of(
-    tower: Tower,
+    tower: Facts,
     dataset: Dataset,
     items: int,
     wanted: Wanted,

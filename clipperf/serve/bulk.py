@@ -24,6 +24,7 @@ from clipperf.serve.load import choices_at
 from clipperf.serve.parts import Parts, open_all
 from clipperf.serve.streams import finite, run_each
 from clipperf.serve.texts import encode as embed_texts
+from clipperf.serve.towers import Choice
 from clipperf.system.env import available_cores
 
 PLAIN_TEXT = "a photo"
@@ -60,6 +61,13 @@ def open_tower(
     path, choices = choices_at(
         folder, threads=threads, streams=streams, runtime=runtime, device=device
     )
+    return open_chosen(path, choices, side, preprocess)
+
+
+def open_chosen(
+    path: Path, choices: Sequence[Choice], side: Side, preprocess: str | None = None
+) -> Tower:
+    """Open one tower of what was found at a path; see `open_tower`."""
     wanted = [replace(choice, side=side) for choice in choices if choice.side in (None, side)]
     parts = open_all(wanted, preprocess, verify=False, self_test=None) if wanted else None
     if parts is None or side not in parts.engines:

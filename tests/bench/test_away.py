@@ -28,6 +28,7 @@ from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Measurement
 from clipperf.system import env, files, store
+from clipperf.system.cluster import seeing
 from clipperf.system.cluster.machines import Facts, Needs, Node
 from clipperf.system.cluster.remote import perform
 from clipperf.system.cluster.shared import Shared
@@ -198,7 +199,7 @@ def test_machines_of_one_kind_measure_and_others_are_named(home: Path, tmp_path:
 def test_a_place_that_is_not_the_same_there_is_refused(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(away, "shared_at", lambda url: Shared(str(tmp_path / "elsewhere")))
+    monkeypatch.setattr(seeing, "shared_at", lambda url: Shared(str(tmp_path / "elsewhere")))
     with pytest.raises(ClusterError, match=r"host-1 .* does not see .*--ray-store"):
         Remote(AtOnce(), Shared(str(tmp_path / "shared")))  # type: ignore[arg-type]
 

@@ -263,6 +263,8 @@ def test_a_folder_that_the_machines_do_not_see_is_refused(
     done = sweep("sweep", plan, "--ray", nodes.address, "--ray-store", "memory://here")
     assert done.returncode == 1 and "does not see memory://here" in done.stderr
     assert "--ray-store a folder that all machines see" in done.stderr
+    sweep("sweep", plan, "--ray", nodes.address, "--dry-run", check=True)
+    assert not (tmp_path / "plan.sweep").exists(), "it only says what there is to do"
 
 
 def test_options_that_mean_nothing_are_refused(sweep: Cli, nodes: Nodes, tmp_path: Path) -> None:
@@ -272,7 +274,7 @@ def test_options_that_mean_nothing_are_refused(sweep: Cli, nodes: Nodes, tmp_pat
     assert done.returncode == 2 and "--ray-store is for --ray" in done.stderr
     plan.write_text('device = "cuda:1"\n' + PLAN.replace('["one"]', '["on-gpu"]'))
     done = sweep("sweep", "--ray", nodes.address, plan)
-    assert done.returncode == 2 and "each machine measures on its first GPU" in done.stderr
+    assert done.returncode == 2 and "each machine works on GPUs of its own" in done.stderr
 
 
 def test_a_node_that_is_killed_loses_nothing(

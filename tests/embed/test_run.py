@@ -20,12 +20,14 @@ from conftest import leftovers
 from PIL import Image
 
 import clipperf
+from clipperf.embed import keeping
 from clipperf.embed import run as runs
 from clipperf.embed.formats import FORMATS
 from clipperf.embed.items import Item, Wanted
 from clipperf.embed.manifest import check_same, read_manifest
-from clipperf.embed.run import Limit, Summary, Wishes, embed
+from clipperf.embed.run import embed
 from clipperf.embed.shards import corrupt_in
+from clipperf.embed.wishes import Limit, Summary, Wishes
 from clipperf.errors import (
     ArtifactError,
     CorruptError,
@@ -274,7 +276,7 @@ def test_a_dataset_that_changes_while_it_is_read(photos: Path, tmp_path: Path, o
 def test_vectors_that_half_floats_have_no_room_for(
     photos: Path, tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "finished", lambda rows, *_: np.full_like(rows, 70_000))
+    monkeypatch.setattr(keeping, "finished", lambda rows, *_: np.full_like(rows, 70_000))
     with pytest.raises(UsageError, match="float16 has no room"):
         embed(photos, tmp_path / "out", opened, replace(WISHES, dtype="float16"))
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, Cli, leftovers, start
 
-from clipperf.commands import embed as command
+from clipperf.commands import embed_tower
 from clipperf.errors import UsageError
 
 
@@ -61,10 +61,10 @@ def test_a_precision_that_would_not_run_is_refused() -> None:
     cell = SimpleNamespace(runtime="ort-cuda", precision="fp32")
     tower: Any = SimpleNamespace(cell=cell, close=lambda: closed.append(True))
     for asked in (None, "fp32"):
-        assert command._in_precision(tower, asked) is tower
+        assert embed_tower.in_precision(tower, asked) is tower
     assert not closed
     with pytest.raises(UsageError, match=r"--precision tf32 .* opens what .* in fp32"):
-        command._in_precision(tower, "tf32")
+        embed_tower.in_precision(tower, "tf32")
     assert closed
 
 
@@ -149,7 +149,8 @@ def test_memory_does_not_grow_with_the_dataset(
 import sys
 from functools import partial
 from pathlib import Path
-from clipperf.embed.run import Wishes, embed
+from clipperf.embed.run import embed
+from clipperf.embed.wishes import Wishes
 from clipperf.serve.bulk import open_tower
 from clipperf.system.processes import status_bytes
 tower = partial(open_tower, sys.argv[1], "image", threads=1)

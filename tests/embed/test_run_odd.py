@@ -15,8 +15,9 @@ from PIL import Image
 
 from clipperf.embed import urls
 from clipperf.embed.items import Wanted
-from clipperf.embed.run import Limit, Wishes, embed
+from clipperf.embed.run import embed
 from clipperf.embed.shards import corrupt_in
+from clipperf.embed.wishes import Limit, Wishes
 from clipperf.errors import CorruptError, MissingDependencyError, NotFiniteError
 from clipperf.serve.apart import NOT_FINITE
 from clipperf.serve.bulk import Tower, open_tower

@@ -15,8 +15,9 @@ from PIL import Image
 
 from clipperf.embed import urls
 from clipperf.embed.items import Item, Later, Url
-from clipperf.embed.run import Limit, Wishes, embed
+from clipperf.embed.run import embed
 from clipperf.embed.urls import Web, fetched
+from clipperf.embed.wishes import Limit, Wishes
 from clipperf.errors import CorruptError, UsageError
 from clipperf.serve.bulk import Tower, open_tower
 

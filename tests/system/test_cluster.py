@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,13 +85,56 @@ def test_where_nobody_listens_it_says_so() -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("127.0.0.1:{port}", "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:"),
+        ("ray://127.0.0.1:{port}", "RAY_ADDRESS=ray://127.0.0.1:.* run the command on a machine"),
+        ("nowhere", "RAY_ADDRESS=nowhere: give HOST:PORT"),
+    ],
+)
+def test_where_nobody_listens_at_ray_address_it_says_so(
+    named: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", named.format(port=taken.getsockname()[1]))
+        with pytest.raises((ClusterError, UsageError), match=said), opened():
+            pass
+
+
 def test_machines_with_another_clipperf_are_named() -> None:
     here = env.capture()
     one = Node("a" * 56, "10.0.0.1", Needs(), machines.facts())
     other = Node("b" * 56, "10.0.0.2", Needs(), Facts("0.0.9", "m", "host-2", here))
-    machines.check_versions([one])
-    with pytest.raises(ClusterError, match=r"host-2 \(10.0.0.2, node bbbbbbbb\) has 0.0.9"):
-        machines.check_versions([one, other])
+    assert machines.other_version([one]) is None
+    said = machines.other_version([one, other])
+    assert said is not None and "host-2 (10.0.0.2, node bbbbbbbb) has 0.0.9" in said
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_machine_that_comes_later_with_another_clipperf_is_left_out(
+    settled: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Facts("0.0.9", "m", "host-2", env.capture())
+    row = {"NodeManagerAddress": "10.0.0.2", "Resources": {"CPU": 1.0}}
+    cluster: Any = Cluster.__new__(Cluster)
+    cluster._ray = SimpleNamespace(
+        get=lambda news: news, exceptions=SimpleNamespace(RayError=LostError)
+    )
+    cluster._asked = {"b" * 56: (iter([("begun", None), ("done", other)]), row)}
+    cluster._silent, cluster.nodes, cluster._is_settled = set(), [], settled
+    cluster._hear("b" * 56)
+    said = "host-2 (10.0.0.2, node bbbbbbbb) has 0.0.9"
+    if settled:
+        cluster._hear("b" * 56)
+        assert cluster._silent == {"b" * 56} and said in capsys.readouterr().err
+    else:
+        with pytest.raises(ClusterError) as caught:
+            cluster._hear("b" * 56)
+        assert said in str(caught.value)
+    assert cluster.nodes == []
 
 
 def test_machines_are_alike_where_all_that_counts_is() -> None:

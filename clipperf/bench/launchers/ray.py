@@ -34,7 +34,7 @@ from clipperf.bench.jobs import (
 )
 from clipperf.bench.launchers.local import overhead_fact
 from clipperf.engines import contract
-from clipperf.errors import ClipperfError, ClusterError, LostError
+from clipperf.errors import ClipperfError, LostError
 from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment, Measurement
@@ -42,6 +42,7 @@ from clipperf.system import store
 from clipperf.system.cluster.joining import AUTO
 from clipperf.system.cluster.machines import Needs, Node
 from clipperf.system.cluster.running import Cluster, opened
+from clipperf.system.cluster.seeing import check_seen
 from clipperf.system.cluster.shared import Shared, SharedFolder
 from clipperf.system.cluster.tasks import Done, Task
 
@@ -58,7 +59,7 @@ class _Sent:
 class Remote:
     """The machines of a cluster that are of one kind, and what was made on them."""
 
-    def __init__(self, cluster: Cluster, shared: Shared) -> None:
+    def __init__(self, cluster: Cluster, shared: Shared, look: bool = True) -> None:
         self.cluster, self.shared = cluster, shared
         self.kind = kind_of(cluster.nodes)
         self._environments = {n.facts.environment.id: n.facts.environment for n in self.nodes}
@@ -67,6 +68,8 @@ class Remote:
         self.known: dict[str, dict[str, SharedFolder]] = {}
         self._made: dict[tuple[object, ...], Made] = {}
         self._memory: list[Measurement] = []
+        if look:
+            check_seen(cluster, self.nodes, shared)
         self._facts = tuple(self._look())
         self._overhead_is_known = False
 
@@ -217,26 +220,7 @@ class Remote:
             on_event(Event("measured", f"{row.cell.label}: {error}", row, job.group))
 
     def _look(self) -> Iterator[str]:
-        """Check that the machines see the shared place; what is worth a note of them."""
-        blob = self.shared.put(name := f"tasks/{secrets.token_hex(8)}", secrets.token_bytes(16))
-        failed: list[Done] = []
-
-        def done(done: Done) -> None:
-            failed.extend([done] if done.error is not None else [])
-
-        self.cluster.run(
-            [
-                Task(node.name, away.sees, (self.shared.url, name, blob), fits=_is(node))
-                for node in self.nodes
-            ],
-            on_done=done,
-        )
-        self.shared.remove(name)
-        if failed:
-            raise ClusterError(
-                f"{failed[0].task.name} does not see {self.shared.url}: {failed[0].error}. Give "
-                "--ray-store a folder that all machines see, or a URL such as s3://bucket/path"
-            )
+        """What is worth a note of the machines."""
         others = [node.name for node in self.cluster.nodes if node.kind != self.kind]
         if others:
             yield f"left out, as they are machines of another kind: {', '.join(others)}"
@@ -261,10 +245,6 @@ def kind_of(nodes: Sequence[Node]) -> tuple[object, ...]:
     return counted.most_common(1)[0][0]
 
 
-def _is(node: Node) -> Any:
-    return lambda other: other.id == node.id
-
-
 def _key(cell: Cell, spec: ModelSpec, largest_batch: int) -> tuple[object, ...]:
     """Equal for cells that load the same; the batch says nothing where nothing is loaded."""
     made = contract.get(cell.runtime).artifact is not None
@@ -281,14 +261,18 @@ def _of(made: Made, cell: Cell) -> Prepared | ClipperfError:
 
 
 @contextlib.contextmanager
-def joined(address: str = AUTO, url: str | Path | None = None) -> Iterator[Remote]:
+def joined(
+    address: str = AUTO, url: str | Path | None = None, look: bool = True
+) -> Iterator[Remote]:
     """The machines of the cluster at an address; `url` is where things cross.
+
+    Without `look` nothing is written there to see whether all machines see it.
 
     Raises:
         ClipperfError: the cluster cannot be joined, or does not see the shared place.
     """
     with opened(address) as cluster:
-        yield Remote(cluster, Shared(str(url or store.home() / "ray")))
+        yield Remote(cluster, Shared(str(url or store.home() / "ray")), look)
 
 
 def launcher(address: str = AUTO, url: str | Path | None = None) -> Launcher:

@@ -3,6 +3,7 @@
 - `joining`: a cluster joined for a ``with`` block, or a clear reason why not,
 - `machines`: what its machines are, and whether they can work together,
 - `tasks`: what a task is, `running`: tasks on the machines, one alone on each or several beside
-  each other, done again where a machine or a process is lost,
-- `shared`: bytes and folders that cross between machines through a path or URL, with checksums.
+  each other, done again where a machine or a process is lost; `starting`: in which processes,
+- `shared`: bytes and folders that cross between machines through a path or URL, with checksums;
+  `seeing`: whether they see it.
 """

@@ -20,6 +20,9 @@ from clipperf.text import one_line
 AUTO = "auto"
 """The cluster that this machine is part of, or that RAY_ADDRESS names."""
 
+OWN = (AUTO, "local")
+"""Addresses behind which nobody need listen yet."""
+
 ANSWER_S = 5.0
 ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
 CLIENT = "ray://"
@@ -115,20 +118,25 @@ def is_address(text: str) -> bool:
 
 def _check_address(address: str) -> None:
     """Raise where it is no address, or nobody listens there; Ray itself would wait a minute."""
+    said = f"--ray {address}"
     if address == AUTO:
+        address = os.environ.get("RAY_ADDRESS") or AUTO
+        said = f"RAY_ADDRESS={address}"
+    if address in OWN:
         return
     if address.startswith(CLIENT):
         raise UsageError(
-            f"--ray {address}: Ray's client is not supported: run the command on a machine of the "
+            f"{said}: Ray's client is not supported: run the command on a machine of the "
             "cluster, with --ray HOST:PORT of its head"
         )
     if not ADDRESS.fullmatch(address):
-        raise UsageError(f"--ray {address}: give HOST:PORT of the cluster's head, or no address")
+        raise UsageError(f"{said}: give HOST:PORT of the cluster's head, or no address")
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
     except (OSError, OverflowError) as exc:
-        raise ClusterError(f"no Ray cluster answers at {address}: {exc}; {START}") from exc
+        where = said if said.startswith("RAY") else address
+        raise ClusterError(f"no Ray cluster answers at {where}: {exc}; {START}") from exc
 
 
 def _why(address: str, exc: Exception) -> str:

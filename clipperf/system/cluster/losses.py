@@ -6,7 +6,12 @@ from typing import Any
 
 from clipperf.text import one_line
 
-NODE = ("NodeDiedError", "LocalRayletDiedError", "TaskUnschedulableError", "OwnerDiedError")
+NODE = (
+    *("NodeDiedError", "LocalRayletDiedError", "TaskUnschedulableError", "OwnerDiedError"),
+    # A process that is kept does not answer: Ray takes 15 s to find out that its machine is gone.
+    # One that is not is asked what it is, and comes back.
+    "ActorUnavailableError",
+)
 
 
 def why_not(ray: Any, exc: Exception) -> str | None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clipperf.errors import ClusterError
 from clipperf.nouns.result import Environment
 from clipperf.system import env
 from clipperf.version import __version__
@@ -86,19 +85,16 @@ def facts(tell: object = None) -> Facts:
     return Facts(__version__, machine, platform.node(), env.capture())
 
 
-def check_versions(nodes: Sequence[Node]) -> None:
-    """Make sure that every machine has this clipperf.
-
-    Raises:
-        ClusterError: one has another; the message names it.
-    """
+def other_version(nodes: Sequence[Node]) -> str | None:
+    """What to say of machines that have another clipperf; None where none has."""
     others = {node.name: node.facts.version for node in nodes if node.facts.version != __version__}
-    if others:
-        named = ", ".join(f"{name} has {version}" for name, version in others.items())
-        raise ClusterError(
-            f"the machines have other versions of clipperf than {__version__}, which is here: "
-            f"{named}; install one version everywhere"
-        )
+    if not others:
+        return None
+    named = ", ".join(f"{name} has {version}" for name, version in others.items())
+    return (
+        f"the machines have other versions of clipperf than {__version__}, which is here: "
+        f"{named}; install one version everywhere"
+    )
 
 
 def alive(ray: Any) -> dict[str, dict[str, Any]]:

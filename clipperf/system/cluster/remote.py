@@ -14,6 +14,8 @@ from typing import Any, Literal
 from clipperf.errors import ClipperfError
 
 Tell = Callable[[Any], None]
+_AT_END: list[Callable[[], object]] = []
+
 News = tuple[Literal["begun", "told", "done", "failed", "broken"], Any]
 """What crosses: a task has begun, something that it tells, what it returns, or how it failed."""
 
@@ -43,3 +45,21 @@ def perform(function: Callable[..., Any], args: tuple[Any, ...]) -> Iterator[New
         yield each
         if each[0] != "told":
             return
+
+
+class Kept:
+    """A process that stays for more than one call, with what they have opened in it."""
+
+    def perform(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Iterator[News]:
+        """See `perform`."""
+        yield from perform(function, args)
+
+    def leave(self) -> None:
+        """Clean up, also while a call is at work: the process is about to be ended."""
+        while _AT_END:
+            _AT_END.pop()()
+
+
+def at_end(call: Callable[[], object]) -> None:
+    """Have something called before this process is ended, where it is one that is kept."""
+    _AT_END.append(call)

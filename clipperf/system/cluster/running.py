@@ -2,8 +2,7 @@
 
 A task that is `alone` takes all that its node has declared, CPUs, GPUs and memory, and no other is
 begun meanwhile on any node of the same machine: nothing is measured beside it. Others take what
-they `need` and run beside each other. Ray is asked for no retries of its own: it would not say
-that there were any.
+they `need` and run beside each other.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from typing import Any
 from clipperf.errors import ClusterError, LostError
 from clipperf.system.cluster import losses
 from clipperf.system.cluster.joining import AUTO, joined
-from clipperf.system.cluster.machines import Needs, Node, alive, check_versions, declared, facts
-from clipperf.system.cluster.remote import perform
+from clipperf.system.cluster.machines import Node, alive, declared, facts, other_version
+from clipperf.system.cluster.starting import Starter
 from clipperf.system.cluster.tasks import ANYTHING, Done, Flight, OnDone, OnLost, OnTold, Task
+from clipperf.system.terminal import say
 
 MOST_TRIES = 3
 NODES_S = 60.0
@@ -33,19 +33,18 @@ class Cluster:
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
-        usual = {"env_vars": {"RAY_worker_niceness": "0"}}  # Ray's is 15: all else would go first
-        remote = ray.remote(num_returns="streaming", max_retries=0, runtime_env=usual)
-        self._perform = remote(perform)
+        self._starter = Starter(ray)
         self._waiting: collections.deque[Flight] = collections.deque()
         self._flying: list[Flight] = []
         self._looked_s = -LOOK_S
         self._without_since_s: float | None = None
-        self._has_lost = False
+        self._has_lost = self._is_settled = False
         self._asked: dict[str, tuple[Any, dict[str, Any]]] = {}
         self._silent: set[str] = set()
         self.nodes: list[Node] = []
         self.look()
         self._settle()
+        self._is_settled = True
         if not self.nodes:
             why = f"none has a CPU to give, or all are busy for more than {NODES_S:g} s"
             raise ClusterError(f"no machine of the Ray cluster takes work: {why}")
@@ -64,14 +63,11 @@ class Cluster:
         known = {node.id for node in self.nodes} | self._asked.keys() | self._silent
         for name, row in there.items():
             if name not in known:
-                self._asked[name] = (self._begin(name, declared(row), facts), row)
+                news = self._starter.begin(name, declared(row), (facts, ()))
+                self._asked[name] = (news, row)
 
     def _hear(self, name: str) -> None:
-        """One piece of news of a machine that was asked what it is.
-
-        Raises:
-            ClusterError: it has another version of clipperf, or none at all.
-        """
+        """One piece of news of a machine that was asked what it is; see `_refuse`."""
         news, row = self._asked[name]
         try:
             kind, what = self._ray.get(next(news))
@@ -79,16 +75,30 @@ class Cluster:
             del self._asked[name]
             self._silent.add(name)
             if (reason := losses.why_not(self._ray, exc)) is not None:
-                raise ClusterError(f"node {name[:8]}: {reason}") from exc
+                self._refuse(name, f"node {name[:8]}: {reason}")
             return
         if kind == "begun":
             return
         del self._asked[name]
         if kind != "done":
-            raise ClusterError(f"node {name[:8]} cannot say what it is: {what}")
+            self._refuse(name, f"node {name[:8]} cannot say what it is: {what}")
+            return
         node = Node(name, row["NodeManagerAddress"], declared(row), what)
-        check_versions([node])
+        if (problem := other_version([node])) is not None:
+            self._refuse(name, problem)
+            return
         self.nodes = sorted([*self.nodes, node], key=lambda node: (node.address, node.id))
+
+    def _refuse(self, name: str, why: str) -> None:
+        """Leave out a machine that has another version of clipperf, or none at all.
+
+        Raises:
+            ClusterError: it was there before the work began, which it might be meant for.
+        """
+        if not self._is_settled:
+            raise ClusterError(why)
+        self._silent.add(name)
+        say(f"note: a machine that came is left out: {why}")
 
     def _settle(self) -> None:
         """Wait until all that were asked have said what they are, but for those that are busy."""
@@ -102,16 +112,8 @@ class Cluster:
 
     def free(self, task: Task) -> Node | None:
         """A machine that a task can begin on now."""
-        for node in self.fitting(task):
-            beside = [f for f in self._flying if f.node and f.node.machine == node.machine]
-            if task.alone:
-                if not beside:
-                    return node
-            elif not any(f.task.alone for f in beside):
-                own = [f.task.needs for f in beside if f.node and f.node.id == node.id]
-                if node.holds([*own, task.needs]):
-                    return node
-        return None
+        fitting = self.fitting(task)
+        return next((node for node in fitting if task.can_begin(node, self._flying)), None)
 
     def fitting(self, task: Task) -> list[Node]:
         """The machines that a task can run on once they are free."""
@@ -167,10 +169,11 @@ class Cluster:
     def close(self) -> None:
         """End what still runs, at once."""
         self._waiting.clear()
-        for flight in self._flying:
+        for flight in [each for each in self._flying if each.process is None]:
             with contextlib.suppress(*self._losses()):
                 self._ray.cancel(flight.news, force=True)
         self._flying.clear()
+        self._starter.close()
 
     def _hand_over(self, task: Task, on_told: OnTold, on_done: OnDone, on_lost: OnLost) -> Flight:
         flight = Flight(task, on_told, on_done, on_lost)
@@ -216,26 +219,13 @@ class Cluster:
                 continue
             self._waiting.remove(flight)
             task, flight.node = flight.task, node
-            takes = node.declared if task.alone else task.needs
-            flight.news = self._begin(node.id, takes, task.function, task.args)
+            call = task.function, task.args if task.late_args is None else task.late_args()
+            takes = task.takes(node)
+            if task.kept:
+                flight.news, flight.process = self._starter.begin_kept(node.id, takes, call)
+            else:
+                flight.news = self._starter.begin(node.id, takes, call)
             self._flying.append(flight)
-
-    def _begin(
-        self,
-        node_id: str,
-        takes: Needs,
-        function: Callable[..., Any],
-        args: tuple[Any, ...] = (),
-    ) -> Any:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        options: dict[str, Any] = {"memory": takes.memory_bytes} if takes.memory_bytes else {}
-        return self._perform.options(
-            num_cpus=takes.cpus,
-            num_gpus=takes.gpus,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
-            **options,
-        ).remote(function, args)
 
     def _take(self, flight: Flight) -> None:
         """Hand on one piece of news."""
@@ -252,6 +242,7 @@ class Cluster:
     def _end(self, flight: Flight, kind: str, what: Any) -> None:
         self._flying.remove(flight)
         flight.ended = True
+        self._done_with(flight, well=kind == "done")
         value, error = (what, None) if kind == "done" else (None, what)
         if kind == "broken":
             where = "" if flight.node is None else f" on {flight.node.name}"
@@ -276,9 +267,18 @@ class Cluster:
             self._end(flight, "failed", LostError(said))
             return
         self._flying.remove(flight)
+        self._done_with(flight, well=False)
         flight.node = flight.news = None
         self._waiting.appendleft(flight)
         flight.on_lost(flight.task, f"{flight.losses[-1]}: once more")
+
+    def _done_with(self, flight: Flight, well: bool) -> None:
+        """What becomes of the process that a call has had, where it is one that is kept."""
+        process, flight.process = flight.process, None
+        if process is not None and well and flight.node is not None:
+            self._starter.give_back(flight.node.id, flight.task.takes(flight.node), process)
+        elif process is not None:
+            self._starter.drop(process)
 
     def _losses(self) -> tuple[type[Exception], ...]:
         """What Ray raises where a task's process or machine is gone."""

@@ -8,6 +8,7 @@ counts it again on the way. What is small and of one task lies under its name (`
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import secrets
@@ -204,6 +205,12 @@ class Shared:
         except Exception as exc:
             said = one_line(str(exc)) or type(exc).__name__
             raise StorageError(f"{self.url} cannot be read or written: {said}") from exc
+
+
+@functools.cache
+def shared_at(url: str) -> Shared:
+    """A shared place, opened once by each process."""
+    return Shared(url)
 
 
 def _copy(source: Path, target: Path) -> None:

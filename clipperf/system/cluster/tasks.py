@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,12 @@ class Task:
     """A call of ``function(tell, *args)`` on some machine; all of it can be pickled.
 
     `function` is one of a module, which the machine has, too. With `alone` nothing runs beside
-    it. `fits` says which machines will do, besides those that have what it needs.
+    it; one that takes the `whole` of its node shares no more than the machine with those of other
+    nodes. `fits` says which machines will do, besides those that have what it needs.
+
+    Tasks that are `kept` run in a process of their node that stays for the next one, with what an
+    earlier one has opened. `late_args` are asked for when a task begins, in the place of `args`:
+    the second time there may be less to do.
     """
 
     name: str
@@ -24,6 +29,21 @@ class Task:
     needs: Needs = NOTHING
     alone: bool = True
     fits: Callable[[Node], bool] = lambda node: True
+    whole: bool = False
+    kept: bool = False
+    late_args: Callable[[], tuple[Any, ...]] | None = None
+
+    def takes(self, node: Node) -> Needs:
+        """What it takes of a node that it runs on."""
+        return node.declared if self.alone or self.whole else self.needs
+
+    def can_begin(self, node: Node, flying: Iterable[Flight]) -> bool:
+        """Whether a machine has room for it beside those that fly."""
+        beside = [each for each in flying if each.node and each.node.machine == node.machine]
+        if self.alone or any(each.task.alone for each in beside):
+            return not beside
+        own = [each.task.takes(node) for each in beside if each.node and each.node.id == node.id]
+        return node.holds([*own, self.takes(node)])
 
 
 @dataclass(frozen=True)
@@ -55,4 +75,5 @@ class Flight:
     losses: list[str] = field(default_factory=list)
     node: Node | None = None
     news: Any = None
+    process: Any = None
     ended: bool = False
