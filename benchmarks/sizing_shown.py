@@ -49,7 +49,8 @@ TOWERS = ("image", "text")
 SLO_MS = 50
 MAX_BATCH = 8
 TARGETS = Targets(images_per_s=200, texts_per_s=400, slo_s=SLO_MS / 1e3, max_loss=0.01)
-TOLD = f"images_per_s = 200\ntexts_per_s = 400\nslo_ms = {SLO_MS}\nmax_loss = 1\n"
+TOLD = f"images_per_s = {TARGETS.images_per_s}\ntexts_per_s = {TARGETS.texts_per_s}\n"
+TOLD += f"slo_ms = {SLO_MS}\nmax_loss = {100 * (TARGETS.max_loss or 0)}\n"
 ASKED = ("--runtime", "onnx", "--precision", "int8")
 ANSWERS = 200_000
 READY_S = 120
@@ -211,7 +212,7 @@ def only_line(folder: Path, name: str) -> Line | None:
 
 def off(found: float, told: float) -> str:
     """How far a figure is from what was told."""
-    return f"{100 * (found / told - 1):+.0f} %"
+    return f"{round(100 * (found / told - 1)):+d} %".replace("+0 ", "0 ")
 
 
 def compared(folder: Path, closed: list[ResultFile], every: list[ResultFile]) -> list[Row]:
@@ -228,9 +229,10 @@ def compared(folder: Path, closed: list[ResultFile], every: list[ResultFile]) ->
             ran = f"{units.size(each.measured_bytes)}, {off(each.measured_bytes, each.peak_bytes)}"
         found.append(
             (
-                f"{each.cell.side}, {each.cell.setup}: peak of the largest batch within "
-                f"{units.size(each.limit_bytes)}, {each.batch}",
-                units.size(round(each.peak_bytes)),
+                f"{each.cell.side}, {each.cell.setup}: peak of batch {each.batch}, the largest "
+                f"foreseen within {units.size(each.limit_bytes)}",
+                f"{units.size(round(each.peak_bytes))}, "
+                f"margin {units.size(round(each.margin_bytes or 0))}",
                 f"a line through batches {', '.join(map(str, each.batches))}",
                 "-",
                 ran,

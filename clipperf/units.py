@@ -38,7 +38,7 @@ def ms(value: float | None) -> str:
 
 def seconds(value: float | None) -> str:
     """Seconds with the unit that suits them: "830 us", "12.4 ms", "3.1 s", "4 min 05 s"."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return NOT_MEASURED
     if value < 1e-3:
         return f"{significant(value * 1e6)} us"

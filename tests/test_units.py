@@ -23,6 +23,8 @@ def test_size(value: int | None, text: str) -> None:
     ("value", "text"),
     [
         (None, "-"),
+        (float("nan"), "-"),
+        (float("inf"), "-"),
         (2e-6, "2.00 us"),
         (830e-6, "830 us"),
         (0.0124, "12.4 ms"),

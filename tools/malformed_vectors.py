@@ -46,7 +46,7 @@ Expected = dict[str, bytes | str]
 class Toy:
     """A tower without a model: projections of pixels, or of a text's digest."""
 
-    batch, embed_dim, pixels = 2, WIDTH, SPEC
+    batch, embed_dim, pixels, warnings = 2, WIDTH, SPEC, ()
     cell = Cell("toy", "image", "onnx", "fp32", "cpu", batch=2, threads=1)
     artifact = SimpleNamespace(key="0" * 16, normalized=False)
 

@@ -259,9 +259,8 @@ def _left_out(
     if content.captions:
         spare = set(place.images) - used - set(unreadable)
         if spare:
-            notes.append(
-                f"left out {number_of(len(spare), 'image')} that no caption names ({few(spare)})"
-            )
+            images = number_of(len(spare), "image")
+            notes.append(f"left out {images} that no caption names ({few(spare)})")
     return notes
 
 

@@ -69,7 +69,10 @@ class MemoryFit:
         return self.each(tokens) * (self.batches[-1] - self.batches[0]) > self.residual_bytes
 
     def margin(self, batch: float, tokens: int | None = None) -> float:
-        """The bytes above the line within which a run of this batch stays, at 95 %."""
+        """The bytes above the line below which 97.5 % of runs of this batch stay.
+
+        Of a line: what bends beyond the measured batches is not known from them.
+        """
         return self.reach.at(self._terms(batch, tokens))
 
     def largest(self, limit_bytes: int, tokens: int | None = None) -> int | None:
@@ -81,12 +84,14 @@ class MemoryFit:
         if not self.grows(tokens):
             return None
 
+        # A byte more keeps what fits exactly from falling to the batch below.
         def fits(batch: int) -> bool:
             return self.at(batch, tokens) + self.margin(batch, tokens) <= limit_bytes + 1
 
         last = self.batches[-1]
         if not fits(last):
             return next((batch for batch in range(last - 1, 0, -1) if fits(batch)), 0)
+        # Line and margin are convex: beyond a batch that fits there is one where it ends.
         beyond = range(last, FURTHEST * last + 1)
         return beyond[bisect.bisect_left(beyond, True, key=lambda batch: not fits(batch)) - 1]
 

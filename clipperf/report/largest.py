@@ -176,8 +176,9 @@ def largest_table(found: Sequence[Largest], labels: dict[str, str]) -> Table | N
     ]
     caveats = [
         "Peak = weights + else + an input's share x batch, by least squares; the weights are the "
-        "tower's files. The largest batch keeps to its limit with a margin, which grows with the "
-        "distance from the measured batches: a further run stays within it at 95 %.",
+        "tower's files. The largest batch keeps to its limit with a margin, below which 97.5 % of "
+        "runs stay where peaks lie on a line but for chance; that they rise faster beyond the "
+        "measured batches is not seen in these: run it, or measure larger ones.",
     ]
     if any(each.measured_bytes is not None or each.failed for each in found):
         caveats.append(
@@ -222,7 +223,7 @@ def why_not(each: Largest) -> str:
     """
     if each.fit is None or each.limit_bytes is None:
         return ""
-    last = each.batches[-1]
+    last = each.fit.batches[-1]
     if each.batch == FURTHEST * last:
         return f"the limit is further: no more than {FURTHEST} x batch {last} is foreseen"
     if each.batch:

@@ -39,6 +39,11 @@ def test_the_cell_and_its_peak_by_hand() -> None:
     ((cell, expected),) = foreseen(rows, Limits(ram_bytes=400 * MIB))
     assert (cell.batch, expected.what, expected.batches) == (30, "RAM", (1, 2, 4, 8))
     assert expected.peak_bytes == pytest.approx(400 * MIB)
+    assert expected.residual_bytes == pytest.approx(0, abs=1)
+    # Slope 160, residuals -10, 30, -30, 10: 1,650 + 481 at batch 10, see the report's tests.
+    scattered = [row(b, peak) for b, peak in ((1, 200), (2, 400), (3, 500), (4, 700))]
+    ((cell, expected),) = foreseen(scattered, Limits(ram_bytes=2132 * MIB))
+    assert (cell.batch, round(expected.residual_bytes / MIB)) == (10, 481)
     # 50 + 20 b within 250 is the tighter of the two.
     ((cell, expected),) = foreseen(rows, Limits(ram_bytes=400 * MIB, vram_bytes=250 * MIB))
     assert (cell.batch, expected.what) == (10, "VRAM")

@@ -120,6 +120,7 @@ def test_what_is_not_said_is_as_usual(tmp_path: Path) -> None:
         ("limits = 1", "limits must be a table"),
         ("limits.seconds = 0", "seconds = 0: give a number above 0"),
         ("limits.ram_gb = nan", "ram_gb = nan: give a number above 0"),
+        (f"timeout_s = 0x1{'0' * 400}", "give a number above 0, up to 86400"),
         ("eval.margin_pp = 101", "give a number from 0, up to 100"),
         ("eval.batch = [32, 64]", r"eval: batch = \[32, 64\]: give one whole number from 1"),
         ("eval.size = 1", "eval: 'size' is not known; there are margin_pp, batch"),

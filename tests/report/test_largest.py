@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 from report_data import ENVIRONMENT, MIB, cell, memory, result, timed
 
@@ -12,6 +13,7 @@ from clipperf.nouns.result import Measurement
 from clipperf.report.build import build_report
 from clipperf.report.largest import (
     largest_of,
+    largest_record,
     largest_table,
     unmeasured,
     why_not,
@@ -52,6 +54,29 @@ def test_the_largest_batch_keeps_a_margin_that_grows(limit_mib: int, batch: int)
     assert fit is not None and fit.largest(limit_mib * MIB) == batch
     found = [fit.margin(each) / MIB for each in (1, 3, 4, 10)]
     assert found == pytest.approx([177.4, 155.1, 177.4, 481.1], abs=0.05)
+
+
+def test_the_margin_of_texts_of_several_lengths() -> None:
+    """Each peak 1 MiB off its plane, up and down in turns: by numpy's algebra."""
+    at = [(b, t) for t in (8, 77) for b in (1, 2, 4, 8)]
+    peaks = [(100 + b + b * t / 2 + (-1) ** n) * MIB for n, (b, t) in enumerate(at)]
+    fit = plane_fit([(b, t, round(peak)) for (b, t), peak in zip(at, peaks, strict=True)], 0)
+    x = np.array([(1, b, b * t) for b, t in at], dtype=float)
+    solved, (left,), _, _ = np.linalg.lstsq(x, np.array(peaks), rcond=None)
+    for batch, tokens in ((10, 8), (10, 77)):
+        row = np.array((1, batch, batch * tokens))
+        wide = 1 + row @ np.linalg.inv(x.T @ x) @ row
+        # Student's t of 8 - 3 degrees of freedom at 97.5 %: 2.5706
+        wanted = 2.5706 * np.sqrt(left / 5 * wide)
+        assert fit is not None and fit.margin(batch, tokens) == pytest.approx(wanted, rel=1e-4)
+        assert fit.at(batch, tokens) == pytest.approx(row @ solved)
+
+
+def test_a_batch_of_a_length_that_is_left_out_moves_no_end() -> None:
+    rows = [*measured(side="text", tokens=77), *measured({32: 9000}, side="text", tokens=8)]
+    (row,) = largest_of([result(rows)], ram_bytes=10**15)
+    assert (row.batch, row.batches) == (32, (1, 2, 3, 4, 32))
+    assert why_not(row) == "the limit is further: no more than 8 x batch 4 is foreseen"
 
 
 def test_no_batch_is_foreseen_far_beyond_the_measured_ones() -> None:
@@ -95,6 +120,8 @@ def test_a_limit_that_is_asked_for() -> None:
     assert table is not None
     row = dict(zip((c.name for c in table.columns), table.texts[0], strict=True))
     assert row["Largest batch"] == "10" and row["Predicted"] == "1.61 GiB"
+    assert row["Margin"] == "481.1 MiB"
+    assert largest_record(found)["margin_bytes"] == pytest.approx(481.06 * MIB, rel=1e-4)
     assert row["An input"] == "160.0 MiB" and row["Largest residual"] == "30.0 MiB"
     assert "Note" not in row and "Measured" not in row
 
