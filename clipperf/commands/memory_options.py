@@ -46,7 +46,7 @@ def within(
             raise UsageError(
                 f"{option} follows from a line through at least {FEWEST_BATCHES} batches, and "
                 f"{len(batches)} {'is' if len(batches) == 1 else 'are'} asked for: give more, such "
-                f"as --batch 1,4,8,16"
+                f"as --batch 1,8,32,128"
             )
 
     def size(gib: float | None) -> int | None:

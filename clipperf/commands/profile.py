@@ -60,7 +60,7 @@ EXAMPLES = (
     "clipperf profile ViT-B-32 --pretrained random --runtime torch,onnx --batch 1,8,32",
     "clipperf profile --tower text --tokens 8,77 --json profile.json",
     "clipperf profile ViT-B-32 --pretrained random --compare-published",
-    "clipperf profile ViT-B-32 --batch 1,4,8,16 --ram-gb 4",
+    "clipperf profile ViT-B-32 --batch 1,8,32,128 --ram-gb 4",
     "clipperf profile ViT-B-32 --runtime onnx --instances 1,2,4",
     "clipperf profile --from-files ./photos --batch 1,8",
     "clipperf profile ViT-B-32 --runtime onnx --scenario server --slo-ms 50",

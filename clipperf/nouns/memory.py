@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
@@ -190,11 +190,12 @@ class Line:
     """A tower's peaks over the batch: the `batches` that were measured, and what fits these.
 
     `fit` is None where they were too few. `tokens` is the length of the texts that it is asked
-    about, the longest of those that are in the fit.
+    about, the longest of those that are in the fit, and `peaks` the most bytes of each batch of it.
     """
 
     batches: tuple[int, ...]
     fit: MemoryFit | None
+    peaks: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
     @property
     def tokens(self) -> int | None:
@@ -202,8 +203,18 @@ class Line:
         return None if self.fit is None else self.fit.tokens
 
     def largest(self, limit_bytes: int) -> int | None:
-        """See `MemoryFit.largest`; None without a fit, too."""
-        return None if self.fit is None else self.fit.largest(limit_bytes, self.tokens)
+        """See `MemoryFit.largest`, but never less than what was measured within the limit.
+
+        Where the line does not grow, what was measured answers alone if any of it is over the
+        limit. None without a fit, too.
+        """
+        if self.fit is None:
+            return None
+        told = self.fit.largest(limit_bytes, self.tokens)
+        kept = [batch for batch, peak in self.peaks.items() if peak <= limit_bytes]
+        if told is None and len(kept) == len(self.peaks):
+            return None
+        return max(told or 0, *kept, 0)
 
     def at(self, batch: int | None) -> float | None:
         """The bytes at a batch; None without one, or without a fit."""
@@ -218,7 +229,12 @@ def line_of(rows: Iterable[Held], what: What) -> Line:
     known = [(row, peak) for row in rows if (peak := peak_of(row, what)) is not None]
     points = [(row.cell.batch, row.cell.tokens, peak) for row, peak in known]
     disk_bytes = next((row.disk_bytes for row, _ in known if row.disk_bytes is not None), None)
-    return Line(tuple(sorted({batch for batch, _, _ in points})), plane_fit(points, disk_bytes))
+    line = Line(tuple(sorted({batch for batch, _, _ in points})), plane_fit(points, disk_bytes))
+    peaks: dict[int, int] = {}
+    for batch, tokens, peak in points:
+        if tokens == line.tokens:
+            peaks[batch] = max(peak, peaks.get(batch, 0))
+    return dataclasses.replace(line, peaks=peaks)
 
 
 def tower_of(cell: Cell) -> Cell:

@@ -247,7 +247,7 @@ def without_line(found: Sequence[Largest]) -> str:
     return (
         f"No largest batch is predicted where fewer than {FEWEST_BATCHES} batches of one length "
         f"were measured, as a line through fewer fits anything: `clipperf profile --batch "
-        f"1,4,8,16`. Here: {'; '.join(names[:3])}{more}."
+        f"1,8,32,128`. Here: {'; '.join(names[:3])}{more}."
     )
 
 
