@@ -1,6 +1,6 @@
 """`clipperf embed --ray` on local clusters of 1, 2 and 4 nodes, beside `clipperf embed` alone.
 
-    python benchmarks/embed_ray.py [--nodes 1,2,4] [--images 512] [--cost-s 0.1] [--save]
+    python benchmarks/embed_ray.py [--nodes 1,2,4] [--texts 12800] [--images 256] [--save]
 
 Two towers are embedded with, each through the real command, into shards that are fsynced:
 
@@ -137,7 +137,7 @@ def measured(
     return runs
 
 
-def page(runs: list[Run], own: float, cost_s: float) -> str:
+def page(runs: list[Run], own: float, cost_s: float, given: Sequence[str]) -> str:
     """The tables, as Markdown, with what they were measured on."""
     import ray
 
@@ -149,7 +149,7 @@ def page(runs: list[Run], own: float, cost_s: float) -> str:
         f"{here.python}, Ray {ray.__version__}, clipperf {here.versions.get('clipperf', '')}. "
         "The nodes were simulated: processes of one machine, without a network between them. The "
         f"tower that waits takes {cost_s:g} s for a batch of {BATCH}, {own:.0f} items a second. "
-        "Made by `python benchmarks/embed_ray.py`.",
+        f"Made by `{' '.join(['python benchmarks/embed_ray.py', *given])}`.",
         "",
         "| tower | nodes | items | seconds | items/s | of one node with Ray | of its own rate |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=asked.counts, default=[1, 2, 4])
     parser.add_argument("--model", type=asked.model, default="ViT-B-32")
     parser.add_argument("--images", type=asked.count, default=256, help="images that are made")
-    parser.add_argument("--texts", type=asked.count, default=6400, help="for the tower that waits")
+    parser.add_argument("--texts", type=asked.count, default=12800, help="for the tower that waits")
     parser.add_argument("--cost-s", type=asked.seconds, default=0.1)
     parser.add_argument("--save", action="store_true", help=f"write {SAVED.relative_to(ROOT)}")
     options = parser.parse_args()
@@ -194,7 +194,7 @@ def main() -> None:
                             "--workers", 1, "--shard-items", max(1, options.images // shards)],
         }  # fmt: skip
         runs = measured(folder, path, kinds, options.nodes)
-    made = page(runs, BATCH / options.cost_s, options.cost_s)
+    made = page(runs, BATCH / options.cost_s, options.cost_s, sys.argv[1:])
     print(made)
     if options.save:
         write_text(SAVED, made)
