@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import faulthandler
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 from clipperf import registry
 from clipperf.evals.place import SAMPLE
@@ -75,6 +77,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the long files."""
     rank = {name: place for place, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a test with a longer limit of its own reach it: `faulthandler_timeout` ends processes."""
+    own, usual = item.get_closest_marker("timeout"), float(item.config.getini("timeout"))
+    if own is not None and own.args[0] > usual:
+        file = item.config.stash[fault_handler_stderr_fd_key]
+        later_s = float(item.config.getini("faulthandler_timeout")) - usual
+        faulthandler.dump_traceback_later(own.args[0] + later_s, exit=True, file=file)
 
 
 @pytest.fixture

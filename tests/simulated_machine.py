@@ -27,7 +27,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import cuda_rules
 import numpy as np
@@ -69,6 +69,9 @@ PACKAGES = {
 }
 
 
+What = Literal["no build", "no memory", "wrong", "hangs"]
+
+
 @dataclass(frozen=True)
 class Fault:
     """What goes wrong with the engines of a flavour that take `given`: `what` is one of these.
@@ -80,7 +83,11 @@ class Fault:
 
     flavour: str
     given: str
-    what: str
+    what: What
+
+    def __post_init__(self) -> None:
+        if self.what not in get_args(What):
+            raise ValueError(f"{self.what!r} is none of {', '.join(get_args(What))}")
 
 
 def installed(folder: Path, faults: Iterable[Fault] = ()) -> dict[str, str]:
@@ -375,11 +382,18 @@ class TimingCache:
 
 
 class Config:
-    """What is set is taken; a name that TensorRT lacks is refused by its enumeration."""
+    """What is set is taken, where an attribute or an enumeration here has the name."""
 
-    hardware_compatibility_level = builder_optimization_level = None
+    __slots__ = (
+        "_timings",
+        "builder_optimization_level",
+        "hardware_compatibility_level",
+        "profiles",
+    )
 
     def __init__(self) -> None:
+        self.builder_optimization_level: int | None = None
+        self.hardware_compatibility_level: HardwareCompatibilityLevel | None = None
         self.profiles: list[Profile] = []
         self._timings: TimingCache | None = None
 

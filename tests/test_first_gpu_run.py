@@ -36,11 +36,11 @@ from first_gpu_base import Skipped, Stage, Wrong, merged
 TOOL = ROOT / "tools" / "first_gpu_run.py"
 
 
-def tool(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def tool(out: Path, *words: str, timeout: float = 570) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": str(ROOT), "CLIPPERF_HOME": str(out / "home")}
     return subprocess.run(
         [sys.executable, str(TOOL), "--out", str(out), *words],
-        capture_output=True, text=True, timeout=570, env=env,
+        capture_output=True, text=True, timeout=timeout, env=env,
     )  # fmt: skip
 
 
@@ -78,12 +78,13 @@ def rehearsal(sample_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -
     """The folder of a rehearsal whose store had the sample in fp32."""
     out = tmp_path_factory.mktemp("rehearsal")
     store_of(sample_artifact, out / "store")
-    done = tool(out, "--rehearse")
+    done = tool(out, "--rehearse", "--minutes", "25", timeout=1600)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_stage_is_rehearsed_to_its_end(rehearsal: Path) -> None:
     """As on a GPU but for sizes."""
     run = json.loads((rehearsal / "first-run-rehearsal.json").read_text())
@@ -131,6 +132,7 @@ def section(page: str, name: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not flavours.installed("trt-rtx"), reason="TensorRT for RTX is not installed")
 def test_what_fails_on_the_simulated_gpu_is_a_row_and_the_rest_goes_on(
     rehearsal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -157,9 +159,11 @@ def test_what_fails_on_the_simulated_gpu_is_a_row_and_the_rest_goes_on(
         """Its limit is reached when it hangs, however fast this machine is."""
 
         def wait(self, timeout: float | None = None) -> int:
+            deadline = time.monotonic() + 600
             while timeout is not None and not (machine / "hung").exists():
                 if self.poll() is not None:
                     break
+                assert time.monotonic() < deadline, "no engine hung within 600 s"
                 time.sleep(0.1)
             return super().wait(timeout)
 
@@ -175,7 +179,7 @@ def test_what_fails_on_the_simulated_gpu_is_a_row_and_the_rest_goes_on(
     assert "out of GPU memory" in no_memory["error"]
     assert (not_built["runtime"], not_built["side"]) == ("trt-rtx", "image")
     assert "TensorRT for RTX cannot build" in not_built["error"]
-    after = first_gpu_run.run_stage(stages["speed"], "cuda", 300, env)
+    after = first_gpu_run.run_stage(stages["speed"], "cuda", 900, env)
     assert after["status"] == "failed" and "trt-rtx image batch 1" in after["reason"]
     ended = {row["runtime"]: row["status"] for row in after["data"]["rows"]}
     assert ended == {"trt": "ok", "trt-rtx": "failed"}
@@ -194,12 +198,70 @@ def test_what_breaks_a_rule_fails_the_stage(tmp_path: Path) -> None:
     record = first_gpu_rehearsal.rehearse(stage, 60, run_stage, tmp_path)
     assert record["status"] == "failed"
     said = "rules were broken: device memory was freed that is not allocated"
-    assert record["reason"] == said
+    assert record["reason"] == f"on a simulated GPU: {said}"
     assert record["data"]["rows"] == [
         {"runtime": "cpu", "rehearsed": "on the CPU"},
         {"runtime": "cuda", "rehearsed": "on a simulated GPU"},
     ]
     assert (record["seconds"], record["rehearsed"]) == (2.0, True)
+
+
+@pytest.mark.parametrize(
+    ("on_cpu", "on_gpu", "status", "reason"),
+    [
+        ("ok", "ok", "ok", ""),
+        ("ok", "skipped", "skipped", "on a simulated GPU: said"),
+        ("skipped", "ok", "skipped", "on the CPU: said"),
+        ("skipped", "too slow", "too slow", "on a simulated GPU: said"),
+        ("failed", "skipped", "failed", "on the CPU: said"),
+        ("too slow", "failed", "too slow", "on the CPU: said"),
+    ],
+)
+def test_the_worse_half_of_a_stage_is_named(
+    on_cpu: str, on_gpu: str, status: str, reason: str, tmp_path: Path
+) -> None:
+    def run_stage(stage: Stage, device: str, limit_s: float, env: dict[str, str]) -> dict[str, Any]:
+        ended = on_cpu if device == "cpu" else on_gpu
+        return stage_record(ended) | {"reason": "" if ended == "ok" else "said"}
+
+    stage = next(stage for stage in first_gpu_stages.STAGES if stage.name == "speed")
+    record = first_gpu_rehearsal.rehearse(stage, 60, run_stage, tmp_path)
+    assert (record["status"], record["reason"]) == (status, reason)
+
+
+@pytest.mark.parametrize("name", ["memory", "copies", "known"])
+def test_a_broken_rule_of_cuda_fails_whatever_stage_has_its_gpu(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copies of these stages are rehearsed in their own process, which tells no machine."""
+    from clipperf.engines.tensorrt import cuda as cuda_driver
+
+    def run(device: str, keep: Any) -> dict[str, Any]:
+        cuda_driver.open_cuda()._rt.cudaFree(7)
+        return {"rows": [3]}
+
+    monkeypatch.setattr(first_gpu_stages, "REHEARSED", True)
+    monkeypatch.setattr(first_gpu_stages, "STAGES", (Stage(name, "One", 5, run),))
+    answer = tmp_path / "answer.json"
+    assert first_gpu_stages.main([name, "--device", "cpu", "--answer", str(answer)]) == 1
+    found = json.loads(answer.read_text())
+    said = "CUDA's rules were broken: ['device memory was freed that is not allocated']"
+    assert found == {"rows": [3], "reason": said}
+
+
+def test_parity_of_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_gpu_stages, "usable", lambda device: [])
+    with pytest.raises(Wrong, match="no runtime is usable on cuda"):
+        first_gpu_stages.parity("cuda", lambda data: None)
+
+
+def test_the_simulated_tensorrt_takes_nothing_that_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="'hang' is none of no build, no memory, wrong, hangs"):
+        simulated_machine.Fault("trt", "input_ids", "hang")  # type: ignore[arg-type]
+    config: Any = simulated_machine.Config()
+    config.builder_optimization_level = 3
+    with pytest.raises(AttributeError):
+        config.optimization_level = 3
 
 
 def test_the_simulated_gpu_tells_what_a_process_holds(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ COMPILED = ("torch-compile",)
 """Half a minute for each shape: left out where others answer the stage's question."""
 SIMULATED = ("trt", "trt-rtx")
 """What a simulated GPU has."""
+ENOUGH = ("onnx", "trt")
+"""The runtimes that are enough for a rehearsal of what is measured, one on each device."""
 SKIPPED = 77
 
 Data = dict[str, Any]
@@ -95,10 +97,8 @@ def usable(device: str) -> list[str]:
     return sized(names, [name for name in names if device == "cpu" or name in SIMULATED])
 
 
-def timed(
-    device: str, without: Sequence[str] = (), rehearsed: Sequence[str] = ("onnx", "trt")
-) -> list[str]:
-    """The usable runtimes that are measured; one on a device is enough for a rehearsal."""
+def timed(device: str, without: Sequence[str] = (), rehearsed: Sequence[str] = ENOUGH) -> list[str]:
+    """The usable runtimes that are measured, of which some are enough for a rehearsal."""
     names = [name for name in usable(device) if name not in without]
     return sized(names, [name for name in names if name in rehearsed])
 

@@ -9,8 +9,8 @@ Data = dict[str, Any]
 
 REHEARSED = (
     "A rehearsal: the bundled sample in place of the larger models, CPU runtimes, and a simulated "
-    "GPU whose CUDA and TensorRT keep the rules. Rows say where they were rehearsed. No figure of "
-    "it means anything."
+    "GPU whose CUDA and TensorRT keep the rules. Each row of a table over runtimes says where it "
+    "was rehearsed. No figure of it means anything."
 )
 
 

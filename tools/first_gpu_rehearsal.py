@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from first_gpu_base import ROOT, Data, Stage
+from first_gpu_base import ROOT, Data, Stage, Wrong
 
 RunStage = Callable[[Stage, str, float, dict[str, str]], Data]
 """Runs a stage on a device, within a limit, in an environment that has more."""
@@ -66,6 +66,8 @@ def rehearse(stage: Stage, limit_s: float, run_stage: RunStage, folder: Path) ->
         if env and (said := rules_broken(machine)):
             record |= {"status": "failed", "reason": f"rules were broken: {'; '.join(said[:3])}"}
         where = "simulated" if stage.name in ON_A_GPU else WHERE[device]
+        if record["status"] != "ok":
+            record |= {"reason": f"{where}: {record['reason']}"}
         found.append({**record, "data": marked(record.get("data") or {}, where)})
     return joined(found)
 
@@ -102,11 +104,12 @@ def marked(data: Data, where: str) -> Data:
 
 
 def joined(records: Sequence[Data]) -> Data:
-    """One record of several of a stage: the first bad end counts, what was found stands together.
+    """One record of several of a stage: the worst counts, what was found stands together.
 
-    Rows follow each other, and of anything else the last counts.
+    Failed and too slow are worse than skipped, the first counts. Rows follow each other, and of
+    anything else the last counts.
     """
-    worst = next((one for one in records if one["status"] not in ("ok", "skipped")), records[0])
+    worst = max(records, key=lambda one: {"ok": 0, "skipped": 1}.get(one["status"], 2))
     data: Data = {}
     for one in records:
         for name, value in one["data"].items():
@@ -128,7 +131,10 @@ def _put(until: contextlib.ExitStack, owner: Any, name: str, value: Any) -> None
 
 
 def gpu_of(until: contextlib.ExitStack) -> Any:
-    """A GPU that keeps the rules, whose copies take their bytes at `BYTES_PER_S`."""
+    """A GPU that keeps the rules, whose copies take their bytes at `BYTES_PER_S`.
+
+    Where one was broken the stage ends with Wrong, whatever else it has to say.
+    """
     sys.path.insert(0, str(ROOT / "tests"))
     import cuda_rules
 
@@ -153,6 +159,13 @@ def gpu_of(until: contextlib.ExitStack) -> Any:
             return KERNEL_S if kind == "kernel" else 0.0
 
     gpu: Any = Paced(capacity=4 << 30, pace=lambda kind: gpu.seconds(kind))
+
+    def check(kind: Any, error: BaseException | None, trace: Any) -> None:
+        if gpu.broken:
+            said = f"CUDA's rules were broken: {gpu.broken[:3]}"
+            raise Wrong(said, getattr(error, "data", None))
+
+    until.push(check)
     driver = cuda_rules.driver(gpu)
     _put(until, cuda_driver, "open_cuda", lambda: driver)
     return gpu
@@ -236,8 +249,6 @@ def engine_on(
                 lambda size: rows.normal(size=(size, tensorrt_rules.WIDTH)).astype(np.float32),
                 module.weights_bytes, FLOP, before,
             )  # fmt: skip
-    if gpu.broken:
-        raise stage.Wrong(f"CUDA's rules were broken: {gpu.broken[:3]}")
 
 
 def graphs(until: contextlib.ExitStack) -> None:

@@ -54,8 +54,6 @@ Record = dict[str, Any]
 PATIENCE = 3
 """So many times a stage's limit is that of its rehearsal, on whatever there is for CPUs."""
 
-NOTHING_ELSE: Mapping[str, str] = {}
-
 STOPPED = threading.Event()
 GOING: set[int] = set()
 """The process groups of the stages that run."""
@@ -221,11 +219,11 @@ def commit() -> str | None:
 
 
 def run_stage(
-    stage: Stage, device: str, limit_s: float, env: Mapping[str, str] = NOTHING_ELSE
+    stage: Stage, device: str, limit_s: float, more: Mapping[str, str] | None = None
 ) -> Record:
     """Run one stage as a process group that is ended at its limit; never raises.
 
-    `env` is what its environment has besides.
+    `more` is what its environment has besides.
     """
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -235,7 +233,7 @@ def run_stage(
         with log.open("wb") as output:
             child = subprocess.Popen(
                 words, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True,
-                env={**os.environ, **env},
+                env={**os.environ, **(more or {})},
             )  # fmt: skip
             GOING.add(child.pid)
             code: int | None = None

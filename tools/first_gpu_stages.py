@@ -23,6 +23,7 @@ from first_gpu_base import (
     BATCHES,
     COMPILED,
     COMPILED_BATCHES,
+    ENOUGH,
     FLOATS,
     LARGE,
     LEAST_COSINE,
@@ -88,6 +89,10 @@ def parity(device: str, keep: Keep) -> Data:
     from clipperf.nouns.variant import SIDES, Side
     from clipperf.system import env, store
 
+    without = sized((), COMPILED)
+    names = [name for name in usable(device) if name not in without]
+    if not names:
+        raise Wrong(f"no runtime is usable on {device}")
     spec = model()
     cores = env.available_cores()
     floats = FLOATS if device == "cuda" else ("fp32",)
@@ -111,8 +116,6 @@ def parity(device: str, keep: Keep) -> Data:
         expected |= {(side, rows): engine.run(batches[side, rows]) for rows in BATCHES}
         engine.close()
     rows_found: list[Data] = []
-    without = sized((), COMPILED)
-    names = [name for name in usable(device) if name not in without]
     for name in sorted(names, key=lambda name: name in COMPILED):
         wanted = ("fp16",) if name in COMPILED and device == "cuda" else floats
         for precision in (p for p in wanted if p in contract.get(name).precisions):
@@ -264,7 +267,7 @@ def _cells(
     device: str,
     batch: str,
     without: Sequence[str] = (),
-    rehearsed: Sequence[str] = ("onnx", "trt"),
+    rehearsed: Sequence[str] = ENOUGH,
 ) -> tuple[str, ...]:
     precision = sized("fp16", "fp32") if device == "cuda" else "fp32"
     names = ",".join(timed(device, without, rehearsed))
@@ -317,8 +320,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data = stage.run(on, keep)
     except Skipped as exc:
         code, data = SKIPPED, {"reason": str(exc)}
-    except Wrong as exc:
-        code, data = 1, {**exc.data, "reason": str(exc)}
+    except Wrong as exc:  # the rehearsal's own comes when the stage has ended
+        code, data = 1, {**data, **exc.data, "reason": str(exc)}
     except ClipperfError as exc:
         code, data = 1, {**kept, "reason": f"{type(exc).__name__}: {exc}"}
     except Exception as exc:  # noqa: BLE001 - whatever it is, the next stages go on, and it is said
