@@ -72,6 +72,9 @@ LONG_FILES = tuple(
 )
 """Those that take minutes, the longest first: two processes that share the files end together."""
 
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+"""Where its user has a token, Ray would ask for it of clusters that tests start without one."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the long files."""

@@ -69,6 +69,20 @@ def test_what_is_no_address_is_refused(word: str) -> None:
         pass
 
 
+@pytest.mark.parametrize("named", [None, "10.0.0.1:6379"])
+def test_a_head_that_asks_for_a_token_is_a_reason_that_is_named(
+    named: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself says of it only that it failed to connect."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if named:
+        monkeypatch.setenv("RAY_ADDRESS", named)
+    address = joining.AUTO if named else "10.0.0.1:6379"
+    said = joining._why(address, ConnectionError("Failed to connect"))
+    assert "10.0.0.1:6379 cannot be joined: Failed to connect; " in said
+    assert "set RAY_AUTH_MODE=token here" in said
+
+
 def test_a_client_address_is_refused_with_the_reason() -> None:
     pytest.importorskip("ray")
     with pytest.raises(UsageError, match="run the command on a machine"), opened("ray://host:1"):

@@ -27,6 +27,10 @@ ANSWER_S = 5.0
 ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
 CLIENT = "ray://"
 START = "start one with: ray start --head"
+TOKEN = (
+    "a head that `ray start` made may ask for a token: set RAY_AUTH_MODE=token here, with its "
+    "~/.ray/auth_token on this machine, or RAY_AUTH_MODE=disabled for both"
+)
 
 
 @contextlib.contextmanager
@@ -146,6 +150,8 @@ def _why(address: str, exc: Exception) -> str:
         return f"the Ray cluster at {address} has other versions: {said}"
     if address == AUTO and isinstance(exc, ConnectionError):
         named = os.environ.get("RAY_ADDRESS")
-        where = f"at RAY_ADDRESS={named}" if named else "on this machine"
+        if named and named not in OWN:  # somebody listens there, see `_check_address`
+            return f"the Ray cluster at RAY_ADDRESS={named} cannot be joined: {said}; {TOKEN}"
+        where = "on this machine"
         return f"no Ray cluster was found {where}: {START}, or give --ray HOST:PORT of its head"
-    return f"the Ray cluster at {address} cannot be joined: {said}"
+    return f"the Ray cluster at {address} cannot be joined: {said}; {TOKEN}"
