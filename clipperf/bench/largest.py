@@ -21,7 +21,9 @@ def check_limits(limits: Limits, devices: Mapping[str, str]) -> None:
     """
     if limits.vram_bytes is not None and gpus.CUDA not in devices.values():
         where = ", ".join(f"{name} on {device}" for name, device in devices.items())
-        raise UsageError(f"--vram-gb is of a GPU's memory, and none is used ({where}): --ram-gb")
+        raise UsageError(
+            f"--vram-gb is of a GPU's memory, and none is used ({where}): leave it out"
+        )
 
 
 def foreseen(rows: Sequence[Measurement], limits: Limits) -> list[tuple[Cell, Foreseen]]:

@@ -9,6 +9,7 @@ import typer
 from clipperf.commands.options import names, numbers
 from clipperf.errors import UsageError
 from clipperf.nouns.cell import CLOSED_LOOP
+from clipperf.nouns.from_files import option_of
 from clipperf.system import gpus
 
 
@@ -50,7 +51,9 @@ def side_by_side(
     for option, given in (("--instances", instances is not None), ("--device", bool(places))):
         if given and scenario != CLOSED_LOOP:
             what = "" if option == "--instances" else " of several"
-            raise UsageError(f"{option}{what} is for closed loops: leave it or {scenario} out")
+            raise UsageError(
+                f"{option}{what} is for closed loops: leave it or {option_of(scenario)} out"
+            )
     if not places:
         return counts, device, ()
     kinds = dict.fromkeys(place.partition(":")[0] for place in places)

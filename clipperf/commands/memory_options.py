@@ -9,6 +9,7 @@ import typer
 
 from clipperf.errors import UsageError
 from clipperf.nouns.cell import CLOSED_LOOP
+from clipperf.nouns.from_files import option_of
 from clipperf.nouns.memory import FEWEST_BATCHES
 from clipperf.units import GIB
 
@@ -41,7 +42,7 @@ def within(
         if not 0 < gib < 1e6:
             raise UsageError(f"{option} {gib:g}: give GiB above 0, below a million")
         if scenario != CLOSED_LOOP:
-            raise UsageError(f"{option} is for closed loops: leave it or {scenario} out")
+            raise UsageError(f"{option} is for closed loops: leave it or {option_of(scenario)} out")
         if len(batches) < FEWEST_BATCHES:
             raise UsageError(
                 f"{option} follows from a line through at least {FEWEST_BATCHES} batches, and "

@@ -8,6 +8,11 @@ FROM_FILES = "from-files"
 """The scenario: image files are decoded and resized by threads while the engine runs."""
 
 
+def option_of(scenario: str) -> str:
+    """What asks for a scenario on the command line: "--scenario server", "--from-files"."""
+    return f"--{FROM_FILES}" if scenario == FROM_FILES else f"--scenario {scenario}"
+
+
 @dataclass(frozen=True)
 class Way:
     """How pixels are made of files: `method` as `load` takes it, and by how many `threads`.

@@ -133,9 +133,11 @@ def instances_findings(rows: Sequence[Row], labels: dict[str, str]) -> list[str]
             told.append(f"{where}: more than {count} ({rate}) do not pay.")
             continue
         gain = units.ratio(best.ratio)
+        shaky = any(each.stable is False for each in (best.row, mine[0].row))
+        doubt = " One of these rows is unstable." if shaky else ""
         end = ", the most that were measured" if best is mine[-1] else "; more do not pay"
         told.append(
             f"{where}: {cell.instances} instances of {cell.threads} threads give {rate}, {gain} "
-            f"what {first.instances} of {first.threads} does{end}."
+            f"what {first.instances} of {first.threads} does{end}.{doubt}"
         )
     return told

@@ -75,7 +75,7 @@ def test_texts_whose_batches_failed_are_not_asked_about() -> None:
 def test_vram_is_of_runtimes_on_a_gpu() -> None:
     check_limits(Limits(vram_bytes=1), {"onnx": "cpu", "trt": "cuda"})
     check_limits(Limits(ram_bytes=1), {"onnx": "cpu"})
-    with pytest.raises(UsageError, match=r"none is used \(onnx on cpu\): --ram-gb"):
+    with pytest.raises(UsageError, match=r"none is used \(onnx on cpu\): leave it out"):
         check_limits(Limits(vram_bytes=1), {"onnx": "cpu"})
 
 
@@ -138,8 +138,11 @@ def test_nothing_is_checked_that_was_not_foreseen(simulated: Prepared) -> None:
     [
         (["--batch", "1,8,32", "--ram-gb", "4"], "at least 4 batches, and 3 are asked for"),
         (["--batch", "1,2,4,8", "--ram-gb", "0"], "give GiB above 0"),
-        (["--scenario", "server", "--slo-ms", "50", "--vram-gb", "4"], "is for closed loops"),
-        (["--from-files", ".", "--ram-gb", "4"], "is for closed loops"),
+        (
+            ["--scenario", "server", "--slo-ms", "50", "--vram-gb", "4"],
+            "or --scenario server out",
+        ),
+        (["--from-files", ".", "--ram-gb", "4"], "leave it or --from-files out"),
     ],
 )
 def test_limits_from_which_nothing_can_follow(options: list[str], words: str) -> None:

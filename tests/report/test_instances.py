@@ -51,6 +51,9 @@ def test_a_number_pays_where_every_smaller_one_gives_a_tenth_less() -> None:
     alone = [row for row in rows() if row.cell.instances < 4]
     (said,) = instances_findings(merge([result(alone)]), LABELS)
     assert said.endswith("what 1 of 1 does, the most that were measured.")
+    shaky = [dataclasses.replace(alone[0], stable=False), *alone[1:]]
+    (said,) = instances_findings(merge([result(shaky)]), LABELS)
+    assert said.endswith("measured. One of these rows is unstable.")
 
 
 def test_instances_that_never_pay() -> None:

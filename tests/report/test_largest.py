@@ -253,3 +253,7 @@ def test_a_sizing_says_it_for_the_budget_that_is_asked_for() -> None:
     assert [each.batch for each in sizing.largest] == [10]
     assert sizing_tables(sizing, {"env-a": ("E1", None)})[-1].title.startswith("Memory over batch")
     assert size([result(rows)], Targets(1, 0)).largest == ()
+    # What was checked as it was measured is none of the budgets that are asked for now.
+    checked_there = result([*rows, checked(12, 9000, 1683)])
+    asked = size([checked_there], Targets(1, 0, ram_bytes=2132 * MIB)).largest
+    assert [(each.limit_bytes, each.batch) for each in asked] == [(2132 * MIB, 10)]

@@ -68,6 +68,11 @@ def test_a_file_field_by_field() -> None:
     assert targets_of({}, {}) == Targets(0.0, 0.0)
 
 
+def test_an_empty_name_of_a_dataset_is_no_option() -> None:
+    with pytest.raises(UsageError, match="--accuracy-on is empty: give a dataset"):
+        targets_of({"images_per_s": 1.0, "accuracy_on": ""}, {})
+
+
 def test_options_come_before_the_file() -> None:
     given = {"slo_ms": 20.0, "spare": None, "price": [("E1", 0.9), ("", 2.0)]}
     found = targets_of(given, read(FILE, "t.toml"))
@@ -92,6 +97,7 @@ def test_options_come_before_the_file() -> None:
         (f"slo_ms = 1{5000 * '0'}", "not TOML that can be read"),
         ("min_accuracy = 0.6", "min_accuracy 0.6: give percent above 1, such as 60"),
         ("accuracy_on = 3", "accuracy_on: give a text"),
+        ('accuracy_on = ""', "accuracy_on: give a text"),
         ("price = 'much'", "price '': give a number above 0 an hour"),
         ("[price]\nE1 = -1", "price 'E1': give a number above 0"),
         ("images_per_s = 5e-324", "a number from 0 to a billion, and none below 1e-9 but 0"),

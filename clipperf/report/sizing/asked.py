@@ -87,7 +87,8 @@ def read(text: str, where: str) -> dict[str, Any]:
             raise UsageError(f"{where}: {quoted(name)} is no target: there is {', '.join(NAMES)}")
         if name in NUMBERS:
             _check(f"{where}: {name}", name, value)
-    if not isinstance(found.get("accuracy_on", ""), str):
+    on = found.get("accuracy_on", "a dataset")
+    if not isinstance(on, str) or not on:
         raise UsageError(f'{where}: accuracy_on: give a text, such as "coco:recall@1"')
     found["price"] = _prices(found.get("price", {}), where)
     found["assume"] = _assumed(found.get("assume", []), where)
@@ -156,6 +157,8 @@ def targets_of(given: Mapping[str, Any], filed: Mapping[str, Any]) -> Targets:
     for name, value in given.items():
         if name in NUMBERS and value is not None:
             _check(option(name), name, value)
+    if given.get("accuracy_on") == "":
+        raise UsageError('--accuracy-on is empty: give a dataset, such as "coco:recall@1"')
     asked = {**filed, **{name: value for name, value in given.items() if value is not None}}
 
     def of(name: str, parts: int) -> float | None:

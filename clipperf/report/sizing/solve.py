@@ -124,7 +124,9 @@ def _largest(results: Sequence[ResultFile], targets: Targets) -> list[Largest]:
     if targets.ram_bytes is None and targets.vram_bytes is None:
         return []
     found = largest_of(results, targets.ram_bytes, targets.vram_bytes)
-    return [each for each in found if targets.of(each.cell.side) > 0]
+    # Limits that were checked as they were measured, and that nobody asks about now, are left out.
+    limits = (None, targets.ram_bytes, targets.vram_bytes)
+    return [e for e in found if targets.of(e.cell.side) > 0 and e.limit_bytes in limits]
 
 
 def machine_of(environment: Environment | None, targets: Targets) -> Machine:
