@@ -54,11 +54,12 @@ def opened(wish: TowerWish, on_stage: OnStage) -> Tower:
     Raises:
         ClipperfError: it cannot be made or opened.
     """
-    from clipperf.bench import prepare
     from clipperf.serve.bulk import open_tower
 
     folder, runtime = wish.artifact, wish.runtime
     if folder is None:
+        from clipperf.bench import prepare
+
         spec, variant = _chosen(wish)
         runtime = variant.runtime
         prepare.check_usable(prepare.choose_devices([runtime], wish.device))
@@ -155,15 +156,17 @@ def machines(
     with opened(address) as cluster:
         url = url or str(store.home() / "ray")
         check_seen(cluster, cluster.nodes, Shared(url))
-        make = _sent if wish.artifact is not None else _made
-        opening, device = make(wish, cluster, url, on_stage)
+        if wish.artifact is not None:
+            opening, device = _sent(wish, wish.artifact, url)
+        else:
+            opening, device = _made(wish, cluster, url, on_stage)
         found = Machines(cluster, opening, device, dataset, on_stage)
         _warn(found.facts.warnings)
         check_precision(found.facts.cell, wish.precision)
         yield found
 
 
-def _sent(wish: TowerWish, cluster: Cluster, url: str, on_stage: OnStage) -> tuple[Opening, str]:
+def _sent(wish: TowerWish, artifact: str, url: str) -> tuple[Opening, str]:
     """What opens a tower that is exported or tuned here, and its device."""
     from clipperf.bench.away import share
     from clipperf.embed.away import Opening
@@ -172,11 +175,10 @@ def _sent(wish: TowerWish, cluster: Cluster, url: str, on_stage: OnStage) -> tup
     from clipperf.system.cluster.shared import Shared
     from clipperf.system.store import read_manifest
 
-    assert wish.artifact is not None
     with warnings.catch_warnings():  # it is not this machine that it will run on
         warnings.simplefilter("ignore", TuningWarning)
         path, choices = choices_at(
-            *(wish.artifact,),
+            artifact,
             threads=wish.threads,
             streams=wish.streams,
             runtime=wish.runtime,
@@ -200,6 +202,7 @@ def _made(wish: TowerWish, cluster: Cluster, url: str, on_stage: OnStage) -> tup
     from clipperf.bench import prepare
     from clipperf.bench.away import make_tower, share
     from clipperf.embed.away import Opening
+    from clipperf.embed.machines import called
     from clipperf.engines import contract
     from clipperf.serve.towers import Choice
     from clipperf.system import store
@@ -220,8 +223,10 @@ def _made(wish: TowerWish, cluster: Cluster, url: str, on_stage: OnStage) -> tup
     args = (spec, wish.side, variant, device, wish.batches, url, known)
     needs = Needs(gpus=int(device != "cpu"))
     task = Task(f"artifact of {spec.id}", make_tower, args, needs, alone=False, whole=True)
-    folder = cluster.call(
-        *(task, lambda task, text: on_stage(text), lambda task, text: on_stage(text))
-    )
+
+    def told(task: Task, text: str) -> None:
+        on_stage(text)
+
+    folder = called(cluster, task, told, told)
     own = Choice(Path(), wish.side, variant.runtime, device, wish.threads, wish.streams or 1)
     return Opening(folder, url, own, wish.side, wish.preprocess, wish.batch), device

@@ -64,11 +64,9 @@ class Job:
 
 @dataclass
 class _Open:
-    """What this process holds."""
+    """What this process holds: it is one command's, which opens one tower and one dataset."""
 
-    opening: Opening | None = None
     tower: Tower | None = None
-    job: Job | None = None
     data: Dataset | None = None
 
 
@@ -118,23 +116,20 @@ def _gathered(ready: Iterator[Outcome]) -> Iterator[tuple[Outcome, ...]]:
 
 def _tower(opening: Opening) -> Tower:
     """The tower, which is open already where an earlier task has opened it."""
-    if _open.tower is not None and _open.opening == opening:
-        return _open.tower
     if _open.tower is not None:
-        _open.tower.close()
-        _open.tower = None
+        return _open.tower
     folder = shared_at(opening.url).fetch_folder(opening.folder, store.home())
     choice = replace(opening.choice, folder=folder)
     tower = open_chosen(folder, [choice], opening.side, opening.preprocess)
     if opening.batch is not None:
         tower.batch = opening.batch
-    _open.tower, _open.opening = tower, opening
+    _open.tower = tower
     return tower
 
 
 def _dataset(job: Job) -> Dataset:
     """The dataset, listed once, whose items go on from where the last run of shards ended."""
-    if _open.data is not None and _open.job == job:
+    if _open.data is not None:
         return _open.data
     path, host = PACKAGE / job.path, platform.node()
     fix = "put it where all machines see it under one path"
@@ -143,11 +138,11 @@ def _dataset(job: Job) -> Dataset:
     with translated(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         listing = scratch.enter_context(temporaries.made(place, folder=True))
-    at_end(scratch.close)
-    try:
-        data = datasets.opened(path, job.wanted, listing)
-    except UsageError as exc:
-        raise ClusterError(f"{host} does not have the dataset: {exc}: {fix}") from exc
+        at_end(scratch.close)
+        try:
+            data = datasets.opened(path, job.wanted, listing)
+        except UsageError as exc:
+            raise ClusterError(f"{host} does not have the dataset: {exc}: {fix}") from exc
     datasets.check_reachable(data, job.wanted)
     if not is_packaged(path) and data.digest != job.data.digest:
         there, here = (
@@ -158,7 +153,7 @@ def _dataset(job: Job) -> Dataset:
             f"{shown(path)} on {host} is not what it is here: there {there}, here {here}, by "
             f"names, sizes and times of change: {fix}, or copy it with rsync -t"
         )
-    _open.job, _open.data = job, replace(data, items=Forward(data).items)
+    _open.data = replace(data, items=Forward(data).items)
     return _open.data
 
 
@@ -170,17 +165,20 @@ def is_packaged(path: Path) -> bool:
 class Forward:
     """The items of a dataset whose runs of shards mostly come in order: what was passed stays so.
 
-    Where names can only be counted from the start, a machine counts each of them once.
+    Where names can only be counted from the start, a machine counts each of them once; elsewhere
+    it reads nothing of what others embed.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
+        self._counts = dataset.count is None
         self._items: Iterator[Item] | None = None
         self._place = 0
 
     def items(self, start: int) -> Iterator[Item]:
         """As `Dataset.items`; one at a time is read."""
-        if self._items is None or start < self._place:
+        passed = start > self._place and not self._counts
+        if self._items is None or start < self._place or passed:
             self._items, self._place = self._dataset.items(start), start
         while self._place < start and next(self._items, None) is not None:
             self._place += 1

@@ -9,6 +9,7 @@ without a word of it, and with as many cores on each machine; see `docs/embeddin
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from clipperf.embed.wishes import OnStage
 from clipperf.system import gpus
 from clipperf.system.cluster.machines import Needs
 from clipperf.system.cluster.running import Cluster
-from clipperf.system.cluster.tasks import Done, Task
+from clipperf.system.cluster.tasks import Done, OnLost, OnTold, Task
 
 MOST_SHARDS = 8
 """Of a run: what a machine has begun of one, it brings home before it is given the next."""
@@ -51,7 +52,7 @@ class Machines:
         self._told = on_stage
         self.lost: list[str] = []
         task = self._task("the tower", away.describe, args=(opening,))
-        self.facts = cluster.call(task, on_lost=self._lost)
+        self.facts = called(cluster, task, self._lost)
 
     def make(self, data: Dataset, keeper: Keeper) -> None:
         """See `run.Source`.
@@ -79,25 +80,37 @@ class Machines:
 
         def told(task: Task, outcomes: Any) -> None:
             for outcome in outcomes:
-                keeper.take(outcome)
+                # What Ray hands over lies in its store until nobody looks at it any more.
+                keeper.take(dataclasses.replace(outcome, vectors=outcome.vectors.copy()))
 
         def lost(task: Task, text: str) -> None:
             self._lost(task, text)
             keeper.drop(keeper.left(runs[task.name]))
 
+        def ended(done: Done) -> None:
+            del runs[done.task.name]
+            _raise_error(done)
+
         keeper.summary.lost = self.lost
-        self._cluster.run(tasks(), told, _ended, lost)
+        self._cluster.run(tasks(), told, ended, lost)
 
     def _shared_out(self, missing: Iterable[int]) -> Iterator[range]:
         """Runs of shards that follow each other: short ones, and shorter towards the end."""
         left = collections.deque(missing)
         while left:
-            fitting = max(1, len(self._cluster.nodes))
-            most = max(1, min(MOST_SHARDS, len(left) // (RUNS * fitting)))
+            most = max(1, min(MOST_SHARDS, len(left) // (RUNS * self._processes())))
             run = next(runs_of([left[place] for place in range(min(most, len(left)))]))
             for _ in run:
                 left.popleft()
             yield run
+
+    def _processes(self) -> int:
+        """How many run at one time on the machines that are there now."""
+        nodes = self._cluster.nodes
+        if not self._needs.gpus:
+            return max(1, len(nodes))
+        each = (min(node.declared.gpus, node.declared.cpus) for node in nodes)
+        return max(1, sum(map(int, each)))
 
     def _lost(self, task: Task, text: str) -> None:
         self.lost.append(f"{task.name}: {text}")
@@ -114,11 +127,26 @@ def _left(job: Job, run: range, keeper: Keeper) -> tuple[Job, range]:
     return job, range(left[0], run.stop) if left else range(0)
 
 
-def _ended(done: Done) -> None:
+def called(
+    cluster: Cluster, task: Task, on_lost: OnLost, on_told: OnTold = lambda task, told: None
+) -> Any:
+    """What a task returns; its error says where.
+
+    Raises:
+        ClipperfError: what the machine raised, or none is left.
+    """
+    done: list[Done] = []
+    cluster.run([task], on_told, done.append, on_lost)
+    _raise_error(done[0])
+    return done[0].value
+
+
+def _raise_error(done: Done) -> None:
     """Raise what a machine raised, which says where."""
     error = done.error
     if error is None:
         return
-    if done.node is not None and error.args == (str(error),):
+    named = done.node is None or done.node.name in str(error)
+    if done.node is not None and not named and error.args == (str(error),):
         error.args = (f"{done.node.name}: {error}",)
     raise error

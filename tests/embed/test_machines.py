@@ -6,6 +6,7 @@ test wants it to.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -28,10 +29,12 @@ from clipperf.embed import away
 from clipperf.embed.away import Forward, Job
 from clipperf.embed.dataset import opened
 from clipperf.embed.items import Wanted
-from clipperf.embed.machines import Machines
+from clipperf.embed.machines import Machines, called
 from clipperf.embed.manifest import Data, Plan
-from clipperf.errors import ClusterError
+from clipperf.errors import ClipperfError, ClusterError, EngineError
 from clipperf.system.cluster import remote
+from clipperf.system.cluster.machines import Needs
+from clipperf.system.cluster.tasks import Done, Task
 
 TOYS = """
 import dataclasses, json, os, sys, time
@@ -78,7 +81,7 @@ def test_items_go_on_where_the_last_run_of_shards_ended(samples: str, tmp_path: 
         taken.append(start)
         return data.items(start)
 
-    forward = Forward(away.replace(data, items=counted))
+    forward = Forward(dataclasses.replace(data, items=counted, count=None))
 
     def some(start: int, count: int) -> list[str]:
         return [item.id for item, _ in zip(forward.items(start), range(count), strict=False)]
@@ -88,12 +91,19 @@ def test_items_go_on_where_the_last_run_of_shards_ended(samples: str, tmp_path: 
     assert taken == [0]
     assert some(2, 2) == names[2:4] and taken == [0, 2]
     assert some(20, 9) == names[20:] and taken == [0, 2]
+    # Where it is known how many there are, nothing is read of what is passed over.
+    taken.clear()
+    forward = Forward(dataclasses.replace(data, items=counted))
+    assert some(0, 4) == names[:4] and some(7, 3) == names[7:10]
+    assert taken == [0, 7]
+    assert some(11, 2) == names[11:13] and taken == [0, 7]
 
 
 def test_another_dataset_under_the_same_path_is_refused(
-    samples: str, tmp_path: Path, home: Path
+    samples: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a machine that has a copy with other times, or none at all."""
+    monkeypatch.setattr(away, "_open", away._Open())
     found = opened(Path(samples), Wanted(), tmp_path)
 
     def job(path: Path, digest: str) -> Job:
@@ -121,10 +131,54 @@ def test_another_dataset_under_the_same_path_is_refused(
 )
 def test_runs_get_shorter_towards_the_end(missing: Any, machines: int, expected: list[int]) -> None:
     own: Any = Machines.__new__(Machines)
-    own._cluster = SimpleNamespace(nodes=[None] * machines)
+    own._cluster, own._needs = SimpleNamespace(nodes=[None] * machines), Needs()
     runs = list(own._shared_out(missing))
     assert [number for run in runs for number in run] == list(missing)
     assert [len(run) for run in runs] == expected
+
+
+def test_runs_are_for_as_many_processes_as_there_are_gpus() -> None:
+    own: Any = Machines.__new__(Machines)
+    declared = Needs(cpus=16, gpus=4), Needs(cpus=2, gpus=4), Needs(cpus=8)
+    own._cluster = SimpleNamespace(nodes=[SimpleNamespace(declared=each) for each in declared])
+    own._needs = Needs(gpus=1)
+    assert own._processes() == 6
+    # 36 // (3 * 6), then 34 // 18 and less.
+    assert [len(run) for run in own._shared_out(range(36))] == [2] + [1] * 34
+
+
+def test_what_fails_says_where_once() -> None:
+    there: Any = SimpleNamespace(name="a (10.0.0.1, node 01234567)")
+    task, told = Task("some", away.describe), []
+
+    def run(error: ClipperfError) -> Any:
+        def own(tasks: Any, on_told: Any, on_done: Any, on_lost: Any) -> None:
+            told.extend(tasks)
+            on_done(Done(task, there, None, error))
+
+        return SimpleNamespace(run=own)
+
+    for error in (EngineError("no room"), EngineError(f"{there.name}: no room")):
+        with pytest.raises(EngineError, match=r"^a \(10.0.0.1, node 01234567\): no room$"):
+            called(run(error), task, lambda task, text: None)
+    assert told == [task, task]
+
+
+def test_who_tells_waits_where_home_is_slow() -> None:
+    told: list[int] = []
+
+    def work(tell: remote.Tell) -> str:
+        for number in range(3 * remote.ROOM):
+            tell(number)
+            told.append(number)
+        return "end"
+
+    news = remote.Kept().perform(work, ())
+    assert next(news) == ("begun", None) and next(news) == ("told", 0)
+    until(lambda: len(told) == remote.ROOM + 1)
+    time.sleep(0.1)
+    assert len(told) == remote.ROOM + 1
+    assert [*news] == [*(("told", number) for number in range(1, 3 * remote.ROOM)), ("done", "end")]
 
 
 def test_options_that_go_together(tmp_path: Path, samples: str, cli: Cli) -> None:
@@ -242,7 +296,7 @@ def release(place: Path) -> None:
 
 
 def until(true: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> None:
-    end = time.monotonic() + 40
+    end = time.monotonic() + 120
     while not true():
         if process is not None and process.poll() is not None:
             raise AssertionError(f"it ended: {process.communicate()}")

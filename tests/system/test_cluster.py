@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import sys
+import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +23,15 @@ from clipperf.errors import ClusterError, LostError, MissingDependencyError, Usa
 from clipperf.system import env
 from clipperf.system.cluster import joining, losses, machines
 from clipperf.system.cluster.machines import Facts, Needs, Node
-from clipperf.system.cluster.running import Cluster, opened
-from clipperf.system.cluster.tasks import Done, Task
+from clipperf.system.cluster.remote import ROOM
+from clipperf.system.cluster.running import NODES_S, Cluster, opened
+from clipperf.system.cluster.tasks import Done, Flight, Task
 
 TOYS = """
 import os, time
 from pathlib import Path
 from clipperf.errors import UsageError
+from clipperf.system.cluster.remote import at_end
 
 def square(tell, number, folder):
     tell((number, os.getpid(), os.environ["CLIPPERF_HOME"]))
@@ -49,6 +53,16 @@ def end(tell):
 
 def niceness(tell):
     return os.nice(0)
+
+def refuse_and_clean(tell, folder):
+    at_end((Path(folder) / "cleaned").touch)
+    raise UsageError("not this one")
+
+def talk(tell, folder, many):
+    with open(Path(folder) / "talked", "w") as log:
+        for number in range(many):
+            tell(number)
+            print(number, file=log, flush=True)
 """
 
 
@@ -173,6 +187,47 @@ def test_a_module_that_is_not_there_is_no_loss() -> None:
     assert losses.why_not(ray, ray.exceptions.WorkerCrashedError()) is None
 
 
+@pytest.mark.parametrize(("kind", "there", "expected"), [
+    ("done", True, "given back"),
+    ("done", False, "ended"),  # its node is asked anew what it is, with all that it has declared
+    ("failed", True, "ended"),
+])  # fmt: skip
+def test_what_becomes_of_a_process_that_is_kept(kind: str, there: bool, expected: str) -> None:
+    said: list[object] = []
+    facts: Any = None
+    own: Any = Cluster.__new__(Cluster)
+    at = Node("01234567", "10.0.0.1", Needs(2, 2), facts)
+    own.nodes = [at] if there else []
+    own._starter = SimpleNamespace(
+        give_back=lambda *its: said.extend(("given back", *its)),
+        end=lambda processes: said.extend(("ended", *processes)),
+    )
+    task = Task("some", len, needs=Needs(1, 1), alone=False, kept=True)
+    done: list[Done] = []
+    error = UsageError("not this one")
+    flight = Flight(task, print, done.append, print, node=at, process="its process")
+    own._flying = [flight]
+    own._end(flight, kind, error)
+    its = (at.id, task.needs) if expected == "given back" else ()
+    assert said == [expected, *its, "its process"]
+    assert flight.ended and len(done) == 1 and (done[0].error is error) == (kind == "failed")
+
+
+def test_a_machine_that_is_asked_again_is_hoped_for_while_it_is_at_work() -> None:
+    facts: Any = None
+    own: Any = Cluster.__new__(Cluster)
+    at = Node("01234567", "10.0.0.1", Needs(2, 2), facts)
+    task = Task("some", len, kept=True)
+    flying, waiting = Flight(task, print, print, print, node=at), Flight(task, print, print, print)
+    own.nodes, own._has_lost, own._asked = [], True, {at.id: (None, {})}
+    own._flying, own._waiting, own._without_since_s = [flying], deque([waiting]), -NODES_S
+    own._check_hope()
+    assert own._without_since_s is None
+    own._flying, own._without_since_s = [], time.monotonic() - 2 * NODES_S
+    with pytest.raises(ClusterError, match="no machine of the Ray cluster is left for some"):
+        own._check_hope()
+
+
 # --- with one ------------------------------------------------------------------------------
 
 
@@ -288,6 +343,32 @@ def test_errors_come_home_as_what_they_are(cluster: Cluster) -> None:
         cluster.call(Task("broken", toys().break_))
     with pytest.raises(ClusterError, match="no machine of the Ray cluster has what many needs"):
         cluster.call(Task("many", toys().refuse, needs=Needs(gpus=3)))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_kept_and_fails_cleans_up(cluster: Cluster, place: Path) -> None:
+    refused = Task("refused", toys().refuse_and_clean, (str(place),), alone=False, kept=True)
+    with pytest.raises(UsageError, match="not this one"):
+        cluster.call(refused)
+    assert (place / "cleaned").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_kept_waits_where_home_is_slow(cluster: Cluster, place: Path) -> None:
+    """As many wait in it as on their way, and some are in the hands of those who pass them on."""
+    heard: list[int] = []
+    most: list[int] = []
+
+    def told(task: Task, number: int) -> None:
+        if not heard:
+            time.sleep(1)
+            most.append(len((place / "talked").read_text().splitlines()))
+        heard.append(number)
+
+    task = Task("talks", toys().talk, (str(place), 100), alone=False, kept=True)
+    cluster.call(task, told)
+    assert heard == [*range(100)]
+    assert ROOM <= most[0] <= 2 * ROOM + 4
 
 
 @pytest.mark.slow

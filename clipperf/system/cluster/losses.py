@@ -14,6 +14,11 @@ NODE = (
 )
 
 
+def raised(ray: Any) -> tuple[type[Exception], ...]:
+    """What Ray raises where a task's process or machine is gone."""
+    return (ray.exceptions.RayError, StopIteration)
+
+
 def why_not(ray: Any, exc: Exception) -> str | None:
     """Why a task could not even begin on a machine that lives; None where something was lost.
 

@@ -71,7 +71,7 @@ class Cluster:
         news, row = self._asked[name]
         try:
             kind, what = self._ray.get(next(news))
-        except self._losses() as exc:
+        except losses.raised(self._ray) as exc:
             del self._asked[name]
             self._silent.add(name)
             if (reason := losses.why_not(self._ray, exc)) is not None:
@@ -170,7 +170,7 @@ class Cluster:
         """End what still runs, at once."""
         self._waiting.clear()
         for flight in [each for each in self._flying if each.process is None]:
-            with contextlib.suppress(*self._losses()):
+            with contextlib.suppress(*losses.raised(self._ray)):
                 self._ray.cancel(flight.news, force=True)
         self._flying.clear()
         self._starter.close()
@@ -231,7 +231,7 @@ class Cluster:
         """Hand on one piece of news."""
         try:
             kind, what = self._ray.get(next(flight.news))
-        except self._losses() as exc:
+        except losses.raised(self._ray) as exc:
             self._lost(flight, exc)
             return
         if kind == "told":
@@ -256,6 +256,9 @@ class Cluster:
         if (reason := losses.why_not(self._ray, exc)) is not None:
             self._end(flight, "failed", ClusterError(f"{node.name}: {reason}"))
             return
+        if flight.process is not None:
+            self._starter.drop(flight.process)
+            flight.process = None
         gone = losses.is_of_machine(exc) or node.id not in alive(self._ray)
         if gone:
             self._has_lost = True
@@ -267,27 +270,24 @@ class Cluster:
             self._end(flight, "failed", LostError(said))
             return
         self._flying.remove(flight)
-        self._done_with(flight, well=False)
         flight.node = flight.news = None
         self._waiting.appendleft(flight)
         flight.on_lost(flight.task, f"{flight.losses[-1]}: once more")
 
     def _done_with(self, flight: Flight, well: bool) -> None:
         """What becomes of the process that a call has had, where it is one that is kept."""
-        process, flight.process = flight.process, None
-        if process is not None and well and flight.node is not None:
-            self._starter.give_back(flight.node.id, flight.task.takes(flight.node), process)
+        node, process, flight.process = flight.node, flight.process, None
+        if process is not None and well and node and node.id in (each.id for each in self.nodes):
+            self._starter.give_back(node.id, flight.task.takes(node), process)
         elif process is not None:
-            self._starter.drop(process)
-
-    def _losses(self) -> tuple[type[Exception], ...]:
-        """What Ray raises where a task's process or machine is gone."""
-        return (self._ray.exceptions.RayError, StopIteration)
+            self._starter.end([process])
 
     def _check_hope(self) -> None:
         """Raise where what waits can begin nowhere, and no machine has come for a while."""
         stuck = [flight for flight in self._waiting if not self.fitting(flight.task)]
-        if self.nodes and not stuck:
+        # One that is asked again while it is at work says what it is once that has ended.
+        busy = {flight.node.id for flight in self._flying if flight.node is not None}
+        if (self.nodes and not stuck) or busy & self._asked.keys():
             self._without_since_s = None
             return
         now_s = time.monotonic()

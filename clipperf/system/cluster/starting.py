@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clipperf.system.cluster.machines import Needs
-from clipperf.system.cluster.remote import Kept, perform
+from clipperf.system.cluster.remote import ROOM, Kept, perform
 
 LEAVE_S = 5.0
 """How long processes that are kept may take to clean up before they are ended."""
@@ -36,7 +36,7 @@ class Starter:
 
     def begin(self, node_id: str, takes: Needs, call: Call) -> Any:
         """The news of a call in a process of its own; those that wait there for more are ended."""
-        self._end([process for _, process in self._idle.pop(node_id, [])])
+        self.end([process for _, process in self._idle.pop(node_id, [])])
         return self._perform.options(**self._options(node_id, takes)).remote(*call)
 
     def begin_kept(self, node_id: str, takes: Needs, call: Call) -> tuple[Any, Any]:
@@ -44,29 +44,31 @@ class Starter:
         waiting = self._idle.get(node_id, [])
         process = next((each for taken, each in waiting if taken == takes), None)
         if process is None:
-            self._end([each for _, each in self._idle.pop(node_id, [])])
+            self.end([each for _, each in self._idle.pop(node_id, [])])
             options = {**self._options(node_id, takes), "max_concurrency": AT_ONCE}
             process = self._kept.options(**options).remote()
             self._all.append(process)
         else:
             waiting.remove((takes, process))
-        return process.perform.options(num_returns="streaming").remote(*call), process
+        streaming = {"num_returns": "streaming", "_generator_backpressure_num_objects": ROOM}
+        return process.perform.options(**streaming).remote(*call), process
 
     def give_back(self, node_id: str, takes: Needs, process: Any) -> None:
         """A process whose call has ended well waits for the next one."""
         self._idle.setdefault(node_id, []).append((takes, process))
 
     def drop(self, process: Any) -> None:
-        """A process that is lost, or whose state nobody knows."""
+        """A process that is lost, and cleans up nothing any more."""
         self._all.remove(process)
         self._kill(process)
 
     def close(self) -> None:
         """End all processes that are kept, whatever they do."""
         self._idle.clear()
-        self._end(list(self._all))
+        self.end(list(self._all))
 
-    def _end(self, processes: list[Any]) -> None:
+    def end(self, processes: list[Any]) -> None:
+        """End processes that live, which clean up first."""
         if not processes:
             return
         with contextlib.suppress(self._ray.exceptions.RayError, ValueError):
