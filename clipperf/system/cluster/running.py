@@ -22,7 +22,7 @@ from clipperf.system.cluster.tasks import ANYTHING, Done, Flight, OnDone, OnLost
 from clipperf.system.terminal import say
 
 MOST_TRIES = 3
-NODES_S = 60.0
+NODES_S = 120.0
 """How long to wait for a machine to come where none is left, and for each to say what it is."""
 LOOK_S, TURN_S = 5.0, 1.0
 """How often to look for machines that have come or gone, and how long to wait for news."""
