@@ -187,14 +187,14 @@ def test_the_command(cli, sample_artifact: Path, tmp_path: Path) -> None:
     assert ["All", "12", "100.0", "%"] in [line.split() for line in done.stdout.splitlines()]
     said = "".join(done.stdout.split())  # lines may end anywhere in a long path
     for folder, name in ((data, "red/broken.png"), (tmp_path / "other", "broken.png")):
-        assert f"{folder.name}:leftout1imagesthatcannotberead" in said
+        assert f"{folder.name}:leftout1imagethatcannotberead" in said
         assert f"{folder / name}isnotareadableimage" in said
     model = ("--model", sample_artifact, "--json", "--skip-unreadable")
     found = json.loads(cli(*asked, *model, home=home, check=True).stdout)
     assert (found["n"], found["accuracy"]["all"]["n"], len(found["pairs"])) == (12, 12, 4)
     assert [note.split(": ", 1)[1][:28] for note in found["notes"]] == [
         "the 12 images that clipperf ",
-        *["left out 1 image that canno"] * 2,
+        *["left out 1 image that cannot"] * 2,
     ]
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"none")
