@@ -205,7 +205,7 @@ def _made(wish: TowerWish, cluster: Cluster, url: str, on_stage: OnStage) -> tup
     from clipperf.embed.machines import called
     from clipperf.engines import contract
     from clipperf.serve.towers import Choice
-    from clipperf.system import store
+    from clipperf.system import gpus, store
     from clipperf.system.cluster.machines import Needs
     from clipperf.system.cluster.shared import Shared
     from clipperf.system.cluster.tasks import Task
@@ -221,7 +221,7 @@ def _made(wish: TowerWish, cluster: Cluster, url: str, on_stage: OnStage) -> tup
         and (manifest.runtime, manifest.precision) == (loaded.runtime, loaded.precision)
     )
     args = (spec, wish.side, variant, device, wish.batches, url, known)
-    needs = Needs(gpus=int(device != "cpu"))
+    needs = Needs(gpus=int(device == gpus.CUDA))
     task = Task(f"artifact of {spec.id}", make_tower, args, needs, alone=False, whole=True)
 
     def told(task: Task, text: str) -> None:

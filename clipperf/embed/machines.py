@@ -46,8 +46,7 @@ class Machines:
         self, cluster: Cluster, opening: Opening, device: str, path: Path, on_stage: OnStage
     ) -> None:
         self._cluster, self._opening = cluster, opening
-        on_gpu = device.partition(":")[0] == gpus.CUDA
-        self._needs = Needs(cpus=1, gpus=int(on_gpu))
+        self._needs = Needs(cpus=1, gpus=int(device == gpus.CUDA))
         self._path = path.absolute()
         self._told = on_stage
         self.lost: list[str] = []

@@ -61,9 +61,6 @@ class MemoryFit:
         """The line's bytes at a batch."""
         return (self.weights_bytes or 0) + self.base_bytes + self.each(tokens) * batch
 
-    def _terms(self, batch: float, tokens: int | None) -> tuple[float, ...]:
-        return (1.0, batch, batch * (tokens or 0)) if self.lengths else (1.0, batch)
-
     def grows(self, tokens: int | None = None) -> bool:
         """Whether the batches that were measured differ by more than their distance from it."""
         return self.each(tokens) * (self.batches[-1] - self.batches[0]) > self.residual_bytes
@@ -73,7 +70,7 @@ class MemoryFit:
 
         Of a line: what bends beyond the measured batches is not known from them.
         """
-        return self.reach.at(self._terms(batch, tokens))
+        return self.reach.at(_terms(batch, tokens, bool(self.lengths)))
 
     def largest(self, limit_bytes: int, tokens: int | None = None) -> int | None:
         """The largest batch whose peak is within a limit though it is its margin above the line.
@@ -142,7 +139,7 @@ def plane_fit(points: Sequence[Peak], weights_bytes: int | None) -> MemoryFit | 
         start, item = stats.fitted_line([b for b, _, _ in known], [y for _, _, y in known])
         token = 0.0
     residuals = [y - (start + item * b + token * bt) for b, bt, y in known]
-    terms = [(1.0, b, bt) if several else (1.0, b) for b, bt, _ in known]
+    terms = [_terms(batch, tokens, several) for batch, tokens, _ in kept]
     return MemoryFit(
         weights_bytes,
         start - (weights_bytes or 0),
@@ -154,6 +151,11 @@ def plane_fit(points: Sequence[Peak], weights_bytes: int | None) -> MemoryFit | 
         tuple(sorted(length or 0 for length in lengths)) if several else (),
         max((length for length in lengths if length is not None), default=None),
     )
+
+
+def _terms(batch: float, tokens: int | None, several: bool) -> tuple[float, ...]:
+    """What a peak is a sum of shares of; `several` lengths of texts have one by tokens, too."""
+    return (1.0, batch, batch * (tokens or 0)) if several else (1.0, batch)
 
 
 class Held(Protocol):
@@ -195,7 +197,7 @@ class Line:
 
     batches: tuple[int, ...]
     fit: MemoryFit | None
-    peaks: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    peaks: Mapping[int, int]
 
     @property
     def tokens(self) -> int | None:
@@ -220,6 +222,10 @@ class Line:
         """The bytes at a batch; None without one, or without a fit."""
         return self.fit.at(batch, self.tokens) if self.fit is not None and batch else None
 
+    def margin(self, batch: int | None) -> float | None:
+        """See `MemoryFit.margin`; None without a batch, or without a fit."""
+        return self.fit.margin(batch, self.tokens) if self.fit is not None and batch else None
+
 
 def line_of(rows: Iterable[Held], what: What) -> Line:
     """The line through one tower's peaks. `rows` are those of memory passes that ended well.
@@ -229,12 +235,12 @@ def line_of(rows: Iterable[Held], what: What) -> Line:
     known = [(row, peak) for row in rows if (peak := peak_of(row, what)) is not None]
     points = [(row.cell.batch, row.cell.tokens, peak) for row, peak in known]
     disk_bytes = next((row.disk_bytes for row, _ in known if row.disk_bytes is not None), None)
-    line = Line(tuple(sorted({batch for batch, _, _ in points})), plane_fit(points, disk_bytes))
+    fit = plane_fit(points, disk_bytes)
     peaks: dict[int, int] = {}
     for batch, tokens, peak in points:
-        if tokens == line.tokens:
+        if fit is not None and tokens == fit.tokens:
             peaks[batch] = max(peak, peaks.get(batch, 0))
-    return dataclasses.replace(line, peaks=peaks)
+    return Line(tuple(sorted({batch for batch, _, _ in points})), fit, peaks)
 
 
 def tower_of(cell: Cell) -> Cell:

@@ -122,14 +122,13 @@ def _within(
         )
     if limit is not None and limit not in {each.limit_bytes for each in found}:
         batch = line.largest(limit)
-        margin = line.fit.margin(batch, line.tokens) if line.fit is not None and batch else None
         found.append(
             dataclasses.replace(
                 plain,
                 limit_bytes=limit,
                 batch=batch,
                 peak_bytes=line.at(batch),
-                margin_bytes=margin,
+                margin_bytes=line.margin(batch),
             )
         )
     return found or ([plain] if line.fit is not None else [])

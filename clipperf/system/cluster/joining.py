@@ -122,10 +122,10 @@ def is_address(text: str) -> bool:
 
 def _check_address(address: str) -> None:
     """Raise where it is no address, or nobody listens there; Ray itself would wait a minute."""
-    said = f"--ray {address}"
+    said, where = f"--ray {address}", address
     if address == AUTO:
         address = os.environ.get("RAY_ADDRESS") or AUTO
-        said = f"RAY_ADDRESS={address}"
+        said = where = f"RAY_ADDRESS={address}"
     if address in OWN:
         return
     if address.startswith(CLIENT):
@@ -139,7 +139,6 @@ def _check_address(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
     except (OSError, OverflowError) as exc:
-        where = said if said.startswith("RAY") else address
         raise ClusterError(f"no Ray cluster answers at {where}: {exc}; {START}") from exc
 
 
@@ -148,10 +147,10 @@ def _why(address: str, exc: Exception) -> str:
     said = one_line(str(exc))
     if "ersion mismatch" in said:
         return f"the Ray cluster at {address} has other versions: {said}"
+    named = os.environ.get("RAY_ADDRESS")
     if address == AUTO and isinstance(exc, ConnectionError):
-        named = os.environ.get("RAY_ADDRESS")
-        if named and named not in OWN:  # somebody listens there, see `_check_address`
-            return f"the Ray cluster at RAY_ADDRESS={named} cannot be joined: {said}; {TOKEN}"
-        where = "on this machine"
-        return f"no Ray cluster was found {where}: {START}, or give --ray HOST:PORT of its head"
+        if not named or named in OWN:
+            other = "give --ray HOST:PORT of its head"
+            return f"no Ray cluster was found on this machine: {START}, or {other}"
+        address = f"RAY_ADDRESS={named}"  # somebody listens there, see `_check_address`
     return f"the Ray cluster at {address} cannot be joined: {said}; {TOKEN}"
