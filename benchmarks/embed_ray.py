@@ -84,13 +84,12 @@ class Run:
 
 def install(folder: Path, cost_s: float) -> str:
     """A package with the runtime that waits; the PYTHONPATH that has it."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from packages import write_package
+
     site = folder / "site"
-    metadata = site / "waiting_tower-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (site / "waiting_tower.py").write_text(MODULE.format(cost_s=cost_s))
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: waiting_tower\nVersion: 1.0\n")
     points = "[clipperf.runtime]\nwaiting = waiting_tower:RUNTIME\n"
-    (metadata / "entry_points.txt").write_text(points)
+    write_package(site, "waiting_tower", MODULE.format(cost_s=cost_s), points)
     return os.pathsep.join((str(site), str(ROOT)))
 
 
@@ -124,7 +123,6 @@ def measured(
     folder: Path, path: str, kinds: dict[str, list[object]], counts: Sequence[int]
 ) -> list[Run]:
     """Each tower without Ray, then on clusters of so many nodes."""
-    sys.path.insert(0, str(ROOT / "tests"))
     from ray_nodes import node, started
 
     runs = [embedded(folder, path, words, name, 0) for name, words in kinds.items()]

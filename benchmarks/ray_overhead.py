@@ -80,12 +80,10 @@ class Run:
 
 def install(folder: Path, cost_s: float) -> dict[str, str]:
     """A package with the runtime and the scenario; the environment that has it."""
+    from packages import write_package
+
     site = folder / "site"
-    metadata = site / "known_cost-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (site / "known_cost.py").write_text(MODULE.format(cost_s=cost_s))
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: known_cost\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(POINTS)
+    write_package(site, "known_cost", MODULE.format(cost_s=cost_s), POINTS)
     return {"PYTHONPATH": os.pathsep.join((str(site), str(ROOT))), APART: "1"}
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
+from packages import write_package
 
 from clipperf import registry
 from clipperf.evals.place import SAMPLE
@@ -172,15 +173,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     site = tmp_path / "site-packages"
 
     def package(name: str, code: str, points: dict[str, dict[str, str]], *also: str) -> None:
-        metadata = site / f"{name}-1.0.dist-info"
-        metadata.mkdir(parents=True)
-        (site / f"{name}.py").write_text(code)
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         sections = (
             "\n".join([f"[{group}]", *(f"{key} = {value}" for key, value in named.items())])
             for group, named in points.items()
         )
-        (metadata / "entry_points.txt").write_text("\n".join(sections) + "\n")
+        write_package(site, name, code, "\n".join(sections) + "\n")
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(site), *also, str(ROOT))))
         monkeypatch.syspath_prepend(str(site))
         registry.entry_points.cache_clear()

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Cli
+from packages import write_package
 from ray_nodes import Nodes, node, started
 
 from clipperf.nouns.result import ResultFile
@@ -101,13 +102,7 @@ datasets = ["{dataset}"]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the toys note what they do, and where they are installed."""
     root = tmp_path_factory.mktemp("ray")
-    metadata = root / "site" / "ray_sweep_toys-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (root / "site" / "ray_sweep_toys.py").write_text(TOYS)
-    (metadata / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: ray_sweep_toys\nVersion: 1.0\n"
-    )
-    (metadata / "entry_points.txt").write_text(POINTS)
+    write_package(root / "site", "ray_sweep_toys", TOYS, POINTS)
     return root
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import ROOT, Cli, leftovers, start
+from packages import write_package
 from ray_nodes import Nodes, node, started
 
 from clipperf.embed import away
@@ -202,11 +203,8 @@ def test_options_that_go_together(tmp_path: Path, samples: str, cli: Cli) -> Non
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the toy is installed, and notes what it runs."""
     root = tmp_path_factory.mktemp("machines")
-    metadata = root / "site" / "embed_toys-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (root / "site" / "embed_toys.py").write_text(TOYS)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: embed_toys\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[clipperf.runtime]\ntoy = embed_toys:RUNTIME\n")
+    points = "[clipperf.runtime]\ntoy = embed_toys:RUNTIME\n"
+    write_package(root / "site", "embed_toys", TOYS, points)
     return root
 
 
