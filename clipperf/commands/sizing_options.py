@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from clipperf.errors import UsageError
+from clipperf.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     from clipperf.report.sizing.types import Targets
@@ -123,20 +123,19 @@ def targets_in(path: Path | None) -> dict[str, Any]:
         UsageError: it is not there, no text, or holds what cannot be meant.
     """
     from clipperf.report.sizing.asked import read
-    from clipperf.system.reading import open_regular
+    from clipperf.system.reading import read_small
     from clipperf.system.targets import expanded
-    from clipperf.text import one_line, shown
+    from clipperf.text import shown
 
     if path is None:
         return {}
     where = f"--targets {shown(path)}"
     try:
-        with open_regular(expanded(path)) as file:
-            text = file.read(MOST_BYTES + 1).decode("utf-8")
-    except (OSError, ValueError) as exc:
-        raise UsageError(f"{where} cannot be read as text: {one_line(str(exc))}") from exc
-    if len(text) > MOST_BYTES:
-        raise UsageError(f"{where} is no file of targets: it has more than {MOST_BYTES} bytes")
+        text = read_small(expanded(path), MOST_BYTES).decode("utf-8")
+    except ArtifactError as exc:
+        raise UsageError(f"--targets {exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"{where} is no text: {exc}") from exc
     return read(text, where)
 
 

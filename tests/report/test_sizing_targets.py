@@ -444,7 +444,14 @@ def test_the_command_reads_a_file(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["plans"][0]["image"]["replicas"] == 5
     done = run("report", stored, "--targets", asked, "--format", "md")
     assert "365 a month" in done.stdout and done.exit_code == 0
-    for path, words in ((tmp_path / "none", "No such file"), (tmp_path, "folder")):
+    (tmp_path / "bytes").write_bytes(b"slo_ms = 5 # \xff")
+    (tmp_path / "large").write_bytes(b"#" * 1_000_001)
+    for path, words in (
+        (tmp_path / "none", f"--targets {tmp_path / 'none'} does not exist"),
+        (tmp_path, "it is a folder, not a regular file"),
+        (tmp_path / "bytes", "is no text: 'utf-8' codec"),
+        (tmp_path / "large", "the limit is"),
+    ):
         done = run("size", stored, "--targets", path)
         assert isinstance(done.exception, UsageError) and words in str(done.exception)
 
