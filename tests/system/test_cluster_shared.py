@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from object_stores import BUCKET, SCHEMES, ObjectStore, serving
 
 from clipperf.errors import ArtifactError, MissingDependencyError, StorageError, UsageError
 from clipperf.system.cluster.shared import BLOBS, Blob, Shared
@@ -13,15 +16,41 @@ from clipperf.system.cluster.shared import BLOBS, Blob, Shared
 NAMES = ("model.onnx", "more/weights.bin")
 
 
-@pytest.fixture(params=["path", "file", "memory"])
-def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Shared:
-    """A shared place of each kind that needs no server."""
+@pytest.fixture(scope="session")
+def s3() -> Iterator[ObjectStore]:
+    """A server of S3's kind."""
+    with serving("s3") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gs() -> Iterator[ObjectStore]:
+    """A server of Google Cloud Storage's kind."""
+    with serving("gs") as server:
+        yield server
+
+
+@pytest.fixture(params=["path", "file", "memory", *SCHEMES])
+def shared(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Shared:
+    """A shared place of each kind."""
     urls = {
         "path": str(tmp_path / "place"),
         "file": f"file://{tmp_path}/place",
         "memory": f"memory://{tmp_path.name}",
     }
-    return Shared(urls[request.param])
+    if request.param in urls:
+        return Shared(urls[request.param])
+    return Shared(f"{there(request, monkeypatch)}/{tmp_path.name}")
+
+
+def there(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a running server's bucket, whose clients this process has the variables of."""
+    server: ObjectStore = request.getfixturevalue(request.param)
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+    return server.url
 
 
 @pytest.fixture
@@ -89,9 +118,45 @@ def test_small_things_are_whole_or_refused(shared: Shared) -> None:
 def test_urls_that_cannot_be_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no path or URL that fsspec knows"):
         Shared("nosuch://bucket/x")
-    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
-    with pytest.raises(MissingDependencyError, match="s3fs"):
-        Shared("s3://bucket/x")
+    monkeypatch.setitem(sys.modules, "adlfs", None)
+    with pytest.raises(MissingDependencyError, match="adlfs"):
+        Shared("abfs://bucket/x")
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be read or written"):
         Shared(str(tmp_path / "file")).put("tasks/1", b"")
+
+
+@pytest.fixture(params=SCHEMES)
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a bucket."""
+    return there(request, monkeypatch)
+
+
+def test_a_bucket_that_is_not_there(
+    bucket: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shared = Shared(f"{bucket.replace(BUCKET, 'none-such')}/x")
+    for write in (
+        lambda: shared.put("tasks/1", b"1"),
+        lambda: shared.put_folder(folder, "artifacts/one", NAMES),
+    ):
+        with pytest.raises(
+            StorageError, match=r"there is no bucket or folder none-such: create it"
+        ):
+            write()
+    with pytest.raises(ArtifactError, match="there is no none-such/x/tasks/1"):
+        shared.get("tasks/1")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_object_that_was_altered_in_a_bucket(bucket: str, folder: Path, tmp_path: Path) -> None:
+    import fsspec
+
+    shared = Shared(f"{bucket}/{tmp_path.name}")
+    found = shared.put_folder(folder, "artifacts/one", NAMES)
+    blob = f"{bucket}/{tmp_path.name}/{BLOBS}/{found.files[NAMES[1]].sha256}"
+    with fsspec.open(blob, "wb") as file:
+        file.write(b"weighty")
+    with pytest.raises(ArtifactError, match="its sha256 is"):
+        shared.fetch_folder(found, tmp_path / "other")
+    assert not (tmp_path / "other" / "artifacts" / "one").exists()

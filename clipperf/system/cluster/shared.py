@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from clipperf.text import one_line
 BLOCK_BYTES = 2**22
 BLOBS = "blobs"
 _HERE = ("file", "local")
+_TALKATIVE = ("fsspec", "gcsfs", "s3fs")
+"""Loggers that would fill standard error where nobody set up logging; errors are told by us."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Shared:
         except ImportError as exc:
             said = f"{url} needs fsspec, which is not installed: {install('ray')}"
             raise MissingDependencyError(said) from exc
+        for name in _TALKATIVE:
+            logging.getLogger(name).addHandler(logging.NullHandler())
         try:
             self._fs, self._root = url_to_fs(url)
         except ImportError as exc:
@@ -79,7 +84,8 @@ class Shared:
             if self._is_here:
                 self._here(target, lambda path: path.write_bytes(data))
             else:
-                self._fs.pipe_file(target, data)
+                with self._bucket_there():
+                    self._fs.pipe_file(target, data)
         return Blob(hashlib.sha256(data).hexdigest(), len(data))
 
     def get(self, name: str, blob: Blob | None = None) -> bytes:
@@ -152,7 +158,8 @@ class Shared:
             if self._is_here:
                 self._here(target, lambda staging: _copy(path, staging))
             else:
-                self._fs.put_file(str(path), target)
+                with self._bucket_there():
+                    self._fs.put_file(str(path), target)
 
     def _fetch_file(self, blob: Blob, target: Path) -> None:
         source = self._at(f"{BLOBS}/{blob.sha256}")
@@ -194,6 +201,17 @@ class Shared:
             staging.unlink(missing_ok=True)
 
     @contextlib.contextmanager
+    def _bucket_there(self) -> Iterator[None]:
+        """What is said of writing into a bucket that does not exist; folders need none."""
+        try:
+            yield
+        except FileNotFoundError as exc:
+            bucket = self._root.partition("/")[0]
+            raise StorageError(
+                f"{self.url}: there is no bucket or folder {bucket}: create it"
+            ) from exc
+
+    @contextlib.contextmanager
     def _translated(self, target: str) -> Iterator[None]:
         """The many errors of fsspec's backends in our words."""
         try:
@@ -202,6 +220,8 @@ class Shared:
             raise ArtifactError(f"{self.url}: there is no {target}") from exc
         except ImportError as exc:
             raise MissingDependencyError(f"{self.url}: {one_line(str(exc))}") from exc
+        except StorageError:
+            raise
         except Exception as exc:
             said = one_line(str(exc)) or type(exc).__name__
             raise StorageError(f"{self.url} cannot be read or written: {said}") from exc
