@@ -30,13 +30,23 @@ Errors of third-party libraries are translated where they are called, with ``fro
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 
 class ClipperfError(Exception):
-    """Base of every error that clipperf raises on purpose; `exit_code` is the process's."""
+    """Base of every error that clipperf raises on purpose; `exit_code` is the process's.
+
+    Pickled, it takes along which of these caused it: who ended a process is told at home, too.
+    """
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        cause = self.__cause__
+        while cause is not None and not isinstance(cause, ClipperfError):
+            cause = cause.__cause__
+        state = {**vars(self), **({"__cause__": cause} if cause else {})}
+        return type(self), self.args, state
 
 
 class UsageError(ClipperfError):

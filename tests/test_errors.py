@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 
 from clipperf import errors
@@ -40,3 +41,17 @@ def test_every_class_is_in_the_tree_under_its_parent() -> None:
         assert kind.__doc__
     leaves = [name for name, (above, _) in tree.items() if above not in (None, "UserWarning")]
     assert all(tree[name][1] is not None for name in leaves), "each says its exit code"
+
+
+def test_an_error_crosses_with_what_caused_it() -> None:
+    died = errors.ChildError("the export process died", code=-9, said="last words")
+    found = errors.ExportError("no tower")
+    found.__cause__ = ValueError("of another library")
+    found.__cause__.__cause__ = died
+    crossed = pickle.loads(pickle.dumps(found))
+    assert type(crossed) is errors.ExportError and str(crossed) == "no tower"
+    cause = crossed.__cause__
+    assert isinstance(cause, errors.ChildError) and str(cause) == "the export process died"
+    assert (cause.code, cause.said, cause.ended) == (-9, "last words", "killed")
+    plain = pickle.loads(pickle.dumps(errors.RefusedError("busy", after_s=2.0)))
+    assert (str(plain), plain.after_s, plain.__cause__) == ("busy", 2.0, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from clipperf.bench import prepare
 from clipperf.bench.jobs import Event, Job, Prepared, run_job
 from clipperf.bench.retries import tried_twice
 from clipperf.errors import ArtifactError, ClipperfError, StorageError
-from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.models.family import family_of
+from clipperf.nouns.cell import Cell
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment
 from clipperf.nouns.variant import Side, Variant
@@ -35,21 +37,46 @@ CLOCK_S = 2.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where things cross: the URL of the shared place, and the folder of one task in it."""
+    """Where things cross: the shared place, a command's folder in it, and a task's in that."""
 
     url: str
-    task: str
+    run: str
+    task: str = ""
 
-    def name(self, file: str) -> str:
+    @property
+    def shared(self) -> Shared:
+        """The place, opened once by each process."""
+        return shared_at(self.url, self.run)
+
+    def name(self, file: str = "") -> str:
         """The name of a file of the task in the shared place."""
-        return f"tasks/{self.task}/{file}"
+        return self.shared.own("/".join(part for part in (self.task, file) if part))
+
+    def inside(self, name: str | None = None) -> Place:
+        """A folder in this one; without a name one that nobody else has.
+
+        A task that is lost and done again may still be at work: each time has a folder of its own.
+        """
+        name = name or secrets.token_hex(8)
+        return replace(self, task=f"{self.task}/{name}" if self.task else name)
+
+
+def place_of(shared: Shared) -> Place:
+    """Where a command's things cross."""
+    return Place(shared.url, shared.run)
+
+
+def new_place(shared: Shared) -> Place:
+    """Where those of a new task do."""
+    return place_of(shared).inside()
 
 
 @dataclass(frozen=True)
 class Made:
     """What came of preparing one cell: what opens it, the folder that this lies in, or the error.
 
-    The path in it is that of the machine which made it.
+    The path in it is that of the machine which made it. The error brings along who ended a process
+    that was to make it, see `retries.ended_of`.
     """
 
     prepared: Prepared | None = None
@@ -79,7 +106,7 @@ def make(
     cells: Sequence[Cell],
     spec: ModelSpec,
     largest_batch: int,
-    url: str,
+    place: Place,
     known: Sequence[SharedFolder],
 ) -> tuple[list[Made], list[SharedFolder]]:
     """Make what opens some cells of a model, and share it; all folders that were made on the way.
@@ -89,7 +116,7 @@ def make(
     Raises:
         StorageError: the disk, or the shared place, is full.
     """
-    shared, begun_s = shared_at(url), time.time()
+    shared, begun_s = place.shared, time.time()
     found: list[Made] = []
     with using():
         fetch_missing(shared, known)
@@ -103,7 +130,9 @@ def make(
                 found.append(Made(error=exc))
                 continue
             folder = None if request.path is None else share(shared, folder_of(request.path))
-            found.append(Made(Prepared(request, disk_bytes), folder))
+            # Asked once they are here, as making has them fetched.
+            weights = None if spec.random_weights or folder else prepare.weights_of(spec)
+            found.append(Made(Prepared(request, disk_bytes, weights=weights), folder))
         folders = [made.folder for made in found if made.folder is not None]
         return found, made_since(shared, folders, begun_s)
 
@@ -115,7 +144,7 @@ def make_tower(
     variant: Variant,
     device: str,
     batches: tuple[int, int],
-    url: str,
+    place: Place,
     known: Sequence[SharedFolder],
 ) -> SharedFolder:
     """Make the folder that a tower is opened from, and share it; `known` as for `make`.
@@ -123,7 +152,7 @@ def make_tower(
     Raises:
         ClipperfError: it cannot be made, or the runtime cannot be used here.
     """
-    shared = shared_at(url)
+    shared = place.shared
     with using():
         prepare.check_usable({variant.runtime: device})
         fetch_missing(shared, known)
@@ -195,9 +224,10 @@ def measure(
     """Run a job here; its rows and notes lie in the shared place when it has ended.
 
     Memory rows, which take turns with nobody, lie there one by one, and are told of. `folders` are
-    those of the job's artifacts, by the paths of what lies in them.
+    those of the job's artifacts, by the paths of what lies in them. What texts are made of is asked
+    here, where the model's files are.
     """
-    shared = shared_at(place.url)
+    shared, place = place.shared, place.inside()
     kept: list[Event] = [Event("fact", fact, group=job.group) for fact in facts]
     number = 0
 
@@ -216,7 +246,7 @@ def measure(
 
     with using():
         cells = tuple(fetched(cell, folders, shared) for cell in job.cells)
-        run_job(replace(job, cells=cells), here(), (), on_event)
+        run_job(with_texts(replace(job, cells=cells)), here(), (), on_event)
     return here(), put(shared, place, EVENTS, kept)
 
 
@@ -231,8 +261,21 @@ def fetched(cell: Prepared, folders: dict[str, SharedFolder], shared: Shared) ->
     except StorageError:
         raise
     except ClipperfError as exc:
-        return Prepared(EngineRequest(request.cell, request.spec, None), error=str(exc))
-    return Prepared(own, disk_bytes)
+        return prepare.unprepared(request.cell, request.spec, exc)
+    return replace(cell, request=own, disk_bytes=disk_bytes)
+
+
+def with_texts(job: Job) -> Job:
+    """A job with the ids of which this machine makes texts; where it cannot, no cell can be."""
+    spec = job.cells[0].request.spec
+    try:
+        return replace(job, text_ids=family_of(spec).text_ids(spec))
+    except StorageError:
+        raise
+    except ClipperfError as exc:
+        failed = [prepare.unprepared(cell.request.cell, spec, exc) for cell in job.cells]
+        own = zip(job.cells, failed, strict=True)
+        return replace(job, cells=tuple(c if c.error is not None else bad for c, bad in own))
 
 
 def put(shared: Shared, place: Place, file: str, events: Sequence[Event]) -> Crossed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import tempfile
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,10 +32,12 @@ from clipperf.nouns.result import Ended, ResultFile
 from clipperf.serialize import from_json, parse_json, to_json
 from clipperf.system import gpus, store
 from clipperf.system.cluster.remote import Tell
-from clipperf.system.cluster.shared import Shared, SharedFolder, shared_at
+from clipperf.system.cluster.shared import Shared, SharedFolder
 from clipperf.system.housekeeping.in_use import using
 
 NO_LIMITS = Limits()
+NOWHERE = Path(os.devnull)
+"""For what is written under another name, or elsewhere: a kill leaves nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def models(
     cells: Sequence[Cell],
     spec: ModelSpec,
     features: bool,
-    url: str,
+    place: Place,
     known: Sequence[SharedFolder],
 ) -> tuple[list[MadeModel], list[SharedFolder]]:
     """Make what embeds in some cells of a model, and share it; all folders made on the way.
@@ -87,8 +89,7 @@ def models(
     Raises:
         StorageError: the disk, or the shared place, is full.
     """
-    shared, begun_s = shared_at(url), time.time()
-    weights = prepare.weights_of(spec)
+    shared, begun_s = place.shared, time.time()
     found = []
     with using():
         away.fetch_missing(shared, known)
@@ -97,6 +98,7 @@ def models(
                 ask = functools.partial(prepare.model_request, cell, spec, tell, features)
                 request = tried_twice(ask)
                 folder = away.share(shared, request.folder)
+                weights = prepare.weights_of(spec)  # which making has had fetched
                 found.append(MadeModel(request, folder, made_of(request, weights)))
             except StorageError:
                 raise
@@ -131,10 +133,10 @@ def score(tell: Tell, asked: Scoring, data: Crossed, place: Place) -> Scored:
     Raises:
         UsageError: it does not.
     """
-    shared = shared_at(place.url)
+    shared, place = place.shared, place.inside()
     dataset = dataset_of(shared, data)
     requests, errors = {}, {}
-    with using(), tempfile.TemporaryDirectory(prefix="clipperf-sweep-") as scratch:
+    with using():
         for cell, model in asked.models.items():
             try:
                 requests[cell] = fetched(cell, model, asked, shared)
@@ -150,7 +152,7 @@ def score(tell: Tell, asked: Scoring, data: Crossed, place: Place) -> Scored:
 
         result, failures = evaluate.evaluate(
             (asked.spec,), {}, dataset, request_of, cells=asked.cells, batch=asked.batch,
-            margin=asked.margin, command=asked.command, path=Path(scratch) / "one.json",
+            margin=asked.margin, command=asked.command, path=NOWHERE,
             on_stage=lambda text: tell(f"{text}: {dataset.name}"),
             guard=lambda cell: guard_of(asked.limits, cell.device), timeout_s=asked.timeout_s,
         )  # fmt: skip

@@ -22,7 +22,7 @@ from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.from_files import FileWork
 from clipperf.nouns.memory import Foreseen
 from clipperf.nouns.model import CLIP_IDS, ModelSpec, TextIds
-from clipperf.nouns.result import Environment, Kind, Measurement
+from clipperf.nouns.result import Ended, Environment, Kind, Measurement
 from clipperf.nouns.serving import Serving
 from clipperf.registry import Registry
 from clipperf.system.cluster.shared import Shared, SharedFolder
@@ -50,7 +50,9 @@ class Prepared:
     """One cell of a job: what opens its engine and its bytes on disk, or why there is nothing.
 
     `compared` is the absolute path of an artifact of the same model, which a server's vectors are
-    held against. `foreseen` is what a line said of its peak, which a run is to check.
+    held against. `foreseen` is what a line said of its peak, which a run is to check. `ended` says
+    who ended the process that was to make it. `weights` tells the weights from others of those that
+    load nothing else, where another machine has them.
     """
 
     request: EngineRequest
@@ -58,6 +60,8 @@ class Prepared:
     error: str | None = None
     compared: str | None = None
     foreseen: Foreseen | None = None
+    ended: Ended | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,7 @@ def run_job(
         if cell.error is not None:
             row = blank(cell.request, scenario.kind, env)
             row = replace(row, status="failed", error=cell.error, group=job.group)
-            row = replace(row, foreseen=cell.foreseen)
+            row = replace(row, foreseen=cell.foreseen, ended=cell.ended)
             tell(Event("measured", f"{row.cell.label}: {cell.error}", row))
     ready = tuple(cell for cell in job.cells if cell.error is None)
     if ready:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from clipperf.bench.jobs import Prepared
+from clipperf.bench.retries import ended_of
 from clipperf.engines import contract
 from clipperf.engines.candidates import usual_precisions
 from clipperf.engines.processor import check_cell
@@ -267,6 +269,11 @@ def model_request(
     else:
         towers = [request_in(folder, each, spec)[0] for each in cells]
     return ModelRequest(folder, tuple(towers), features)
+
+
+def unprepared(cell: Cell, spec: ModelSpec, exc: ClipperfError) -> Prepared:
+    """A cell that cannot be opened, and why."""
+    return Prepared(EngineRequest(cell, spec, None), error=str(exc), ended=ended_of(exc))
 
 
 def weights_of(spec: ModelSpec) -> str | None:

@@ -15,7 +15,7 @@ from clipperf.bench.plan import Group, plan
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError, UsageError
 from clipperf.models.family import family_of
-from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
+from clipperf.nouns.cell import CLOSED_LOOP, Cell
 from clipperf.nouns.from_files import FileWork
 from clipperf.nouns.memory import LARGEST_BATCH, by_tower
 from clipperf.nouns.model import ModelSpec
@@ -252,7 +252,7 @@ def jobs_of(
         try:
             cells[cell] = prepared(cell, spec, max(sweep.batches), on_event)
         except ClipperfError as exc:
-            cells[cell] = Prepared(EngineRequest(cell, spec, None), error=str(exc))
+            cells[cell] = prepare.unprepared(cell, spec, exc)
     return [
         Job(
             group=group.id,
@@ -279,7 +279,7 @@ def checks_of(
         try:
             ready = prepared(cell, spec, cell.batch, on_event)
         except ClipperfError as exc:
-            ready = Prepared(EngineRequest(cell, spec, None), error=str(exc))
+            ready = prepare.unprepared(cell, spec, exc)
         ready = dataclasses.replace(ready, foreseen=expected)
         ids = family_of(spec).text_ids(spec)
         found.append(Job(f"{cell.label}/within", LARGEST_BATCH, (ready,), settings, ids))

@@ -1,14 +1,23 @@
-"""What is tried once more, as what ended it came from outside."""
+"""What is tried once more, as what ended it came from outside, and what only on request."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from clipperf.errors import ChildError, ClipperfError, LostError
+from clipperf.errors import (
+    ChildError,
+    ClipperfError,
+    ExportError,
+    LostError,
+    StorageError,
+    UsageError,
+)
 from clipperf.nouns.result import Ended
 
 Made = TypeVar("Made")
+
+HOW = "give the command again to have it tried again"
 
 
 def worst(ended: Sequence[Ended | None]) -> Ended | None:
@@ -28,6 +37,19 @@ def tried_twice(make: Callable[[], Made]) -> Made:
         if ended_of(exc) != "killed":
             raise
     return make()
+
+
+def kept(exc: ClipperfError) -> ClipperfError:
+    """An error of what is not tried again in this run, in words that say how it is.
+
+    A refusal stays as it is: it costs nothing, and the next command refuses, too. So does what is
+    wrong with the disk, which is of all.
+    """
+    if isinstance(exc, UsageError | StorageError):
+        return exc
+    said = ExportError(f"{exc}; {HOW}")
+    said.__cause__ = exc
+    return said
 
 
 def ended_of(exc: BaseException | None) -> Ended | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from clipperf.bench import prepare
-from clipperf.bench.away import Place
+from clipperf.bench.away import new_place, place_of
 from clipperf.bench.away_scores import (
     MadeModel,
     Scored,
@@ -43,28 +42,37 @@ class Scorer:
         self._made: dict[tuple[object, ...], MadeModel] = {}
 
     def models(
-        self, cells: Sequence[Cell], spec: ModelSpec, features: bool, on_stage: OnStage
+        self,
+        cells: Sequence[Cell],
+        spec: ModelSpec,
+        features: bool,
+        on_stage: OnStage,
+        again: bool = False,
     ) -> dict[Cell, MadeModel]:
-        """What embeds in each cell, or why nothing does.
+        """What embeds in each cell, or why nothing does, which is found out once.
 
-        What was not made as a process was killed is tried again the next time.
+        What was not made as a process was killed is tried `again`.
 
         Raises:
             ClipperfError: a disk is full, or no machine is left.
         """
+        if again:
+            self._made = {
+                key: made for key, made in self._made.items() if ended_of(made.error) != "killed"
+            }
         missing = [cell for cell in cells if (spec, cell, features) not in self._made]
         if missing:
             known = self.machines.known.setdefault(spec.id, {})
-            args = (tuple(missing), spec, features, self.machines.shared.url, tuple(known.values()))
+            place = place_of(self.machines.shared)
+            args = (tuple(missing), spec, features, place, tuple(known.values()))
             call = Call(f"artifacts of {spec.id}", models, args, needs_gpu(missing))
-            found, folders = self.machines.call(call, on_stage)
+            try:
+                found, folders = self.machines.call(call, on_stage)
+            except LostError as exc:  # of these alone
+                found, folders = [MadeModel(error=exc)] * len(missing), []
             known |= {folder.place: folder for folder in folders}
             self._made |= {(spec, c, features): m for c, m in zip(missing, found, strict=True)}
-        made = {cell: self._made[spec, cell, features] for cell in cells}
-        for cell, model in made.items():
-            if ended_of(model.error) == "killed":
-                del self._made[spec, cell, features]
-        return made
+        return {cell: self._made[spec, cell, features] for cell in cells}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +114,7 @@ def evaluate_away(
     """
     check(data)
     scorer, shared = Scorer(machines), machines.shared
-    crossing = Place(shared.url, secrets.token_hex(8))
+    crossing = new_place(shared)
     result = ResultFile(
         schema_version=store.SCHEMA_VERSION,
         kind="eval",
@@ -136,7 +144,7 @@ def evaluate_away(
                 scoring = Scoring(
                     spec, cells, made, asked.batch, asked.margin, command=asked.command
                 )
-                place = Place(shared.url, f"{crossing.task}/{number}")
+                place = crossing.inside(f"{number}")
                 yield Call(spec.id, score, (scoring, crossed, place), needs_gpu(cells))
 
         def end(call: Call, value: Scored | None, error: ClipperfError | None) -> None:
@@ -155,7 +163,7 @@ def evaluate_away(
 
         machines.calls(calls(), told, end)
         with contextlib.suppress(ClipperfError):
-            shared.remove(f"tasks/{crossing.task}")
+            shared.remove(crossing.name())
     return result, failures
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clipperf.nouns.cell import Cell
     from clipperf.serve.bulk import Tower
     from clipperf.system.cluster.running import Cluster
+    from clipperf.system.cluster.shared import Shared
 
 OnStage = Callable[[str], None]
 
@@ -149,30 +150,32 @@ def machines(
     """
     from clipperf.embed.machines import Machines
     from clipperf.system import store
+    from clipperf.system.cluster.owning import owned
     from clipperf.system.cluster.running import opened
     from clipperf.system.cluster.seeing import check_seen
-    from clipperf.system.cluster.shared import Shared
 
-    with opened(address) as cluster:
-        url = url or str(store.home() / "ray")
-        check_seen(cluster, cluster.nodes, Shared(url))
+    with (
+        opened(address) as cluster,
+        owned(url or str(store.home() / "ray")) as shared,
+        contextlib.closing(cluster),  # before what its tasks write is removed
+    ):
+        check_seen(cluster, cluster.nodes, shared)
         if wish.artifact is not None:
-            opening, device = _sent(wish, wish.artifact, url)
+            opening, device = _sent(wish, wish.artifact, shared)
         else:
-            opening, device = _made(wish, cluster, url, on_stage)
+            opening, device = _made(wish, cluster, shared, on_stage)
         found = Machines(cluster, opening, device, dataset, on_stage)
         _warn(found.facts.warnings)
         check_precision(found.facts.cell, wish.precision)
         yield found
 
 
-def _sent(wish: TowerWish, artifact: str, url: str) -> tuple[Opening, str]:
+def _sent(wish: TowerWish, artifact: str, shared: Shared) -> tuple[Opening, str]:
     """What opens a tower that is exported or tuned here, and its device."""
     from clipperf.bench.away import share
     from clipperf.embed.away import Opening
     from clipperf.engines import contract
     from clipperf.serve.load import choices_at
-    from clipperf.system.cluster.shared import Shared
     from clipperf.system.store import read_manifest
 
     with warnings.catch_warnings():  # it is not this machine that it will run on
@@ -189,38 +192,39 @@ def _sent(wish: TowerWish, artifact: str, url: str) -> tuple[Opening, str]:
         raise ArtifactError(f"{path} has no {wish.side} tower: tune it, too")
     runtime = contract.get(choice.runtime or read_manifest(choice.folder).runtime)
     device = (choice.device or runtime.devices[0]).partition(":")[0]
-    folder = share(Shared(url), choice.folder)
+    folder = share(shared, choice.folder)
     choice = replace(choice, folder=Path(), device=device)
-    return Opening(folder, url, choice, wish.side, wish.preprocess, wish.batch), device
+    return Opening(folder, shared.url, choice, wish.side, wish.preprocess, wish.batch), device
 
 
-def _made(wish: TowerWish, cluster: Cluster, url: str, on_stage: OnStage) -> tuple[Opening, str]:
+def _made(
+    wish: TowerWish, cluster: Cluster, shared: Shared, on_stage: OnStage
+) -> tuple[Opening, str]:
     """What opens the tower of a model, and its device; one of the machines exports it.
 
     What is exported here is what they take.
     """
     from clipperf.bench import prepare
-    from clipperf.bench.away import make_tower, share
+    from clipperf.bench.away import make_tower, place_of, share
     from clipperf.embed.away import Opening
     from clipperf.embed.machines import called
     from clipperf.engines import contract
     from clipperf.serve.towers import Choice
     from clipperf.system import gpus, store
     from clipperf.system.cluster.machines import Needs
-    from clipperf.system.cluster.shared import Shared
     from clipperf.system.cluster.tasks import Task
 
     spec, variant = _chosen(wish)
     prepare.choose_devices([variant.runtime], wish.device)
     device = wish.device or contract.get(variant.runtime).devices[0]
-    loaded, shared = prepare.loaded_by(variant), Shared(url)
+    loaded = prepare.loaded_by(variant)
     known = tuple(
         share(shared, folder)
         for folder, manifest in store.find_artifacts()
         if manifest.spec.id == spec.id
         and (manifest.runtime, manifest.precision) == (loaded.runtime, loaded.precision)
     )
-    args = (spec, wish.side, variant, device, wish.batches, url, known)
+    args = (spec, wish.side, variant, device, wish.batches, place_of(shared), known)
     needs = Needs(gpus=int(device == gpus.CUDA))
     task = Task(f"artifact of {spec.id}", make_tower, args, needs, alone=False, whole=True)
 
@@ -229,4 +233,4 @@ def _made(wish: TowerWish, cluster: Cluster, url: str, on_stage: OnStage) -> tup
 
     folder = called(cluster, task, told, told)
     own = Choice(Path(), wish.side, variant.runtime, device, wish.threads, wish.streams or 1)
-    return Opening(folder, url, own, wish.side, wish.preprocess, wish.batch), device
+    return Opening(folder, shared.url, own, wish.side, wish.preprocess, wish.batch), device

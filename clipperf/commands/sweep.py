@@ -30,13 +30,12 @@ from clipperf.system.terminal import say
 from clipperf.text import number_of
 
 if TYPE_CHECKING:
-    from clipperf.bench.jobs import Launcher
+    from clipperf.bench.jobs import Away, Launcher
     from clipperf.bench.sweeps.cells import Driven, Study
     from clipperf.bench.sweeps.estimate import Estimate
     from clipperf.bench.sweeps.ledger import Ledger
     from clipperf.bench.sweeps.plan_file import SweepPlan
     from clipperf.bench.sweeps.tally import Outcome
-    from clipperf.nouns.result import Environment
 
 EXAMPLES = (
     "clipperf sweep overnight.toml --dry-run",
@@ -99,10 +98,10 @@ def command(
             _hold(folder, stack)
         crossing = ray_store or str(folder / CROSSING)
         placed = stack.enter_context(_placed(asked, launcher, ray, crossing, not dry_run))
-        where, study, machine = placed
+        where, study, away = placed
         expected = estimated(study)
         if dry_run:
-            _show_plan(study, expected, kept, json_lines, machine)
+            _show_plan(study, expected, kept, json_lines, away)
             return
         if json_lines:
             _print_unsupported(study)
@@ -153,8 +152,8 @@ def _hold(folder: Path, stack: contextlib.ExitStack) -> None:
 @contextlib.contextmanager
 def _placed(
     plan: SweepPlan, launcher: str, ray: str | None, store: str, look: bool
-) -> Iterator[tuple[Launcher, Study, Environment | None]]:
-    """Where a plan is followed, what it comes to there, and a machine of it if not this one.
+) -> Iterator[tuple[Launcher, Study, Away | None]]:
+    """Where a plan is followed, what it comes to there, and the machines if not this one.
 
     With `look` the machines must see `store`, into which something is written for that.
     """
@@ -167,7 +166,7 @@ def _placed(
     with joined(ray, store, look) as machines:
         study = machines.call(Call("the plan", study_there, (plan,)))
         where = Launcher("ray", lambda: contextlib.nullcontext(machines), here=False)
-        yield where, study, machines.environments[0]
+        yield where, study, machines
 
 
 def study_there(tell: object, plan: SweepPlan) -> Study:
@@ -236,14 +235,19 @@ def _driven(plan: SweepPlan, scenario: str) -> Driven:
 
 
 def _show_plan(
-    study: Study, expected: Estimate, kept: Ledger, json_lines: bool, machine: Environment | None
+    study: Study, expected: Estimate, kept: Ledger, json_lines: bool, away: Away | None
 ) -> None:
     """What --dry-run prints: of what is there it says so, and expects the rest."""
+    from clipperf.bench.jobs import Call
     from clipperf.bench.sweeps.estimate import estimated
-    from clipperf.bench.sweeps.there import done
+    from clipperf.bench.sweeps.there import done, made_there
     from clipperf.system import env
 
-    there = done(study, kept, machine or env.capture())
+    if away is None:
+        there = done(study, kept, env.capture())
+    else:
+        made = away.call(Call("what there is", made_there, (study,)))
+        there = done(study, kept, away.environments[0], made)
     if there:
         expected = estimated(study, there)
     if not json_lines:

@@ -9,23 +9,36 @@ import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import store_of
 
-from clipperf.bench import away, away_scores
+from clipperf.bench import away, away_scores, prepare
+from clipperf.bench.away import new_place, place_of
 from clipperf.bench.cost import QUICK
-from clipperf.bench.jobs import SCENARIOS, Event, Job, Prepared, Scenario, row_a_cell
+from clipperf.bench.jobs import SCENARIOS, Call, Event, Job, Prepared, Scenario, row_a_cell
 from clipperf.bench.launchers import ray as launcher
 from clipperf.bench.launchers.ray import Remote, kind_of
-from clipperf.errors import ArtifactError, ClusterError, LostError, StorageError, UsageError
+from clipperf.bench.retries import ended_of
+from clipperf.bench.scoring import Scorer
+from clipperf.errors import (
+    ArtifactError,
+    ChildError,
+    ClusterError,
+    ExportError,
+    LostError,
+    StorageError,
+    UsageError,
+    WeightsError,
+)
 from clipperf.evals.datasets import Dataset
 from clipperf.evals.worker import ModelRequest
 from clipperf.inputs.sources import ImageSource
 from clipperf.models import zoo
 from clipperf.nouns.cell import Cell, EngineRequest
-from clipperf.nouns.model import ModelSpec
+from clipperf.nouns.model import CLIP_IDS, ModelSpec, TextIds
 from clipperf.nouns.result import Measurement
 from clipperf.system import env, files, store
 from clipperf.system.cluster import seeing
@@ -95,6 +108,8 @@ def remote(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remot
     own = Scenario("twice", measure, row_a_cell)
     monkeypatch.setattr(SCENARIOS, "get", lambda name: own if name == "twice" else known(name))
     monkeypatch.setattr(launcher, "overhead_fact", lambda here: "cheap")
+    family = SimpleNamespace(text_ids=lambda spec: CLIP_IDS)
+    monkeypatch.setattr(away, "family_of", lambda spec: family)
     return Remote(AtOnce(), Shared(str(tmp_path / "shared")))  # type: ignore[arg-type]
 
 
@@ -151,6 +166,56 @@ def test_artifacts_that_no_machine_lives_to_make_fail_their_cells_alone(
     remote.cluster.lost = set()  # type: ignore[attr-defined]
     (made,) = remote.prepared(cells, spec, 2, print)
     assert isinstance(made, Prepared) and made.request.cell == cells[0]
+
+
+def test_each_try_writes_under_names_of_its_own(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one is taken for lost, and is as slow as it likes."""
+    asked, place = job("one", 1), new_place(remote.shared)
+
+    def names() -> set[str]:
+        told: list[Any] = []
+        done = away.measure(told.append, asked, {}, place, ())
+        return {each[1].name for each in (*told, done) if not isinstance(each, Event)}
+
+    first, second = names(), names()
+    assert len(first) == len(second) == 2 and not first & second
+    assert all(name.startswith(place.name() + "/") for name in first | second)
+
+
+def test_memory_of_two_tries_is_each_of_its_machine(remote: Remote, tmp_path: Path) -> None:
+    asked = job("one", 1)
+    sent = launcher._Sent(asked, new_place(remote.shared))
+    row = Measurement(asked.cells[0].request.cell, "memory", "ok", HERE.id)
+    other = replace(HERE, id="another")
+    events: list[Event] = []
+    for here in (HERE, other, other):
+        told = Event("measured", "memory", replace(row, env_id=here.id), "one")
+        crossed = away.put(remote.shared, sent.place.inside(), "memory-1.json", [told])
+        remote._bring(sent, (here, crossed), events.append)
+    assert [e.measurement.env_id for e in events if e.measurement] == [HERE.id, "another"]
+
+
+def test_texts_are_made_of_what_the_machine_that_measures_says(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[TextIds] = []
+    monkeypatch.setattr(away, "run_job", lambda job, *more: seen.append(job.text_ids))
+    own = TextIds(1, 2, 3, 4)
+    there = SimpleNamespace(text_ids=lambda spec: own)
+    monkeypatch.setattr(away, "family_of", lambda spec: there)
+    assert job("one", 1).text_ids != own
+    away.measure(print, job("one", 1), {}, new_place(remote.shared), ())
+    assert seen == [own]
+
+    def missing(spec: ModelSpec) -> TextIds:
+        raise WeightsError("no tokenizer here")
+
+    there.text_ids = missing
+    away.measure(print, job("one", 1), {}, new_place(remote.shared), ())
+    ready = away.with_texts(job("one", 1, 2))
+    assert [cell.error for cell in ready.cells] == ["no tokenizer here"] * 2
 
 
 def test_rows_that_were_altered_on_the_way_are_refused(
@@ -218,7 +283,7 @@ def test_an_artifact_is_made_once_and_fetched(
 ) -> None:
     spec, shared = zoo.resolve("clipperf-sample"), Shared(str(tmp_path / "shared"))
     cell = Cell(spec.id, "image", "onnx", "fp32", "cpu", 2, 1)
-    (made,), folders = away.make(print, [cell], spec, 4, shared.url, ())
+    (made,), folders = away.make(print, [cell], spec, 4, place_of(shared), ())
     assert made.prepared is not None and folders == [made.folder]
     path = str(made.prepared.request.path)
     assert Path(path).is_relative_to(home) and away.folder_of(path) == here
@@ -230,7 +295,7 @@ def test_an_artifact_is_made_once_and_fetched(
     assert Path(str(found.request.path)).is_relative_to(other)
     assert found.request.key == made.prepared.request.key
     assert store.check_files(other, store.read_manifest(other), content=True) == []
-    (again,), _ = away.make(print, [cell], spec, 4, shared.url, folders)
+    (again,), _ = away.make(print, [cell], spec, 4, place_of(shared), folders)
     assert again.folder == folders[0], "what was fetched is taken for made"
 
 
@@ -239,7 +304,7 @@ def test_a_folder_with_fewer_towers_is_replaced_and_with_more_is_kept(
 ) -> None:
     spec, shared = zoo.resolve("clipperf-sample"), Shared(str(tmp_path / "shared"))
     cell = Cell(spec.id, "image", "onnx", "fp32", "cpu", 2, 1)
-    _, (folder,) = away.make(print, [cell], spec, 4, shared.url, ())
+    _, (folder,) = away.make(print, [cell], spec, 4, place_of(shared), ())
     monkeypatch.setenv("CLIPPERF_HOME", str(tmp_path / "other"))
     other = store_of(here, tmp_path / "other")
     whole = store.read_manifest(other)
@@ -264,7 +329,7 @@ def test_an_artifact_that_cannot_be_had_is_a_reason(
 ) -> None:
     spec, shared = zoo.resolve("clipperf-sample"), Shared(str(tmp_path / "shared"))
     cell = Cell(spec.id, "image", "onnx", "fp32", "cpu", 2, 1)
-    (made,), (folder,) = away.make(print, [cell], spec, 4, shared.url, ())
+    (made,), (folder,) = away.make(print, [cell], spec, 4, place_of(shared), ())
     assert made.prepared is not None
     shared.remove("blobs")
     monkeypatch.setenv("CLIPPERF_HOME", str(tmp_path / "other"))
@@ -279,9 +344,79 @@ def test_what_cannot_be_made_is_an_error_of_its_cell(here: Path, tmp_path: Path)
         Cell(spec.id, "text", "onnx", precision, "cpu", 2, 1, tokens=77)
         for precision in ("fp61", "fp32")
     ]
-    (bad, good), _ = away.make(print, cells, spec, 4, shared.url, ())
+    (bad, good), _ = away.make(print, cells, spec, 4, place_of(shared), ())
     assert isinstance(bad.error, UsageError) and "fp61" in str(bad.error)
     assert good.prepared is not None
+
+
+def died(cell: Cell, *more: Any) -> Any:
+    """Preparing a cell whose export is killed."""
+    raise ExportError("the export died: killed by SIGKILL") from ChildError("it died", code=-9)
+
+
+def test_an_export_that_was_killed_there_is_known_as_such_here(
+    here: Path, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = zoo.resolve("clipperf-sample")
+    cells = [Cell(spec.id, "text", "onnx", "fp32", "cpu", 2, 1, tokens=77)]
+    monkeypatch.setattr(prepare, "engine_request", died)
+    (error,) = remote.prepared(cells, spec, 2, print)
+    assert isinstance(error, ExportError) and ended_of(error) == "killed"
+    cell = prepare.unprepared(cells[0], spec, error)
+    with monkeypatch.context() as well:
+        well.setattr(
+            prepare, "engine_request", lambda cell, spec, *m: (EngineRequest(cell, spec, None), 7)
+        )
+        (found,) = remote.prepared(cells, spec, 2, print)
+    assert isinstance(found, Prepared), "asked again, it is tried again"
+    asked = replace(job("one"), cells=(cell,))
+    ((row,), _) = measured(remote, asked)
+    assert (row.status, row.ended) == ("failed", "killed")
+    assert row.error == "the export died: killed by SIGKILL"
+    monkeypatch.setattr(prepare, "model_request", died)
+    place = place_of(remote.shared)
+    ((model,), _) = remote.call(Call("m", away_scores.models, (cells, spec, False, place, ())))
+    assert ended_of(model.error) == "killed"
+
+
+def test_weights_are_those_of_the_machine_that_has_them(
+    here: Path, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are asked for once making has had them fetched."""
+    spec = replace(zoo.resolve("clipperf-sample"), pretrained="far")
+    cell = Cell(spec.id, "text", "torch", "fp32", "cpu", 2, 1, tokens=77)
+    fetched: list[str] = []
+
+    def engine_request(cell: Cell, spec: ModelSpec, *more: Any) -> tuple[EngineRequest, int]:
+        fetched.append("sha256:w")
+        return EngineRequest(cell, spec, None), 7
+
+    monkeypatch.setattr(prepare, "engine_request", engine_request)
+    monkeypatch.setattr(prepare, "weights_of", lambda spec: fetched[-1] if fetched else None)
+    (made,) = remote.prepared([cell], spec, 2, print)
+    assert isinstance(made, Prepared) and made.weights == "sha256:w"
+
+    def model_request(cell: Cell, *more: Any) -> ModelRequest:
+        fetched.append("sha256:m")
+        return ModelRequest(here, (EngineRequest(cell, spec, None),))
+
+    monkeypatch.setattr(prepare, "model_request", model_request)
+    place = place_of(remote.shared)
+    ((model,), _) = away_scores.models(print, [cell], spec, False, place, ())
+    assert model.made[0] == ["weights sha256:m"]
+
+
+def test_a_model_that_no_machine_lives_to_make_fails_alone_and_once(
+    here: Path, remote: Remote
+) -> None:
+    spec = zoo.resolve("clipperf-sample")
+    cell = Cell(spec.id, "image", "onnx", "fp32", "cpu", 2, 1)
+    scorer = Scorer(remote)
+    remote.cluster.lost = {"artifacts of clipperf-sample"}  # type: ignore[attr-defined]
+    assert isinstance(scorer.models([cell], spec, False, print)[cell].error, LostError)
+    remote.cluster.lost = set()  # type: ignore[attr-defined]
+    assert scorer.models([cell], spec, False, print)[cell].error is not None, "it is known"
+    assert scorer.models([cell], spec, False, print, again=True)[cell].error is None
 
 
 def test_a_model_crosses_with_what_its_embeddings_depend_on(
@@ -289,7 +424,7 @@ def test_a_model_crosses_with_what_its_embeddings_depend_on(
 ) -> None:
     spec, shared = zoo.resolve("clipperf-sample"), Shared(str(tmp_path / "shared"))
     cells = [Cell(spec.id, "image", name, "fp32", "cpu", 2, 1) for name in ("torch", "onnx")]
-    made, folders = away_scores.models(print, cells, spec, False, shared.url, ())
+    made, folders = away_scores.models(print, cells, spec, False, place_of(shared), ())
     assert [folder.place for folder in folders] == [here.relative_to(home).as_posix()]
     assert all(model.error is None and model.made for model in made)
     monkeypatch.setenv("CLIPPERF_HOME", str(tmp_path / "other"))
@@ -309,7 +444,7 @@ def test_a_model_crosses_with_what_its_embeddings_depend_on(
 def test_a_dataset_that_the_machine_does_not_see_is_named(tmp_path: Path) -> None:
     shared = Shared(str(tmp_path / "shared"))
     data = Dataset("photos", "0" * 64, (ImageSource("1.png", tmp_path / "1.png"),))
-    crossed = away_scores.put_dataset(shared, data, away.Place(shared.url, "1"))
+    crossed = away_scores.put_dataset(shared, data, new_place(shared))
     with pytest.raises(UsageError, match=r"1\.png is not on this machine"):
         away_scores.dataset_of(shared, crossed)
     (tmp_path / "1.png").touch()

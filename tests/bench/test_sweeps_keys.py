@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import Install
@@ -99,12 +100,70 @@ def test_an_export_that_failed_is_not_tried_again_and_one_that_was_killed_once(
     monkeypatch.setattr(grouped, "prepared", prepared)
     held = groups_of(tmp_path, study)
     errors = [held.prepared(unit.cells[0], unit).error for unit in study.units]
-    assert errors == ["no such operator"] * 2 and tries == [1]
+    said = "no such operator; give the command again to have it tried again"
+    assert errors == [said] * 2 and tries == [1]
     tries.clear()
     answers[:] = [killed(), ExportError("then this")]
     held = groups_of(tmp_path, study)
-    assert held.prepared(study.units[0].cells[0], study.units[0]).error == "then this"
+    found = held.prepared(study.units[0].cells[0], study.units[0])
+    assert str(found.error).startswith("then this; ") and found.ended is None
     assert tries == [1, 1]
+
+
+def test_a_group_of_which_an_export_was_killed_is_done_once_more(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its own time, which is the end; then it stays as it is."""
+    study = study_of(tmp_path, 'runtimes = "onnx"\ntowers = "text"\nbatches = [1, 2]')
+    tries = []
+
+    def prepared(cell: Cell, spec, largest_batch, on_event) -> Prepared:
+        tries.append(cell.batch)
+        raise killed()
+
+    monkeypatch.setattr(grouped, "prepared", prepared)
+    monkeypatch.setattr(local, "overhead_fact", lambda here: "cheap")
+    held = groups_of(tmp_path, study)
+    held.machines = local.Local(ENVIRONMENT)
+    held.measure()
+    assert tries == [1, 1, 1, 1], "twice for both, and again"
+    assert held.tally.outcome.failed == 2 and not held.again
+    (row,) = held.tally.outcome.results[study.units[1].id].measurements
+    assert row.ended == "killed" and "the export process died; give the" in str(row.error)
+    assert Path(held.tally.outcome.results[study.units[1].id].path).stem.endswith("-killed")
+
+
+def test_what_other_machines_could_not_make_is_asked_of_them_once(
+    home: Path, tmp_path: Path
+) -> None:
+    text = 'runtimes = "onnx"\ntowers = ["image", "text"]\nbatches = [1, 2]'
+    study = study_of(tmp_path, text)
+    asked = []
+
+    class Far(local.Local):
+        shared: Any = None
+        known: Any = None
+
+        def prepared(self, cells: Any, *more: object) -> list[Any]:
+            asked.extend((cell.side, cell.batch) for cell in cells)
+            said = {"text": ExportError("no such operator"), "image": UsageError("refused")}
+            return [said[cell.side] for cell in cells]
+
+        def call(self, *more: object) -> None: ...
+        def calls(self, *more: object) -> None: ...
+
+    held = groups_of(tmp_path, study)
+    held.machines = Far(ENVIRONMENT)
+    found = {}
+    for unit in study.units:
+        job = held.job(unit, last=False)
+        assert job is not None
+        found |= {(c.request.cell.side, c.request.cell.batch): c.error for c in job.cells}
+    said = "no such operator; give the command again to have it tried again"
+    assert found == {
+        ("image", 1): "refused", ("image", 2): "refused", ("text", 1): said, ("text", 2): said,
+    }  # fmt: skip
+    assert sorted(asked) == [("image", 1), ("image", 2), ("text", 1)]
 
 
 def test_an_export_that_was_killed_for_an_evaluation_is_made_good(

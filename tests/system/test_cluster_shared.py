@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from object_stores import BUCKET, SCHEMES, ObjectStore, serving
 
 from clipperf.errors import ArtifactError, MissingDependencyError, StorageError, UsageError
-from clipperf.system.cluster.shared import BLOBS, Blob, Shared
+from clipperf.system.cluster import owning
+from clipperf.system.cluster.shared import BLOBS, TASKS, Blob, Shared
 
 NAMES = ("model.onnx", "more/weights.bin")
 
@@ -61,6 +63,25 @@ def folder(home: Path) -> Path:
     (made / NAMES[0]).write_bytes(b"graph")
     (made / NAMES[1]).write_bytes(b"weights")
     return made
+
+
+def test_what_a_command_elsewhere_has_left_goes_by_its_age(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No lock tells there whether it lives; see `test_cluster_owning` for where one does."""
+    theirs = Shared(shared.url, "theirs")
+    theirs.put(theirs.own("rows.json"), b"[]")
+    theirs.put(f"{TASKS}/theirs{owning.MARK}", b"another kernel")
+    with owning.owned(shared.url) as own:
+        own.put(own.own("rows.json"), b"[]")
+        assert own.names(TASKS) == sorted(
+            [own.run, f"{own.run}{owning.MARK}", "theirs", f"theirs{owning.MARK}"]
+        )
+    assert theirs.names(TASKS) == ["theirs", f"theirs{owning.MARK}"], "it may live"
+    monkeypatch.setattr(owning, "DEAD", timedelta(hours=-1))
+    with owning.owned(shared.url):
+        pass
+    assert theirs.names(TASKS) == []
 
 
 def test_a_folder_crosses_with_its_checksums(shared: Shared, folder: Path, tmp_path: Path) -> None:

@@ -12,13 +12,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipperf.bench import away
-from clipperf.bench.away import Crossed, Made, Place
+from clipperf.bench.away import Crossed, Made, Place, new_place, place_of
 from clipperf.bench.away_scores import needs_gpu
 from clipperf.bench.jobs import (
     SCENARIOS,
@@ -33,6 +32,7 @@ from clipperf.bench.jobs import (
     blank,
 )
 from clipperf.bench.launchers.local import overhead_fact
+from clipperf.bench.retries import ended_of
 from clipperf.engines import contract
 from clipperf.errors import ClipperfError, LostError
 from clipperf.nouns.cell import Cell
@@ -41,6 +41,7 @@ from clipperf.nouns.result import Environment, Measurement
 from clipperf.system import store
 from clipperf.system.cluster.joining import AUTO
 from clipperf.system.cluster.machines import Needs, Node
+from clipperf.system.cluster.owning import owned
 from clipperf.system.cluster.running import Cluster, opened
 from clipperf.system.cluster.seeing import check_seen
 from clipperf.system.cluster.shared import Shared, SharedFolder
@@ -53,7 +54,7 @@ class _Sent:
 
     job: Job
     place: Place
-    known: set[Cell] = dataclasses.field(default_factory=set)
+    known: set[tuple[Cell, str]] = dataclasses.field(default_factory=set)
 
 
 class Remote:
@@ -119,26 +120,29 @@ class Remote:
         missing = {
             key: cell for key, cell in zip(keys, cells, strict=True) if key not in self._made
         }
+        new: dict[tuple[object, ...], Made] = {}
         if missing:
             known = self.known.setdefault(spec.id, {})
 
             def tell(text: str) -> None:
                 on_event(Event("started", f"{spec.id}: {text}"))
 
-            wanted = tuple(missing.values())
-            args = (wanted, spec, largest_batch, self.shared.url, tuple(known.values()))
+            wanted, place = tuple(missing.values()), place_of(self.shared)
+            args = (wanted, spec, largest_batch, place, tuple(known.values()))
             task = Call(f"artifacts of {spec.id}", away.make, args, needs_gpu(wanted))
             try:
                 found, folders = self.call(task, tell)
-            except LostError as exc:  # of this one alone; asked again, it is tried again
-                made = {key: self._made.get(key, Made(error=exc)) for key in keys}
-                return [_of(made[key], cell) for key, cell in zip(keys, cells, strict=True)]
+            except LostError as exc:  # of this one alone
+                found, folders = [Made(error=exc)] * len(missing), []
             known |= {folder.place: folder for folder in folders}
-            for key, made in zip(missing, found, strict=True):
-                self._made[key] = made
+            new = dict(zip(missing, found, strict=True))
+            # What was killed is tried again where it is asked for again.
+            self._made |= {k: made for k, made in new.items() if ended_of(made.error) != "killed"}
+            for made in found:
                 if made.folder is not None and made.prepared is not None:
                     self._folders[str(made.prepared.request.path)] = made.folder
-        return [_of(self._made[key], cell) for key, cell in zip(keys, cells, strict=True)]
+        all_made = {**self._made, **new}
+        return [_of(all_made[key], cell) for key, cell in zip(keys, cells, strict=True)]
 
     def run(self, jobs: Iterable[Job], on_event: OnEvent) -> None:
         """Run the jobs, each on one machine alone, as many at once as there are machines."""
@@ -158,7 +162,7 @@ class Remote:
             if done.node is not None and done.error is None:
                 on_event(Event("fact", f"measured on {done.node.name}", group=sent.job.group))
             with contextlib.suppress(ClipperfError):
-                self.shared.remove(f"tasks/{sent.place.task}")
+                self.shared.remove(sent.place.name())
             on_event(Event("finished", sent.job.group, group=sent.job.group))
 
         def lost(task: Task, text: str) -> None:
@@ -179,7 +183,7 @@ class Remote:
 
     def _job(self, job: Job) -> Task:
         """The task of a job; what was measured of its cells' memory need not be once more."""
-        place = Place(self.shared.url, secrets.token_hex(8))
+        place = new_place(self.shared)
         self._sent[job.group] = _Sent(job, place)
         cells = {each.request.cell for each in job.cells}
         known = (*job.known, *(row for row in self._memory if row.cell in cells))
@@ -198,9 +202,9 @@ class Remote:
         for event in away.got(self.shared, crossed):
             row = event.measurement
             if row is not None and row.kind == "memory" and row.status == "ok":
-                if row.cell in sent.known:  # of a try that was lost
+                if (row.cell, row.env_id) in sent.known:  # of a try that was lost
                     continue
-                sent.known.add(row.cell)
+                sent.known.add((row.cell, row.env_id))
                 self._memory.append(row)
             on_event(event)
 
@@ -271,8 +275,13 @@ def joined(
     Raises:
         ClipperfError: the cluster cannot be joined, or does not see the shared place.
     """
-    with opened(address) as cluster:
-        yield Remote(cluster, Shared(str(url or store.home() / "ray")), look)
+    where = str(url or store.home() / "ray")
+    with (
+        opened(address) as cluster,
+        owned(where) if look else contextlib.nullcontext(Shared(where)) as shared,
+        contextlib.closing(cluster),  # before what its tasks write is removed
+    ):
+        yield Remote(cluster, shared, look)
 
 
 def launcher(address: str = AUTO, url: str | Path | None = None) -> Launcher:

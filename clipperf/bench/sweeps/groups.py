@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 
 from clipperf.bench import cost
 from clipperf.bench.jobs import Away, Event, Job, Machines, Prepared
-from clipperf.bench.prepare import weights_of
+from clipperf.bench.prepare import unprepared, weights_of
 from clipperf.bench.profile import prepared, without_noise
-from clipperf.bench.retries import tried_twice, worst
+from clipperf.bench.retries import ended_of, kept, tried_twice, worst
 from clipperf.bench.sweeps import ledger
 from clipperf.bench.sweeps.cells import Study, Unit
 from clipperf.bench.sweeps.ledger import Ledger
 from clipperf.bench.sweeps.tally import Tally
 from clipperf.errors import ClipperfError, StorageError, UsageError
 from clipperf.models.family import family_of
-from clipperf.nouns.cell import Cell, EngineRequest
+from clipperf.nouns.cell import Cell
+from clipperf.nouns.model import CLIP_IDS
 from clipperf.nouns.result import Environment, Measurement
 
 
@@ -40,7 +41,7 @@ class Groups:
         self.open: dict[str, _Open] = {}
         self.again: list[Unit] = []
         self.facts: list[str] = []
-        self.errors: dict[tuple[str, ...], str] = {}
+        self.errors: dict[tuple[str, ...], ClipperfError] = {}
 
     @property
     def environment(self) -> Environment:
@@ -52,6 +53,7 @@ class Groups:
         self.machines.run(self.jobs(), self.keep)
         again, self.again = self.again, []
         if again and not self.tally.stopping():
+            self.errors = {k: e for k, e in self.errors.items() if ended_of(e) != "killed"}
             self.machines.run(self.jobs(again), self.keep)
 
     def jobs(self, again: Sequence[Unit] = ()) -> Iterator[Job]:
@@ -74,9 +76,10 @@ class Groups:
         cells = self.prepared_cells(unit)
         if cells is None:
             return None
-        weights = None if unit.spec.random_weights else weights_of(unit.spec)
+        away, spec = isinstance(self.machines, Away), unit.spec
+        weights = None if away or spec.random_weights else weights_of(spec)
         made = {
-            each.request.cell: ledger.made_of(each, weights or unit.spec.pretrained)
+            each.request.cell: ledger.made_of(each, each.weights or weights or spec.pretrained)
             for each in cells
         }
         settings = self.study.settings
@@ -98,7 +101,7 @@ class Groups:
             scenario=driven.scenario,
             cells=tuple(cells),
             settings=settings,
-            text_ids=family_of(unit.spec).text_ids(unit.spec),
+            text_ids=CLIP_IDS if away else family_of(spec).text_ids(spec),
             files=driven.files,
             serving=driven.serving,
             known=tuple(row for found in memory for row in found.measurements),
@@ -125,15 +128,12 @@ class Groups:
         def on_event(event: Event) -> None:
             self.tally.tell("stage", event.text, unit.id)
 
-        cells = []
-        found = machines.prepared(unit.cells, unit.spec, unit.largest_batch, on_event)
-        for cell, each in zip(unit.cells, found, strict=True):
-            if isinstance(each, StorageError):
-                raise each
-            if not isinstance(each, Prepared):
-                each = Prepared(EngineRequest(cell, unit.spec, None), error=str(each))
-            cells.append(each)
-        return cells
+        asked = [cell for cell in unit.cells if _kind(cell, unit) not in self.errors]
+        found = machines.prepared(asked, unit.spec, unit.largest_batch, on_event) if asked else ()
+        made: dict[Cell, Prepared] = {}
+        for cell, each in zip(asked, found, strict=True):
+            made[cell] = each if isinstance(each, Prepared) else self.failed(cell, unit, each)
+        return [made.get(cell) or self.known(cell, unit) for cell in unit.cells]
 
     def prepared(self, cell: Cell, unit: Unit) -> Prepared:
         """What opens a cell's engine, or why there is none.
@@ -144,25 +144,32 @@ class Groups:
         Raises:
             StorageError: the disk is full, or cannot be written.
         """
-        kind = (
-            unit.spec.id, cell.side, cell.runtime, cell.precision, cell.device, cell.input,
-            f"{unit.largest_batch}",
-        )  # fmt: skip
 
         def on_event(event: Event) -> None:
             self.tally.tell("stage", event.text, unit.id)
 
-        error = self.errors.get(kind)
-        if error is None:
-            try:
-                return tried_twice(lambda: prepared(cell, unit.spec, unit.largest_batch, on_event))
-            except StorageError:
-                raise
-            except ClipperfError as exc:
-                error = str(exc)
-                if not isinstance(exc, UsageError):
-                    self.errors[kind] = error
-        return Prepared(EngineRequest(cell, unit.spec, None), error=error)
+        if _kind(cell, unit) in self.errors:
+            return self.known(cell, unit)
+        try:
+            return tried_twice(lambda: prepared(cell, unit.spec, unit.largest_batch, on_event))
+        except ClipperfError as exc:
+            return self.failed(cell, unit, exc)
+
+    def failed(self, cell: Cell, unit: Unit, exc: ClipperfError) -> Prepared:
+        """A cell that could not be prepared, which is remembered but for refusals.
+
+        Raises:
+            StorageError: the error, where it is one.
+        """
+        if isinstance(exc, StorageError):
+            raise exc
+        if not isinstance(exc, UsageError):
+            self.errors[_kind(cell, unit)] = exc
+        return unprepared(cell, unit.spec, kept(exc))
+
+    def known(self, cell: Cell, unit: Unit) -> Prepared:
+        """A cell that loads what could not be made before."""
+        return unprepared(cell, unit.spec, kept(self.errors[_kind(cell, unit)]))
 
     def keep(self, event: Event) -> None:
         """What a launcher tells; rows of memory are on disk from here on."""
@@ -219,3 +226,11 @@ class Groups:
             self.again.append(unit)
             return
         self.tally.count(unit, result)
+
+
+def _kind(cell: Cell, unit: Unit) -> tuple[str, ...]:
+    """Equal for cells that load the same."""
+    return (
+        unit.spec.id, cell.side, cell.runtime, cell.precision, cell.device, cell.input,
+        f"{unit.largest_batch}",
+    )  # fmt: skip

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import secrets
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from clipperf.bench import cost, prepare
-from clipperf.bench.away import Place
+from clipperf.bench import cost, prepare, retries
+from clipperf.bench.away import new_place
 from clipperf.bench.away_scores import (
+    NOWHERE,
+    MadeModel,
     Scored,
     Scoring,
     made_of,
@@ -54,6 +54,12 @@ class Datasets:
         self.study, self.kept, self.machines, self.tally = study, kept, machines, tally
         self.again: list[Unit] = []
         self.errors: dict[Cell, ClipperfError] = {}
+        self._scorer: Scorer | None = None
+
+    def scorer(self, machines: Away) -> Scorer:
+        """What was made on other machines, or could not be, for all datasets."""
+        self._scorer = self._scorer or Scorer(machines)
+        return self._scorer
 
     @property
     def environment(self) -> Environment:
@@ -184,28 +190,27 @@ class Datasets:
                 )
             )
         except ClipperfError as exc:
-            self.errors[cell] = exc
-            raise
+            held = self.errors[cell] = retries.kept(exc)
+        raise held
 
     def scored(
         self, unit: Unit, data: Dataset, request_of: evaluate.Prepare
     ) -> tuple[ResultFile, list[Failure]]:
         """What came of one model on a dataset."""
         plan, limits = self.study.plan, self.study.settings.limits
-        with tempfile.TemporaryDirectory(prefix="clipperf-sweep-") as scratch:
-            try:
-                result, failures = evaluate.evaluate(
-                    (unit.spec,), {}, data, request_of, cells=unit.cells, batch=plan.eval_batch,
-                    margin=plan.margin, command=self.kept.command,
-                    path=Path(scratch) / "one.json",
-                    on_stage=lambda text: self.tally.tell("stage", f"{text}: {data.name}", unit.id),
-                    guard=lambda cell: guard_of(limits, cell.device),
-                    timeout_s=self.study.settings.timeout_s,
-                )  # fmt: skip
-            except StorageError:
-                raise
-            except ClipperfError as exc:
-                return self.blank(unit), [Failure(unit.id, str(exc), exc)]
+        try:
+            result, failures = evaluate.evaluate(
+                (unit.spec,), {}, data, request_of, cells=unit.cells, batch=plan.eval_batch,
+                margin=plan.margin, command=self.kept.command,
+                path=NOWHERE,
+                on_stage=lambda text: self.tally.tell("stage", f"{text}: {data.name}", unit.id),
+                guard=lambda cell: guard_of(limits, cell.device),
+                timeout_s=self.study.settings.timeout_s,
+            )  # fmt: skip
+        except StorageError:
+            raise
+        except ClipperfError as exc:
+            return self.blank(unit), [Failure(unit.id, str(exc), exc)]
         for each in failures:
             if isinstance(each.cause, StorageError):
                 raise each.cause
@@ -218,10 +223,15 @@ def _dataset_at(name: str, folder: Path) -> str | Path:
     return beside if name != "sample" and kind_of(beside) != "nothing" else name
 
 
+def told_how(model: MadeModel) -> MadeModel:
+    """What could not be made, with how it is tried again."""
+    return dataclasses.replace(model, error=model.error and retries.kept(model.error))
+
+
 def on_dataset_away(own: Datasets, machines: Away, data: Dataset, units: Sequence[Unit]) -> None:
     """All models on one dataset, each alone on one of other machines."""
-    scorer, plan, settings = Scorer(machines), own.study.plan, own.study.settings
-    crossing = Place(machines.shared.url, secrets.token_hex(8))
+    scorer, plan, settings = own.scorer(machines), own.study.plan, own.study.settings
+    crossing = new_place(machines.shared)
     crossed = put_dataset(machines.shared, data, crossing)
     notes: dict[str, list[str]] = {}
     sent: dict[str, tuple[Unit, list[object], Callable[[], float]]] = {}
@@ -234,7 +244,8 @@ def on_dataset_away(own: Datasets, machines: Away, data: Dataset, units: Sequenc
             def stage(text: str, name: str = unit.id) -> None:
                 own.tally.tell("stage", f"{name}: {text}", name)
 
-            models = scorer.models(unit.cells, unit.spec, False, stage)
+            found = scorer.models(unit.cells, unit.spec, False, stage, again=last)
+            models = {cell: told_how(model) for cell, model in found.items()}
             made: list[object] = [
                 models[cell].made or f"not made: {models[cell].error}" for cell in unit.cells
             ]
@@ -245,7 +256,7 @@ def on_dataset_away(own: Datasets, machines: Away, data: Dataset, units: Sequenc
                 unit.spec, unit.cells, models, plan.eval_batch, plan.margin, settings.limits,
                 settings.timeout_s, command=own.kept.command,
             )  # fmt: skip
-            place = Place(machines.shared.url, f"{crossing.task}/{len(sent)}")
+            place = crossing.inside(f"{len(sent)}")
             yield Call(unit.id, score, (scoring, crossed, place), needs_gpu(unit.cells))
 
     def told(event: Event) -> None:
@@ -276,4 +287,4 @@ def on_dataset_away(own: Datasets, machines: Away, data: Dataset, units: Sequenc
         machines.calls(asked(last), told, kept(last))
     own.again = []
     with contextlib.suppress(ClipperfError):
-        machines.shared.remove(f"tasks/{crossing.task}")
+        machines.shared.remove(crossing.name())

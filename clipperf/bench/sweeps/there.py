@@ -17,21 +17,37 @@ from clipperf.nouns.result import Environment
 from clipperf.nouns.variant import Side, Variant
 from clipperf.system import store
 
+Made = dict[str, list[str | None]]
+"""What the cells of units are made from, by the units' ids."""
 
-def done(study: Study, kept: Ledger, env: Environment) -> set[str]:
+
+def made(study: Study) -> Made:
+    """What the cells of the groups are made from, as far as this machine knows it."""
+    groups = [unit for unit in study.units if unit.dataset is None]
+    return {unit.id: [_made(cell, unit) for cell in unit.cells] for unit in groups}
+
+
+def made_there(tell: object, study: Study) -> Made:
+    """`made` on a machine that measures, where weights and artifacts are."""
+    return made(study)
+
+
+def done(study: Study, kept: Ledger, env: Environment, found_there: Made | None = None) -> set[str]:
     """The ids of the units that a sweep on a machine would find there, and valid.
 
     An evaluation's data is not read to know it: one counts that is there whole and of the machine.
-    What cannot be made, or has to be fetched first, is left.
+    What cannot be made, or has to be fetched first, is left. `found_there` is what `made` says on
+    the machine, where that is not this one.
     """
     limits, found = study.settings.limits, set()
+    all_made = made(study) if found_there is None else found_there
     for unit in study.units:
         if unit.dataset is not None:
             there = kept.holds_any(unit, env)
         else:
-            made = [_made(cell, unit) for cell in unit.cells]
-            known = [each for each in made if each is not None]
-            there = len(known) == len(made) and kept.holds(
+            made_from = all_made[unit.id]
+            known = [each for each in made_from if each is not None]
+            there = len(known) == len(made_from) and kept.holds(
                 unit, ledger.key_of(unit, known, study.settings, env), limits
             )
         if there:

@@ -5,5 +5,5 @@
 - `tasks`: what a task is, `running`: tasks on the machines, one alone on each or several beside
   each other, done again where a machine or a process is lost; `starting`: in which processes,
 - `shared`: bytes and folders that cross between machines through a path or URL, with checksums;
-  `seeing`: whether they see it.
+  `owning`: what of it is one command's and goes with it; `seeing`: whether they see it.
 """

@@ -78,11 +78,15 @@ class Node:
 
 def facts(tell: object = None) -> Facts:
     """What this machine is; runs on each node, with all that the node has declared."""
+    return Facts(__version__, kernel(), platform.node(), env.capture())
+
+
+def kernel() -> str:
+    """Equal for what shares one kernel."""
     try:
-        machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        machine = platform.node()
-    return Facts(__version__, machine, platform.node(), env.capture())
+        return platform.node()
 
 
 def other_version(nodes: Sequence[Node]) -> str | None:

@@ -28,7 +28,8 @@ def check_seen(cluster: Cluster, nodes: Sequence[Node], shared: Shared) -> None:
     Raises:
         ClusterError: one does not; the message names it.
     """
-    blob = shared.put(name := f"tasks/{secrets.token_hex(8)}", secrets.token_bytes(16))
+    name = shared.own(f"seen-{secrets.token_hex(8)}")
+    blob = shared.put(name, secrets.token_bytes(16))
     failed: list[Done] = []
 
     def done(done: Done) -> None:

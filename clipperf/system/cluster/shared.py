@@ -2,7 +2,8 @@
 
 The place is a path or a URL of fsspec (``file://``, ``s3://``, ``gs://``, ...). Files lie there
 under their sha256 (``blobs/``), so that each is there once, whoever puts it; whoever fetches one
-counts it again on the way. What is small and of one task lies under its name (``tasks/``).
+counts it again on the way. What is small lies under a name (``tasks/``), below that of the command
+that it is of, its run; so does what is still being written. See `owning`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from clipperf.system.extras import install
 from clipperf.text import one_line
 
 BLOCK_BYTES = 2**22
-BLOBS = "blobs"
+BLOBS, TASKS = "blobs", "tasks"
 _HERE = ("file", "local")
 _TALKATIVE = ("fsspec", "gcsfs", "s3fs")
 """Loggers that would fill standard error where nobody set up logging; errors are told by us."""
@@ -52,14 +54,14 @@ class SharedFolder:
 
 
 class Shared:
-    """The shared place at a path or URL.
+    """The shared place at a path or URL, as the command sees it that is called `run` there.
 
     Raises:
         MissingDependencyError: what fsspec needs for the URL is not installed.
         UsageError: fsspec knows no such URL.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, run: str = "") -> None:
         try:
             from fsspec.core import url_to_fs
         except ImportError as exc:
@@ -73,7 +75,15 @@ class Shared:
             raise MissingDependencyError(f"{url}: {one_line(str(exc))}") from exc
         except ValueError as exc:
             raise UsageError(f"{url} is no path or URL that fsspec knows: {exc}") from exc
-        self.url = url
+        self.url, self.run = url, run
+
+    def own(self, name: str) -> str:
+        """A name below the run's."""
+        return "/".join(part for part in (TASKS, self.run, name) if part)
+
+    def path(self, name: str) -> Path | None:
+        """Where a name is on this machine; None where the place is none of its kernel's folders."""
+        return Path(self._at(name)) if self._is_here else None
 
     # --- small things ----------------------------------------------------------------------
 
@@ -102,10 +112,30 @@ class Shared:
         return data
 
     def remove(self, name: str) -> None:
-        """Remove what lies under a name, if there is something."""
+        """Remove what lies under a name, whoever has put it there, if there is something."""
         target = self._at(name)
         with self._translated(target), contextlib.suppress(FileNotFoundError):
+            self._fs.invalidate_cache()
             self._fs.rm(target, recursive=True)
+
+    def names(self, name: str) -> list[str]:
+        """What lies in a folder, by its last part."""
+        target = self._at(name)
+        with self._translated(target), contextlib.suppress(FileNotFoundError):
+            self._fs.invalidate_cache()
+            paths = [path.rstrip("/") for path in self._fs.ls(target, detail=False)]
+            return sorted(path.rpartition("/")[2] for path in paths)
+        return []
+
+    def modified(self, name: str) -> datetime:
+        """When a file, or the newest of a folder, was written, by the clock of the place."""
+        target = self._at(name)
+        with self._translated(target):
+            self._fs.invalidate_cache()
+            found: list[datetime] = [
+                self._fs.modified(path) for path in self._fs.find(target) or [target]
+            ]
+        return max(found)
 
     # --- files and folders -----------------------------------------------------------------
 
@@ -188,12 +218,12 @@ class Shared:
     def _at(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
-    @staticmethod
-    def _here(target: str, write: Any) -> None:
+    def _here(self, target: str, write: Any) -> None:
         """Write a file under another name, then rename it: nobody sees half of it."""
         path = Path(target)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        staging = Path(self._at(self.own(f".{secrets.token_hex(8)}")))
+        for each in (path, staging):
+            each.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(staging)
             staging.replace(path)
@@ -228,9 +258,9 @@ class Shared:
 
 
 @functools.cache
-def shared_at(url: str) -> Shared:
+def shared_at(url: str, run: str = "") -> Shared:
     """A shared place, opened once by each process."""
-    return Shared(url)
+    return Shared(url, run)
 
 
 def _copy(source: Path, target: Path) -> None:
