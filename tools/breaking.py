@@ -99,6 +99,7 @@ class Place:
             "TUNING": "tuning.json",
             "FEW": "few",
             "PLAN": "plan.toml",
+            "BRIEF": "brief.toml",
             "SWEEP": "sweep",
             "VECTORS": "vectors",
             "CROSSING": "crossing",
@@ -202,6 +203,14 @@ class Place:
                 f"{when}: {path.name} is empty", bool(result.measurements or result.scores)
             )
         return found
+
+    def scored(self) -> set[tuple[str, ...]]:
+        """The scores in the result file; nothing where it has none, or cannot be read."""
+        try:
+            scores = store.read_result(self.root / "result.json").scores
+        except ClipperfError:
+            return set()
+        return {(s.dataset, s.metric, f"{s.value:.6f}", str(s.cell)) for s in scores}
 
     def look_for_leftovers(self) -> None:
         """Note staging and locks that are still there when a command has come to its end."""
