@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
+from filelock import FileLock
 from packages import write_package
 
 from clipperf import registry
@@ -58,17 +59,13 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 LONG_FILES = tuple(
     f"{name}.py"
     for name in (
-        *("test_readme", "test_demo", "test_finders"),
-        *("test_exporters_onnx", "test_exporters_tensorrt"),
-        *("test_exporters_tensorrt_models", "test_uint8", "test_tune", "test_exporters_quantized"),
-        *(
-            "test_openvino",
-            "test_evaluate",
-            "test_make",
-            "test_profile",
-            "test_kept",
-            "test_sample",
-        ),
+        *("test_readme", "test_demo", "test_exporters_tensorrt", "test_deployments_triton"),
+        *("test_exporters_onnx", "test_first_gpu_run", "test_deploying", "test_finders"),
+        *("test_launchers_ray", "test_exporters_tensorrt_families", "test_deployments_tools"),
+        *("test_uint8", "test_exporters_tensorrt_models", "test_tune", "test_exporters_quantized"),
+        *("test_openvino", "test_evaluate", "test_make", "test_tensorrt_rules", "test_suites"),
+        *("test_profile_beside", "test_machines", "test_best", "test_profile", "test_kept"),
+        *("test_exporter_features", "test_families_mclip", "test_tensorrt_parser", "test_sample"),
     )
 )
 """Those that take minutes, the longest first: two processes that share the files end together."""
@@ -102,29 +99,83 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sample_artifact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def common(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes among which the tests are shared out: it has what they copy."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if hasattr(request.config, "workerinput") else own) / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made_once(common: Path) -> Callable[[Variant], Path]:
+    """The folder of the sample in a variant, both towers, made once for all processes; copy it."""
+
+    def made(variant: Variant) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CLIPPERF_HOME", str(common / "store"))
+            return make(zoo.resolve("clipperf-sample"), ("image", "text"), variant).folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def sample_artifact(
+    made_once: Callable[[Variant], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The bundled sample exported once, both towers in fp32.
 
     Read it, copy it, derive defaults into its store; a test that changes or counts what is there
     takes a `store_of` it.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPPERF_HOME", str(tmp_path_factory.mktemp("session-home")))
-        folder = make(zoo.resolve("clipperf-sample"), ("image", "text"), Variant("onnx")).folder
-    yield folder
+    return store_of(
+        made_once(Variant("onnx")), tmp_path_factory.mktemp("session-home"), graphs=True
+    )
 
 
 @pytest.fixture(scope="session")
-def sample_in(sample_artifact: Path) -> Callable[[str], Path]:
+def sample_in(made_once: Callable[[Variant], Path], sample_artifact: Path) -> Callable[[str], Path]:
     """`sample_in("int8")` is the sample in a precision, in the store of `sample_artifact`."""
 
     def made(precision: str) -> Path:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("CLIPPERF_HOME", str(sample_artifact.parents[3]))
-            spec = zoo.resolve("clipperf-sample")
-            return make(spec, ("image", "text"), Variant("onnx", precision)).folder
+        first, home = made_once(Variant("onnx", precision)), sample_artifact.parents[3]
+        folder = home / first.relative_to(first.parents[3])
+        return folder if folder.exists() else store_of(first, home)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def best_store(sample_artifact: Path, common: Path) -> Path:
+    """A store to copy, in which the sample is in what is best here, too, made as a user does."""
+
+    def fill(home: Path) -> None:
+        store_of(sample_artifact, home, graphs=True)
+        words = ("export", "clipperf-sample", "--runtime", "best", "--quiet")
+        done = subprocess.run(
+            [sys.executable, "-m", "clipperf", *words],
+            capture_output=True, text=True, timeout=TIMEOUT_S, cwd=ROOT,
+            env={**os.environ, "CLIPPERF_HOME": str(home)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    return once(common, "best", fill)
+
+
+@pytest.fixture(scope="session")
+def layouts_store(sample_artifact: Path, common: Path) -> Path:
+    """A store to copy that has whatever `--layout transformers` takes in fp32, fp16 and int8."""
+    from clipperf.export.deployment import lay_out
+
+    def fill(home: Path) -> None:
+        store_of(sample_artifact, home, graphs=True)
+        variants = [Variant("onnx", precision) for precision in ("fp32", "fp16", "int8")]
+        with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as out:
+            patch.setenv("CLIPPERF_HOME", str(home))
+            spec = zoo.resolve("clipperf-sample")
+            lay_out("transformers", spec, ("image", "text"), variants, Path(out) / "laid")
+
+    return once(common, "layouts", fill)
 
 
 @pytest.fixture
@@ -302,10 +353,27 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", mount], check=True)
 
 
-def store_of(artifact: Path, home: Path) -> Path:
-    """A store of this artifact alone, whatever tests before have derived from it; its folder."""
-    folder = home / artifact.relative_to(artifact.parents[3])
+def once(common: Path, name: str, fill: Callable[[Path], None]) -> Path:
+    """A folder in `common`, which the first process that asks for it fills."""
+    folder, making = common / name, common / f"making-{name}"
+    with FileLock(common / f"{name}.lock"):
+        if not folder.exists():
+            shutil.rmtree(making, ignore_errors=True)
+            fill(making)
+            making.rename(folder)
+    return folder
+
+
+def store_of(artifact: Path, home: Path, *, graphs: bool = False) -> Path:
+    """A store of this artifact alone, whatever tests before have derived from it; its folder.
+
+    With `graphs` it has those that are kept of it, too, so that no other form has to be traced.
+    """
+    store = artifact.parents[3]
+    folder = home / artifact.relative_to(store)
     shutil.copytree(artifact, folder)
+    if graphs:
+        shutil.copytree(store / "graphs", home / "graphs", ignore=shutil.ignore_patterns(".*"))
     return folder
 
 

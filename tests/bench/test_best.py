@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import Become, Cli, store_of
+from conftest import Become, Cli
 from processors import AMX, VNNI
 
 from clipperf.bench import best as module
@@ -240,11 +241,9 @@ def test_from_the_command_line(cli: Cli, sample_artifact: Path) -> None:
 
 
 @pytest.mark.slow
-def test_eval_judges_what_best_takes(
-    cli: Cli, home: Path, sample_artifact: Path, samples: str
-) -> None:
+def test_eval_judges_what_best_takes(cli: Cli, home: Path, best_store: Path, samples: str) -> None:
     """Whatever it is on this processor, its accuracy stands beside PyTorch's."""
-    store_of(sample_artifact, home)
+    shutil.copytree(best_store, home)
     done = cli("export", "clipperf-sample", "--runtime", "best", "--json", "-q", check=True)
     taken = json.loads(done.stdout)["best"]["taken"]
     out = ("eval", "clipperf-sample", "--runtime", "best", "--dataset", samples, "--json", "-")

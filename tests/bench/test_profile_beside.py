@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import start
+from conftest import start, store_of
 
 pytestmark = [pytest.mark.slow]
+
+
+@pytest.fixture
+def stocked(home: Path, sample_artifact: Path) -> None:
+    store_of(sample_artifact, home)
 
 
 def profile(out: Path, *options: object) -> tuple[int, str, list[Any]]:
@@ -21,7 +26,7 @@ def profile(out: Path, *options: object) -> tuple[int, str, list[Any]]:
     return process.returncode, printed, json.loads(out.read_text())["measurements"]
 
 
-def test_the_largest_batch_is_said_and_run(home: Path, tmp_path: Path) -> None:
+def test_the_largest_batch_is_said_and_run(stocked: None, tmp_path: Path) -> None:
     """Whether it keeps to the limit is what the run is for: both ends are told as they are."""
     code, printed, rows = profile(
         tmp_path / "p.json", "--batch", "32,64,96,128", "--ram-gb", "0.375"
@@ -37,7 +42,7 @@ def test_the_largest_batch_is_said_and_run(home: Path, tmp_path: Path) -> None:
     assert "Memory over batch" in printed and f" {batch} " in printed
 
 
-def test_instances_are_measured_side_by_side(home: Path, tmp_path: Path) -> None:
+def test_instances_are_measured_side_by_side(stocked: None, tmp_path: Path) -> None:
     code, printed, rows = profile(tmp_path / "i.json", "--batch", "8", "--instances", "1,2")
     times = {row["cell"]["instances"]: row for row in rows if row["kind"] == "time"}
     assert code == 0 and set(times) == {1, 2} and {row["status"] for row in rows} == {"ok"}

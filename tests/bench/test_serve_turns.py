@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli
+from conftest import Cli, store_of
 
 from clipperf.bench import serve_turns
 from clipperf.bench.cost import QUICK
@@ -145,7 +145,10 @@ def test_nobody_said_how() -> None:
         SCENARIOS.get(SERVER).measure(job, environment.capture(), [], lambda event: None)
 
 
-def test_the_command_on_the_sample(cli: Cli, sample_artifact: Path, tmp_path: Path) -> None:
+def test_the_command_on_the_sample(
+    cli: Cli, home: Path, sample_artifact: Path, tmp_path: Path
+) -> None:
+    store_of(sample_artifact, home)
     out = tmp_path / "served.json"
     done = cli(
         "profile", "clipperf-sample", "--runtime", "onnx", "--tower", "text", "--scenario",

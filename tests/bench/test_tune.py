@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import report_data
-from conftest import Cli
+from conftest import Cli, store_of
 from PIL import Image
 from report_data import timed
 
@@ -662,7 +662,10 @@ def test_a_file_that_cannot_be_written_is_noticed_first(tmp_path: Path) -> None:
         tune.tune(wishes(), tmp_path / "file" / "tuned.json")
 
 
-def test_tune_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
+def test_tune_from_the_command_line(
+    cli: Cli, home: Path, sample_artifact: Path, tmp_path: Path
+) -> None:
+    store_of(sample_artifact, home)
     out = tmp_path / "tuned.json"
     done = cli(
         "tune", "clipperf-sample", "--tower", "text", "--runtime", "onnx", "--precision", "fp32",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import stub_cuda
-from conftest import ROOT
+from conftest import ROOT, store_of
 from onnx import TensorProto, helper, save
 
 from clipperf.export.make import make
@@ -66,9 +66,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
 
 
 def test_every_tower_may_become_a_cuda_graph(
-    places: Places, sample_in: Callable[[str], Path]
+    places: Places, sample_in: Callable[[str], Path], home: Path
 ) -> None:
     folders = [sample_in("fp32"), sample_in("fp16")]
+    store_of(folders[0], home)
     spec = zoo.resolve("clipperf-sample")
     bytes_in = make(spec, ("image",), Variant("onnx", "fp16", pixel_dtype="uint8")).folder
     files = [folder / side / "model.onnx" for folder in folders for side in ("image", "text")]

@@ -94,7 +94,10 @@ def test_two_setups_of_one_file(cli: Cli, files: tuple[Path, Path]) -> None:
     assert cli("compare", files[1], *pair, "--fail-if", "throughput<1.9").returncode == 1
 
 
-def test_a_real_evaluation_is_paired_by_sample(cli: Cli, tmp_path: Path, samples: str) -> None:
+def test_a_real_evaluation_is_paired_by_sample(
+    cli: Cli, home: Path, tmp_path: Path, samples: str, sample_artifact: Path
+) -> None:
+    store_of(sample_artifact, home)
     path = tmp_path / "eval.json"
     cli("eval", "clipperf-sample", "--dataset", samples, "--json", path, "--quiet", check=True)
     assert any(score.hits for score in store.read_result(path).scores)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TIMEOUT_S
+from conftest import ROOT, TIMEOUT_S, store_of
 
 from clipperf.export.make import make
 from clipperf.models import zoo
@@ -50,8 +50,9 @@ for name, call in calls.items():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what limits memory is Linux's")
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_the_next_call_works(runtime: str, home: Path) -> None:
+def test_the_next_call_works(runtime: str, home: Path, sample_artifact: Path) -> None:
     pytest.importorskip(runtime, reason=f"{runtime} is not installed")
+    store_of(sample_artifact, home)
     folder = make(zoo.resolve("clipperf-sample"), ("image", "text"), Variant(runtime)).folder
     done = subprocess.run(
         [sys.executable, "-c", CALLS, folder],
