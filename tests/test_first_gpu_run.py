@@ -112,7 +112,7 @@ def test_every_stage_is_rehearsed_to_its_end(rehearsal: Path) -> None:
         assert all(row["rehearsed"] == on_gpu and row["device"] == "cuda" for row in rows)
         assert any(line.endswith(f"| {on_gpu} |") for line in section(page, name))
     compiled = {row["runtime"] for row in data["compiled"].get("rows", ())}
-    assert compiled == ({"torch", "torch-compile"} if usable else set())
+    assert compiled == ({"torch"} if usable else set())
     assert data["memory"]["seen_bytes"] == data["memory"]["known_bytes"]
     assert [(row["runtime"], row["wrong"]) for row in data["known"]["known"]] == [
         ("trt-rtx", [])

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import sys
 import tempfile
 import time
 import types
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,17 @@ def _machine() -> Any:
     finally:
         del sys.path[0]
     return simulated_machine
+
+
+def few(folder: Path) -> Path:
+    """A folder of every 20th image of the bundled sample, with their captions."""
+    from clipperf.evals.place import SAMPLE
+
+    with zipfile.ZipFile(SAMPLE) as archive:
+        rows = archive.read("captions.jsonl").decode().splitlines()[::20]
+        archive.extractall(folder, [json.loads(row)["image"] for row in rows])
+    (folder / "captions.jsonl").write_text("\n".join(rows))
+    return folder
 
 
 def marked(data: Data, where: str) -> Data:
