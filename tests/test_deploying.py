@@ -44,8 +44,10 @@ def blocks(section: str, language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(layouts_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where commands run; what they lay out is in the store already."""
     folder = tmp_path_factory.mktemp("deploying")
+    shutil.copytree(layouts_store, folder / "store")
     with zipfile.ZipFile(sample.folder() / "eval.zip") as archive:
         name = next(n for n in archive.namelist() if n.endswith(".png"))
         (folder / "photo.png").write_bytes(archive.read(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from conftest import store_of
 
 from clipperf.bench import prepare
 from clipperf.bench.cost import QUICK
@@ -61,7 +62,8 @@ def test_runtime_that_cannot_run_here_is_refused_before_anything_is_measured(hom
 
 
 @pytest.mark.slow
-def test_profile_of_the_sample(cli, sample_artifact, tmp_path):
+def test_profile_of_the_sample(cli, home, sample_artifact, tmp_path):
+    store_of(sample_artifact, home)
     target = tmp_path / "p.json"
     done = cli(
         "profile", "clipperf-sample", "--quick", "--batch", "4", "--threads", "1",

@@ -25,7 +25,6 @@ from toy_models import NAMES, spec_of  # noqa: E402
 from clipperf.engines.tensorrt import flavours  # noqa: E402
 from clipperf.export.make import make  # noqa: E402
 from clipperf.graph import trace  # noqa: E402
-from clipperf.models import sample, zoo  # noqa: E402
 from clipperf.models.families import open_clip as towers  # noqa: E402
 from clipperf.nouns.model import ModelSpec  # noqa: E402
 from clipperf.nouns.variant import PRECISIONS, SIDES, Side, Variant  # noqa: E402
@@ -315,11 +314,8 @@ def test_towers_of_every_kind(name: str, side: Side, toy_catalogue: None, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", flavours.PRECISIONS)
-def test_every_precision_of_the_sample(precision: str, sample_artifact: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPPERF_HOME", str(sample_artifact.parents[3]))
-        graph = PRECISIONS.get(precision).on_gpu.name
-        folder = make(zoo.resolve(sample.NAME), SIDES, Variant("onnx", graph)).folder
+def test_every_precision_of_the_sample(precision: str, sample_in: Callable[[str], Path]) -> None:
+    folder = sample_in(PRECISIONS.get(precision).on_gpu.name)
     for side in SIDES:
         model = onnx.load(folder / side / "model.onnx")
         assert list(faults(model)) == []

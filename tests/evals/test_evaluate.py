@@ -75,7 +75,7 @@ def test_random_weights_are_marked_everywhere(cli, tmp_path):
     Image.new("RGB", (80, 60), "red").save(images / "another" / "red.jpg")
     target = tmp_path / "e.json"
     done = cli(
-        "eval", "RN50", "--pretrained", "random", "--dataset", str(images),
+        "eval", "ViT-S-32-alt", "--pretrained", "random", "--dataset", str(images),
         "--json", str(target), "--quiet",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

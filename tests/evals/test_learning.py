@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -323,9 +324,15 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_runtime_and_precision_beside_pytorch(
-    halves: Path, cli: Cli, sample_artifact: Path, tmp_path: Path
+    halves: Path,
+    cli: Cli,
+    sample_artifact: Path,
+    sample_in: Callable[[str], Path],
+    tmp_path: Path,
 ) -> None:
     target = tmp_path / "eval.json"
+    for precision in ("fp16", "int8"):
+        sample_in(precision)
     command = ("eval", "clipperf-sample", "--dataset", halves, "--precision", "fp32,fp16,int8")
     done = cli(*command, "--json", target, "-q", check=True, home=sample_artifact.parents[3])
     assert "strength " in done.stdout and "3 draws; zero-shot top-1" in done.stdout

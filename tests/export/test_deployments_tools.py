@@ -7,6 +7,7 @@ each tool made, and whole pipelines within what its resizing changes.
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -126,12 +127,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folders(sample_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(layouts_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The sample, laid out for each of the tools."""
-    root = tmp_path_factory.mktemp("layouts")
+    root, home = tmp_path_factory.mktemp("layouts"), tmp_path_factory.mktemp("home") / "store"
+    shutil.copytree(layouts_store, home)
     spec, sides = zoo.resolve("clipperf-sample"), ("image", "text")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPPERF_HOME", str(sample_artifact.parents[3]))
+        patch.setenv("CLIPPERF_HOME", str(home))
         precisions = [Variant("onnx", each) for each in ("fp32", "fp16", "int8")]
         lay_out("transformers", spec, sides, precisions, root / "transformers")
         lay_out("fastembed", spec, sides, precisions[:1], root / "fastembed")
