@@ -43,8 +43,9 @@ class Settings:
 
     A cell is stable once it has `min_blocks` blocks, `min_runs` timed calls, `min_s` seconds of
     timed calls, and the 95 % interval of its median is at most `target_rel_width` of the median
-    wide. A cell that is not there after `max_s` (its share of the group's time) is reported as
-    unstable. A block is a sleep of `sleep_s` (lets the thread pool of the engine that ran before
+    wide. A cell that is not there after `max_s` (its share of the group's time), or whose interval
+    is still too wide `patience_s` after all of its group have the rest, is reported as unstable. A
+    block is a sleep of `sleep_s` (lets the thread pool of the engine that ran before
     fall asleep), `warmup` untimed calls, then timed calls: at least `block_calls` of them and
     `block_s` seconds, cut short after `block_max_s`. `timeout_s` limits every single step of a
     worker; `memory_runs` is the number of runs of the memory pass. On a GPU, `gpu_load_s` is how
@@ -56,6 +57,7 @@ class Settings:
     min_blocks: int = 8
     min_s: float = 3.0
     max_s: float = 60.0
+    patience_s: float = 60.0
     target_rel_width: float = 0.05
     warmup: int = 2
     block_calls: int = 5
@@ -75,6 +77,7 @@ QUICK = Settings(
     min_blocks=6,
     min_s=0.5,
     max_s=10.0,
+    patience_s=3.0,
     target_rel_width=0.10,
     warmup=1,
     block_calls=3,
@@ -223,10 +226,17 @@ def time_phases(
 def is_stable(samples: Sequence[float], blocks: int, settings: Settings) -> bool:
     """Whether a cell's raw samples, taken in so many blocks, settle its median."""
     return (
+        is_enough(samples, blocks, settings)
+        and stats.relative_width(samples) <= settings.target_rel_width
+    )
+
+
+def is_enough(samples: Sequence[float], blocks: int, settings: Settings) -> bool:
+    """Whether so many samples and blocks may settle a median, however wide its interval is."""
+    return (
         blocks >= settings.min_blocks
         and len(samples) >= settings.min_runs
         and sum(samples) >= settings.min_s
-        and stats.relative_width(samples) <= settings.target_rel_width
     )
 
 

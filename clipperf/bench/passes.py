@@ -83,6 +83,8 @@ class Turn:
     request: EngineRequest
     row: Measurement
     worker: Worker | None = None
+    enough: bool = False
+    """Whether it is the width of the interval alone that it is not stable for, if it is not."""
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Have the worker do something, which must be there; see `Child.ask`."""
@@ -107,7 +109,9 @@ class Turn:
         row = dataclasses.replace(self.row, run_s=run_s, blocks=blocks)
         row = dataclasses.replace(row, workers=(*self.row.workers, *workers))
         count = len(set(blocks))
-        stable = all(cost.is_stable(own, count, settings) for own in row.by_worker(run_s))
+        by_worker = row.by_worker(run_s)
+        self.enough = all(cost.is_enough(own, count, settings) for own in by_worker)
+        stable = all(cost.is_stable(own, count, settings) for own in by_worker)
         self.row = dataclasses.replace(row, stable=stable)
 
 
@@ -140,11 +144,13 @@ def time_pass(
                 turn.worker = held.enter_context(worker)
                 turn.worker.greet()
                 open_for_time(turn, text_ids)
-        over = cost.deadline(settings.max_s * len(turns))
+        over = tired = cost.deadline(settings.max_s * len(turns))
         number = 0
         while live := [turn for turn in turns if turn.row.status == "ok"]:
-            if all(turn.row.stable for turn in live) or over():
+            if all(turn.row.stable for turn in live) or over() or tired():
                 break
+            if tired is over and all(turn.enough for turn in live):
+                tired = cost.deadline(settings.patience_s * len(turns))
             first = number % len(live)
             for turn in live[first:] + live[:first]:
                 with noted(turn):

@@ -155,6 +155,14 @@ def test_stable_and_unstable_are_told_apart(make: Make, env: Any) -> None:
     eventually(check)
 
 
+def test_a_wide_interval_alone_is_not_waited_for_long(make: Make, env: Any) -> None:
+    """No interval is narrow enough here: it ends all the same, with the least that is asked for."""
+    settings = replace(FAST, target_rel_width=-1.0, max_s=600.0, patience_s=0.1, min_runs=20)
+    both = [make(precision, run_s=0.01) for precision in ("fp32", "int8")]
+    for row in passes.time_pass(both, settings, env, "g"):
+        assert row.status == "ok" and row.stable is False and len(row.run_s) >= 20
+
+
 # --- failures ------------------------------------------------------------------------------
 
 FAILURES = {
