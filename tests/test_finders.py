@@ -8,15 +8,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, store_of
+
+sys.path.insert(0, str(ROOT / "tools"))
+from breaking import Place
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="strace")]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where both work: the second finds what the first has exported."""
-    return tmp_path_factory.mktemp("breaking")
+def place(sample_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where both work, on what is made once; its store begins with the sample in fp32."""
+    folder = tmp_path_factory.mktemp("breaking")
+    template = Place(folder / "template")
+    store_of(sample_artifact, template.home, graphs=True)
+    template.build()
+    return folder
 
 
 def found(*words: object) -> str:
