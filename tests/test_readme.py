@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -45,6 +46,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def stocked(folder, best_store):
+    """The store has what `best` takes here: to find that out once is enough."""
+    shutil.copytree(best_store, folder / "store")
+
+
+@pytest.fixture(scope="module")
 def environment(folder):
     bin_folder = Path(sys.executable).parent
     return {
@@ -67,7 +74,7 @@ def test_the_two_commands_are_there_and_make_knows_them():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("clipperf ")])
-def test_command_runs_as_written(command, folder, environment):
+def test_command_runs_as_written(command, folder, environment, stocked):
     words = shlex.split(command)
     done = subprocess.run(
         words, env=environment, cwd=folder, capture_output=True, text=True, timeout=900
@@ -105,7 +112,7 @@ def test_docker_commands_fit_the_dockerfile():
 
 
 @pytest.mark.slow
-def test_python_example_runs(folder, environment):
+def test_python_example_runs(folder, environment, stocked):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
     from clipperf.models import sample
