@@ -74,10 +74,12 @@ def test_stages_run_on_the_cpu_are_kept_and_not_repeated(tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def rehearsal(sample_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a rehearsal whose store had the sample in fp32."""
+def rehearsal(sample_in: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a rehearsal whose store had the sample's graphs, for which eight bits take a
+    search for the layers to keep."""
     out = tmp_path_factory.mktemp("rehearsal")
-    store_of(sample_artifact, out / "store")
+    for precision in ("fp32", "fp16", "fp8"):
+        store_of(sample_in(precision), out / "store")
     done = tool(out, "--rehearse", "--minutes", "25", timeout=1600)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
