@@ -16,9 +16,11 @@ from clipperf.system.env import Gpu
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
 
 
+@pytest.mark.parametrize("code", [1, -9])
 def test_the_next_model_is_measured_after_one_that_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Which ended by itself, or by a signal."""
     spec = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
@@ -30,7 +32,7 @@ def test_the_next_model_is_measured_after_one_that_failed(
         asked.append(words[words.index("profile") + 1])
         assert not Path(words[words.index("--json") + 1]).exists()
         if asked[-1] == "RN50":  # as profile ends where nothing could be measured
-            return subprocess.CompletedProcess(words, 1)
+            return subprocess.CompletedProcess(words, code)
         found = data.result(
             [data.timed(data.cell(model=asked[-1]), [0.004] * 30)],
             schema_version=store.SCHEMA_VERSION,

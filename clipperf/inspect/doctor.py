@@ -12,8 +12,12 @@ from clipperf.system.env import available_cores, gpu, saturates_int8, version_of
 
 LEAST_DRIVER = {12: 525, 13: 580}
 """The first branch of NVIDIA's driver for each CUDA (its release notes, table of minor version
-compatibility; TensorRT 11's prerequisites name R580 for CUDA 13). Packages that bring a later
-driver's library make some older ones do, so this is said and nothing is refused."""
+compatibility). Packages that bring a later driver's library make some older ones do, so this is
+said and nothing is refused."""
+
+LEAST_FOR_TENSORRT = {12: 535, 13: 580}
+"""TensorRT's own on Linux, as its prerequisites of 10.16 to 11.4 name them (those of TensorRT for
+RTX name none)."""
 
 EXPECTED = 4
 """So many of the candidates of `tune` are named."""
@@ -76,22 +80,30 @@ def machine() -> dict[str, str]:
 
 def _driver_words(driver: str) -> str:
     """The driver, and what is installed for a CUDA that takes a later one."""
-    built = {
-        f"{flavours.TITLES[flavour]} {version}": flavours.cuda_major(flavour)
+    built = [
+        (
+            f"{flavours.TITLES[flavour]} {version}",
+            flavours.cuda_major(flavour),
+            LEAST_FOR_TENSORRT if flavour == "trt" else LEAST_DRIVER,
+        )
         for flavour in flavours.FLAVOURS
         if (version := flavours.version(flavour))
-    }
+    ]
     if version := version_of("onnxruntime-gpu"):
-        built[f"onnxruntime-gpu {version}"] = ort_providers.cuda_major()
+        built.append((f"onnxruntime-gpu {version}", ort_providers.cuda_major(), LEAST_DRIVER))
     branch = driver.partition(".")[0]
     if not branch.isdigit():
         return driver
-    said = [driver]
-    for major, least in LEAST_DRIVER.items():
-        short = [name for name, cuda in built.items() if cuda == major and int(branch) < least]
-        if short:
-            said.append(f"{', '.join(short)} for CUDA {major}: R{least} or later is needed")
-    return "; ".join(said)
+    short: dict[tuple[int, int], list[str]] = {}
+    for name, major, table in built:
+        least = table.get(major or 0)
+        if major is not None and least is not None and int(branch) < least:
+            short.setdefault((major, least), []).append(name)
+    said = [
+        f"{', '.join(names)} for CUDA {major}: R{least} or later is needed"
+        for (major, least), names in sorted(short.items())
+    ]
+    return "; ".join([driver, *said])
 
 
 def _bf16_words() -> str:

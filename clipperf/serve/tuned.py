@@ -9,7 +9,8 @@ from clipperf.errors import ArtifactError, TuningWarning
 from clipperf.nouns.result import Environment
 from clipperf.nouns.tuning import TunedTower, Tuning
 from clipperf.serve.towers import Choice
-from clipperf.system.env import available_cores, cpu_name
+from clipperf.system.env import available_cores, cpu_name, gpu_state
+from clipperf.system.gpus import CUDA
 from clipperf.system.store import read_versioned, record_of
 from clipperf.system.targets import kind_of
 
@@ -36,7 +37,7 @@ def read(path: Path) -> list[Choice]:
     if not tuning.towers:
         raise ArtifactError(f"{path} is damaged, it names no towers: {_AGAIN}")
     choices = [_choice(path, tower) for tower in tuning.towers]
-    _compare_machines(tuning.environment)
+    _compare_machines(tuning.environment, any(each.device == CUDA for each in choices))
     for choice in choices:
         if kind_of(choice.folder) != "folder":
             raise ArtifactError(
@@ -65,12 +66,32 @@ def _choice(path: Path, tower: TunedTower) -> Choice:
     )
 
 
-def _compare_machines(tuned_on: Environment) -> None:
-    here, there = (cpu_name(), available_cores()), (tuned_on.cpu, tuned_on.cores)
-    if here != there:
+def _compare_machines(tuned_on: Environment, on_a_gpu: bool) -> None:
+    """The processor and its cores; of what runs on a GPU that one, too.
+
+    A GPU is its name and memory: later drivers load what was tuned, and slices of one differ.
+    """
+    told = [(_cores(tuned_on.cpu, tuned_on.cores), _cores(cpu_name(), available_cores()))]
+    if on_a_gpu:
+        name, memory_bytes, _ = gpu_state()
+        told.append((_gpu(tuned_on.gpu, tuned_on.vram_bytes), _gpu(name, memory_bytes)))
+    others = [(there, here) for there, here in told if there != here]
+    if others:
         warnings.warn(
-            f"tuned on {there[1]} cores of {there[0]}, this machine has {here[1]} of {here[0]}: "
-            f"run clipperf tune here for its best settings",
+            f"tuned on {' and '.join(there for there, _ in others)}, this machine has "
+            f"{' and '.join(here for _, here in others)}: run clipperf tune here for its best "
+            f"settings",
             TuningWarning,
             stacklevel=4,
         )
+
+
+def _cores(name: str, count: int) -> str:
+    return f"{count} cores of {name}"
+
+
+def _gpu(name: str | None, memory_bytes: int | None) -> str:
+    """A GPU in words, its memory in whole GiB: drivers keep more or less of it to themselves."""
+    if name is None:
+        return "no GPU"
+    return name if memory_bytes is None else f"{name} with {round(memory_bytes / 2**30)} GiB"

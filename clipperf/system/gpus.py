@@ -171,7 +171,8 @@ def pin(device: str | None) -> str | None:
 
     "cuda:1" is the second that is visible, "cuda:GPU-..." or "cuda:MIG-..." one by its UUID, "cuda"
     and None the first. Returns "cuda" for all of these but None; other devices as they are. Where
-    there is no GPU, whoever opens it says so.
+    NVML tells of no GPU, as in a container without the driver's utilities, a GPU that is named is
+    CUDA's by the same order, that of the bus; where there is none, whoever opens it says so.
 
     Raises:
         UsageError: there is no such GPU, or this process has begun to use CUDA with another.
@@ -182,17 +183,22 @@ def pin(device: str | None) -> str | None:
         return device
     try:
         with driver() as nvml:
-            found = [] if nvml is None else [place.uuid for place in visible(nvml)]
+            answers = nvml is not None
+            found = [place.uuid for place in visible(nvml)] if answers else []
     except ImportError as exc:
         raise MissingDependencyError(
             f"device {device}: no GPU can be told apart; pip install nvidia-ml-py"
         ) from exc
+    by_bus = os.environ.get(ORDER) == BY_BUS
     if not found:
-        return device and kind
-    uuid = _of(found, which)
+        if answers or not which or (by_bus and os.environ.get(VISIBLE) == which):
+            return device and kind
+        uuid: str | None = shown(f"{CUDA}:{which}")
+    else:
+        uuid = _of(found, which)
     if uuid is None:
         raise UsageError(f"device {device}: there is no such GPU ({_listed(found)})")
-    first = uuid == found[0] and (len(found) == 1 or os.environ.get(ORDER) == BY_BUS)
+    first = found[:1] == [uuid] and (len(found) == 1 or by_bus)
     if not first and cuda_is_loaded():
         raise UsageError(
             f"device {device}: this process has begun to use CUDA. Start it with "

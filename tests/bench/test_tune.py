@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import threading
 import time
@@ -410,6 +411,41 @@ def test_load_warns_on_another_machine(tuned: Path, tmp_path: Path, recwarn: Any
     path.write_text(json.dumps(data))
     with pytest.warns(TuningWarning, match="999 cores"):
         clipperf.load(path).close()
+
+
+@pytest.mark.parametrize(
+    ("device", "here", "said"),
+    [
+        ("cuda", ("Fast", 80 << 30, "590.1"), None),
+        ("cuda", ("Fast", (80 << 30) + (200 << 20), "590.1"), None),
+        ("cuda", ("Fast", 40 << 30, "580.1"), "on Fast with 80 GiB, this .* Fast with 40 GiB:"),
+        ("cuda", ("Slow", 80 << 30, "580.1"), "on Fast with 80 GiB, this .* Slow with 80 GiB:"),
+        ("cuda", (None, None, None), "on Fast with 80 GiB, this machine has no GPU:"),
+        ("cpu", ("Slow", 80 << 30, "580.1"), None),
+    ],
+)
+def test_what_was_tuned_for_a_gpu_is_held_against_the_one_here(
+    device: str,
+    here: tuple[str | None, int | None, str | None],
+    said: str | None,
+    tuned: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """Its driver may be another: a later one runs what was tuned."""
+    from clipperf.serve import tuned as reader
+
+    data = json.loads(tuned.read_text())
+    for tower in data["towers"]:
+        tower["cell"]["device"] = device
+    data["environment"] |= {"gpu": "Fast", "vram_bytes": 80 << 30, "driver": "580.1"}
+    path = tuned.with_name("of-a-gpu.json")
+    path.write_text(json.dumps(data))
+    monkeypatch.setattr(reader, "gpu_state", lambda: here)
+    reader.read(path)
+    found = [w.message for w in recwarn if issubclass(w.category, TuningWarning)]
+    assert len(found) == (said is not None)
+    assert said is None or re.search(said, str(found[0]))
 
 
 @pytest.mark.parametrize(

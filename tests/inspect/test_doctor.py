@@ -66,7 +66,8 @@ def test_the_machine_s_table(monkeypatch: pytest.MonkeyPatch) -> None:
         ("570.86.10", "tensorrt-cu13", "570.86.10; TensorRT 11.0.0.114 for CUDA 13: R580 or later"),
         ("580.65.06", "tensorrt-cu13", None),
         ("570.86.10", "tensorrt-cu12", None),
-        ("520.1", "tensorrt-cu12", "520.1; TensorRT 11.0.0.114 for CUDA 12: R525 or later"),
+        ("530.41.03", "tensorrt-cu12", "530.41.03; TensorRT 11.0.0.114 for CUDA 12: R535 or later"),
+        ("535.54.03", "tensorrt-cu12", None),
         ("unknown", "tensorrt-cu13", None),
     ],
 )

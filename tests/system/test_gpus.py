@@ -240,3 +240,45 @@ def test_a_process_that_uses_cuda_cannot_change_its_gpu(
         gpus.pin("cuda:1")
     monkeypatch.setenv(gpus.VISIBLE, "GPU-late-1")
     assert gpus.pin("cuda:0") == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "sees"),
+    [
+        (None, "cuda:1", "1"),
+        (None, "cuda:GPU-late", "GPU-late"),
+        ("3,5", "cuda:1", "5"),
+        (None, "cuda", None),
+        ("3,5", "cuda", "3,5"),
+    ],
+)
+def test_where_nvml_is_silent_cuda_s_own_number_is_taken(
+    visible: str | None,
+    device: str,
+    sees: str | None,
+    fake: Fake,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A container without the driver's utilities has CUDA and no NVML."""
+    fake(init=["Driver Not Loaded"])
+    if visible is not None:
+        monkeypatch.setenv(gpus.VISIBLE, visible)
+    assert gpus.pin(device) == "cuda"
+    assert os.environ.get(gpus.VISIBLE) == sees
+    assert os.environ.get(gpus.ORDER) == (None if ":" not in device else "PCI_BUS_ID")
+    if device == "cuda:1" and visible is None:
+        assert gpus.pin(device) == "cuda", "it is this one already"
+        with pytest.raises(UsageError, match=r"no such GPU \(cuda:0 is 1\)"):
+            gpus.pin("cuda:2")
+
+
+def test_where_nvml_is_silent_a_gpu_that_cuda_does_not_show_is_refused(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(init=["Driver Not Loaded"])
+    monkeypatch.setenv(gpus.VISIBLE, "3,5")
+    with pytest.raises(UsageError, match=r"no such GPU \(cuda:0 is 3, cuda:1 is 5\)"):
+        gpus.pin("cuda:2")
+    monkeypatch.setattr(gpus, "cuda_is_loaded", lambda: True)
+    with pytest.raises(UsageError, match="Start it with CUDA_VISIBLE_DEVICES=5"):
+        gpus.pin("cuda:1")
