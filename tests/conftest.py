@@ -27,7 +27,7 @@ from clipperf.export.make import make
 from clipperf.models import sample, zoo
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.variant import Variant
-from clipperf.system import env, store
+from clipperf.system import env, gpus, store
 from clipperf.system.temporaries import PREFIX
 
 # Started with nohup or in a script's background, tests would inherit that SIGHUP or SIGINT is
@@ -431,3 +431,25 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("/dev/shm and the tests' folder are one file system")
     with tempfile.TemporaryDirectory(dir=shared) as folder:
         yield Path(folder)
+
+
+PINNED: dict[str, str] = {}
+"""What `one_gpu` has set once: CUDA reads it when it is first used in a process."""
+
+
+@pytest.fixture(scope="module")
+def one_gpu() -> Iterator[None]:
+    """The GPU that is described and metered is CUDA's only one, here and in children.
+
+    CUDA's first is else the fastest, NVML's the first on the bus.
+    """
+    before = {name: os.environ.get(name) for name in (gpus.VISIBLE, gpus.ORDER)}
+    if PINNED:
+        os.environ.update(PINNED)
+    else:
+        gpus.pin("cuda")
+        PINNED.update({name: os.environ[name] for name in before if name in os.environ})
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        os.environ |= {} if value is None else {name: value}

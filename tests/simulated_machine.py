@@ -43,6 +43,11 @@ FOLDER = "CLIPPERF_SIMULATED_MACHINE"
 LIBRARY_BYTES = 300 << 20
 """What CUDA takes of a GPU for each process, by the meter."""
 
+HIDES = """
+def nvmlDeviceGetComputeRunningProcesses(handle):
+    return []
+"""
+
 NVML = """
 def held():
     alive = [file for file in (HERE / "held").iterdir() if Path("/proc", file.name).exists()]
@@ -90,8 +95,12 @@ class Fault:
             raise ValueError(f"{self.what!r} is none of {', '.join(get_args(What))}")
 
 
-def installed(folder: Path, faults: Iterable[Fault] = ()) -> dict[str, str]:
+def installed(
+    folder: Path, faults: Iterable[Fault] = (), *, hides: bool = False, capacity: int = CAPACITY
+) -> dict[str, str]:
     """Make the machine in a folder; what a process's environment must have to be on it.
+
+    `hides`: its NVML tells what the GPU holds, and of no process, as in many containers.
 
     One that was there before is made anew, but for the graphs of plans, which lie beside the folder
     and are of all machines there.
@@ -100,10 +109,13 @@ def installed(folder: Path, faults: Iterable[Fault] = ()) -> dict[str, str]:
     for name, code in PACKAGES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(code)
+    if hides:
+        with (folder / "pynvml.py").open("a") as file:
+            file.write(HIDES)
     for name in ("held", "broken"):
         (folder / name).mkdir()
     (folder.parent / "plans").mkdir(exist_ok=True)
-    gpu = {"uuid": "GPU-simulated", "title": NAME, "bus": 1, "total": CAPACITY}
+    gpu = {"uuid": "GPU-simulated", "title": NAME, "bus": 1, "total": capacity}
     told = {"power_mw": [70_000], "sm_mhz": [1500], "temperature": [40], "reasons": [0]}
     (folder / "fake.json").write_text(json.dumps({"gpus": [gpu], "driver": "580.0", **told}))
     (folder / "faults.json").write_text(json.dumps([vars(fault) for fault in faults]))
@@ -127,6 +139,11 @@ def here() -> Path:
     return Path(os.environ[FOLDER])
 
 
+def capacity_here() -> int:
+    told: int = json.loads((here() / "fake.json").read_text())["gpus"][0]["total"]
+    return told
+
+
 @functools.cache
 def faults() -> tuple[Fault, ...]:
     return tuple(Fault(**one) for one in json.loads((here() / "faults.json").read_text()))
@@ -145,7 +162,7 @@ class Gpu(cuda_rules.Gpu):
     """Tells NVML what this process holds of it."""
 
     def __init__(self) -> None:
-        super().__init__(capacity=CAPACITY)
+        super().__init__(capacity=capacity_here())
         self.broken = Told()
         self._tell()
 

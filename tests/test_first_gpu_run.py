@@ -22,6 +22,7 @@ from conftest import ROOT, store_of
 from clipperf.engines import contract
 from clipperf.engines.tensorrt import flavours
 from clipperf.nouns.variant import SIDES
+from clipperf.system.env import PACKAGES
 
 sys.path.insert(0, str(ROOT / "tools"))
 import first_gpu_base
@@ -30,6 +31,7 @@ import first_gpu_page
 import first_gpu_rehearsal
 import first_gpu_run
 import first_gpu_stages
+import first_gpu_vectors
 import verified_on
 from first_gpu_base import Skipped, Stage, Wrong, merged
 
@@ -102,11 +104,20 @@ def test_every_stage_is_rehearsed_to_its_end(rehearsal: Path) -> None:
     data = {name: record["data"] for name, record in run["stages"].items()}
     assert all(row["ok"] for row in data["parity"]["rows"])
     places = {(row["runtime"], row["side"], row["rehearsed"]) for row in data["parity"]["rows"]}
-    on_cpu, on_gpu = first_gpu_rehearsal.WHERE.values()
+    on_cpu, on_gpu, _ = first_gpu_rehearsal.WHERE.values()
     for side in SIDES:
         assert {("torch", side, on_cpu), ("onnx", side, on_cpu)} <= places
         assert ("trt", side, on_gpu) in places
         assert (("trt-rtx", side, on_gpu) in places) == flavours.installed("trt-rtx")
+    places = {(row["runtime"], row["precision"]) for row in data["precisions"]["rows"]}
+    assert places == {("trt", "tf32")} and all(row["ok"] for row in data["precisions"]["rows"])
+    assert [(r["runtime"], r["rehearsed"]) for r in data["served"]["served"]] == [
+        ("onnx", on_cpu), ("trt", on_gpu)
+    ]  # fmt: skip
+    (judged,) = data["eight-bits"]["vectors"]
+    assert (judged["runtime"], judged["precision"], judged["rehearsed"]) == ("trt", "fp8", on_gpu)
+    assert data["large"]["flop"] > 0
+    assert "| met |" not in page, "no figure of a rehearsal meets an aim"
     for name in ("speed", "eight-bits", "large", "batches"):
         rows = [row for row in data[name]["rows"] if row["runtime"] == "trt"]
         assert rows and all(row["phases_ms"]["h2d"] > 0 for row in rows)
@@ -116,6 +127,7 @@ def test_every_stage_is_rehearsed_to_its_end(rehearsal: Path) -> None:
     compiled = {row["runtime"] for row in data["compiled"].get("rows", ())}
     assert compiled == ({"torch"} if usable else set())
     assert data["memory"]["seen_bytes"] == data["memory"]["known_bytes"]
+    assert data["memory"]["source"] == "nvml-device-delta", "of the GPU that hides its processes"
     assert [(row["runtime"], row["wrong"]) for row in data["known"]["known"]] == [
         ("trt-rtx", [])
     ] * len(first_gpu_known.SIZES)
@@ -231,7 +243,7 @@ def test_the_worse_half_of_a_stage_is_named(
     assert (record["status"], record["reason"]) == (status, reason)
 
 
-@pytest.mark.parametrize("name", ["memory", "copies", "known"])
+@pytest.mark.parametrize("name", ["copies", "known"])
 def test_a_broken_rule_of_cuda_fails_whatever_stage_has_its_gpu(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,7 +264,7 @@ def test_a_broken_rule_of_cuda_fails_whatever_stage_has_its_gpu(
 
 
 def test_parity_of_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_gpu_stages, "usable", lambda device: [])
+    monkeypatch.setattr(first_gpu_vectors, "usable", lambda device: [])
     with pytest.raises(Wrong, match="no runtime is usable on cuda"):
         first_gpu_stages.parity("cuda", lambda data: None)
 
@@ -652,6 +664,18 @@ def test_the_readme_gets_what_was_shown_and_nothing_else(tmp_path: Path) -> None
     assert "`clipperf profile`" in not_run[1]
     readme.write_text("no place for it")
     assert verified_on.main(words) == 2
+
+
+@pytest.mark.parametrize("flavour", flavours.FLAVOURS)
+def test_the_readme_tells_the_version_of_whichever_package_brought_tensorrt(flavour: str) -> None:
+    said = "NVIDIA Toy, driver 600.1, 2026-01-02"
+    for package in flavours.DISTRIBUTIONS[flavour]:
+        assert package in PACKAGES, "else no record has it"
+        run = gpu_run()
+        run["environment"]["versions"][package] = "11.0.0"
+        assert verified_on.where(run, flavour) == f"{said}, {package} 11.0.0"
+        (other,) = set(flavours.FLAVOURS) - {flavour}
+        assert verified_on.where(run, other) == said
 
 
 @pytest.mark.parametrize("marked", ["stage", "row"])

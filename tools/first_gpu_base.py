@@ -36,12 +36,16 @@ def sized(whole: T, rehearsed: T) -> T:
 
 MODEL: tuple[str, ...] = sized(("ViT-B-32", "--pretrained", "random"), ("clipperf-sample",))
 LARGE: tuple[str, ...] = sized(("ViT-L-14", "--pretrained", "random"), MODEL)
-FLOATS: tuple[str, ...] = sized(("fp32", "tf32", "fp16", "bf16"), ("fp32",))
+FIRST = sized("fp16", "fp32")
+"""The precision that is shown of every runtime before any other is tried."""
+OTHERS: tuple[str, ...] = sized(("fp32", "tf32", "bf16"), ("tf32",))
 LEAST_COSINE = {"fp32": 0.99999, "tf32": 0.999, "fp16": 0.999, "bf16": 0.99}
 """With PyTorch in fp32 on the CPU: what rounding alone leaves of a ViT."""
 BATCHES: tuple[int, ...] = sized((1, 3, 8, 33), (1, 3))
 COMPILED_BATCHES = (8,)
 KNOWN_BYTES = sized(1 << 30, 1 << 24)
+EARLY = ("torch", "ort-cuda", "trt", "trt-rtx")
+"""The order of runtimes: those that open at once, then TensorRT's own engines, then the others."""
 COMPILED = ("torch-compile",)
 """Half a minute for each shape: left out where others answer the stage's question."""
 SIMULATED = ("trt", "trt-rtx")
@@ -69,17 +73,13 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: it is ended after `limit_s`, and not begun with less than `least_s` left.
-
-    Neighbours that are `shared` run at once: no time or memory of theirs is a figure.
-    """
+    """A stage: it is ended after `limit_s`, and not begun with less than `least_s` left."""
 
     name: str
     title: str
     limit_s: float
     run: Callable[[str, Keep], Data]
     least_s: float = 10.0
-    shared: bool = False
 
 
 def model() -> ModelSpec:
@@ -103,8 +103,13 @@ def timed(device: str, without: Sequence[str] = (), rehearsed: Sequence[str] = E
     return sized(names, [name for name in names if name in rehearsed])
 
 
-def clipperf(*words: str) -> subprocess.CompletedProcess[str]:
-    """One command of clipperf, its output kept; what it says of its progress is shown at once."""
+def clipperf(
+    *words: str, heard: Callable[[], None] = lambda: None
+) -> subprocess.CompletedProcess[str]:
+    """One command of clipperf, its output kept; what it says of its progress is shown at once.
+
+    `heard` is called after each line of that.
+    """
     print(" ".join(words), flush=True)
     with subprocess.Popen(
         [sys.executable, "-m", "clipperf", *words],
@@ -116,6 +121,7 @@ def clipperf(*words: str) -> subprocess.CompletedProcess[str]:
             for line in child.stderr or ():
                 print(line, end="", flush=True)
                 said.append(line)
+                heard()
 
         listener = threading.Thread(target=listen)
         listener.start()
@@ -138,8 +144,9 @@ def exported(spec: ModelSpec, side: Side, name: str, precision: str) -> tuple[st
     kind = contract.get(name).artifact
     if kind is None:
         return None, ""
+    row = PRECISIONS.get(precision)
     if kind in ("onnx", "openvino"):
-        variant = Variant(kind, PRECISIONS.get(precision).graph)
+        variant = Variant(kind, precision if row.is_quantised else row.graph)
     else:
         variant = Variant(name, precision, settings=EngineSettings(batch=(1, 8, 64)))
     done = make(spec, (side,), variant)
@@ -163,18 +170,28 @@ def least_cosine(engine: Engine, pairs: Sequence[tuple[Any, Any]]) -> float:
     return worst
 
 
-def profiled(*words: str) -> Data:
+def profiled(*words: str, keep: Keep = lambda found: None) -> Data:
     """The rows of a profile: medians of its times, and its memory.
+
+    What is measured so far is kept while it goes on.
 
     Raises:
         Wrong: cells failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
-        done = clipperf("profile", *words, "--quick", "--json", str(file))
+
+        def rows_now() -> list[Data]:
+            return merged(read_json(file, large=True)["measurements"])
+
+        def heard() -> None:
+            if file.exists():
+                keep({"rows": rows_now()})
+
+        done = clipperf("profile", *words, "--quick", "--json", str(file), heard=heard)
         if not file.exists():
             raise Wrong(done.stderr.strip()[-400:] or f"exit status {done.returncode}")
-        rows = merged(read_json(file, large=True)["measurements"])
+        rows = rows_now()
     failed = [row for row in rows if row["status"] == "failed"]
     if failed:
         named = "; ".join(

@@ -31,17 +31,22 @@ def median_ms(run: Callable[[], Any], runs: int = RUNS) -> float:
 
 
 def memory(device: str, keep: Keep) -> Data:
-    """What the meters see of a known gibibyte on the GPU."""
+    """What the meters see of a known gibibyte on the GPU.
+
+    The sampler is there before CUDA is: of a container that hides processes it tells the growth of
+    what the whole device holds, which begins when it starts.
+    """
     from clipperf.bench import gpu_meters
     from clipperf.engines.tensorrt import cuda as cuda_driver
 
     if device == "cpu":
         raise Skipped("no GPU's memory on a CPU")
-    cuda = cuda_driver.open_cuda()
     with gpu_meters.sampler(device) as sampler:
         if sampler is None:
             raise Wrong("NVML's sampler did not start")
-        seen = []
+        cuda = cuda_driver.open_cuda()
+        seen: list[Any] = []
+        first = cuda.device_alloc(1 << 20)  # with it CUDA takes what it needs itself
         for size in (0, KNOWN_BYTES):
             held = cuda.device_alloc(size) if size else None
             sampler.begin(os.getpid())
@@ -49,11 +54,16 @@ def memory(device: str, keep: Keep) -> Data:
             seen.append(sampler.end())
             if held is not None:
                 cuda.device_free(held)
+        cuda.device_free(first)
     before, during = seen
     if before is None or during is None or None in (before.vram_peak_bytes, during.vram_peak_bytes):
         raise Wrong("the sampler saw no memory")
     grown = (during.vram_peak_bytes or 0) - (before.vram_peak_bytes or 0)
     data = {"known_bytes": KNOWN_BYTES, "seen_bytes": grown, "source": during.vram_source}
+    if before.vram_source != during.vram_source:
+        raise Wrong(f"it was {before.vram_source} before and {during.vram_source} then", data)
+    if None not in (before.vram_device_bytes, during.vram_device_bytes):
+        data["device_bytes"] = (during.vram_device_bytes or 0) - (before.vram_device_bytes or 0)
     if abs(grown - KNOWN_BYTES) > KNOWN_BYTES / 10:
         raise Wrong(f"of {KNOWN_BYTES} bytes the meter saw {grown}", data)
     return data

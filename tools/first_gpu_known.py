@@ -21,6 +21,7 @@ import numpy as np
 from first_gpu_base import COMPILED, Data, Keep, Skipped, Wrong, exported, model, sized, usable
 
 if TYPE_CHECKING:
+    from clipperf.bench.gpu_figures import Seen
     from clipperf.engines.tensorrt.cuda import Cuda
     from clipperf.nouns.cell import EngineRequest
     from clipperf.nouns.model import ModelSpec
@@ -52,7 +53,7 @@ class Subject:
     given: Callable[[int], np.ndarray]
     weights_bytes: int
     flop: float
-    held_before: int
+    held_before: Seen
 
 
 def known(device: str, keep: Keep) -> Data:
@@ -61,10 +62,10 @@ def known(device: str, keep: Keep) -> Data:
 
     if device == "cpu":
         raise Skipped("a CPU copies nothing, and has no VRAM")
-    cuda = cuda_driver.open_cuda()
-    rate = product_flop_per_s()
     rows: list[Data] = []
-    with vram(device) as held:
+    with vram(device) as held:  # before CUDA is there; see `first_gpu_costs.memory`
+        cuda = cuda_driver.open_cuda()
+        rate = product_flop_per_s()
         for subject in subjects(device, held):
             for size in SIZES:
                 rows.append(compared(subject, size, cuda, rate))
@@ -137,18 +138,24 @@ def misfits(found: dict[str, float], before: dict[str, float], wall_s: float) ->
     return wrong
 
 
-def held_against(subject: Subject, held_bytes: int, wrong: list[str]) -> Data:
+def held_against(subject: Subject, held: Seen, wrong: list[str]) -> Data:
     """What the meter saw a runtime take, against its weights and its own account of the rest.
 
-    What does not fit is put behind what is `wrong` already.
+    What does not fit is put behind what is `wrong` already. What the whole device holds more is
+    kept beside it, which no other program may change meanwhile.
     """
-    account, grown = int(subject.engine.allocated_bytes()), held_bytes - subject.held_before
+    before, account = subject.held_before, int(subject.engine.allocated_bytes())
+    grown = (held.vram_peak_bytes or 0) - (before.vram_peak_bytes or 0)
     row: Data = {
         "weights_bytes": subject.weights_bytes,
         "allocated_bytes": account,
         "seen_bytes": grown,
+        "source": held.vram_source,
+        "device_bytes": None,
         "wrong": [*wrong],
     }
+    if held.vram_device_bytes is not None and before.vram_device_bytes is not None:
+        row["device_bytes"] = held.vram_device_bytes - before.vram_device_bytes
     if account < LEAST_VRAM * subject.weights_bytes:
         row["wrong"].append(
             f"holds {mib(account)} MiB with weights of {mib(subject.weights_bytes)}"
@@ -223,26 +230,26 @@ def product_flop_per_s() -> float:
 
 
 @contextlib.contextmanager
-def vram(device: str) -> Iterator[Callable[[], int]]:
-    """What this process holds of the GPU by NVML, whenever it is asked."""
+def vram(device: str) -> Iterator[Callable[[], Seen]]:
+    """What this process and the device hold of the GPU by NVML, whenever it is asked."""
     from clipperf.bench import gpu_meters
 
     with gpu_meters.sampler(device) as sampler:
         if sampler is None:
             raise Wrong("NVML's sampler did not start")
 
-        def held() -> int:
+        def held() -> Seen:
             sampler.begin(os.getpid())
             time.sleep(0.5)
             seen = sampler.end()
             if seen is None or seen.vram_peak_bytes is None:
                 raise Wrong("the sampler saw no memory")
-            return seen.vram_peak_bytes
+            return seen
 
         yield held
 
 
-def subjects(device: str, held: Callable[[], int]) -> Iterator[Subject]:
+def subjects(device: str, held: Callable[[], Seen]) -> Iterator[Subject]:
     """Usable runtimes that tell phases, one after the other; torch, which keeps memory, last."""
     from clipperf.engines import contract
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from first_gpu_aims import aims
+
 Data = dict[str, Any]
 
 REHEARSED = (
@@ -36,11 +38,20 @@ def page(run: Data) -> str:
             ],
         ),
     ]
+    lines += ["", "## Aims", "", *aims_table(run["stages"])]
     for name, record in run["stages"].items():
         shown = SECTIONS.get(name, _rows)(record.get("data") or {})
         if shown:
             lines += ["", f"## {name}", "", *shown]
     return "\n".join(lines) + "\n"
+
+
+def aims_table(stages: Data) -> list[str]:
+    """What was aimed at (docs/tensorrt.md), what was measured of it, and how that ended."""
+    return table(
+        ("aim", "measured", "outcome", "why"),
+        [(one.aim, one.measured, one.outcome, one.why) for one in aims(stages)],
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -148,12 +159,13 @@ def _known(data: Data) -> list[str]:
     rows = data.get("known", ())
     return rows and table_of(
         ("runtime", "batch", "copy in / compute / out ms", "known before", "whole run ms",
-         "weights MiB", "held, by the runtime", "by the meter", "what does not fit"),
+         "weights MiB", "held, by the runtime", "by the meter", "by the device",
+         "what does not fit"),
         rows,
         lambda row: (
             row["runtime"], row["batch"], _phases(row["found_ms"]), _phases(row["known_ms"]),
             row["wall_ms"],
-            *(_mib(row.get(f"{name}_bytes")) for name in ("weights", "allocated", "seen")),
+            *(_mib(row.get(f"{of}_bytes")) for of in ("weights", "allocated", "seen", "device")),
             "; ".join(row["wrong"]) or None,
         ),
     )  # fmt: skip
@@ -193,28 +205,46 @@ def _markdown(data: Data) -> list[str]:
 
 
 def _served(data: Data) -> list[str]:
-    names = {
-        "alone": "least cosine, one thread",
-        "threads": "least cosine, 8 threads",
-        "without_memory": "with next to no memory left",
-        "after_it": "least cosine after it",
-        "calls": "calls of mixed shapes",
-        "rss_bytes": "RAM after them, MiB",
-        "growth": "growth of RAM behind the first twentieth",
-        "vram_grown_bytes": "growth of VRAM in as many again, MiB",
-    }
-    shown = {
-        name: _mib(data[key]) if key.endswith("_bytes") else data[key]
-        for key, name in names.items()
-        if key in data
-    }
-    if not shown:
+    rows = data.get("served", ())
+    if not rows:
         return []
-    return [
-        f"The bundled sample in `{data['runtime']}`, {data['precision']}, beside fp32 on the CPU.",
+    found = table_of(
+        ("runtime", "precision", "least cosine, one thread", "8 threads", "after too little memory",
+         "what that was told as", "calls", "RAM after them MiB", "growth", "growth of VRAM MiB",
+         "what is wrong"),
+        rows,
+        lambda row: (
+            row["runtime"], row.get("precision"),
+            *(_digits(row.get(name)) for name in ("alone", "threads", "after_it")),
+            row.get("without_memory"), row.get("calls"), _mib(row.get("rss_bytes")),
+            _percent(row.get("growth")), _mib(row.get("vram_grown_bytes")),
+            row.get("wrong") or None,
+        ),
+    )  # fmt: skip
+    return ["The bundled sample beside fp32 on the CPU.", "", *found]
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:.1%}"
+
+
+def _eight_bits(data: Data) -> list[str]:
+    """The engines' vectors beside PyTorch's, then their times."""
+    found = data.get("vectors", ())
+    judged = found and [
+        "The least cosine of the engine that is measured with PyTorch in fp32 on the CPU.",
         "",
-        *table(("", ""), list(shown.items())),
-    ]
+        *table_of(
+            ("runtime", "precision", "tower", "least cosine", "asked for", "ok", "error"),
+            found,
+            lambda row: (
+                row["runtime"], row["precision"], row["side"], _digits(row["cosine"]),
+                row["least"], row["ok"], row.get("error"),
+            ),
+        ),
+        "",
+    ]  # fmt: skip
+    return [*judged, *_rows(data)]
 
 
 def _rescued(data: Data) -> list[str]:
@@ -265,6 +295,8 @@ def _digits(value: float | None) -> str | None:
 SECTIONS: dict[str, Callable[[Data], list[str]]] = {
     "environment": _environment,
     "parity": _parity,
+    "precisions": _parity,
+    "eight-bits": _eight_bits,
     "gpu-tests": _tests,
     "memory": _memory,
     "known": _known,

@@ -24,15 +24,23 @@ from typing import Any
 import numpy as np
 from first_gpu_base import ROOT, Data, Stage, Wrong
 
+from clipperf.bench.gpu_figures import Seen
+
 RunStage = Callable[[Stage, str, float, dict[str, str]], Data]
 """Runs a stage on a device, within a limit, in an environment that has more."""
 
-WHERE = {"cpu": "on the CPU", "cuda": "on a simulated GPU"}
+HIDDEN = "hidden"
+"""A GPU in a container that hides which processes use it."""
+WHERE = {
+    "cpu": "on the CPU", "cuda": "on a simulated GPU",
+    HIDDEN: "on a simulated GPU that hides its processes",
+}  # fmt: skip
 
 BOTH = ("cpu", "cuda")
 DEVICES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("environment", "parity", "speed"), BOTH),
-    **dict.fromkeys(("rescue", "eight-bits", "large", "batches"), ("cuda",)),
+    **dict.fromkeys(("environment", "parity", "served", "speed"), BOTH),
+    **dict.fromkeys(("rescue", "eight-bits", "large", "batches", "precisions"), ("cuda",)),
+    "memory": ("cuda", HIDDEN),
 }
 """What stages are rehearsed on that run towers, where it is not the CPU alone."""
 
@@ -40,6 +48,8 @@ BYTES_PER_S = 1e6
 KERNEL_S = 2e-3
 FLOP = 1e6
 """Of one input, where a product takes a tenth of `KERNEL_S` for it."""
+CAPACITY = 1 << 30
+"""Of the simulated GPU: all of it is taken where too little is wanted."""
 CONTEXT_BYTES = 300 << 20
 """What CUDA itself takes of a GPU, by the meter."""
 
@@ -62,9 +72,9 @@ def rehearse(stage: Stage, limit_s: float, run_stage: RunStage, folder: Path) ->
     began, found = time.monotonic(), []
     for device in DEVICES.get(stage.name, ("cpu",)):
         machine = folder / stage.name
-        env = simulated(machine) if device == "cuda" else {}
+        env = {} if device == "cpu" else simulated(machine, hides=device == HIDDEN)
         left_s = max(0.0, limit_s - (time.monotonic() - began))
-        record = run_stage(stage, device, left_s, env)
+        record = run_stage(stage, "cuda" if env else "cpu", left_s, env)
         if env and (said := rules_broken(machine)):
             record |= {"status": "failed", "reason": f"rules were broken: {'; '.join(said[:3])}"}
         where = "simulated" if stage.name in ON_A_GPU else WHERE[device]
@@ -74,9 +84,10 @@ def rehearse(stage: Stage, limit_s: float, run_stage: RunStage, folder: Path) ->
     return joined(found)
 
 
-def simulated(folder: Path) -> dict[str, str]:
+def simulated(folder: Path, hides: bool = False) -> dict[str, str]:
     """The environment of processes on a simulated GPU of the tests, which is made in a folder."""
-    return _machine().installed(folder)
+    env: dict[str, str] = _machine().installed(folder, hides=hides, capacity=CAPACITY)
+    return env
 
 
 def rules_broken(folder: Path) -> list[str]:
@@ -184,30 +195,10 @@ def gpu_of(until: contextlib.ExitStack) -> Any:
     return gpu
 
 
-def held_bytes(gpu: Any) -> int:
+def held_of(gpu: Any) -> Seen:
     """What the meter says of the process: all blocks, and what CUDA takes itself."""
-    return CONTEXT_BYTES + sum(block.data.size for block in gpu.memory.values())
-
-
-def memory(until: contextlib.ExitStack) -> None:
-    """A meter that reads the GPU's own account."""
-    from clipperf.bench import gpu_meters
-    from clipperf.bench.gpu_figures import Seen
-
-    gpu = gpu_of(until)
-
-    class Sampler:
-        def begin(self, pid: int | None = None) -> None:
-            pass
-
-        def end(self) -> Seen:
-            return Seen(1, vram_peak_bytes=held_bytes(gpu), vram_source="rehearsal")
-
-    @contextlib.contextmanager
-    def sampler(device: str) -> Iterator[Sampler]:
-        yield Sampler()
-
-    _put(until, gpu_meters, "sampler", sampler)
+    held = CONTEXT_BYTES + sum(block.data.size for block in gpu.memory.values())
+    return Seen(1, held, "rehearsal", vram_device_bytes=held)
 
 
 def copies(until: contextlib.ExitStack) -> None:
@@ -225,12 +216,12 @@ def known(until: contextlib.ExitStack) -> None:
     gpu = gpu_of(until)
     _put(until, stage, "clock", lambda: gpu.now)
     _put(until, stage, "product_flop_per_s", lambda: FLOP / (KERNEL_S / 10))
-    _put(until, stage, "vram", lambda device: contextlib.nullcontext(lambda: held_bytes(gpu)))
+    _put(until, stage, "vram", lambda device: contextlib.nullcontext(lambda: held_of(gpu)))
     _put(until, stage, "subjects", functools.partial(engine_on, gpu))
 
 
 def engine_on(
-    gpu: Any, device: str, held: Callable[[], int], change: Callable[[Any], None] = lambda _: None
+    gpu: Any, device: str, held: Callable[[], Seen], change: Callable[[Any], None] = lambda _: None
 ) -> Iterator[Any]:
     """The one subject of `known`: TensorRT's engine as it is; `change` may spoil what is below."""
     import first_gpu_known as stage
@@ -283,7 +274,6 @@ def graphs(until: contextlib.ExitStack) -> None:
 
 
 ON_A_GPU: dict[str, Callable[[contextlib.ExitStack], None]] = {
-    "memory": memory,
     "copies": copies,
     "known": known,
     "graphs": graphs,

@@ -80,7 +80,9 @@ def rescue(device: str, keep: Keep) -> Data:
     return data
 
 
-def judged(spec: ModelSpec, side: Side, name: str, device: str, inputs_of: Path) -> float:
+def judged(
+    spec: ModelSpec, side: Side, name: str, device: str, inputs_of: Path, precision: str = PRECISION
+) -> float:
     """The least cosine of the gate's inputs in its batches with PyTorch's, both in `inputs_of`."""
     import numpy as np
 
@@ -91,9 +93,9 @@ def judged(spec: ModelSpec, side: Side, name: str, device: str, inputs_of: Path)
     from clipperf.serve.parity_inputs import parity_inputs
     from clipperf.system import env, store
 
-    path, key = exported(spec, side, name, PRECISION)
+    path, key = exported(spec, side, name, precision)
     inputs, expected = parity_inputs(inputs_of, side), np.load(inputs_of / reference_name(side))
-    cell = Cell(spec.id, side, name, PRECISION, device, max(BATCHES), env.available_cores())
+    cell = Cell(spec.id, side, name, precision, device, max(BATCHES), env.available_cores())
     cache = str(store.cache_folder())
     request = EngineRequest(cell, spec, path, key=key, cache_folder=cache)
     with contextlib.closing(contract.get(name).open(request)) as engine:

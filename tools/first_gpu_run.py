@@ -3,21 +3,23 @@
     python tools/first_gpu_run.py                        # writes results/first-run-GPU.json and .md
     python tools/first_gpu_run.py --minutes 5            # ends by then, whatever happens
     python tools/first_gpu_run.py --only parity gpu-tests
+    python tools/first_gpu_run.py --device cuda:1        # of several GPUs the second on the bus
     python tools/first_gpu_run.py --device cpu           # the same on CPU runtimes, without a GPU
     python tools/first_gpu_run.py --rehearse             # every stage to its end, within minutes
 
-Stages run in the order of their worth, each in a process of its own with a limit of its own
-(`first_gpu_stages`). The result is on disk after every stage; the same command goes on after the
-last stage that ended well, and tries the others again. `tools/verified_on.py` puts what was shown
-into the README. A rehearsal takes the bundled sample on CPU runtimes and on a simulated GPU, and a
-store of its own (`first_gpu_rehearsal`); none of its figures means anything.
+Stages run in the order of their worth, one after the other, each in a process of its own with a
+limit of its own (`first_gpu_stages`): TensorRT times its kernels while it builds an engine, so that
+nothing may run beside a build. They see the one GPU that is described, whichever CUDA calls first.
+The result is on disk after every stage; the same command goes on after the last stage that ended
+well, and tries the others again. `tools/verified_on.py` puts what was shown into the README. A
+rehearsal takes the bundled sample on CPU runtimes and on a simulated GPU, and a store of its own
+(`first_gpu_rehearsal`); none of its figures means anything.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -39,7 +41,7 @@ from first_gpu_rehearsal import rehearse
 from first_gpu_stages import STAGES
 
 from clipperf.errors import ArtifactError, ClipperfError
-from clipperf.system import env
+from clipperf.system import env, gpus
 from clipperf.system.family import end_family
 from clipperf.system.files import read_json, utc_now, write_json, write_text
 from clipperf.version import __version__
@@ -54,6 +56,9 @@ Record = dict[str, Any]
 PATIENCE = 3
 """So many times a stage's limit is that of its rehearsal, on whatever there is for CPUs."""
 
+REHEARSED_AT_ONCE = 3
+"""So many stages of a rehearsal run beside each other, where no figure counts."""
+
 STOPPED = threading.Event()
 GOING: set[int] = set()
 """The process groups of the stages that run."""
@@ -65,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, help="default: results, of a rehearsal build/rehearsal")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument(
+        "--device", type=device, default="cuda", help="cuda, cuda:1, cuda:UUID, cpu"
+    )
     parser.add_argument("--rehearse", action="store_true", help="small models and no GPU")
     parser.add_argument("--minutes", type=minutes, default=10.0)
     parser.add_argument("--only", nargs="+", choices=[s.name for s in STAGES], default=[])
@@ -77,6 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.pop(REHEARSAL, None)
     if options.rehearse:  # stages read it when they are imported
         os.environ[REHEARSAL], options.device = "1", "cpu"
+    try:  # before anything describes it: the stages see this one alone
+        options.device = gpus.pin(options.device)
+    except ClipperfError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 2
     gpu = env.gpu()
     if options.device == "cuda" and gpu is None:
         print(
@@ -101,21 +113,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {exc}; name another folder with --out", file=sys.stderr)
         return 2
     wanted = [stage for stage in STAGES if not options.only or stage.name in options.only]
-    for shared, neighbours in itertools.groupby(wanted, lambda stage: stage.shared):
-        beside = [stage for stage in neighbours if options.again or not ended_well(run, stage.name)]
-        at_once = max(1, len(beside)) if shared else 2 if options.rehearse else 1
-        with ThreadPoolExecutor(at_once) as pool:
-            going = {
-                pool.submit(
-                    attempt, stage, options.device, ends_at, out if options.rehearse else None
-                ): stage
-                for stage in beside
-            }
-            for done in as_completed(going):
-                run["stages"][going[done].name] = done.result()
-                keep(file, run)
+    wanted = [stage for stage in wanted if options.again or not ended_well(run, stage.name)]
+    with ThreadPoolExecutor(REHEARSED_AT_ONCE if options.rehearse else 1) as pool:
+        rehearsal = out if options.rehearse else None
+        going = {
+            pool.submit(attempt, stage, options.device, ends_at, rehearsal): stage
+            for stage in wanted
+        }
+        for done in as_completed(going):
+            run["stages"][going[done].name] = done.result()
+            keep(file, run)
     print(file.with_suffix(".md"))
     return int(any(r["status"] in ("failed", "too slow") for r in run["stages"].values()))
+
+
+def device(text: str) -> str:
+    """ "cpu", or a GPU as `gpus.pin` takes it."""
+    if text != "cpu" and text.partition(":")[0] != gpus.CUDA:
+        raise argparse.ArgumentTypeError("give cuda, cuda:1, cuda:UUID or cpu")
+    return text
 
 
 def minutes(text: str) -> float:
@@ -193,6 +209,7 @@ def begun(file: Path, device: str, machine: str, gpu: env.Gpu | None) -> Record:
         "machine": machine,
         "driver": gpu.driver if gpu is not None else None,
         "compute_capability": list(gpu.compute_capability) if gpu is not None else None,
+        "gpu_uuid": gpu.uuid if gpu is not None else None,
         "cores": env.available_cores(),
         "python": ".".join(map(str, sys.version_info[:3])),
         "versions": env.installed_versions(),

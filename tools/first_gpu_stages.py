@@ -13,20 +13,14 @@ import contextlib
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from first_gpu_base import (
-    BATCHES,
     COMPILED,
-    COMPILED_BATCHES,
     ENOUGH,
-    FLOATS,
     LARGE,
-    LEAST_COSINE,
     MODEL,
     REHEARSED,
     ROOT,
@@ -38,21 +32,20 @@ from first_gpu_base import (
     Stage,
     Wrong,
     clipperf,
-    exported,
-    least_cosine,
-    model,
     profiled,
     sized,
     timed,
     usable,
 )
 from first_gpu_costs import copies, graphs, memory, products
-from first_gpu_known import known
+from first_gpu_known import arithmetic, known
 from first_gpu_rehearsal import few, rehearsed
 from first_gpu_rescue import rescue
 from first_gpu_serving import served, structures, tuned
+from first_gpu_vectors import judged_vectors, parity, precisions
 
 from clipperf.errors import ClipperfError
+from clipperf.nouns.variant import SIDES
 from clipperf.system.files import write_json
 
 # --- the stages ----------------------------------------------------------------------------
@@ -78,78 +71,6 @@ def environment(device: str, keep: Keep) -> Data:
             data["nvidia-smi"] = dict(zip(asked.split(","), said, strict=False))
     if not usable(device):
         raise Wrong(f"no runtime is usable on {device}", data)
-    return data
-
-
-def parity(device: str, keep: Keep) -> Data:
-    """Every usable runtime and float precision against PyTorch fp32 on the CPU, both towers."""
-    from clipperf.bench.inputs import make_inputs
-    from clipperf.engines import contract
-    from clipperf.nouns.cell import Cell, EngineRequest
-    from clipperf.nouns.variant import SIDES, Side
-    from clipperf.system import env, store
-
-    without = sized((), COMPILED)
-    names = [name for name in usable(device) if name not in without]
-    if not names:
-        raise Wrong(f"no runtime is usable on {device}")
-    spec = model()
-    cores = env.available_cores()
-    floats = FLOATS if device == "cuda" else ("fp32",)
-
-    def request(
-        side: Side, name: str, precision: str, on: str, path: str | None, key: str = ""
-    ) -> EngineRequest:
-        cell = Cell(spec.id, side, name, precision, on, max(BATCHES), cores)
-        return EngineRequest(cell, spec, path, key=key, cache_folder=str(store.cache_folder()))
-
-    batches = {
-        (side, rows): make_inputs(
-            EngineRequest(Cell(spec.id, side, "torch", "fp32", "cpu", rows, cores), spec, None)
-        )
-        for side in SIDES
-        for rows in BATCHES
-    }
-    expected: dict[tuple[Side, int], Any] = {}
-    for side in SIDES:
-        engine = contract.get("torch").open(request(side, "torch", "fp32", "cpu", None))
-        expected |= {(side, rows): engine.run(batches[side, rows]) for rows in BATCHES}
-        engine.close()
-    rows_found: list[Data] = []
-    for name in sorted(names, key=lambda name: name in COMPILED):
-        wanted = ("fp16",) if name in COMPILED and device == "cuda" else floats
-        for precision in (p for p in wanted if p in contract.get(name).precisions):
-            for side in SIDES:
-                found: Data = {
-                    "runtime": name,
-                    "precision": precision,
-                    "side": side,
-                    "cosine": None,
-                }
-                start = time.perf_counter()
-                try:
-                    path, key = exported(spec, side, name, precision)
-                    engine = contract.get(name).open(
-                        request(side, name, precision, device, path, key)
-                    )
-                    try:
-                        sizes = COMPILED_BATCHES if name in COMPILED else BATCHES
-                        pairs = [(batches[side, n], expected[side, n]) for n in sizes]
-                        worst = least_cosine(engine, pairs)
-                    finally:
-                        engine.close()
-                    found |= {"cosine": worst, "ok": worst >= LEAST_COSINE[precision]}
-                    found["provider"] = getattr(engine, "provider", None)
-                except (ClipperfError, RuntimeError) as exc:
-                    found |= {"ok": False, "error": f"{type(exc).__name__}: {exc}"[:600]}
-                found["seconds"] = round(time.perf_counter() - start, 1)
-                print(found, flush=True)
-                rows_found.append(found)
-                keep({"rows": rows_found})
-    data: Data = {"rows": rows_found}
-    bad = [f"{r['runtime']} {r['precision']} {r['side']}" for r in rows_found if not r["ok"]]
-    if bad:
-        raise Wrong(f"wrong or failed: {', '.join(bad)}", data)
     return data
 
 
@@ -180,7 +101,7 @@ def gpu_tests(device: str, keep: Keep) -> Data:
 def speed(device: str, keep: Keep) -> Data:
     """Images in all runtimes but the compiled one in fp16 (fp32 on a CPU), interleaved."""
     cells = _cells(device, sized("1,32", "1"), COMPILED, ("onnx", *SIMULATED))
-    return profiled(*MODEL, *cells, "--tower", "image")
+    return profiled(*MODEL, *cells, "--tower", "image", keep=keep)
 
 
 def compiled(device: str, keep: Keep) -> Data:
@@ -191,7 +112,7 @@ def compiled(device: str, keep: Keep) -> Data:
     if COMPILED[0] not in usable(device):
         raise Skipped("torch-compile is not usable here")
     cells = _cells(device, sized("1,32", "1"), rehearsed=("torch",))
-    return profiled(*MODEL, *cells, "--tower", "image")
+    return profiled(*MODEL, *cells, "--tower", "image", keep=keep)
 
 
 def retrieval(device: str, keep: Keep) -> Data:
@@ -220,51 +141,66 @@ def texts(device: str, keep: Keep) -> Data:
     """Texts by their length: what padding to the whole context would cost."""
     return profiled(
         *MODEL, *_cells(device, sized("32", "1"), COMPILED),
-        "--tower", "text", "--tokens", sized("8,16,32,77", "8"),
+        "--tower", "text", "--tokens", sized("8,16,32,77", "8"), keep=keep,
     )  # fmt: skip
 
 
 def batches(device: str, keep: Keep) -> Data:
-    """Batches from 1 to 64."""
-    return profiled(
-        *MODEL, *_cells(device, sized("1,2,4,8,16,32,64", "2"), COMPILED), "--tower", "image"
-    )
+    """Batches from 1 to 64 in TensorRT, where it is there; each cell takes seconds."""
+    names = usable(device)
+    without = [name for name in names if name not in SIMULATED] if {*SIMULATED} & {*names} else ()
+    cells = _cells(device, sized("1,2,4,8,16,32,64", "2"), [*COMPILED, *without])
+    return profiled(*MODEL, *cells, "--tower", "image", keep=keep)
 
 
 def large(device: str, keep: Keep) -> Data:
-    """ViT-L-14's image tower at batches 1 and 32."""
+    """ViT-L-14's image tower at batches 1 and 32, with what it computes for each."""
+    from clipperf.models import zoo
+
     words = _cells(device, sized("1,32", "1") if device == "cuda" else "1", COMPILED)
-    return profiled(*LARGE, *words, "--tower", "image")
+    spec = zoo.resolve(LARGE[0], pretrained=LARGE[2] if len(LARGE) > 1 else None)
+    flop = arithmetic(spec)[1]
+    data: Data = {"flop": flop}
+    try:
+        return data | profiled(
+            *LARGE, *words, "--tower", "image", keep=lambda rows: keep(data | rows)
+        )
+    except Wrong as exc:
+        raise Wrong(str(exc), data | exc.data) from exc
 
 
 def eight_bits(device: str, keep: Keep) -> Data:
-    """int8 and fp8 on runtimes that take them."""
+    """int8 and fp8 on runtimes that take them: vectors of their engines, then times beside fp16."""
     from clipperf.engines import contract
 
-    pairs = [
-        (name, precision)
-        for name in timed(device)
+    names = timed(device)
+    found = {
+        precision: [name for name in names if precision in contract.get(name).precisions]
         for precision in sized(("int8", "fp8"), ("fp8",))
-        if precision in contract.get(name).precisions
-    ]
-    if not pairs:
+    }
+    if not any(found.values()):
         raise Skipped(f"no usable runtime on {device} takes int8 or fp8")
-    rows: list[Data] = []
-    for precision in dict.fromkeys(precision for _, precision in pairs):
-        names = ",".join(name for name, p in pairs if p == precision)
-        words = (
-            "--runtime",
-            names,
-            "--precision",
-            precision,
-            "--device",
-            device,
-            "--batch",
-            sized("1,32", "1"),
-        )
-        rows += profiled(*MODEL, *words, *sized((), ("--tower", "image")))["rows"]
-        keep({"rows": rows})
-    return {"rows": rows}
+    data: Data = {"vectors": [], "rows": []}
+    sides = sized(SIDES, SIDES[:1])
+    for precision, takers in found.items():
+        for name in takers:
+            data["vectors"] += judged_vectors(name, sides, precision, device)
+            keep(data)
+    beside = sized(("fp16",), ()) if device == "cuda" else ("fp32",)
+    takers = list(dict.fromkeys(name for takers in found.values() for name in takers))
+    asked = ",".join([*beside, *(precision for precision, takers in found.items() if takers)])
+    try:
+        data |= profiled(
+            *MODEL, "--runtime", ",".join(takers), "--precision", asked, "--device", device,
+            "--batch", sized("1,32", "1"), "--tower", "image",
+            keep=lambda rows: keep(data | rows),
+        )  # fmt: skip
+    except Wrong as exc:
+        raise Wrong(str(exc), data | exc.data) from exc
+    bad = [f"{v['runtime']} {v['precision']} {v['side']}" for v in data["vectors"] if not v["ok"]]
+    if bad:
+        raise Wrong(f"wrong or failed: {', '.join(bad)}", data)
+    return data
 
 
 def _cells(
@@ -280,26 +216,25 @@ def _cells(
 
 STAGES = (
     Stage("environment", "What is there", 60, environment),
-    Stage("parity", "Right vectors from every runtime", 240, parity, shared=True),
-    Stage(
-        "structures", "Every structure of open_clip's catalogue", 240, structures, 60, shared=True
-    ),
-    Stage("retrieval", "Zero-shot and retrieval on the sample", 180, retrieval, shared=True),
-    Stage("speed", "Images of ViT-B-32 on every runtime, interleaved", 240, speed, 30),
-    Stage("graphs", "CUDA graphs of ONNX Runtime's", 90, graphs),
+    Stage("parity", "Right vectors of ViT-B-32 from every runtime, in fp16", 200, parity),
+    Stage("gpu-tests", "The tests that need a GPU", 150, gpu_tests),
     Stage("memory", "The VRAM meter against a known gibibyte", 60, memory),
     Stage("known", "Phases and VRAM against costs that are known before", 90, known),
     Stage("products", "The rate of matrix products", 60, products),
-    Stage("served", "clipperf.load: self-test, threads, no memory, many calls", 150, served),
     Stage("rescue", "A tower that fp16 does not hold, with what is kept in fp32", 90, rescue),
-    Stage("gpu-tests", "The tests that need a GPU", 180, gpu_tests),
-    Stage("copies", "Ways to copy images in", 60, copies),
-    Stage("compiled", "PyTorch eager and compiled beside the others", 180, compiled, 40),
+    Stage("eight-bits", "int8 and fp8 beside fp16, and their vectors", 180, eight_bits, 30),
+    Stage("batches", "Batches from 1 to 64", 150, batches, 40),
+    Stage("compiled", "TensorRT and others beside PyTorch eager and compiled", 180, compiled, 40),
+    Stage("large", "ViT-L-14", 150, large, 40),
+    Stage("retrieval", "Zero-shot and retrieval on the sample", 180, retrieval),
     Stage("texts", "Texts by their length", 120, texts, 30),
-    Stage("eight-bits", "int8 and fp8", 240, eight_bits, 30),
-    Stage("large", "ViT-L-14", 180, large, 40),
+    Stage("served", "clipperf.load: self-test, threads, no memory, many calls", 200, served),
+    Stage("graphs", "CUDA graphs of ONNX Runtime's", 90, graphs),
+    Stage("precisions", "Right vectors in the other precisions", 240, precisions),
+    Stage("structures", "Every structure of open_clip's catalogue", 240, structures, 60),
+    Stage("copies", "Ways to copy images in", 60, copies),
     Stage("tuned", "The settings that tune chooses", 120, tuned, 60),
-    Stage("batches", "Batches from 1 to 64", 180, batches, 40),
+    Stage("speed", "Images of ViT-B-32 on every runtime, interleaved", 240, speed, 30),
 )
 """By worth: what comes late is what a short time leaves out."""
 

@@ -18,24 +18,29 @@ from typing import Any
 from first_gpu_base import ROOT
 
 from clipperf.engines import contract
+from clipperf.engines.tensorrt.flavours import DISTRIBUTIONS
 from clipperf.nouns.variant import SIDES
 from clipperf.system.files import read_json, write_text
 
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
 NOT_RUN = "not yet run on a GPU"
-PACKAGES = {
-    "torch": "torch", "torch-compile": "torch", "ort-cuda": "onnxruntime-gpu",
-    "ort-trt": "onnxruntime-gpu", "ort-trt-rtx": "onnxruntime-ep-nv-tensorrt-rtx-cu13",
-    "trt": "tensorrt", "trt-rtx": "tensorrt-rtx-cu13-bindings",
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "torch": ("torch",), "torch-compile": ("torch",), "ort-cuda": ("onnxruntime-gpu",),
+    "ort-trt": ("onnxruntime-gpu",), "ort-trt-rtx": ("onnxruntime-ep-nv-tensorrt-rtx-cu13",),
+    **DISTRIBUTIONS,
 }  # fmt: skip
-"""The package of each runtime whose version counts."""
+"""The packages of each runtime whose version counts, the first that is installed."""
+
+VECTORS = ("parity", "precisions")
+"""Stages that hold runtimes' vectors against PyTorch's."""
 
 STAGES = {
     "gpu-tests": "the tests that need a GPU",
     "speed": "`clipperf profile` of ViT-B-32's images",
     "structures": "every structure of open_clip's catalogue, two layers of each, in `ort-cuda`",
-    "served": "`clipperf.load` in `ort-cuda`: threads, next to no memory, many calls",
+    "served": "`clipperf.load`: threads, next to no memory, many calls",
     "tuned": "`clipperf tune`",
+    "known": "phases and VRAM of each runtime against costs that are known before",
     "memory": "the VRAM meter against a known allocation",
     "retrieval": "`clipperf eval` on a GPU",
     "rescue": "a tower beyond fp16, rescued",
@@ -87,7 +92,11 @@ def table(runs: Iterable[Data]) -> list[str]:
     on_gpus = [name for name in contract.names() if "cuda" in contract.get(name).devices]
     unseen = [(name, side) for name in on_gpus for side in SIDES]
     for run in runs:
-        found = run["stages"].get("parity", {}).get("data", {}).get("rows", ())
+        found = [
+            row
+            for stage in VECTORS
+            for row in run["stages"].get(stage, {}).get("data", {}).get("rows", ())
+        ]
         for name in dict.fromkeys(row["runtime"] for row in found):
             good = [row for row in found if row["runtime"] == name and row["ok"]]
             if good:
@@ -97,7 +106,7 @@ def table(runs: Iterable[Data]) -> list[str]:
     for stage, title in STAGES.items():
         for run in runs:
             if run["stages"].get(stage, {}).get("status") == "ok":
-                shown.append((title, where(run)))
+                shown.append((title + _served(run, stage), where(run)))
     if unseen:
         shown.append((", ".join(_unseen(unseen)), NOT_RUN))
     missing = [
@@ -108,6 +117,13 @@ def table(runs: Iterable[Data]) -> list[str]:
     if missing:
         shown.append(("; ".join(missing), NOT_RUN))
     return ["| on a GPU | where |", "|---|---|", *(f"| {what} | {on} |" for what, on in shown)]
+
+
+def _served(run: Data, stage: str) -> str:
+    """ " in `trt`" and others, where a stage says in which runtimes it was."""
+    rows = run["stages"][stage].get("data", {}).get("served", ())
+    names = ", ".join(f"`{row['runtime']}`" for row in rows)
+    return f", in {names}" if names else ""
 
 
 def _unseen(pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -123,8 +139,8 @@ def where(run: Data, runtime: str | None = None) -> str:
     """The GPU, its driver, the day, and the version of a runtime's package."""
     here = run["environment"]
     parts = [here["machine"], f"driver {here['driver']}", run["started"][:10]]
-    package = PACKAGES.get(runtime or "")
-    if package in here["versions"]:
+    named = (name for name in PACKAGES.get(runtime or "", ()) if name in here["versions"])
+    if package := next(named, None):
         parts.append(f"{package} {here['versions'][package]}")
     return ", ".join(parts)
 

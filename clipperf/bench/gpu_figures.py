@@ -41,14 +41,16 @@ class Seen:
 
     `vram_source` is "nvml-process" where NVML knows the worker by its process id, else
     "nvml-device-delta": the device's use over what it was before, which other users of the GPU
-    disturb (containers often hide process ids). `energy_source` is "counter" (the board's own, in
-    mJ) or "power samples" (their integral). Clocks are the lowest and highest seen. `missing` says
-    in words what was asked for and not told, or not all of the time, and why.
+    disturb (containers often hide process ids). `vram_device_bytes` is that growth in either case,
+    0 or less where others gave back more than the worker took. `energy_source` is "counter" (the
+    board's own, in mJ) or "power samples" (their integral). Clocks are the lowest and highest seen.
+    `missing` says in words what was asked for and not told, or not all of the time, and why.
     """
 
     samples: int
     vram_peak_bytes: int | None = None
     vram_source: str | None = None
+    vram_device_bytes: int | None = None
     energy_j: float | None = None
     energy_source: str | None = None
     power_w: float | None = None
@@ -86,6 +88,7 @@ def summarise(
         samples=len(samples),
         vram_peak_bytes=vram_peak_bytes,
         vram_source=vram_source,
+        vram_device_bytes=_growth(samples, baseline_bytes),
         energy_j=energy_j,
         energy_source=energy_source,
         power_w=sum(watts for _, watts in powers) / len(powers) if powers else None,
@@ -145,6 +148,11 @@ def _vram_peak(
     if used and baseline_bytes is not None and max(used) > baseline_bytes:
         return max(used) - baseline_bytes, "nvml-device-delta"
     return None, None
+
+
+def _growth(samples: Sequence[Sample], baseline_bytes: int | None) -> int | None:
+    used = [s.used_bytes for s in samples if s.used_bytes is not None]
+    return max(used) - baseline_bytes if used and baseline_bytes is not None else None
 
 
 def _integral(points: Sequence[tuple[float, float]]) -> float:

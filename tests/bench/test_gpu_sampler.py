@@ -19,6 +19,7 @@ from clipperf.bench import gpu_meters, passes
 from clipperf.bench.cost import QUICK
 from clipperf.bench.gpu_figures import NO_ENERGY, Sample, Seen, summarise
 from clipperf.bench.gpu_meters import GpuSampler
+from clipperf.engines.tensorrt import cuda as cuda_driver
 from clipperf.errors import MeasurementError
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
@@ -341,15 +342,19 @@ def test_nothing_to_read_without_a_gpu() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("one_gpu")
 def test_a_real_gpu_answers() -> None:
-    if environment.gpu_state()[0] is None:
-        pytest.skip("needs an NVIDIA GPU")
+    if environment.gpu_state()[0] is None or cuda_driver.package() is None:
+        pytest.skip("needs an NVIDIA GPU, and cuda-bindings to take memory of it")
     assert (gpu_meters.available_vram_bytes("cuda") or 0) > 0
     with gpu_meters.sampler("cuda") as meter:
         assert meter is not None
+        cuda = cuda_driver.open_cuda()
+        held = cuda.device_alloc(64 << 20)  # a process that holds nothing has no figure
         meter.begin(os.getpid())
         time.sleep(1.5)
         seen = meter.end()
+        cuda.device_free(held)
     assert seen is not None
     assert seen.samples >= 20
     assert seen.vram_peak_bytes is not None and seen.vram_source is not None

@@ -31,6 +31,7 @@ from clipperf.system.env import gpu, version_of
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.usefixtures("one_gpu"),
     pytest.mark.skipif(gpu() is None, reason="no NVIDIA GPU or driver found"),
 ]
 
@@ -216,10 +217,12 @@ def occupied(leave_bytes: int) -> Iterator[None]:
 
 
 def test_the_vram_meter_sees_a_known_allocation() -> None:
-    cuda = cuda_driver.open_cuda()
+    """In a container that hides processes, too: there nothing may have been taken before."""
     size = 512 * MIB
     with gpu_meters.sampler("cuda") as sampler:
         assert sampler is not None
+        cuda = cuda_driver.open_cuda()
+        first = cuda.device_alloc(8 * MIB)
         sampler.begin(os.getpid())
         before = sampler.end()
         sampler.begin(os.getpid())
@@ -227,6 +230,7 @@ def test_the_vram_meter_sees_a_known_allocation() -> None:
         time.sleep(0.5)
         during = sampler.end()
         cuda.device_free(held)
+        cuda.device_free(first)
     assert before is not None
     assert during is not None
     assert before.vram_source == during.vram_source

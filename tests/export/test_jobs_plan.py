@@ -347,6 +347,7 @@ def test_without_a_gpu_the_present_one_cannot_be_the_target(tmp_path: Path) -> N
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("one_gpu")
 @pytest.mark.skipif(flavours.gpu_kind() is None, reason="no NVIDIA GPU or driver here")
 def test_without_targets_the_present_gpu_is_the_target(tmp_path: Path) -> None:
     kind = flavours.gpu_kind()
