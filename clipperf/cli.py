@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -27,7 +30,7 @@ from clipperf.commands import (
     tune,
 )
 from clipperf.commands.ray_options import NAME as RAY
-from clipperf.commands.ray_options import with_address
+from clipperf.commands.ray_options import advice, misplaced, with_address
 from clipperf.errors import UsageError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -77,9 +80,11 @@ class _Command(TyperCommand):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         if any(RAY in param.opts for param in self.params):
+            ctx.meta[RAY] = misplaced(args)
             args = with_address(args)
         given = list(args)
-        rest = super().parse_args(ctx, args)
+        with _advising(ctx):
+            rest = super().parse_args(ctx, args)
         raw, _, _ = self.make_parser(ctx).parse_args(given)
         for param in self.params:
             typed, made = raw.get(param.name or ""), ctx.params.get(param.name or "")
@@ -88,6 +93,25 @@ class _Command(TyperCommand):
             if any(text == "" and isinstance(path, Path) for text, path in pairs):
                 raise UsageError(f"{param.opts[0]} is empty: name a file or folder")
         return rest
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        with _advising(ctx):
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _advising(ctx: typer.Context) -> Iterator[None]:
+    """An error about a word behind ``--ray`` says what an address looks like, too."""
+    word = ctx.meta.get(RAY)
+    # UsageError of the click that typer brings.
+    parser_error: Any = typer.BadParameter.__base__
+    try:
+        yield
+    except (parser_error, UsageError) as exc:
+        said = str(exc) if isinstance(exc, UsageError) else exc.message.rstrip(".")
+        if not word or not re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w-])", said):
+            raise
+        raise UsageError(f"{said}; {advice(word)}") from exc
 
 
 @app.callback(invoke_without_command=True)

@@ -17,6 +17,7 @@ ClipperfError                     everything clipperf raises on purpose
 ├── ChildError                    a process of clipperf's own died or hung        exit 1
 │   └── LimitError                it went over what it may take, and was ended    exit 1
 ├── ClusterError                  a cluster cannot be joined, or does not fit     exit 1
+│   ├── HeadError                 its head no longer answers                      exit 1
 │   └── LostError                 its machines or processes were lost, repeatedly exit 1
 └── MeasurementError              the harness itself failed                       exit 1
 
@@ -148,6 +149,10 @@ class LimitError(ChildError):
 
 class ClusterError(ClipperfError):
     """A cluster cannot be joined, or has no machine that fits what is asked."""
+
+
+class HeadError(ClusterError):
+    """The head of a cluster no longer answers; without it nothing new begins on the machines."""
 
 
 class LostError(ClusterError):

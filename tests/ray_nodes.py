@@ -3,7 +3,7 @@
 ``python ray_nodes.py TEMP NODES`` starts a head that takes no work and a node for each of the JSON
 list ``NODES`` (what it declares, and its environment), prints the address, and then does what each
 line of standard input says: ``kill 0`` ends a node with all its processes at once, ``add`` and the
-JSON of a node starts one more. It ends where its input does.
+JSON of a node starts one more, ``stop`` ends the head alone. It ends where its input does.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ class Nodes:
     def kill(self, number: int) -> None:
         """End a node and all that runs on it, as a power cut does."""
         self._ask(f"kill {number}")
+
+    def stop(self) -> None:
+        """End the head, with its processes alone: the other nodes do not know of it yet."""
+        self._ask("stop")
 
     def add(self, one: dict[str, Any]) -> None:
         """Start one more node."""
@@ -104,6 +108,7 @@ def main() -> None:
     """See the module."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ.pop("RAY_gcs_rpc_server_reconnect_timeout_s", None)  # is the command's
     from ray.cluster_utils import Cluster
 
     temp, asked = sys.argv[1], json.loads(sys.argv[2])
@@ -123,7 +128,9 @@ def main() -> None:
     print(json.dumps({"address": cluster.address}), flush=True)
     for line in sys.stdin:
         what, _, which = line.strip().partition(" ")
-        if what == "kill":
+        if what == "stop":
+            cut_off(cluster.head_node)
+        elif what == "kill":
             cut_off(nodes[int(which)])
             cluster.remove_node(nodes[int(which)], allow_graceful=False)
         else:

@@ -19,6 +19,8 @@ from snapshot_data import help_of
 import clipperf
 from clipperf.bench.sweeps.ledger import MARK
 from clipperf.commands.ray_options import with_address
+from clipperf.commands.sweep_view import Waits
+from clipperf.commands.sweep_view import shown as sweep_shown
 from clipperf.system import files, store
 
 MACHINE_HAS_GPU = Path("/dev/nvidiactl").exists()
@@ -47,6 +49,10 @@ MISTAKES = [
     ("profile --precision int3", 2, "int3", "choose from"),
     ("profile --device tpu", 2, "tpu", "runs on cpu"),
     ("profile --pretrained openai", 2, "--pretrained", "needs a MODEL"),
+    ("sweep no.toml --ray garbage", 2, "--ray garbage is no address", "HOST:PORT of"),
+    ("sweep --ray garbage", 2, "--ray garbage is no address", "HOST:PORT of"),
+    ("eval clipperf-sample --ray 10.0.0.1", 2, "--ray 10.0.0.1 is no address", "HOST:PORT of"),
+    ("embed sample --out no --ray garbage", 2, "--ray garbage is no address", "HOST:PORT of"),
     ("eval --batch 0", 2, "--batch", "clipperf eval --help"),
     ("eval --dataset no-such-folder", 2, "no-such-folder", "sample"),
     ("eval --precision int3", 2, "int3", "choose from"),
@@ -305,3 +311,29 @@ def test_a_sweep_that_another_command_writes_asks_no_cluster(cli: Cli, tmp_path:
     done = cli(*words)
     assert done.returncode == 1 and "no Ray cluster answers at 127.0.0.1:1" in done.stderr
     assert not out.exists()
+
+
+def test_each_view_of_a_sweep_says_what_is_waited_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = Waits(quiet=False, json_lines=False)
+    waits("before it begins")
+    with sweep_shown(quiet=False, json_lines=False) as waits.view:
+        waits("in lines")
+    assert capsys.readouterr().err.splitlines() == ["before it begins", "in lines"]
+    waits = Waits(quiet=False, json_lines=True)
+    waits("a machine")
+    with sweep_shown(quiet=False, json_lines=True) as waits.view:
+        waits("another")
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == [{"event": "waiting", "text": text} for text in ("a machine", "another")]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    waits = Waits(quiet=False, json_lines=False)
+    with sweep_shown(quiet=False, json_lines=False) as waits.view:
+        waits("above the bar")
+    assert "above the bar\n" in capsys.readouterr().err
+    quiet = Waits(quiet=True, json_lines=False)
+    quiet("nothing")
+    with sweep_shown(quiet=True, json_lines=False) as quiet.view:
+        quiet("nothing")
+    assert capsys.readouterr() == ("", "")

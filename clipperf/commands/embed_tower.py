@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 OnStage = Callable[[str], None]
 
+KEPT = "the shards that are whole are there"
+
 
 @dataclass(frozen=True)
 class TowerWish:
@@ -75,7 +77,8 @@ def opened(wish: TowerWish, on_stage: OnStage) -> Tower:
         device=wish.device,
         preprocess=wish.preprocess,
     )
-    _warn(found.warnings)
+    for problem in found.warnings:
+        _warn(problem)
     if wish.batch is not None:
         found.batch = wish.batch
     return in_precision(found, wish.precision)
@@ -130,9 +133,8 @@ def _chosen(wish: TowerWish) -> tuple[ModelSpec, Variant]:
     return specs[0], Variant(runtime, wish.precision or BASELINE_PRECISION)
 
 
-def _warn(problems: tuple[str, ...]) -> None:
-    for problem in problems:
-        say(f"warning: {problem}")
+def _warn(problem: str) -> None:
+    say(f"warning: {problem}")
 
 
 # --- on the machines of a cluster -----------------------------------------------------------
@@ -155,7 +157,7 @@ def machines(
     from clipperf.system.cluster.seeing import check_seen
 
     with (
-        opened(address) as cluster,
+        opened(address, on_stage, KEPT) as cluster,
         owned(url or str(store.home() / "ray")) as shared,
         contextlib.closing(cluster),  # before what its tasks write is removed
     ):
@@ -164,8 +166,7 @@ def machines(
             opening, device = _sent(wish, wish.artifact, shared)
         else:
             opening, device = _made(wish, cluster, shared, on_stage)
-        found = Machines(cluster, opening, device, dataset, on_stage)
-        _warn(found.facts.warnings)
+        found = Machines(cluster, opening, device, dataset, on_stage, _warn)
         check_precision(found.facts.cell, wish.precision)
         yield found
 

@@ -225,9 +225,9 @@ def command(
         check_shifted([row.dataset for row in rows])
     points = bundled_points() if robustness is None else read_points(expanded(robustness))
     with (
-        machines_of(ray, ray_store, devices) as machines,
-        open_target(json, "eval") as target,
         progress(quiet, total=1) as bar,
+        machines_of(ray, ray_store, devices, bar.stage) as machines,
+        open_target(json, "eval") as target,
     ):
 
         def load(given: str | Path | PublishedSet) -> Dataset:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from clipperf.bench.jobs import Away
 
 NAME = "--ray"
+KEPT = "scores that are there are in the result, embeddings in the stores of the machines"
 
 Ray = Annotated[
     Optional[str],  # noqa: UP045
@@ -35,6 +37,23 @@ RayStore = Annotated[
 ]
 
 
+def misplaced(args: Sequence[str]) -> str | None:
+    """The word behind a ``--ray``, which is none of its address; None where there is none."""
+    from clipperf.system.cluster.joining import is_address
+
+    for word, following in itertools.pairwise(args):
+        if word == NAME and not following.startswith("-") and not is_address(following):
+            return following
+    return None
+
+
+def advice(word: str) -> str:
+    """What an address looks like, for one who has given another word."""
+    from clipperf.system.cluster.joining import ADDRESSES
+
+    return f"{NAME} {word} is no address: {ADDRESSES}"
+
+
 def with_address(args: Sequence[str]) -> list[str]:
     """Words of a command line with the usual address behind a ``--ray`` that has none.
 
@@ -50,15 +69,19 @@ def with_address(args: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def joined(ray: str, store: str, look: bool = True) -> Iterator[Away]:
+def joined(
+    ray: str, store: str, on_wait: Callable[[str], None], kept: str, look: bool = True
+) -> Iterator[Away]:
     """The machines of a cluster; `store` is where things cross, with `look` all must see it.
+
+    `on_wait` has words for what is waited for, `kept` says what there is when the cluster is gone.
 
     Raises:
         ClipperfError: the cluster cannot be joined, or does not see that place.
     """
     from clipperf.bench.launchers.ray import joined
 
-    with joined(ray, store, look) as machines:
+    with joined(ray, store, look, on_wait, kept) as machines:
         yield machines
 
 
@@ -97,7 +120,10 @@ def check_evaluation(
 
 @contextlib.contextmanager
 def machines_of(
-    ray: str | None, ray_store: str | None, devices: Mapping[str, str]
+    ray: str | None,
+    ray_store: str | None,
+    devices: Mapping[str, str],
+    on_wait: Callable[[str], None],
 ) -> Iterator[Away | None]:
     """The machines of a cluster, on which the runtimes run; None without --ray."""
     from clipperf.bench.jobs import Call
@@ -107,6 +133,6 @@ def machines_of(
     if ray is None:
         yield None
         return
-    with joined(ray, ray_store or str(store.home() / "ray")) as machines:
+    with joined(ray, ray_store or str(store.home() / "ray"), on_wait, KEPT) as machines:
         machines.call(Call("the runtimes", usable_there, (dict(devices),)))
         yield machines

@@ -20,6 +20,7 @@ from clipperf.commands.options import (
 from clipperf.commands.ray_options import Ray, RayStore, check, joined
 from clipperf.commands.serving_options import bounded, usual
 from clipperf.commands.sweep_view import (
+    Waits,
     planned_lines,
     planned_tables,
     print_line,
@@ -28,6 +29,7 @@ from clipperf.commands.sweep_view import (
 )
 from clipperf.system.terminal import say
 from clipperf.text import number_of
+from clipperf.text import shown as shown_path
 
 if TYPE_CHECKING:
     from clipperf.bench.jobs import Away, Launcher
@@ -97,8 +99,9 @@ def command(
         if ray is not None and not dry_run:  # before machines that another one may work on
             _hold(folder, stack)
         crossing = ray_store or str(folder / CROSSING)
-        placed = stack.enter_context(_placed(asked, launcher, ray, crossing, not dry_run))
-        where, study, away = placed
+        waits = Waits(quiet, json_lines)
+        placed = _placed(asked, launcher, ray, crossing, not dry_run, waits, folder)
+        where, study, away = stack.enter_context(placed)
         expected = estimated(study)
         if dry_run:
             _show_plan(study, expected, kept, json_lines, away)
@@ -114,6 +117,7 @@ def command(
         kept.begin(asked.text)
         refuse_to_replace_data(folder / REPORT)
         with shown(quiet, json_lines) as view:
+            waits.view = view
             outcome = sweep(
                 study,
                 kept,
@@ -151,11 +155,18 @@ def _hold(folder: Path, stack: contextlib.ExitStack) -> None:
 
 @contextlib.contextmanager
 def _placed(
-    plan: SweepPlan, launcher: str, ray: str | None, store: str, look: bool
+    plan: SweepPlan,
+    launcher: str,
+    ray: str | None,
+    store: str,
+    look: bool,
+    waits: Waits,
+    folder: Path,
 ) -> Iterator[tuple[Launcher, Study, Away | None]]:
     """Where a plan is followed, what it comes to there, and the machines if not this one.
 
-    With `look` the machines must see `store`, into which something is written for that.
+    With `look` the machines must see `store`, into which something is written for that. Results lie
+    in `folder`.
     """
     from clipperf.bench.jobs import LAUNCHERS, Call, Launcher
 
@@ -163,7 +174,8 @@ def _placed(
         where = LAUNCHERS.get(launcher)
         yield where, study_of(plan, where.here), None
         return
-    with joined(ray, store, look) as machines:
+    kept = f"the groups that are finished are in {shown_path(folder)}"
+    with joined(ray, store, waits, kept, look) as machines:
         study = machines.call(Call("the plan", study_there, (plan,)))
         where = Launcher("ray", lambda: contextlib.nullcontext(machines), here=False)
         yield where, study, machines

@@ -26,6 +26,10 @@ class View(Protocol):
         """Show an event."""
         ...
 
+    def wait(self, text: str) -> None:
+        """Say what is waited for."""
+        ...
+
 
 class Lines:
     """A line for each event, but for stages that are over in a moment; none where it is `quiet`."""
@@ -43,6 +47,11 @@ class Lines:
         elif told.event in ("begin", "measured", "again", "note"):  # failures stand at the end
             say(told.text)
 
+    def wait(self, text: str) -> None:
+        """See `View`."""
+        if not self._quiet:
+            say(text)
+
 
 FAILED = "failed: "
 
@@ -53,6 +62,10 @@ class JsonLines:
     def __call__(self, told: Told) -> None:
         """See `View`."""
         print_line(vars(told))
+
+    def wait(self, text: str) -> None:
+        """See `View`."""
+        print_line({"event": "waiting", "text": text})
 
 
 class Live:
@@ -72,7 +85,25 @@ class Live:
         elif told.event in ("finished", "again", "failed"):
             text = one_line(f"{FAILED if told.event == 'failed' else ''}{told.text}")
             style = "dim" if told.event == "finished" else "yellow"
-            self._bar.console.print(text, style=style, highlight=False, markup=False)
+            self._print(text, style)
+
+    def wait(self, text: str) -> None:
+        """See `View`."""
+        self._print(one_line(text), "yellow")
+
+    def _print(self, text: str, style: str) -> None:
+        self._bar.console.print(text, style=style, highlight=False, markup=False)
+
+
+class Waits:
+    """Says what is waited for: before anything is shown by lines, then in the `view`."""
+
+    def __init__(self, quiet: bool, json_lines: bool) -> None:
+        self.view: View = JsonLines() if json_lines else Lines(quiet)
+
+    def __call__(self, text: str) -> None:
+        """See `View.wait`."""
+        self.view.wait(text)
 
 
 def _left(told: Told) -> str:

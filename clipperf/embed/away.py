@@ -7,6 +7,7 @@ waits at home, where shards are written. The dataset is read here, from the same
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import threading
 import time
@@ -73,18 +74,27 @@ class _Open:
 _open = _Open()
 
 
+@dataclass(frozen=True)
+class Warned:
+    """What a user should know of a tower that was opened on a machine."""
+
+    warnings: tuple[str, ...]
+
+
 def describe(tell: Tell, opening: Opening) -> Facts:
-    """Open the tower, and say what vectors depend on of it.
+    """Open the tower, and say what vectors depend on of it; tells its warnings.
 
     Raises:
         ClipperfError: it cannot be opened here.
     """
     with using():
-        return facts_of(_tower(opening))
+        return facts_of(_opened(tell, opening))
 
 
 def make(tell: Tell, job: Job, run: range) -> None:
     """Embed the items of a run of shards, and tell what comes of them, some parts at a time.
+
+    Where it opens the tower, it tells its warnings first.
 
     Raises:
         ClusterError: the dataset is not here, or is not what it is at home.
@@ -93,7 +103,7 @@ def make(tell: Tell, job: Job, run: range) -> None:
     if not run:
         return
     with using():
-        tower, data = _tower(job.opening), _dataset(job)
+        tower, data = _opened(tell, job.opening), _dataset(job)
         ended = threading.Event()
         parts = parts_of(data, job.plan, job.data.items, run, size_of(tower), ended)
         ready = embedded(tower, parts, job.workers, ended.set, job.normalize)
@@ -114,16 +124,22 @@ def _gathered(ready: Iterator[Outcome]) -> Iterator[tuple[Outcome, ...]]:
             own, told_s = [], time.monotonic()
 
 
-def _tower(opening: Opening) -> Tower:
+def _opened(tell: Tell, opening: Opening) -> Tower:
     """The tower, which is open already where an earlier task has opened it."""
-    if _open.tower is not None:
-        return _open.tower
+    if _open.tower is None:
+        _open.tower = _tower(opening)
+        if _open.tower.warnings:
+            own = f"{store.home()}{os.sep}"  # elsewhere the same has another name
+            tell(Warned(tuple(text.replace(own, "") for text in _open.tower.warnings)))
+    return _open.tower
+
+
+def _tower(opening: Opening) -> Tower:
     folder = shared_at(opening.url).fetch_folder(opening.folder, store.home())
     choice = replace(opening.choice, folder=folder)
     tower = open_chosen(folder, [choice], opening.side, opening.preprocess)
     if opening.batch is not None:
         tower.batch = opening.batch
-    _open.tower = tower
     return tower
 
 

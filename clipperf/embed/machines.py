@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from clipperf.embed import away
-from clipperf.embed.away import Job, Opening
+from clipperf.embed.away import Job, Opening, Warned
 from clipperf.embed.dataset import Dataset
 from clipperf.embed.keeping import Keeper, runs_of
 from clipperf.embed.wishes import OnStage
 from clipperf.system import gpus
+from clipperf.system.cluster.losses import say_where
 from clipperf.system.cluster.machines import Needs
 from clipperf.system.cluster.running import Cluster
 from clipperf.system.cluster.tasks import Done, OnLost, OnTold, Task
@@ -36,22 +37,29 @@ class Machines:
     """The machines of a cluster with a tower; see `run.Source`.
 
     Machines with a GPU run as many towers as they have declared GPUs where the tower runs on one;
-    else each has one tower and all of its cores.
+    else each has one tower and all of its cores. `warn` has what each of them warns of, once.
 
     Raises:
         ClipperfError: the tower cannot be opened on the first of them.
     """
 
     def __init__(
-        self, cluster: Cluster, opening: Opening, device: str, path: Path, on_stage: OnStage
+        self,
+        cluster: Cluster,
+        opening: Opening,
+        device: str,
+        path: Path,
+        on_stage: OnStage,
+        warn: Callable[[str], None],
     ) -> None:
         self._cluster, self._opening = cluster, opening
         self._needs = Needs(cpus=1, gpus=int(device == gpus.CUDA))
         self._path = path.absolute()
-        self._told = on_stage
+        self._told, self._warn = on_stage, warn
+        self._warned: set[str] = set()
         self.lost: list[str] = []
         task = self._task("the tower", away.describe, args=(opening,))
-        self.facts = called(cluster, task, self._lost)
+        self.facts = called(cluster, task, self._lost, self._hear)
 
     def make(self, data: Dataset, keeper: Keeper) -> None:
         """See `run.Source`.
@@ -78,6 +86,9 @@ class Machines:
                 yield self._task(name, away.make, late_args=partial(_left, job, run, keeper))
 
         def told(task: Task, outcomes: Any) -> None:
+            if isinstance(outcomes, Warned):
+                self._hear(task, outcomes)
+                return
             for outcome in outcomes:
                 # What Ray hands over lies in its store until nobody looks at it any more.
                 keeper.take(dataclasses.replace(outcome, vectors=outcome.vectors.copy()))
@@ -111,6 +122,14 @@ class Machines:
         each = (min(node.declared.gpus, node.declared.cpus) for node in nodes)
         return max(1, sum(map(int, each)))
 
+    def _hear(self, task: Task, warned: Warned) -> None:
+        """Pass on what a machine warns of, where none has before."""
+        node = self._cluster.node_of(task)
+        for text in warned.warnings:
+            if text not in self._warned:
+                self._warned.add(text)
+                self._warn(text if node is None else f"{node.name}: {text}")
+
     def _lost(self, task: Task, text: str) -> None:
         self.lost.append(f"{task.name}: {text}")
         self._told(self.lost[-1])
@@ -142,10 +161,8 @@ def called(
 
 def _raise_error(done: Done) -> None:
     """Raise what a machine raised, which says where."""
-    error = done.error
-    if error is None:
+    if done.error is None:
         return
-    named = done.node is None or done.node.name in str(error)
-    if done.node is not None and not named and error.args == (str(error),):
-        error.args = (f"{done.node.name}: {error}",)
-    raise error
+    if done.node is not None:
+        say_where(done.error, done.node)
+    raise done.error

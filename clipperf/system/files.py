@@ -29,6 +29,9 @@ from clipperf.system.reading import read_small
 from clipperf.system.targets import into_stream, is_stream, real
 from clipperf.text import json_text
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk, or a user's share of one, that has no room left."""
+
 LOCK_MODE = 0o664
 """Further cut by the umask. Whoever waits for a lock opens its file for writing."""
 
@@ -57,7 +60,7 @@ def translated(target: Path) -> Iterator[None]:
 
 def storage_error(target: Path, exc: OSError) -> StorageError:
     """What an OSError while writing `target` means, and what to do about it."""
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+    if exc.errno in FULL:
         free = _free_bytes(target)
         return StorageError(
             f"disk full while writing {target} ({free / 2**20:.0f} MiB free); what was written "

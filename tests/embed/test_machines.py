@@ -6,15 +6,16 @@ test wants it to.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,7 +67,11 @@ class Engine:
     def close(self):
         self._own.close()
 
-RUNTIME = Runtime("toy", "onnx", ("fp32",), ("cpu",), lambda d: Availability(True, "toy"), Engine)
+def warning(tower):
+    return f"beware on {NODE}" if (HERE / "warns").exists() else None
+
+RUNTIME = Runtime("toy", "onnx", ("fp32",), ("cpu",), lambda d: Availability(True, "toy"), Engine,
+                  warning=warning)
 """
 
 
@@ -163,6 +168,17 @@ def test_what_fails_says_where_once() -> None:
         with pytest.raises(EngineError, match=r"^a \(10.0.0.1, node 01234567\): no room$"):
             called(run(error), task, lambda task, text: None)
     assert told == [task, task]
+
+
+def test_what_machines_warn_of_is_said_once_with_the_first_ones_name() -> None:
+    told: list[str] = []
+    own: Any = Machines.__new__(Machines)
+    own._warned, own._warn = set(), told.append
+    for name, warned in (("a", ("one",)), ("b", ("one", "two")), ("a", ("two", "one"))):
+        at = SimpleNamespace(name=name)
+        own._cluster = SimpleNamespace(node_of=lambda task, at=at: at)
+        own._hear(Task("some", away.describe), away.Warned(warned))
+    assert told == ["a: one", "b: two"]
 
 
 def test_who_tells_waits_where_home_is_slow() -> None:
@@ -263,7 +279,7 @@ def words(
         path.unlink()
 
 
-@contextmanager
+@contextlib.contextmanager
 def begun(*args: object) -> Iterator[subprocess.Popen[str]]:
     """A command that does not outlive the block, however that ends."""
     with start(*args) as process:
@@ -335,14 +351,22 @@ def whole(alone: dict[str, Any], words: Any, cli: Cli, place: Path) -> dict[str,
 def test_the_same_shards_with_and_without(
     words: Any, whole: dict[str, bytes], place: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    """Both nodes run the tower, each in one process; corrupt items are counted and named."""
+    """Both nodes run the tower, each in one process; corrupt items are counted and named.
+
+    What each machine warns of is said, with its name.
+    """
     hold(place, "0")
+    (place / "warns").touch()
     out = tmp_path / "out"
     with begun(*words(out, ray=True), "--json") as process:
         until(lambda: ran(place).keys() == {"0", "1"}, process)
         release(place)
         told, said = process.communicate(timeout=120)
     assert process.returncode == 3, said
+    (place / "warns").unlink()
+    for node_ in ("0", "1"):
+        (line,) = (line for line in said.splitlines() if f": beware on {node_}" in line)
+        assert re.match(r"warning: \S+ \(.*, node \w{8}\): \S+/model.onnx: beware", line)
     summary = json.loads(told)
     assert (summary["vectors"], summary["corrupt"], summary["shards"]) == (46, 2, 12)
     assert (summary["made"], summary["tried"], summary["lost"]) == (12, 48, [])
@@ -426,7 +450,7 @@ def test_texts_of_a_model_that_one_of_the_machines_exports(
 def test_a_node_that_is_killed_loses_nothing(
     words: Any, whole: dict[str, bytes], nodes: Nodes, place: Path, tmp_path: Path
 ) -> None:
-    """The last test: it takes the second node away."""
+    """It takes the second node away."""
     out = tmp_path / "out"
     hold(place, "1")
     with begun(*words(out, ray=True), "--json") as process:
@@ -439,3 +463,43 @@ def test_a_node_that_is_killed_loses_nothing(
     assert (summary["vectors"], summary["made"], summary["tried"]) == (46, 12, 48)
     assert len(summary["lost"]) == 1 and "was lost" in summary["lost"][0]
     assert content(out) == whole and not leftovers(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_head_that_goes_ends_each_command_with_one_error(
+    words: Any, whole: dict[str, bytes], alone: Any, nodes: Nodes, place: Path, tmp_path: Path,
+    cli: Cli,
+) -> None:  # fmt: skip
+    """The last test: one works on the only machine, two wait for it, when the head is ended."""
+    out, plan = tmp_path / "out", tmp_path / "plan.toml"
+    shutil.copytree(alone["out"], out)
+    for number in range(3, 12):
+        (out / f"shard-{number:06d}.json").unlink()
+    plan.write_text('models = ["clipperf-sample"]\nruntimes = ["onnx"]\n')
+    hold(place, "0")
+    with contextlib.ExitStack() as ended:
+        embeds = ended.enter_context(begun(*words(out, ray=True), "--json"))
+        until(lambda: ran(place), embeds)
+        more = "--ray", nodes.address
+        sweeps = ended.enter_context(begun("sweep", plan, "--json-lines", *more))
+        evaluates = ended.enter_context(begun("eval", "clipperf-sample", *more))
+        assert sweeps.stdout is not None and evaluates.stderr is not None
+        waits = [json.loads(sweeps.stdout.readline()), evaluates.stderr.readline()]
+        nodes.stop()
+        ends = [each.communicate(timeout=120) for each in (embeds, sweeps, evaluates)]
+    assert waits[0]["event"] == "waiting"
+    for said in (waits[0]["text"], waits[1]):
+        assert re.match(r"waiting for .* has not said what it is: 0 of 1 CPUs free", said)
+    kept = ("the shards that are whole are there", f"are finished are in {tmp_path}", "are there")
+    for process, (_, said), there in zip((embeds, sweeps, evaluates), ends, kept, strict=True):
+        *before, last = said.splitlines()
+        assert process.returncode == 1
+        assert last.startswith(f"error: the head of the Ray cluster at {nodes.address} has not")
+        assert (
+            last.endswith("; the same command goes on once the cluster is back") and there in last
+        )
+        assert not [line for line in before if "rpc_client" in line or "Traceback" in line]
+    assert "waiting for " in ends[0][1] and " does not answer: " in ends[0][1]
+    assert not leftovers(tmp_path)
+    release(place)
+    assert cli(*words(out)).returncode == 3 and content(out) == whole

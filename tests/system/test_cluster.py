@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
@@ -21,16 +22,18 @@ from ray_nodes import Nodes, node, started
 
 from clipperf.errors import ClusterError, LostError, MissingDependencyError, UsageError
 from clipperf.system import env
-from clipperf.system.cluster import joining, losses, machines
+from clipperf.system.cluster import joining, losses, machines, roll, waiting
 from clipperf.system.cluster.machines import Facts, Needs, Node
 from clipperf.system.cluster.remote import ROOM
-from clipperf.system.cluster.running import NODES_S, Cluster, opened
+from clipperf.system.cluster.roll import NODES_S, Roll
+from clipperf.system.cluster.running import Cluster, opened
 from clipperf.system.cluster.tasks import Done, Flight, Task
 
 TOYS = """
 import os, time
 from pathlib import Path
 from clipperf.errors import UsageError
+from clipperf.system.cluster.machines import facts
 from clipperf.system.cluster.remote import at_end
 
 def square(tell, number, folder):
@@ -58,6 +61,13 @@ def refuse_and_clean(tell, folder):
     at_end((Path(folder) / "cleaned").touch)
     raise UsageError("not this one")
 
+def facts_in_the_end(tell, folder):
+    try:
+        (Path(folder) / "dies").unlink()
+    except FileNotFoundError:
+        return facts()
+    os._exit(3)
+
 def talk(tell, folder, many):
     with open(Path(folder) / "talked", "w") as log:
         for number in range(many):
@@ -79,7 +89,7 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_no_address_is_refused(word: str) -> None:
     pytest.importorskip("ray")
     assert not joining.is_address(word)
-    with pytest.raises(UsageError, match="give HOST:PORT"), opened(word):
+    with pytest.raises(UsageError, match=f"{word} is no address: .* HOST:PORT"), opened(word):
         pass
 
 
@@ -118,7 +128,7 @@ def test_where_nobody_listens_it_says_so() -> None:
     [
         ("127.0.0.1:{port}", "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:"),
         ("ray://127.0.0.1:{port}", "RAY_ADDRESS=ray://127.0.0.1:.* run the command on a machine"),
-        ("nowhere", "RAY_ADDRESS=nowhere: give HOST:PORT"),
+        ("nowhere", "RAY_ADDRESS=nowhere is no address: .* HOST:PORT"),
     ],
 )
 def test_where_nobody_listens_at_ray_address_it_says_so(
@@ -147,22 +157,22 @@ def test_a_machine_that_comes_later_with_another_clipperf_is_left_out(
 ) -> None:
     other = Facts("0.0.9", "m", "host-2", env.capture())
     row = {"NodeManagerAddress": "10.0.0.2", "Resources": {"CPU": 1.0}}
-    cluster: Any = Cluster.__new__(Cluster)
-    cluster._ray = SimpleNamespace(
+    own: Any = Roll.__new__(Roll)
+    own._ray = SimpleNamespace(
         get=lambda news: news, exceptions=SimpleNamespace(RayError=LostError)
     )
-    cluster._asked = {"b" * 56: (iter([("begun", None), ("done", other)]), row)}
-    cluster._silent, cluster.nodes, cluster._is_settled = set(), [], settled
-    cluster._hear("b" * 56)
+    own.asked = {"b" * 56: (iter([("begun", None), ("done", other)]), row)}
+    own.left_out, own.nodes, own.is_settled = {}, [], settled
+    own.hear("b" * 56)
     said = "host-2 (10.0.0.2, node bbbbbbbb) has 0.0.9"
     if settled:
-        cluster._hear("b" * 56)
-        assert cluster._silent == {"b" * 56} and said in capsys.readouterr().err
+        own.hear("b" * 56)
+        assert said in own.left_out["b" * 56] and said in capsys.readouterr().err
     else:
         with pytest.raises(ClusterError) as caught:
-            cluster._hear("b" * 56)
+            own.hear("b" * 56)
         assert said in str(caught.value)
-    assert cluster.nodes == []
+    assert own.nodes == []
 
 
 def test_machines_are_alike_where_all_that_counts_is() -> None:
@@ -197,7 +207,7 @@ def test_what_becomes_of_a_process_that_is_kept(kind: str, there: bool, expected
     facts: Any = None
     own: Any = Cluster.__new__(Cluster)
     at = Node("01234567", "10.0.0.1", Needs(2, 2), facts)
-    own.nodes = [at] if there else []
+    own._roll = SimpleNamespace(nodes=[at] if there else [])
     own._starter = SimpleNamespace(
         give_back=lambda *its: said.extend(("given back", *its)),
         end=lambda processes: said.extend(("ended", *processes)),
@@ -219,13 +229,20 @@ def test_a_machine_that_is_asked_again_is_hoped_for_while_it_is_at_work() -> Non
     at = Node("01234567", "10.0.0.1", Needs(2, 2), facts)
     task = Task("some", len, kept=True)
     flying, waiting = Flight(task, print, print, print, node=at), Flight(task, print, print, print)
-    own.nodes, own._has_lost, own._asked = [], True, {at.id: (None, {})}
+    own._roll = SimpleNamespace(
+        nodes=[], asked={at.id: None}, head=SimpleNamespace(why=""), words=["b has 0 CPUs"],
+        may_come=lambda task: True, goes_on="the same command goes on",
+    )  # fmt: skip
     own._flying, own._waiting, own._without_since_s = [flying], deque([waiting]), -NODES_S
     own._check_hope()
     assert own._without_since_s is None
     own._flying, own._without_since_s = [], time.monotonic() - 2 * NODES_S
-    with pytest.raises(ClusterError, match="no machine of the Ray cluster is left for some"):
+    with pytest.raises(ClusterError) as caught:
         own._check_hope()
+    assert str(caught.value) == (
+        "no machine of the Ray cluster can do it: some needs 1 CPU: b has 0 CPUs; none has come "
+        "for 120 s. the same command goes on"
+    )
 
 
 # --- with one ------------------------------------------------------------------------------
@@ -341,7 +358,8 @@ def test_errors_come_home_as_what_they_are(cluster: Cluster) -> None:
         cluster.call(Task("refused", toys().refuse))
     with pytest.raises(ClusterError, match="ZeroDivisionError"):
         cluster.call(Task("broken", toys().break_))
-    with pytest.raises(ClusterError, match="no machine of the Ray cluster has what many needs"):
+    said = r"can do it: many needs 1 CPU, 3 GPUs: .* has declared 1 CPU, 0 GPUs; .* 1 CPU, 2 GPUs"
+    with pytest.raises(ClusterError, match=said):
         cluster.call(Task("many", toys().refuse, needs=Needs(gpus=3)))
 
 
@@ -410,6 +428,68 @@ def test_others_go_on_while_one_is_called(cluster: Cluster, place: Path) -> None
 
     cluster.run(tasks(), on_done=lambda done: ended.append(done.value[0]))
     assert sorted(ended) == [49, 64]
+
+
+@pytest.mark.slow
+def test_a_machine_that_other_work_has_is_waited_for_with_a_word(
+    nodes: Nodes, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First none can say what it is, then one that has cannot begin what it is given."""
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.setenv(machines.APART, "1")
+    for name in ("FIRST_S", "BEGIN_S"):
+        monkeypatch.setattr(waiting, name, 0.5)
+    said: list[str] = []
+    held: list[Any] = []
+
+    def release() -> None:
+        while held:
+            ray.kill(held.pop())
+
+    def hear(text: str) -> None:
+        said.append(text)
+        release()
+
+    def hold() -> None:
+        """As other work does: one CPU of each node."""
+        for row in ray.nodes():
+            if row["Resources"].get("CPU"):
+                at = NodeAffinitySchedulingStrategy(row["NodeID"], soft=False)
+                held.append(other.options(num_cpus=1, scheduling_strategy=at).remote())
+        ray.get([each.__ray_ready__.remote() for each in held])
+
+    with joining.joined(nodes.address) as ray:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        other = ray.remote(type("Other", (), {}))
+        hold()
+        with opened(nodes.address, hear) as cluster:
+            assert len(cluster.nodes) == 2 and len(said) == 1
+            assert said[0].startswith("waiting for ") and said[0].count("has not said what it") == 2
+            assert said[0].count(" of 1 CPUs free") == 2
+            hold()
+            assert cluster.call(Task("five", toys().square, (5, str(place))))[0] == 25
+            assert len(said) == 2
+            assert "not begun yet: five on " in said[1]
+            assert " of 1 CPUs free" in said[1] and ", of which it takes 1 CPU" in said[1]
+
+
+@pytest.mark.slow
+def test_a_machine_whose_first_process_dies_is_asked_again(
+    nodes: Nodes, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.setattr(roll, "LOOK_S", 0.5)
+    monkeypatch.setattr(roll, "facts", functools.partial(toys().facts_in_the_end, folder=place))
+    (place / "dies").touch()
+    with opened(nodes.address) as cluster:
+        assert len(cluster.nodes) == 2 and not (place / "dies").exists()
+    monkeypatch.setattr(roll, "facts", toys().end)
+    with pytest.raises(ClusterError) as caught, opened(nodes.address):
+        pass
+    said = str(caught.value)
+    assert said.startswith("no machine of the Ray cluster takes work: ")
+    assert said.count(") starts no process, tried 3 times: WorkerCrashedError: ") == 2
 
 
 @pytest.mark.slow

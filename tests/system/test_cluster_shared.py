@@ -7,13 +7,17 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from object_stores import BUCKET, SCHEMES, ObjectStore, serving
 
 from clipperf.errors import ArtifactError, MissingDependencyError, StorageError, UsageError
 from clipperf.system.cluster import owning
+from clipperf.system.cluster.running import Cluster
 from clipperf.system.cluster.shared import BLOBS, TASKS, Blob, Shared
+from clipperf.system.cluster.tasks import Done, Flight, Task
 
 NAMES = ("model.onnx", "more/weights.bin")
 
@@ -181,3 +185,40 @@ def test_an_object_that_was_altered_in_a_bucket(bucket: str, folder: Path, tmp_p
     with pytest.raises(ArtifactError, match="its sha256 is"):
         shared.fetch_folder(found, tmp_path / "other")
     assert not (tmp_path / "other" / "artifacts" / "one").exists()
+
+
+def test_a_full_disk_here_is_told_from_a_full_shared_place(
+    home: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    """Both are one kernel's folders in this test; elsewhere one is a machine's, one of all."""
+    folder = home / "artifacts" / "large"
+    folder.mkdir(parents=True)
+    (folder / "weights.bin").write_bytes(bytes(4 * 2**20))
+    shared = Shared(str(tmp_path / "place"))
+    found = shared.put_folder(folder, "artifacts/large", ["weights.bin"])
+    with pytest.raises(StorageError, match=f"^disk full while writing {small_disk}/") as caught:
+        shared.fetch_folder(found, small_disk / "store")
+    assert shared.url not in str(caught.value)
+    assert not [path for path in small_disk.rglob("*") if path.stat().st_size > 2**20]
+    full = Shared(str(small_disk / "place"))
+    said = f"^the shared place {small_disk}/place is full: .* --ray-store another"
+    with pytest.raises(StorageError, match=said):
+        full.put_folder(folder, "artifacts/large", ["weights.bin"])
+    with pytest.raises(StorageError, match=said):
+        full.put("tasks/1/rows.json", bytes(4 * 2**20))
+    assert not [path for path in small_disk.rglob("*") if path.stat().st_size > 2**20]
+
+
+def test_what_a_machine_says_of_its_disk_names_it() -> None:
+    at: Any = SimpleNamespace(name="a (10.0.0.1, node 01234567)", id="0")
+    own: Any = Cluster.__new__(Cluster)
+    done: list[Done] = []
+    flight = Flight(Task("it", len), print, done.append, print, node=at)
+    own._flying = [flight]
+    own._end(flight, "failed", StorageError("disk full while writing /x"))
+    own._flying = [flight]
+    own._end(flight, "failed", UsageError("no such model"))
+    assert [str(each.error) for each in done] == [
+        "a (10.0.0.1, node 01234567): disk full while writing /x",
+        "no such model",
+    ]

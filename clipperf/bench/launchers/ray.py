@@ -46,6 +46,8 @@ from clipperf.system.cluster.running import Cluster, opened
 from clipperf.system.cluster.seeing import check_seen
 from clipperf.system.cluster.shared import Shared, SharedFolder
 from clipperf.system.cluster.tasks import Done, Task
+from clipperf.system.cluster.waiting import OnWait
+from clipperf.system.terminal import say
 
 
 @dataclasses.dataclass
@@ -178,7 +180,12 @@ class Remote:
     def _task(self, task: Call) -> Task:
         needs = Needs(gpus=int(task.on_gpu))
         return Task(
-            task.name, task.function, task.args, needs, fits=lambda node: node.kind == self.kind
+            task.name,
+            task.function,
+            task.args,
+            needs,
+            fits=lambda node: node.kind == self.kind,
+            unfit="is a machine of another kind than those that measure",
         )
 
     def _job(self, job: Job) -> Task:
@@ -266,18 +273,23 @@ def _of(made: Made, cell: Cell) -> Prepared | ClipperfError:
 
 @contextlib.contextmanager
 def joined(
-    address: str = AUTO, url: str | Path | None = None, look: bool = True
+    address: str = AUTO,
+    url: str | Path | None = None,
+    look: bool = True,
+    on_wait: OnWait = say,
+    kept: str = "",
 ) -> Iterator[Remote]:
     """The machines of the cluster at an address; `url` is where things cross.
 
-    Without `look` nothing is written there to see whether all machines see it.
+    Without `look` nothing is written there to see whether all machines see it. For `on_wait` and
+    `kept` see `opened`.
 
     Raises:
         ClipperfError: the cluster cannot be joined, or does not see the shared place.
     """
     where = str(url or store.home() / "ray")
     with (
-        opened(address) as cluster,
+        opened(address, on_wait, kept) as cluster,
         owned(where) if look else contextlib.nullcontext(Shared(where)) as shared,
         contextlib.closing(cluster),  # before what its tasks write is removed
     ):

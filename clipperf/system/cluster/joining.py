@@ -7,13 +7,13 @@ import logging
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 from clipperf.errors import ClusterError, MissingDependencyError, UsageError
+from clipperf.system.cluster.head import why_none
 from clipperf.system.extras import install
 from clipperf.text import one_line
 
@@ -23,9 +23,13 @@ AUTO = "auto"
 OWN = (AUTO, "local")
 """Addresses behind which nobody need listen yet."""
 
-ANSWER_S = 5.0
 ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
 CLIENT = "ray://"
+RECONNECT_S = 600
+ADDRESSES = (
+    "an address is HOST:PORT of the cluster's head, such as 10.0.0.1:6379, or auto for the cluster "
+    "that this machine is part of, as without one"
+)
 START = "start one with: ray start --head"
 TOKEN = (
     "a head that `ray start` made may ask for a token: set RAY_AUTH_MODE=token here, with its "
@@ -42,7 +46,8 @@ def joined(address: str = AUTO) -> Iterator[Any]:
     Raises:
         MissingDependencyError: Ray is not installed here.
         UsageError: `address` is no HOST:PORT.
-        ClusterError: nothing answers there, or it has another version of Ray or Python.
+        ClusterError: nothing answers there, or something else than a head, or one with another
+            version of Ray or Python.
     """
     ray = imported()
     if ray.is_initialized():
@@ -50,6 +55,8 @@ def joined(address: str = AUTO) -> Iterator[Any]:
         return
     _check_address(address)
     try:
+        if address == AUTO:
+            _check_found()
         with _own_sigterm():
             ray.init(
                 address=address,
@@ -106,6 +113,8 @@ def imported() -> Any:
     # What Ray would send home, and what it would build for tasks out of a `uv run`, is off.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # Ray ends a process whose head is gone, after a minute: `head` is what finds out, and says so.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", f"{RECONNECT_S}")
     try:
         import ray
     except ImportError as exc:
@@ -134,12 +143,30 @@ def _check_address(address: str) -> None:
             "cluster, with --ray HOST:PORT of its head"
         )
     if not ADDRESS.fullmatch(address):
-        raise UsageError(f"{said}: give HOST:PORT of the cluster's head, or no address")
-    host, _, port = address.rpartition(":")
+        raise UsageError(f"{said} is no address: {ADDRESSES}")
+    _check_answers(address, where)
+
+
+def _check_answers(address: str, where: str) -> None:
+    """Raise where no head of a cluster answers."""
+    if (reason := why_none(address)) is not None:
+        raise ClusterError(f"no Ray cluster answers at {where}: {reason}; {START}")
+
+
+def _check_found() -> None:
+    """Raise where the cluster that Ray would find on this machine does not answer any more."""
+    from ray._private import services
+
+    logging.getLogger("ray").setLevel(logging.ERROR)  # as `joined` has it
+    find = getattr(services, "get_ray_address_from_environment", None)
+    if find is None or os.environ.get("RAY_ADDRESS"):  # that was looked at
+        return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    except (OSError, OverflowError) as exc:
-        raise ClusterError(f"no Ray cluster answers at {where}: {exc}; {START}") from exc
+        found = find(AUTO, None)
+    except TypeError:  # of another version of Ray
+        return
+    if isinstance(found, str) and ADDRESS.fullmatch(found):
+        _check_answers(found, f"{found}, where one was started last on this machine")
 
 
 def _why(address: str, exc: Exception) -> str:

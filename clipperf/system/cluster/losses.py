@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from clipperf.errors import ClipperfError
+from clipperf.system.cluster.machines import Node
 from clipperf.text import one_line
 
 NODE = (
@@ -34,6 +36,12 @@ def why_not(ray: Any, exc: Exception) -> str | None:
     return one_line(lines[-1] if lines else type(exc).__name__)
 
 
+def say_where(error: ClipperfError, node: Node) -> None:
+    """Put the name of the machine that it is of before what an error says, if it is not there."""
+    if node.name not in str(error) and error.args == (str(error),):
+        error.args = (f"{node.name}: {error}",)
+
+
 def is_of_machine(exc: Exception) -> bool:
     """Whether an error says that the machine is gone, and not a process on it alone."""
     return type(exc).__name__ in NODE
@@ -42,3 +50,9 @@ def is_of_machine(exc: Exception) -> bool:
 def named(exc: Exception) -> str:
     """An error of Ray's in a few words: its first line says the class and no more."""
     return "its end of news" if isinstance(exc, StopIteration) else type(exc).__name__
+
+
+def told(exc: Exception) -> str:
+    """`named` with what Ray says of it, as far as that is short."""
+    said = one_line(str(exc)) if not isinstance(exc, StopIteration) else ""
+    return f"{named(exc)}: {said}" if said else named(exc)

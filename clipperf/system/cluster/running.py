@@ -13,102 +13,43 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from clipperf.errors import ClusterError, LostError
+from clipperf.errors import ClusterError, LostError, StorageError
 from clipperf.system.cluster import losses
 from clipperf.system.cluster.joining import AUTO, joined
-from clipperf.system.cluster.machines import Node, alive, declared, facts, other_version
+from clipperf.system.cluster.machines import Node, free_of
+from clipperf.system.cluster.roll import MOST_TRIES, NODES_S, Roll
 from clipperf.system.cluster.starting import Starter
 from clipperf.system.cluster.tasks import ANYTHING, Done, Flight, OnDone, OnLost, OnTold, Task
+from clipperf.system.cluster.waiting import OnWait, Waits, begins_late, cannot_take, not_begun
 from clipperf.system.terminal import say
 
-MOST_TRIES = 3
-NODES_S = 120.0
-"""How long to wait for a machine to come where none is left, and for each to say what it is."""
-LOOK_S, TURN_S = 5.0, 1.0
-"""How often to look for machines that have come or gone, and how long to wait for news."""
+TURN_S, GET_S = 1.0, 10.0
+"""How long to wait for news, and for what they say."""
 
 
 class Cluster:
     """A joined cluster; see `opened`. `nodes` are the machines that are there now."""
 
-    def __init__(self, ray: Any) -> None:
+    def __init__(self, ray: Any, on_wait: OnWait = say, kept: str = "") -> None:
         self._ray = ray
         self._starter = Starter(ray)
         self._waiting: collections.deque[Flight] = collections.deque()
         self._flying: list[Flight] = []
-        self._looked_s = -LOOK_S
         self._without_since_s: float | None = None
-        self._has_lost = self._is_settled = False
-        self._asked: dict[str, tuple[Any, dict[str, Any]]] = {}
-        self._silent: set[str] = set()
-        self.nodes: list[Node] = []
-        self.look()
-        self._settle()
-        self._is_settled = True
-        if not self.nodes:
-            why = f"none has a CPU to give, or all are busy for more than {NODES_S:g} s"
-            raise ClusterError(f"no machine of the Ray cluster takes work: {why}")
+        self._waits = Waits(on_wait)
+        self._roll = Roll(ray, self._starter, kept)
+        self._roll.settle(self._turn, self._waits)
 
     # --- machines --------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """See which machines are there; new ones are asked what they are, and join once they say.
+    @property
+    def nodes(self) -> list[Node]:
+        """The machines that are there now, and have said what they are."""
+        return self._roll.nodes
 
-        One that does not say is not asked again.
-        """
-        self._looked_s = time.monotonic()
-        there = alive(self._ray)
-        self._has_lost = self._has_lost or any(node.id not in there for node in self.nodes)
-        self.nodes = [node for node in self.nodes if node.id in there]
-        known = {node.id for node in self.nodes} | self._asked.keys() | self._silent
-        for name, row in there.items():
-            if name not in known:
-                news = self._starter.begin(name, declared(row), (facts, ()))
-                self._asked[name] = (news, row)
-
-    def _hear(self, name: str) -> None:
-        """One piece of news of a machine that was asked what it is; see `_refuse`."""
-        news, row = self._asked[name]
-        try:
-            kind, what = self._ray.get(next(news))
-        except losses.raised(self._ray) as exc:
-            del self._asked[name]
-            self._silent.add(name)
-            if (reason := losses.why_not(self._ray, exc)) is not None:
-                self._refuse(name, f"node {name[:8]}: {reason}")
-            return
-        if kind == "begun":
-            return
-        del self._asked[name]
-        if kind != "done":
-            self._refuse(name, f"node {name[:8]} cannot say what it is: {what}")
-            return
-        node = Node(name, row["NodeManagerAddress"], declared(row), what)
-        if (problem := other_version([node])) is not None:
-            self._refuse(name, problem)
-            return
-        self.nodes = sorted([*self.nodes, node], key=lambda node: (node.address, node.id))
-
-    def _refuse(self, name: str, why: str) -> None:
-        """Leave out a machine that has another version of clipperf, or none at all.
-
-        Raises:
-            ClusterError: it was there before the work began, which it might be meant for.
-        """
-        if not self._is_settled:
-            raise ClusterError(why)
-        self._silent.add(name)
-        say(f"note: a machine that came is left out: {why}")
-
-    def _settle(self) -> None:
-        """Wait until all that were asked have said what they are, but for those that are busy."""
-        until_s = time.monotonic() + NODES_S
-        while self._asked and time.monotonic() < until_s:
-            self._turn()
-        for name, (news, _) in self._asked.items():
-            self._ray.cancel(news, force=True)
-            self._silent.add(name)
-        self._asked.clear()
+    def node_of(self, task: Task) -> Node | None:
+        """The machine that a task is on."""
+        return next((each.node for each in self._flying if each.task is task), None)
 
     def free(self, task: Task) -> Node | None:
         """A machine that a task can begin on now."""
@@ -117,7 +58,7 @@ class Cluster:
 
     def fitting(self, task: Task) -> list[Node]:
         """The machines that a task can run on once they are free."""
-        return [node for node in self.nodes if task.fits(node) and node.holds([task.needs])]
+        return [node for node in self.nodes if task.lacks(node) is None]
 
     # --- tasks -----------------------------------------------------------------------------
 
@@ -173,6 +114,7 @@ class Cluster:
             with contextlib.suppress(*losses.raised(self._ray)):
                 self._ray.cancel(flight.news, force=True)
         self._flying.clear()
+        self._roll.close()
         self._starter.close()
 
     def _hand_over(self, task: Task, on_told: OnTold, on_done: OnDone, on_lost: OnLost) -> Flight:
@@ -189,16 +131,31 @@ class Cluster:
     def _until(self, true: Callable[[], bool]) -> None:
         """Wait for news and hand them on until something holds."""
         while not true():
-            if time.monotonic() - self._looked_s > LOOK_S:
-                self.look()
+            self._roll.look_again()
             self._place()
             self._check_hope()
+            self._say_waits()
             self._turn()
+        self._waits.see(None)
+
+    def _say_waits(self) -> None:
+        """Say what is waited for that is no work of this command."""
+        late = begins_late(self._flying)
+        head = self._roll.head
+        if head.why:
+            self._waits.see(head.silent_since_s, lambda: head.words)
+        elif self._without_since_s is not None:
+            self._waits.see(self._without_since_s, self._of_stuck)
+        elif late:
+            since_s = min(flight.placed_s for flight in late)
+            self._waits.see(since_s, lambda: not_begun(late, free_of(self._ray)))
+        else:
+            self._waits.see(None)
 
     def _turn(self) -> None:
         """Wait for news, for a moment at most, and hand them on."""
         flying = list(self._flying)
-        asked = {name: news for name, (news, _) in self._asked.items()}
+        asked = {name: news for name, (news, _) in self._roll.asked.items()}
         waited = [*(flight.news for flight in flying), *asked.values()]
         if not waited:
             time.sleep(TURN_S / 10)
@@ -207,18 +164,21 @@ class Cluster:
         if ready:
             ready, _ = self._ray.wait(waited, num_returns=len(waited), timeout=0)
         for name in [name for name, news in asked.items() if news in ready]:
-            self._hear(name)
+            self._roll.hear(name)
         for flight in [flight for flight in flying if flight.news in ready]:
             self._take(flight)
 
     def _place(self) -> None:
         """Begin what waits, as far as machines are free."""
+        if self._roll.head.why:  # nothing new begins without it
+            return
         for flight in list(self._waiting):
             node = self.free(flight.task)
             if node is None:
                 continue
             self._waiting.remove(flight)
             task, flight.node = flight.task, node
+            flight.begun, flight.placed_s = False, time.monotonic()
             call = task.function, task.args if task.late_args is None else task.late_args()
             takes = task.takes(node)
             if task.kept:
@@ -230,14 +190,27 @@ class Cluster:
     def _take(self, flight: Flight) -> None:
         """Hand on one piece of news."""
         try:
-            kind, what = self._ray.get(next(flight.news))
+            kind, what = self._got(next(flight.news))
         except losses.raised(self._ray) as exc:
             self._lost(flight, exc)
             return
+        flight.begun = True
         if kind == "told":
             flight.on_told(flight.task, what)
         elif kind != "begun":
             self._end(flight, kind, what)
+
+    def _got(self, news: Any) -> Any:
+        """One piece of news, which may have to come from another machine.
+
+        Raises:
+            HeadError: with the head the way for it is gone.
+        """
+        while True:
+            try:
+                return self._ray.get(news, timeout=GET_S)
+            except self._ray.exceptions.GetTimeoutError:
+                self._roll.look_again()
 
     def _end(self, flight: Flight, kind: str, what: Any) -> None:
         self._flying.remove(flight)
@@ -247,6 +220,8 @@ class Cluster:
         if kind == "broken":
             where = "" if flight.node is None else f" on {flight.node.name}"
             error = ClusterError(f"{flight.task.name} broke{where}: {what.strip()}")
+        elif isinstance(error, StorageError) and flight.node is not None:
+            losses.say_where(error, flight.node)  # there are several disks
         flight.on_done(Done(flight.task, flight.node, value, error, tuple(flight.losses)))
 
     def _lost(self, flight: Flight, exc: Exception) -> None:
@@ -259,10 +234,9 @@ class Cluster:
         if flight.process is not None:
             self._starter.drop(flight.process)
             flight.process = None
-        gone = losses.is_of_machine(exc) or node.id not in alive(self._ray)
+        gone = losses.is_of_machine(exc) or not self._roll.has(node)
         if gone:
-            self._has_lost = True
-            self.nodes = [each for each in self.nodes if each.id != node.id]
+            self._roll.drop(node)
         what = f"{node.name} was lost" if gone else f"a worker on {node.name} died"
         flight.losses.append(f"{what} ({losses.named(exc)})")
         if len(flight.losses) >= MOST_TRIES:
@@ -284,36 +258,45 @@ class Cluster:
 
     def _check_hope(self) -> None:
         """Raise where what waits can begin nowhere, and no machine has come for a while."""
-        stuck = [flight for flight in self._waiting if not self.fitting(flight.task)]
+        stuck = self._stuck()
         # One that is asked again while it is at work says what it is once that has ended.
         busy = {flight.node.id for flight in self._flying if flight.node is not None}
-        if (self.nodes and not stuck) or busy & self._asked.keys():
+        if (self.nodes and not stuck) or busy & self._roll.asked.keys() or self._roll.head.why:
             self._without_since_s = None
             return
         now_s = time.monotonic()
         if self._without_since_s is None:
             self._without_since_s = now_s
-        if (self.nodes and not self._has_lost) or now_s - self._without_since_s > NODES_S:
+        may_come = all(self._roll.may_come(flight.task) for flight in stuck)
+        if not may_come or now_s - self._without_since_s > NODES_S:
+            said = f"no machine of the Ray cluster can do it: {self._of_stuck()}"
             self._waiting.clear()
-            names = ", ".join(flight.task.name for flight in stuck) or "anything"
-            raise ClusterError(
-                f"no machine of the Ray cluster has what {names} needs"
-                if not self._has_lost
-                else f"no machine of the Ray cluster is left for {names}: none has come for "
-                f"{NODES_S:g} s; give the command again once there is one"
-            )
+            if may_come:
+                said = f"{said}; none has come for {NODES_S:g} s. {self._roll.goes_on}"
+            raise ClusterError(said)
+
+    def _stuck(self) -> list[Flight]:
+        """What waits and can begin on none of the machines that are there."""
+        return [flight for flight in self._waiting if not self.fitting(flight.task)]
+
+    def _of_stuck(self) -> str:
+        """What waits for machines that are not there."""
+        tasks = [flight.task for flight in self._stuck()]
+        return cannot_take(tasks, self.nodes, self._roll.words)
 
 
 @contextlib.contextmanager
-def opened(address: str = AUTO) -> Iterator[Cluster]:
+def opened(address: str = AUTO, on_wait: OnWait = say, kept: str = "") -> Iterator[Cluster]:
     """A cluster whose machines are known; what still runs on it when the block ends is ended.
+
+    `on_wait` has words for what is waited for, `kept` says what there is when the cluster is gone.
 
     Raises:
         MissingDependencyError, UsageError, ClusterError: see `joined`; also where no machine
             takes work, or one has another version of clipperf.
     """
     with joined(address) as ray:
-        cluster = Cluster(ray)
+        cluster = Cluster(ray, on_wait, kept)
         try:
             yield cluster
         finally:

@@ -192,20 +192,26 @@ class Shared:
                     self._fs.put_file(str(path), target)
 
     def _fetch_file(self, blob: Blob, target: Path) -> None:
-        source = self._at(f"{BLOBS}/{blob.sha256}")
+        """Fetch a file; an error of this machine's disk is not one of the shared place."""
         found = hashlib.sha256()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with self._translated(source), self._fs.open(source, "rb") as there, target.open("wb") as f:
-            while block := there.read(BLOCK_BYTES):
-                found.update(block)
-                f.write(block)
-            f.flush()
-            os.fsync(f.fileno())
+        with files.translated(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as here:
+                for block in self._blocks(self._at(f"{BLOBS}/{blob.sha256}")):
+                    found.update(block)
+                    here.write(block)
+                here.flush()
+                os.fsync(here.fileno())
         if found.hexdigest() != blob.sha256:
             raise ArtifactError(
                 f"{self.url}: a file was altered: its sha256 is {found.hexdigest()}, not "
                 f"{blob.sha256}; remove {BLOBS}/{blob.sha256} there"
             )
+
+    def _blocks(self, source: str) -> Iterator[bytes]:
+        with self._translated(source), self._fs.open(source, "rb") as there:
+            while block := there.read(BLOCK_BYTES):
+                yield block
 
     # --- fsspec ----------------------------------------------------------------------------
 
@@ -252,9 +258,17 @@ class Shared:
             raise MissingDependencyError(f"{self.url}: {one_line(str(exc))}") from exc
         except StorageError:
             raise
+        except OSError as exc:
+            if exc.errno in files.FULL:
+                said = "is full: free some space there, or give --ray-store another place"
+                raise StorageError(f"the shared place {self.url} {said}") from exc
+            raise self._unusable(exc) from exc
         except Exception as exc:
-            said = one_line(str(exc)) or type(exc).__name__
-            raise StorageError(f"{self.url} cannot be read or written: {said}") from exc
+            raise self._unusable(exc) from exc
+
+    def _unusable(self, exc: Exception) -> StorageError:
+        said = one_line(str(exc)) or type(exc).__name__
+        return StorageError(f"{self.url} cannot be read or written: {said}")
 
 
 @functools.cache

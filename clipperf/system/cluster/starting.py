@@ -15,6 +15,10 @@ LEAVE_S = 5.0
 AT_ONCE = 2
 """Calls of a process that is kept: its work, and the word that it is to end."""
 
+NEWS_BYTES = 64 * 2**20
+"""News up to this size go straight from process to process. Larger ones lie in the stores of the
+nodes: where that of the node at home goes, Ray ends the command without a word as it looks."""
+
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
@@ -26,7 +30,11 @@ class Starter:
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
-        usual = {"env_vars": {"RAY_worker_niceness": "0"}}  # Ray's is 15: all else would go first
+        settings = {
+            "RAY_worker_niceness": "0",  # Ray's is 15: all else would go first
+            "RAY_max_direct_call_object_size": f"{NEWS_BYTES}",
+        }
+        usual = {"env_vars": settings}
         remote = ray.remote(num_returns="streaming", max_retries=0, runtime_env=usual)
         self._perform = remote(perform)
         kept = ray.remote(max_restarts=0, max_task_retries=0, runtime_env=usual)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clipperf.errors import ClipperfError
-from clipperf.system.cluster.machines import NOTHING, Needs, Node, facts
+from clipperf.system.cluster.machines import NOTHING, Needs, Node, amounts, facts
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Task:
 
     `function` is one of a module, which the machine has, too. With `alone` nothing runs beside
     it; one that takes the `whole` of its node shares no more than the machine with those of other
-    nodes. `fits` says which machines will do, besides those that have what it needs.
+    nodes. `fits` says which machines will do, besides those that have what it needs; `unfit` is
+    what the others are.
 
     Tasks that are `kept` run in a process of their node that stays for the next one, with what an
     earlier one has opened. `late_args` are asked for when a task begins, in the place of `args`:
@@ -29,6 +30,7 @@ class Task:
     needs: Needs = NOTHING
     alone: bool = True
     fits: Callable[[Node], bool] = lambda node: True
+    unfit: str = "is another machine"
     whole: bool = False
     kept: bool = False
     late_args: Callable[[], tuple[Any, ...]] | None = None
@@ -36,6 +38,16 @@ class Task:
     def takes(self, node: Node) -> Needs:
         """What it takes of a node that it runs on."""
         return node.declared if self.alone or self.whole else self.needs
+
+    def lacks(self, node: Node) -> str | None:
+        """Why a machine cannot take it, whatever becomes free there; None where it can."""
+        if not self.fits(node):
+            return self.unfit
+        return (
+            None
+            if node.holds([self.needs])
+            else f"has declared {amounts(node.declared, self.needs)}"
+        )
 
     def can_begin(self, node: Node, flying: Iterable[Flight]) -> bool:
         """Whether a machine has room for it beside those that fly."""
@@ -76,4 +88,6 @@ class Flight:
     node: Node | None = None
     news: Any = None
     process: Any = None
+    begun: bool = False
+    placed_s: float = 0.0
     ended: bool = False
