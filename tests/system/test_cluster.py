@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from conftest import ROOT
 from ray_nodes import Nodes, node, started
@@ -305,6 +306,32 @@ def test_nothing_runs_beside_a_task_that_is_alone(cluster: Cluster, place: Path)
     for own in spans.values():
         own.sort()
         assert all(end <= begun for (_, end), (begun, _) in itertools.pairwise(own))
+
+
+@pytest.mark.slow
+def test_what_flies_when_a_run_fails_is_ended(cluster: Cluster, place: Path) -> None:
+    """Both machines are at work on what has no end, and are free for what comes next."""
+    waits = [place / f"wait-{number}" for number in (50, 51)]
+    pids: list[int] = []
+
+    def told(task: Task, what: Any) -> None:
+        pids.append(what[1])
+        if len(pids) == 2:
+            raise KeyError("at home")
+
+    for path in waits:
+        path.touch()
+    try:
+        with pytest.raises(KeyError, match="at home"):
+            cluster.run((Task(f"{n}", toys().square, (n, str(place))) for n in (50, 51, 52)), told)
+        assert cluster.call(Task("3", toys().square, (3, str(place))))[0] == 9
+        end_s = time.monotonic() + 60
+        while any(map(psutil.pid_exists, pids)):
+            assert time.monotonic() < end_s, "a task goes on that nobody waits for"
+            time.sleep(0.05)
+    finally:
+        for path in waits:
+            path.unlink()
 
 
 @pytest.mark.slow

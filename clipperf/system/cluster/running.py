@@ -80,14 +80,15 @@ class Cluster:
         """
         mine: list[Flight] = []
         waiting = iter(tasks)
-        while True:
-            self._until(self._any_free)
-            task = next(waiting, None)
-            if task is None:
-                break
-            mine = [flight for flight in mine if not flight.ended]
-            mine.append(self._hand_over(task, on_told, on_done, on_lost))
-        self._until(lambda: all(flight.ended for flight in mine))
+        with self._starter.ending(mine, self._waiting, self._flying):
+            while True:
+                self._until(self._any_free)
+                task = next(waiting, None)
+                if task is None:
+                    break
+                mine[:] = [flight for flight in mine if not flight.ended]
+                mine.append(self._hand_over(task, on_told, on_done, on_lost))
+            self._until(lambda: all(flight.ended for flight in mine))
 
     def call(
         self,
@@ -102,18 +103,15 @@ class Cluster:
         """
         done: list[Done] = []
         flight = self._hand_over(task, on_told, done.append, on_lost)
-        self._until(lambda: flight.ended)
+        with self._starter.ending([flight], self._waiting, self._flying):
+            self._until(lambda: flight.ended)
         if done[0].error is not None:
             raise done[0].error
         return done[0].value
 
     def close(self) -> None:
         """End what still runs, at once."""
-        self._waiting.clear()
-        for flight in [each for each in self._flying if each.process is None]:
-            with contextlib.suppress(*losses.raised(self._ray)):
-                self._ray.cancel(flight.news, force=True)
-        self._flying.clear()
+        self._starter.cancel([*self._waiting, *self._flying], self._waiting, self._flying)
         self._roll.close()
         self._starter.close()
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from clipperf.system.cluster import losses
 from clipperf.system.cluster.machines import Needs
 from clipperf.system.cluster.remote import ROOM, Kept, perform
+from clipperf.system.cluster.tasks import Flight
 
 LEAVE_S = 5.0
 """How long processes that are kept may take to clean up before they are ended."""
@@ -64,6 +67,27 @@ class Starter:
     def give_back(self, node_id: str, takes: Needs, process: Any) -> None:
         """A process whose call has ended well waits for the next one."""
         self._idle.setdefault(node_id, []).append((takes, process))
+
+    @contextlib.contextmanager
+    def ending(
+        self, flights: list[Flight], waiting: deque[Flight], flying: list[Flight]
+    ) -> Iterator[None]:
+        """With flights that are over with the block, however that ends; see `cancel`."""
+        try:
+            yield
+        finally:
+            self.cancel(flights, waiting, flying)
+
+    def cancel(self, flights: list[Flight], waiting: deque[Flight], flying: list[Flight]) -> None:
+        """End flights, as nobody waits for them any more: they wait and fly no longer."""
+        left = [flight for flight in flights if flight in flying]
+        for held in (waiting, flying):
+            for flight in [flight for flight in flights if flight in held]:
+                held.remove(flight)
+        self.end([flight.process for flight in left if flight.process is not None])
+        for flight in [flight for flight in left if flight.process is None]:
+            with contextlib.suppress(*losses.raised(self._ray)):
+                self._ray.cancel(flight.news, force=True)
 
     def drop(self, process: Any) -> None:
         """A process that is lost, and cleans up nothing any more."""
