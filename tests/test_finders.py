@@ -39,6 +39,12 @@ def test_nothing_is_lost_by_kills(place: Path) -> None:
     assert "5 kills, 0 problems, 3 runs to the end" in said
 
 
+def test_nothing_is_lost_by_kills_on_a_cluster(place: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'clipperf[ray]'")
+    words = ("--ray", "--only", "sweep-ray", "--kills", 2, "--in-a-row", 2, "--folder", place)
+    assert "2 kills, 0 problems, 1 runs to the end" in found("tools/kills.py", *words)
+
+
 def test_nothing_is_lost_where_calls_fail(place: Path) -> None:
     if shutil.which("strace") is None or shutil.which("prlimit") is None:
         pytest.skip("no strace or prlimit here")

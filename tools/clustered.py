@@ -32,13 +32,13 @@ PLAN = f"""
 models = ["{MODEL}"]
 towers = ["text"]
 runtimes = ["onnx"]
-batches = [1, 2, 3]
+batches = [1, 2]
 threads = [1]
 scenarios = ["brief"]
 datasets = ["few"]
 quick = true
 """
-"""Three groups and an evaluation."""
+"""Two groups and an evaluation."""
 
 BRIEF = """
 import time
@@ -114,7 +114,7 @@ class Clustered:
     def left(self, place: Path) -> list[str]:
         """What of commands that have ended lies on the nodes or in a shared place below `place`."""
         dots = [path for path in self.folder.glob("node-*/**/.*") if path.name.startswith(PREFIX)]
-        found = self.folder.glob("scratch-*/*")
+        found = self.folder.glob("scratch-*/*")  # `temporaries.scratch` and whatever else there is
         scratch = [path for path in found if not path.match(TORCHS)]
         shared = [path for name in ("tasks/*", "blobs/.*") for path in place.rglob(name)]
         return [

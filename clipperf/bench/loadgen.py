@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from clipperf.errors import (
     RefusedError,
 )
 from clipperf.nouns.serving import OFFLINE, SERVER, SINGLE_STREAM, Serving, Trial
-from clipperf.system import extras
+from clipperf.system import extras, temporaries
 from clipperf.system.env import version_of
 from clipperf.system.protocol import Tell
 
@@ -152,11 +151,11 @@ def offer(
     answering = Answering(
         loadgen, run, inputs, lambda own: Batcher(own, size, delay_s, streams), tell
     )
-    with tempfile.TemporaryDirectory(prefix="clipperf-loadgen-") as folder:
-        _start(loadgen, settings, answering, len(inputs), folder)
+    with temporaries.scratch("loadgen") as folder:
+        _start(loadgen, settings, answering, len(inputs), str(folder))
         if answering.failure is not None:
             raise EngineError(f"while inputs were offered: {answering.failure}")
-        log = _read(Path(folder) / "mlperf_log_detail.txt")
+        log = _read(folder / "mlperf_log_detail.txt")
     used = {**wanted, "scenario": SCENARIOS[scenario], "loadgen": version_of(DISTRIBUTION) or ""}
     return _trial(log, scenario, rate_per_s, answering, used)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from clipperf.evals.verdicts import MARGIN
 from clipperf.evals.worker import ModelRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import ResultFile
-from clipperf.system import env, files, store
+from clipperf.system import env, files, store, temporaries
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ def compare(
         path=str(path or store.new_result_path("eval")),
     )
     files.check_writable(Path(result.path))
-    with tempfile.TemporaryDirectory(prefix="clipperf-eval-") as scratch:
-        shared = Path(scratch) / "dataset.json"
+    with temporaries.scratch("eval") as scratch:
+        shared = scratch / "dataset.json"
         files.write_json(shared, dataset)
         for pair in pairs:
             parties = []

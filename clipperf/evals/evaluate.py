@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from clipperf.nouns.variant import (
     PRECISIONS,
     PixelDtype,
 )
-from clipperf.system import env, files, results, store
+from clipperf.system import env, files, results, store, temporaries
 from clipperf.system.child import Child
 from clipperf.system.family import Guard
 
@@ -97,9 +96,9 @@ def evaluate(
     failures: list[Failure] = []
     with (
         results.filled(Path(result.path)) as write,
-        tempfile.TemporaryDirectory(prefix="clipperf-eval-") as scratch,
+        temporaries.scratch("eval") as scratch,
     ):
-        shared = Path(scratch) / "dataset.json"
+        shared = scratch / "dataset.json"
         files.write_json(shared, dataset)
         for spec in specs:
             wanted = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from clipperf.inputs.sources import is_hidden
 from clipperf.models.dataset_names import CLIP_PAPER_TABLES, OPEN_CLIP_38
 from clipperf.models.published import read_table
 from clipperf.nouns.result import ResultFile
+from clipperf.system import temporaries
 from clipperf.system.results import filled
 from clipperf.system.targets import entries_of, expanded, kind_of
 from clipperf.text import quoted, shown
@@ -151,7 +151,7 @@ def evaluated(
     failures: list[Failure] = []
     with (
         filled(target) as write,
-        tempfile.TemporaryDirectory(prefix="clipperf-suite-") as scratch,
+        temporaries.scratch("suite") as scratch,
     ):
         for row in {row.dataset: row for row in wanted if row.given is not None}.values():
             assert row.given is not None
@@ -161,7 +161,7 @@ def evaluated(
                 data = dataclasses.replace(
                     data, name=row.dataset, metrics=tuple(dict.fromkeys(asked)) or data.metrics
                 )
-                result, failed = evaluate_on(data, Path(scratch) / "one.json")
+                result, failed = evaluate_on(data, scratch / "one.json")
             except MissingPartError as exc:
                 reasons[row.dataset] = str(exc)
                 continue

@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ if sys.platform != "win32":
     import fcntl
 
 PREFIX = ".tmp-"
+SCRATCH = "clipperf-"
 LABEL_BYTES = 200
 _WRITER = rf"{re.escape(PREFIX)}(old|\d+-[0-9a-f]{{8}})"
 
@@ -88,6 +90,21 @@ def made(path: Path, *, folder: bool = False) -> Iterator[Path]:
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """A folder of the user's alone among the machine's temporary files; see `made`."""
+    with made(Path(tempfile.gettempdir()) / f"{SCRATCH}{name}", folder=True) as folder:
+        folder.chmod(0o700)
+        yield folder
+
+
+def sweep_scratch() -> None:
+    """Remove all scratch folders of processes that were killed."""
+    for leftover in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-{SCRATCH}*"):
+        if is_one(leftover.name):
+            _sweep_one(leftover)
+
+
 def _made(path: Path, folder: bool) -> tuple[Path, int | None]:
     """A fresh file or folder, and the descriptor that holds its lock."""
     while True:
@@ -127,9 +144,13 @@ def _sweep(path: Path) -> None:
     for leftover in of(path):
         if leftover == aside(path):  # a folder's content, which waits to be put back
             continue
-        with contextlib.suppress(OSError), without_writer(leftover) as dead:
-            if dead:
-                remove(leftover)
+        _sweep_one(leftover)
+
+
+def _sweep_one(leftover: Path) -> None:
+    with contextlib.suppress(OSError), without_writer(leftover) as dead:
+        if dead:
+            remove(leftover)
 
 
 def remove(leftover: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from clipperf.errors import MeasurementError
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.nouns.result import Environment, Measurement
-from clipperf.system import env
+from clipperf.system import env, temporaries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +69,7 @@ def harness_overhead_s(env: Environment, settings: Settings = cost.QUICK) -> flo
     """
     spec = ModelSpec("empty", "simulated", "empty", "random:0", 8, 8, 8)
     cell = Cell(spec.id, "image", "simulated", "fp32", "cpu", 1, 1)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporaries.scratch("overhead") as folder:
         script = Path(folder) / "empty.json"
         script.write_text("{}")
         request = EngineRequest(cell, spec, str(script))

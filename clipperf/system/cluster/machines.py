@@ -11,7 +11,7 @@ from typing import Any
 
 from clipperf import units
 from clipperf.nouns.result import Environment
-from clipperf.system import env
+from clipperf.system import env, temporaries
 from clipperf.system.cluster.head import bounded
 from clipperf.version import __version__
 
@@ -83,7 +83,11 @@ class Node:
 
 
 def facts(tell: object = None) -> Facts:
-    """What this machine is; runs on each node, with all that the node has declared."""
+    """What this machine is; runs on each node, with all that the node has declared.
+
+    What killed tasks have left among its temporary files goes.
+    """
+    temporaries.sweep_scratch()
     return Facts(__version__, kernel(), platform.node(), env.capture())
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from clipperf.errors import UsageError
+from clipperf.system import temporaries
 from clipperf.system.store import home
 from clipperf.system.terminal import say
 
@@ -25,7 +26,11 @@ Held = Literal["alone", "with others", "unknown"]
 
 @contextlib.contextmanager
 def using() -> Iterator[None]:
-    """Hold the store with other commands; waits for a `gc` that is removing things."""
+    """Hold the store with other commands; waits for a `gc` that is removing things.
+
+    What killed processes have left among the machine's temporary files goes first.
+    """
+    temporaries.sweep_scratch()
     descriptor = _opened()
     try:
         if descriptor is not None:
