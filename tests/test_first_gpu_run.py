@@ -409,7 +409,8 @@ def test_a_stage_that_gives_no_reason_is_told_by_how_it_ended(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_who_stops_the_tool_stops_its_stages(number: signal.Signals, tmp_path: Path) -> None:
-    words = ("--device", "cpu", "--only", "parity", "retrieval", "--out", str(tmp_path))
+    """And what these have started: here a pytest that collects."""
+    words = ("--device", "cpu", "--only", "gpu-tests", "--out", str(tmp_path))
     env = os.environ | {"PYTHONPATH": str(ROOT), "CLIPPERF_HOME": str(tmp_path / "home")}
     with subprocess.Popen([sys.executable, str(TOOL), *words], env=env) as process:
         parent, stages = psutil.Process(process.pid), []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from operator import ge, le
 from typing import Any
 
 Data = dict[str, Any]
@@ -42,8 +44,8 @@ def aims(stages: Data) -> list[Aim]:
     found = [
         one(
             f"ViT-B-32's images in fp16 at batch {batch}: at least {least} times torch-compile",
-            lambda batch=batch: over_compiled(stages, batch),
-            lambda value, least=least: value >= least,
+            partial(over_compiled, stages, batch),
+            partial(le, least),
             "{:.2f} times, {}",
         )
         for batch, least in OVER_COMPILED.items()
@@ -51,8 +53,8 @@ def aims(stages: Data) -> list[Aim]:
     found.append(
         one(
             f"ViT-L-14 in fp16 at batch 32: at least {OF_PRODUCTS:.0%} of the rate of products",
-            lambda: of_products(stages),
-            lambda value: value >= OF_PRODUCTS,
+            partial(of_products, stages),
+            partial(le, OF_PRODUCTS),
             "{:.0%}, {}",
         )
     )
@@ -60,24 +62,24 @@ def aims(stages: Data) -> list[Aim]:
         one(
             f"texts of {SHORT} tokens at batch 32: at least {OVER_PADDED:.0f} times "
             f"{WHOLE_CONTEXT} tokens",
-            lambda: over_padded(stages),
-            lambda value: value >= OVER_PADDED,
+            partial(over_padded, stages),
+            partial(le, OVER_PADDED),
             "{:.2f} times, {}",
         )
     )
     found.append(
         one(
             f"VRAM of the process within {VRAM_SHARE:.0%} of the device's growth, by NVML",
-            lambda: vram_apart(stages),
-            lambda value: value <= VRAM_SHARE,
+            partial(vram_apart, stages),
+            partial(ge, VRAM_SHARE),
             "{:.1%} apart, {}",
         )
     )
     found += [
         one(
             f"int8 no slower than fp16, images at batch {batch}",
-            lambda batch=batch: over_halves(stages, batch),
-            lambda value: value >= NO_SLOWER,
+            partial(over_halves, stages, batch),
+            partial(le, NO_SLOWER),
             "{:.2f} times, {}",
         )
         for batch in OVER_COMPILED
