@@ -15,10 +15,6 @@ LEAST_DRIVER = {12: 525, 13: 580}
 compatibility). Packages that bring a later driver's library make some older ones do, so this is
 said and nothing is refused."""
 
-LEAST_FOR_TENSORRT = {12: 535, 13: 580}
-"""TensorRT's own on Linux, as its prerequisites of 10.16 to 11.4 name them (those of TensorRT for
-RTX name none)."""
-
 EXPECTED = 4
 """So many of the candidates of `tune` are named."""
 
@@ -84,7 +80,7 @@ def _driver_words(driver: str) -> str:
         (
             f"{flavours.TITLES[flavour]} {version}",
             flavours.cuda_major(flavour),
-            LEAST_FOR_TENSORRT if flavour == "trt" else LEAST_DRIVER,
+            flavours.LEAST_DRIVER.get(flavour, LEAST_DRIVER),
         )
         for flavour in flavours.FLAVOURS
         if (version := flavours.version(flavour))

@@ -39,6 +39,10 @@ INSTALL = {flavour: extras.install(flavour) for flavour in ("trt", "trt-rtx")}
 MODULES = {"trt": ("tensorrt",), "trt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 """Names to import; the bindings' wheel of TensorRT for RTX installs only the second."""
 
+LEAST_DRIVER = {"trt": {12: 535, 13: 580}}
+"""The first branch of the driver for each CUDA where a flavour names one of its own: TensorRT's
+prerequisites of 10.16 to 11.4 on Linux; those of TensorRT for RTX name none."""
+
 DISTRIBUTIONS = {
     "trt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     "trt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),
