@@ -472,6 +472,7 @@ def test_the_arithmetic_of_a_tower_is_counted() -> None:
     parameters, flop = first_gpu_known.arithmetic(zoo.resolve("ViT-S-32-alt", pretrained="random"))
     assert parameters > 3 * 32 * 32 * 256
     assert flop > 2 * 49 * 3 * 32 * 32 * 256
+    assert first_gpu_known.arithmetic(zoo.resolve("clipperf-sample"))[1] > 0, "of another family"
 
 
 # --- phases and memory against what was known of them before ----------------------------------

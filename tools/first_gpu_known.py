@@ -293,9 +293,9 @@ def arithmetic(spec: ModelSpec) -> tuple[int, float]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from clipperf.models.families import open_clip
+    from clipperf.models.family import family_of
 
-    tower: Any = open_clip.build_tower(spec, SIDE, normalize=False).module
+    tower: Any = family_of(spec).build(spec, SIDE, False).module
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         tower(torch.zeros(1, 3, spec.image_px, spec.image_px))
     return sum(p.numel() for p in tower.parameters()), float(counter.get_total_flops())
