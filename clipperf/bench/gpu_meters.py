@@ -44,7 +44,8 @@ def available_vram_bytes(device: str) -> int | None:
 def family_vram_bytes(device: str, pid: int) -> int | None:
     """What a process and all that it has started hold of a cell's GPU.
 
-    None where NVML does not say it of processes, or knows none of these (yet).
+    None where NVML does not say it of processes, or knows none of these (yet). No process on a GPU
+    holds 0 bytes of it: that is what NVML says of all of them in some containers.
     """
     gpu = gpu_of(device)
     if gpu is None:
@@ -54,8 +55,7 @@ def family_vram_bytes(device: str, pid: int) -> int | None:
             held = [found.process_bytes(each) for each in family_pids(pid)]
     except MeasurementError:
         return None
-    known = [each for each in held if each is not None]
-    return sum(known) if known else None
+    return sum(each or 0 for each in held) or None
 
 
 class GpuSampler:

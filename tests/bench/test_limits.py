@@ -203,6 +203,24 @@ def test_what_a_family_holds_of_a_gpu_is_summed(monkeypatch: pytest.MonkeyPatch)
     assert gpu_meters.family_vram_bytes("cuda", 5) is None, "not known is not nothing"
 
 
+def test_where_nvml_says_nothing_of_any_process_the_device_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In some containers every process holds 0 bytes: then what is free tells, if anything."""
+    gpu = SimpleNamespace(process_bytes=lambda pid: 0, free_bytes=lambda: free[0])
+    free = [1000 * MIB]
+    monkeypatch.setattr(limits, "VRAM_S", 0.0)
+    monkeypatch.setattr(gpu_meters, "gpu_of", lambda device: "GPU-1")
+    monkeypatch.setattr(gpu_meters.gpu_sampler, "opened", lambda gpu_: contextlib.nullcontext(gpu))
+    monkeypatch.setattr(gpu_meters, "family_pids", lambda pid: [pid, 6])
+    assert gpu_meters.family_vram_bytes("cuda", 5) is None
+    guard = CellGuard(Limits(vram_bytes=400 * MIB), "cuda")
+    free[0] = 700 * MIB
+    assert guard.look(5) is None
+    free[0] = 500 * MIB
+    assert guard.look(5) == "over the limit of 400.0 MiB VRAM: 500.0 MiB, so it was ended"
+
+
 def test_who_ended_a_process(tmp_path: Path) -> None:
     assert guard_of(Limits(), "cpu") is None
     ended = {code: ChildError("", code=code).ended for code in (-9, -15, -11, 1, None)}
