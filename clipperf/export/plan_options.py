@@ -11,7 +11,7 @@ from clipperf.engines.profiles import Range, profiles_of
 from clipperf.engines.tensorrt import flavours
 from clipperf.errors import UsageError
 from clipperf.nouns.artifact import Artifact, ShapeRange, TensorSpec
-from clipperf.nouns.variant import Precision, Variant
+from clipperf.nouns.variant import INT8, Precision, Variant
 
 MAX_BATCH = 65536
 """As many as the ONNX graphs are exported for."""
@@ -21,6 +21,11 @@ TARGETS_WITHOUT_GPU = ("sm86", "sm89", "sm120")
 
 FIRST_WITH_FLOAT32 = 80
 """The first GPU that plans of fp32 products are built for ahead of time: there Turing has none."""
+
+FIRST_WITH_INT8 = 86
+"""The first kind for which NVIDIA lists int8 in TensorRT for RTX, and that of weights in matrix
+products alone ("INT8 WoQ GEMM", support matrices of 1.0 to 1.5): for 7.5 it lists none. It builds
+there all the same."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +114,12 @@ def check_support(variant: Variant, can: flavours.Capabilities) -> None:
 
 
 def suits(kind: str, precision: Precision, can: flavours.Capabilities) -> bool:
-    """Whether engines of a precision can be built for a GPU kind such as "sm89"."""
-    first = precision.first_gpu
-    if can.targets and precision.on_gpu.floats.bits == 32:
+    """Whether engines of a precision are for a GPU kind such as "sm89"."""
+    first, numbers = precision.first_gpu, precision.on_gpu
+    if can.targets and numbers.floats.bits == 32:
         first = max(first, FIRST_WITH_FLOAT32)
+    if can.targets and numbers.weights == INT8:
+        first = max(first, FIRST_WITH_INT8)
     return int(kind[2:]) >= first
 
 
@@ -121,10 +128,18 @@ def targeted(variant: Variant, can: flavours.Capabilities, present: str | None) 
 
     Without targets, plans are for the GPU that is `present`; without a GPU, for those of
     `TARGETS_WITHOUT_GPU` that have the precision.
+
+    Raises:
+        UsageError: none are given, and the GPU here is none that the flavour runs on.
     """
     options = settings_of(variant)
     if options.targets or not can.targets:
         return variant
+    if present is not None and (refused := flavours.unsupported(variant.runtime, present)):
+        raise UsageError(
+            f"{refused}, which is the GPU here: take --runtime trt, or name GPUs elsewhere with "
+            f"--target {','.join(TARGETS_WITHOUT_GPU)}"
+        )
     targets: tuple[str, ...] = (present,) if present in can.targets else ()
     if present is None:
         usual = TARGETS_WITHOUT_GPU
@@ -145,7 +160,7 @@ def check_kinds(variant: Variant, can: flavours.Capabilities, present: str | Non
         known = [kind for kind in can.targets if suits(kind, row, can)]
         choice = f": choose --target from {', '.join(known)}" if known else ""
         raise UsageError(
-            f"{flavours.TITLES[variant.runtime]} builds no {row.name} engine for "
+            f"{flavours.TITLES[variant.runtime]} has no {row.name} engine for "
             f"{', '.join(lacking)}{choice}, or --precision fp16"
         )
 

@@ -17,6 +17,7 @@ from clipperf.bench.sweeps.cells import Driven, Study, Unit, planned
 from clipperf.bench.sweeps.estimate import estimated
 from clipperf.bench.sweeps.plan_file import read_plan
 from clipperf.bench.sweeps.scored import check_datasets
+from clipperf.engines.tensorrt import flavours
 from clipperf.errors import UsageError
 from clipperf.models import zoo
 from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
@@ -292,6 +293,24 @@ def test_an_estimate_counts_blocks_and_bytes(home: Path, tmp_path: Path) -> None
     assert not found.fetch and not found.unknown
     study = study_of(tmp_path, 'runtimes = "onnx"\nscenarios = []\ndatasets = ["./photos"]')
     assert estimated(study).unknown == ("clipperf-sample/./photos",)
+
+
+@pytest.mark.skipif(not flavours.installed("trt-rtx"), reason="TensorRT for RTX is not installed")
+def test_what_cannot_be_made_here_is_no_reason_to_end_a_sweep(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An int8 engine of TensorRT for RTX on Turing: its rows say why, the others are measured."""
+    study = study_of(tmp_path, 'runtimes = "onnx"\ntowers = "text"\nbatches = [1]')
+    (unit,) = study.units
+    cell = dataclasses.replace(unit.cells[0], runtime="trt-rtx", precision="int8", device="cuda")
+    study = dataclasses.replace(study, units=(unit, dataclasses.replace(unit, cells=(cell,))))
+
+    def names(kind: str) -> set[str]:
+        monkeypatch.setattr(flavours, "gpu_kind", lambda: kind)
+        return {name.split()[1] for name, _ in estimate._missing(study)}
+
+    assert names("sm89") == {"onnx", "trt-rtx"}
+    assert names("sm75") == {"onnx"}
 
 
 def test_a_bad_case_is_never_shorter(

@@ -329,7 +329,8 @@ def test_the_cache_key_holds_everything_that_changes_the_bytes(
         ("trt-rtx", "fp8", "sm89", False),
         ("trt-rtx", "fp32", "sm75", True),
         ("trt-rtx", "tf32", "sm75", True),
-        ("trt-rtx", "int8", "sm75", False),
+        # It builds there, and NVIDIA lists no int8 for it.
+        ("trt-rtx", "int8", "sm75", True),
         ("trt-rtx", "fp16", "sm75", False),
         ("trt-rtx", "int8", "sm86", False),
         # Full TensorRT picks its kernels on the GPU, whose own limits are left.
@@ -337,6 +338,7 @@ def test_the_cache_key_holds_everything_that_changes_the_bytes(
         ("trt", "fp8", "sm90", False),
         ("trt", "bf16", "sm75", True),
         ("trt", "fp32", "sm75", False),
+        ("trt", "int8", "sm75", False),
     ],
 )
 def test_kinds_that_lack_a_precision(
@@ -362,9 +364,15 @@ def test_options_are_completed(stocked: ModelSpec, monkeypatch: pytest.MonkeyPat
     def completed(wanted: Variant, spec: ModelSpec = stocked) -> EngineSettings:
         return settings_of(tensorrt.complete(spec, wanted))
 
-    for kind, targets in ((None, THREE), ("sm120", ("sm120",)), ("sm90", ())):
+    for kind, targets in ((None, THREE), ("sm120", ("sm120",))):
         monkeypatch.setattr(flavours, "gpu_kind", lambda kind=kind: kind)
         assert completed(bare).targets == targets
+        assert completed(ADA).targets == ("sm89",)
+    # A100, H100, B200 and what is newer: what is built for the GPU here would never run on it.
+    for kind in ("sm80", "sm90", "sm100", "sm999"):
+        monkeypatch.setattr(flavours, "gpu_kind", lambda kind=kind: kind)
+        with pytest.raises(UsageError, match=rf"not on {kind}, .*--runtime trt, or .*--target"):
+            completed(bare)
         assert completed(ADA).targets == ("sm89",)
     monkeypatch.setattr(flavours, "gpu_kind", lambda: None)
     assert completed(engine("fp8")).targets == ("sm89", "sm120")
@@ -425,6 +433,10 @@ PRECISION_LIST = "choose from fp32, tf32, fp16, bf16"
             "no fp8 engine for sm86: choose --target from sm89, sm120, sm121",
         ),
         (("--runtime", "trt-rtx", "--target", "sm75"), "no fp32 engine for sm75"),
+        (
+            ("--runtime", "trt-rtx", "--precision", "int8", "--target", "sm75"),
+            "no int8 engine for sm75: choose --target from sm86, sm89, sm120, sm121, or",
+        ),
         (("--runtime", "trt-rtx", "--target", "ada"), "GPU kinds such as sm86,sm89,sm120"),
         (("--runtime", "trt-rtx", "--target", ","), "--target needs at least one name"),
         (("--runtime", "trt-rtx", "--batch", "many"), "--batch many: give MIN:OPT:MAX"),

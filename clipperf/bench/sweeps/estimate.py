@@ -17,7 +17,7 @@ from clipperf.bench.cost import Settings
 from clipperf.bench.sweeps.cells import Driven, Study, Unit
 from clipperf.bench.sweeps.there import tower_key
 from clipperf.engines import contract
-from clipperf.errors import ClipperfError
+from clipperf.errors import ClipperfError, UsageError
 from clipperf.evals.published import SETS
 from clipperf.export.exporter import chosen, exporter_of
 from clipperf.export.space import weight_bytes
@@ -202,8 +202,12 @@ def _missing(study: Study) -> Iterator[tuple[str, int]]:
             if contract.get(cell.runtime).artifact is None and unit.dataset is None:
                 continue
             variant = Variant(cell.runtime, cell.precision, cell.input)
-            made = chosen(prepare.loaded_by(variant), {}, strict=False)
-            for each in _with_sources(unit.spec, sides, made):
+            try:
+                made = chosen(prepare.loaded_by(variant), {}, strict=False)
+                towers = list(_with_sources(unit.spec, sides, made))
+            except UsageError:  # its rows will say why it cannot be made
+                continue
+            for each in towers:
                 for side, size in weight_bytes(unit.spec, sides, each.row).items():
                     pixels = each.pixel_dtype if side == SIDES[0] else ""
                     name = (unit.spec.id, each.runtime, each.precision, side, pixels)
