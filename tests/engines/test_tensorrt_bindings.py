@@ -59,7 +59,8 @@ found = {"module": sorted(dir(module)), "version": module.__version__, "classes"
 for name in sys.argv[2].split(","):
     one = getattr(module, name, None)
     if one is not None:
-        found["classes"][name] = {n: getattr(one, n).__doc__ or "" for n in dir(one) if n[0] != "_"}
+        own = [n for n in dir(one) if n[0] != "_" or n == "__init__"]
+        found["classes"][name] = {n: getattr(one, n).__doc__ or "" for n in own}
 for name in dir(module):
     members = getattr(getattr(module, name), "__members__", None)
     if members is not None:
@@ -216,23 +217,54 @@ def attributes() -> set[str]:
     }
 
 
-def used(found: Seen) -> dict[tuple[str, str], str]:
-    """By class and name, what a version says of each that the code uses: its first line."""
+@functools.cache
+def constructed() -> set[str]:
+    """The classes that are constructed: `trt.Runtime(logger)`, `trt.ILogger.__init__(self)`."""
+    calls = {
+        node.func
+        for tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    named = {function.attr for function in calls}
+    named |= {
+        f.value.attr for f in calls if f.attr == "__init__" and isinstance(f.value, ast.Attribute)
+    }
+    return named & {first for first, *_ in chains()} & set(CLASSES)
+
+
+def used(found: Seen) -> dict[tuple[str, str], tuple[str, ...]]:
+    """By class and name, the signatures that a version says of each that the code uses.
+
+    Of a property there is none; of a class it is of its constructor, where the code calls that.
+    """
     return {
-        (owner, name): says.splitlines()[0] if says else ""
+        (owner, name): signatures(says)
         for owner, members in found["classes"].items()
         for name, says in members.items()
-        if name in attributes() and name not in OPTIONAL and owner not in OPTIONAL
+        if (owner in constructed() if name == "__init__" else name in attributes())
     }
 
 
-def parameters(line: str) -> list[str]:
-    """The names of a signature's parameters, in order."""
+def signatures(says: str) -> tuple[str, ...]:
+    """What a docstring of pybind11 says that a method takes, by each of its overloads."""
+    first, *rest = says.splitlines() or [""]
+    if "(*args, **kwargs)" not in first:
+        return (taken(first),) if "(" in first else ()
+    numbered = (re.match(r"\d+\. (\w+\(.*)", line) for line in rest)
+    return tuple(taken(match[1]) for match in numbered if match)
+
+
+def taken(line: str) -> str:
+    """The parameters of a signature with the last names of their types, without defaults."""
     inside = re.search(r"\((.*)\)", line)
-    if inside is None:
-        return []
-    plain = re.sub(r"\[[^]]*\]", "", inside[1])  # types may hold commas
-    return [part.partition(":")[0].strip() for part in plain.split(",") if part.strip()]
+    assert inside is not None, line
+    # Defaults and types may hold commas.
+    plain = re.sub(r" = (\([^)]*\)|<[^>]*>|\[[^]]*\]|[^,]*)|\[[^]]*\]", "", inside[1])
+    parts = (part.strip() for part in plain.split(","))
+    named = (re.sub(r": .*?(\w+)$", r": \1", part) for part in parts if part)
+    plain = ", ".join(part for part in named if not part.startswith("self")).lower()
+    return plain.replace(": sequence", ": list")  # as later pybind11s call it
 
 
 # --- in every version ----------------------------------------------------------------------
@@ -254,6 +286,26 @@ def test_every_name_and_member_is_there(version: str) -> None:
             assert rest[0] in found["enums"][first], f"trt.{first}.{rest[0]}"
 
 
+OVERLOADS = {
+    ("Dims", "__init__"): {"shape: list"},
+    ("ICudaEngine", "create_execution_context"): {
+        "strategy: executioncontextallocationstrategy", "runtime_config: iruntimeconfig",
+    },
+    ("Runtime", "deserialize_cuda_engine"): {"serialized_engine: buffer"},
+    ("IExecutionContext", "set_input_shape"): {"name: str, shape: tuple"},
+}  # fmt: skip
+"""Which ways the code calls what can be called in several; others come and go."""
+
+
+def differing(before: tuple[str, ...], now: tuple[str, ...], pair: tuple[str, str]) -> str:
+    """How a version's signatures do not fit the ones of another; empty where they do."""
+    if pair in OVERLOADS:
+        lacking = OVERLOADS[pair] - set(now)
+        return f"no {sorted(lacking)} in {now}" if lacking else ""
+    names = [[re.sub(r": \w+", "", line) for line in lines] for lines in (before, now)]
+    return "" if names[0] == names[1] else f"{before} became {now}"
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_no_method_is_gone_or_takes_other_parameters(version: str) -> None:
     before, now = used(seen("10.14")), used(seen(version))
@@ -263,12 +315,53 @@ def test_no_method_is_gone_or_takes_other_parameters(version: str) -> None:
     } | {
         ("Runtime", "deserialize_cuda_engine"), ("OnnxParser", "parse_from_file"),
         ("IOptimizationProfile", "set_shape"), ("IBuilderConfig", "set_memory_pool_limit"),
+        *((name, "__init__") for name in ("Builder", "ILogger", "OnnxParser", "Runtime")),
     }  # fmt: skip
     assert must <= set(before), "what the code uses is found"
-    gone = {pair for pair in before if pair not in now}
+    optional = {pair for pair in before if OPTIONAL & set(pair)}
+    gone = {pair for pair in before if pair not in now} - optional
     assert not gone, f"not in {seen(version)['version']}: {sorted(gone)}"
-    for pair, line in before.items():
-        assert parameters(line) == parameters(now[pair]), (pair, line, now[pair])
+    for pair in before.keys() & now.keys():
+        assert not (said := differing(before[pair], now[pair], pair)), (pair, said)
+
+
+def test_what_is_optional_takes_the_same_wherever_it_is() -> None:
+    found = [used(seen(version)) for version in VERSIONS]
+    optional = {pair for own in found for pair in own if OPTIONAL & set(pair)}
+    assert ("IExecutionContext", "is_stream_capturable") in optional
+    for pair in optional:
+        first, *others = (own[pair] for own in found if pair in own)
+        for other in others:
+            assert not (said := differing(first, other, pair)), (pair, said)
+
+
+def test_each_way_of_calling_what_has_several_is_looked_at() -> None:
+    """A method that is overloaded in any version is in the table of the ways that are used."""
+    several = {
+        pair for version in VERSIONS for pair, ways in used(seen(version)).items() if len(ways) > 1
+    }
+    assert several == set(OVERLOADS)
+
+
+def test_an_overload_that_is_gone_or_takes_something_else_is_seen() -> None:
+    says = """go(*args, **kwargs)
+Overloaded function.
+
+1. go(self: a.b.C, name: str, shape: a.tuple = (1, 2)) -> bool
+
+    Words.
+
+2. go(self: a.b.C, how: a.How = <How.A: 0>)"""
+    ways = signatures(says)
+    assert ways == ("name: str, shape: tuple", "how: how")
+    pair = ("IExecutionContext", "set_input_shape")
+    assert differing(ways, ways, pair) == ""
+    assert "no ['name: str, shape: tuple']" in differing(ways, ways[1:], pair)
+    assert "no" in differing(ways, ("name: str, shape: dims",), pair)
+    other = ("Runtime", "__init__")
+    assert differing(("logger: ilogger",), ("logger: ilogger2",), other) == ""
+    assert "became" in differing(("logger: ilogger",), ("logger: ilogger, more: int",), other)
+    assert signatures("A property.") == () == signatures("")
 
 
 def test_what_is_optional_is_somewhere_and_not_everywhere() -> None:
