@@ -153,16 +153,24 @@ def cache_folder(request: EngineRequest) -> Path | None:
     if request.cache_folder is None or not request.key:
         return None
     cell = request.cell
-    digest = digest_of(request.key, cell.runtime, cell.precision, profile(request), _ort_version())
+    chosen = tensorrt_options(request, None)  # the plugin's profile stands in them, too
+    digest = digest_of(request.key, cell.runtime, cell.precision, chosen, _ort_version())
     return Path(request.cache_folder) / f"{cell.runtime}-{digest}"
 
 
 def tensorrt_options(request: EngineRequest, folder: Path | None) -> dict[str, str]:
-    """The TensorRT provider's options; engines are kept in `folder`, under a prefix of ours."""
+    """The TensorRT provider's options; engines are kept in `folder`, under a prefix of ours.
+
+    Where fp16 is on, its networks are typed weakly: TensorRT may choose fp16 for what the graph
+    has in fp32. A square whose mean or sum a norm takes passes fp16's limit from 256 on, so these
+    two are held in fp32; without fp16 the option is nothing.
+    """
     shapes = profile(request)
+    half = str(PRECISIONS.get(request.cell.precision).weights == FLOAT16)
     options = {
         "device_id": "0",
-        "trt_fp16_enable": str(PRECISIONS.get(request.cell.precision).weights == FLOAT16),
+        "trt_fp16_enable": half,
+        "trt_layer_norm_fp32_fallback": half,
         **{f"trt_profile_{kind}_shapes": text for kind, text in shapes.items()},
     }
     if folder is not None:

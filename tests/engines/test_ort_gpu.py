@@ -137,10 +137,10 @@ def test_profile_covers_the_cell(
 
 def test_tensorrt_options(tmp_path: Path) -> None:
     plain = providers.tensorrt_options(request(precision="tf32"), None)
-    assert plain["trt_fp16_enable"] == "False"
+    assert plain["trt_fp16_enable"] == plain["trt_layer_norm_fp32_fallback"] == "False"
     assert not any("cache" in name for name in plain)
     kept = providers.tensorrt_options(request(key="k"), tmp_path)
-    assert kept["trt_fp16_enable"] == "True"
+    assert kept["trt_fp16_enable"] == kept["trt_layer_norm_fp32_fallback"] == "True"
     assert kept["trt_engine_cache_enable"] == "True"
     assert kept["trt_engine_cache_path"] == str(tmp_path)
     assert kept["trt_profile_opt_shapes"] == "pixel_values:8x3x224x224"
@@ -157,7 +157,8 @@ def test_onnx_runtime_knows_every_tensorrt_option(tmp_path: Path) -> None:
         return ""
 
     assert "Invalid TensorRT EP option" in complaint({"trt_bogus": "1"})
-    assert "should be 'True' or 'False'" in complaint({"trt_fp16_enable": "1"})
+    for flag in ("trt_fp16_enable", "trt_layer_norm_fp32_fallback"):
+        assert "should be 'True' or 'False'" in complaint({flag: "1"})
     given = complaint(providers.tensorrt_options(request(key="k"), tmp_path))
     assert "Invalid TensorRT EP option" not in given
     assert "value for the key" not in given
@@ -186,6 +187,20 @@ def test_two_checkpoints_never_share_an_engine(tmp_path: Path) -> None:
     ]
     assert len(set(prefixes)) == 2
     assert providers.cache_folder(request(cache_folder=str(tmp_path))) is None, "no key, no cache"
+
+
+def test_an_engine_with_other_options_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of an earlier clipperf, which left norms in fp16 to TensorRT."""
+    kept = request(key="k", cache_folder=str(tmp_path))
+    before, options = providers.cache_folder(kept), providers.tensorrt_options
+
+    def without(*given: Any) -> dict[str, str]:
+        return {**options(*given), "trt_layer_norm_fp32_fallback": "False"}
+
+    monkeypatch.setattr(providers, "tensorrt_options", without)
+    assert providers.cache_folder(kept) != before
 
 
 @pytest.mark.parametrize(
