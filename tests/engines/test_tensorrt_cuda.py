@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clipperf.engines.gpu_thread import on_gpu_thread
 from clipperf.engines.tensorrt import cuda as cuda_driver
 from clipperf.errors import EngineError, MissingDependencyError
 from clipperf.system.env import gpu_state
@@ -322,6 +324,13 @@ def test_pycuda_opens_the_primary_context_and_leaves_it_at_exit(pycuda: list[Any
     cuda = cuda_driver.PyCuda()
     assert pycuda == ["init", "push", "pop"]
     assert (cuda.gpu, cuda.kind, cuda.graphs) == ("GPU", "sm89", False)
+
+
+def test_calls_are_made_where_their_context_is(pycuda: list[Any]) -> None:
+    """CUDA's runtime has one for all threads; pycuda's belongs to the thread that opened it."""
+    where = object.__new__(cuda_driver.Cuda).there(threading.get_ident)
+    assert where == on_gpu_thread(threading.get_ident) != threading.get_ident()
+    assert cuda_driver.PyCuda().there(threading.get_ident) == threading.get_ident()
 
 
 def test_pycuda_makes_the_same_calls(pycuda: list[Any]) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import os
 import random
 import sys
 import threading
@@ -26,6 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorrt_rules import EMBED, TensorRT, info, request
 
+from clipperf.engines import gpu_thread
 from clipperf.engines.profiles import chosen, holds, profiles_of
 from clipperf.engines.tensorrt import cuda as cuda_driver
 from clipperf.engines.tensorrt import engine as tensorrt
@@ -145,7 +147,8 @@ class Case:
         plan_file.write(self.path, module.info)
         self.module = module
         self.cuda = driver(self.gpu, graphs=self.graphs)
-        return TensorRTEngine(Plan(request(self.path), self.path, self.cuda), self.cuda)
+        cuda = self.cuda
+        return cuda.there(lambda: TensorRTEngine(Plan(request(self.path), self.path, cuda), cuda))
 
     def run(self, shape: tuple[int, int], *, timed: bool = False) -> bool:
         """Run a batch of its own, opening the engine if need be; whether there is a result."""
@@ -284,6 +287,68 @@ def run_together(work: Callable[[int], None], count: int) -> None:
             thread.join()
     finally:
         sys.setswitchinterval(usual)
+
+
+# --- beside ONNX Runtime ---------------------------------------------------------------------
+
+
+def beside_a_capture(gpu: Gpu, call: Callable[[], Any]) -> tuple[Any, cudaError_t]:
+    """What a call gives while ONNX Runtime's CUDA provider captures a graph, and how that ends.
+
+    The provider captures in the global mode, from the thread that all of its engines are called
+    on. The capture ends once the call is over or waits for that thread.
+    """
+    begun, over = threading.Event(), threading.Event()
+    ended: list[cudaError_t] = []
+
+    def capture() -> None:
+        stream = gpu.cudaStreamCreateWithFlags(gpu.cudaStreamNonBlocking)[1]
+        gpu.cudaStreamBeginCapture(stream, gpu.cudaStreamCaptureMode.cudaStreamCaptureModeGlobal)
+        waiting = gpu_thread._threads[os.getpid()]._work_queue
+        begun.set()
+        while not over.is_set() and not waiting.qsize():
+            over.wait(0.001)
+        error, *graph = gpu.cudaStreamEndCapture(stream)
+        if not error:
+            gpu.cudaGraphDestroy(*graph)
+        gpu.cudaStreamDestroy(stream)
+        ended.append(error)
+
+    provider = threading.Thread(target=gpu_thread.on_gpu_thread, args=(capture,))
+    provider.start()
+    begun.wait()
+    try:
+        found = call()
+    finally:
+        over.set()
+        provider.join()
+    return found, ended[0]
+
+
+def test_an_engine_opens_runs_and_closes_beside_a_capture_of_onnx_runtimes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where a tuning gives one tower to `ort-cuda` and the other to `trt`."""
+    case, gpu = Case(Gpu()), Gpu()
+    case.gpu = gpu
+    module = MODULES["trt-rtx"] = TensorRT(gpu, Case.plan, rtx=True, work=WORK)
+    plan_file.write(Case.path, module.info)
+    cuda = driver(gpu)
+    monkeypatch.setattr(cuda_driver, "open_cuda", lambda: cuda)
+    engine, ended = beside_a_capture(gpu, lambda: tensorrt.open(request(Case.path)))
+    assert ended == cudaError_t.cudaSuccess
+    for turn in range(4):  # plain, with a context of its own and captured, replayed, timed
+        array = tokens((2, 8), turn)
+        run = engine.run if turn < 3 else engine.run_phases
+        found, ended = beside_a_capture(gpu, functools.partial(run, array))
+        output = found if turn < 3 else found[0]
+        assert np.array_equal(output, expected(array))
+        assert ended == cudaError_t.cudaSuccess
+    assert engine.graphs == 1
+    assert beside_a_capture(gpu, engine.close) == (None, cudaError_t.cudaSuccess)
+    del engine, module, run
+    assert case.close() == []
+    assert gpu.refused == []
 
 
 # --- profiles --------------------------------------------------------------------------------
@@ -761,7 +826,7 @@ def test_an_engine_that_is_wrong_after_failures_is_seen(change: Callable[[Case],
     assert failing(change), "a failure at any call of the right one shows nothing: see above"
 
 
-def test_runs_without_a_lock_are_seen() -> None:
+def test_runs_that_take_no_turns_are_seen() -> None:
     """Of two threads that are both behind copying in, one gets what the other asked for."""
     case = Case(Gpu(pace=late))
     case.run((2, 8))
@@ -772,7 +837,8 @@ def test_runs_without_a_lock_are_seen() -> None:
         copy_in(array)
         both.wait()
 
-    engine._lock, engine._capturing, engine._copy_in = contextlib.nullcontext(), False, together
+    engine._cuda.there = lambda call: call()
+    engine._capturing, engine._copy_in = False, together
     asked = [tokens((2, 8), number) for number in (1, 2)]
     got: dict[int, np.ndarray] = {}
     run_together(lambda number: got.update({number: engine.run(asked[number])}), 2)

@@ -11,12 +11,15 @@ import contextlib
 import ctypes
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from clipperf.engines.gpu_thread import on_gpu_thread
 from clipperf.errors import EngineError, MissingDependencyError
 from clipperf.system.env import version_of
+
+T = TypeVar("T")
 
 PACKAGES = ("cuda-bindings", "pycuda")
 
@@ -172,6 +175,10 @@ class Cuda:
                 raise
         return executable
 
+    def there(self, call: Callable[[], T]) -> T:
+        """Call something on the thread that calls the GPU; see `engines.gpu_thread`."""
+        return on_gpu_thread(call)
+
     def launch(self, graph: Any, stream: Any) -> None:
         """Queue a captured graph."""
         self._ok(self._rt.cudaGraphLaunch(graph, stream))
@@ -209,6 +216,10 @@ class PyCuda(Cuda):
         atexit.register(context.pop)
         self.gpu = device.name()
         self.kind = "sm{}{}".format(*device.compute_capability())
+
+    def there(self, call: Callable[[], T]) -> T:
+        """Call something here: pycuda's context is current in the thread that opened it alone."""
+        return call()
 
     @_pycuda_errors()
     def free_bytes(self) -> int:
@@ -286,6 +297,6 @@ def open_cuda() -> Cuda:
             "neither cuda-bindings nor pycuda is installed: pip install cuda-bindings"
         )
     try:
-        return Cuda() if found == "cuda-bindings" else PyCuda()
+        return on_gpu_thread(Cuda) if found == "cuda-bindings" else PyCuda()
     except ImportError as exc:
         raise EngineError(f"{found} is installed and cannot be imported: {exc}") from exc

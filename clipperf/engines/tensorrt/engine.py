@@ -8,7 +8,6 @@ context of its own on that shared memory, as TensorRT asks for.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
@@ -50,7 +49,10 @@ class _Shape:
 
 
 class TensorRTEngine:
-    """One plan with a single input and a single output. Calls from several threads take turns.
+    """One plan with a single input and a single output.
+
+    Calls from several threads take turns on the one that calls the GPU, with those of every other
+    engine (`engines.gpu_thread`); opening, running and closing all happen there.
 
     A shape is run in the profile that is tuned nearest to it. Its first run is plain, in a context
     that all shapes share and that changes its profile with them; the second gets an execution
@@ -61,7 +63,6 @@ class TensorRTEngine:
     def __init__(self, plan: Plan, cuda: cuda_driver.Cuda) -> None:
         self._plan = plan
         self._cuda = cuda
-        self._lock = threading.Lock()
         self._closed = self._busy = False
         self._capturing = cuda.graphs
         self._shapes: OrderedDict[tuple[int, ...], _Shape] = OrderedDict()
@@ -102,16 +103,11 @@ class TensorRTEngine:
             EngineError: the shape is outside the plan's profiles, the GPU is out of memory, or
                 the run failed.
         """
-        with self._lock:
-            return self._run(array, timed=False)
+        return self._cuda.there(partial(self._run, array, timed=False))
 
     def run_phases(self, array: np.ndarray) -> tuple[np.ndarray, Phases]:
         """As `run`, with the GPU's seconds; copying in includes filling the pinned memory."""
-        with self._lock:
-            output = self._run(array, timed=True)
-            marks = self._events
-            seconds = [self._cuda.elapsed_s(*pair) for pair in pairwise(marks)]
-            return output, Phases(*seconds)
+        return self._cuda.there(partial(self._run_timed, array))
 
     def allocated_bytes(self) -> int:
         """Device bytes of the weights, the activations and the input and output buffers."""
@@ -121,23 +117,30 @@ class TensorRTEngine:
 
     def close(self) -> None:
         """Free everything on the GPU; safe to call twice."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            # After a failed run CUDA may refuse some; none of them keeps the others from it.
-            with contextlib.suppress(EngineError), contextlib.ExitStack() as last_first:
-                last_first.callback(self._plan.close)
-                last_first.callback(setattr, self, "_context", None)
-                if self._stream is not None:
-                    last_first.callback(self._cuda.stream_free, self._stream)
-                for event in self._events:
-                    last_first.callback(self._cuda.event_free, event)
-                for buffer in (self._in, self._out, self._work):
-                    last_first.callback(buffer.free)
-                last_first.callback(self._forget_shapes)
-                if self._stream is not None:
-                    last_first.callback(self._cuda.synchronize, self._stream)
+        self._cuda.there(self._close)
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        # After a failed run CUDA may refuse some; none of them keeps the others from it.
+        with contextlib.suppress(EngineError), contextlib.ExitStack() as last_first:
+            last_first.callback(self._plan.close)
+            last_first.callback(setattr, self, "_context", None)
+            if self._stream is not None:
+                last_first.callback(self._cuda.stream_free, self._stream)
+            for event in self._events:
+                last_first.callback(self._cuda.event_free, event)
+            for buffer in (self._in, self._out, self._work):
+                last_first.callback(buffer.free)
+            last_first.callback(self._forget_shapes)
+            if self._stream is not None:
+                last_first.callback(self._cuda.synchronize, self._stream)
+
+    def _run_timed(self, array: np.ndarray) -> tuple[np.ndarray, Phases]:
+        output = self._run(array, timed=True)
+        seconds = [self._cuda.elapsed_s(*pair) for pair in pairwise(self._events)]
+        return output, Phases(*seconds)
 
     def _run(self, array: np.ndarray, *, timed: bool) -> np.ndarray:
         if self._closed:
@@ -296,7 +299,7 @@ def availability(flavour: str, device: str) -> Availability:
 
 
 def open(request: EngineRequest) -> TensorRTEngine:
-    """Load a plan.
+    """Load a plan, on the thread that calls the GPU.
 
     Raises:
         ArtifactError: the plan or its sidecar is missing or damaged.
@@ -306,5 +309,5 @@ def open(request: EngineRequest) -> TensorRTEngine:
     """
     if request.file is None:
         raise EngineError(f"{request.cell.label}: no artifact was given")
-    cuda = cuda_driver.open_cuda()
-    return TensorRTEngine(Plan(request, Path(request.file), cuda), cuda)
+    file, cuda = Path(request.file), cuda_driver.open_cuda()
+    return cuda.there(lambda: TensorRTEngine(Plan(request, file, cuda), cuda))
