@@ -88,7 +88,7 @@ def attended(tokens: torch.Tensor, pad: int, padding_side: str = "right") -> tor
     So a padding token that was typed in a text counts, as it does in the mask of a tokenizer.
     """
     others = (tokens != pad).to(torch.int64)
-    before = others.cumsum(1)
+    before = running_sum(others)
     if padding_side == "left":
         return before > 0
     return (others.sum(1, keepdim=True) - before + others) > 0
@@ -103,7 +103,16 @@ def additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def counted(tokens: torch.Tensor, pad: int) -> torch.Tensor:
     """RoBERTa's positions: tokens other than padding are counted from `pad` + 1 on."""
     others = (tokens != pad).to(torch.int64)
-    return others.cumsum(1) * others + pad
+    return running_sum(others) * others + pad
+
+
+def running_sum(counts: torch.Tensor) -> torch.Tensor:
+    """The sum of each token's count and of all before it, int64 [batch, tokens].
+
+    Added up as float32, which is exact up to 2**24: TensorRT's table of operators knows running
+    sums of floats alone (onnx-tensorrt, docs/operators.md, CumSum).
+    """
+    return counts.to(torch.float32).cumsum(1).to(torch.int64)
 
 
 def build(

@@ -24,8 +24,10 @@ from toy_models import NAMES, spec_of  # noqa: E402
 
 from clipperf.engines.tensorrt import flavours  # noqa: E402
 from clipperf.export.make import make  # noqa: E402
-from clipperf.graph import trace  # noqa: E402
+from clipperf.graph import halves, trace  # noqa: E402
+from clipperf.models import hub, zoo  # noqa: E402
 from clipperf.models.families import open_clip as towers  # noqa: E402
+from clipperf.models.family import family_of  # noqa: E402
 from clipperf.nouns.model import ModelSpec  # noqa: E402
 from clipperf.nouns.variant import PRECISIONS, SIDES, Side, Variant  # noqa: E402
 
@@ -149,6 +151,37 @@ def faults(model: onnx.ModelProto) -> Iterator[str]:
         holds, why = LIMITS.get(node.op_type, (lambda *_: True, ""))
         if not holds(graph, node):
             yield f"{name}: {why}"
+
+
+def narrow_norms(model: onnx.ModelProto) -> Iterator[str]:
+    """Norms of a graph whose statistics are taken in half precision.
+
+    The squares of an fp16 number pass fp16's limit from 256 on. `stash_type` is what ONNX says the
+    statistics are taken in, FLOAT where it says nothing.
+    """
+    graph = Graph(model)
+    squares = {
+        node.output[0]
+        for node in graph.nodes
+        if node.op_type == "Pow" or (node.op_type == "Mul" and node.input[0] == node.input[1])
+    }
+    for node in graph.nodes:
+        given = graph.types.get(node.input[0]) if node.input else None
+        half = given in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+        if node.op_type in ("LayerNormalization", "RMSNormalization"):
+            if _attributes(node).get("stash_type", TensorProto.FLOAT) != TensorProto.FLOAT:
+                yield f"{node.op_type} {node.name}: its statistics are not float32"
+        elif half and (
+            node.op_type in SQUARING
+            or (node.op_type in ("ReduceMean", "ReduceSum") and node.input[0] in squares)
+        ):
+            yield f"{node.op_type} {node.name}: squares are summed in half precision"
+
+
+SQUARING = (
+    *("ReduceL2", "ReduceSumSquare", "LpNormalization"),
+    *("InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization"),
+)
 
 
 ONE = numpy_helper.from_array(np.array([1]), "one")
@@ -301,15 +334,73 @@ def test_newer_rules_only_add() -> None:
     assert set(RULES["sources"]) == set(RULES["opsets"])
 
 
+def test_a_norm_in_half_precision_is_found() -> None:
+    scale = numpy_helper.from_array(np.ones(4, np.float16), "scale")
+    half, full = TensorProto.FLOAT16, TensorProto.FLOAT
+    norm = partial(one_node, "LayerNormalization", half, more=[scale])
+    assert list(narrow_norms(norm())) == list(narrow_norms(norm(stash_type=full))) == []
+    assert "not float32" in " ".join(narrow_norms(norm(stash_type=half)))
+    assert "summed in half" in " ".join(narrow_norms(one_node("ReduceL2", half, more=[ONE])))
+    assert list(narrow_norms(one_node("ReduceL2", full, more=[ONE]))) == []
+    for square, found in (("Mul", 1), ("Add", 0)):
+        model = one_node("ReduceMean", half, more=[ONE])
+        model.graph.node.insert(0, helper.make_node(square, ["x", "x"], ["square"]))
+        model.graph.node[1].input[0] = "square"
+        assert len(list(narrow_norms(model))) == found
+
+
+def sound(path: Path) -> None:
+    """A graph of an export is what TensorRT reads, and its norms are taken in float32."""
+    model = onnx.load(path)
+    assert list(faults(model)) == []
+    assert list(narrow_norms(model)) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", NAMES)
 def test_towers_of_every_kind(name: str, side: Side, toy_catalogue: None, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    for precision in ("fp32", "bf16") if name in ("toy-resnet", "toy-clip") else ("fp32",):
+    for precision in ("fp16", "bf16") if name in ("toy-resnet", "toy-clip") else ("fp16",):
         tower = towers.build_tower(spec_of(name), side, False)
         trace.export_onnx(tower, path, precision)
-        assert list(faults(onnx.load(path))) == []
+        sound(path)
+
+
+KINDS = ("altclip", "chinese_clip", "clip", "siglip", "siglip2", "bert", "xlm-roberta")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_towers_of_every_kind_of_transformers(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last two are texts of M-CLIP's. Those of four kinds count the tokens before each."""
+    pytest.importorskip("transformers", reason="the models are transformers' own")
+    import transformers_folders
+
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
+    folder, student = tmp_path / kind, kind in ("bert", "xlm-roberta")
+    (transformers_folders.save_student if student else transformers_folders.save)(kind, folder)
+    spec = zoo.resolve(str(folder))
+    path, counts = tmp_path / "model.onnx", False
+    for side in ("text",) if student else SIDES:
+        trace.export_onnx(family_of(spec).build(spec, side, False), path, "fp16")
+        counts |= any(node.op_type == "CumSum" for node in onnx.load(path).graph.node)
+        sound(path)
+    assert counts == (kind in ("altclip", "chinese_clip", "bert", "xlm-roberta"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", SIDES)
+def test_a_tower_parts_of_which_are_kept_in_fp32(
+    side: Side, toy_catalogue: None, tmp_path: Path
+) -> None:
+    """Every third tensor, of whatever operator, and so casts before and behind most of them."""
+    path = tmp_path / "model.onnx"
+    trace.export_onnx(towers.build_tower(spec_of("toy-clip"), side, False), path, "fp16")
+    assert len(halves.keep_in_fp32(path, set(halves.half_tensors(path)[::3]))) > 10
+    sound(path)
 
 
 @pytest.mark.slow
@@ -317,8 +408,7 @@ def test_towers_of_every_kind(name: str, side: Side, toy_catalogue: None, tmp_pa
 def test_every_precision_of_the_sample(precision: str, sample_in: Callable[[str], Path]) -> None:
     folder = sample_in(PRECISIONS.get(precision).on_gpu.name)
     for side in SIDES:
-        model = onnx.load(folder / side / "model.onnx")
-        assert list(faults(model)) == []
+        sound(folder / side / "model.onnx")
 
 
 OPTIONS: dict[str, tuple[Side, dict[str, Any]]] = {
@@ -337,5 +427,4 @@ def test_every_option_of_an_export(name: str, tiny: ModelSpec) -> None:
     side, chosen = OPTIONS[name]
     variant = Variant("onnx", **({"precision": "fp32"} | chosen))
     tower = make(tiny, (side,), variant)
-    model = onnx.load(tower.folder / side / "model.onnx")
-    assert list(faults(model)) == []
+    sound(tower.folder / side / "model.onnx")

@@ -472,3 +472,19 @@ def test_all_kinds_are_tried_here() -> None:
 
     assert set(CLASSES) == set(KINDS)
     assert transformers_weights.IMAGE_PARTS[0] == "vision_model."
+
+
+def test_tokens_are_counted_as_whole_numbers_are() -> None:
+    """The sums are of floats, for TensorRT's sake, and exact for texts of any length there is."""
+    import torch
+
+    from clipperf.models.transformers_towers import attended, counted
+
+    tokens = torch.tensor([[5, 1, 7, 1, 1], [1, 1, 9, 8, 1], [1, 1, 1, 1, 1]])
+    assert counted(tokens, 1).tolist() == [[2, 1, 3, 1, 1], [1, 1, 2, 3, 1], [1, 1, 1, 1, 1]]
+    assert attended(tokens, 1).int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [0] * 5]
+    left = attended(tokens, 1, "left").int()
+    assert left.tolist() == [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0] * 5]
+    many = torch.full((1, 100_000), 3)
+    assert torch.equal(counted(many, 1), torch.arange(2, 100_002)[None])
+    assert counted(many, 1).dtype == torch.int64
