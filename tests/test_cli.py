@@ -331,7 +331,7 @@ def test_each_view_of_a_sweep_says_what_is_waited_for(
     waits = Waits(quiet=False, json_lines=False)
     with sweep_shown(quiet=False, json_lines=False) as waits.view:
         waits("above the bar")
-    assert "above the bar\n" in capsys.readouterr().err
+    assert "above the bar" in capsys.readouterr().err
     quiet = Waits(quiet=True, json_lines=False)
     quiet("nothing")
     with sweep_shown(quiet=True, json_lines=False) as quiet.view:
