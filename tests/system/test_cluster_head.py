@@ -92,6 +92,13 @@ def test_a_head_is_one_also_where_it_wants_a_token(said: bytes) -> None:
         assert why_none(address, 5) is None
 
 
+def test_with_tls_it_is_seen_whether_anybody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    with listening(b"\x15\x03\x01\x00\x02\x02\x0a") as address:  # an alert of TLS
+        assert why_none(address) is None
+    assert why_none(address) is not None, "nobody listens any more"
+
+
 def test_where_something_else_listens_the_command_ends_with_one_line(cli: Cli) -> None:
     pytest.importorskip("ray")
     with listening(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:

@@ -78,13 +78,37 @@ def test_what_a_killed_command_has_left_goes_with_the_next(place: Path) -> None:
 
 def test_of_other_kernels_and_of_unknown_ones_the_old_goes(place: Path) -> None:
     hour_s = owning.DEAD.total_seconds()
-    left(place, "theirs-old", "another", hour_s + 60)
-    left(place, "theirs", "another", hour_s / 2)
-    left(place, "nobodys-old", None, hour_s + 60)
-    left(place, "nobodys", None, hour_s / 2)
+    theirs_old, theirs, nobodys_old, nobodys = (digit * 16 for digit in "0a1b")
+    left(place, theirs_old, "another", hour_s + 60)
+    left(place, theirs, "another", hour_s / 2)
+    left(place, nobodys_old, None, hour_s + 60)
+    left(place, nobodys, None, hour_s / 2)
     with owned(str(place)):
         pass
-    assert tasks(place) == {"theirs", f"theirs{MARK}", "nobodys"}
+    assert tasks(place) == {theirs, f"{theirs}{MARK}", nobodys}
+
+
+def test_what_is_somebody_elses_stays_however_old(place: Path) -> None:
+    hour_s = owning.DEAD.total_seconds()
+    for name in ("my-thesis", "0" * 15, "0" * 17, f"0123456789abcdef{MARK}.bak"):
+        left(place, name, None, 9 * hour_s)
+    left(place, "todo", "another", 9 * hour_s)
+    before = tasks(place)
+    with owned(str(place)):
+        pass
+    assert tasks(place) == before and (place / "tasks" / "my-thesis" / "rows.json").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces of Linux")
+def test_a_lock_that_another_mount_may_hide_is_not_asked(place: Path) -> None:
+    """Containers of one kernel that mount the place each do not see each other's locks."""
+    there = owning._here().decode().replace("mnt:[", "mnt:[9")
+    assert there != owning._here().decode()
+    left(place, "c" * 16, there, owning.DEAD.total_seconds() / 2)
+    left(place, "d" * 16, owning._here().decode(), 0.0)
+    with owned(str(place)):
+        assert "c" * 16 in tasks(place), "it may live"
+        assert "d" * 16 not in tasks(place), "nobody holds its lock"
 
 
 def test_a_living_command_gives_signs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

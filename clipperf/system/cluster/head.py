@@ -7,6 +7,7 @@ prints what it likes and ends the process where it gives up.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import socket
 import struct
@@ -134,7 +135,7 @@ def _reason(exc: Exception) -> str:
 
 
 def _ask(address: str, limit_s: float) -> None:
-    """Call a method that every head has.
+    """Call a method that every head has; with TLS see whether anybody listens.
 
     Raises:
         OSError: nobody listens, or it takes too long (TimeoutError).
@@ -143,6 +144,8 @@ def _ask(address: str, limit_s: float) -> None:
     host, _, port = address.rpartition(":")
     until_s = time.monotonic() + limit_s
     with socket.create_connection((host.strip("[]"), int(port)), limit_s) as line:
+        if os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true"):
+            return  # Ray has the certificates, and asks with them
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have said why
             line.sendall(PREFACE + _frame(SETTINGS) + _called())
         frames = _frames(line, until_s)

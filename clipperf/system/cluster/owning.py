@@ -1,15 +1,17 @@
 """What a command has in the shared place: a folder below its name there, which goes with it.
 
-Beside the folder lies the command's mark: on which kernel it runs, written again as long as it
-lives. Where a command was killed, the next one removes what it has left: of the same kernel's by
-the lock of the mark, which ends with a process, of others' once the mark is old. It does so when it
-begins, and once more when it ends, for what had still been on its way.
+Beside the folder lies the command's mark: on which kernel and with which mounts it runs, written
+again as long as it lives. Where a command was killed, the next one removes what it has left: with
+the same kernel and mounts by the lock of the mark, which ends with a process, else once the mark is
+old. It does so when it begins, and once more when it ends, for what had still been on its way.
+Names that no command has are somebody else's, and stay.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import sys
 import threading
@@ -26,6 +28,8 @@ if sys.platform != "win32":
     import fcntl
 
 MARK = ".mark"
+RUN = re.compile(r"[0-9a-f]{16}")
+"""The name of a command in the shared place."""
 SIGN_S = 60.0
 """How often a command gives a sign of life."""
 DEAD = timedelta(hours=1)
@@ -51,8 +55,8 @@ def owned(url: str) -> Iterator[Shared]:
             with contextlib.suppress(ClipperfError):
                 shared.remove(f"{TASKS}/{shared.run}")
         remove_dead(shared, marks=True)
-        with contextlib.suppress(ClipperfError):
-            shared.remove(_mark(shared.run))
+    with contextlib.suppress(ClipperfError):  # now that no sign of life can follow
+        shared.remove(_mark(shared.run))
 
 
 def remove_dead(shared: Shared, marks: bool = False) -> None:
@@ -63,7 +67,8 @@ def remove_dead(shared: Shared, marks: bool = False) -> None:
     names: set[str] = set()
     with contextlib.suppress(ClipperfError):
         names |= set(shared.names(TASKS))
-    for run in sorted({name.removesuffix(MARK) for name in names} - {shared.run}):
+    runs = filter(RUN.fullmatch, {name.removesuffix(MARK) for name in names})
+    for run in sorted(set(runs) - {shared.run}):
         is_marked = f"{run}{MARK}" in names
         # What was removed meanwhile, or cannot be, is the next command's.
         with contextlib.suppress(ClipperfError, OSError):
@@ -89,12 +94,15 @@ def _marked(shared: Shared) -> Iterator[None]:
             with contextlib.suppress(ClipperfError, OSError):
                 _sign(shared, path)
 
+    signs = threading.Thread(target=live, daemon=True)
     try:
         _sign(shared, path)
-        threading.Thread(target=live, daemon=True).start()
+        signs.start()
         yield
     finally:
         ended.set()
+        if signs.is_alive():
+            signs.join(SIGN_S)
         if held is not None:
             os.close(held)
 
@@ -111,14 +119,23 @@ def _held(path: Path) -> int:
         if sys.platform != "win32":
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.write(descriptor, kernel().encode())
+        os.write(descriptor, _here())
     return descriptor
+
+
+def _here() -> bytes:
+    """Equal for processes that see each other's locks: containers may mount a folder each."""
+    try:
+        mounts = str(Path("/proc/self/ns/mnt").readlink())
+    except OSError:
+        mounts = ""
+    return f"{kernel()} {mounts}".encode()
 
 
 def _sign(shared: Shared, path: Path | None) -> None:
     """Give a sign of life; a file keeps its lock."""
     if path is None:
-        shared.put(_mark(shared.run), kernel().encode())
+        shared.put(_mark(shared.run), _here())
     else:
         os.utime(path)
 
@@ -126,7 +143,7 @@ def _sign(shared: Shared, path: Path | None) -> None:
 def _is_dead(shared: Shared, run: str) -> bool:
     """Whether a command with a mark lives no longer."""
     path = shared.path(_mark(run))
-    if path is not None and shared.get(_mark(run)).decode() == kernel():
+    if path is not None and shared.get(_mark(run)) == _here():
         is_held = _is_held(path)
         if is_held is not None:
             return not is_held
@@ -137,7 +154,10 @@ def _is_held(path: Path) -> bool | None:
     """Whether a living process holds the lock of a file; None where that cannot be told."""
     if sys.platform == "win32":
         return None
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDWR)  # NFS locks no file that is open to be read alone
+    except PermissionError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
