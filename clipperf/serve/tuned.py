@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from pathlib import Path
 
-from clipperf.errors import ArtifactError, TuningWarning
+from clipperf.errors import ArtifactError, EngineError, TuningWarning
 from clipperf.nouns.result import Environment
 from clipperf.nouns.tuning import TunedTower, Tuning
 from clipperf.serve.towers import Choice
@@ -70,11 +71,15 @@ def _compare_machines(tuned_on: Environment, on_a_gpu: bool) -> None:
     """The processor and its cores; of what runs on a GPU that one, too.
 
     A GPU is its name and memory: later drivers load what was tuned, and slices of one differ.
+    Where NVML told none, there or here, nothing is known of it: CUDA may well have one.
     """
     told = [(_cores(tuned_on.cpu, tuned_on.cores), _cores(cpu_name(), available_cores()))]
     if on_a_gpu:
-        name, memory_bytes, _ = gpu_state()
-        told.append((_gpu(tuned_on.gpu, tuned_on.vram_bytes), _gpu(name, memory_bytes)))
+        name, memory_bytes = None, None
+        with contextlib.suppress(ImportError, EngineError):
+            name, memory_bytes, _ = gpu_state()
+        if name is not None and tuned_on.gpu is not None:
+            told.append((_gpu(tuned_on.gpu, tuned_on.vram_bytes), _gpu(name, memory_bytes)))
     others = [(there, here) for there, here in told if there != here]
     if others:
         warnings.warn(
@@ -90,8 +95,6 @@ def _cores(name: str, count: int) -> str:
     return f"{count} cores of {name}"
 
 
-def _gpu(name: str | None, memory_bytes: int | None) -> str:
+def _gpu(name: str, memory_bytes: int | None) -> str:
     """A GPU in words, its memory in whole GiB: drivers keep more or less of it to themselves."""
-    if name is None:
-        return "no GPU"
     return name if memory_bytes is None else f"{name} with {round(memory_bytes / 2**30)} GiB"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipperf.errors import MissingDependencyError, UsageError
+from clipperf.errors import EngineError, MissingDependencyError, UsageError
 
 VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 BY_BUS = "PCI_BUS_ID"
@@ -37,7 +37,11 @@ class Place:
 
 @contextlib.contextmanager
 def driver() -> Iterator[Any]:
-    """NVML while the driver answers; None where there is none."""
+    """NVML while the driver answers; None where there is none.
+
+    Raises:
+        EngineError: NVML fails within, as where a GPU is lost.
+    """
     import pynvml
 
     try:
@@ -47,6 +51,10 @@ def driver() -> Iterator[Any]:
         return
     try:
         yield pynvml
+    except pynvml.NVMLError as exc:
+        raise EngineError(
+            f"NVML does not tell which GPUs there are ({exc}): see what nvidia-smi says"
+        ) from exc
     finally:
         with contextlib.suppress(pynvml.NVMLError):  # a GPU that is lost is not let go of
             pynvml.nvmlShutdown()
@@ -177,6 +185,7 @@ def pin(device: str | None) -> str | None:
     Raises:
         UsageError: there is no such GPU, or this process has begun to use CUDA with another.
         MissingDependencyError: NVML's package is not installed.
+        EngineError: NVML fails, as `driver` has it.
     """
     kind, _, which = (device or CUDA).partition(":")
     if kind != CUDA:

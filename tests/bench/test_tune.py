@@ -420,20 +420,30 @@ def test_load_warns_on_another_machine(tuned: Path, tmp_path: Path, recwarn: Any
         ("cuda", ("Fast", (80 << 30) + (200 << 20), "590.1"), None),
         ("cuda", ("Fast", 40 << 30, "580.1"), "on Fast with 80 GiB, this .* Fast with 40 GiB:"),
         ("cuda", ("Slow", 80 << 30, "580.1"), "on Fast with 80 GiB, this .* Slow with 80 GiB:"),
-        ("cuda", (None, None, None), "on Fast with 80 GiB, this machine has no GPU:"),
+        ("cuda", (None, None, None), None),
+        ("cuda", ImportError("No module named 'pynvml'"), None),
+        ("cuda", EngineError("NVML does not tell which GPUs there are"), None),
         ("cpu", ("Slow", 80 << 30, "580.1"), None),
     ],
 )
 def test_what_was_tuned_for_a_gpu_is_held_against_the_one_here(
     device: str,
-    here: tuple[str | None, int | None, str | None],
+    here: tuple[str | None, int | None, str | None] | Exception,
     said: str | None,
     tuned: Path,
     monkeypatch: pytest.MonkeyPatch,
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    """Its driver may be another: a later one runs what was tuned."""
+    """Its driver may be another: a later one runs what was tuned.
+
+    A container without the driver's utilities or NVML's package may have it all the same.
+    """
     from clipperf.serve import tuned as reader
+
+    def state() -> tuple[str | None, int | None, str | None]:
+        if isinstance(here, Exception):
+            raise here
+        return here
 
     data = json.loads(tuned.read_text())
     for tower in data["towers"]:
@@ -441,11 +451,16 @@ def test_what_was_tuned_for_a_gpu_is_held_against_the_one_here(
     data["environment"] |= {"gpu": "Fast", "vram_bytes": 80 << 30, "driver": "580.1"}
     path = tuned.with_name("of-a-gpu.json")
     path.write_text(json.dumps(data))
-    monkeypatch.setattr(reader, "gpu_state", lambda: here)
+    monkeypatch.setattr(reader, "gpu_state", state)
     reader.read(path)
     found = [w.message for w in recwarn if issubclass(w.category, TuningWarning)]
     assert len(found) == (said is not None)
     assert said is None or re.search(said, str(found[0]))
+    data["environment"] |= {"gpu": None, "vram_bytes": None}
+    path.write_text(json.dumps(data))
+    recwarn.clear()
+    reader.read(path)
+    assert not [w for w in recwarn if issubclass(w.category, TuningWarning)]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from fake_nvml import Fake, in_this_process, installer
 
 import clipperf
 from clipperf.engines import contract
-from clipperf.errors import UsageError
+from clipperf.errors import EngineError, UsageError
 from clipperf.nouns.cell import EngineRequest
 from clipperf.system import env, gpus
 from clipperf.system.child import child_environment
@@ -82,6 +82,20 @@ def test_a_gpu_that_fell_off_the_bus_leaves_the_others(fake: Fake) -> None:
     assert gpus.uuid_of("cuda:1") is None
     found = env.gpu()
     assert found is not None and found.uuid == "GPU-late-1"
+
+
+def test_what_nvml_fails_at_is_an_error_of_clipperf_s(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(gpus=[EARLY])
+    import pynvml
+
+    def count() -> int:
+        raise pynvml.NVMLError("Unknown Error")
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", count)
+    with pytest.raises(EngineError, match=r"which GPUs there are \(Unknown Error\)"):
+        env.gpu()
 
 
 def test_no_gpu_is_left_where_the_only_one_is_lost(fake: Fake) -> None:
