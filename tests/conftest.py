@@ -443,7 +443,8 @@ def one_gpu() -> Iterator[None]:
 
     CUDA's first is else the fastest, NVML's the first on the bus.
     """
-    before = {name: os.environ.get(name) for name in (gpus.VISIBLE, gpus.ORDER)}
+    names = (gpus.VISIBLE, gpus.ORDER, gpus.PINNED)
+    before = {name: os.environ.get(name) for name in names}
     if PINNED:
         os.environ.update(PINNED)
     else:

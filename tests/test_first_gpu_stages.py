@@ -58,7 +58,7 @@ def fake_stages(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     stages = tuple(Stage(name, name, 5, lambda device, keep: {}) for name in names)
     monkeypatch.setattr(first_gpu_run, "STAGES", stages)
     monkeypatch.setattr(first_gpu_run.signal, "signal", lambda *given: None)
-    for name in (first_gpu_base.REHEARSAL, gpus.VISIBLE, gpus.ORDER):
+    for name in (first_gpu_base.REHEARSAL, gpus.VISIBLE, gpus.ORDER, gpus.PINNED):
         monkeypatch.setenv(name, "")  # what is set meanwhile goes with the test
         monkeypatch.delenv(name)
 

@@ -77,8 +77,7 @@ def load(
     named = device
     if device is not None and ":" in device:
         device = gpus.pin(device)
-        uuid = None if device is None else gpus.uuid_of(device)
-        named = named if uuid is None else f"{device}:{uuid}"  # which a child finds, too
+        named = gpus.handed_on(device)  # which a child finds, too
     path, choices = choices_at(
         folder,
         threads=threads,

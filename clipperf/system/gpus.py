@@ -18,6 +18,8 @@ from clipperf.errors import EngineError, MissingDependencyError, UsageError
 
 VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 BY_BUS = "PCI_BUS_ID"
+PINNED = "CLIPPERF_PINNED"
+"""What VISIBLE was set to by `pin`, here or in a parent."""
 
 CUDA = "cuda"
 
@@ -200,8 +202,10 @@ def pin(device: str | None) -> str | None:
         ) from exc
     by_bus = os.environ.get(ORDER) == BY_BUS
     if not found:
-        if answers or not which or (by_bus and os.environ.get(VISIBLE) == which):
+        if answers or not which:
             return device and kind
+        if by_bus and os.environ.get(VISIBLE) == os.environ.get(PINNED) == which:
+            return kind  # it is this one already: a user's own VISIBLE says nothing of that
         uuid: str | None = shown(f"{CUDA}:{which}")
     else:
         uuid = _of(found, which)
@@ -213,8 +217,21 @@ def pin(device: str | None) -> str | None:
             f"device {device}: this process has begun to use CUDA. Start it with "
             f"{VISIBLE}={uuid}, or open the model before anything else uses the GPU"
         )
-    os.environ[VISIBLE], os.environ[ORDER] = uuid, BY_BUS
+    os.environ[VISIBLE] = os.environ[PINNED] = uuid
+    os.environ[ORDER] = BY_BUS
     return device and kind
+
+
+def handed_on(device: str | None) -> str | None:
+    """A device that `pin` returned as another process finds it: by its UUID.
+
+    Where NVML tells none it is what this process's VISIBLE was set to, which a child inherits.
+    """
+    if device != CUDA:
+        return device
+    sees = os.environ.get(VISIBLE)
+    which = uuid_of(device) or (sees if sees == os.environ.get(PINNED) else None)
+    return device if which is None else f"{device}:{which}"
 
 
 def cuda_is_loaded() -> bool:

@@ -138,7 +138,7 @@ def test_each_instance_has_the_gpu_that_triton_gave_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All is real but the driver that counts GPUs, and that the tower computes on none."""
-    for name in (gpus.VISIBLE, gpus.ORDER):
+    for name in (gpus.VISIBLE, gpus.ORDER, gpus.PINNED):
         monkeypatch.setenv(name, "")  # whatever is set here is undone after the test
         monkeypatch.delenv(name)
     if shown is not None:

@@ -37,7 +37,7 @@ CUT = {**EARLY, "slices": SLICES}
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Installs an NVML, and has this process and its children forget which GPUs are visible."""
     install = installer(tmp_path, monkeypatch)
-    for name in (gpus.VISIBLE, gpus.ORDER):
+    for name in (gpus.VISIBLE, gpus.ORDER, gpus.PINNED):
         monkeypatch.setenv(name, "")  # whatever a test sets is undone after it
         monkeypatch.delenv(name)
 
@@ -284,6 +284,33 @@ def test_where_nvml_is_silent_cuda_s_own_number_is_taken(
         assert gpus.pin(device) == "cuda", "it is this one already"
         with pytest.raises(UsageError, match=r"no such GPU \(cuda:0 is 1\)"):
             gpus.pin("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "named"),
+    [("3,5", "cuda:1", "cuda:5"), (None, "cuda:1", "cuda:1"), ("3,5", "cpu:0", "cpu:0")],
+)
+def test_where_nvml_is_silent_a_child_finds_the_gpu_by_what_it_inherits(
+    visible: str | None, device: str, named: str, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(init=["Driver Not Loaded"])
+    if visible is not None:
+        monkeypatch.setenv(gpus.VISIBLE, visible)
+    kind = gpus.pin(device)
+    assert gpus.handed_on(kind) == named
+    sees = os.environ.get(gpus.VISIBLE)
+    assert gpus.pin(named) == kind and os.environ.get(gpus.VISIBLE) == sees
+
+
+def test_where_nvml_is_silent_a_users_own_choice_is_counted_from_nought(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(init=["Driver Not Loaded"])
+    monkeypatch.setenv(gpus.VISIBLE, "1")
+    monkeypatch.setenv(gpus.ORDER, gpus.BY_BUS)
+    with pytest.raises(UsageError, match=r"no such GPU \(cuda:0 is 1\)"):
+        gpus.pin("cuda:1")
+    assert gpus.pin("cuda:0") == "cuda" and os.environ[gpus.VISIBLE] == "1"
 
 
 def test_where_nvml_is_silent_a_gpu_that_cuda_does_not_show_is_refused(
