@@ -313,6 +313,28 @@ def test_what_other_code_found_is_put_aside(
         assert not file.exists()
 
 
+def test_a_record_that_is_tracked_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, file = tmp_path / "code.py", tmp_path / "results" / "first-run-toy.json"
+    file.parent.mkdir()
+    for path in (code, file):
+        path.write_text("{}\n")
+    user = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+    for words in (("init", "-q"), ("add", "."), (*user, "commit", "-qm", "One")):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    monkeypatch.setattr(first_gpu_run, "ROOT", tmp_path)
+    clean = first_gpu_run.commit()
+    assert clean is not None and not clean.endswith("+")
+    file.unlink()
+    before = first_gpu_run.begun(file, "cpu", "toy", None)
+    before["stages"]["products"] = stage_record("ok")
+    file.write_text(json.dumps(before))
+    assert first_gpu_run.begun(file, "cpu", "toy", None) == before
+    code.write_text("1\n")
+    assert first_gpu_run.commit() == f"{clean}+"
+
+
 def test_without_a_gpu_it_says_how_to_rehearse(tmp_path: Path) -> None:
     from clipperf.system.env import gpu
 

@@ -47,6 +47,8 @@ from clipperf.system.files import read_json, utc_now, write_json, write_text
 from clipperf.version import __version__
 
 ROOT = Path(__file__).parents[1]
+WRITTEN = ("results", "README.md")
+"""What runs and `tools/verified_on.py` write in the checkout."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 LAST_WORDS = 1200
 """So many characters of what a failed stage printed last are kept."""
@@ -229,10 +231,18 @@ def begun(file: Path, device: str, machine: str, gpu: env.Gpu | None) -> Record:
 
 
 def commit() -> str | None:
-    """The revision of the code, "+" behind it where files differ; None outside a checkout."""
-    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    """The revision of the code, "+" behind it where files differ; None outside a checkout.
+
+    What runs write, which is tracked, is none of the code: else none could be gone on with.
+    """
+    git = ["git", "-C", str(ROOT)]
+    words = [*git, "describe", "--always", "--abbrev=12"]
     done = subprocess.run(words, capture_output=True, text=True)
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    if done.returncode != 0 or not done.stdout.strip():
+        return None
+    words = [*git, "diff", "--quiet", "HEAD", "--", ".", *(f":!{name}" for name in WRITTEN)]
+    differs = subprocess.run(words, capture_output=True).returncode != 0
+    return done.stdout.strip() + "+" * differs
 
 
 def run_stage(
