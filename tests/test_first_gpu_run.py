@@ -469,6 +469,7 @@ def test_what_cannot_be_begun_is_said_in_words(
     [
         (Skipped("no such runtime"), 77, "no such runtime"),
         (Wrong("two vectors differ", {"rows": [3]}), 1, "two vectors differ"),
+        (Wrong("nothing was printed"), 1, "nothing was printed"),
         (KeyError("no such row"), 1, "KeyError: 'no such row'"),
     ],
 )

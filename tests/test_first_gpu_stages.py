@@ -225,6 +225,25 @@ def test_engines_of_eight_bits_are_judged_by_their_vectors(
     assert any("| trt | fp8 | image | 0.3000000 |" in line and "False" in line for line in page)
 
 
+def test_what_nobody_expected_of_one_engine_leaves_the_others_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def judged(spec: Any, side: str, *given: Any) -> float:
+        if side == "image":
+            raise OSError("libnvinfer.so: cannot be opened")
+        return 1.0
+
+    class Made:
+        folder = Path()
+
+    monkeypatch.setattr("clipperf.export.make.make", lambda *given: Made)
+    monkeypatch.setattr(first_gpu_vectors, "model", lambda: None)
+    monkeypatch.setattr(first_gpu_vectors, "judged", judged)
+    first, second = first_gpu_vectors.judged_vectors("trt", ("image", "text"), "fp8", "cuda")
+    assert (first["ok"], first["error"]) == (False, "OSError: libnvinfer.so: cannot be opened")
+    assert (second["ok"], second["cosine"]) == (True, 1.0)
+
+
 # --- what was aimed at ---------------------------------------------------------------------------
 
 

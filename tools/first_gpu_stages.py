@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Skipped as exc:
         code, data = SKIPPED, {"reason": str(exc)}
     except Wrong as exc:  # the rehearsal's own comes when the stage has ended
-        code, data = 1, {**data, **exc.data, "reason": str(exc)}
+        code, data = 1, {**kept, **data, **exc.data, "reason": str(exc)}
     except ClipperfError as exc:
         code, data = 1, {**kept, "reason": f"{type(exc).__name__}: {exc}"}
     except Exception as exc:  # noqa: BLE001 - whatever it is, the next stages go on, and it is said
