@@ -352,6 +352,28 @@ def test_no_stage_begins_without_time(tmp_path: Path) -> None:
     assert run["stages"]["products"]["status"] == "not reached"
 
 
+@pytest.mark.parametrize(
+    ("left_s", "expected"),
+    [
+        (1000, ("too slow", "ended after 200 s")),
+        (150, ("not reached", "ended after 150 s, all left")),
+    ],
+)
+def test_a_stage_is_too_slow_only_by_its_own_limit(
+    left_s: float, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_stage(stage: Stage, device: str, limit_s: float) -> dict[str, Any]:
+        ended = first_gpu_run.ended("too slow", f"ended after {limit_s:.0f} s")
+        return ended | {"data": {"rows": [1]}}
+
+    monkeypatch.setattr(first_gpu_run, "run_stage", run_stage)
+    monkeypatch.setattr(first_gpu_run.time, "monotonic", lambda: 5.0)
+    stage = Stage("slow", "Slow", 200, lambda device, keep: {})
+    record = first_gpu_run.attempt(stage, "cpu", 5.0 + left_s, None)
+    assert (record["status"], record["reason"]) == expected
+    assert record["data"] == {"rows": [1]}
+
+
 def test_a_stage_that_hangs_is_ended_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,12 +182,15 @@ def attempt(stage: Stage, device: str, ends_at: float, rehearsal: Path | None) -
     if left_s < stage.least_s:
         record = ended("not reached", f"{max(0, left_s):.0f} s were left")
     else:
-        limit_s = min(stage.limit_s * (1 if rehearsal is None else PATIENCE), left_s)
+        own_s = stage.limit_s * (1 if rehearsal is None else PATIENCE)
+        limit_s = min(own_s, left_s)
         record = (
             run_stage(stage, device, limit_s)
             if rehearsal is None
             else rehearse(stage, limit_s, run_stage, rehearsal / "simulated-gpu")
         )
+        if record["status"] == "too slow" and left_s < own_s:  # it was given less than it may take
+            record |= {"status": "not reached", "reason": f"ended after {left_s:.0f} s, all left"}
     print(f"{stage.name}: {record['status']}, {record['seconds']} s {record['reason']}", flush=True)
     return record
 
