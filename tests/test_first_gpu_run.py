@@ -630,6 +630,35 @@ def cell(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def test_a_result_that_cannot_be_kept_holds_up_no_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its lines are more than a pipe holds; what is as before is not kept again."""
+    one = {"cell": cell(), "kind": "time", "status": "ok", "run_s": [0.004]}
+    measured = {"measurements": [one]}
+    code = (
+        "import json, pathlib, sys\n"
+        "file = pathlib.Path(sys.argv[sys.argv.index('--json') + 1])\n"
+        f"file.write_text({json.dumps(measured)!r})\n"
+        "for number in range(3000):\n    print('x' * 60, file=sys.stderr)\n"
+    )
+    package = tmp_path / "clipperf"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "__main__.py").write_text(code)
+    monkeypatch.setattr(first_gpu_base, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    kept: list[Any] = []
+
+    def keep(found: Any) -> None:
+        kept.append(found)
+        raise OSError("no space left on device")
+
+    found = first_gpu_base.profiled("toy", keep=keep)
+    assert kept == [found] and found["rows"][0]["runtime"] == "torch"
+    assert capsys.readouterr().out.count("not kept: no space left on device") == 1
+
+
 def test_a_cells_passes_become_one_row() -> None:
     rows = merged(
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import subprocess
@@ -108,7 +109,8 @@ def clipperf(
 ) -> subprocess.CompletedProcess[str]:
     """One command of clipperf, its output kept; what it says of its progress is shown at once.
 
-    `heard` is called after each line of that.
+    `heard` is called after each line of that. Where it fails the lines are read on: a pipe that
+    nobody reads would hold the command up.
     """
     print(" ".join(words), flush=True)
     with subprocess.Popen(
@@ -119,9 +121,13 @@ def clipperf(
 
         def listen() -> None:
             for line in child.stderr or ():
-                print(line, end="", flush=True)
                 said.append(line)
-                heard()
+                try:
+                    print(line, end="", flush=True)
+                    heard()
+                except Exception as exc:  # noqa: BLE001 - a full disk, say
+                    with contextlib.suppress(OSError):  # which may hold the log, too
+                        print(f"what was found is not kept: {exc}", flush=True)
 
         listener = threading.Thread(target=listen)
         listener.start()
@@ -184,8 +190,15 @@ def profiled(*words: str, keep: Keep = lambda found: None) -> Data:
         def rows_now() -> list[Data]:
             return merged(read_json(file, large=True)["measurements"])
 
+        kept: list[tuple[int, int]] = [(0, 0)]
+
         def heard() -> None:
-            if file.exists():
+            if not file.exists():
+                return
+            state = file.stat()
+            now = (state.st_size, state.st_mtime_ns)
+            if now != kept[-1]:
+                kept.append(now)
                 keep({"rows": rows_now()})
 
         done = clipperf("profile", *words, "--quick", "--json", str(file), heard=heard)
