@@ -8,7 +8,7 @@ from functools import partial
 from operator import ge, le
 from typing import Any
 
-Data = dict[str, Any]
+from first_gpu_base import ENGINES, Data
 
 OVER_COMPILED = {1: 1.5, 32: 1.2}
 """Times torch-compile, images of ViT-B-32 in fp16, by batch."""
@@ -19,8 +19,6 @@ SHORT, WHOLE_CONTEXT = 16, 77
 """Tokens: the length that most captions are padded to, and what all are without it."""
 VRAM_SHARE = 0.1
 NO_SLOWER = 1.0
-ENGINES = ("trt", "trt-rtx")
-"""Whose figures count: of the first that was measured."""
 
 MET, MISSED, NOT_MEASURED = "met", "missed", "not measured"
 
@@ -173,7 +171,7 @@ def rows_of(stages: Data, name: str) -> list[Data]:
 
 
 def engine(rows: Iterable[Data], stage: str, **cell: Any) -> Data:
-    """A cell of the first of `ENGINES` that was timed."""
+    """A cell of the first of `ENGINES` that was timed: its figures count."""
     rows = list(rows)
     for name in ENGINES:
         if any(row["runtime"] == name for row in rows):

@@ -45,12 +45,12 @@ LEAST_COSINE = {"fp32": 0.99999, "tf32": 0.999, "fp16": 0.999, "bf16": 0.99}
 BATCHES: tuple[int, ...] = sized((1, 3, 8, 33), (1, 3))
 COMPILED_BATCHES = (8,)
 KNOWN_BYTES = sized(1 << 30, 1 << 24)
-EARLY = ("torch", "ort-cuda", "trt", "trt-rtx")
+ENGINES = ("trt", "trt-rtx")
+"""TensorRT's own engines, in both flavours: the runtimes that a simulated GPU has."""
+EARLY = ("torch", "ort-cuda", *ENGINES)
 """The order of runtimes: those that open at once, then TensorRT's own engines, then the others."""
 COMPILED = ("torch-compile",)
 """Half a minute for each shape: left out where others answer the stage's question."""
-SIMULATED = ("trt", "trt-rtx")
-"""What a simulated GPU has."""
 ENOUGH = ("onnx", "trt")
 """The runtimes that are enough for a rehearsal of what is measured, one on each device."""
 SKIPPED = 77
@@ -95,7 +95,7 @@ def usable(device: str) -> list[str]:
     from clipperf.inspect import doctor
 
     names = [check.runtime for check in doctor.check() if check.device == device and check.usable]
-    return sized(names, [name for name in names if device == "cpu" or name in SIMULATED])
+    return sized(names, [name for name in names if device == "cpu" or name in ENGINES])
 
 
 def timed(device: str, without: Sequence[str] = (), rehearsed: Sequence[str] = ENOUGH) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from first_gpu_base import (
+    ENGINES,
     ENOUGH,
     MODEL,
     ROOT,
@@ -39,10 +40,9 @@ LEFT_BYTES = 64 << 20
 AT_ONCE = 8
 MANY = sized(250, 3)
 MEMORY, HAD_ENOUGH = "memory at batch", "it had enough"
-PLANS = ("trt", "trt-rtx")
 
 
-SERVING = ("ort-cuda", "trt", "trt-rtx")
+SERVING = ("ort-cuda", *ENGINES)
 """The runtimes of a GPU that `served` tries, each where it is usable."""
 
 
@@ -84,7 +84,7 @@ def serve(runtime: str, device: str, row: Data, keep: Callable[[], None]) -> Non
     whole = make(spec, SIDES, Variant("onnx", "fp32")).folder
     settings = EngineSettings(batch=(1, 8, 64))
     variant = Variant("onnx", precision)
-    if runtime in PLANS:
+    if runtime in ENGINES:
         variant = Variant(runtime, precision, settings=settings)
     folder = make(spec, SIDES, variant).folder
     rng = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def unfit(row: Data) -> str:
     if bad:
         return f"other vectors than the CPU's: {', '.join(bad)}"
     said = row.get("without_memory", MEMORY)
-    if MEMORY not in said and not (said == HAD_ENOUGH and row["runtime"] in PLANS):
+    if MEMORY not in said and not (said == HAD_ENOUGH and row["runtime"] in ENGINES):
         return f"too little memory was told as: {said}"
     if row["growth"] > MOST_GROWTH:
         return f"memory grew by {row['growth']:.1%}"

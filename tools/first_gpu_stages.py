@@ -19,12 +19,12 @@ from pathlib import Path
 
 from first_gpu_base import (
     COMPILED,
+    ENGINES,
     ENOUGH,
     LARGE,
     MODEL,
     REHEARSED,
     ROOT,
-    SIMULATED,
     SKIPPED,
     Data,
     Keep,
@@ -100,7 +100,7 @@ def gpu_tests(device: str, keep: Keep) -> Data:
 
 def speed(device: str, keep: Keep) -> Data:
     """Images in all runtimes but the compiled one in fp16 (fp32 on a CPU), interleaved."""
-    cells = _cells(device, sized("1,32", "1"), COMPILED, ("onnx", *SIMULATED))
+    cells = _cells(device, sized("1,32", "1"), COMPILED, ("onnx", *ENGINES))
     return profiled(*MODEL, *cells, "--tower", "image", keep=keep)
 
 
@@ -148,7 +148,7 @@ def texts(device: str, keep: Keep) -> Data:
 def batches(device: str, keep: Keep) -> Data:
     """Batches from 1 to 64 in TensorRT, where it is there; each cell takes seconds."""
     names = usable(device)
-    without = [name for name in names if name not in SIMULATED] if {*SIMULATED} & {*names} else ()
+    without = [name for name in names if name not in ENGINES] if {*ENGINES} & {*names} else ()
     cells = _cells(device, sized("1,2,4,8,16,32,64", "2"), [*COMPILED, *without])
     return profiled(*MODEL, *cells, "--tower", "image", keep=keep)
 
