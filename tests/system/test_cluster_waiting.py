@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from clipperf.system.cluster import roll, waiting
 from clipperf.system.cluster.machines import Needs, Node, amounts, left_of
 from clipperf.system.cluster.roll import Roll
+from clipperf.system.cluster.running import Cluster
 from clipperf.system.cluster.tasks import Flight, Task
 from clipperf.system.cluster.waiting import Waits, begins_late, cannot_take, not_begun
 
@@ -22,7 +24,7 @@ OTHER = Node("1" * 56, "10.0.0.2", Needs(8), ANY)
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, as the module sees it."""
     now = [100.0]
-    monkeypatch.setattr(waiting.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -36,11 +38,35 @@ def test_it_is_said_after_a_moment_and_then_sparsely(clock: list[float]) -> None
     times = ("6.0 s", "36.0 s", "72.0 s", "2 min 24 s", "4 min 48 s", "9 min 36 s", "14 min 36 s")
     assert said == [f"waiting for {each} now: a machine" for each in (*times, "19 min 36 s")]
     said.clear()
-    waits.see(None)
     waits.see(clock[0] - 5, lambda: "another")
     assert not said
     waits.see(clock[0] - 7, lambda: "another")
     assert said == ["waiting for 7.0 s now: another"]
+
+
+def test_a_wait_that_outlasts_other_work_is_said_as_sparsely(clock: list[float]) -> None:
+    """One machine is busy all the while; each task of another, of 4 s, is awaited."""
+    state = SimpleNamespace(available_resources_per_node=dict)
+    ray: Any = SimpleNamespace(
+        get_runtime_context=lambda: SimpleNamespace(gcs_address="10.0.0.1:6379"),
+        _private=SimpleNamespace(state=state),
+    )
+    said: list[str] = []
+    own = Cluster.__new__(Cluster)
+    own._ray, own._waits = ray, Waits(said.append)
+    own._waiting, own._without_since_s = collections.deque(), None
+    own._flying = [Flight(Task("it", len), print, print, print, node=ONE, placed_s=100.0)]
+    own._roll = Roll(ray, Any)
+    own._roll.nodes, own._roll.look_again = [ONE], lambda: None  # type: ignore[method-assign]
+
+    def turn() -> None:
+        clock[0] += 1.0
+
+    own._turn = turn  # type: ignore[method-assign]
+    for ended_s in range(104, 221, 4):
+        own._until(lambda until_s=ended_s: clock[0] >= until_s)  # type: ignore[misc]
+    times = [text.partition(" now: not begun yet: it on a ")[0] for text in said]
+    assert times == [f"waiting for {each}" for each in ("7.0 s", "37.0 s", "74.0 s")]
 
 
 def test_amounts_are_said_as_people_do() -> None:

@@ -134,7 +134,6 @@ class Cluster:
             self._check_hope()
             self._say_waits()
             self._turn()
-        self._waits.see(None)
 
     def _say_waits(self) -> None:
         """Say what is waited for that is no work of this command."""

@@ -28,11 +28,14 @@ class Waits:
         self._next_s = FIRST_S
 
     def see(self, since_s: float | None, words: Callable[[], str] = str) -> None:
-        """What has been waited for since when (of the monotonic clock); None where nothing is."""
-        if since_s != self._since_s:
-            self._since_s, self._next_s = since_s, FIRST_S
+        """What has been waited for since when (of the monotonic clock); None where nothing is.
+
+        What has been said of a wait counts also where nobody asked for a while.
+        """
         if since_s is None:
             return
+        if since_s != self._since_s:
+            self._since_s, self._next_s = since_s, FIRST_S
         waited_s = time.monotonic() - since_s
         if waited_s >= self._next_s:
             self._next_s = waited_s + min(MOST_S, max(AGAIN_S, waited_s))
