@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,17 +100,24 @@ class _Command(TyperCommand):
             return super().invoke(ctx)
 
 
+ABSENT = r"unexpected extra argument|does not exist|there is no such|unknown model|no dataset at"
+"""What is said of a plan, a model or a dataset that is not there, or is one too many."""
+
+
 @contextlib.contextmanager
 def _advising(ctx: typer.Context) -> Iterator[None]:
-    """An error about a word behind ``--ray`` says what an address looks like, too."""
+    """Where a word behind ``--ray`` names nothing, its error says what an address looks like."""
     word = ctx.meta.get(RAY)
+    if word and os.path.exists(word):  # noqa: PTH110 - for which no name is too long
+        word = None
     # UsageError of the click that typer brings.
     parser_error: Any = typer.BadParameter.__base__
     try:
         yield
     except (parser_error, UsageError) as exc:
         said = str(exc) if isinstance(exc, UsageError) else exc.message.rstrip(".")
-        if not word or not re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w-])", said):
+        named = word and re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w-])", said)
+        if not word or not named or not re.search(ABSENT, said):
             raise
         raise UsageError(f"{said}; {advice(word)}") from exc
 

@@ -299,6 +299,16 @@ def test_what_cannot_be_done_on_a_cluster_is_refused(cli: Cli) -> None:
     assert done.returncode == 2 and "leave out --ray" in done.stderr
 
 
+def test_what_is_wrong_with_what_follows_ray_is_no_address(cli: Cli, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text('models = ["clipperf-sample"]\nruntime = ["onnx"]\n')
+    done = cli("sweep", "--ray", plan)
+    assert done.returncode == 2 and "plan.toml" in done.stderr
+    assert "'runtime'" in done.stderr and "is no address" not in done.stderr
+    done = cli("sweep", "--ray", tmp_path / "plans.toml")
+    assert done.returncode == 2 and f"--ray {tmp_path}/plans.toml is no address" in done.stderr
+
+
 def test_a_sweep_that_another_command_writes_asks_no_cluster(cli: Cli, tmp_path: Path) -> None:
     plan, out = tmp_path / "plan.toml", tmp_path / "out"
     plan.write_text('models = ["clipperf-sample"]\nruntimes = ["onnx"]\n')
