@@ -154,3 +154,7 @@ def test_a_machine_whose_process_dies_is_asked_again_and_then_left_out() -> None
     assert not own.may_come(needs)
     own.asked = {name: (None, row)}
     assert own.may_come(needs) and not own.may_come(Task("it", len, needs=Needs(3)))
+    own.asked.clear()
+    row["Alive"] = False
+    own.look()
+    assert own.words == [], "it has left"

@@ -39,9 +39,9 @@ MOST_TRIES = 3
 class Roll:
     """`nodes` have said what they are, those that are `asked` have not yet, some are `left_out`.
 
-    `left_out` says why, by a node's id. Until it `is_settled`, one with another clipperf is an
-    error; later it is left out. `has_lost` is whether a machine went that was there. `kept` says
-    what there is when the cluster is gone.
+    `left_out` says why, by the id of a node that is there. Until it `is_settled`, one with another
+    clipperf is an error; later it is left out. `has_lost` is whether a machine went that was there.
+    `kept` says what there is when the cluster is gone.
     """
 
     def __init__(self, ray: Any, starter: Starter, kept: str = "") -> None:
@@ -133,6 +133,7 @@ class Roll:
             return
         self.has_lost = self.has_lost or any(node.id not in there for node in self.nodes)
         self.nodes = [node for node in self.nodes if node.id in there]
+        self.left_out = {name: why for name, why in self.left_out.items() if name in there}
         self._again.clear()
         known = {node.id for node in self.nodes} | self.asked.keys() | self.left_out.keys()
         for name, row in there.items():
