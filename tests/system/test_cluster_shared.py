@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -98,6 +99,23 @@ def test_a_folder_crosses_with_its_checksums(shared: Shared, folder: Path, tmp_p
     before = (folder / NAMES[0]).stat()
     assert shared.fetch_folder(found, tmp_path / "home") == folder
     assert (folder / NAMES[0]).stat() == before
+
+
+@pytest.mark.parametrize("shared", ["path", "memory", "s3"], indirect=True)
+def test_a_file_that_goes_before_it_is_put_is_told_as_that(
+    shared: Shared, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `clipperf store gc` may meanwhile: it says nothing of the shared place."""
+    exists = shared._fs.exists
+
+    def gone(target: str) -> Any:
+        (folder / NAMES[0]).unlink()
+        return exists(target)
+
+    monkeypatch.setattr(shared._fs, "exists", gone)
+    said = f"^{re.escape(str(folder / NAMES[0]))} was removed before it was copied"
+    with pytest.raises(ArtifactError, match=said):
+        shared.put_folder(folder, "artifacts/one", NAMES)
 
 
 def test_another_folder_of_the_name_stays_as_it_is(

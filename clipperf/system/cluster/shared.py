@@ -31,6 +31,9 @@ _HERE = ("file", "local")
 _TALKATIVE = ("fsspec", "gcsfs", "s3fs")
 """Loggers that would fill standard error where nobody set up logging; errors are told by us."""
 
+for _name in _TALKATIVE:
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+
 
 @dataclass(frozen=True)
 class Blob:
@@ -67,8 +70,6 @@ class Shared:
         except ImportError as exc:
             said = f"{url} needs fsspec, which is not installed: {install('ray')}"
             raise MissingDependencyError(said) from exc
-        for name in _TALKATIVE:
-            logging.getLogger(name).addHandler(logging.NullHandler())
         try:
             self._fs, self._root = url_to_fs(url)
         except ImportError as exc:
@@ -140,13 +141,18 @@ class Shared:
     # --- files and folders -----------------------------------------------------------------
 
     def put_folder(self, folder: Path, place: str, names: Sequence[str]) -> SharedFolder:
-        """Put files of a folder, those that are not there yet."""
+        """Put files of a folder, those that are not there yet.
+
+        Raises:
+            ArtifactError: a file of the folder cannot be read, or goes meanwhile.
+        """
         blobs = {}
         for name in names:
             path = folder / name
-            blob = Blob(store.cached_sha256(path), path.stat().st_size)
-            self._put_file(path, blob)
-            blobs[name] = blob
+            digest = store.cached_sha256(path)
+            with _source_there(path):
+                blobs[name] = Blob(digest, path.stat().st_size)
+            self._put_file(path, blobs[name])
         return SharedFolder(place, blobs)
 
     def fetch_folder(self, shared: SharedFolder, home: Path, *, replace: bool = False) -> Path:
@@ -186,9 +192,10 @@ class Shared:
             if self._fs.exists(target) and self._fs.size(target) == blob.size:
                 return
             if self._is_here:
-                self._here(target, lambda staging: _copy(path, staging))
+                with _source_there(path):
+                    self._here(target, lambda staging: _copy(path, staging))
             else:
-                with self._bucket_there():
+                with self._bucket_there(), _source_there(path):
                     self._fs.put_file(str(path), target)
 
     def _fetch_file(self, blob: Blob, target: Path) -> None:
@@ -256,7 +263,7 @@ class Shared:
             raise ArtifactError(f"{self.url}: there is no {target}") from exc
         except ImportError as exc:
             raise MissingDependencyError(f"{self.url}: {one_line(str(exc))}") from exc
-        except StorageError:
+        except (ArtifactError, StorageError):
             raise
         except OSError as exc:
             if exc.errno in files.FULL:
@@ -275,6 +282,17 @@ class Shared:
 def shared_at(url: str, run: str = "") -> Shared:
     """A shared place, opened once by each process."""
     return Shared(url, run)
+
+
+@contextlib.contextmanager
+def _source_there(path: Path) -> Iterator[None]:
+    """Where a file of this machine goes before it is put, nothing is said of the shared place."""
+    try:
+        yield
+    except FileNotFoundError as exc:
+        if path.exists():
+            raise
+        raise ArtifactError(f"{path} was removed before it was copied: make it again") from exc
 
 
 def _copy(source: Path, target: Path) -> None:
