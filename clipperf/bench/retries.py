@@ -10,7 +10,9 @@ from clipperf.errors import (
     ClipperfError,
     ExportError,
     LostError,
+    MissingDependencyError,
     StorageError,
+    UnsupportedError,
     UsageError,
 )
 from clipperf.nouns.result import Ended
@@ -42,10 +44,10 @@ def tried_twice(make: Callable[[], Made]) -> Made:
 def kept(exc: ClipperfError) -> ClipperfError:
     """An error of what is not tried again in this run, in words that say how it is.
 
-    A refusal stays as it is: it costs nothing, and the next command refuses, too. So does what is
-    wrong with the disk, which is of all.
+    A refusal stays as it is: it costs nothing, and the next command refuses, too. So does what
+    wants a package or another machine first, and what is wrong with the disk, which is of all.
     """
-    if isinstance(exc, UsageError | StorageError):
+    if isinstance(exc, UsageError | MissingDependencyError | UnsupportedError | StorageError):
         return exc
     said = ExportError(f"{exc}; {HOW}")
     said.__cause__ = exc
