@@ -69,15 +69,16 @@ def remove_tree(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def made(path: Path, *, folder: bool = False) -> Iterator[Path]:
+def made(path: Path, *, folder: bool = False, private: bool = False) -> Iterator[Path]:
     """A fresh file or folder beside a path while the block runs; what dead writers left goes first.
 
-    The kernel's lock of it is held meanwhile, which tells it from theirs.
+    The kernel's lock of it is held meanwhile, which tells it from theirs. A `private` folder is
+    the user's alone from the start.
 
     Raises:
         OSError: it cannot be made.
     """
-    temporary, descriptor = _made(path, folder)
+    temporary, descriptor = _made(path, folder, 0o700 if private else 0o777)
     try:
         _sweep(path)
         yield temporary
@@ -93,8 +94,8 @@ def made(path: Path, *, folder: bool = False) -> Iterator[Path]:
 @contextlib.contextmanager
 def scratch(name: str) -> Iterator[Path]:
     """A folder of the user's alone among the machine's temporary files; see `made`."""
-    with made(Path(tempfile.gettempdir()) / f"{SCRATCH}{name}", folder=True) as folder:
-        folder.chmod(0o700)
+    place = Path(tempfile.gettempdir()) / f"{SCRATCH}{name}"
+    with made(place, folder=True, private=True) as folder:
         yield folder
 
 
@@ -105,13 +106,13 @@ def sweep_scratch() -> None:
             _sweep_one(leftover)
 
 
-def _made(path: Path, folder: bool) -> tuple[Path, int | None]:
-    """A fresh file or folder, and the descriptor that holds its lock."""
+def _made(path: Path, folder: bool, mode: int) -> tuple[Path, int | None]:
+    """A fresh file, or folder of a mode, and the descriptor that holds its lock."""
     while True:
         number = secrets.token_hex(4)
         temporary = path.with_name(f"{PREFIX}{os.getpid()}-{number}-{label(path)}")
         if folder:
-            temporary.mkdir()
+            temporary.mkdir(mode)
         else:
             temporary.touch(exist_ok=False)
         if sys.platform == "win32":  # folders cannot be opened there, nor files in use be removed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import sys
@@ -22,6 +23,21 @@ with temporaries.scratch("eval") as folder:
 """
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
+
+
+def test_scratch_is_the_users_alone_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Path, "chmod", lambda path, mode: pytest.fail("it was another's before"))
+    with temporaries.scratch("eval") as own:
+        assert stat.S_IMODE(own.stat().st_mode) == 0o700
+    mask = os.umask(0o022)
+    try:
+        with temporaries.made(tmp_path / "out", folder=True) as own:
+            assert stat.S_IMODE(own.stat().st_mode) == 0o755
+    finally:
+        os.umask(mask)
 
 
 def test_what_a_killed_process_had_for_scratch_goes_with_the_next(
