@@ -43,14 +43,15 @@ class Settings:
 
     A cell is stable once it has `min_blocks` blocks, `min_runs` timed calls, `min_s` seconds of
     timed calls, and the 95 % interval of its median is at most `target_rel_width` of the median
-    wide. A cell that is not there after `max_s` (its share of the group's time), or whose interval
-    is still too wide `patience_s` after all of its group have the rest, is reported as unstable. A
-    block is a sleep of `sleep_s` (lets the thread pool of the engine that ran before
-    fall asleep), `warmup` untimed calls, then timed calls: at least `block_calls` of them and
-    `block_s` seconds, cut short after `block_max_s`. `timeout_s` limits every single step of a
-    worker; `memory_runs` is the number of runs of the memory pass. On a GPU, `gpu_load_s` is how
-    long a cell runs without pause while its power is read, and `phase_runs` how many runs are
-    split into copies and compute. A pass over its `limits` is ended; see `bench.limits`.
+    wide. A cell that is not there after `max_s` is reported as unstable; in closed loops also one
+    whose interval is still too wide `patience_s` after all of its group have the rest. Each of
+    these is a cell's share of the group's time. A block is a sleep of `sleep_s` (lets the thread
+    pool of the engine that ran before fall asleep), `warmup` untimed calls, then timed calls: at
+    least `block_calls` of them and `block_s` seconds, cut short after `block_max_s`. `timeout_s`
+    limits every single step of a worker; `memory_runs` is the number of runs of the memory pass. On
+    a GPU, `gpu_load_s` is how long a cell runs without pause while its power is read, and
+    `phase_runs` how many runs are split into copies and compute. A pass over its `limits` is ended;
+    see `bench.limits`.
     """
 
     min_runs: int = 30
