@@ -106,13 +106,11 @@ class Facts:
     batch: int
     embed_dim: int
     pixels: PreprocessSpec
-    warnings: tuple[str, ...] = ()
 
 
 def facts_of(tower: Tower) -> Facts:
     """What vectors depend on of a tower that is open here."""
-    given = tower.cell, tower.artifact, tower.batch, tower.embed_dim, tower.pixels
-    return Facts(*given, tower.warnings)
+    return Facts(tower.cell, tower.artifact, tower.batch, tower.embed_dim, tower.pixels)
 
 
 def manifest_of(
