@@ -46,7 +46,7 @@ class Needs:
         )
 
 
-NOTHING = ONE = Needs()
+ONE_CPU = Needs()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,7 @@ def without_work(ray: Any) -> list[str]:
     except TimeoutError:
         return []
     rows = [row for row in found if row["Alive"] and not _takes_work(row)]
-    return [f"{named(row)} has declared {amounts(declared(row), ONE)}" for row in rows]
+    return [f"{named(row)} has declared {amounts(declared(row), ONE_CPU)}" for row in rows]
 
 
 def _takes_work(row: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clipperf.errors import ClipperfError
-from clipperf.system.cluster.machines import NOTHING, Needs, Node, amounts, facts
+from clipperf.system.cluster.machines import ONE_CPU, Needs, Node, amounts, facts
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Task:
     name: str
     function: Callable[..., Any]
     args: tuple[Any, ...] = ()
-    needs: Needs = NOTHING
+    needs: Needs = ONE_CPU
     alone: bool = True
     fits: Callable[[Node], bool] = lambda node: True
     unfit: str = "is another machine"
