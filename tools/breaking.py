@@ -31,6 +31,8 @@ quick = true
 """Two groups and an evaluation."""
 MINE = {"labels.json": "[]", "index/part.bin": "vectors", "image/notes.txt": "beside a tower"}
 TIMEOUT_S = 600
+GONE_S = 30.0
+"""In which what a command that was killed has begun must be gone, here and on nodes."""
 EMBED = "embed sample --artifact OUT --shard-items 100 --quiet --out VECTORS"
 BUILD = f"export {MODEL} --tower text --runtime trt-rtx --precision fp16 --quiet --out ENGINE"
 """An engine of TensorRT for RTX, which is built without a GPU."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from breaking import MODEL, Place
+from breaking import GONE_S, MODEL, Place
 
 from clipperf.system import store
 from clipperf.system.cluster.machines import APART
@@ -21,14 +21,12 @@ from clipperf.system.temporaries import PREFIX
 
 ROOT = Path(__file__).resolve().parent.parent
 NODES = 2
-GONE_S = 30.0
-"""In which what a command that was killed has begun must be gone from the nodes."""
 WORKER, AGENT, IDLE = "ray::", "Agent", "ray::IDLE"
 """How Ray's processes on a node are called: tasks, what looks after the node, what has no task."""
 TORCHS = "torchinductor_*"
 """PyTorch's own cache among the temporary files, which it makes where it is used first."""
 
-PLAN = f"""
+BRIEF_PLAN = f"""
 models = ["{MODEL}"]
 towers = ["text"]
 runtimes = ["onnx"]
@@ -77,7 +75,7 @@ class Clustered:
         """
         place.cluster = self.address
         assert place.template is not None
-        (place.template / "brief.toml").write_text(PLAN)
+        (place.template / "brief.toml").write_text(BRIEF_PLAN)
         for number in range(NODES):
             own = self.folder / f"node-{number}" / "artifacts"
             if not own.exists():

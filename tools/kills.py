@@ -34,7 +34,7 @@ from pathlib import Path
 
 import clustered
 import psutil
-from breaking import BUILD, EMBED, MODEL, TUNE, Place, error_lines
+from breaking import BUILD, EMBED, GONE_S, MODEL, TUNE, Place, error_lines
 from clustered import Clustered
 
 from clipperf.engines.tensorrt import flavours
@@ -63,7 +63,6 @@ RAY_TURNS = ("sweep-ray", "embed-ray", "sweep-ray", "eval-ray", "embed-ray")
 WHOM = {"family": 1, "parent": 1, "child": 1}
 RAY_WHOM = {**WHOM, "worker": 2, "node": 0.5}
 """Whom a kill hits, and how often."""
-GONE_S = 20.0
 
 
 def main() -> int:
