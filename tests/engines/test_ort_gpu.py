@@ -360,14 +360,16 @@ def watched(
     """What opens a tower whose cache is there, and fails as `error` says, with or without it."""
     more = {"key": "k", "cache_folder": str(root / "cache"), "path": str(graph)}
     asked = request(runtime, side=side, tokens=tokens, **more)
+
+    def options(request: Any, folder: Path | None) -> dict[str, str]:
+        return {"folder": str(folder)}
+
+    monkeypatch.setattr(providers, "tensorrt_options", options)  # a cache's name is of them, too
     target = providers.cache_folder(asked)
     assert target is not None
     target.mkdir(parents=True, exist_ok=True)
     (target / "kernels").write_text("whole")
     failed: list[str] = []
-
-    def options(request: Any, folder: Path | None) -> dict[str, str]:
-        return {"folder": str(folder)}
 
     def session(request: Any, wanted: str, options: Any, named: Any = None) -> Any:
         given = named[0][1] if named else options.given
@@ -391,7 +393,6 @@ def watched(
         def memory_info(self, kind: Any) -> str:
             return f"memory of {kind}"
 
-    monkeypatch.setattr(providers, "tensorrt_options", options)
     monkeypatch.setattr(providers, "tensorrt_rtx_options", options)
     monkeypatch.setattr(ort_gpu, "plugin_devices", lambda: [Device()])
     monkeypatch.setattr(ort_gpu, "_options", lambda request: Options())
