@@ -100,7 +100,8 @@ class _Command(TyperCommand):
             return super().invoke(ctx)
 
 
-ABSENT = r"unexpected extra argument|does not exist|there is no such|unknown model|no dataset at"
+TOO_MANY = "unexpected extra argument"
+ABSENT = rf"{TOO_MANY}|does not exist|there is no such|unknown model|no dataset at"
 """What is said of a plan, a model or a dataset that is not there, or is one too many."""
 
 
@@ -117,6 +118,8 @@ def _advising(ctx: typer.Context) -> Iterator[None]:
     except (parser_error, UsageError) as exc:
         said = str(exc) if isinstance(exc, UsageError) else exc.message.rstrip(".")
         named = word and re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w-])", said)
+        if word and TOO_MANY in said:  # which may be the plan, behind that word
+            raise UsageError(advice(word)) from exc
         if not word or not named or not re.search(ABSENT, said):
             raise
         raise UsageError(f"{said}; {advice(word)}") from exc

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--device", type=device, default="cuda", help="cuda, cuda:1, cuda:UUID, cpu"
     )
     parser.add_argument("--rehearse", action="store_true", help="small models and no GPU")
-    parser.add_argument("--minutes", type=minutes, default=10.0)
+    parser.add_argument("--minutes", type=minutes, default=10.0, help="for all of it; default: 10")
     parser.add_argument("--only", nargs="+", choices=[s.name for s in STAGES], default=[])
     parser.add_argument("--again", action="store_true", help="repeat what ended well, too")
     options = parser.parse_args(arguments)

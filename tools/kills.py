@@ -68,13 +68,17 @@ RAY_WHOM = {**WHOM, "worker": 2, "node": 0.5}
 def main() -> int:
     """Kill, look, repeat; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--in-a-row", type=int, default=3, help="kills before a run to the end")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=200, help="how many, default: 200")
+    parser.add_argument(
+        "--in-a-row", type=int, default=3, help="before a run to the end; default: 3"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all that is random; default: 0")
     parser.add_argument("--only", choices=COMMANDS, help="kill this command alone")
     parser.add_argument("--ray", action="store_true", help="kill commands on a Ray cluster")
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     options = parser.parse_args()
+    if options.kills < 1 or options.in_a_row < 1:
+        parser.error("--kills and --in-a-row are numbers of kills, from 1 on")
     with contextlib.ExitStack() as held:
         folder = options.folder or Path(held.enter_context(tempfile.TemporaryDirectory()))
         template = Place(folder / "template")

@@ -30,7 +30,7 @@ ADDRESSES = (
     "an address is HOST:PORT of the cluster's head, such as 10.0.0.1:6379, or auto for the cluster "
     "that this machine is part of, as without one"
 )
-START = "start one with: ray start --head"
+START = "check the address, or start a cluster with: ray start --head"
 TOKEN = (
     "a head that `ray start` made may ask for a token: set RAY_AUTH_MODE=token here, with its "
     "~/.ray/auth_token on this machine, or RAY_AUTH_MODE=disabled for both"
@@ -142,7 +142,7 @@ def _check_address(address: str) -> None:
             f"{said}: Ray's client is not supported: run the command on a machine of the "
             "cluster, with --ray HOST:PORT of its head"
         )
-    if not ADDRESS.fullmatch(address):
+    if not ADDRESS.fullmatch(address) or not 0 < int(address.rpartition(":")[2]) < 2**16:
         raise UsageError(f"{said} is no address: {ADDRESSES}")
     _check_answers(address, where)
 

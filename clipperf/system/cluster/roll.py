@@ -105,7 +105,7 @@ class Roll:
         try:
             return self.head.answers()
         except HeadError as exc:
-            raise HeadError(f"{exc}. {self.goes_on}") from exc
+            raise HeadError(f"{exc}; {self.goes_on}") from exc
 
     def has(self, node: Node) -> bool:
         """Whether Ray takes a node to be alive, which nobody knows without the head."""

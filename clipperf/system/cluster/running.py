@@ -269,7 +269,7 @@ class Cluster:
             said = f"no machine of the Ray cluster can do it: {self._of_stuck()}"
             self._waiting.clear()
             if may_come:
-                said = f"{said}; none has come for {NODES_S:g} s. {self._roll.goes_on}"
+                said = f"{said}; none has come for {NODES_S:g} s; {self._roll.goes_on}"
             raise ClusterError(said)
 
     def _stuck(self) -> list[Flight]:
