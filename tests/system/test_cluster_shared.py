@@ -74,15 +74,14 @@ def test_what_a_command_elsewhere_has_left_goes_by_its_age(
     shared: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No lock tells there whether it lives; see `test_cluster_owning` for where one does."""
-    theirs = Shared(shared.url, "theirs")
+    theirs = Shared(shared.url, "0123456789abcdef")
+    mark = f"{theirs.run}{owning.MARK}"
     theirs.put(theirs.own("rows.json"), b"[]")
-    theirs.put(f"{TASKS}/theirs{owning.MARK}", b"another kernel")
+    theirs.put(f"{TASKS}/{mark}", b"another kernel")
     with owning.owned(shared.url) as own:
         own.put(own.own("rows.json"), b"[]")
-        assert own.names(TASKS) == sorted(
-            [own.run, f"{own.run}{owning.MARK}", "theirs", f"theirs{owning.MARK}"]
-        )
-    assert theirs.names(TASKS) == ["theirs", f"theirs{owning.MARK}"], "it may live"
+        assert own.names(TASKS) == sorted([own.run, f"{own.run}{owning.MARK}", theirs.run, mark])
+    assert theirs.names(TASKS) == [theirs.run, mark], "it may live"
     monkeypatch.setattr(owning, "DEAD", timedelta(hours=-1))
     with owning.owned(shared.url):
         pass
