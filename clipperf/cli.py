@@ -118,9 +118,8 @@ def _advising(ctx: typer.Context) -> Iterator[None]:
     except (parser_error, UsageError) as exc:
         said = str(exc) if isinstance(exc, UsageError) else exc.message.rstrip(".")
         named = word and re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w-])", said)
-        if word and TOO_MANY in said:  # which may be the plan, behind that word
-            raise UsageError(advice(word)) from exc
-        if not word or not named or not re.search(ABSENT, said):
+        # What is too many may be the plan, behind that word.
+        if not word or not (TOO_MANY in said or (named and re.search(ABSENT, said))):
             raise
         raise UsageError(f"{said}; {advice(word)}") from exc
 

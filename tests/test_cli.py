@@ -50,7 +50,7 @@ MISTAKES = [
     ("profile --device tpu", 2, "tpu", "runs on cpu"),
     ("profile --pretrained openai", 2, "--pretrained", "needs a MODEL"),
     ("sweep no.toml --ray garbage", 2, "--ray garbage is no address", "HOST:PORT of"),
-    ("sweep --ray 10.0.0.1 no.toml", 2, "error: --ray 10.0.0.1 is no address", "HOST:PORT of"),
+    ("sweep --ray 10.0.0.1 no.toml", 2, "--ray 10.0.0.1 is no address", "HOST:PORT of"),
     ("sweep --ray garbage", 2, "--ray garbage is no address", "HOST:PORT of"),
     ("eval clipperf-sample --ray 10.0.0.1", 2, "--ray 10.0.0.1 is no address", "HOST:PORT of"),
     ("embed sample --out no --ray garbage", 2, "--ray garbage is no address", "HOST:PORT of"),

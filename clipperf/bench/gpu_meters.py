@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from clipperf.bench import gpu_sampler
 from clipperf.bench.gpu_figures import Seen
-from clipperf.errors import ChildError, ClipperfError, MeasurementError
+from clipperf.errors import ChildError, ClipperfError, EngineError, MeasurementError
 from clipperf.serialize import from_json
 from clipperf.system import gpus
 from clipperf.system.child import Child
@@ -26,7 +26,12 @@ def gpu_of(device: str) -> str | None:
     if "," in device:
         return None
     kind, _, number = device.partition(":")
-    return (gpus.uuid_of(device) or number or "0") if kind == gpus.CUDA else None
+    if kind != gpus.CUDA:
+        return None
+    found = None
+    with contextlib.suppress(EngineError):  # of NVML's, which the sampler will meet, too
+        found = gpus.uuid_of(device)
+    return found or number or "0"
 
 
 def available_vram_bytes(device: str) -> int | None:

@@ -176,7 +176,7 @@ def planned_lines(study: Study, found: Estimate, there: Collection[str] = ()) ->
     cells = sum(len(unit.cells) for unit in study.units)
     valid = sum(len(unit.cells) for unit in study.units if unit.id in there)
     if cells and valid == cells:
-        return [f"all {number_of(cells, 'cell')} are there already"]
+        return [f"nothing is left to do: {number_of(cells, 'cell')} there already"]
     left = f"; {valid} there already, {cells - valid} left" if valid else ""
     total, most = units.seconds(found.total_s), units.seconds(found.most_s)
     lines = [

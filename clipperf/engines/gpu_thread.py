@@ -38,6 +38,7 @@ def on_gpu_thread(call: Callable[[], T]) -> T:
         if "shutdown" not in str(exc):
             raise
         with _ending:  # of the interpreter, which joins no thread that is a daemon
+            thread.shutdown()  # waits for what was handed over before
             return call()
     try:
         return answer.result()

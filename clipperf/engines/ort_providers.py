@@ -48,10 +48,11 @@ def tensorrt_rtx_availability(device: str) -> Availability:
     """Whether the plugin is installed and there is a GPU that it takes."""
     from clipperf.system.env import gpu, version_of
 
-    problems = [*_provider_problems(), *nvidia.gpu_problems()]
+    without = nvidia.gpu_problems()
+    problems = [*_provider_problems(), *without]
     if not nvidia.package_folders(PLUGIN):
         problems.append((f"{PLUGIN_PACKAGE} is not installed", f"pip install {PLUGIN_PACKAGE}"))
-    found = gpu()
+    found = None if without else gpu()
     if found is not None and not takes_capability(found.compute_capability):
         problems.append((no_capability(found.name, found.compute_capability), "use ort-cuda"))
     version = version_of(PLUGIN_PACKAGE) or "unknown version"
@@ -162,8 +163,9 @@ def tensorrt_options(request: EngineRequest, folder: Path | None) -> dict[str, s
     """The TensorRT provider's options; engines are kept in `folder`, under a prefix of ours.
 
     Where fp16 is on, its networks are typed weakly: TensorRT may choose fp16 for what the graph
-    has in fp32. A square whose mean or sum a norm takes passes fp16's limit from 256 on, so these
-    two are held in fp32; without fp16 the option is nothing.
+    has in fp32. In norms that a graph spells out, a Pow whose mean is taken stays in fp32, since
+    squares pass fp16's limit from 256 on. Norms that are one operator, as in clipperf's own graphs,
+    are TensorRT's own affair, and without fp16 the option is nothing.
     """
     shapes = profile(request)
     half = str(PRECISIONS.get(request.cell.precision).weights == FLOAT16)

@@ -36,7 +36,7 @@ EXTERNAL_DATA_FROM_BYTES = 2**25
 copies them, which takes longer than all else that it does to open a tower, and RAM for the copies.
 Below it one file is handier. A protobuf file must stay below 2 GiB anyway."""
 
-RECIPE = 12
+RECIPE = 13
 """Raise it when the same weights and versions come to give another file."""
 
 MAX_BATCH = 65536

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from clipperf import units
 from clipperf.engines import candidates, contract, ort_providers, processor
 from clipperf.engines.tensorrt import cuda, flavours
+from clipperf.errors import EngineError
 from clipperf.nouns.variant import PRECISIONS
 from clipperf.system.env import available_cores, gpu, saturates_int8, version_of
 
@@ -46,7 +47,10 @@ def machine() -> dict[str, str]:
     """What decides which runtimes are usable and what can be measured, in words."""
     import psutil
 
-    found = gpu()
+    try:
+        found, none = gpu(), "none found"
+    except EngineError as exc:
+        found, none = None, str(exc)
     facts = {
         "Cores": str(available_cores()),
         "Instruction sets": ", ".join(processor.instruction_sets()) or "none known here",
@@ -54,7 +58,7 @@ def machine() -> dict[str, str]:
         "8-bit integers": _int8_words(),
         "Expected first": _expected_words(),
         "RAM": units.size(int(psutil.virtual_memory().total)),
-        "GPU": "none found" if found is None else found.name,
+        "GPU": none if found is None else found.name,
     }
     if found is not None:
         memory = found.memory_bytes

@@ -20,7 +20,7 @@ class MeanOfTokens(nn.Module):
     `base` is the configuration of the transformer. Of padding nothing is seen, and nothing counts.
     """
 
-    def __init__(self, base: Any, embed_dim: int) -> None:
+    def __init__(self, base: Any, embed_dim: int, most_tokens: int) -> None:
         super().__init__()
         import transformers
 
@@ -29,20 +29,21 @@ class MeanOfTokens(nn.Module):
         self.transformer: Any = transformers.AutoModel.from_config(base)
         self.LinearTransformation = nn.Linear(base.hidden_size, embed_dim)
         self.pad = int(base.pad_token_id)
+        self.most_tokens = most_tokens
         self.counts = base.model_type != "bert"
 
     def encode_text(self, tokens: torch.Tensor, normalize: bool) -> torch.Tensor:
         """int64 [batch, tokens] to [batch, embed_dim]."""
         del normalize  # whoever calls does that
         dtype = self.LinearTransformation.weight.dtype
-        seen = attended(tokens, self.pad)
+        seen = attended(tokens, self.pad, self.most_tokens)
         places = torch.arange(tokens.shape[1], device=tokens.device)[None]
         found = self.transformer(
             tokens,
             attention_mask=additive(seen, dtype),
             # Left to itself transformers gathers both from tables.
             token_type_ids=torch.zeros_like(tokens),
-            position_ids=counted(tokens, self.pad) if self.counts else places,
+            position_ids=(counted(tokens, self.pad, self.most_tokens) if self.counts else places),
         ).last_hidden_state
         weight = seen[:, :, None].to(dtype)
         mean = (found * weight).sum(dim=1) / weight.sum(dim=1)
@@ -68,7 +69,7 @@ def build(
 
     config = AutoConfig.for_model(**base)
     with open_clip.parameters_on_meta():
-        model: Any = MeanOfTokens(config, spec.embed_dim).eval()
+        model: Any = MeanOfTokens(config, spec.embed_dim, spec.context_tokens).eval()
     wanted = model.state_dict()
     model.transformer.pooler = None  # M-CLIP's files have one that nothing reads
     fill(model, wanted, spec, "text", checkpoint, spec.id)

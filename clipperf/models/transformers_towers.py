@@ -28,6 +28,9 @@ PARTS: dict[Side, tuple[str, ...]] = {
 }
 """The modules that each tower of transformers' models is made of."""
 
+EXACT = 256
+"""Whole numbers up to this are numbers of bf16, too, of 8 bits (and of fp16)."""
+
 OTHERS = "Are weights and configuration of one model, and is no adapter left beside them?"
 """Advice where they do not fit."""
 
@@ -38,9 +41,12 @@ class Embedder(nn.Module):
     `pad` is the id of the padding that texts do not attend to, None where they do.
     """
 
-    def __init__(self, model: Any, facts: Facts, pad: int | None, side: str) -> None:
+    def __init__(
+        self, model: Any, facts: Facts, pad: int | None, side: str, most_tokens: int
+    ) -> None:
         super().__init__()
         self.model = model
+        self.most_tokens = most_tokens
         self.facts = facts
         self.pad = pad
         self.padding_side = side
@@ -71,24 +77,27 @@ class Embedder(nn.Module):
         given: dict[str, torch.Tensor] = {}
         if self.pad is not None:
             dtype = next(self.model.parameters()).dtype
-            seen = attended(tokens, self.pad, self.padding_side)
+            seen = attended(tokens, self.pad, self.most_tokens, self.padding_side)
             given["attention_mask"] = additive(seen, dtype)
         if self.facts.kind in ("altclip", "chinese_clip"):
             # Left to itself transformers takes types from a table of zeros, by position.
             given["token_type_ids"] = torch.zeros_like(tokens)
         if self.facts.kind == "altclip" and self.pad is not None:
-            given["position_ids"] = counted(tokens, self.pad)
+            given["position_ids"] = counted(tokens, self.pad, self.most_tokens)
         found: torch.Tensor = self.model.get_text_features(tokens, **given).pooler_output
         return found
 
 
-def attended(tokens: torch.Tensor, pad: int, padding_side: str = "right") -> torch.Tensor:
+def attended(
+    tokens: torch.Tensor, pad: int, most_tokens: int, padding_side: str = "right"
+) -> torch.Tensor:
     """Which tokens are no padding, bool [batch, tokens]: all up to the last that is another one.
 
+    Texts have `most_tokens` at most, see `running_sum`.
     So a padding token that was typed in a text counts, as it does in the mask of a tokenizer.
     """
     others = (tokens != pad).to(torch.int64)
-    before = running_sum(others)
+    before = running_sum(others, most_tokens)
     if padding_side == "left":
         return before > 0
     return (others.sum(1, keepdim=True) - before + others) > 0
@@ -100,18 +109,24 @@ def additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return hidden * torch.finfo(dtype).min
 
 
-def counted(tokens: torch.Tensor, pad: int) -> torch.Tensor:
-    """RoBERTa's positions: tokens other than padding are counted from `pad` + 1 on."""
-    others = (tokens != pad).to(torch.int64)
-    return running_sum(others) * others + pad
+def counted(tokens: torch.Tensor, pad: int, most_tokens: int) -> torch.Tensor:
+    """RoBERTa's positions: tokens other than padding are counted from `pad` + 1 on.
 
-
-def running_sum(counts: torch.Tensor) -> torch.Tensor:
-    """The sum of each token's count and of all before it, int64 [batch, tokens].
-
-    Added up as float32, which is exact up to 2**24: TensorRT's table of operators knows running
-    sums of floats alone (onnx-tensorrt, docs/operators.md, CumSum).
+    Texts have `most_tokens` at most, see `running_sum`.
     """
+    others = (tokens != pad).to(torch.int64)
+    return running_sum(others, most_tokens) * others + pad
+
+
+def running_sum(counts: torch.Tensor, most_tokens: int) -> torch.Tensor:
+    """The sum of each token's 0 or 1 and of all before it, int64 [batch, tokens].
+
+    Added up as floats where texts are no longer than `EXACT`: TensorRT's table of operators knows
+    running sums of floats alone (onnx-tensorrt, docs/operators.md, CumSum), and OpenVINO rounds
+    them to bf16 where it computes in it. Longer ones are added up as whole numbers.
+    """
+    if most_tokens > EXACT:
+        return counts.cumsum(1)
     return counts.to(torch.float32).cumsum(1).to(torch.int64)
 
 
@@ -144,7 +159,7 @@ def build(
     same = KINDS[facts.kind].same_image if side == "image" else facts.kind == "clip"
     mapped = open_clip_config(config, side) if same else None
     if mapped is None:
-        model = Embedder(model, facts, pad, padding_side)
+        model = Embedder(model, facts, pad, padding_side, spec.context_tokens)
     else:
         state, model = model.state_dict(), None
         state = as_open_clip(state)

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from clipperf.errors import EngineError
+
 Problem = tuple[str, str]
 """What is missing, and the command that mends it."""
 
@@ -18,7 +20,11 @@ def gpu_problems() -> list[Problem]:
     """Whether there is no NVIDIA GPU with a driver."""
     from clipperf.system.env import gpu
 
-    if gpu() is None:
+    try:
+        found = gpu()
+    except EngineError as exc:
+        return [(str(exc), "see what nvidia-smi says")]
+    if found is None:
         return [("no NVIDIA GPU or driver found", "run on a machine where nvidia-smi works")]
     return []
 

@@ -15,12 +15,12 @@ import pytest
 from fake_nvml import Fake, in_this_process, installer
 from measuring import measure_group
 
-from clipperf.bench import gpu_meters, passes
+from clipperf.bench import gpu_meters, gpu_sampler, passes
 from clipperf.bench.cost import QUICK
 from clipperf.bench.gpu_figures import NO_ENERGY, Sample, Seen, summarise
 from clipperf.bench.gpu_meters import GpuSampler
 from clipperf.engines.tensorrt import cuda as cuda_driver
-from clipperf.errors import MeasurementError
+from clipperf.errors import EngineError, MeasurementError
 from clipperf.nouns.cell import Cell, EngineRequest
 from clipperf.nouns.model import ModelSpec
 from clipperf.system import env as environment
@@ -299,6 +299,20 @@ def test_gpu_of_a_device(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpu_meters.gpu_of(device) == gpu
+
+
+def test_a_gpu_that_nvml_fails_at_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(device: str) -> str:
+        raise EngineError("NVML does not tell which GPUs there are (GPU is lost)")
+
+    def not_opened(gpu: str) -> Any:
+        raise MeasurementError("NVML: GPU is lost")
+
+    monkeypatch.setattr(gpus, "uuid_of", lost)
+    monkeypatch.setattr(gpu_sampler, "opened", not_opened)
+    assert (gpu_meters.gpu_of("cuda"), gpu_meters.gpu_of("cuda:1")) == ("0", "1")
+    assert gpu_meters.available_vram_bytes("cuda") is None
+    assert gpu_meters.family_vram_bytes("cuda", 1) is None
 
 
 def test_what_is_measured_is_what_is_described(

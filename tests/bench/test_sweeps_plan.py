@@ -18,7 +18,7 @@ from clipperf.bench.sweeps.estimate import estimated
 from clipperf.bench.sweeps.plan_file import read_plan
 from clipperf.bench.sweeps.scored import check_datasets
 from clipperf.engines.tensorrt import flavours
-from clipperf.errors import UsageError
+from clipperf.errors import MissingDependencyError, UsageError
 from clipperf.models import zoo
 from clipperf.nouns.cell import CLOSED_LOOP, Cell, EngineRequest
 from clipperf.nouns.result import Environment, Measurement
@@ -311,6 +311,12 @@ def test_what_cannot_be_made_here_is_no_reason_to_end_a_sweep(
 
     assert names("sm89") == {"onnx", "trt-rtx"}
     assert names("sm75") == {"onnx"}
+
+    def absent(*given: object) -> str:
+        raise MissingDependencyError("TensorRT for RTX is not installed")
+
+    monkeypatch.setattr(flavours, "gpu_kind", absent)  # on a cluster another machine may have it
+    assert {name.split()[1] for name, _ in estimate._missing(study)} == {"onnx"}
 
 
 def test_a_bad_case_is_never_shorter(

@@ -59,3 +59,27 @@ def test_what_is_called_while_the_interpreter_ends_is_done() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "closed", done.stderr
+
+
+def test_at_the_end_of_the_interpreter_nobody_calls_beside_the_thread() -> None:
+    """It works off what it was given while nothing new is taken, which callers then do in turns."""
+    code = (
+        "import threading, time\n"
+        "from clipperf.engines.gpu_thread import on_gpu_thread\n"
+        "inside, met = [], []\n"
+        "def call():\n"
+        "    inside.append(1)\n"
+        "    met.append(len(inside))\n"
+        "    time.sleep(0.01)\n"
+        "    inside.pop()\n"
+        "def work():\n"
+        "    threading.main_thread().join(0.1)\n"
+        "    for _ in range(20):\n"
+        "        on_gpu_thread(call)\n"
+        "    print(max(met), flush=True)\n"
+        "on_gpu_thread(call)\n"
+        "for _ in range(4):\n"
+        "    threading.Thread(target=work).start()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["1"] * 4, done.stderr

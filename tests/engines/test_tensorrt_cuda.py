@@ -330,7 +330,10 @@ def test_calls_are_made_where_their_context_is(pycuda: list[Any]) -> None:
     """CUDA's runtime has one for all threads; pycuda's belongs to the thread that opened it."""
     where = object.__new__(cuda_driver.Cuda).there(threading.get_ident)
     assert where == on_gpu_thread(threading.get_ident) != threading.get_ident()
-    assert cuda_driver.PyCuda().there(threading.get_ident) == threading.get_ident()
+    opened = cuda_driver.PyCuda()
+    assert opened.there(threading.get_ident) == threading.get_ident()
+    with pytest.raises(EngineError, match="one thread alone may use the GPU"):
+        on_gpu_thread(lambda: opened.there(threading.get_ident))
 
 
 def test_pycuda_makes_the_same_calls(pycuda: list[Any]) -> None:

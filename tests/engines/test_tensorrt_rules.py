@@ -316,7 +316,7 @@ def beside_a_capture(gpu: Gpu, call: Callable[[], Any]) -> tuple[Any, cudaError_
 
     provider = threading.Thread(target=gpu_thread.on_gpu_thread, args=(capture,))
     provider.start()
-    begun.wait()
+    assert begun.wait(60)
     try:
         found = call()
     finally:

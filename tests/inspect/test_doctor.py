@@ -10,6 +10,7 @@ from processors import AMX, AVX2
 
 from clipperf.engines import candidates, contract
 from clipperf.engines.tensorrt import flavours
+from clipperf.errors import EngineError
 from clipperf.inspect import doctor
 from clipperf.report.doctor import machine_table
 from clipperf.system import env
@@ -57,6 +58,17 @@ def test_the_machine_s_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts["Driver"] == "580.1"
     assert facts["VRAM per process"].startswith("no")
     table = machine_table(facts)
+
+    def lost() -> Gpu:
+        raise EngineError("NVML does not tell which GPUs there are (GPU is lost)")
+
+    monkeypatch.setattr(doctor, "gpu", lost)
+    for module in (env, flavours):
+        monkeypatch.setattr(module, "gpu", lost)
+    assert "(GPU is lost)" in doctor.machine()["GPU"]
+    for name in ("ort-cuda", "ort-trt-rtx", "trt", "trt-rtx"):
+        found = contract.get(name).availability("cuda")
+        assert not found.usable and "(GPU is lost)" in found.detail
     assert ("Compute capability", "8.9") in table.texts
 
 

@@ -475,16 +475,50 @@ def test_all_kinds_are_tried_here() -> None:
 
 
 def test_tokens_are_counted_as_whole_numbers_are() -> None:
-    """The sums are of floats, for TensorRT's sake, and exact for texts of any length there is."""
+    """Of texts of any length there is, whether floats are summed, for TensorRT's sake, or not."""
     import torch
 
     from clipperf.models.transformers_towers import attended, counted
 
     tokens = torch.tensor([[5, 1, 7, 1, 1], [1, 1, 9, 8, 1], [1, 1, 1, 1, 1]])
-    assert counted(tokens, 1).tolist() == [[2, 1, 3, 1, 1], [1, 1, 2, 3, 1], [1, 1, 1, 1, 1]]
-    assert attended(tokens, 1).int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [0] * 5]
-    left = attended(tokens, 1, "left").int()
-    assert left.tolist() == [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0] * 5]
+    for most in (5, 512):
+        found = counted(tokens, 1, most)
+        assert found.tolist() == [[2, 1, 3, 1, 1], [1, 1, 2, 3, 1], [1, 1, 1, 1, 1]]
+        seen = attended(tokens, 1, most).int()
+        assert seen.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [0] * 5]
+        left = attended(tokens, 1, most, "left").int()
+        assert left.tolist() == [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0] * 5]
     many = torch.full((1, 100_000), 3)
-    assert torch.equal(counted(many, 1), torch.arange(2, 100_002)[None])
-    assert counted(many, 1).dtype == torch.int64
+    assert torch.equal(counted(many, 1, 100_000), torch.arange(2, 100_002)[None])
+    assert counted(many, 1, 100_000).dtype == torch.int64
+
+
+@pytest.mark.parametrize("length", [77, 256, 512])
+def test_openvino_counts_tokens_in_bf16_too(length: int) -> None:
+    """It rounds all floats where it computes in bf16, which knows no odd number beyond 256."""
+    openvino = pytest.importorskip("openvino")
+    import torch
+
+    from clipperf.models.transformers_towers import counted
+
+    class Tower(torch.nn.Module):
+        """The bits of each token's position, looked up in a table, times a matrix."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            numbers = torch.arange(1024)[:, None] >> torch.arange(10)
+            self.table = torch.nn.Embedding.from_pretrained((numbers & 1).float())
+            self.linear = torch.nn.Linear(10, 10, bias=False)
+            torch.nn.init.eye_(self.linear.weight)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            """int64 [batch, tokens] to float [batch, tokens, 10]."""
+            return self.linear(self.table(counted(tokens, 1, length)))
+
+    tokens = torch.full((2, length), 3)
+    tokens[1, length // 2 :] = 1
+    model = openvino.convert_model(Tower().eval(), example_input=tokens)
+    wanted = {"INFERENCE_PRECISION_HINT": "bf16"}
+    found = openvino.Core().compile_model(model, "CPU", wanted)(tokens.numpy())[0]
+    positions = (found.astype(np.int64) << np.arange(10)).sum(axis=-1)
+    assert np.array_equal(positions, counted(tokens, 1, length).numpy())

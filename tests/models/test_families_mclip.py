@@ -188,7 +188,7 @@ def test_parameters_are_those_of_the_towers() -> None:
     for student in STUDENTS.values():
         with parameters_on_meta():
             base = AutoConfig.for_model(**BASES[student.base])
-            model: Any = MeanOfTokens(base, student.embed_dim)
+            model: Any = MeanOfTokens(base, student.embed_dim, 77)
         model.transformer.pooler = None
         assert sum(p.numel() for p in model.parameters()) == student.parameters
 

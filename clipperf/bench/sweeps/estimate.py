@@ -17,7 +17,7 @@ from clipperf.bench.cost import Settings
 from clipperf.bench.sweeps.cells import Driven, Study, Unit
 from clipperf.bench.sweeps.there import tower_key
 from clipperf.engines import contract
-from clipperf.errors import ClipperfError, UsageError
+from clipperf.errors import ClipperfError
 from clipperf.evals.published import SETS
 from clipperf.export.exporter import chosen, exporter_of
 from clipperf.export.space import weight_bytes
@@ -205,7 +205,7 @@ def _missing(study: Study) -> Iterator[tuple[str, int]]:
             try:
                 made = chosen(prepare.loaded_by(variant), {}, strict=False)
                 towers = list(_with_sources(unit.spec, sides, made))
-            except UsageError:  # its rows will say why it cannot be made
+            except ClipperfError:  # not to be made here: its rows say why, or another machine can
                 continue
             for each in towers:
                 for side, size in weight_bytes(unit.spec, sides, each.row).items():

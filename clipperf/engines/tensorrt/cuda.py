@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import ctypes
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -207,7 +208,7 @@ class PyCuda(Cuda):
     def __init__(self) -> None:
         import pycuda.driver as driver
 
-        self._driver = driver
+        self._driver, self._thread = driver, threading.get_ident()
         driver.init()
         device = driver.Device(0)
         context = device.retain_primary_context()
@@ -218,7 +219,16 @@ class PyCuda(Cuda):
         self.kind = "sm{}{}".format(*device.compute_capability())
 
     def there(self, call: Callable[[], T]) -> T:
-        """Call something here: pycuda's context is current in the thread that opened it alone."""
+        """Call something here: pycuda's context is current in the thread that opened it alone.
+
+        Raises:
+            EngineError: this is another thread.
+        """
+        if threading.get_ident() != self._thread:
+            raise EngineError(
+                "with pycuda one thread alone may use the GPU, the one that used it first: call "
+                "from there, or install cuda-bindings"
+            )
         return call()
 
     @_pycuda_errors()

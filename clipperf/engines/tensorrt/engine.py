@@ -291,11 +291,12 @@ def availability(flavour: str, device: str) -> Availability:
         problems.append(
             ("neither cuda-bindings nor pycuda is installed", "pip install cuda-bindings")
         )
-    kind = flavours.gpu_kind()
+    without = nvidia.gpu_problems()
+    kind = None if without else flavours.gpu_kind()
     if kind is not None and (refused := flavours.unsupported(flavour, kind)):
         problems.append((refused, "take --runtime trt or ort-trt"))
     versions = f"{title} {flavours.version(flavour)}, {binding}"
-    return verdict([*problems, *nvidia.gpu_problems()], versions)
+    return verdict([*problems, *without], versions)
 
 
 def open(request: EngineRequest) -> TensorRTEngine:

@@ -72,7 +72,6 @@ class Roll:
             turn()
             self.look_again()
             waits.see(begun_s, self._waited_for)
-        waits.see(None)
         if not self.nodes:
             within = f" within {NODES_S:g} s" if self.is_asking else ""
             why = "; ".join(self.words) or "none is there"

@@ -146,8 +146,6 @@ class Cluster:
         elif late:
             since_s = min(flight.placed_s for flight in late)
             self._waits.see(since_s, lambda: not_begun(late, free_of(self._ray)))
-        else:
-            self._waits.see(None)
 
     def _turn(self) -> None:
         """Wait for news, for a moment at most, and hand them on."""

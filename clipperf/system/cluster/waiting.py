@@ -27,13 +27,11 @@ class Waits:
         self._since_s: float | None = None
         self._next_s = FIRST_S
 
-    def see(self, since_s: float | None, words: Callable[[], str] = str) -> None:
-        """What has been waited for since when (of the monotonic clock); None where nothing is.
+    def see(self, since_s: float, words: Callable[[], str]) -> None:
+        """What has been waited for since when (of the monotonic clock).
 
         What has been said of a wait counts also where nobody asked for a while.
         """
-        if since_s is None:
-            return
         if since_s != self._since_s:
             self._since_s, self._next_s = since_s, FIRST_S
         waited_s = time.monotonic() - since_s
