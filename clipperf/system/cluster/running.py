@@ -139,7 +139,7 @@ class Cluster:
         """Say what is waited for that is no work of this command."""
         late = begins_late(self._flying)
         head = self._roll.head
-        if head.why:
+        if head.silent_since_s is not None:
             self._waits.see(head.silent_since_s, lambda: head.words)
         elif self._without_since_s is not None:
             self._waits.see(self._without_since_s, self._of_stuck)
