@@ -106,8 +106,10 @@ def test_killed_at_random_moments_it_ends_the_same(
         for _ in range(3):
             with start(*words(samples, out, sample_artifact)) as process:
                 time.sleep(chance.uniform(0.4 * longest, longest))
-                struck += process.poll() is None
+                alive = process.poll() is None
                 process.kill()
+            struck += alive
+            longest *= 1.0 if alive else 0.8  # the first run had less of the machine
             for record in out.glob("shard-??????.json"):  # what is there is whole
                 for name in json.loads(record.read_text())["files"]:
                     assert (out / name).read_bytes() == (whole / name).read_bytes()
