@@ -235,7 +235,7 @@ def test_a_head_that_goes_is_said_and_ends_the_work(
     said = str(caught.value)
     assert said.startswith(f"the head of the Ray cluster at {nodes.address} has not answered for ")
     assert said.endswith(
-        "it was stopped, or its machine is gone. what was made is there; the same command goes on "
+        "it was stopped, or its machine is gone; what was made is there; the same command goes on "
         "once the cluster is back"
     )
     words = f"the head of the Ray cluster at {nodes.address} does not answer: "
