@@ -190,15 +190,16 @@ def profiled(*words: str, keep: Keep = lambda found: None) -> Data:
         def rows_now() -> list[Data]:
             return merged(read_json(file, large=True)["measurements"])
 
-        kept: list[tuple[int, int]] = [(0, 0)]
+        kept = (0, 0)
 
         def heard() -> None:
+            nonlocal kept
             if not file.exists():
                 return
             state = file.stat()
             now = (state.st_size, state.st_mtime_ns)
-            if now != kept[-1]:
-                kept.append(now)
+            if now != kept:
+                kept = now
                 keep({"rows": rows_now()})
 
         done = clipperf("profile", *words, "--quick", "--json", str(file), heard=heard)

@@ -14,6 +14,7 @@ from clipperf.system.env import available_cores, cpu_name, gpu_state
 from clipperf.system.gpus import CUDA
 from clipperf.system.store import read_versioned, record_of
 from clipperf.system.targets import kind_of
+from clipperf.units import GIB
 
 KIND = "tuning"
 FILE = "tuning.json"
@@ -97,4 +98,4 @@ def _cores(name: str, count: int) -> str:
 
 def _gpu(name: str, memory_bytes: int | None) -> str:
     """A GPU in words, its memory in whole GiB: drivers keep more or less of it to themselves."""
-    return name if memory_bytes is None else f"{name} with {round(memory_bytes / 2**30)} GiB"
+    return name if memory_bytes is None else f"{name} with {round(memory_bytes / GIB)} GiB"
